@@ -1,0 +1,40 @@
+"""The exceptions a user can meet. All are `ValueError`: the input was wrong, and the message says what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["CheckpointError", "DataError", "SenetError", "UnknownNameError"]
+
+
+class SenetError(ValueError):
+    """A user's mistake, told in one or two lines: what was wrong, where, and what would be right."""
+
+
+class DataError(SenetError):
+    """A data set that can't be used as it is: missing, empty, one class only, or with broken images."""
+
+
+class CheckpointError(SenetError):
+    """A checkpoint that can't be used: truncated, altered, without its description, or of another network."""
+
+
+class UnknownNameError(SenetError):
+    """A name that a table doesn't hold; the message gives the nearest ones.
+
+    Args:
+        kind: What was looked up, in the singular (`"model"`).
+        name: The name that was asked for.
+        known: The names there are.
+    """
+
+    def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
+        known = sorted(known)
+        nearest = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+        if nearest:
+            hint = f"did you mean {' or '.join(repr(n) for n in nearest)}?"
+        else:
+            shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+            hint = f"known: {shown}"
+        super().__init__(f"unknown {kind} {str(name)!r}; {hint}")
