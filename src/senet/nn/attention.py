@@ -1,0 +1,61 @@
+"""The one interface of all attention layers: `x * gate(x)`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from senet.errors import SenetError
+from senet.nn._dims import SPATIAL_NAMES
+
+__all__ = ["Attention"]
+
+
+class Attention(nn.Module, ABC):
+    """A layer that rescales a feature map and keeps its shape.
+
+    The gate is a method of its own, so whatever wants to look at it (a plot, a statistic) calls it like any
+    function and needs no hook.
+
+    Args:
+        channels: Channels of the maps it will receive.
+        ndim: Spatial dimensions of these maps: 1 (signals), 2 (images) or 3 (volumes).
+
+    Shape:
+        (N, channels, *spatial) -> the same.
+
+    Raises:
+        SenetError: A number is out of range, or (in `forward`) the input has another rank or channel count.
+    """
+
+    channels: int
+    ndim: int
+
+    def __init__(self, channels: int, *, ndim: int = 2) -> None:
+        super().__init__()
+        if channels < 1:
+            raise SenetError(f"channels={channels} is no channel count; use 1 or more")
+        if ndim not in SPATIAL_NAMES:
+            raise SenetError(f"ndim={ndim} spatial dimensions are not supported; use 1, 2 or 3")
+        self.channels = channels
+        self.ndim = ndim
+
+    @abstractmethod
+    def gate(self, x: Tensor) -> Tensor:
+        """Return the factors for `x`, in a shape that broadcasts to (N, C, *spatial)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x * gate(x)`, (N, C, *spatial)."""
+        self.check_input(x)
+        return x * self.gate(x)
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise a `SenetError` that shows the expected pattern unless `x` is (N, channels, *spatial)."""
+        if x.ndim != self.ndim + 2 or x.shape[1] != self.channels:
+            pattern = f"(N, {self.channels}, {SPATIAL_NAMES[self.ndim]})"
+            raise SenetError(f"{type(self).__name__} expects {pattern}, got {tuple(x.shape)}")
+
+    def extra_repr(self) -> str:
+        """Return what `print(layer)` shows beside the sublayers."""
+        return f"channels={self.channels}, ndim={self.ndim}"
