@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import types
 from abc import ABC, abstractmethod
@@ -32,8 +33,8 @@ def _one_of(known: Collection[Any], default: Any) -> Any:
 class AttentionSpec(ABC):
     """A layer and its options; the channels come when it is built.
 
-    Every field is checked when the spec is made: its type, its table of names if it has one, and that counts are
-    positive. What depends on the channels is checked by `check` and `build`.
+    Every field is checked when the spec is made: its type, its table of names if it has one, and that counts
+    are positive. What depends on the channels is checked by `check` and `build`.
     """
 
     kind: ClassVar[str]
@@ -67,7 +68,7 @@ class AttentionSpec(ABC):
         hints = get_type_hints(type(self))
         for f in dataclasses.fields(self):
             _check_field(
-                f"{self.kind}: {f.name}", getattr(self, f.name), hints[f.name], f.metadata.get("known")
+                f"{f.name} of {self.kind!r}", getattr(self, f.name), hints[f.name], f.metadata.get("known")
             )
 
 
@@ -110,16 +111,20 @@ def attention_from_dict(description: Mapping[str, Any]) -> AttentionSpec:
 
 
 def parse_attention(text: str) -> AttentionSpec | None:
-    """Return the spec that a command line names: "se", "se:reduction=8,gate=hard-sigmoid", or "none" (no attention).
+    """Return the spec that a command line names: "se", "se:reduction=8,gate=hard-sigmoid", or "none".
 
     Raises:
         UnknownNameError: There is no such kind, or it has no such option.
         SenetError: An option is not of the form name=value, is given twice, or its value is wrong.
     """
     kind, colon, listed = (part.strip() for part in text.partition(":"))
-    if kind == "none" and not colon:
+    if kind == "none":
+        if colon:
+            raise SenetError(f"'none' takes no options, got {text!r}")
         return None
-    spec = look_up("attention", kind, {**ATTENTIONS, "none": AttentionSpec} if not colon else ATTENTIONS)
+    if kind not in ATTENTIONS:
+        raise UnknownNameError("attention", kind, [*ATTENTIONS, "none"])
+    spec = ATTENTIONS[kind]
     hints = get_type_hints(spec)
     options: dict[str, Any] = {}
     for item in listed.split(",") if colon else ():
@@ -129,7 +134,7 @@ def parse_attention(text: str) -> AttentionSpec | None:
         if name in options:
             raise SenetError(f"{name!r} is given twice in {text!r}")
         _check_names(spec, [name])
-        options[name] = _from_text(f"{kind}: {name}", value, hints[name])
+        options[name] = _from_text(f"{name} of {kind!r}", value, hints[name])
     return spec(**options)
 
 
@@ -143,23 +148,24 @@ def _from_text(what: str, text: str, hint: Any) -> Any:
         return None
     if bool in kinds and text.lower() in _TRUTHS:
         return _TRUTHS[text.lower()]
-    if int in kinds and text.lstrip("+-").isdecimal():
-        return int(text)
+    if int in kinds:
+        with contextlib.suppress(ValueError):
+            return int(text)
     if str in kinds:
         return text
-    raise SenetError(f"{what}={text} is not {_named(hint)}")
+    raise SenetError(f"{what}: {text!r} is not {_named(hint)}")
 
 
 def _check_field(what: str, value: Any, hint: Any, known: Collection[Any] | None) -> None:
     kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     # By the exact type: True is an int to `isinstance`, and would pass as a reduction of 1.
     if type(value) not in kinds:
-        raise SenetError(f"{what}={value!r} is not {_named(hint)}")
+        raise SenetError(f"{what}: {value!r} is not {_named(hint)}")
     if known is not None:
         if value not in known:
             raise UnknownNameError(what, value, map(str, known))
     elif type(value) is int and value < 1:
-        raise SenetError(f"{what}={value} is out of range; use 1 or more")
+        raise SenetError(f"{what}: {value} is out of range; use 1 or more")
 
 
 def _check_names(spec: type[AttentionSpec], names: Collection[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import torch
@@ -13,7 +13,7 @@ __all__ = ["SQUEEZES", "Squeeze"]
 Squeeze = Callable[[Tensor], Tensor]
 
 
-def average(x: Tensor, dim: Sequence[int], *, keepdim: bool = False) -> Tensor:
+def average(x: Tensor, dim: tuple[int, ...], *, keepdim: bool = False) -> Tensor:
     """Average over `dim`; the sum is held in float32 at least, the result has the type of `x`.
 
     A sum in half precision overflows on a 256x256 map long before its mean does.
