@@ -1,1 +1,51 @@
-"""Squeeze-and-Excitation networks: a block, the published family, and a trainer that ends in a usable network."""
+"""Squeeze-and-Excitation networks: a block, the published family, and a trainer that ends in a usable network.
+
+Nothing is imported until a name is used, so that the command line answers at once; the names cost torch and no more.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from senet.cost import cost as cost
+    from senet.errors import CheckpointError as CheckpointError
+    from senet.errors import DataError as DataError
+    from senet.errors import SenetError as SenetError
+    from senet.nn import BAM as BAM
+    from senet.nn import CBAM as CBAM
+    from senet.nn import ECA as ECA
+    from senet.nn import ESE as ESE
+    from senet.nn import GE as GE
+    from senet.nn import SE as SE
+    from senet.nn import SK as SK
+    from senet.nn import ScSE as ScSE
+    from senet.nn import SpatialSE as SpatialSE
+    from senet.nn import SqueezeExcite as SqueezeExcite
+    from senet.zoo import create_model as create_model
+    from senet.zoo import list_models as list_models
+    from senet.zoo import load_model as load_model
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "cost": "senet.cost",
+    **dict.fromkeys(("CheckpointError", "DataError", "SenetError"), "senet.errors"),
+    **dict.fromkeys(("BAM", "CBAM", "ECA", "ESE", "GE", "SE", "SK", "ScSE", "SpatialSE", "SqueezeExcite"), "senet.nn"),
+    **dict.fromkeys(("create_model", "list_models", "load_model"), "senet.zoo"),
+}
+
+__all__ = [*sorted(_HOME), "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'senet' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

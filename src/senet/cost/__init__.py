@@ -1,0 +1,5 @@
+"""What a network costs: parameters and multiply-accumulates, and the share of its attention in each."""
+
+from senet.cost.count import Cost, PartCost, cost
+
+__all__ = ["Cost", "PartCost", "cost"]

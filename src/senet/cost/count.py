@@ -1,0 +1,174 @@
+"""Count parameters and multiply-accumulates of any `nn.Module`, part by part, without computing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from senet.errors import SenetError
+from senet.nn import Attention
+
+__all__ = ["Cost", "PartCost", "cost"]
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """The cost of one part of a network.
+
+    Attributes:
+        name: Module path; empty for the whole network.
+        params: Learnable parameters (running statistics are none).
+        macs: Multiply-accumulates of convolutions and matrix products for one image: what the paper prints as FLOPs.
+        attention_params: Those of `params` in attention blocks.
+        attention_macs: Those of `macs` in attention blocks.
+    """
+
+    name: str
+    params: int
+    macs: int
+    attention_params: int
+    attention_macs: int
+
+
+@dataclass(frozen=True)
+class Cost(PartCost):
+    """The cost of a network and of its parts (stem, each stage, head).
+
+    Attributes:
+        input_size: (C, H, W) of the image it was counted for.
+        parts: In the order of the modules; they add up to the whole.
+    """
+
+    input_size: tuple[int, ...]
+    parts: tuple[PartCost, ...]
+
+    @property
+    def attention_params_share(self) -> float:
+        """Attention's share of the parameters, 0..1."""
+        return self.attention_params / self.params if self.params else 0.0
+
+    @property
+    def attention_macs_share(self) -> float:
+        """Attention's share of the multiply-accumulates, 0..1."""
+        return self.attention_macs / self.macs if self.macs else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        shares = {
+            "attention_params_share": self.attention_params_share,
+            "attention_macs_share": self.attention_macs_share,
+        }
+        return asdict(self) | shares
+
+    def __str__(self) -> str:
+        head = ("part", "params", "MACs", "attention params", "attention MACs")
+        rows = [head, *(_row(part) for part in self.parts), _row(self, "total")]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = ["  ".join(v.rjust(w) if i else v.ljust(w) for i, (v, w) in enumerate(zip(r, widths, strict=True)))
+                 for r in rows]  # fmt: skip
+        return "\n".join(lines)
+
+
+def _row(part: PartCost, name: str | None = None) -> tuple[str, ...]:
+    def share(piece: int, whole: int) -> str:
+        return f"{piece:,} ({piece / whole:.2%})" if piece else "-"
+
+    return (
+        name or part.name,
+        f"{part.params:,}",
+        f"{part.macs:,}",
+        share(part.attention_params, part.params),
+        share(part.attention_macs, part.macs),
+    )
+
+
+def cost(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
+    """Count a network's parameters and multiply-accumulates.
+
+    Runs the network on the meta device: nothing is computed, no weight is copied, the model is left as it was.
+
+    Args:
+        model: Any module that takes one image tensor; it may live on the meta device.
+        input_size: (C, H, W) of one image (or (C, L), (C, D, H, W)).
+
+    Returns:
+        The whole and its parts.
+
+    Raises:
+        SenetError: The network can't run on that input size, or not on the meta device.
+
+    Source: counts like the paper's Tables 2 and 10-16 (multiply-accumulates of convolutions and fully connected
+    layers), by torch's own counter.
+    """
+    macs = _macs(model, tuple(input_size))
+    attention = [name for name, module in model.named_modules() if isinstance(module, Attention)]
+    paths = list(_parts(model))
+    return Cost(
+        **asdict(_part(model, "", macs, attention)),
+        input_size=tuple(input_size),
+        parts=tuple(part for path in paths if (part := _part(model, path, macs, attention)).params or part.macs),
+    )
+
+
+def _macs(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, int]:
+    """Module path to multiply-accumulates, the submodules' included."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+    dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
+    image = torch.empty(1, *input_size, dtype=dtype, device="meta")
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            functional_call(model, meta, (image,))
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise SenetError(
+            f"{type(model).__name__} can't be counted at input_size={input_size}: {reason}"
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
+    root = type(model).__name__
+    found = {}
+    for path, operators in counter.get_flop_counts().items():
+        if path == root or path.startswith(f"{root}."):
+            found[path[len(root) + 1 :]] = sum(operators.values()) // 2
+    return found
+
+
+def _parts(model: nn.Module) -> Iterator[str]:
+    """Paths of the direct children, containers without a forward of their own opened."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.ModuleList | nn.ModuleDict):
+            yield from (f"{name}.{inner}" for inner, _ in child.named_children())
+        else:
+            yield name
+
+
+def _part(model: nn.Module, path: str, macs: dict[str, int], attention: list[str]) -> PartCost:
+    module = model.get_submodule(path)
+    inside = [a for a in attention if a == path or a.startswith(f"{path}." if path else "")]
+    # An attention block inside another one (scSE's channel part) is counted with the outer one.
+    outer = [a for a in inside if not any(a.startswith(f"{b}.") for b in inside)]
+    return PartCost(
+        name=path,
+        params=sum(p.numel() for p in module.parameters()),
+        macs=_total(module, path, macs),
+        attention_params=sum(p.numel() for a in outer for p in model.get_submodule(a).parameters()),
+        attention_macs=sum(_total(model.get_submodule(a), a, macs) for a in outer),
+    )
+
+
+def _total(module: nn.Module, path: str, macs: dict[str, int]) -> int:
+    """A module that is never called itself (a container) costs what its children cost."""
+    if path in macs:
+        return macs[path]
+    prefix = f"{path}." if path else ""
+    return sum(_total(child, f"{prefix}{name}", macs) for name, child in module.named_children())

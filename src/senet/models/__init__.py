@@ -1,0 +1,7 @@
+"""The networks: one file a family, a variant is a frozen spec."""
+
+from senet.models.registry import MODELS
+from senet.models.spec import ModelSpec, UnitShape
+from senet.models.stages import ConvNet
+
+__all__ = ["MODELS", "ConvNet", "ModelSpec", "UnitShape"]

@@ -1,0 +1,203 @@
+"""ResNet, ResNeXt and SENet-154, plain and with attention, as the authors defined them; and their v1.5 forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import final
+
+from torch import Tensor, nn
+
+from senet.errors import SenetError
+from senet.models.spec import ModelSpec, UnitShape
+from senet.models.stages import ConvNet, ResidualUnit, conv, conv_norm, conv_norm_act
+from senet.nn import SE
+from senet.preprocessing import IMAGENET_CAFFE, IMAGENET
+
+__all__ = ["VARIANTS", "BasicBranch", "BottleneckBranch", "ResNetSpec"]
+
+Inner = Callable[[Tensor], Tensor]
+
+
+@final
+class BasicBranch(nn.Module):
+    """3x3, 3x3 (He et al. 2016, arXiv 1512.03385, Fig. 5 left). The attention of `conv3x3` follows the first."""
+
+    def __init__(self, unit: UnitShape) -> None:
+        super().__init__()
+        self.conv1 = conv(unit.in_channels, unit.inner_channels, 3, stride=unit.stride)
+        self.bn1 = nn.BatchNorm2d(unit.inner_channels)
+        self.conv2 = conv(unit.inner_channels, unit.out_channels, 3)
+        self.bn2 = nn.BatchNorm2d(unit.out_channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor, inner: Inner | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = inner(x) if inner else x
+        return self.bn2(self.conv2(x))
+
+
+@final
+class BottleneckBranch(nn.Module):
+    """1x1, 3x3, 1x1 (He et al. 2016, Fig. 5 right); the 3x3 in groups for ResNeXt (Xie et al. 2017).
+
+    Args:
+        unit: Its shape; `inner_channels` is the width of the 3x3.
+        first: Output channels of the first 1x1 (SENet-154 halves it).
+        groups: Of the 3x3.
+        stride_first: The stride sits on the first 1x1 (the authors' SE-ResNets), not on the 3x3.
+    """
+
+    def __init__(
+        self, unit: UnitShape, *, first: int | None = None, groups: int = 1, stride_first: bool = False
+    ) -> None:
+        super().__init__()
+        first = first or unit.inner_channels
+        strides = (unit.stride, 1) if stride_first else (1, unit.stride)
+        self.conv1 = conv(unit.in_channels, first, 1, stride=strides[0])
+        self.bn1 = nn.BatchNorm2d(first)
+        self.conv2 = conv(first, unit.inner_channels, 3, stride=strides[1], groups=groups)
+        self.bn2 = nn.BatchNorm2d(unit.inner_channels)
+        self.conv3 = conv(unit.inner_channels, unit.out_channels, 1)
+        self.bn3 = nn.BatchNorm2d(unit.out_channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor, inner: Inner | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        x = inner(x) if inner else x
+        return self.bn3(self.conv3(x))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetSpec(ModelSpec):
+    """A residual network for ImageNet-sized images.
+
+    Attributes:
+        depths: Units in each of the four stages.
+        bottleneck: Three-convolution units with four times the width going out; else two 3x3 convolutions.
+        groups: Of each 3x3 convolution.
+        group_width: Channels a group in the first stage (ResNeXt's "4d"); a ResNet has one group of 64.
+        halve_first: The first 1x1 has half the width of the 3x3 (SENet-154).
+        stride_first: The stride sits on a bottleneck's first 1x1; else on its 3x3 ("v1.5").
+        deep_stem: Three 3x3 convolutions (64, 64, 128) in the place of the 7x7.
+        ceil_pool: The stem's pool has no padding and rounds up (Caffe); else it is padded by one pixel.
+        projection_kernel: Of a projection that goes with a stride; without a stride it is 1x1.
+        dropout: Before the classifier.
+
+    Source: Table 1; the authors' released definitions.
+    """
+
+    depths: tuple[int, ...]
+    bottleneck: bool = True
+    groups: int = 1
+    group_width: int = 64
+    halve_first: bool = False
+    stride_first: bool = True
+    deep_stem: bool = False
+    ceil_pool: bool = True
+    projection_kernel: int = 1
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.depths) == 0 or min(self.depths) < 1:
+            raise SenetError(f"depths={self.depths} must give each stage at least one unit")
+        if not 0 <= self.dropout < 1:
+            raise SenetError(f"dropout={self.dropout} must lie in [0, 1)")
+        super().__post_init__()
+
+    def units(self) -> list[list[UnitShape]]:
+        """The shapes of all units, stage by stage."""
+        stages, channels = [], self._stem_channels
+        for number, depth in enumerate(self.depths):
+            planes = 64 * 2**number
+            inner = planes * self.group_width // 64 * self.groups
+            out = planes * 4 if self.bottleneck else planes
+            stage = []
+            for position in range(depth):
+                stride = 2 if number > 0 and position == 0 else 1
+                stage.append(UnitShape(channels, inner, out, stride))
+                channels = out
+            stages.append(stage)
+        return stages
+
+    @property
+    def _stem_channels(self) -> int:
+        return 128 if self.deep_stem else 64
+
+    def build(self) -> ConvNet:
+        """Make the network with freshly initialised weights."""
+        return ConvNet(self, self._stem(), self._unit, dropout=self.dropout)
+
+    def _stem(self) -> nn.Sequential:
+        if self.deep_stem:
+            convs = [
+                conv_norm_act(self.in_channels, 64, 3, stride=2),
+                conv_norm_act(64, 64, 3),
+                conv_norm_act(64, 128, 3),
+            ]
+        else:
+            convs = [conv_norm_act(self.in_channels, 64, 7, stride=2)]
+        pool = nn.MaxPool2d(3, 2, ceil_mode=True) if self.ceil_pool else nn.MaxPool2d(3, 2, padding=1)
+        return nn.Sequential(*convs, pool)
+
+    def _unit(self, stage: int, unit: UnitShape) -> ResidualUnit:
+        branch: nn.Module
+        if self.bottleneck:
+            branch = BottleneckBranch(
+                unit,
+                first=unit.inner_channels // 2 if self.halve_first else None,
+                groups=self.groups,
+                stride_first=self.stride_first,
+            )
+        else:
+            branch = BasicBranch(unit)
+        shortcut: nn.Module = nn.Identity()
+        if unit.in_channels != unit.out_channels or unit.stride != 1:
+            kernel = self.projection_kernel if unit.stride != 1 else 1
+            shortcut = conv_norm(unit.in_channels, unit.out_channels, kernel, stride=unit.stride)
+        return ResidualUnit(branch, shortcut, self.build_attention(stage, unit), self.placement)
+
+
+def _variants() -> dict[str, ModelSpec]:
+    resnet18 = ResNetSpec(depths=(2, 2, 2, 2), bottleneck=False, preprocessing=IMAGENET_CAFFE)
+    resnet34 = replace(resnet18, depths=(3, 4, 6, 3))
+    resnet50 = replace(resnet34, bottleneck=True)
+    resnet101 = replace(resnet50, depths=(3, 4, 23, 3))
+    resnet152 = replace(resnet50, depths=(3, 8, 36, 3))
+    resnext50 = replace(resnet50, groups=32, group_width=4, stride_first=False)
+    resnext101 = replace(resnext50, depths=resnet101.depths)
+    plain: dict[str, ModelSpec] = {
+        "resnet18": resnet18,
+        "resnet34": resnet34,
+        "resnet50": resnet50,
+        "resnet101": resnet101,
+        "resnet152": resnet152,
+        "resnext50_32x4d": resnext50,
+        "resnext101_32x4d": resnext101,
+    }
+    # torchvision's and timm's convention: stride on the 3x3, a padded pool, RGB in 0..1 normalised.
+    v1_5 = {
+        f"{name}_v1_5": replace(spec, stride_first=False, ceil_pool=False, preprocessing=IMAGENET)
+        for name, spec in plain.items()
+    }
+    plain |= v1_5
+    senet154 = replace(
+        resnext50,
+        depths=resnet152.depths,
+        groups=64,
+        halve_first=True,
+        deep_stem=True,
+        projection_kernel=3,
+        dropout=0.2,
+        attention=SE(),
+    )
+    return plain | {f"se_{name}": replace(spec, attention=SE()) for name, spec in plain.items()} | {
+        "senet154": senet154
+    }
+
+
+VARIANTS = _variants()
+"""Name to spec."""

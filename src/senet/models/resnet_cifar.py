@@ -1,0 +1,290 @@
+"""Networks for 32x32 images: CIFAR ResNet, pre-activation ResNet, Wide ResNet, Shake-Shake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from senet.errors import SenetError
+from senet.models.resnet import BasicBranch, BottleneckBranch
+from senet.models.spec import ModelSpec, UnitShape
+from senet.models.stages import ConvNet, PreActUnit, ResidualUnit, conv, conv_norm, conv_norm_act
+from senet.nn import SE
+from senet.preprocessing import CIFAR
+
+__all__ = ["VARIANTS", "CifarResNetSpec", "PreActSpec", "ShakeSpec"]
+
+Inner = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CifarSpec(ModelSpec):
+    """Three stages at 32, 16 and 8 pixels.
+
+    Attributes:
+        depth: Units in each stage.
+        widths: Channels of each stage's 3x3 convolutions.
+        bottleneck: Three-convolution units with four times the width going out; else two 3x3 convolutions.
+    """
+
+    num_classes: int = 10
+    depth: int
+    widths: tuple[int, ...] = (16, 32, 64)
+    bottleneck: bool = False
+
+    def __post_init__(self) -> None:
+        if self.depth < 1 or min(self.widths, default=0) < 1:
+            raise SenetError(f"depth={self.depth} and widths={self.widths} must all be at least 1")
+        super().__post_init__()
+
+    def units(self) -> list[list[UnitShape]]:
+        """The shapes of all units, stage by stage."""
+        stages, channels = [], self._stem_channels
+        for number, width in enumerate(self.widths):
+            out = width * 4 if self.bottleneck else width
+            stage = []
+            for position in range(self.depth):
+                stage.append(UnitShape(channels, width, out, 2 if number > 0 and position == 0 else 1))
+                channels = out
+            stages.append(stage)
+        return stages
+
+    @property
+    def _stem_channels(self) -> int:
+        return 16
+
+
+@final
+class PadShortcut(nn.Module):
+    """Every second pixel, and zeros for the channels that the input lacks: no parameters (option A).
+
+    Source: He et al. 2016 (arXiv 1512.03385), section 4.2.
+    Differs: the paper leaves the side open; the zeros stand half before and half behind, as in the most used
+    public checkpoints.
+    """
+
+    def __init__(self, unit: UnitShape) -> None:
+        super().__init__()
+        self.stride = unit.stride
+        missing = unit.out_channels - unit.in_channels
+        self.pad = (missing // 2, missing - missing // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.pad))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CifarResNetSpec(_CifarSpec):
+    """The CIFAR ResNet of 6n + 2 layers, three stages of 16, 32, 64 channels.
+
+    Attributes:
+        projection: Shortcuts that change shape are 1x1 convolutions with a norm (option B, pytorchcv's); else
+            strided slices padded with zeros (option A, the paper's).
+
+    Source: He et al. 2016 (arXiv 1512.03385), section 4.2.
+    """
+
+    projection: bool = False
+
+    def build(self) -> ConvNet:
+        """Make the network with freshly initialised weights."""
+        return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3), self._unit)
+
+    def _unit(self, stage: int, unit: UnitShape) -> ResidualUnit:
+        branch = BottleneckBranch(unit) if self.bottleneck else BasicBranch(unit)
+        shortcut: nn.Module = nn.Identity()
+        if unit.in_channels != unit.out_channels or unit.stride != 1:
+            if self.projection:
+                shortcut = conv_norm(unit.in_channels, unit.out_channels, 1, stride=unit.stride)
+            else:
+                shortcut = PadShortcut(unit)
+        return ResidualUnit(branch, shortcut, self.build_attention(stage, unit), self.placement)
+
+
+@final
+class PreActBranch(nn.Module):
+    """What follows a pre-activation unit's first norm and ReLU: conv, then norm, ReLU, conv once or twice more."""
+
+    def __init__(self, unit: UnitShape, *, bottleneck: bool) -> None:
+        super().__init__()
+        width = unit.inner_channels
+        if bottleneck:
+            self.conv1 = conv(unit.in_channels, width, 1)
+            self.bn2, self.conv2 = nn.BatchNorm2d(width), conv(width, width, 3, stride=unit.stride)
+            self.bn3, self.conv3 = nn.BatchNorm2d(width), conv(width, unit.out_channels, 1)
+        else:
+            self.conv1 = conv(unit.in_channels, width, 3, stride=unit.stride)
+            self.bn2, self.conv2 = nn.BatchNorm2d(width), conv(width, unit.out_channels, 3)
+        self.bottleneck = bottleneck
+
+    def forward(self, x: Tensor, inner: Inner | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        inner = inner or _identity
+        if self.bottleneck:
+            x = self.conv2(torch.relu(self.bn2(self.conv1(x))))
+            return self.conv3(inner(torch.relu(self.bn3(x))))
+        return self.conv2(inner(torch.relu(self.bn2(self.conv1(x)))))
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreActSpec(_CifarSpec):
+    """Pre-activation ResNet and, with wider stages, Wide ResNet (without dropout).
+
+    Source: He et al. 2016 (arXiv 1603.05027); Zagoruyko & Komodakis 2016 (arXiv 1605.07146), Table 1.
+    """
+
+    def build(self) -> ConvNet:
+        """Make the network with freshly initialised weights."""
+        stem = conv(self.in_channels, self._stem_channels, 3)
+        last = self.units()[-1][-1].out_channels
+        return ConvNet(self, stem, self._unit, final=_norm_act(last))
+
+    def _unit(self, stage: int, unit: UnitShape) -> PreActUnit:
+        shortcut = None
+        if unit.in_channels != unit.out_channels or unit.stride != 1:
+            shortcut = conv(unit.in_channels, unit.out_channels, 1, stride=unit.stride)
+        return PreActUnit(
+            _norm_act(unit.in_channels),
+            PreActBranch(unit, bottleneck=self.bottleneck),
+            shortcut,
+            self.build_attention(stage, unit),
+            self.placement,
+        )
+
+
+def _norm_act(channels: int) -> nn.Sequential:
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
+
+
+@final
+class ShakeBranch(nn.Module):
+    """Two branches in a random convex mixture, one weight an image; their mean when evaluating.
+
+    Args:
+        first: One branch.
+        second: The other, of the same shape.
+        even: The gradient is shared evenly ("Shake-Even"); else by a second random weight ("Shake-Shake").
+
+    Source: Gastaldi 2017 (arXiv 1705.07485), section 2, eq. 3 and Table 1.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module, *, even: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+        self.even = even
+
+    def forward(self, x: Tensor, inner: Inner | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        a, b = self.first(x, inner), self.second(x, inner)
+        if not self.training:
+            return 0.5 * (a + b)
+        alpha, beta = torch.rand(2, a.shape[0], 1, 1, 1, dtype=a.dtype, device=a.device)
+        share = torch.full_like(beta, 0.5) if self.even else beta
+        # Its value is mixed by alpha, its gradient by share: the difference of the two is a constant to autograd.
+        return share * a + (1 - share) * b + ((alpha - share) * (a - b)).detach()
+
+
+@final
+class TwoFlowShortcut(nn.Module):
+    """Two 1x1 convolutions to half the channels each, on the pixels and on those one step up and left; a norm.
+
+    Source: Gastaldi 2017 (arXiv 1705.07485), section 2.2 ("2 concatenated flows").
+    """
+
+    def __init__(self, unit: UnitShape) -> None:
+        super().__init__()
+        half = unit.out_channels // 2
+        self.stride = unit.stride
+        self.conv1 = nn.Conv2d(unit.in_channels, half, 1, bias=False)
+        self.conv2 = nn.Conv2d(unit.in_channels, unit.out_channels - half, 1, bias=False)
+        self.bn = nn.BatchNorm2d(unit.out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        shifted = F.pad(x, (1, -1, 1, -1))
+        step = self.stride
+        flows = self.conv1(x[:, :, ::step, ::step]), self.conv2(shifted[:, :, ::step, ::step])
+        return self.bn(torch.cat(flows, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShakeSpec(_CifarSpec):
+    """A residual network of two branches a unit, mixed at random.
+
+    The 3x3 form (CIFAR-10) activates before each unit, the bottleneck form (CIFAR-100) after the sum. The
+    attention weighs the mixed branch: neither the paper nor Gastaldi says whether it was one or two blocks a unit.
+
+    Attributes:
+        groups: Of each 3x3 convolution.
+        even: Shake-Even; else Shake-Shake.
+
+    Source: Gastaldi 2017 (arXiv 1705.07485), sections 2.2 and 3.
+    """
+
+    groups: int = 1
+    even: bool = False
+
+    def units(self) -> list[list[UnitShape]]:
+        """The shapes of all units, stage by stage; each group of a 3x3 has the stage's width ("4x64d")."""
+        return [
+            [replace(unit, inner_channels=unit.inner_channels * self.groups) for unit in stage]
+            for stage in super().units()
+        ]
+
+    def build(self) -> ConvNet:
+        """Make the network with freshly initialised weights."""
+        if self.bottleneck:
+            return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3), self._unit)
+        stem = conv_norm(self.in_channels, self._stem_channels, 3)
+        return ConvNet(self, stem, self._unit, final=nn.ReLU())
+
+    @property
+    def _stem_channels(self) -> int:
+        return 64 if self.bottleneck else 16
+
+    def _branch(self, unit: UnitShape) -> nn.Module:
+        return BottleneckBranch(unit, groups=self.groups) if self.bottleneck else BasicBranch(unit)
+
+    def _unit(self, stage: int, unit: UnitShape) -> nn.Module:
+        branch = ShakeBranch(self._branch(unit), self._branch(unit), even=self.even)
+        changes = unit.in_channels != unit.out_channels or unit.stride != 1
+        attention = self.build_attention(stage, unit)
+        if self.bottleneck:
+            shortcut = TwoFlowShortcut(unit) if changes else nn.Identity()
+            return ResidualUnit(branch, shortcut, attention, self.placement)
+        return PreActUnit(
+            nn.ReLU(), branch, TwoFlowShortcut(unit) if changes else None, attention, self.placement
+        )
+
+
+def _variants() -> dict[str, ModelSpec]:
+    resnet20 = CifarResNetSpec(depth=3, preprocessing=CIFAR)
+    preresnet20 = PreActSpec(depth=3, preprocessing=CIFAR)
+    shake_even = ShakeSpec(
+        depth=3, widths=(64, 128, 256), bottleneck=True, groups=4, even=True, num_classes=100, preprocessing=CIFAR
+    )
+    plain: dict[str, ModelSpec] = {
+        **{f"cifar_resnet{6 * n + 2}": replace(resnet20, depth=n) for n in (3, 5, 7, 9, 18)},
+        **{f"cifar_preresnet{6 * n + 2}": replace(preresnet20, depth=n) for n in (3, 9, 18)},
+        "cifar_preresnet164": replace(preresnet20, depth=18, bottleneck=True),
+        "wrn16_8": replace(preresnet20, depth=2, widths=(128, 256, 512)),
+        "wrn28_10": replace(preresnet20, depth=4, widths=(160, 320, 640)),
+        "shake_shake26_2x96d": ShakeSpec(depth=4, widths=(96, 192, 384), preprocessing=CIFAR),
+        "shake_even29_2x4x64d": shake_even,
+    }
+    return plain | {f"se_{name}": replace(spec, attention=SE()) for name, spec in plain.items()}
+
+
+VARIANTS = _variants()
+"""Name to spec."""

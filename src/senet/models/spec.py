@@ -1,0 +1,137 @@
+"""What every network of the family is described by: a frozen spec from which `build()` makes the module."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from senet.errors import SenetError, UnknownNameError
+from senet.nn import PLACEMENTS, AttentionSpec, attention_from_dict
+from senet.preprocessing import IMAGENET, Preprocessing
+
+if TYPE_CHECKING:
+    from senet.models.stages import ConvNet
+
+__all__ = ["FIRST_STAGE", "ModelSpec", "UnitShape"]
+
+FIRST_STAGE = 2
+"""Residual stages are numbered as in the paper (Table 13): the stem is stage 1, so `conv2_x` is stage 2."""
+
+
+@dataclass(frozen=True)
+class UnitShape:
+    """Channels and stride of one unit of a stage.
+
+    Attributes:
+        in_channels: Channels that come in.
+        inner_channels: Channels of its (last but one or only) 3x3 convolution: where `conv3x3` puts the attention.
+        out_channels: Channels that go out.
+        stride: Its stride.
+    """
+
+    in_channels: int
+    inner_channels: int
+    out_channels: int
+    stride: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec(ABC):
+    """A network, described. A variant is another spec's `dataclasses.replace`.
+
+    Attributes:
+        name: Its name in `list_models()`; set by the registry.
+        num_classes: Outputs of the classifier; 0 leaves the pooled features.
+        in_channels: Channels of the input image.
+        attention: What sits in every unit; None is the plain network.
+        placement: Where in the unit (paper, section 6.5): `standard`, `pre`, `post`, `identity` or `conv3x3`.
+        stages: The stages whose units carry attention, numbered as in the paper's Table 13 (the stem is
+            stage 1, so the first residual stage is 2); None is all of them.
+        preprocessing: What its images go through.
+
+    Raises:
+        SenetError: An impossible value; raised before any weight is allocated.
+    """
+
+    name: str = ""
+    num_classes: int = 1000
+    in_channels: int = 3
+    attention: AttentionSpec | None = None
+    placement: str = "standard"
+    stages: tuple[int, ...] | None = None
+    preprocessing: Preprocessing = IMAGENET
+
+    @abstractmethod
+    def units(self) -> list[list[UnitShape]]:
+        """The shapes of all units, stage by stage."""
+
+    @abstractmethod
+    def build(self) -> ConvNet:
+        """Make the network with freshly initialised weights."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_classes", 0), ("in_channels", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise SenetError(f"{name}={value!r} must be a whole number of at least {least}")
+        if self.attention is not None and not isinstance(self.attention, AttentionSpec):
+            raise SenetError(f"attention={self.attention!r} is no attention spec; use e.g. senet.SE() or None")
+        if self.placement not in PLACEMENTS:
+            raise UnknownNameError("placement", self.placement, PLACEMENTS)
+        units = self.units()
+        numbers = range(FIRST_STAGE, FIRST_STAGE + len(units))
+        wrong = [s for s in self.stages or () if s not in numbers]
+        if wrong:
+            raise SenetError(
+                f"stages={self.stages}: no stage {wrong[0]}; residual stages are numbered {numbers[0]} to "
+                f"{numbers[-1]} as in the paper's Table 13 (the stem is stage 1)"
+            )
+        if self.attention is not None:
+            for number, stage in zip(numbers, units, strict=True):
+                for unit in stage if self._attends(number) else ():
+                    self.attention.check(self._attended_channels(unit))
+
+    def _attends(self, stage: int) -> bool:
+        return self.attention is not None and (self.stages is None or stage in self.stages)
+
+    def _attended_channels(self, unit: UnitShape) -> int:
+        site = PLACEMENTS[self.placement].site
+        return {"in": unit.in_channels, "out": unit.out_channels, "inner": unit.inner_channels}[site]
+
+    def build_attention(self, stage: int, unit: UnitShape) -> nn.Module:
+        """The attention block of one unit of stage number `stage`; the identity where it has none."""
+        if self.attention is None or not self._attends(stage):
+            return nn.Identity()
+        return self.attention.build(self._attended_channels(unit))
+
+    def changed(self, options: Mapping[str, Any]) -> ModelSpec:
+        """This spec with other values; an option that it doesn't have is an error with the nearest names.
+
+        Values may be as JSON has them (lists, dictionaries), so that a checkpoint's description can be read.
+        """
+        known = {f.name for f in fields(self)} - {"name"}
+        for key in options:
+            if key not in known:
+                raise UnknownNameError(f"option of {self.name}", key, known)
+        return replace(self, **{key: _from_json(key, value) for key, value in options.items()})
+
+    def differences(self, other: ModelSpec) -> dict[str, Any]:
+        """What makes this spec another than `other`, JSON-ready; `other.changed(...)` of it gives this spec."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        return {k: _to_json(v) for k, v in values.items() if v != getattr(other, k)}
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, AttentionSpec | Preprocessing):
+        return value.to_dict()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _from_json(key: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return attention_from_dict(value) if key == "attention" else Preprocessing.from_dict(value)
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,197 @@
+"""What every network of the family is made of: a stem, stages of units, a head; and the residual unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from senet.models.spec import FIRST_STAGE, ModelSpec, UnitShape
+from senet.nn import PLACEMENTS
+
+__all__ = ["ConvNet", "Head", "PreActUnit", "ResidualUnit", "conv", "conv_norm", "conv_norm_act"]
+
+
+def conv(cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution without bias, padded so that stride 1 keeps the size."""
+    return nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
+
+
+def conv_norm(cin: int, cout: int, kernel: int, *, stride: int = 1) -> nn.Sequential:
+    """Convolution and batch norm: a projection shortcut."""
+    return nn.Sequential(conv(cin, cout, kernel, stride=stride), nn.BatchNorm2d(cout))
+
+
+def conv_norm_act(cin: int, cout: int, kernel: int, *, stride: int = 1) -> nn.Sequential:
+    """Convolution, batch norm and ReLU: a piece of a stem."""
+    return nn.Sequential(*conv_norm(cin, cout, kernel, stride=stride), nn.ReLU(inplace=True))
+
+
+@final
+class ResidualUnit(nn.Module):
+    """`relu(shortcut(x) + se(branch(x)))`, or another placement of the attention (paper, Fig. 3 and section 6.5).
+
+    Args:
+        branch: (N, C, H, W) -> (N, C', H', W'), ending in its last norm. Takes an optional second callable that
+            it applies right after its 3x3 convolution (the `conv3x3` placement).
+        shortcut: The identity or a projection to the same shape.
+        attention: The block, or the identity in a plain network.
+        placement: A key of `PLACEMENTS`.
+    """
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module, attention: nn.Module, placement: str) -> None:
+        super().__init__()
+        self.branch = branch
+        self.shortcut = shortcut
+        self.se = attention
+        self.placement = placement
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        return PLACEMENTS[self.placement].apply(x, self.branch, self.shortcut, self.se, torch.relu)
+
+
+@final
+class PreActUnit(nn.Module):
+    """A residual unit whose norm and ReLU come before its convolutions (He et al. 2016, arXiv 1603.05027, Fig. 1b).
+
+    A projection sees the activated input, an identity shortcut the raw one; nothing follows the sum.
+
+    Args:
+        preact: The first norm and ReLU (or only a ReLU), shared by branch and projection.
+        branch: As in `ResidualUnit`, without its first norm and ReLU.
+        shortcut: A projection, or None for the identity.
+        attention: The block, or the identity in a plain network.
+        placement: A key of `PLACEMENTS`; `pre` comes after `preact`.
+    """
+
+    def __init__(
+        self,
+        preact: nn.Module,
+        branch: nn.Module,
+        shortcut: nn.Module | None,
+        attention: nn.Module,
+        placement: str,
+    ) -> None:
+        super().__init__()
+        self.preact = preact
+        self.branch = branch
+        self.shortcut = shortcut
+        self.se = attention
+        self.placement = placement
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        shortcut = self.shortcut if self.shortcut is not None else lambda _: x
+        return PLACEMENTS[self.placement].apply(self.preact(x), self.branch, shortcut, self.se, _identity)
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+@final
+class Head(nn.Module):
+    """Global average pool, dropout, classifier; with `num_classes=0` the pooled features (N, C)."""
+
+    def __init__(self, channels: int, num_classes: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, num_classes)."""
+        return self.fc(self.dropout(x.mean((2, 3))))
+
+
+@final
+class ConvNet(nn.Module):
+    """A network of the family: `head(final(stages(stem(x))))`.
+
+    Args:
+        spec: What it was built from; kept as `.spec`.
+        stem: Image to the first map.
+        make_unit: Builds one unit from its stage number and shape.
+        final: What follows the last stage (a pre-activation network's last norm and ReLU).
+        dropout: Before the classifier.
+
+    Attributes:
+        checkpointing: Recompute each unit in the backward pass instead of keeping its maps: about a quarter more
+            time, far less memory, the same numbers (running statistics are counted once).
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        stem: nn.Module,
+        make_unit: Callable[[int, UnitShape], nn.Module],
+        *,
+        final: nn.Module | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        stages = spec.units()
+        self.spec = spec
+        self.stem = stem
+        # Keyed by the paper's stage number, so that a parameter's path says its stage: stages.2.0.branch.conv1.
+        self.stages = nn.ModuleDict(
+            {
+                str(number): nn.Sequential(*(make_unit(number, unit) for unit in stage))
+                for number, stage in enumerate(stages, FIRST_STAGE)
+            }
+        )
+        self.final = final if final is not None else nn.Identity()
+        self.num_features = stages[-1][-1].out_channels
+        self._dropout = dropout
+        self.head = Head(self.num_features, spec.num_classes, dropout)
+        self.checkpointing = False
+        _initialise(self)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> the last map (N, num_features, H', W')."""
+        x = self.stem(x)
+        for stage in self.stages.values():
+            for unit in stage:  # type: ignore[attr-defined]
+                x = _recomputed(unit, x) if self.checkpointing and self.training else unit(x)
+        return self.final(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> logits (N, num_classes)."""
+        return self.head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by a fresh one of `num_classes` outputs; 0 leaves the pooled features."""
+        self.spec = self.spec.changed({"num_classes": num_classes})
+        like = next(self.parameters())
+        self.head = Head(self.num_features, num_classes, self._dropout).to(like.device, like.dtype)
+
+
+def _initialise(model: nn.Module) -> None:
+    """He initialisation of convolutions (the paper's, by reference to He et al. 2015); norms start at 1 and 0."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is None:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _recomputed(unit: nn.Module, x: Tensor) -> Tensor:
+    norms = [m for m in unit.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return checkpoint(
+        unit, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_frozen(norms))
+    )
+
+
+@contextmanager
+def _statistics_frozen(norms: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
+    """Let batch norms normalise by the batch without counting it: the recomputed pass must not count twice."""
+    buffers = [(n.running_mean, n.running_var, n.num_batches_tracked) for n in norms]
+    try:
+        for norm in norms:
+            norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+        yield
+    finally:
+        for norm, (mean, var, count) in zip(norms, buffers, strict=True):
+            norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, var, count

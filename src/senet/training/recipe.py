@@ -1,0 +1,146 @@
+"""A recipe says *what* a training is; how and where it runs (devices, precision, workers) is `RunOptions`'.
+
+This file imports no torch, so that the command line can show the options at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from senet.data.augmentation import Augmentation
+from senet.errors import SenetError, UnknownNameError
+
+__all__ = ["OPTIMIZERS", "PRECISIONS", "SCHEDULES", "Recipe", "RunOptions"]
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("cosine", "step", "one-cycle", "constant")
+PRECISIONS = ("32", "bf16", "fp16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a training is. A recipe is another's `dataclasses.replace`.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images an optimiser step, over all devices and accumulated pieces.
+        optimizer: `"sgd"` (Nesterov momentum 0.9) or `"adamw"`; norms and biases are never decayed.
+        lr: Peak learning rate at `batch_size`; another batch size scales it in proportion (`for_batch_size`).
+        weight_decay: L2 (SGD) or decoupled (AdamW).
+        schedule: `"cosine"` to zero, `"step"` (times `step_factor` after each of `step_epochs`), `"one-cycle"`, or
+            `"constant"`.
+        warmup_epochs: Linear warm-up before a cosine, step or constant schedule; a one-cycle's rising share.
+        step_epochs: Epochs after which the step schedule drops.
+        step_factor: What it multiplies by.
+        label_smoothing: Share of the target spread evenly over the classes.
+        mixup: Beta parameter of mixup; 0 is off. With cutmix on too, each batch draws one of them.
+        cutmix: Beta parameter of cutmix; 0 is off.
+        augmentation: What happens to each training image.
+        ema_decay: Decay a step of the averaged weights, which are then what is validated and kept; 0 is off.
+            Rises to it over the first steps, so that short runs are not dominated by the start.
+        clip_norm: Largest norm of the gradient; 0 is off.
+        accumulate: Pieces that a batch is computed in, to save memory.
+        patience: Epochs without a better validation accuracy after which the training stops; 0 is off.
+        seed: Of weights, order and augmentation.
+        expects: What it should reach: metric, hardware, time; in words, for people.
+
+    Raises:
+        SenetError: A value outside what is listed above.
+    """
+
+    epochs: int = 30
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    warmup_epochs: float = 1.0
+    step_epochs: tuple[int, ...] = ()
+    step_factor: float = 0.1
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    ema_decay: float = 0.0
+    clip_norm: float = 0.0
+    accumulate: int = 1
+    patience: int = 0
+    seed: int = 0
+    expects: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "clip_norm", "patience", "seed"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        for name in ("label_smoothing", "ema_decay"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+        _require(self.lr > 0, "lr", self.lr, "positive")
+        _require(0 < self.step_factor <= 1, "step_factor", self.step_factor, "in (0, 1]")
+        if self.batch_size % self.accumulate:
+            raise SenetError(f"batch_size={self.batch_size} can't be split into accumulate={self.accumulate} equal pieces")
+        for kind, name, known in (
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("schedule", self.schedule, SCHEDULES),
+        ):
+            if name not in known:
+                raise UnknownNameError(kind, name, known)
+        if self.schedule == "step" and not self.step_epochs:
+            raise SenetError("schedule='step' needs step_epochs, e.g. (30, 60, 90)")
+
+    def for_batch_size(self, batch_size: int) -> Recipe:
+        """This recipe at another batch size, its learning rate scaled in proportion (Goyal et al. 2017)."""
+        return replace(self, batch_size=batch_size, lr=self.lr * batch_size / self.batch_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `from_dict` reads it back."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["augmentation"] = {f.name: getattr(self.augmentation, f.name) for f in fields(Augmentation)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """Read what `to_dict` wrote."""
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        augmentation = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.pop("augmentation").items()}
+        return cls(**plain, augmentation=Augmentation(**augmentation))
+
+
+def _require(good: bool, name: str, value: object, what: str) -> None:
+    if not good:
+        raise SenetError(f"{name}={value} must be {what}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How and where a training runs; changes its speed and memory, not what it is.
+
+    Attributes:
+        precision: `"32"`, `"bf16"` or `"fp16"` mixed precision.
+        devices: Devices of this machine; 0 is all accelerators, or the one processor.
+        nodes: Machines.
+        strategy: Lightning's: `"auto"`, `"ddp"`, `"fsdp"`, ...
+        workers: Processes that load images, a device; -1 chooses by the number of cores.
+        channels_last: Maps as (N, H, W, C) in memory: faster on most hardware.
+        checkpointing: Recompute maps in the backward pass to save memory.
+        compile: Run the network through `torch.compile`.
+        deterministic: Only deterministic algorithms (slower on some GPUs).
+    """
+
+    precision: str = "32"
+    devices: int = 0
+    nodes: int = 1
+    strategy: str = "auto"
+    workers: int = -1
+    channels_last: bool = True
+    checkpointing: bool = False
+    compile: bool = False
+    deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UnknownNameError("precision", self.precision, PRECISIONS)
+        _require(self.devices >= 0, "devices", self.devices, "at least 1 (0 chooses)")
+        _require(self.nodes >= 1, "nodes", self.nodes, "at least 1")
+        _require(self.workers >= -1, "workers", self.workers, "at least 0 (-1 chooses)")

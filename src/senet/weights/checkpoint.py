@@ -1,0 +1,114 @@
+"""This project's checkpoints: `NAME.safetensors` with the weights and `NAME.json` that says what they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from senet.errors import CheckpointError
+from senet.preprocessing import Preprocessing
+from senet.weights.files import sha256, write_atomically
+
+__all__ = ["Description", "read_checkpoint", "write_checkpoint"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What stands beside the weights: all that is needed to use them.
+
+    Attributes:
+        model: A name of `list_models()`, or `module:function` for a user's own network.
+        options: The network's options that differ from that name's own.
+        classes: Class names, in the order of the outputs.
+        preprocessing: What an image goes through.
+        metrics: As measured when it was written; accuracies in 0..1.
+        training: Where it comes from: epoch, recipe, data; free form.
+    """
+
+    model: str
+    options: dict[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    metrics: dict[str, float] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: Description) -> None:
+    """Write the weights and, beside them, their description with the weights' hash; each file atomically.
+
+    The description goes last: whoever finds one whose hash doesn't fit knows that the writing was interrupted.
+
+    Args:
+        path: Ends in `.safetensors`; the description goes to the same name with `.json`.
+        tensors: State dict.
+        description: What they are.
+    """
+    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata={"format": "pt"}))
+    content = {"format": FORMAT, "sha256": sha256(path)} | asdict(description)
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path.with_suffix(".json"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Description]:
+    """Read and verify what `write_checkpoint` wrote.
+
+    Args:
+        path: The `.safetensors` file, its `.json`, or a training's output folder (its `best.safetensors`).
+
+    Raises:
+        CheckpointError: Missing, truncated, altered, of a newer format, or with weights that are no numbers.
+    """
+    path = _weights_file(path)
+    description_file = path.with_suffix(".json")
+    if not description_file.is_file():
+        raise CheckpointError(f"{path}: its description {description_file.name} is missing beside it; copy both files")
+    try:
+        content = json.loads(description_file.read_text(encoding="utf-8"))
+        version, digest = content.pop("format"), content.pop("sha256")
+        if version != FORMAT:
+            raise CheckpointError(
+                f"{description_file}: format {version}, this release reads {FORMAT}; upgrade senet to use it"
+            )
+        preprocessing = Preprocessing.from_dict(content.pop("preprocessing"))
+        description = Description(
+            preprocessing=preprocessing, classes=tuple(content.pop("classes")), **content
+        )
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{description_file}: not a checkpoint description ({error})") from error
+    if sha256(path) != digest:
+        raise CheckpointError(
+            f"{path}: its hash differs from the one in {description_file.name}: truncated, altered, or from another run"
+        )
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
+    for key, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: {key} holds values that are no finite numbers")
+    return tensors, description
+
+
+def _weights_file(path: Path) -> Path:
+    if path.is_dir():
+        path = path / "best.safetensors"
+    if path.suffix == ".json":
+        path = path.with_suffix(".safetensors")
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: a checkpoint is a .safetensors file with its .json, or a training's folder")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; a training writes best.safetensors and last.safetensors")
+    return path

@@ -1,0 +1,156 @@
+"""Networks by name and by checkpoint: `create_model`, `list_models`, `load_model`."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.models import MODELS, ConvNet, ModelSpec
+from senet.preprocessing import Preprocessing
+from senet.weights import Description, read_checkpoint
+
+__all__ = ["LoadedModel", "build_model", "create_model", "list_models", "load_model", "model_spec"]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that `create_model` knows, sorted, filtered by a shell-style pattern (`"se_resnet*"`)."""
+    return sorted(fnmatch.filter(MODELS, pattern))
+
+
+def model_spec(name: str, **options: Any) -> ModelSpec:
+    """The description that `create_model` would build, checked; allocates nothing.
+
+    Raises:
+        UnknownNameError: No such network, or no such option of it; names the nearest.
+        SenetError: An impossible value.
+    """
+    if name not in MODELS:
+        raise UnknownNameError("model", name, MODELS)
+    return MODELS[name].changed(options)
+
+
+def create_model(name: str, *, device: torch.device | str | None = None, **options: Any) -> ConvNet:
+    """Build a network with freshly initialised weights.
+
+    Args:
+        name: One of `list_models()`.
+        device: Where to make it; `"meta"` allocates no weights.
+        **options: Any field of the network's spec instead of its own value: `num_classes`, `in_channels`,
+            `attention` (a spec such as `senet.SE(reduction=8)`, or None for the plain network), `placement`,
+            `stages` (numbered as in the paper's Table 13: the first residual stage is 2), and what the family
+            adds (`depths`, `groups`, ...). Checked: an option that the network doesn't have is an error.
+
+    Returns:
+        The network, in training mode; `.spec` says what it is.
+
+    Raises:
+        UnknownNameError: No such network, or no such option of it; names the nearest.
+        SenetError: An impossible value; raised before anything is allocated.
+    """
+    spec = model_spec(name, **options)
+    with torch.device(device if device is not None else torch.get_default_device()):
+        return spec.build()
+
+
+def build_model(text: str, *, num_classes: int, in_channels: int = 3, **options: Any) -> nn.Module:
+    """Build what a command line's `--model` names: one of `list_models()`, or a user's `module:function`.
+
+    The user's function is imported with the working directory on the path and called with `num_classes` and
+    `in_channels` where it takes them.
+
+    Raises:
+        SenetError: The module or function isn't there, takes other options, or returns no `nn.Module`.
+    """
+    if ":" not in text:
+        return create_model(text, num_classes=num_classes, in_channels=in_channels, **options)
+    if options:
+        raise SenetError(f"{next(iter(options))} is an option of this package's networks; {text} is yours")
+    factory = _user_function(text)
+    accepted = inspect.signature(factory).parameters
+    offered = {"num_classes": num_classes, "in_channels": in_channels}
+    model = factory(**{name: value for name, value in offered.items() if name in accepted})
+    if not isinstance(model, nn.Module):
+        raise SenetError(f"{text} returned {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _user_function(text: str) -> Callable[..., Any]:
+    module_name, _, function_name = text.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise SenetError(f"--model {text}: no module {error.name!r} here or among the installed ones") from error
+    finally:
+        sys.path.pop(0)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise SenetError(f"--model {text}: {module_name} has no function {function_name!r}")
+    return function
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network as it was trained, ready to use.
+
+    Attributes:
+        model: In evaluation mode.
+        classes: Names, in the order of the outputs.
+        preprocessing: What an image must go through.
+        description: All that stands in the checkpoint's JSON.
+    """
+
+    model: nn.Module
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    description: Description
+
+
+def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> LoadedModel:
+    """Load a checkpoint that a training wrote.
+
+    Args:
+        path: The `.safetensors` file or the training's folder (its best).
+        factory: `module:function` of the user's own network, where the checkpoint is of one: a file must not
+            choose by itself which code is imported.
+
+    Raises:
+        CheckpointError: The file can't be used, or its weights don't fit the network that it names.
+    """
+    tensors, description = read_checkpoint(Path(path))
+    if ":" in description.model and factory is None:
+        raise CheckpointError(
+            f"{path} was trained with the network {description.model!r}; "
+            f"say --model {description.model} if you trust that code"
+        )
+    channels = description.preprocessing.in_channels
+    model = build_model(
+        factory or description.model,
+        **{"num_classes": len(description.classes), "in_channels": channels} | description.options,
+    )
+    wrong = _misfits(model.state_dict(), tensors)
+    if wrong:
+        raise CheckpointError(f"{path} doesn't fit {factory or description.model}: {wrong}")
+    model.load_state_dict(tensors)
+    return LoadedModel(model.eval(), description.classes, description.preprocessing, description)
+
+
+def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    missing, extra = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
+    shapes = [k for k in own.keys() & given.keys() if own[k].shape != given[k].shape]
+    if shapes:
+        key = min(shapes)
+        return f"{key} is {tuple(given[key].shape)} in the file and {tuple(own[key].shape)} in the network"
+    found = [f"{keys[0]} {what} ({len(keys)} in all)" for keys, what in ((missing, "is missing"), (extra, "is extra")) if keys]
+    return "; ".join(found)
