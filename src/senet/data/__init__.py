@@ -1,0 +1,75 @@
+"""Data sets, what happens to their pictures on the way to a network, and what happens to a broken one.
+
+Names are imported on first use (PEP 562): `senet.data.augmentation` costs neither torch nor torchvision.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from senet.data.augmentation import Augmentation
+    from senet.data.broken import BrokenReport
+    from senet.data.dataset import Batch, ImageDataset, RefusedImage
+    from senet.data.folder import find_images
+    from senet.data.images import BrokenImage, load_image
+    from senet.data.loader import default_workers, eval_loader, train_loader
+    from senet.data.mixing import Mixing
+    from senet.data.opening import open_data
+    from senet.data.sampler import EvalBatchSampler, Shard, TrainBatchSampler
+    from senet.data.scanning import ScanReport, scan
+    from senet.data.sources import Data, FileSource, MemorySource, Source, Subset, thin, write_images
+    from senet.data.transforms import eval_transform, train_transform
+
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "BrokenImage",
+    "BrokenReport",
+    "Data",
+    "EvalBatchSampler",
+    "FileSource",
+    "ImageDataset",
+    "MemorySource",
+    "Mixing",
+    "RefusedImage",
+    "ScanReport",
+    "Shard",
+    "Source",
+    "Subset",
+    "TrainBatchSampler",
+    "default_workers",
+    "eval_loader",
+    "eval_transform",
+    "find_images",
+    "load_image",
+    "open_data",
+    "scan",
+    "thin",
+    "train_loader",
+    "train_transform",
+    "write_images",
+]
+
+HOMES = {
+    "augmentation": ("Augmentation",),
+    "broken": ("BrokenReport",),
+    "dataset": ("Batch", "ImageDataset", "RefusedImage"),
+    "folder": ("find_images",),
+    "images": ("BrokenImage", "load_image"),
+    "loader": ("default_workers", "eval_loader", "train_loader"),
+    "mixing": ("Mixing",),
+    "opening": ("open_data",),
+    "sampler": ("EvalBatchSampler", "Shard", "TrainBatchSampler"),
+    "scanning": ("ScanReport", "scan"),
+    "sources": ("Data", "FileSource", "MemorySource", "Source", "Subset", "thin", "write_images"),
+    "transforms": ("eval_transform", "train_transform"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in HOMES.items():
+        if name in names:
+            return getattr(import_module(f"senet.data.{home}"), name)
+    raise AttributeError(f"module 'senet.data' has no attribute {name!r}")

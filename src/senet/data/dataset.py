@@ -1,0 +1,126 @@
+"""Samples whose randomness comes from their place alone, and what stands in for one that can't be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from senet.data.images import BrokenImage
+from senet.data.randomness import drawn_from
+from senet.data.sources import Source
+from senet.errors import DataError
+
+__all__ = ["Batch", "ImageDataset", "RefusedImage", "Sample", "collate"]
+
+POLICIES = ("skip", "refuse")
+
+MOST_IN_A_ROW = 1000
+
+
+class Sample(NamedTuple):
+    """One image of a batch to be."""
+
+    image: Tensor
+    label: int
+    key: tuple[int, int]
+    broken: list[tuple[str, str]]
+
+
+class Batch(NamedTuple):
+    """What a loader yields; Lightning and `pin_memory` move its tensors.
+
+    Attributes:
+        images: (N, C, H, W) float32.
+        labels: (N,) int64 class numbers; of the stand-in, where an image couldn't be read.
+        indices: (N,) int64 positions in the source that were asked for.
+        valid: (N,) bool, False for a stand-in of an image that couldn't be read. Evaluation leaves it out.
+        broken: (path, reason) of each image that couldn't be read; for `BrokenReport.add`.
+        key: Epoch and first index, which name the batch; for `Mixing`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    valid: Tensor
+    broken: list[tuple[str, str]]
+    key: tuple[int, int]
+
+
+class RefusedImage(DataError):  # noqa: N818 - named as what it is about
+    """A broken image where none is tolerated.
+
+    A `DataLoader` rebuilds a worker's exception from the text of its traceback; the user's line is its last.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.strip().rsplit(f"{type(self).__name__}: ", 1)[-1])
+
+
+class ImageDataset(Dataset[Sample]):
+    """Transformed images, asked for by `(epoch, index)`.
+
+    What the transform draws from torch's CPU generator depends on (seed, epoch, index) alone, so that a run
+    repeats with any number of worker processes and after any interruption; the generator is left as it was.
+
+    With `broken="skip"` the next readable image (by index, wrapping around) stands in for one that can't be
+    read, so batches keep their shape and all processes of a distributed run keep in step; `Batch.broken`
+    tells which.
+
+    Args:
+        source: The images.
+        transform: PIL image -> (C, H, W) tensor. Its randomness must be torch's (all of torchvision's v2 is).
+        seed: The run's seed.
+        broken: `"skip"` or `"refuse"`: what happens at an image that can't be read.
+
+    Raises:
+        ValueError: Another `broken`.
+    """
+
+    def __init__(
+        self, source: Source, transform: Callable[[Any], Tensor], *, seed: int = 0, broken: str = "skip"
+    ) -> None:
+        if broken not in POLICIES:
+            raise ValueError(f"broken={broken!r}; use {' or '.join(map(repr, POLICIES))}")
+        self.source = source
+        self.transform = transform
+        self.seed = seed
+        self.broken = broken
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        """One sample.
+
+        Raises:
+            RefusedImage: The image can't be read and `broken="refuse"`, or a thousand in a row can't.
+        """
+        epoch, index = key
+        broken: list[tuple[str, str]] = []
+        for step in range(min(len(self), MOST_IN_A_ROW)):
+            try:
+                image, label = self.source[(index + step) % len(self)]
+            except BrokenImage as error:
+                if self.broken == "refuse":
+                    raise RefusedImage(f"broken image {error}") from error
+                broken.append((error.path, error.reason))
+                continue
+            with drawn_from("sample", self.seed, epoch, index):
+                return Sample(self.transform(image), label, (epoch, index), broken)
+        raise RefusedImage(f"{len(broken)} images in a row can't be read, the first: {': '.join(broken[0])}")
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples into a batch (in shared memory, within a worker process)."""
+    return Batch(
+        images=default_collate([sample.image for sample in samples]),
+        labels=torch.tensor([sample.label for sample in samples]),
+        indices=torch.tensor([sample.key[1] for sample in samples]),
+        valid=torch.tensor([not sample.broken for sample in samples]),
+        broken=[trouble for sample in samples for trouble in sample.broken],
+        key=samples[0].key,
+    )

@@ -1,0 +1,156 @@
+"""Folders of images: one sub-folder a class, with or without `train` and `val` above them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, has_file_allowed_extension, make_dataset
+
+from senet.data.request import DEFAULT_FRACTION, Request
+from senet.data.sources import Data, FileSource, Subset
+from senet.data.split import stratified_split
+from senet.errors import DataError
+
+__all__ = ["find_images", "open_folder"]
+
+VALIDATION_NAMES = ("val", "valid", "validation", "test")
+"""Sub-folders to validate on, best first; their case doesn't matter."""
+
+LAYOUT = "expected one sub-folder of images a class (FOLDER/CLASS/x.jpg)"
+
+
+class Tree(NamedTuple):
+    """The images below one folder of class folders."""
+
+    root: Path
+    classes: tuple[str, ...]
+    source: FileSource
+
+
+def find_images(folder: str | os.PathLike[str]) -> list[str]:
+    """All image files below a folder, at any depth, sorted; hidden ones and other file types are left out.
+
+    Raises:
+        DataError: The folder isn't there, isn't a folder or can't be read.
+    """
+    root = _existing_folder(Path(folder).expanduser())
+    return sorted(path for path, _ in _listed(root.parent, {root.name: 0}, hidden_below=root))
+
+
+def open_folder(request: Request) -> Data:
+    """Read `folder:PATH`, by its own division into train and validation, else by a stratified random one.
+
+    Beside `train`, the first of `val`, `valid`, `validation` and `test` is validated on, and `test`, if it
+    isn't that one, is the test set. A folder whose only sub-folder is `train` is read as if it were that one.
+
+    Raises:
+        DataError: The folder, or a class in it, can't be used; the message says which and what to do.
+    """
+    if not request.place:
+        raise DataError("folder needs a path: folder:PATH")
+    root = _existing_folder(request.folder())
+    parts = _parts(root)
+    if "val" not in parts:
+        return _divide(_tree(parts.get("train", root)), request)
+    request.refuse_fraction(f"it has its own {parts['val'].name} folder")
+    trees = {part: _tree(path) for part, path in parts.items()}
+    for part in trees.keys() - {"train"}:
+        _same_classes(trees["train"], trees[part])
+    train, val, test = trees["train"], trees["val"], trees.get("test")
+    return Data(request.name, train.classes, train.source, val.source, test.source if test else None)
+
+
+def _existing_folder(path: Path) -> Path:
+    if not path.exists():
+        raise DataError(f"{path} doesn't exist; {LAYOUT}")
+    if not path.is_dir():
+        raise DataError(f"{path} is a file, not a folder; {LAYOUT}")
+    return path.absolute()
+
+
+def _subfolders(root: Path) -> list[str]:
+    try:
+        return [name for name in find_classes(root)[0] if not name.startswith(".")]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise DataError(f"{root} can't be read: {error.strerror}") from error
+
+
+def _parts(root: Path) -> dict[str, Path]:
+    """The folders to train, validate and test on, as far as the tree is divided."""
+    by_name = {name.lower(): root / name for name in reversed(_subfolders(root))}
+    if "train" not in by_name:
+        return {}
+    val = next((by_name[name] for name in VALIDATION_NAMES if name in by_name), None)
+    if val is None:
+        return {"train": by_name["train"]} if len(by_name) == 1 else {}
+    parts = {"train": by_name["train"], "val": val}
+    return parts | ({"test": by_name["test"]} if by_name.get("test", val) != val else {})
+
+
+def _listed(root: Path, class_to_idx: dict[str, int], *, hidden_below: Path) -> list[tuple[str, int]]:
+    start = len(str(hidden_below))
+
+    def wanted(path: str) -> bool:
+        return f"{os.sep}." not in path[start:] and has_file_allowed_extension(path, IMG_EXTENSIONS)
+
+    return make_dataset(root, class_to_idx, is_valid_file=wanted, allow_empty=True)
+
+
+def _tree(root: Path) -> Tree:
+    classes = _subfolders(root)
+    if not classes:
+        loose = sum(has_file_allowed_extension(name, IMG_EXTENSIONS) for name in os.listdir(root))
+        found = f"{loose} images but no class sub-folders" if loose else "no class sub-folders"
+        raise DataError(f"{root} has {found}; {LAYOUT}")
+    if len(classes) == 1:
+        raise DataError(f"{root} has one class only ({classes[0]!r}); a classifier needs at least two")
+    listed = _listed(root, {name: label for label, name in enumerate(classes)}, hidden_below=root)
+    labels = [label for _, label in listed]
+    empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
+    if len(empty):
+        raise DataError(_about_empty(root, [classes[label] for label in empty]))
+    return Tree(root, tuple(classes), FileSource((path for path, _ in listed), labels))
+
+
+def _about_empty(root: Path, names: list[str]) -> str:
+    if not os.access(root / names[0], os.R_OK | os.X_OK):
+        return f"{root / names[0]} can't be read: permission denied"
+    which = f"class {names[0]!r}" if len(names) == 1 else f"{len(names)} classes ({_some(names)})"
+    return (
+        f"{root}: {which} without images; add some ({', '.join(IMG_EXTENSIONS)}) or remove the empty folder"
+    )
+
+
+def _same_classes(train: Tree, other: Tree) -> None:
+    missing = [name for name in train.classes if name not in set(other.classes)]
+    extra = [name for name in other.classes if name not in set(train.classes)]
+    if missing or extra:
+        lists = (("missing", missing), ("extra", extra))
+        differences = "; ".join(f"{what}: {_some(names)}" for what, names in lists if names)
+        raise DataError(f"{other.root} must have the classes of {train.root}; {differences}")
+
+
+def _divide(tree: Tree, request: Request) -> Data:
+    counts = np.bincount(tree.source.labels)
+    if counts.min() < 2:
+        lonely = [tree.classes[label] for label in np.flatnonzero(counts < 2)]
+        raise DataError(
+            f"{tree.root}: too few images to keep some for validation: {_some(lonely)} (1 image each); "
+            "add images, or make train and val folders yourself"
+        )
+    fraction = DEFAULT_FRACTION if request.val_fraction is None else request.val_fraction
+    if not 0 < fraction < 1:
+        raise DataError(f"a validation fraction of {fraction} must lie between 0 and 1")
+    train, val = stratified_split(tree.source.labels, fraction, seed=request.seed)
+    return Data(request.name, tree.classes, Subset(tree.source, train), Subset(tree.source, val))
+
+
+def _some(names: Collection[str] | Iterable[str], most: int = 5) -> str:
+    names = [repr(name) for name in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,108 @@
+"""The published data sets that torchvision reads: CIFAR-10, CIFAR-100, Fashion-MNIST and ImageNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torchvision import datasets
+
+from senet.data.augmentation import Augmentation
+from senet.data.request import Request
+from senet.data.sources import Data, FileSource, MemorySource
+from senet.errors import DataError
+from senet.preprocessing import CIFAR, Preprocessing
+
+__all__ = ["PUBLISHED", "Published", "open_imagenet"]
+
+ARCHIVES = "ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A small published data set: torchvision's reader and what suits its pictures.
+
+    Its official test images are validated on, as in the papers; there is no third part.
+    """
+
+    reader: Callable[..., Any]
+    megabytes: int
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+
+    def __call__(self, request: Request) -> Data:
+        """Open it, and fetch it first if that was asked for.
+
+        Raises:
+            DataError: It isn't there, or can't be fetched, or a validation fraction was asked for.
+        """
+        request.refuse_fraction("it has its own test images")
+        train, val = (self._read(request, train=train) for train in (True, False))
+        return Data(
+            request.name,
+            tuple(train.classes),
+            MemorySource(train, train.targets, name=f"{request.kind} train"),
+            MemorySource(val, val.targets, name=f"{request.kind} test"),
+            default_preprocessing=self.preprocessing,
+            default_augmentation=self.augmentation,
+        )
+
+    def _read(self, request: Request, *, train: bool) -> Any:
+        root = request.folder()
+        try:
+            return self.reader(root, train=train, download=request.download)
+        except (RuntimeError, OSError, EOFError, ValueError, AssertionError) as error:
+            if request.download:
+                raise DataError(f"{request.kind} can't be downloaded to {root}: {error}") from error
+            raise DataError(
+                f"{request.kind} isn't in {root}, or not completely; "
+                f"add --download to fetch it ({self.megabytes} MB), or name its folder: {request.kind}:FOLDER"
+            ) from error
+
+
+PUBLISHED = {
+    "cifar10": Published(datasets.CIFAR10, 170, CIFAR, Augmentation(crop="pad")),
+    "cifar100": Published(
+        datasets.CIFAR100,
+        170,
+        replace(CIFAR, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
+        Augmentation(crop="pad"),
+    ),
+    "fashion_mnist": Published(
+        datasets.FashionMNIST,
+        30,
+        Preprocessing(size=(28, 28), crop_fraction=1.0, mean=(0.2860,), std=(0.3530,), channel_order="L"),
+        Augmentation(crop="pad"),
+    ),
+}
+
+
+def open_imagenet(request: Request) -> Data:
+    """ILSVRC-2012 as torchvision reads it: its archives are unpacked on first use (hours, 150 GB).
+
+    The 50,000 validation images are validated on. Classes are in the order of their WordNet numbers.
+
+    Raises:
+        DataError: It isn't there, a download or a validation fraction was asked for.
+    """
+    request.refuse_fraction("it has its own validation images")
+    root = request.folder() if request.place else request.folder() / "imagenet"
+    parts = {part: _read_imagenet(root, part) for part in ("train", "val")}
+    sources = {
+        part: FileSource((path for path, _ in images.samples), images.targets)
+        for part, images in parts.items()
+    }
+    classes = tuple(", ".join(names) for names in parts["train"].classes)
+    return Data(request.name, classes, train=sources["train"], val=sources["val"])
+
+
+def _read_imagenet(root: Path, part: str) -> Any:
+    try:
+        return datasets.ImageNet(root, split=part)
+    except (RuntimeError, OSError) as error:
+        raise DataError(
+            f"imagenet isn't in {root}, and no program may download it; put {ARCHIVES} there "
+            "(https://image-net.org), or, if you have train and val folders of classes, use folder:PATH"
+        ) from error

@@ -1,0 +1,54 @@
+"""What a user asked for when naming a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from senet.errors import DataError
+
+__all__ = ["DEFAULT_FRACTION", "DEFAULT_ROOT", "Request"]
+
+DEFAULT_ROOT = Path("~/.cache/senet/data")
+DEFAULT_FRACTION = 0.2
+
+
+@dataclass(frozen=True)
+class Request:
+    """`KIND` or `KIND:PLACE`, with what the options around it say.
+
+    Attributes:
+        kind: What stands before the colon.
+        place: What stands after it; empty without a colon.
+        val_fraction: The share of each class to validate on; None where the user didn't say.
+        seed: What the choice of these images depends on.
+        download: Whether the data may be fetched.
+        root: Where data sets are kept that name no place; None for the default.
+    """
+
+    kind: str
+    place: str
+    val_fraction: float | None = None
+    seed: int = 0
+    download: bool = False
+    root: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The form in which the data was asked for."""
+        return f"{self.kind}:{self.place}" if self.place else self.kind
+
+    def folder(self) -> Path:
+        """The place, or the default one."""
+        return Path(self.place or self.root or DEFAULT_ROOT).expanduser()
+
+    def refuse_fraction(self, why: str) -> None:
+        """For data that comes divided already.
+
+        Raises:
+            DataError: The user asked for a fraction, which could have no effect.
+        """
+        if self.val_fraction is not None:
+            raise DataError(
+                f"a validation fraction of {self.val_fraction} has no effect on {self.name}: {why}"
+            )

@@ -1,0 +1,135 @@
+"""Which images make up which batch: from (seed, epoch) alone, for one process or many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import Sampler
+
+from senet.data.randomness import generator
+from senet.errors import DataError
+
+__all__ = ["EvalBatchSampler", "Key", "Shard", "TrainBatchSampler"]
+
+Key = tuple[int, int]
+"""Epoch and index: what `ImageDataset` is asked for."""
+
+
+class Shard(NamedTuple):
+    """Which process of a distributed run this is, and how many there are."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+def _check(batch_size: int, shard: Shard) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be at least 1")
+    if not 0 <= shard.rank < shard.world_size:
+        raise ValueError(f"rank={shard.rank} must lie in 0..{shard.world_size - 1}")
+
+
+class TrainBatchSampler(Sampler[list[Key]]):
+    """Shuffled batches; every process gets equally many, of the same sizes.
+
+    All processes draw the same permutation from (seed, epoch), and each takes every `world_size`-th index of
+    it. With `drop_last` the images that don't fill a batch on every process are left out of this epoch
+    (others in the next); without it the last batch is smaller, and up to `world_size - 1` images of the
+    permutation's start are seen twice to make the shares equal.
+
+    Args:
+        length: Number of images.
+        batch_size: Images a batch and process.
+        seed: The run's seed.
+        shard: This process's share.
+        drop_last: Whether to leave out an incomplete last batch.
+
+    Raises:
+        ValueError: `batch_size` or `shard` out of range.
+        DataError: Not even one batch.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shard: Shard | None = None,
+        drop_last: bool = True,
+    ) -> None:
+        self.shard = shard or Shard()
+        _check(batch_size, self.shard)
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.drop_last = drop_last
+        self.epoch = 0
+        self._start = (0, 0)
+        if len(self) == 0 or length < self.shard.world_size:
+            most = length // self.shard.world_size
+            advice = f"use a batch size of at most {most}" if most else "that is too few to train on"
+            raise DataError(
+                f"{length} training images don't fill one batch of {batch_size} on {self.shard.world_size} "
+                f"process{'es' * (self.shard.world_size > 1)}; {advice}"
+            )
+
+    @property
+    def sampler(self) -> TrainBatchSampler:
+        """Itself: where Lightning looks for the object whose `set_epoch` it calls."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration is of."""
+        self.epoch = epoch
+
+    def resume_at(self, epoch: int, start_batch: int) -> None:
+        """Choose the epoch, and leave out its first batches whenever it is iterated; others stay whole."""
+        self.epoch = epoch
+        self._start = (epoch, start_batch)
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, also when this one starts later (so that progress is counted right)."""
+        together = self.shard.world_size * self.batch_size
+        return (self.length if self.drop_last else self.length + together - 1) // together
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch = self.epoch
+        start = self._start[1] if self._start[0] == epoch else 0
+        share = self._share(epoch)
+        for batch in range(start, len(self)):
+            indices = share[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(epoch, index) for index in indices.tolist()]
+
+    def _share(self, epoch: int) -> torch.Tensor:
+        order = torch.randperm(self.length, generator=generator("order", self.seed, epoch))
+        order = torch.cat([order, order[: -self.length % self.shard.world_size]])
+        return order[self.shard.rank :: self.shard.world_size]
+
+
+class EvalBatchSampler(Sampler[list[Key]]):
+    """Batches in order, each image exactly once over all processes; the shares differ by at most one image.
+
+    Args:
+        length: Number of images.
+        batch_size: Images a batch and process; the last batch may be smaller.
+        shard: This process's share.
+
+    Raises:
+        ValueError: `batch_size` or `shard` out of range.
+    """
+
+    def __init__(self, length: int, batch_size: int, *, shard: Shard | None = None) -> None:
+        self.shard = shard or Shard()
+        _check(batch_size, self.shard)
+        self.share = range(self.shard.rank, length, self.shard.world_size)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return (len(self.share) + self.batch_size - 1) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for start in range(0, len(self.share), self.batch_size):
+            yield [(0, index) for index in self.share[start : start + self.batch_size]]

@@ -1,0 +1,172 @@
+"""Look at every image of a data set before training does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from senet.data.images import BrokenImage, Facts
+from senet.data.loader import default_workers
+from senet.data.sources import Data, Source
+
+__all__ = ["PartReport", "ScanReport", "scan"]
+
+CHUNK = 64
+
+
+class Looked(NamedTuple):
+    """What came of looking at one image: its facts, or why it is broken."""
+
+    part: str
+    position: int
+    facts: Facts | None
+    broken: tuple[str, str] | None
+
+
+@dataclass
+class PartReport:
+    """One part (train, val or test) of a data set.
+
+    Attributes:
+        images: How many there are, broken ones included.
+        per_class: Images of each class.
+        width: Narrowest and widest, in pixels; None if all are broken.
+        height: Lowest and highest, in pixels.
+        modes: How many images are stored in each of Pillow's modes.
+        broken: Path and reason of each image that can't be read.
+    """
+
+    images: int
+    per_class: dict[str, int]
+    width: tuple[int, int] | None = None
+    height: tuple[int, int] | None = None
+    modes: dict[str, int] = field(default_factory=dict)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class ScanReport:
+    """What is in a data set.
+
+    Attributes:
+        name: The set's name on the command line.
+        parts: One report a part.
+        leaks: Pairs of paths: an image trained on, and an equal one in another part.
+        repeats: Pairs of paths: equal images of one class within one part.
+        contradictions: Pairs of paths: equal images within one part, but of different classes.
+    """
+
+    name: str
+    parts: dict[str, PartReport]
+    leaks: list[tuple[str, str]] = field(default_factory=list)
+    repeats: list[tuple[str, str]] = field(default_factory=list)
+    contradictions: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def broken(self) -> list[tuple[str, str]]:
+        """Path and reason of every broken image of any part."""
+        return [trouble for part in self.parts.values() for trouble in part.broken]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready form."""
+        return asdict(self)
+
+
+def scan(
+    data: Data, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None
+) -> ScanReport:
+    """Decode every image once and report what is there. Images are equal if their files have the same bytes.
+
+    Args:
+        data: The data set.
+        workers: Processes that decode; 0 for none, None for one a processor.
+        progress: Called with how many images are done, and of how many.
+    """
+    sources = _parts(data)
+    total = sum(map(len, sources.values()))
+    report = ScanReport(data.name, {name: _counted(data, source) for name, source in sources.items()})
+    sizes: dict[str, list[tuple[int, int]]] = {name: [] for name in sources}
+    modes: dict[str, Counter[str]] = {name: Counter() for name in sources}
+    first: dict[bytes, tuple[str, int]] = {}
+    for done, looked in enumerate(_look_at_all(data, default_workers() if workers is None else workers), 1):
+        if looked.broken is not None:
+            report.parts[looked.part].broken.append(looked.broken)
+        if looked.facts is not None:
+            sizes[looked.part].append((looked.facts.width, looked.facts.height))
+            modes[looked.part][looked.facts.mode] += 1
+            _note_equal(report, sources, first, looked)
+        if progress is not None:
+            progress(done, total)
+    for name, part in report.parts.items():
+        part.modes = dict(modes[name])
+        if sizes[name]:
+            widths, heights = zip(*sizes[name], strict=True)
+            part.width, part.height = (min(widths), max(widths)), (min(heights), max(heights))
+    return report
+
+
+def _parts(data: Data) -> dict[str, Source]:
+    parts = {"train": data.train, "val": data.val, "test": data.test}
+    return {name: source for name, source in parts.items() if source is not None}
+
+
+def _counted(data: Data, source: Source) -> PartReport:
+    counts = np.bincount(source.labels, minlength=len(data.classes)).tolist()
+    return PartReport(len(source), dict(zip(data.classes, counts, strict=True)))
+
+
+def _note_equal(
+    report: ScanReport, sources: dict[str, Source], first: dict[bytes, tuple[str, int]], looked: Looked
+) -> None:
+    assert looked.facts is not None
+    part, position = first.setdefault(looked.facts.digest, (looked.part, looked.position))
+    if (part, position) == (looked.part, looked.position):
+        return
+    same_class = sources[part].labels[position] == sources[looked.part].labels[looked.position]
+    pairs = report.leaks if part != looked.part else report.repeats if same_class else report.contradictions
+    pairs.append((sources[part].locate(position), sources[looked.part].locate(looked.position)))
+
+
+def _look_at_all(data: Data, workers: int) -> Iterator[Looked]:
+    sources = _parts(data)
+    chunks = [
+        (part, range(start, min(start + CHUNK, len(source))))
+        for part, source in sources.items()
+        for start in range(0, len(source), CHUNK)
+    ]
+    if workers == 0 or len(chunks) == 1:
+        for chunk in chunks:
+            yield from _look(sources, chunk)
+        return
+    with ProcessPoolExecutor(workers, initializer=_receive, initargs=(sources,)) as pool:
+        for looked in pool.map(_look_at_received, chunks):
+            yield from looked
+
+
+_received: dict[str, Source] = {}
+"""Within a worker process: what it looks at, sent to it once."""
+
+
+def _receive(sources: dict[str, Source]) -> None:
+    _received.update(sources)
+
+
+def _look_at_received(chunk: tuple[str, range]) -> list[Looked]:
+    return _look(_received, chunk)
+
+
+def _look(sources: dict[str, Source], chunk: tuple[str, range]) -> list[Looked]:
+    part, indices = chunk
+    return [_look_at(sources[part], part, index) for index in indices]
+
+
+def _look_at(source: Source, part: str, index: int) -> Looked:
+    try:
+        return Looked(part, index, source.facts(index), None)
+    except BrokenImage as error:
+        return Looked(part, index, None, (error.path, error.reason))

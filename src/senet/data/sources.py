@@ -1,0 +1,199 @@
+"""Where images come from: a numbered row of (picture, label), whose labels are known without decoding."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, overload
+
+import numpy as np
+from PIL import Image
+
+from senet.data.augmentation import Augmentation
+from senet.data.images import Facts, file_facts, image_facts, load_image
+from senet.preprocessing import Preprocessing
+
+__all__ = ["Data", "FileSource", "MemorySource", "PathList", "Source", "Subset", "thin", "write_images"]
+
+
+class Source(Protocol):
+    """A numbered row of labelled images."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int64 class numbers, known without decoding."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """Decode one image; `BrokenImage` if that fails."""
+
+    def locate(self, index: int) -> str:
+        """What a person would call this image: its path, for a file."""
+
+    def facts(self, index: int) -> Facts:
+        """Decode one image and note its stored form; `BrokenImage` if that fails."""
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """A data set, ready to train on: its classes, its parts, and what suits its pictures.
+
+    Attributes:
+        name: The form in which it was asked for (`"folder:/data/flowers"`).
+        classes: Class names; a label is a position in this tuple.
+        train: What training learns from.
+        val: What training is validated on.
+        test: What is kept for the end, where the data set has a third part.
+        default_preprocessing: The picture-to-tensor path that fits the data; None leaves it to the network.
+        default_augmentation: The random changes that leave these pictures' classes as they are.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Source
+    val: Source
+    test: Source | None = None
+    default_preprocessing: Preprocessing | None = None
+    default_augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+class PathList(Sequence[str]):
+    """Millions of paths in two flat arrays, which worker processes share instead of copying them one by one.
+
+    (A list's strings are copied into every forked worker as soon as their reference counts are touched.)
+    """
+
+    def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
+        encoded = [os.fsencode(path) for path in paths]
+        self._text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> PathList: ...
+
+    def __getitem__(self, index: int | slice) -> str | PathList:
+        if isinstance(index, slice):
+            return PathList(self[i] for i in range(*index.indices(len(self))))
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} paths")
+        index %= len(self)
+        return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]].tobytes())
+
+
+class FileSource:
+    """Image files and their labels.
+
+    Args:
+        paths: One file an image.
+        labels: One class number a file; None for files without a label, which get -1.
+    """
+
+    def __init__(self, paths: Iterable[str | os.PathLike[str]], labels: Sequence[int] | None = None) -> None:
+        self.paths = PathList(paths)
+        self.labels = np.full(len(self.paths), -1) if labels is None else np.asarray(labels, dtype=np.int64)
+        if len(self.paths) != len(self.labels):
+            raise ValueError(f"{len(self.paths)} paths, but {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return load_image(self.paths[index]), int(self.labels[index])
+
+    def locate(self, index: int) -> str:
+        """The file's path."""
+        return self.paths[index]
+
+    def facts(self, index: int) -> Facts:
+        """The file's stored form."""
+        return file_facts(self.paths[index])
+
+
+class MemorySource:
+    """Labelled pictures that are in memory, such as torchvision's small data sets.
+
+    Args:
+        pictures: A row whose items start with a PIL image; the other parts of an item aren't used.
+        labels: One class number an image.
+        name: What to call the row in messages.
+    """
+
+    def __init__(self, pictures: Any, labels: Any, *, name: str) -> None:
+        self.pictures = pictures
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.name = name
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return self.pictures[index][0], int(self.labels[index])
+
+    def locate(self, index: int) -> str:
+        """The row's name and the number of the image."""
+        return f"{self.name} image {index}"
+
+    def facts(self, index: int) -> Facts:
+        """The form in memory."""
+        return image_facts(self[index][0])
+
+
+class Subset:
+    """Some images of a source, in the order of `indices`."""
+
+    def __init__(self, source: Source, indices: np.ndarray) -> None:
+        self.source = source
+        self.indices = indices
+        self.labels = source.labels[indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return self.source[int(self.indices[index])]
+
+    def locate(self, index: int) -> str:
+        """As the whole source calls it."""
+        return self.source.locate(int(self.indices[index]))
+
+    def facts(self, index: int) -> Facts:
+        """As the whole source notes them."""
+        return self.source.facts(int(self.indices[index]))
+
+
+def thin(source: Source, limit: int, *, seed: int = 0) -> Source:
+    """At most `limit` images of a source, drawn at random but always the same ones; for a quick try.
+
+    Raises:
+        ValueError: `limit` isn't positive.
+    """
+    if limit < 1:
+        raise ValueError(f"limit={limit} must be at least 1")
+    if limit >= len(source):
+        return source
+    return Subset(source, np.sort(np.random.RandomState(seed % 2**32).permutation(len(source))[:limit]))
+
+
+def write_images(source: Source, folder: str | os.PathLike[str], *, classes: Sequence[str]) -> list[Path]:
+    """Write a source's images as `FOLDER/CLASS/NUMBER.png`, which `folder:` reads; returns the paths.
+
+    Raises:
+        BrokenImage: An image can't be read.
+    """
+    paths = []
+    for index in range(len(source)):
+        image, label = source[index]
+        path = Path(folder) / classes[label] / f"{index:05d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+        paths.append(path)
+    return paths
