@@ -69,9 +69,7 @@ def hidden_width(channels: int, reduction: int = 16, rounding: str = "floor") ->
         raise SenetError(f"reduction={reduction} is no reduction ratio; use 1..{channels}")
     hidden = round_width(channels, reduction)
     if hidden < 1:
-        raise SenetError(
-            f"reduction={reduction} leaves no hidden unit for channels={channels}; use 1..{channels}"
-        )
+        raise SenetError(f"reduction={reduction} leaves no hidden unit for channels={channels}; use 1..{channels}")
     return hidden
 
 

@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import types
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, get_args, get_type_hints
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, get_type_hints
 
 import torch
 
 from senet.errors import SenetError, UnknownNameError
+from senet.nn._fields import check_field, from_text, one_of
 from senet.nn._table import look_up
 from senet.nn.attention import Attention
 from senet.nn.block import SqueezeExcite
+from senet.nn.branches import SelectiveKernel
+from senet.nn.channel import EffectiveSqueezeExcite, EfficientChannelAttention
 from senet.nn.excite import ROUNDINGS
 from senet.nn.gate import GATES
+from senet.nn.gather import EXTENTS, GatherExcite
+from senet.nn.mixed import (
+    COMBINES,
+    BottleneckAttention,
+    ChannelSpatialSqueezeExcite,
+    ConvolutionalBlockAttention,
+)
+from senet.nn.spatial import SpatialSqueezeExcite
 from senet.nn.squeeze import SQUEEZES
 from senet.nn.start import INITS
 
-__all__ = ["ATTENTIONS", "SE", "AttentionSpec", "attention_from_dict", "parse_attention"]
-
-
-def _one_of(known: Collection[Any], default: Any) -> Any:
-    """Return a dataclass field that only takes the values in `known`."""
-    return field(default=default, metadata={"known": known})
+__all__ = [
+    "ATTENTIONS",
+    "BAM",
+    "CBAM",
+    "ECA",
+    "ESE",
+    "GE",
+    "SE",
+    "SK",
+    "AttentionSpec",
+    "ScSE",
+    "SpatialSE",
+    "attention_from_dict",
+    "parse_attention",
+]
 
 
 @dataclass(frozen=True)
@@ -67,9 +85,7 @@ class AttentionSpec(ABC):
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
         for f in dataclasses.fields(self):
-            _check_field(
-                f"{f.name} of {self.kind!r}", getattr(self, f.name), hints[f.name], f.metadata.get("known")
-            )
+            check_field(f"{f.name} of {self.kind!r}", getattr(self, f.name), hints[f.name], f.metadata.get("known"))
 
 
 @dataclass(frozen=True)
@@ -79,18 +95,131 @@ class SE(AttentionSpec):
     kind: ClassVar[str] = "se"
     reduction: int = 16
     hidden_channels: int | None = None
-    rounding: str = _one_of(ROUNDINGS, "floor")
-    squeeze: str = _one_of(SQUEEZES, "mean")
-    gate: str = _one_of(GATES, "sigmoid")
+    rounding: str = one_of(ROUNDINGS, "floor")
+    squeeze: str = one_of(SQUEEZES, "mean")
+    gate: str = one_of(GATES, "sigmoid")
     bias: bool = True
-    init: str = _one_of(INITS, "default")
+    init: str = one_of(INITS, "default")
 
     def build(self, channels: int, *, ndim: int = 2) -> SqueezeExcite:
         """Return a new `SqueezeExcite`."""
         return SqueezeExcite(channels, ndim=ndim, **self.options())
 
 
-ATTENTIONS: Final[Mapping[str, type[AttentionSpec]]] = {spec.kind: spec for spec in (SE,)}
+@dataclass(frozen=True)
+class ECA(AttentionSpec):
+    """Efficient channel attention; the fields are the arguments of `EfficientChannelAttention`."""
+
+    kind: ClassVar[str] = "eca"
+    kernel_size: int | None = None
+    init: str = one_of(INITS, "default")
+
+    def build(self, channels: int, *, ndim: int = 2) -> EfficientChannelAttention:
+        """Return a new `EfficientChannelAttention`."""
+        return EfficientChannelAttention(channels, ndim=ndim, **self.options())
+
+
+@dataclass(frozen=True)
+class ESE(AttentionSpec):
+    """Effective Squeeze-and-Excitation; the fields are the arguments of `EffectiveSqueezeExcite`."""
+
+    kind: ClassVar[str] = "ese"
+    gate: str = one_of(GATES, "hard-sigmoid")
+    init: str = one_of(INITS, "default")
+
+    def build(self, channels: int, *, ndim: int = 2) -> EffectiveSqueezeExcite:
+        """Return a new `EffectiveSqueezeExcite`."""
+        return EffectiveSqueezeExcite(channels, ndim=ndim, **self.options())
+
+
+@dataclass(frozen=True)
+class GE(AttentionSpec):
+    """Gather-Excite; the fields are the arguments of `GatherExcite`."""
+
+    kind: ClassVar[str] = "ge"
+    extent: int = one_of(EXTENTS, 8)
+    learned_gather: bool = True
+    reduction: int | None = 16
+    init: str = one_of(INITS, "default")
+
+    def build(self, channels: int, *, ndim: int = 2) -> GatherExcite:
+        """Return a new `GatherExcite`."""
+        return GatherExcite(channels, ndim=ndim, **self.options())
+
+
+@dataclass(frozen=True)
+class SpatialSE(AttentionSpec):
+    """Spatial Squeeze-and-Excitation; the field is the argument of `SpatialSqueezeExcite`."""
+
+    kind: ClassVar[str] = "sse"
+    init: str = one_of(INITS, "default")
+
+    def build(self, channels: int, *, ndim: int = 2) -> SpatialSqueezeExcite:
+        """Return a new `SpatialSqueezeExcite`."""
+        return SpatialSqueezeExcite(channels, ndim=ndim, **self.options())
+
+
+@dataclass(frozen=True)
+class ScSE(AttentionSpec):
+    """Channel and spatial attention; the fields are the arguments of `ChannelSpatialSqueezeExcite`."""
+
+    kind: ClassVar[str] = "scse"
+    reduction: int = 2
+    combine: str = one_of(COMBINES, "add")
+    init: str = one_of(INITS, "default")
+
+    def build(self, channels: int, *, ndim: int = 2) -> ChannelSpatialSqueezeExcite:
+        """Return a new `ChannelSpatialSqueezeExcite`."""
+        return ChannelSpatialSqueezeExcite(channels, ndim=ndim, **self.options())
+
+
+@dataclass(frozen=True)
+class CBAM(AttentionSpec):
+    """Convolutional block attention; the fields are the arguments of `ConvolutionalBlockAttention`."""
+
+    kind: ClassVar[str] = "cbam"
+    reduction: int = 16
+    kernel_size: int = 7
+    bias: bool = False
+    init: str = one_of(INITS, "default")
+
+    def build(self, channels: int, *, ndim: int = 2) -> ConvolutionalBlockAttention:
+        """Return a new `ConvolutionalBlockAttention`."""
+        return ConvolutionalBlockAttention(channels, ndim=ndim, **self.options())
+
+
+@dataclass(frozen=True)
+class BAM(AttentionSpec):
+    """Bottleneck attention; the fields are the arguments of `BottleneckAttention`."""
+
+    kind: ClassVar[str] = "bam"
+    reduction: int = 16
+    dilation: int = 4
+    init: str = one_of(INITS, "default")
+
+    def build(self, channels: int, *, ndim: int = 2) -> BottleneckAttention:
+        """Return a new `BottleneckAttention`."""
+        return BottleneckAttention(channels, ndim=ndim, **self.options())
+
+
+@dataclass(frozen=True)
+class SK(AttentionSpec):
+    """Selective kernels; the fields are the arguments of `SelectiveKernel`."""
+
+    kind: ClassVar[str] = "sk"
+    branches: int = 2
+    reduction: int = 16
+    min_hidden: int = 32
+    groups: int = 1
+
+    def build(self, channels: int, *, ndim: int = 2) -> SelectiveKernel:
+        """Return a new `SelectiveKernel`."""
+        return SelectiveKernel(channels, ndim=ndim, **self.options())
+
+
+ATTENTIONS: Final[Mapping[str, type[AttentionSpec]]] = {
+    spec.kind: spec for spec in (SE, ECA, ESE, GE, SpatialSE, ScSE, CBAM, BAM, SK)
+}
 
 
 def attention_from_dict(description: Mapping[str, Any]) -> AttentionSpec:
@@ -134,38 +263,8 @@ def parse_attention(text: str) -> AttentionSpec | None:
         if name in options:
             raise SenetError(f"{name!r} is given twice in {text!r}")
         _check_names(spec, [name])
-        options[name] = _from_text(f"{name} of {kind!r}", value, hints[name])
+        options[name] = from_text(f"{name} of {kind!r}", value, hints[name])
     return spec(**options)
-
-
-_TRUTHS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-def _from_text(what: str, text: str, hint: Any) -> Any:
-    """Convert a word of the command line to the annotated type."""
-    kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if types.NoneType in kinds and text.lower() == "none":
-        return None
-    if bool in kinds and text.lower() in _TRUTHS:
-        return _TRUTHS[text.lower()]
-    if int in kinds:
-        with contextlib.suppress(ValueError):
-            return int(text)
-    if str in kinds:
-        return text
-    raise SenetError(f"{what}: {text!r} is not {_named(hint)}")
-
-
-def _check_field(what: str, value: Any, hint: Any, known: Collection[Any] | None) -> None:
-    kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    # By the exact type: True is an int to `isinstance`, and would pass as a reduction of 1.
-    if type(value) not in kinds:
-        raise SenetError(f"{what}: {value!r} is not {_named(hint)}")
-    if known is not None:
-        if value not in known:
-            raise UnknownNameError(what, value, map(str, known))
-    elif type(value) is int and value < 1:
-        raise SenetError(f"{what}: {value} is out of range; use 1 or more")
 
 
 def _check_names(spec: type[AttentionSpec], names: Collection[str]) -> None:
@@ -173,9 +272,3 @@ def _check_names(spec: type[AttentionSpec], names: Collection[str]) -> None:
     for name in names:
         if name not in known:
             raise UnknownNameError(f"option of {spec.kind!r}", name, known)
-
-
-def _named(hint: Any) -> str:
-    words = {int: "a whole number", bool: "true or false", str: "a name", types.NoneType: "none"}
-    kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return " or ".join(words[kind] for kind in kinds)

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from operator import attrgetter
+from typing import Any, Final
 
 from torch import Tensor, nn
 
 from senet.nn._table import look_up
-from senet.nn.gate import GATES, Gate
+from senet.nn.gate import GATES
 
 __all__ = ["INITS"]
 
-
-def _plain(gate: Gate) -> Callable[[Tensor], Tensor]:
-    return gate.plain
-
-
-def _centred(gate: Gate) -> Callable[[Tensor], Tensor]:
-    return gate.centred
-
-
-# A start is a choice between the two forms of the gate; "identity" also needs the last layer at zero.
-INITS: Final[Mapping[str, Callable[[Gate], Callable[[Tensor], Tensor]]]] = {
-    "default": _plain,
-    "identity": _centred,
+# A start picks one of the two forms of whatever makes the gate; "identity" also needs the last layer at zero.
+INITS: Final[Mapping[str, Callable[[Any], Callable[..., Tensor]]]] = {
+    "default": attrgetter("plain"),
+    "identity": attrgetter("centred"),
 }
 
 

@@ -1,0 +1,138 @@
+"""Attention over parallel branches: how much of each one every channel takes (selective kernels)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from senet.errors import SenetError
+from senet.nn._dims import BATCH_NORM, CONV
+from senet.nn.attention import Attention
+from senet.nn.squeeze import mean
+
+__all__ = ["BranchAttention", "SelectiveKernel"]
+
+
+@final
+class BranchAttention(nn.Module):
+    """Join maps of equal shape: for each channel a mean of the branches, weighted by what all of them show.
+
+    Training needs more than one example in a batch, since the norm sees one value a channel.
+
+    Args:
+        channels: Channels C of each map.
+        branches: How many maps there are, M.
+        reduction: Reduction ratio r; the bottleneck has max(C // r, min_hidden) units.
+        min_hidden: The least number of hidden units, L in the paper.
+
+    Shape:
+        M maps (N, C, *spatial) -> one (N, C, *spatial).
+
+    Raises:
+        SenetError: A number is below 1 (`branches`: below 2), or another number of maps comes.
+
+    Source: Li et al. 2019 (arXiv 1903.06586), section 3.1, eqs. 1-6 ("fuse" and "select").
+    """
+
+    def __init__(self, channels: int, branches: int = 2, *, reduction: int = 16, min_hidden: int = 32) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("channels", channels, 1),
+            ("branches", branches, 2),
+            ("reduction", reduction, 1),
+            ("min_hidden", min_hidden, 1),
+        ):
+            if value < least:
+                raise SenetError(f"{name}={value} is out of range; use {least} or more")
+        self.channels = channels
+        self.branches = branches
+        hidden = max(channels // reduction, min_hidden)
+        self.fc = nn.Linear(channels, hidden, bias=False)
+        self.norm = nn.BatchNorm1d(hidden)
+        self.select = nn.Linear(hidden, branches * channels, bias=False)
+
+    def gate(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the weights, (N, M, C, 1, ...); they sum to 1 over the branches."""
+        if len(maps) != self.branches:
+            raise SenetError(f"BranchAttention expects {self.branches} maps, got {len(maps)}")
+        fused = reduce(torch.add, maps)
+        hidden = torch.relu(self.norm(self.fc(mean(fused))))
+        weights = self.select(hidden).unflatten(1, (self.branches, self.channels)).softmax(1)
+        # Autocast holds a softmax in float32; the maps shouldn't become that for it.
+        return weights.to(fused.dtype).reshape(weights.shape + (1,) * (fused.ndim - 2))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Return the weighted sum of the maps, (N, C, *spatial)."""
+        weights = self.gate(maps)
+        return reduce(torch.add, [part * weight for part, weight in zip(maps, weights.unbind(1), strict=True)])
+
+    def extra_repr(self) -> str:
+        """Return what `print(layer)` shows beside the sublayers."""
+        return f"channels={self.channels}, branches={self.branches}"
+
+
+@final
+class SelectiveKernel(Attention):
+    """See the map through 3x3 convolutions of growing reach, and let each channel choose among them (SK).
+
+    The one layer here that computes new features: it overrides `forward`, and its gate weighs its branches
+    rather than its input. It belongs where a 3x3 convolution would be (placement "conv3x3"), and costs
+    `branches` of them.
+
+    Args:
+        channels: Channels C of the map.
+        branches: Parallel convolutions, M; the m-th has dilation m, so it
+            reaches m positions far.
+        reduction: Reduction ratio r of the attention.
+        min_hidden: The least number of hidden units of the attention, L in the paper.
+        groups: Groups of each convolution; must divide C.
+        ndim: Spatial dimensions, 1 to 3.
+
+    Shape:
+        (N, C, *spatial) -> the same. The gate is (N, M, C, 1, ...) and sums to 1 over the branches.
+
+    Raises:
+        SenetError: A number is out of range, the groups don't divide the channels, or the input has the
+            wrong rank or channels.
+
+    Source: Li et al. 2019 (arXiv 1903.06586), section 3.1.
+    Differs: the default is one group in place of 32, which many channel counts aren't a multiple of. There
+        is no identity start: the output consists of new features.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        branches: int = 2,
+        *,
+        reduction: int = 16,
+        min_hidden: int = 32,
+        groups: int = 1,
+        ndim: int = 2,
+    ) -> None:
+        super().__init__(channels, ndim=ndim)
+        if groups < 1 or channels % groups:
+            raise SenetError(f"groups={groups} doesn't divide channels={channels}; use a divisor of {channels}")
+        self.attend = BranchAttention(channels, branches, reduction=reduction, min_hidden=min_hidden)
+        self.convs = nn.ModuleList(_branch(channels, m, groups, ndim) for m in range(1, branches + 1))
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Return the weights of the branches, (N, M, C, 1, ...)."""
+        return self.attend.gate([conv(x) for conv in self.convs])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the weighted sum of the branches, (N, C, *spatial)."""
+        self.check_input(x)
+        return self.attend([conv(x) for conv in self.convs])
+
+
+def _branch(channels: int, dilation: int, groups: int, ndim: int) -> nn.Sequential:
+    return nn.Sequential(
+        CONV[ndim](channels, channels, 3, padding=dilation, dilation=dilation, groups=groups, bias=False),
+        BATCH_NORM[ndim](channels),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,136 @@
+"""Gather-Excite: a gate that also varies over space, at a coarser grain than the map."""
+
+from __future__ import annotations
+
+from typing import Final, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from senet.errors import SenetError
+from senet.nn._dims import AVG_POOL, BATCH_NORM, CONV
+from senet.nn.attention import Attention
+from senet.nn.excite import bottleneck, excite, hidden_width, zero_bottleneck
+from senet.nn.squeeze import average
+from senet.nn.start import gate_function, zero
+
+__all__ = ["EXTENTS", "GatherExcite"]
+
+# 0 is the whole map. The others are powers of two: the learned gather halves the map once for each factor.
+EXTENTS: Final = (0, 2, 4, 8)
+
+
+@final
+class GatherExcite(Attention):
+    """Rescale by what the surroundings show: gather over an extent, excite, spread back over the map.
+
+    | paper | learned_gather | reduction |
+    |---|---|---|
+    | GE-theta-minus | False | None |
+    | GE-theta | True | None |
+    | GE-theta-plus | True | 16 |
+    | (extent 0) Squeeze-and-Excitation | False | 16 |
+
+    Args:
+        channels: Channels C of the map.
+        extent: Positions that one response speaks for, along each dimension: 2, 4, 8, or 0 for the whole map.
+            A map smaller than the extent is fine.
+        learned_gather: Gather with depth-wise 3x3 convolutions of stride 2 (each with a batch norm, ReLU
+            between them), or with an average that has no parameters.
+        reduction: Reduction ratio of the bottleneck that follows the gather; None for no bottleneck.
+        init: "default", or "identity": output equals input at the start, with the gate 2 * sigmoid in (0, 2).
+        ndim: Spatial dimensions, 1 to 3.
+
+    Shape:
+        (N, C, *spatial) -> the same. The gate has the full shape, or (N, C, 1, ...) for `extent=0`.
+
+    Raises:
+        SenetError: There is no such extent; a learned gather is asked for over the whole map; the reduction
+            leaves no hidden unit; an identity start is asked for without parameters; or the input has the
+            wrong rank or channels.
+        UnknownNameError: There is no such init.
+
+    Source: Hu et al. 2018 (Gather-Excite, arXiv 1810.12348), its parameter-free and
+        parameterised pairings.
+    Differs: the paper's learned gather over the whole map is one convolution of the size of the map. It is
+        left out, since the network would then take one image size only; hence the default extent, the
+        paper's largest other one. `init="identity"` is not in the paper.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        extent: int = 8,
+        learned_gather: bool = True,
+        reduction: int | None = 16,
+        init: str = "default",
+        ndim: int = 2,
+    ) -> None:
+        super().__init__(channels, ndim=ndim)
+        _check_options(extent, learned_gather, reduction, init)
+        self.extent = extent
+        self.activate = gate_function("sigmoid", init)
+        self.gather = (_strided_convs if learned_gather else _AverageGather)(channels, extent, ndim)
+        self.has_bottleneck = reduction is not None
+        if reduction is not None:
+            self.fc1, self.fc2 = bottleneck(channels, hidden_width(channels, reduction))
+        if init == "identity":
+            self._start_at_identity()
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Return the factors, (N, C, *spatial), or (N, C, 1, ...) when the extent is the whole map."""
+        context = self.gather(x)
+        if self.has_bottleneck:
+            context = excite(context, self.fc1, self.fc2)
+        factors = self.activate(context)
+        if self.extent == 0:
+            return factors
+        # The gate before the interpolation, not after: the same values, from a smaller map.
+        return F.interpolate(factors, size=x.shape[2:], mode="nearest")
+
+    def _start_at_identity(self) -> None:
+        if self.has_bottleneck:
+            zero_bottleneck(self.fc1, self.fc2)
+        else:
+            assert isinstance(self.gather, nn.Sequential)  # `_check_options` left nothing else
+            zero(self.gather[-1])
+
+
+class _AverageGather(nn.Module):
+    """Average over the extent around every `extent`-th position, or over the whole map for extent 0."""
+
+    def __init__(self, _channels: int, extent: int, ndim: int) -> None:
+        super().__init__()
+        self.extent = extent
+        self.pool = AVG_POOL[ndim]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.extent == 0:
+            return average(x, tuple(range(2, x.ndim)), keepdim=True)
+        # Neighbouring windows overlap, and positions beyond the border don't count.
+        size, padding = 2 * self.extent - 1, self.extent - 1
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return self.pool(wide, size, self.extent, padding, count_include_pad=False).to(x.dtype)
+
+
+def _strided_convs(channels: int, extent: int, ndim: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    while extent > 1:
+        layers += [
+            CONV[ndim](channels, channels, 3, stride=2, padding=1, groups=channels, bias=False),
+            BATCH_NORM[ndim](channels),
+            nn.ReLU(inplace=True),
+        ]
+        extent //= 2
+    return nn.Sequential(*layers[:-1])  # the gate follows the last norm
+
+
+def _check_options(extent: int, learned_gather: bool, reduction: int | None, init: str) -> None:
+    if extent not in EXTENTS:
+        raise SenetError(f"extent={extent} is not supported; use one of {', '.join(map(str, EXTENTS))}")
+    if extent == 0 and learned_gather:
+        raise SenetError("extent=0 (the whole map) can't have a learned gather; use extent=8 or learned_gather=False")
+    if init == "identity" and reduction is None and not learned_gather:
+        raise SenetError("init='identity' needs parameters; use learned_gather=True or a reduction")
