@@ -12,7 +12,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from senet.data import Batch
+from senet.data import Batch, BrokenReport, Mixing
+from senet.data.randomness import mixed
 from senet.errors import SenetError
 from senet.training.optim import make_optimizer, make_schedule
 from senet.training.recipe import Recipe
@@ -38,16 +39,31 @@ class ClassificationModule(L.LightningModule):
         recipe: What the training is.
         num_classes: Outputs.
         channels_last: Bring images into that memory format.
+        broken: Is told of each broken image.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, num_classes: int, *, channels_last: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        num_classes: int,
+        *,
+        channels_last: bool = True,
+        broken: BrokenReport | None = None,
+    ) -> None:
         super().__init__()
         self.recipe = recipe
+        self.broken = broken
+        self.mixing: Mixing | None = None
+        if recipe.mixup or recipe.cutmix:
+            self.mixing = Mixing(num_classes, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.memory_format)
         self.average: AveragedModel | None = None
         if recipe.ema_decay:
-            self.average = AveragedModel(self.model, multi_avg_fn=_rising_average(recipe.ema_decay), use_buffers=True)
+            self.average = AveragedModel(
+                self.model, multi_avg_fn=_rising_average(recipe.ema_decay), use_buffers=True
+            )
             self.average.requires_grad_(False)
         self.train_loss, self.train_top1 = MeanMetric(), MulticlassAccuracy(num_classes, average="micro")
         self.val_loss, self.val_accuracies = MeanMetric(), accuracies(num_classes)
@@ -65,18 +81,25 @@ class ClassificationModule(L.LightningModule):
         schedule = make_schedule(optimizer, self.recipe, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Let dropout and its like draw from (seed, step, process) alone, so that a resumed run repeats."""
+        torch.manual_seed(mixed("step", self.recipe.seed, self.current_epoch, batch_idx, self.global_rank))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one batch; labels are indices (N,) or, after mixing, shares (N, classes)."""
-        logits = self.model(batch.images.contiguous(memory_format=self.memory_format))
-        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.recipe.label_smoothing)
+        """Loss of one batch."""
+        self._report(batch)
+        images, labels = batch.images, batch.labels
+        if self.mixing is not None:
+            images, labels = self.mixing(images, labels, batch.key)
+        logits = self.model(images.contiguous(memory_format=self.memory_format)).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         if not torch.isfinite(loss):
             raise SenetError(
                 f"the loss became {loss.item()} at step {self.global_step} (learning rate "
                 f"{self.trainer.optimizers[0].param_groups[0]['lr']:.4g}); try a smaller --lr or --clip-norm 1"
             )
-        hard = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(1)
-        self.train_loss.update(loss.detach(), weight=len(hard))
-        self.train_top1.update(logits.detach().float(), hard)
+        self.train_loss.update(loss.detach(), weight=len(images))
+        self.train_top1.update(logits.detach(), batch.labels)
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -87,10 +110,12 @@ class ClassificationModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add one batch to the validation's sums."""
-        network = self.best_weights
-        logits = network(batch.images.contiguous(memory_format=self.memory_format)).float()
-        self.val_loss.update(F.cross_entropy(logits, batch.labels), weight=len(batch.labels))
-        self.val_accuracies.update(logits, batch.labels)
+        self._report(batch)
+        images = batch.images.contiguous(memory_format=self.memory_format)
+        logits, labels = self.best_weights(images).float()[batch.valid], batch.labels[batch.valid]
+        if len(labels):
+            self.val_loss.update(F.cross_entropy(logits, labels), weight=len(labels))
+            self.val_accuracies.update(logits, labels)
 
     def on_validation_epoch_end(self) -> None:
         """Hand the validation's result to callbacks and loggers."""
@@ -105,6 +130,10 @@ class ClassificationModule(L.LightningModule):
         self.log_dict({f"train/{name}": metric.compute() for name, metric in values.items()})
         for metric in values.values():
             metric.reset()
+
+    def _report(self, batch: Batch) -> None:
+        if self.broken is not None:
+            self.broken.add(batch.broken)
 
 
 def _rising_average(decay: float) -> Any:

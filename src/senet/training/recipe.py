@@ -79,7 +79,9 @@ class Recipe:
         _require(self.lr > 0, "lr", self.lr, "positive")
         _require(0 < self.step_factor <= 1, "step_factor", self.step_factor, "in (0, 1]")
         if self.batch_size % self.accumulate:
-            raise SenetError(f"batch_size={self.batch_size} can't be split into accumulate={self.accumulate} equal pieces")
+            raise SenetError(
+                f"batch_size={self.batch_size} can't be split into accumulate={self.accumulate} equal pieces"
+            )
         for kind, name, known in (
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
@@ -93,6 +95,17 @@ class Recipe:
         """This recipe at another batch size, its learning rate scaled in proportion (Goyal et al. 2017)."""
         return replace(self, batch_size=batch_size, lr=self.lr * batch_size / self.batch_size)
 
+    def for_epochs(self, epochs: int) -> Recipe:
+        """This recipe at another length, its warm-up and drops stretched with it."""
+        _require(epochs >= 1, "epochs", epochs, "at least 1")
+        stretch = epochs / self.epochs
+        return replace(
+            self,
+            epochs=epochs,
+            warmup_epochs=self.warmup_epochs * stretch,
+            step_epochs=tuple(max(1, round(epoch * stretch)) for epoch in self.step_epochs),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` reads it back."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -103,7 +116,9 @@ class Recipe:
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
         """Read what `to_dict` wrote."""
         plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        augmentation = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.pop("augmentation").items()}
+        augmentation = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in plain.pop("augmentation").items()
+        }
         return cls(**plain, augmentation=Augmentation(**augmentation))
 
 

@@ -1,0 +1,40 @@
+# Everything happens in .venv, made on first use; PYTHON chooses the interpreter that makes it.
+PYTHON ?= python3
+BIN := .venv/bin
+# Wants torch's own processes and ours not to fight over two cores.
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test test-all lint format clean
+
+demo: .venv/installed ## Train on real scanned digits, evaluate, predict on image files
+	$(BIN)/python examples/demo.py
+
+test: lint ## Linter, type checker, import contracts, tests
+	$(PYTEST) -m "not slow"
+
+test-all: lint ## The same with the tests that take minutes
+	$(PYTEST)
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+.venv/installed-dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch .venv/installed $@
+
+clean:
+	rm -rf .venv demo build dist src/*.egg-info

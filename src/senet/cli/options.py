@@ -1,0 +1,138 @@
+"""Options that several verbs share, and options made from the fields of a dataclass."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+from senet.errors import SenetError
+
+__all__ = [
+    "add_data_options",
+    "add_field_options",
+    "add_network_options",
+    "add_use_options",
+    "given_fields",
+    "network_options",
+    "parse_size",
+]
+
+
+def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """`--data` and what says which part of it."""
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--data",
+        required=required,
+        metavar="DATA",
+        help="digits (embedded), folder:PATH (one sub-folder a class), cifar10, cifar100, fashion_mnist, imagenet:PATH",
+    )
+    group.add_argument("--val-fraction", type=float, metavar="F", help="validate on this share (default 0.2)")
+    group.add_argument("--split-seed", type=int, default=0, metavar="N", help="of the choice of that share")
+    group.add_argument("--download", action="store_true", help="fetch a published data set that isn't there")
+    group.add_argument("--data-root", metavar="DIR", help="where published data sets are kept")
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """What changes a network of this package."""
+    group = parser.add_argument_group("network")
+    group.add_argument("--attention", metavar="A", help="se, se:reduction=8,gate=hard-sigmoid, eca, cbam, ..., none")
+    group.add_argument("--placement", metavar="P", help="standard, pre, post, identity or conv3x3")
+    group.add_argument("--stages", metavar="N,N", help="stages with attention; the first residual stage is 2")
+
+
+def network_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What `add_network_options` was given, JSON-ready, for `senet.create_model`."""
+    found: dict[str, Any] = {}
+    if options.attention is not None:
+        from senet.nn import parse_attention
+
+        attention = parse_attention(options.attention)
+        found["attention"] = None if attention is None else attention.to_dict()
+    if options.placement is not None:
+        found["placement"] = options.placement
+    if options.stages is not None:
+        found["stages"] = _numbers(options.stages, "--stages")
+    return found
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise SenetError(f"{option} {text}: write whole numbers with commas, such as 3,4") from None
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`224` or `256x192` (height x width) in pixels."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
+        raise argparse.ArgumentTypeError(f"{text!r}: write 224, or 256x192 for height x width")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def add_use_options(parser: argparse.ArgumentParser) -> None:
+    """Which trained network, and how to run it."""
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--checkpoint", required=True, metavar="X", help="a .safetensors file, or a training's folder (its best)"
+    )
+    group.add_argument("--model", metavar="M:F", help="your own network's module:function, if it was trained with one")
+    group.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="images at a time (default 64)")
+    group.add_argument("--precision", default="32", metavar="P", help="32, bf16 or fp16 (default 32)")
+    group.add_argument("--workers", type=int, metavar="N", help="processes that decode images")
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def add_field_options(
+    parser: argparse.ArgumentParser, title: str, owner: type, *, leave_out: Iterable[str] = ()
+) -> None:
+    """One option a field of a dataclass, with the help text of its docstring; nothing given leaves the field alone."""
+    group = parser.add_argument_group(title)
+    helps = _attribute_texts(owner)
+    for entry in fields(owner):
+        if entry.name in leave_out:
+            continue
+        flag, text = f"--{entry.name.replace('_', '-')}", helps.get(entry.name, "").replace("%", "%%")
+        kind = str(entry.type)
+        if kind == "bool":
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        elif kind.startswith("tuple"):
+            convert = int if "int" in kind else float
+            group.add_argument(flag, nargs="+", type=convert, default=None, metavar="N", help=text)
+        else:
+            converts = {"int": int, "float": float, "str": str}
+            group.add_argument(flag, type=converts[kind], default=None, metavar=kind[0].upper(), help=text)
+
+
+def given_fields(options: argparse.Namespace, owner: type) -> dict[str, Any]:
+    """The fields that the user gave values for."""
+    values = {f.name: getattr(options, f.name, None) for f in fields(owner)}
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if value is not None
+    }
+
+
+def _attribute_texts(owner: type) -> dict[str, str]:
+    """Field to its text in the `Attributes:` section of a Google-style docstring."""
+    section = (owner.__doc__ or "").partition("Attributes:\n")[2]
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        entry = re.match(r" {8}(\w+): (.*)", line)
+        if entry:
+            name = entry[1]
+            found[name] = entry[2]
+        elif line.startswith(" " * 12) and name:
+            found[name] += f" {line.strip()}"
+        elif line.strip():
+            break
+    return {key: text.replace("`", "").replace('"', "") for key, text in found.items()}

@@ -1,0 +1,113 @@
+"""How good a trained network is on a labelled data set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from senet.data import ImageDataset, Source, eval_loader, eval_transform
+from senet.errors import DataError
+from senet.inference.device import running
+from senet.zoo import LoadedModel
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation came to; accuracies in 0..1.
+
+    Attributes:
+        images: How many.
+        top1: Share whose first guess is right.
+        top5: Share whose first five hold the right one; None with five classes or fewer.
+        loss: Mean cross entropy in nats.
+        per_class: Class to the share of its images whose first guess is right; None where it has no image.
+        confusion: (true class, guessed class) counts, rows and columns in the order of the classes.
+        seconds: Wall clock, loading included.
+    """
+
+    images: int
+    top1: float
+    top5: float | None
+    loss: float
+    per_class: dict[str, float | None]
+    confusion: list[list[int]]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def evaluate(
+    loaded: LoadedModel,
+    source: Source,
+    classes: Sequence[str],
+    *,
+    batch_size: int = 128,
+    precision: str = "32",
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Run a network over every image once, each through the preprocessing that it was trained with.
+
+    Args:
+        loaded: The network.
+        source: The images and labels.
+        classes: What the labels mean; matched to the network's classes by name, so some of them may be missing.
+        batch_size: Images at a time.
+        precision: `"32"`, `"bf16"` or `"fp16"`.
+        workers: Processes that decode; None chooses.
+        progress: Called with the images done and in all.
+
+    Raises:
+        DataError: A class that the network doesn't know, or an image that can't be read.
+    """
+    started = time.monotonic()
+    position = _positions(loaded, classes)
+    count = len(loaded.classes)
+    top1 = MulticlassAccuracy(count, average="micro")
+    top5 = MulticlassAccuracy(count, average="micro", top_k=5) if count > 5 else None
+    confusion = MulticlassConfusionMatrix(count)
+    dataset = ImageDataset(source, eval_transform(loaded.preprocessing), broken="refuse")
+    loss, done = 0.0, 0
+    with running(loaded.model, precision) as device:
+        for batch in eval_loader(dataset, batch_size=batch_size, workers=workers):
+            images = batch.images.to(device, memory_format=torch.channels_last)
+            logits, labels = loaded.model(images).float().cpu(), position[batch.labels]
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            for metric in (top1, confusion) if top5 is None else (top1, top5, confusion):
+                metric.update(logits, labels)
+            done += len(labels)
+            if progress is not None:
+                progress(done, len(dataset))
+    matrix = confusion.compute()
+    right, all_of = matrix.diagonal().tolist(), matrix.sum(1).tolist()
+    return Evaluation(
+        images=done,
+        top1=float(top1.compute()),
+        top5=None if top5 is None else float(top5.compute()),
+        loss=loss / done,
+        per_class={c: r / n if n else None for c, r, n in zip(loaded.classes, right, all_of, strict=True)},
+        confusion=matrix.tolist(),
+        seconds=time.monotonic() - started,
+    )
+
+
+def _positions(loaded: LoadedModel, classes: Sequence[str]) -> torch.Tensor:
+    """(len(classes),) the network's output for each of the data's classes."""
+    known = {name: number for number, name in enumerate(loaded.classes)}
+    strangers = [name for name in classes if name not in known]
+    if strangers:
+        raise DataError(
+            f"the data has {len(strangers)} classes that the network wasn't trained on, the first: {strangers[0]!r}; "
+            f"it knows {', '.join(loaded.classes[:5])}{', ...' if len(known) > 5 else ''}"
+        )
+    return torch.tensor([known[name] for name in classes])

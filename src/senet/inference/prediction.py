@@ -1,0 +1,97 @@
+"""What a trained network says of image files, one row a file; a file that can't be read is a row with its error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from senet.data import BrokenImage, default_workers, eval_transform, load_image
+from senet.inference.device import running
+from senet.preprocessing import Preprocessing
+from senet.zoo import LoadedModel
+
+__all__ = ["Prediction", "predict"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One file's row.
+
+    Attributes:
+        path: The file.
+        top: (class, probability) of the likeliest classes, falling; empty if the file can't be read.
+        error: Why it can't be read; empty if it can.
+    """
+
+    path: str
+    top: tuple[tuple[str, float], ...] = ()
+    error: str = ""
+
+
+class _Files(Dataset[tuple[int, Tensor | str]]):
+    def __init__(self, paths: Sequence[str], preprocessing: Preprocessing) -> None:
+        self.paths = paths
+        self.transform = eval_transform(preprocessing)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+        try:
+            return index, self.transform(load_image(self.paths[index]))
+        except BrokenImage as error:
+            return index, error.reason
+
+
+def predict(
+    loaded: LoadedModel,
+    paths: Sequence[str],
+    *,
+    top: int = 5,
+    batch_size: int = 64,
+    precision: str = "32",
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Prediction]:
+    """Classify files, through the preprocessing that the network was trained with; rows come in the files' order.
+
+    Args:
+        loaded: The network.
+        paths: Image files.
+        top: How many classes a row names.
+        batch_size: Files at a time.
+        precision: `"32"`, `"bf16"` or `"fp16"`.
+        workers: Processes that decode; None chooses, and uses none for few files.
+        progress: Called with the files done and in all.
+    """
+    top = min(top, len(loaded.classes))
+    if workers is None:
+        workers = default_workers() if len(paths) > 2 * batch_size else 0
+    files = _Files(paths, loaded.preprocessing)
+    loader = DataLoader(files, batch_size=batch_size, num_workers=workers, collate_fn=list)
+    done = 0
+    with running(loaded.model, precision) as device:
+        for batch in loader:
+            images = [item for _, item in batch if isinstance(item, Tensor)]
+            answers = iter(_classify(loaded, torch.stack(images).to(device), top) if images else ())
+            for index, item in batch:
+                if isinstance(item, str):
+                    yield Prediction(paths[index], error=item)
+                else:
+                    yield Prediction(paths[index], next(answers))
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(paths))
+
+
+def _classify(loaded: LoadedModel, images: Tensor, top: int) -> list[tuple[tuple[str, float], ...]]:
+    logits = loaded.model(images.contiguous(memory_format=torch.channels_last)).float()
+    values, numbers = logits.softmax(1).topk(top, 1)
+    return [
+        tuple((loaded.classes[n], p) for n, p in zip(row_numbers, row_values, strict=True))
+        for row_numbers, row_values in zip(numbers.tolist(), values.tolist(), strict=True)
+    ]

@@ -1,0 +1,46 @@
+"""Ctrl-C that waits for a consistent moment."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+__all__ = ["Interrupted", "StopRequest"]
+
+
+class Interrupted(Exception):  # noqa: N818 - no error: the user's wish
+    """The user stopped the training; its state is saved."""
+
+
+class StopRequest:
+    """Within the block, the first Ctrl-C or SIGTERM only sets `requested`; the second acts at once.
+
+    Args:
+        tell: Called once, with a line for the user.
+    """
+
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        self.requested = False
+        self._tell = tell
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.requested = True
+        self._tell("stopping after this step and saving (again to stop at once) ...")
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())

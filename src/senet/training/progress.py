@@ -1,0 +1,110 @@
+"""What a person sees while a network trains: one bar for the whole run, one line an epoch."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["ProgressLine", "epoch_line", "progress_bar"]
+
+
+def progress_bar(console: Console | None = None) -> Progress:
+    """A bar with a changing text at its right; on what is no terminal it stays silent."""
+    console = console or Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def epoch_line(row: dict[str, float], epochs: int) -> str:
+    """One epoch's result for a person; accuracies in percent."""
+    top5 = f"  top-5 {row['val_top5']:6.2%}" if "val_top5" in row else ""
+    return (
+        f"epoch {row['epoch']:.0f}/{epochs}  train loss {row['train_loss']:.4f}  top-1 {row['train_top1']:6.2%}  |  "
+        f"val loss {row['val_loss']:.4f}  top-1 {row['val_top1']:6.2%}{top5}  |  "
+        f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s"
+    )
+
+
+class ProgressLine(L.Callback):
+    """Shows loss, accuracy, images a second and time left, on the first process only.
+
+    Args:
+        console: Where to write.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress = progress_bar(console)
+        self._images = 0
+        self._since = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the bar, a resumed run's where it was."""
+        if not trainer.is_global_zero:
+            return
+        total = int(trainer.num_training_batches) * int(trainer.max_epochs or 1)
+        done = int(trainer.num_training_batches) * trainer.current_epoch
+        self.progress.start()
+        self._train = self.progress.add_task("training", total=total, completed=done, text="")
+        self._val = self.progress.add_task("validating", total=1, visible=False, text="")
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure the speed anew."""
+        self._images, self._since = 0, time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar."""
+        if not trainer.is_global_zero:
+            return
+        self._images += len(batch.images) * trainer.world_size
+        speed = self._images / max(1e-9, time.monotonic() - self._since)
+        done = int(trainer.num_training_batches) * trainer.current_epoch + batch_idx + 1
+        text = ""
+        if batch_idx % 5 == 0:
+            loss, top1 = pl_module.train_loss.compute(), pl_module.train_top1.compute()
+            text = f"loss {loss:.3f}  top-1 {top1:.1%}  {speed:.0f} images/s"
+        name = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self.progress.update(
+            self._train, completed=done, description=name, **({"text": text} if text else {})
+        )
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the second bar."""
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            total = sum(int(n) for n in trainer.num_val_batches)
+            self.progress.update(self._val, total=total, completed=0, visible=True)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
+        """Move the second bar."""
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            self.progress.advance(self._val)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Close the second bar."""
+        if trainer.is_global_zero and not trainer.sanity_checking:
+            self.progress.update(self._val, visible=False)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Close the bar, also after an error."""
+        self.progress.stop()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Close the bar before the error is told."""
+        self.progress.stop()
