@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from senet.data.augmentation import Augmentation
 from senet.data.request import Request
 from senet.data.sources import Data, MemorySource, Subset
 from senet.data.split import stratified_split
@@ -17,11 +16,7 @@ __all__ = ["open_digits"]
 SPLIT_SEED = 2017
 """Fixed, so that results of different runs and people are about the same validation images."""
 
-PREPROCESSING = Preprocessing(
-    size=(16, 16), crop_fraction=1.0, mean=(0.305,), std=(0.319,), channel_order="L"
-)
-
-AUGMENTATION = Augmentation(crop="pad", pad=1, flip=0.0)
+PREPROCESSING = Preprocessing(size=(16, 16), crop_fraction=1.0, mean=(0.305,), std=(0.319,), channel_order="L")
 
 
 def open_digits(request: Request) -> Data:
@@ -45,5 +40,4 @@ def open_digits(request: Request) -> Data:
         Subset(source, train),
         Subset(source, val),
         default_preprocessing=PREPROCESSING,
-        default_augmentation=AUGMENTATION,
     )

@@ -122,9 +122,7 @@ def _about_empty(root: Path, names: list[str]) -> str:
     if not os.access(root / names[0], os.R_OK | os.X_OK):
         return f"{root / names[0]} can't be read: permission denied"
     which = f"class {names[0]!r}" if len(names) == 1 else f"{len(names)} classes ({_some(names)})"
-    return (
-        f"{root}: {which} without images; add some ({', '.join(IMG_EXTENSIONS)}) or remove the empty folder"
-    )
+    return f"{root}: {which} without images; add some ({', '.join(IMG_EXTENSIONS)}) or remove the empty folder"
 
 
 def _same_classes(train: Tree, other: Tree) -> None:

@@ -51,6 +51,4 @@ def open_data(
         if os.path.isdir(os.path.expanduser(text)):
             raise DataError(f"{text} is a folder; write folder:{text}")
         raise UnknownNameError("data", kind, KINDS)
-    return KINDS[kind](
-        Request(kind, place, val_fraction, seed, download, None if root is None else Path(root))
-    )
+    return KINDS[kind](Request(kind, place, val_fraction, seed, download, None if root is None else Path(root)))

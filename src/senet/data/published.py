@@ -9,7 +9,6 @@ from typing import Any
 
 from torchvision import datasets
 
-from senet.data.augmentation import Augmentation
 from senet.data.request import Request
 from senet.data.sources import Data, FileSource, MemorySource
 from senet.errors import DataError
@@ -30,7 +29,6 @@ class Published:
     reader: Callable[..., Any]
     megabytes: int
     preprocessing: Preprocessing
-    augmentation: Augmentation
 
     def __call__(self, request: Request) -> Data:
         """Open it, and fetch it first if that was asked for.
@@ -46,7 +44,6 @@ class Published:
             MemorySource(train, train.targets, name=f"{request.kind} train"),
             MemorySource(val, val.targets, name=f"{request.kind} test"),
             default_preprocessing=self.preprocessing,
-            default_augmentation=self.augmentation,
         )
 
     def _read(self, request: Request, *, train: bool) -> Any:
@@ -63,18 +60,16 @@ class Published:
 
 
 PUBLISHED = {
-    "cifar10": Published(datasets.CIFAR10, 170, CIFAR, Augmentation(crop="pad")),
+    "cifar10": Published(datasets.CIFAR10, 170, CIFAR),
     "cifar100": Published(
         datasets.CIFAR100,
         170,
         replace(CIFAR, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
-        Augmentation(crop="pad"),
     ),
     "fashion_mnist": Published(
         datasets.FashionMNIST,
         30,
         Preprocessing(size=(28, 28), crop_fraction=1.0, mean=(0.2860,), std=(0.3530,), channel_order="L"),
-        Augmentation(crop="pad"),
     ),
 }
 
@@ -90,10 +85,7 @@ def open_imagenet(request: Request) -> Data:
     request.refuse_fraction("it has its own validation images")
     root = request.folder() if request.place else request.folder() / "imagenet"
     parts = {part: _read_imagenet(root, part) for part in ("train", "val")}
-    sources = {
-        part: FileSource((path for path, _ in images.samples), images.targets)
-        for part, images in parts.items()
-    }
+    sources = {part: FileSource((path for path, _ in images.samples), images.targets) for part, images in parts.items()}
     classes = tuple(", ".join(names) for names in parts["train"].classes)
     return Data(request.name, classes, train=sources["train"], val=sources["val"])
 

@@ -49,6 +49,4 @@ class Request:
             DataError: The user asked for a fraction, which could have no effect.
         """
         if self.val_fraction is not None:
-            raise DataError(
-                f"a validation fraction of {self.val_fraction} has no effect on {self.name}: {why}"
-            )
+            raise DataError(f"a validation fraction of {self.val_fraction} has no effect on {self.name}: {why}")

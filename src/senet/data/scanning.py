@@ -77,9 +77,7 @@ class ScanReport:
         return asdict(self)
 
 
-def scan(
-    data: Data, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None
-) -> ScanReport:
+def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> ScanReport:
     """Decode every image once and report what is there. Images are equal if their files have the same bytes.
 
     Args:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, overload
 
 import numpy as np
 from PIL import Image
 
-from senet.data.augmentation import Augmentation
 from senet.data.images import Facts, file_facts, image_facts, load_image
 from senet.preprocessing import Preprocessing
 
@@ -48,7 +47,6 @@ class Data:
         val: What training is validated on.
         test: What is kept for the end, where the data set has a third part.
         default_preprocessing: The picture-to-tensor path that fits the data; None leaves it to the network.
-        default_augmentation: The random changes that leave these pictures' classes as they are.
     """
 
     name: str
@@ -57,7 +55,6 @@ class Data:
     val: Source
     test: Source | None = None
     default_preprocessing: Preprocessing | None = None
-    default_augmentation: Augmentation = field(default_factory=Augmentation)
 
 
 class PathList(Sequence[str]):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import ConvertImageDtype, InterpolationMode, v2
 
 from senet.data.augmentation import Augmentation
 from senet.preprocessing import Preprocessing
@@ -32,9 +32,7 @@ def eval_transform(preprocessing: Preprocessing) -> v2.Compose:
 
     Resizing is Pillow's (with its antialiasing), as in the presets of torchvision's weights.
     """
-    return v2.Compose(
-        [MODES[preprocessing.channel_order](), *_whole(preprocessing), *_to_tensor(preprocessing)]
-    )
+    return v2.Compose([MODES[preprocessing.channel_order](), *_whole(preprocessing), *_to_tensor(preprocessing)])
 
 
 def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> v2.Compose:
@@ -138,7 +136,9 @@ def _to_tensor(preprocessing: Preprocessing) -> list[nn.Module]:
     white = 1.0 if stays else preprocessing.value_range
     mean, std = ([value / white for value in values] for values in (preprocessing.mean, preprocessing.std))
     reverse = [v2.Lambda(_reversed_channels)] if preprocessing.channel_order == "BGR" else []
-    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=not stays), *reverse, v2.Normalize(mean, std)]
+    # ConvertImageDtype divides by 255, as torchvision's presets do; v2's ToDtype multiplies by 1/255: the last bit
+    scaled = v2.ToDtype(torch.float32) if stays else ConvertImageDtype(torch.float32)
+    return [v2.PILToTensor(), scaled, *reverse, v2.Normalize(mean, std)]
 
 
 def _reversed_channels(image: Tensor) -> Tensor:

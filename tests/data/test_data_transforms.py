@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from data_helpers import picture
+from PIL import Image
+from torchvision.models import Inception_V3_Weights, ResNet50_Weights
+
+from senet.data import Augmentation, eval_transform, train_transform
+from senet.data.randomness import drawn_from
+from senet.preprocessing import CIFAR, IMAGENET, IMAGENET_CAFFE, Preprocessing
+
+PLAIN = Augmentation(crop="none", flip=0)
+
+
+@pytest.mark.parametrize("size", [(300, 400), (500, 333), (100, 90), (224, 224), (1000, 257)])
+def test_equals_torchvisions_own_preset(size):
+    image = picture(1, size)
+    assert torch.equal(eval_transform(IMAGENET)(image), ResNet50_Weights.IMAGENET1K_V1.transforms()(image))
+
+
+def test_equals_torchvisions_presets_of_other_sizes():
+    image = picture(2, (401, 323))
+    inception = replace(IMAGENET, size=(299, 299))
+    assert torch.equal(eval_transform(inception)(image), Inception_V3_Weights.IMAGENET1K_V1.transforms()(image))
+    newer = replace(IMAGENET, crop_fraction=224 / 232)
+    assert torch.equal(eval_transform(newer)(image), ResNet50_Weights.IMAGENET1K_V2.transforms()(image))
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+def test_equals_numpy_and_pillow(interpolation):
+    """256 -> centre 224 by hand, in 0..255 and BGR as Caffe's networks want it."""
+    image = picture(3, (320, 280))
+    p = replace(IMAGENET_CAFFE, interpolation=interpolation, std=(2.0, 3.0, 4.0))
+    resized = np.asarray(image.resize((int(256 * 320 / 280), 256), getattr(Image.Resampling, interpolation.upper())))
+    top, left = (resized.shape[0] - 224) // 2, round((resized.shape[1] - 224) / 2)
+    bgr = resized[top : top + 224, left : left + 224, ::-1].astype(np.float32)
+    expected = ((bgr - np.float32([104, 117, 123])) / np.float32([2, 3, 4])).transpose(2, 0, 1)
+    actual = eval_transform(p)(image)
+    assert actual.shape == (3, 224, 224)
+    assert actual.dtype == torch.float32
+    assert np.allclose(actual.numpy(), expected, atol=1e-5)
+
+
+def test_value_range_other_than_1_and_255():
+    p = replace(CIFAR, value_range=2.0, mean=(1.0, 1.0, 1.0), std=(0.5, 0.5, 0.5))
+    white = eval_transform(p)(Image.new("RGB", (32, 32), "white"))
+    assert torch.allclose(white, torch.full((3, 32, 32), (2.0 - 1.0) / 0.5))
+
+
+def test_grey_networks_get_one_channel_and_colour_networks_three():
+    grey = replace(CIFAR, channel_order="L", mean=(0.5,), std=(0.25,))
+    assert eval_transform(grey)(picture(0, (32, 32))).shape == (1, 32, 32)
+    three = eval_transform(replace(CIFAR, mean=(0, 0, 0), std=(1, 1, 1)))(picture(0, (32, 32), "L"))
+    assert torch.equal(three[0], three[2])
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300), (64, 64), (1000, 20)])
+def test_rectangles_are_covered_without_distortion(shape):
+    p = Preprocessing(size=(40, 80), crop_fraction=1.0, mean=(0, 0, 0), std=(1, 1, 1))
+    assert eval_transform(p)(picture(0, shape)).shape == (3, 40, 80)
+    disc = Image.new("L", (201, 201))
+    disc.putdata([255 * ((i % 201 - 100) ** 2 + (i // 201 - 100) ** 2 < 900) for i in range(201 * 201)])
+    seen = eval_transform(p)(disc)[0] > 0.5
+    height, width = seen.any(1).sum().item(), seen.any(0).sum().item()
+    assert abs(height - width) <= 1
+
+
+def test_a_sliver_needs_no_gigabytes():
+    tensor = eval_transform(IMAGENET)(picture(0, (60_000, 1)))
+    assert tensor.shape == (3, 224, 224)
+
+
+def test_no_augmentation_is_the_evaluation():
+    image = picture(5, (300, 260))
+    assert torch.equal(train_transform(IMAGENET, PLAIN)(image), eval_transform(IMAGENET)(image))
+
+
+ALL = {
+    "resized": Augmentation(flip=0),
+    "pad": Augmentation(crop="pad", pad=4, flip=0),
+    "flip": replace(PLAIN, flip=0.5),
+    "rotation": replace(PLAIN, rotation=10),
+    "translate": replace(PLAIN, translate=0.1),
+    "jitter": replace(PLAIN, jitter=0.4),
+    "pixel_jitter": replace(PLAIN, pixel_jitter=20),
+    "erasing": replace(PLAIN, erasing=0.5),
+}
+
+
+@pytest.mark.parametrize("order", ["RGB", "L"])
+@pytest.mark.parametrize("name", ALL)
+def test_each_augmentation_varies_and_repeats(name, order):
+    channels = 3 if order == "RGB" else 1
+    p = Preprocessing((32, 32), 1.0, mean=(0.4,) * channels, std=(0.2,) * channels, channel_order=order)
+    transform = train_transform(p, ALL[name])
+    image = picture(7, (36, 34))
+
+    def draw(key: int) -> torch.Tensor:
+        with drawn_from(key):
+            return transform(image)
+
+    draws = [draw(key) for key in range(16)]
+    assert all(torch.equal(draw(key), tensor) for key, tensor in enumerate(draws))
+    assert any(not torch.equal(tensor, draws[0]) for tensor in draws)
+    assert all(tensor.shape == (channels, 32, 32) for tensor in draws)
+
+
+def test_flip_is_a_flip_with_its_probability():
+    p = replace(CIFAR, mean=(0, 0, 0), std=(1, 1, 1))
+    image = picture(8, (32, 32))
+    plain = eval_transform(p)(image)
+    transform = train_transform(p, replace(PLAIN, flip=0.25))
+    flipped = 0
+    with drawn_from("flips"):
+        for _ in range(400):
+            tensor = transform(image)
+            is_flip = torch.equal(tensor, plain.flip(2))
+            assert is_flip or torch.equal(tensor, plain)
+            flipped += is_flip
+    assert 60 < flipped < 140
+
+
+def test_padded_crop_is_a_window_of_the_padded_image():
+    p = replace(CIFAR, mean=(0, 0, 0), std=(1, 1, 1))
+    image = picture(9, (32, 32))
+    padded = torch.nn.functional.pad(eval_transform(p)(image), (4, 4, 4, 4))
+    windows = padded.unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4)
+    transform = train_transform(p, Augmentation(crop="pad", flip=0))
+    places = set()
+    with drawn_from("windows"):
+        for _ in range(60):
+            same = (windows == transform(image)).flatten(2).all(2).nonzero().tolist()
+            assert len(same) == 1
+            places.add(tuple(same[0]))
+    assert len(places) > 30
+
+
+def test_pixel_jitter_shifts_whole_channels_by_at_most_its_levels():
+    p = replace(CIFAR, mean=(0, 0, 0), std=(1, 1, 1), value_range=255.0)
+    grey = Image.new("RGB", (32, 32), (100, 100, 100))
+    transform = train_transform(p, replace(PLAIN, pixel_jitter=20))
+    with drawn_from("jitter"):
+        shifts = torch.stack([transform(grey) - 100 for _ in range(100)])
+    assert torch.equal(shifts.amax((2, 3)), shifts.amin((2, 3)))
+    assert shifts.abs().max() in (19, 20)
+    assert shifts.min() < -15
+    assert (shifts[:, 0] != shifts[:, 1]).any()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("crop", "middle"), ("flip", 1.5), ("translate", -0.1), ("erasing", 2), ("pad", -1), ("rotation", -5),
+        ("jitter", -1), ("pixel_jitter", -1), ("scale", (0.5, 0.1)), ("scale", (0, 1)), ("ratio", (2, 1)),
+    ],
+)  # fmt: skip
+def test_wrong_augmentation_is_named(field, value):
+    with pytest.raises(ValueError, match=field):
+        Augmentation(**{field: value})
+
+
+@pytest.mark.parametrize("fields", [{"pad": 2}, {"crop": "pad", "scale": (0.5, 1.0)}, {"crop": "none", "pad": 8}])
+def test_a_field_that_the_crop_does_not_read_is_refused(fields):
+    with pytest.raises(ValueError, match="is read by crop="):
+        Augmentation(**fields)
+
+
+def test_augmentation_costs_neither_torch_nor_torchvision():
+    code = (
+        "import sys; from senet.data.augmentation import Augmentation; from senet.data import Augmentation;"
+        "print([m for m in ('torch', 'torchvision', 'PIL', 'numpy', 'sklearn') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_every_public_name_is_there():
+    import senet.data
+
+    homes = [name for names in senet.data.HOMES.values() for name in names]
+    assert sorted(homes) == sorted(senet.data.__all__)
+    assert all(getattr(senet.data, name).__name__ == name for name in senet.data.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        senet.data.nothing  # noqa: B018
