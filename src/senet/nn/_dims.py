@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 CONV: Final[dict[int, type[nn.Conv1d | nn.Conv2d | nn.Conv3d]]] = {
@@ -18,7 +16,6 @@ BATCH_NORM: Final[dict[int, type[nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3
     2: nn.BatchNorm2d,
     3: nn.BatchNorm3d,
 }
-AVG_POOL: Final[dict[int, Callable[..., Any]]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 SPATIAL_NAMES: Final = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 

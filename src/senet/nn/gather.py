@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.errors import SenetError
-from senet.nn._dims import AVG_POOL, BATCH_NORM, CONV
+from senet.nn._dims import BATCH_NORM, CONV
 from senet.nn.attention import Attention
 from senet.nn.excite import bottleneck, excite, hidden_width, zero_bottleneck
 from senet.nn.squeeze import average
@@ -35,7 +35,8 @@ class GatherExcite(Attention):
     Args:
         channels: Channels C of the map.
         extent: Positions that one response speaks for, along each dimension: 2, 4, 8, or 0 for the whole map.
-            A map smaller than the extent is fine.
+            A map smaller than the extent is fine (but an export with the size left open needs a least size
+            above the extent, since PyTorch takes dimensions of size one for a special case).
         learned_gather: Gather with depth-wise 3x3 convolutions of stride 2 (each with a batch norm, ReLU
             between them), or with an average that has no parameters.
         reduction: Reduction ratio of the bottleneck that follows the gather; None for no bottleneck.
@@ -98,21 +99,39 @@ class GatherExcite(Attention):
             zero(self.gather[-1])
 
 
+def _average_1d(x: Tensor, size: int, stride: int, padding: int) -> Tensor:
+    return F.avg_pool1d(x, size, stride, padding, count_include_pad=False)
+
+
+def _average_2d(x: Tensor, size: int, stride: int, padding: int) -> Tensor:
+    return F.avg_pool2d(x, size, stride, padding, count_include_pad=False)
+
+
+def _average_3d(x: Tensor, size: int, stride: int, padding: int) -> Tensor:
+    # `avg_pool3d` refuses a map smaller than the window, and has no deterministic backward pass on CUDA. A mean over
+    # a box is a mean over its depth of means over its slices.
+    sliced = _average_2d(x.flatten(1, 2), size, stride, padding).unflatten(1, x.shape[1:3])
+    deep = F.avg_pool2d(sliced.flatten(3), (size, 1), (stride, 1), (padding, 0), count_include_pad=False)
+    return deep.unflatten(3, sliced.shape[3:])
+
+
+LOCAL_AVERAGES: Final = {1: _average_1d, 2: _average_2d, 3: _average_3d}
+
+
 class _AverageGather(nn.Module):
     """Average over the extent around every `extent`-th position, or over the whole map for extent 0."""
 
     def __init__(self, _channels: int, extent: int, ndim: int) -> None:
         super().__init__()
         self.extent = extent
-        self.pool = AVG_POOL[ndim]
+        self.average = LOCAL_AVERAGES[ndim]
 
     def forward(self, x: Tensor) -> Tensor:
         if self.extent == 0:
             return average(x, tuple(range(2, x.ndim)), keepdim=True)
         # Neighbouring windows overlap, and positions beyond the border don't count.
-        size, padding = 2 * self.extent - 1, self.extent - 1
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return self.pool(wide, size, self.extent, padding, count_include_pad=False).to(x.dtype)
+        return self.average(wide, 2 * self.extent - 1, self.extent, self.extent - 1).to(x.dtype)
 
 
 def _strided_convs(channels: int, extent: int, ndim: int) -> nn.Sequential:
