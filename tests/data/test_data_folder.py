@@ -76,6 +76,13 @@ def test_test_folder_beside_val_is_the_test_set(tmp_path):
         tree(tmp_path / part, {"a": count, "b": count})
     data = opened(tmp_path)
     assert (len(data.train), len(data.val), len(data.test)) == (6, 2, 4)
+    assert [data.part(name) for name in data.parts] == [data.train, data.val, data.test]
+
+
+def test_part_that_is_not_there(tmp_path):
+    data = opened(tree(tmp_path, {"a": 3, "b": 3}))
+    with pytest.raises(DataError, match="has no 'test' part; it has train, val"):
+        data.part("test")
 
 
 def test_train_alone_is_divided(tmp_path):

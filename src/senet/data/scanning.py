@@ -85,7 +85,7 @@ def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int
         workers: Processes that decode; 0 for none, None for one a processor.
         progress: Called with how many images are done, and of how many.
     """
-    sources = _parts(data)
+    sources = data.parts
     total = sum(map(len, sources.values()))
     report = ScanReport(data.name, {name: _counted(data, source) for name, source in sources.items()})
     sizes: dict[str, list[tuple[int, int]]] = {name: [] for name in sources}
@@ -108,11 +108,6 @@ def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int
     return report
 
 
-def _parts(data: Data) -> dict[str, Source]:
-    parts = {"train": data.train, "val": data.val, "test": data.test}
-    return {name: source for name, source in parts.items() if source is not None}
-
-
 def _counted(data: Data, source: Source) -> PartReport:
     counts = np.bincount(source.labels, minlength=len(data.classes)).tolist()
     return PartReport(len(source), dict(zip(data.classes, counts, strict=True)))
@@ -131,7 +126,7 @@ def _note_equal(
 
 
 def _look_at_all(data: Data, workers: int) -> Iterator[Looked]:
-    sources = _parts(data)
+    sources = data.parts
     chunks = [
         (part, range(start, min(start + CHUNK, len(source))))
         for part, source in sources.items()

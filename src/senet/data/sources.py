@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from senet.data.images import Facts, file_facts, image_facts, load_image
+from senet.errors import DataError
 from senet.preprocessing import Preprocessing
 
 __all__ = ["Data", "FileSource", "MemorySource", "PathList", "Source", "Subset", "thin", "write_images"]
@@ -55,6 +56,22 @@ class Data:
     val: Source
     test: Source | None = None
     default_preprocessing: Preprocessing | None = None
+
+    @property
+    def parts(self) -> dict[str, Source]:
+        """The parts there are, by name."""
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: source for name, source in named.items() if source is not None}
+
+    def part(self, name: str) -> Source:
+        """One part by its name.
+
+        Raises:
+            DataError: There is no such part.
+        """
+        if name not in self.parts:
+            raise DataError(f"{self.name} has no {name!r} part; it has {', '.join(self.parts)}")
+        return self.parts[name]
 
 
 class PathList(Sequence[str]):
