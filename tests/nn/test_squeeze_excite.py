@@ -43,6 +43,12 @@ class TestSqueeze:
         error = (SQUEEZES["mean"](x.bfloat16()).double() - exact).abs() / exact
         assert error.max() <= 2**-9  # half a unit in the last place
 
+    def test_the_graph_itself_says_that_the_sum_is_float32(self):
+        # A runtime other than PyTorch sees only this.
+        layer, x = SqueezeExcite(16, 4).half().eval(), torch.zeros(2, 16, 5, 5, dtype=torch.float16)
+        nodes = torch.export.export(layer, (x,)).graph.nodes
+        assert [n.kwargs["dtype"] for n in nodes if n.target is torch.ops.aten.mean.dim] == [torch.float32]
+
     def test_float64_stays_float64(self):
         x = torch.full((1, 1, 3, 3), 1 + 2**-40, dtype=torch.float64)
         assert all(torch.equal(SQUEEZES[name](x).flatten()[:1], x[0, 0, 0, :1]) for name in SQUEEZES)
@@ -170,6 +176,10 @@ class TestBlock:
         torch.nn.init.normal_(layer.fc2.weight)
         assert layer(x).shape == x.shape
         assert torch.equal(layer(x), x * layer.gate(x))
+
+    def test_identity_start_leaves_no_hidden_unit_dead(self):
+        layer = SqueezeExcite(64, 4, init="identity")
+        assert (layer.fc1(SQUEEZES["mean"](torch.randn(16, 64, 8, 8))) > 0).all()
 
     def test_a_sigmoid_gate_is_between_zero_and_its_ends(self):
         x = 100 * torch.randn(4, 32, 5, 5)

@@ -62,7 +62,7 @@ class BranchAttention(nn.Module):
         fused = reduce(torch.add, maps)
         hidden = torch.relu(self.norm(self.fc(mean(fused))))
         weights = self.select(hidden).unflatten(1, (self.branches, self.channels)).softmax(1)
-        # Autocast holds a softmax in float32; the maps shouldn't become that for it.
+        # Autocast on CUDA holds a softmax in float32; the maps shouldn't become that for it.
         return weights.to(fused.dtype).reshape(weights.shape + (1,) * (fused.ndim - 2))
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:

@@ -16,7 +16,8 @@ Squeeze = Callable[[Tensor], Tensor]
 def average(x: Tensor, dim: tuple[int, ...], *, keepdim: bool = False) -> Tensor:
     """Average over `dim`; the sum is held in float32 at least, the result has the type of `x`.
 
-    A sum in half precision overflows on a 256x256 map long before its mean does.
+    In half precision the sum over a 256x256 map overflows long before its mean does. PyTorch's own kernels
+    happen to sum in float32; said here, it also holds for whatever the graph is exported to.
     """
     return x.mean(dim, keepdim, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
 
