@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from senet.models import resnet, resnet_cifar
@@ -9,11 +10,9 @@ from senet.models.spec import ModelSpec
 
 __all__ = ["MODELS"]
 
-_FAMILIES = (resnet.VARIANTS, resnet_cifar.VARIANTS)
+_FAMILIES: tuple[Mapping[str, ModelSpec], ...] = (resnet.VARIANTS, resnet_cifar.VARIANTS)
 
-MODELS: dict[str, ModelSpec] = {
-    name: replace(spec, name=name) for family in _FAMILIES for name, spec in family.items()
-}
+MODELS: dict[str, ModelSpec] = {name: replace(spec, name=name) for family in _FAMILIES for name, spec in family.items()}
 """Name to spec; a spec knows its name."""
 
 assert len(MODELS) == sum(map(len, _FAMILIES)), "two families share a name"

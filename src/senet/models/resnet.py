@@ -12,7 +12,7 @@ from senet.errors import SenetError
 from senet.models.spec import ModelSpec, UnitShape
 from senet.models.stages import ConvNet, ResidualUnit, conv, conv_norm, conv_norm_act
 from senet.nn import SE
-from senet.preprocessing import IMAGENET_CAFFE, IMAGENET
+from senet.preprocessing import IMAGENET, IMAGENET_CAFFE
 
 __all__ = ["VARIANTS", "BasicBranch", "BottleneckBranch", "ResNetSpec"]
 
@@ -101,12 +101,24 @@ class ResNetSpec(ModelSpec):
     projection_kernel: int = 1
     dropout: float = 0.0
 
-    def __post_init__(self) -> None:
+    def check_values(self) -> None:
+        """Raise a `SenetError` for an impossible value."""
         if len(self.depths) == 0 or min(self.depths) < 1:
             raise SenetError(f"depths={self.depths} must give each stage at least one unit")
         if not 0 <= self.dropout < 1:
             raise SenetError(f"dropout={self.dropout} must lie in [0, 1)")
-        super().__post_init__()
+        if self.groups < 1 or self.group_width < 1:
+            raise SenetError(f"groups={self.groups} and group_width={self.group_width} must be at least 1")
+        if not self.bottleneck and (self.groups > 1 or self.halve_first):
+            raise SenetError(
+                f"groups={self.groups}, halve_first={self.halve_first}: two-convolution units have neither groups "
+                "nor a 1x1 to halve; use 1 and False"
+            )
+        if self.halve_first and self.group_width % 2:
+            raise SenetError(f"group_width={self.group_width} must be even to be halved by halve_first")
+        if self.projection_kernel < 1 or self.projection_kernel % 2 == 0:
+            raise SenetError(f"projection_kernel={self.projection_kernel} must be odd")
+        super().check_values()
 
     def units(self) -> list[list[UnitShape]]:
         """The shapes of all units, stage by stage."""
@@ -161,7 +173,7 @@ class ResNetSpec(ModelSpec):
         return ResidualUnit(branch, shortcut, self.build_attention(stage, unit), self.placement)
 
 
-def _variants() -> dict[str, ModelSpec]:
+def _variants() -> dict[str, ResNetSpec]:
     resnet18 = ResNetSpec(depths=(2, 2, 2, 2), bottleneck=False, preprocessing=IMAGENET_CAFFE)
     resnet34 = replace(resnet18, depths=(3, 4, 6, 3))
     resnet50 = replace(resnet34, bottleneck=True)
@@ -169,7 +181,7 @@ def _variants() -> dict[str, ModelSpec]:
     resnet152 = replace(resnet50, depths=(3, 8, 36, 3))
     resnext50 = replace(resnet50, groups=32, group_width=4, stride_first=False)
     resnext101 = replace(resnext50, depths=resnet101.depths)
-    plain: dict[str, ModelSpec] = {
+    plain = {
         "resnet18": resnet18,
         "resnet34": resnet34,
         "resnet50": resnet50,
@@ -194,9 +206,9 @@ def _variants() -> dict[str, ModelSpec]:
         dropout=0.2,
         attention=SE(),
     )
-    return plain | {f"se_{name}": replace(spec, attention=SE()) for name, spec in plain.items()} | {
-        "senet154": senet154
-    }
+    return (
+        plain | {f"se_{name}": replace(spec, attention=SE()) for name, spec in plain.items()} | {"senet154": senet154}
+    )
 
 
 VARIANTS = _variants()

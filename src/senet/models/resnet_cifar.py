@@ -37,10 +37,11 @@ class _CifarSpec(ModelSpec):
     widths: tuple[int, ...] = (16, 32, 64)
     bottleneck: bool = False
 
-    def __post_init__(self) -> None:
+    def check_values(self) -> None:
+        """Raise a `SenetError` for an impossible value."""
         if self.depth < 1 or min(self.widths, default=0) < 1:
             raise SenetError(f"depth={self.depth} and widths={self.widths} must all be at least 1")
-        super().__post_init__()
+        super().check_values()
 
     def units(self) -> list[list[UnitShape]]:
         """The shapes of all units, stage by stage."""
@@ -235,6 +236,12 @@ class ShakeSpec(_CifarSpec):
     groups: int = 1
     even: bool = False
 
+    def check_values(self) -> None:
+        """Raise a `SenetError` for an impossible value."""
+        if self.groups < 1 or (self.groups > 1 and not self.bottleneck):
+            raise SenetError(f"groups={self.groups} must be at least 1, and 1 without bottlenecks")
+        super().check_values()
+
     def units(self) -> list[list[UnitShape]]:
         """The shapes of all units, stage by stage; each group of a 3x3 has the stage's width ("4x64d")."""
         return [
@@ -263,16 +270,20 @@ class ShakeSpec(_CifarSpec):
         if self.bottleneck:
             shortcut = TwoFlowShortcut(unit) if changes else nn.Identity()
             return ResidualUnit(branch, shortcut, attention, self.placement)
-        return PreActUnit(
-            nn.ReLU(), branch, TwoFlowShortcut(unit) if changes else None, attention, self.placement
-        )
+        return PreActUnit(nn.ReLU(), branch, TwoFlowShortcut(unit) if changes else None, attention, self.placement)
 
 
 def _variants() -> dict[str, ModelSpec]:
     resnet20 = CifarResNetSpec(depth=3, preprocessing=CIFAR)
     preresnet20 = PreActSpec(depth=3, preprocessing=CIFAR)
     shake_even = ShakeSpec(
-        depth=3, widths=(64, 128, 256), bottleneck=True, groups=4, even=True, num_classes=100, preprocessing=CIFAR
+        depth=3,
+        widths=(64, 128, 256),
+        bottleneck=True,
+        groups=4,
+        even=True,
+        num_classes=100,
+        preprocessing=CIFAR,
     )
     plain: dict[str, ModelSpec] = {
         **{f"cifar_resnet{6 * n + 2}": replace(resnet20, depth=n) for n in (3, 5, 7, 9, 18)},

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from torch import nn
 
@@ -74,14 +75,24 @@ class ModelSpec(ABC):
         """Make the network with freshly initialised weights."""
 
     def __post_init__(self) -> None:
-        for name, least in (("num_classes", 0), ("in_channels", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise SenetError(f"{name}={value!r} must be a whole number of at least {least}")
         if self.attention is not None and not isinstance(self.attention, AttentionSpec):
             raise SenetError(f"attention={self.attention!r} is no attention spec; use e.g. senet.SE() or None")
+        hints = get_type_hints(type(self))
+        for f in fields(self):
+            if not _is_a(getattr(self, f.name), hints[f.name]):
+                raise SenetError(f"{f.name}={getattr(self, f.name)!r} must be {f.type}")
+        self.check_values()
+        self._check_attention()
+
+    def check_values(self) -> None:
+        """Raise a `SenetError` for a value of the right type that is impossible."""
+        for name, least in (("num_classes", 0), ("in_channels", 1)):
+            if getattr(self, name) < least:
+                raise SenetError(f"{name}={getattr(self, name)} must be at least {least}")
         if self.placement not in PLACEMENTS:
             raise UnknownNameError("placement", self.placement, PLACEMENTS)
+
+    def _check_attention(self) -> None:
         units = self.units()
         numbers = range(FIRST_STAGE, FIRST_STAGE + len(units))
         wrong = [s for s in self.stages or () if s not in numbers]
@@ -123,6 +134,17 @@ class ModelSpec(ABC):
         """What makes this spec another than `other`, JSON-ready; `other.changed(...)` of it gives this spec."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
         return {k: _to_json(v) for k, v in values.items() if v != getattr(other, k)}
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Whether a value has the annotated type; true and false are no numbers, a whole number is also a float."""
+    if get_origin(hint) is types.UnionType:
+        return any(_is_a(value, kind) for kind in get_args(hint))
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is_a(v, get_args(hint)[0]) for v in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
 
 
 def _to_json(value: Any) -> Any:

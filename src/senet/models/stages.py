@@ -167,7 +167,8 @@ class ConvNet(nn.Module):
         """Replace the classifier by a fresh one of `num_classes` outputs; 0 leaves the pooled features."""
         self.spec = self.spec.changed({"num_classes": num_classes})
         like = next(self.parameters())
-        self.head = Head(self.num_features, num_classes, self._dropout).to(like.device, like.dtype)
+        head = Head(self.num_features, num_classes, self._dropout)
+        self.head = head.to(like.device, like.dtype).train(self.training)
 
 
 def _initialise(model: nn.Module) -> None:
@@ -179,19 +180,17 @@ def _initialise(model: nn.Module) -> None:
 
 def _recomputed(unit: nn.Module, x: Tensor) -> Tensor:
     norms = [m for m in unit.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    return checkpoint(
-        unit, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_frozen(norms))
-    )
+    return checkpoint(unit, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_aside(norms)))
 
 
 @contextmanager
-def _statistics_frozen(norms: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
-    """Let batch norms normalise by the batch without counting it: the recomputed pass must not count twice."""
-    buffers = [(n.running_mean, n.running_var, n.num_batches_tracked) for n in norms]
+def _statistics_aside(norms: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
+    """Let batch norms count the recomputed pass in copies that are thrown away: a batch must not count twice."""
+    kept = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers(recurse=False)]
     try:
-        for norm in norms:
-            norm.running_mean = norm.running_var = norm.num_batches_tracked = None
+        for norm, name, buffer in kept:
+            setattr(norm, name, buffer.clone())
         yield
     finally:
-        for norm, (mean, var, count) in zip(norms, buffers, strict=True):
-            norm.running_mean, norm.running_var, norm.num_batches_tracked = mean, var, count
+        for norm, name, buffer in kept:
+            setattr(norm, name, buffer)
