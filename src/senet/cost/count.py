@@ -42,7 +42,8 @@ class Cost(PartCost):
 
     Attributes:
         input_size: (C, H, W) of the image it was counted for.
-        parts: In the order of the modules; they add up to the whole.
+        parts: In the order of the modules; they add up to the whole. The last, `"(own)"`, is there if the network
+            has parameters or products outside its children.
     """
 
     input_size: tuple[int, ...]
@@ -108,11 +109,13 @@ def cost(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
     """
     macs = _macs(model, tuple(input_size))
     attention = [name for name, module in model.named_modules() if isinstance(module, Attention)]
-    paths = list(_parts(model))
+    whole = _part(model, "", macs, attention)
+    parts = [_part(model, path, macs, attention) for path in _parts(model)]
+    parts.append(_rest(whole, parts))
     return Cost(
-        **asdict(_part(model, "", macs, attention)),
+        **asdict(whole),
         input_size=tuple(input_size),
-        parts=tuple(part for path in paths if (part := _part(model, path, macs, attention)).params or part.macs),
+        parts=tuple(part for part in parts if part.params or part.macs),
     )
 
 
@@ -127,11 +130,9 @@ def _macs(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, int]:
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             functional_call(model, meta, (image,))
-    except (RuntimeError, NotImplementedError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise SenetError(
-            f"{type(model).__name__} can't be counted at input_size={input_size}: {reason}"
-        ) from error
+    except Exception as error:  # a user's network may refuse in its own way
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise SenetError(f"{type(model).__name__} can't be counted at input_size={input_size}: {reason}") from error
     finally:
         for module, training in modes:
             module.training = training
@@ -154,9 +155,12 @@ def _parts(model: nn.Module) -> Iterator[str]:
 
 def _part(model: nn.Module, path: str, macs: dict[str, int], attention: list[str]) -> PartCost:
     module = model.get_submodule(path)
-    inside = [a for a in attention if a == path or a.startswith(f"{path}." if path else "")]
-    # An attention block inside another one (scSE's channel part) is counted with the outer one.
-    outer = [a for a in inside if not any(a.startswith(f"{b}.") for b in inside)]
+    if any(path == a or _below(path, a) for a in attention):
+        outer = [path]
+    else:
+        inside = [a for a in attention if _below(a, path)]
+        # An attention block inside another one (scSE's channel part) is counted with the outer one.
+        outer = [a for a in inside if not any(_below(a, b) for b in inside)]
     return PartCost(
         name=path,
         params=sum(p.numel() for p in module.parameters()),
@@ -164,6 +168,21 @@ def _part(model: nn.Module, path: str, macs: dict[str, int], attention: list[str
         attention_params=sum(p.numel() for a in outer for p in model.get_submodule(a).parameters()),
         attention_macs=sum(_total(model.get_submodule(a), a, macs) for a in outer),
     )
+
+
+def _rest(whole: PartCost, parts: Sequence[PartCost]) -> PartCost:
+    """What the network has and does outside its children: parameters and products of its own."""
+    return PartCost(
+        name="(own)",
+        params=whole.params - sum(part.params for part in parts),
+        macs=whole.macs - sum(part.macs for part in parts),
+        attention_params=whole.attention_params - sum(part.attention_params for part in parts),
+        attention_macs=whole.attention_macs - sum(part.attention_macs for part in parts),
+    )
+
+
+def _below(path: str, ancestor: str) -> bool:
+    return path != ancestor and path.startswith(f"{ancestor}." if ancestor else "")
 
 
 def _total(module: nn.Module, path: str, macs: dict[str, int]) -> int:
