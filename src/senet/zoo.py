@@ -28,7 +28,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(MODELS, pattern))
 
 
-def model_spec(name: str, **options: Any) -> ModelSpec:
+def model_spec(name: str, /, **options: Any) -> ModelSpec:
     """The description that `create_model` would build, checked; allocates nothing.
 
     Raises:
@@ -77,9 +77,7 @@ def build_model(text: str, *, num_classes: int, in_channels: int = 3, **options:
     if options:
         raise SenetError(f"{next(iter(options))} is an option of this package's networks; {text} is yours")
     factory = _user_function(text)
-    accepted = inspect.signature(factory).parameters
-    offered = {"num_classes": num_classes, "in_channels": in_channels}
-    model = factory(**{name: value for name, value in offered.items() if name in accepted})
+    model = factory(**_accepted(text, factory, {"num_classes": num_classes, "in_channels": in_channels}))
     if not isinstance(model, nn.Module):
         raise SenetError(f"{text} returned {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -87,6 +85,8 @@ def build_model(text: str, *, num_classes: int, in_channels: int = 3, **options:
 
 def _user_function(text: str) -> Callable[..., Any]:
     module_name, _, function_name = text.partition(":")
+    if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
+        raise SenetError(f"--model {text}: write it as module:function")
     sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
@@ -98,6 +98,20 @@ def _user_function(text: str) -> Callable[..., Any]:
     if not callable(function):
         raise SenetError(f"--model {text}: {module_name} has no function {function_name!r}")
     return function
+
+
+def _accepted(text: str, factory: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `offered` that the user's function takes; it must need no others."""
+    signature = inspect.signature(factory)
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    given = {name: value for name, value in offered.items() if takes_all or name in signature.parameters}
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        raise SenetError(
+            f"--model {text}: called with {', '.join(given) or 'nothing'}: {error}; give the rest defaults"
+        ) from error
+    return given
 
 
 @dataclass(frozen=True)
@@ -135,10 +149,11 @@ def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> L
             f"say --model {description.model} if you trust that code"
         )
     channels = description.preprocessing.in_channels
-    model = build_model(
-        factory or description.model,
-        **{"num_classes": len(description.classes), "in_channels": channels} | description.options,
-    )
+    options = {"num_classes": len(description.classes), "in_channels": channels} | description.options
+    try:
+        model = build_model(factory, **options) if factory else model_spec(description.model, **options).build()
+    except SenetError as error:
+        raise CheckpointError(f"{path} describes no network that can be built: {error}") from error
     wrong = _misfits(model.state_dict(), tensors)
     if wrong:
         raise CheckpointError(f"{path} doesn't fit {factory or description.model}: {wrong}")
@@ -152,5 +167,9 @@ def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     if shapes:
         key = min(shapes)
         return f"{key} is {tuple(given[key].shape)} in the file and {tuple(own[key].shape)} in the network"
-    found = [f"{keys[0]} {what} ({len(keys)} in all)" for keys, what in ((missing, "is missing"), (extra, "is extra")) if keys]
+    found = [
+        f"{keys[0]} {what} ({len(keys)} in all)"
+        for keys, what in ((missing, "is missing"), (extra, "is extra"))
+        if keys
+    ]
     return "; ".join(found)

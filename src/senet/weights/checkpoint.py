@@ -53,7 +53,8 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: Des
         tensors: State dict.
         description: What they are.
     """
-    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    # A copy of each, since the format refuses tensors that share memory (tied weights).
+    plain = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
     write_atomically(path, lambda temporary: save_file(plain, temporary, metadata={"format": "pt"}))
     content = {"format": FORMAT, "sha256": sha256(path)} | asdict(description)
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
@@ -80,10 +81,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Description]:
             raise CheckpointError(
                 f"{description_file}: format {version}, this release reads {FORMAT}; upgrade senet to use it"
             )
-        preprocessing = Preprocessing.from_dict(content.pop("preprocessing"))
-        description = Description(
-            preprocessing=preprocessing, classes=tuple(content.pop("classes")), **content
-        )
+        description = _description(**content)
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -100,6 +98,16 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Description]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {key} holds values that are no finite numbers")
     return tensors, description
+
+
+def _description(*, classes: list[str], preprocessing: dict[str, Any], **others: Any) -> Description:
+    """The description as JSON has it, its types checked."""
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise TypeError("classes must be a list of names")
+    for key, kind in (("model", str), ("options", dict), ("metrics", dict), ("training", dict)):
+        if not isinstance(others[key], kind):
+            raise TypeError(f"{key} must be a {kind.__name__}")
+    return Description(classes=tuple(classes), preprocessing=Preprocessing.from_dict(preprocessing), **others)
 
 
 def _weights_file(path: Path) -> Path:
