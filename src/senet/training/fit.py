@@ -259,13 +259,15 @@ def _read_state(folder: Path, recipe: Recipe) -> dict[str, Any]:
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Lightning's notes on hardware and its advice on settings that are chosen here are not for our users."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning(\..*)?")
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -85,8 +85,8 @@ class ClassificationModule(L.LightningModule):
         """Let dropout and its like draw from (seed, step, process) alone, so that a resumed run repeats."""
         torch.manual_seed(mixed("step", self.recipe.seed, self.current_epoch, batch_idx, self.global_rank))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one batch."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Loss of one batch, and how many first guesses are right, of this process's images."""
         self._report(batch)
         images, labels = batch.images, batch.labels
         if self.mixing is not None:
@@ -100,7 +100,7 @@ class ClassificationModule(L.LightningModule):
             )
         self.train_loss.update(loss.detach(), weight=len(images))
         self.train_top1.update(logits.detach(), batch.labels)
-        return loss
+        return {"loss": loss, "right": (logits.detach().argmax(1) == batch.labels).sum()}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One step of the optimiser, then of the averaged weights."""

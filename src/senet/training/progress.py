@@ -39,7 +39,9 @@ def epoch_line(row: dict[str, float], epochs: int) -> str:
 
 
 class ProgressLine(L.Callback):
-    """Shows loss, accuracy, images a second and time left, on the first process only.
+    """Shows loss, accuracy, images a second and time left; the first process speaks, of its own images.
+
+    It adds up for itself: asking a metric of a distributed run would wait for all processes to ask.
 
     Args:
         console: Where to write.
@@ -49,6 +51,8 @@ class ProgressLine(L.Callback):
         self.console = console
         self.progress = progress_bar(console)
         self._images = 0
+        self._loss = 0.0
+        self._right = 0
         self._since = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -63,7 +67,7 @@ class ProgressLine(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the speed anew."""
-        self._images, self._since = 0, time.monotonic()
+        self._images, self._loss, self._right, self._since = 0, 0.0, 0, time.monotonic()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -71,16 +75,16 @@ class ProgressLine(L.Callback):
         """Move the bar."""
         if not trainer.is_global_zero:
             return
-        self._images += len(batch.images) * trainer.world_size
-        speed = self._images / max(1e-9, time.monotonic() - self._since)
-        done = int(trainer.num_training_batches) * trainer.current_epoch + batch_idx + 1
-        text = ""
-        if batch_idx % 5 == 0:
-            loss, top1 = pl_module.train_loss.compute(), pl_module.train_top1.compute()
-            text = f"loss {loss:.3f}  top-1 {top1:.1%}  {speed:.0f} images/s"
-        name = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        count = len(batch.images)
+        self._images += count
+        self._loss += float(outputs["loss"]) * count * trainer.accumulate_grad_batches
+        self._right += int(outputs["right"])
+        speed = self._images * trainer.world_size / max(1e-9, time.monotonic() - self._since)
         self.progress.update(
-            self._train, completed=done, description=name, **({"text": text} if text else {})
+            self._train,
+            completed=int(trainer.num_training_batches) * trainer.current_epoch + batch_idx + 1,
+            description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
+            text=f"loss {self._loss / self._images:.3f}  top-1 {self._right / self._images:.1%}  {speed:.0f} images/s",
         )
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,0 +1,51 @@
+"""Small real data and a small real network, so that a whole training takes a second."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from senet.data import Data, Subset, open_data
+from senet.data.augmentation import Augmentation
+from senet.training.fit import Network, Outcome, fit
+from senet.training.recipe import Recipe, RunOptions
+from senet.zoo import create_model
+
+TINY = Recipe(epochs=2, batch_size=32, lr=0.05, warmup_epochs=0.5, augmentation=Augmentation(crop="none", flip=0))
+
+
+@pytest.fixture(scope="session")
+def few_digits() -> Data:
+    data = open_data("digits")
+    return replace(data, train=Subset(data.train, np.arange(160)), val=Subset(data.val, np.arange(70)))
+
+
+@pytest.fixture
+def train(few_digits: Data, tmp_path: Path) -> Callable[..., tuple[Outcome, Path]]:
+    """Train a two-stage network on a few digits; keyword arguments change the recipe."""
+    count = 0
+
+    def run(*, how: RunOptions | None = None, resume: Path | None = None, data: Data = few_digits, **changes):
+        nonlocal count
+        count += 1
+        recipe = replace(TINY, **changes)
+        folder = resume or tmp_path / f"run{count}"
+        folder.mkdir(exist_ok=True)
+        preprocessing = replace(data.default_preprocessing, size=(8, 8))
+        torch.manual_seed(recipe.seed)
+        options = {"depth": 1, "widths": [16, 32], "attention": {"kind": "se", "reduction": 4}}
+        model = create_model("cifar_resnet20", in_channels=1, num_classes=len(data.classes), **options)
+        network = Network(model, "cifar_resnet20", options, preprocessing)
+        how = how or RunOptions(workers=0)
+        console = Console(file=io.StringIO(), width=200)
+        outcome = fit(network, data, recipe, folder, run=how, resume=resume is not None, console=console)
+        return outcome, folder
+
+    return run

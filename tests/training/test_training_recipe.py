@@ -1,0 +1,110 @@
+"""Recipes, optimisers, schedules: pure choices."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from senet.errors import SenetError, UnknownNameError
+from senet.training.optim import make_optimizer, make_schedule
+from senet.training.recipe import Recipe, RunOptions
+from senet.training.recipes import RECIPES, recipe_for, recipe_named
+from senet.zoo import create_model
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_survives_json(name):
+    recipe = RECIPES[name]
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 0}, {"batch_size": 0}, {"lr": 0}, {"lr": -1}, {"label_smoothing": 1.0}, {"mixup": -1},
+        {"ema_decay": 1.0}, {"accumulate": 3}, {"schedule": "step"}, {"step_factor": 0}, {"seed": -1},
+    ],
+)  # fmt: skip
+def test_impossible_values_are_refused(change):
+    with pytest.raises(SenetError, match=next(iter(change))):
+        replace(Recipe(), **change)
+
+
+def test_unknown_names_give_the_nearest():
+    with pytest.raises(UnknownNameError, match="'adamw'"):
+        Recipe(optimizer="adam")
+    with pytest.raises(UnknownNameError, match="'cosine'"):
+        Recipe(schedule="cosin")
+    with pytest.raises(UnknownNameError, match="'bf16'"):
+        RunOptions(precision="bf6")
+    with pytest.raises(UnknownNameError, match="'cifar"):
+        recipe_named("cifer")
+
+
+def test_norms_and_biases_are_not_decayed():
+    model = create_model("se_cifar_resnet20")
+    decayed, free = make_optimizer(model, Recipe(weight_decay=0.1)).param_groups
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert all(names[id(p)].endswith("weight") and p.ndim > 1 for p in decayed["params"])
+    assert all("bn" in names[id(p)] or names[id(p)].endswith("bias") or p.ndim == 1 for p in free["params"])
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
+    assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+
+
+def rates(recipe, steps):
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    optimizer = make_optimizer(torch.nn.ParameterList([parameter]), recipe)
+    schedule = make_schedule(optimizer, recipe, steps)
+    found = []
+    for _ in range(steps):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return found
+
+
+@given(
+    epochs=st.integers(1, 12),
+    per_epoch=st.integers(1, 9),
+    warmup=st.floats(0, 15),
+    schedule=st.sampled_from(["cosine", "one-cycle", "constant", "step"]),
+)
+def test_every_schedule_stays_within_its_peak_and_above_nothing(epochs, per_epoch, warmup, schedule):
+    recipe = Recipe(
+        epochs=epochs, warmup_epochs=warmup, schedule=schedule, lr=0.5, step_epochs=(1, 3) if schedule == "step" else ()
+    )
+    found = rates(recipe, epochs * per_epoch)
+    assert all(0 < rate <= 0.5 + 1e-9 for rate in found)
+
+
+def test_shapes_of_the_schedules():
+    cosine = rates(Recipe(epochs=10, warmup_epochs=2, schedule="cosine", lr=1.0), 100)
+    assert cosine[19] == cosine[20] == 1.0
+    assert cosine[0] == pytest.approx(1 / 20)
+    assert cosine[60] == pytest.approx(0.5)
+    assert cosine[-1] < 0.01
+    step = rates(Recipe(epochs=10, warmup_epochs=0, schedule="step", step_epochs=(3, 6), lr=1.0), 100)
+    assert (step[29], step[30], step[59], step[60]) == pytest.approx((1.0, 0.1, 0.1, 0.01))
+    cycle = rates(Recipe(epochs=10, warmup_epochs=3, schedule="one-cycle", lr=1.0), 100)
+    assert max(cycle) == pytest.approx(1.0, abs=0.02)
+    assert 25 <= cycle.index(max(cycle)) <= 35
+
+
+def test_stretching_a_recipe():
+    paper = RECIPES["imagenet"]
+    short = paper.for_epochs(10)
+    assert short.step_epochs == (3, 6, 9)
+    assert paper.for_batch_size(256).lr == pytest.approx(0.15)
+    assert RECIPES["digits"].for_epochs(10).warmup_epochs == pytest.approx(2)
+
+
+def test_a_recipe_where_the_user_names_none():
+    assert recipe_for("digits", (32, 32)) == "digits"
+    assert recipe_for("folder:/x", (32, 32)) == "cifar"
+    assert recipe_for("folder:/x", (224, 224)) == "photos"
+    assert recipe_for("imagenet:/x", (224, 224)) == "imagenet"
