@@ -30,7 +30,7 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: st
         table.add_row(*(value.replace("[", r"\[") for value in row))
     console = Console()
     if not console.is_terminal:  # piped into a file or another program: no reason to fold at 80 columns
-        console = Console(width=max(console.measure(table).maximum, 40))
+        console = Console(width=max(40, Console(width=10_000).measure(table).maximum))
     console.print(table, highlight=False)
 
 

@@ -15,7 +15,7 @@ from senet.data.images import Facts, file_facts, image_facts, load_image
 from senet.errors import DataError
 from senet.preprocessing import Preprocessing
 
-__all__ = ["Data", "FileSource", "MemorySource", "PathList", "Source", "Subset", "thin", "write_images"]
+__all__ = ["Chain", "Data", "FileSource", "MemorySource", "PathList", "Source", "Subset", "thin", "write_images"]
 
 
 class Source(Protocol):
@@ -64,11 +64,13 @@ class Data:
         return {name: source for name, source in named.items() if source is not None}
 
     def part(self, name: str) -> Source:
-        """One part by its name.
+        """One part by its name, or all of them by the name `"all"`.
 
         Raises:
             DataError: There is no such part.
         """
+        if name == "all":
+            return Chain(tuple(self.parts.values()))
         if name not in self.parts:
             raise DataError(f"{self.name} has no {name!r} part; it has {', '.join(self.parts)}")
         return self.parts[name]
@@ -182,6 +184,36 @@ class Subset:
     def facts(self, index: int) -> Facts:
         """As the whole source notes them."""
         return self.source.facts(int(self.indices[index]))
+
+
+class Chain:
+    """Several sources as one, in their order."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+        self.labels = np.concatenate([source.labels for source in sources])
+        self._ends = np.cumsum([len(source) for source in sources])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def _place(self, index: int) -> tuple[Source, int]:
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        return self.sources[which], index - int(self._ends[which]) + len(self.sources[which])
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        source, position = self._place(index)
+        return source[position]
+
+    def locate(self, index: int) -> str:
+        """Where the image's own source finds it."""
+        source, position = self._place(index)
+        return source.locate(position)
+
+    def facts(self, index: int) -> Facts:
+        """The image's stored form."""
+        source, position = self._place(index)
+        return source.facts(position)
 
 
 def thin(source: Source, limit: int, *, seed: int = 0) -> Source:

@@ -1,0 +1,56 @@
+"""What importing and asking for help cost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import senet
+
+HEAVY = ("lightning", "matplotlib", "sklearn", "torchvision", "torchmetrics", "rich", "PIL", "tensorboard")
+
+
+def modules_after(code: str) -> set[str]:
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print('MODULES', *sys.modules, sep='\\n')"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {line.split(".")[0] for line in run.stdout.partition("MODULES")[2].split()}
+
+
+def test_the_public_names_cost_torch_and_nothing_heavy():
+    found = modules_after("import senet\nfor name in senet.__all__: getattr(senet, name)")
+    assert "torch" in found
+    assert not found & set(HEAVY)
+
+
+def test_help_costs_no_torch():
+    for verb in ("", "train", "evaluate", "predict", "list", "cost", "doctor"):
+        found = modules_after(
+            f"from senet.cli import main\ntry: main({[verb, '--help'] if verb else ['--help']})\nexcept SystemExit: pass"
+        )
+        assert "argparse" in found
+        assert not found & {"torch", "numpy", *HEAVY}, verb
+
+
+def test_help_answers_at_once():
+    command = [sys.executable, "-m", "senet", "--help"]
+    taken = []
+    for _ in range(5):  # the best of five: other work on this machine is not what is measured
+        started = time.perf_counter()
+        assert "train" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        taken.append(time.perf_counter() - started)
+    assert min(taken) < 0.5
+
+
+def test_the_public_list_is_short_and_complete():
+    assert len(senet.__all__) <= 25
+    assert all(hasattr(senet, name) for name in senet.__all__)
+    assert set(senet.__all__) <= set(dir(senet))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert not hasattr(senet, "nothing_of_the_kind")
