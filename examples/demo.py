@@ -36,6 +36,8 @@ if __name__ == "__main__":
     print(f"\nwrote {len(names)} test images into {images}; the true digit stands in each name")
     senet("predict", str(images), "--checkpoint", str(run))
     top1 = json.loads((run / "best.json").read_text())["metrics"]["top1"]
-    print(f"\n{top1:.2%} of the test digits; the network is {run / 'best.safetensors'}, its curves {run / 'curves.png'}")
+    print(
+        f"\n{top1:.2%} of the test digits; the network is {run / 'best.safetensors'}, its curves {run / 'curves.png'}"
+    )
     if top1 < LEAST:
         sys.exit(f"that is less than {LEAST:.1%}: something is wrong")

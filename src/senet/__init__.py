@@ -32,13 +32,11 @@ __version__ = "0.1.0"
 _HOME = {
     "cost": "senet.cost",
     **dict.fromkeys(("CheckpointError", "DataError", "SenetError"), "senet.errors"),
-    **dict.fromkeys(
-        ("BAM", "CBAM", "ECA", "ESE", "GE", "SE", "SK", "ScSE", "SpatialSE", "SqueezeExcite"), "senet.nn"
-    ),
+    **dict.fromkeys(("BAM", "CBAM", "ECA", "ESE", "GE", "SE", "SK", "ScSE", "SpatialSE", "SqueezeExcite"), "senet.nn"),
     **dict.fromkeys(("create_model", "list_models", "load_model"), "senet.zoo"),
 }
 
-__all__ = [*sorted(_HOME), "__version__"]
+__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605 - a list of strings it is
 
 
 def __getattr__(name: str) -> Any:

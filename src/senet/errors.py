@@ -1,4 +1,4 @@
-"""The exceptions a user can meet. All are `ValueError`: the input was wrong, and the message says what would be right."""
+"""The exceptions a user can meet. All are `ValueError`: the message says what was wrong and what would be right."""
 
 from __future__ import annotations
 

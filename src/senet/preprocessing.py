@@ -63,18 +63,15 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Preprocessing:
         """Read what `to_dict` wrote (lists, as JSON has them, become tuples)."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**values)
 
 
 IMAGENET = Preprocessing()
 """torchvision's and timm's usual statistics, 256 -> centre 224."""
 
-IMAGENET_CAFFE = Preprocessing(
-    mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0), channel_order="BGR", value_range=255.0
-)
+IMAGENET_CAFFE = Preprocessing(mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0), channel_order="BGR", value_range=255.0)
 """The authors' released networks: BGR, 0..255, mean subtracted, no division (their prototxt)."""
 
-CIFAR = Preprocessing(
-    size=(32, 32), crop_fraction=1.0, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
-)
+CIFAR = Preprocessing(size=(32, 32), crop_fraction=1.0, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 """CIFAR-10's channel statistics over its 50,000 training images."""

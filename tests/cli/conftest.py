@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from cli_options import QUICK
+
 from senet.cli import main
 from senet.data import Subset, open_data, write_images
-
 
 
 @pytest.fixture(scope="session")

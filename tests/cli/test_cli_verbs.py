@@ -112,7 +112,16 @@ def test_predict_gives_a_row_a_file_also_for_a_bad_one(senet, trained, digit_fol
     assert "2 of them files that can't be read" in out
     rows = list(csv.DictReader(out_file.open()))
     assert len(rows) == len(list((digit_folder / "test" / "5").iterdir())) + 2
-    assert list(rows[0]) == ["path", "label", "probability", "label_2", "probability_2", "label_3", "probability_3", "error"]
+    assert list(rows[0]) == [
+        "path",
+        "label",
+        "probability",
+        "label_2",
+        "probability_2",
+        "label_3",
+        "probability_3",
+        "error",
+    ]
     good = [row for row in rows if not row["error"]]
     assert all(row["label"] in "0123456789" and 0 < float(row["probability"]) <= 1 for row in good)
     assert all(float(row["probability"]) >= float(row["probability_2"]) for row in good)
@@ -123,7 +132,7 @@ def test_predict_gives_a_row_a_file_also_for_a_bad_one(senet, trained, digit_fol
 
 
 def test_predict_agrees_with_evaluate(senet, trained, digit_folder):
-    code, out, _ = senet("predict", digit_folder / "test", "--checkpoint", trained, "--json", "--batch-size", "7")
+    _, out, _ = senet("predict", digit_folder / "test", "--checkpoint", trained, "--json", "--batch-size", "7")
     rows = json.loads(out)
     right = sum(row["top"][0]["label"] == row["path"].split("/")[-2] for row in rows) / len(rows)
     evaluated = json.loads(senet("evaluate", "--checkpoint", trained, "--data", f"folder:{digit_folder}", "--json")[1])

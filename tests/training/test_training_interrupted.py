@@ -15,7 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 COMMAND = [sys.executable, "-m", "senet", "train"]
-OPTIONS = "--data digits --model se_cifar_resnet20 --size 8 --epochs 3 --batch-size 64 --ema-decay 0.9 --mixup 0.2".split()
+OPTIONS = [
+    *("--data", "digits", "--model", "se_cifar_resnet20", "--size", "8"),
+    *("--epochs", "3", "--batch-size", "64", "--ema-decay", "0.9", "--mixup", "0.2"),
+]
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:
@@ -110,6 +113,8 @@ def test_what_can_not_be_resumed_says_so(tmp_path, uninterrupted):
 
 def test_two_processes_train_like_one_job(tmp_path):
     folder = tmp_path / "run"
-    said = finish(start(folder, *OPTIONS, "--out", str(folder), "--devices", "2", "--strategy", "ddp", "--workers", "0"))
+    said = finish(
+        start(folder, *OPTIONS, "--out", str(folder), "--devices", "2", "--strategy", "ddp", "--workers", "0")
+    )
     assert said.count("epoch 3/3") == 1, "only the first process speaks"
     assert json.loads((folder / "last.json").read_text())["metrics"]["top1"] > 0.2

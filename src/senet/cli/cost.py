@@ -1,6 +1,6 @@
 """Count a network's parameters and multiply-accumulates, part by part.
 
-  senet cost se_resnet50 --attention se:reduction=8
+senet cost se_resnet50 --attention se:reduction=8
 """
 
 from __future__ import annotations

@@ -41,15 +41,8 @@ def run(options: argparse.Namespace) -> int:
             print_table(("machine", ""), [[name, str(value)] for name, value in machine.items()], left=2)
         return 0
     from senet.data import scan
-    from senet.training.job import DataOptions
 
-    data = DataOptions(
-        data=options.data,
-        val_fraction=options.val_fraction,
-        split_seed=options.split_seed,
-        download=options.download,
-        root=options.data_root,
-    ).open()
+    data = shared.data_options(options).open()
     with counting("reading images") as progress:
         report = scan(data, workers=options.workers, progress=progress).to_dict()
     broken = [row for part in report["parts"].values() for row in part["broken"]]

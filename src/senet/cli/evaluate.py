@@ -1,6 +1,6 @@
 """Measure a trained network on a labelled data set.
 
-  senet evaluate --checkpoint runs/flowers --data folder:PATH
+senet evaluate --checkpoint runs/flowers --data folder:PATH
 """
 
 from __future__ import annotations
@@ -27,17 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluate and print."""
     from senet.inference import evaluate
-    from senet.training.job import DataOptions
     from senet.zoo import load_model
 
     loaded = load_model(options.checkpoint, factory=options.model)
-    data = DataOptions(
-        data=options.data,
-        val_fraction=options.val_fraction,
-        split_seed=options.split_seed,
-        download=options.download,
-        root=options.data_root,
-    ).open()
+    data = shared.data_options(options).open()
     split = options.split or ("test" if data.test is not None else "val")
     with counting("evaluating") as progress:
         result = evaluate(

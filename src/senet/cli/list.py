@@ -1,6 +1,6 @@
 """List the networks there are.
 
-  senet list 'se_resnet*' --cost
+senet list 'se_resnet*' --cost
 """
 
 from __future__ import annotations

@@ -6,15 +6,19 @@ import argparse
 import re
 from collections.abc import Iterable
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from senet.errors import SenetError
+
+if TYPE_CHECKING:
+    from senet.training.job import DataOptions
 
 __all__ = [
     "add_data_options",
     "add_field_options",
     "add_network_options",
     "add_use_options",
+    "data_options",
     "given_fields",
     "network_options",
     "parse_size",
@@ -34,6 +38,19 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None
     group.add_argument("--split-seed", type=int, default=0, metavar="N", help="of the choice of that share")
     group.add_argument("--download", action="store_true", help="fetch a published data set that isn't there")
     group.add_argument("--data-root", metavar="DIR", help="where published data sets are kept")
+
+
+def data_options(options: argparse.Namespace) -> DataOptions:
+    """What `add_data_options` was given; `.open()` opens it."""
+    from senet.training.job import DataOptions
+
+    return DataOptions(
+        data=options.data,
+        val_fraction=options.val_fraction,
+        split_seed=options.split_seed,
+        download=options.download,
+        root=options.data_root,
+    )
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:

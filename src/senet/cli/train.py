@@ -17,7 +17,7 @@ from senet.cli import options as shared
 from senet.cli.output import print_json, print_table
 from senet.data.augmentation import Augmentation
 from senet.errors import SenetError
-from senet.training.job import DataOptions, Job
+from senet.training.job import Job
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import RECIPES, recipe_for, recipe_named
 
@@ -95,13 +95,7 @@ def _new(options: argparse.Namespace) -> tuple[Path, Job]:
         if getattr(options, name) is None:
             raise SenetError(f"--{name} is missing (or --resume DIR); `senet train --help` says more")
     job = Job(
-        source=DataOptions(
-            data=options.data,
-            val_fraction=options.val_fraction,
-            split_seed=options.split_seed,
-            download=options.download,
-            root=options.data_root,
-        ),
+        source=shared.data_options(options),
         model=options.model,
         options=shared.network_options(options),
         size=options.size,

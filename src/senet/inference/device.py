@@ -42,6 +42,6 @@ def running(model: nn.Module, precision: str) -> Iterator[torch.device]:
     if precision not in DTYPES:
         raise UnknownNameError("precision", precision, DTYPES)
     device, dtype = default_device(), DTYPES[precision]
-    model.to(device, memory_format=torch.channels_last).eval()
+    model.to(device).to(memory_format=torch.channels_last).eval()
     with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         yield device

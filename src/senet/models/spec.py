@@ -102,9 +102,11 @@ class ModelSpec(ABC):
                 f"{numbers[-1]} as in the paper's Table 13 (the stem is stage 1)"
             )
         if self.attention is not None:
-            for number, stage in zip(numbers, units, strict=True):
-                for unit in stage if self._attends(number) else ():
-                    self.attention.check(self._attended_channels(unit))
+            attending = [
+                unit for number, stage in zip(numbers, units, strict=True) if self._attends(number) for unit in stage
+            ]
+            for channels in sorted({self._attended_channels(unit) for unit in attending}):
+                self.attention.check(channels)
 
     def _attends(self, stage: int) -> bool:
         return self.attention is not None and (self.stages is None or stage in self.stages)

@@ -140,9 +140,7 @@ def fit(
             network.model, recipe, len(data.classes), channels_last=run.channels_last, broken=broken
         )
         try:
-            trainer.fit(
-                module, *loaders, ckpt_path=folder / STATE if state is not None else None, weights_only=True
-            )
+            trainer.fit(module, *loaders, ckpt_path=folder / STATE if state is not None else None, weights_only=True)
         except MisconfigurationException as error:
             raise SenetError(f"this training can't run here: {error}") from error
     return Outcome(keeper.rows, keeper.best, time.monotonic() - started, broken.summary())
@@ -154,9 +152,7 @@ def _check_output(network: Network, classes: int) -> None:
     like = next(network.model.parameters(), None)
     if like is None:
         raise SenetError(f"{network.name} has no parameters to train")
-    image = torch.zeros(
-        1, preprocessing.in_channels, *preprocessing.size, dtype=like.dtype, device=like.device
-    )
+    image = torch.zeros(1, preprocessing.in_channels, *preprocessing.size, dtype=like.dtype, device=like.device)
     was = network.model.training
     network.model.eval()
     try:
@@ -164,31 +160,23 @@ def _check_output(network: Network, classes: int) -> None:
             output = network.model(image)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise SenetError(
-            f"{network.name} can't take an image of shape {tuple(image.shape[1:])}: {reason}"
-        ) from error
+        raise SenetError(f"{network.name} can't take an image of shape {tuple(image.shape[1:])}: {reason}") from error
     finally:
         network.model.train(was)
     if not isinstance(output, torch.Tensor) or output.shape != (1, classes):
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise SenetError(
-            f"{network.name} gives {shape} for one image; the data has {classes} classes: (1, {classes})"
-        )
+        raise SenetError(f"{network.name} gives {shape} for one image; the data has {classes} classes: (1, {classes})")
 
 
 def _turn_on_checkpointing(network: Network) -> None:
     if not hasattr(network.model, "checkpointing"):
-        raise SenetError(
-            f"gradient checkpointing is built into this package's networks; {network.name} has none"
-        )
+        raise SenetError(f"gradient checkpointing is built into this package's networks; {network.name} has none")
     network.model.checkpointing = True  # type: ignore[assignment]
 
 
 def _trainer(recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
     if recipe.ema_decay and run.strategy.startswith("fsdp"):
-        raise SenetError(
-            "averaged weights (ema_decay) can't be kept under fsdp; use --ema-decay 0 or --strategy ddp"
-        )
+        raise SenetError("averaged weights (ema_decay) can't be kept under fsdp; use --ema-decay 0 or --strategy ddp")
     try:
         return L.Trainer(
             accelerator="auto",
@@ -229,9 +217,7 @@ def _loaders(
         )
     share = min(recipe.batch_size // pieces, len(data.train) // shard.world_size)
     workers = None if run.workers < 0 else run.workers
-    train_set = ImageDataset(
-        data.train, train_transform(network.preprocessing, recipe.augmentation), seed=recipe.seed
-    )
+    train_set = ImageDataset(data.train, train_transform(network.preprocessing, recipe.augmentation), seed=recipe.seed)
     val_set = ImageDataset(data.val, eval_transform(network.preprocessing))
     return (
         train_loader(train_set, batch_size=share, shard=shard, workers=workers),
@@ -250,9 +236,7 @@ def _read_state(folder: Path, recipe: Recipe) -> dict[str, Any]:
             f"{path} can't be read ({type(error).__name__}): truncated, or not written by this package"
         ) from error
     if Keeper.position(state)[0] >= recipe.epochs:
-        raise SenetError(
-            f"{folder} is trained to its end, {recipe.epochs} epochs; --epochs with more goes on"
-        )
+        raise SenetError(f"{folder} is trained to its end, {recipe.epochs} epochs; --epochs with more goes on")
     return state
 
 

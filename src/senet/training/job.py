@@ -166,4 +166,4 @@ def is_first_process() -> bool:
     """Whether this is the process of a distributed run that speaks and writes."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    return rank_zero_only.rank == 0
+    return getattr(rank_zero_only, "rank", 0) == 0

@@ -142,9 +142,7 @@ class Keeper(Checkpoint):
 
     def _row(self, trainer: L.Trainer) -> dict[str, float]:
         seconds = self._spent()
-        metrics = {
-            key.replace("/", "_"): float(value) for key, value in sorted(trainer.callback_metrics.items())
-        }
+        metrics = {key.replace("/", "_"): float(value) for key, value in sorted(trainer.callback_metrics.items())}
         return {
             "epoch": trainer.current_epoch + 1,
             "step": trainer.global_step,

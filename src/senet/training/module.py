@@ -23,7 +23,7 @@ __all__ = ["ClassificationModule", "accuracies"]
 
 def accuracies(num_classes: int) -> MetricCollection:
     """Top-1 and, with more than five classes, top-5 accuracy over all images."""
-    metrics: dict[str, Metric] = {"top1": MulticlassAccuracy(num_classes, average="micro")}
+    metrics: dict[str, Metric | MetricCollection] = {"top1": MulticlassAccuracy(num_classes, average="micro")}
     if num_classes > 5:
         metrics["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
     return MetricCollection(metrics)
@@ -61,9 +61,7 @@ class ClassificationModule(L.LightningModule):
         self.model = model.to(memory_format=self.memory_format)
         self.average: AveragedModel | None = None
         if recipe.ema_decay:
-            self.average = AveragedModel(
-                self.model, multi_avg_fn=_rising_average(recipe.ema_decay), use_buffers=True
-            )
+            self.average = AveragedModel(self.model, multi_avg_fn=_rising_average(recipe.ema_decay), use_buffers=True)
             self.average.requires_grad_(False)
         self.train_loss, self.train_top1 = MeanMetric(), MulticlassAccuracy(num_classes, average="micro")
         self.val_loss, self.val_accuracies = MeanMetric(), accuracies(num_classes)
@@ -119,17 +117,16 @@ class ClassificationModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Hand the validation's result to callbacks and loggers."""
-        values = {"loss": self.val_loss, **self.val_accuracies}
-        self.log_dict({f"val/{name}": metric.compute() for name, metric in values.items()})
-        for metric in values.values():
-            metric.reset()
+        values = {"loss": self.val_loss.compute(), **self.val_accuracies.compute()}
+        self.log_dict({f"val/{name}": value for name, value in values.items()})
+        self.val_loss.reset()
+        self.val_accuracies.reset()
 
     def on_train_epoch_end(self) -> None:
         """Hand the epoch's training loss and accuracy to callbacks and loggers."""
-        values = {"loss": self.train_loss, "top1": self.train_top1}
-        self.log_dict({f"train/{name}": metric.compute() for name, metric in values.items()})
-        for metric in values.values():
-            metric.reset()
+        self.log_dict({"train/loss": self.train_loss.compute(), "train/top1": self.train_top1.compute()})
+        self.train_loss.reset()
+        self.train_top1.reset()
 
     def _report(self, batch: Batch) -> None:
         if self.broken is not None:

@@ -69,9 +69,7 @@ class ProgressLine(L.Callback):
         """Measure the speed anew."""
         self._images, self._loss, self._right, self._since = 0, 0.0, 0, time.monotonic()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move the bar."""
         if not trainer.is_global_zero:
             return
@@ -107,8 +105,6 @@ class ProgressLine(L.Callback):
         """Close the bar, also after an error."""
         self.progress.stop()
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Close the bar before the error is told."""
         self.progress.stop()

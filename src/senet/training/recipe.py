@@ -115,11 +115,13 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
         """Read what `to_dict` wrote."""
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        augmentation = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in plain.pop("augmentation").items()
-        }
-        return cls(**plain, augmentation=Augmentation(**augmentation))
+        plain = _with_tuples(values)
+        return cls(**plain | {"augmentation": Augmentation(**_with_tuples(plain["augmentation"]))})
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no tuples, the fields no lists."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _require(good: bool, name: str, value: object, what: str) -> None:
