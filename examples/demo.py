@@ -11,8 +11,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from senet.cli import main
-from senet.data import open_data, write_images
+from senet.data import Subset, open_data, write_images
 
 FOLDER = Path("demo")
 LEAST = 0.98
@@ -32,8 +34,9 @@ if __name__ == "__main__":
     senet("train", "--data", "digits", "--model", "se_cifar_resnet20", "--out", str(run))
     senet("evaluate", "--checkpoint", str(run), "--data", "digits")
     images = FOLDER / "images"
-    names = write_images(open_data("digits").val, images, limit=12)
-    print(f"\nwrote {len(names)} test images into {images}; the true digit stands in each name")
+    digits = open_data("digits")
+    names = write_images(Subset(digits.val, np.arange(12)), images, classes=digits.classes)
+    print(f"\nwrote {len(names)} test images into {images}, each into a folder named after the true digit")
     senet("predict", str(images), "--checkpoint", str(run))
     top1 = json.loads((run / "best.json").read_text())["metrics"]["top1"]
     print(

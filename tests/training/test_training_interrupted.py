@@ -99,12 +99,25 @@ def test_killed_and_resumed_from_the_epoch_before(tmp_path, uninterrupted):
     assert_equal(folder, uninterrupted)
 
 
+@pytest.mark.parametrize("how", ["again", "resume"])
+def test_killed_before_any_state_was_saved(tmp_path, uninterrupted, how):
+    folder = tmp_path / "run"
+    process = start(folder, *OPTIONS, "--out", str(folder), "--workers", "0")
+    wait_for(folder / "run.json", process)
+    process.kill()
+    process.communicate()
+    assert not (folder / "state.ckpt").exists()
+    finish(start(folder, *(["--resume", str(folder)] if how == "resume" else [*OPTIONS, "--out", str(folder)])))
+    assert_equal(folder, uninterrupted)
+
+
 def test_what_can_not_be_resumed_says_so(tmp_path, uninterrupted):
     assert "is trained to its end" in finish(start(uninterrupted, "--resume", str(uninterrupted)), 2)
     assert "holds no run" in finish(start(tmp_path / "x", "--resume", str(tmp_path)), 2)
     assert "--resume" in finish(start(tmp_path / "x", *OPTIONS, "--out", str(uninterrupted)), 2)
     (tmp_path / "run.json").write_text((uninterrupted / "run.json").read_text())
-    assert "state.ckpt" in finish(start(tmp_path / "x", "--resume", str(tmp_path)), 2)
+    (tmp_path / "metrics.csv").write_text((uninterrupted / "metrics.csv").read_text())
+    assert "state.ckpt is gone" in finish(start(tmp_path / "x", "--resume", str(tmp_path)), 2)
     (tmp_path / "state.ckpt").write_bytes((uninterrupted / "state.ckpt").read_bytes()[:1000])
     assert "truncated" in finish(start(tmp_path / "x", "--resume", str(tmp_path)), 2)
     (tmp_path / "run.json").write_text("{")

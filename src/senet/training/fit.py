@@ -33,8 +33,9 @@ from senet.data import (
 )
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
+from senet.training.folder import METRICS, STATE
 from senet.training.interruption import StopRequest
-from senet.training.keeper import STATE, Keeper
+from senet.training.keeper import Keeper
 from senet.training.module import ClassificationModule
 from senet.training.progress import ProgressLine
 from senet.training.recipe import Recipe, RunOptions
@@ -97,7 +98,8 @@ def fit(
         recipe: How, as far as it changes the result.
         folder: Exists already.
         run: How, as far as it doesn't.
-        resume: Go on from the state in `folder`, at the step where it was saved.
+        resume: Go on from the state in `folder`, at the step where it was saved; a run that was killed before it
+            saved any begins anew.
         console: For bar and messages; standard error if None.
 
     Raises:
@@ -225,10 +227,15 @@ def _loaders(
     )
 
 
-def _read_state(folder: Path, recipe: Recipe) -> dict[str, Any]:
+def _read_state(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
     path = folder / STATE
     if not path.is_file():
-        raise SenetError(f"{folder} has no {STATE} to resume from; train there first")
+        table = folder / METRICS
+        if table.is_file() and len(table.read_text().splitlines()) > 2:
+            raise SenetError(
+                f"{folder} can't be resumed: its {STATE} is gone, and it is trained for more than an epoch"
+            )
+        return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.errors import CheckpointError, SenetError
 from senet.preprocessing import Preprocessing
+from senet.training.folder import JOB, holds_a_run
 from senet.training.recipe import Recipe, RunOptions
 
 if TYPE_CHECKING:
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
     from senet.data import Data
     from senet.training.fit import Network, Outcome
 
-__all__ = ["JOB", "DataOptions", "Job", "is_first_process"]
-
-JOB = "run.json"
+__all__ = ["DataOptions", "Job", "is_first_process"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +74,7 @@ class Job:
         Raises:
             SenetError: There is a run in it, it can't be written to, or the training can't work.
         """
-        if is_first_process() and (folder / JOB).exists():
+        if is_first_process() and holds_a_run(folder):
             raise SenetError(f"{folder} holds a run already; go on with --resume {folder}, or choose another --out")
         data = self.source.open()
         network = self.network(data)

@@ -13,14 +13,12 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from senet.training.curves import draw_curves
+from senet.training.folder import BEST, CURVES, LAST, METRICS, STATE
 from senet.training.interruption import Interrupted, StopRequest
 from senet.training.progress import epoch_line
 from senet.weights import Description, write_atomically, write_checkpoint
 
-__all__ = ["STATE", "Keeper"]
-
-STATE = "state.ckpt"
-"""All that a resumed run needs: weights, averages, optimiser, schedule, progress, random state."""
+__all__ = ["Keeper"]
 
 
 class Keeper(Checkpoint):
@@ -110,21 +108,22 @@ class Keeper(Checkpoint):
         self.rows.append(row)
         self._images, self._earlier = 0, 0.0
         self._next = (trainer.current_epoch + 1, 0)
-        self.save_state(trainer)
         weights = _kept_weights(trainer)
         if trainer.is_global_zero:
             self._write(row, weights, int(trainer.max_epochs or 0))
+        # The state goes last: whoever is killed before repeats the epoch and writes the same files again.
+        self.save_state(trainer)
         if self._next[0] < int(trainer.max_epochs or 0) and self._asked_to_stop(trainer):
             raise Interrupted
 
     def _write(self, row: dict[str, float], weights: dict[str, Tensor], epochs: int) -> None:
         metrics = {key[4:]: value for key, value in row.items() if key.startswith("val_")}
         description = self.describe(metrics, int(row["epoch"]))
-        write_checkpoint(self.folder / "last.safetensors", weights, description)
+        write_checkpoint(self.folder / LAST, weights, description)
         if self.best is row:
-            write_checkpoint(self.folder / "best.safetensors", weights, description)
-        write_atomically(self.folder / "metrics.csv", self._write_table)
-        write_atomically(self.folder / "curves.png", lambda path: draw_curves(self.rows, path, self.title))
+            write_checkpoint(self.folder / BEST, weights, description)
+        write_atomically(self.folder / METRICS, self._write_table)
+        write_atomically(self.folder / CURVES, lambda path: draw_curves(self.rows, path, self.title))
         self.tell(epoch_line(row, epochs))
 
     def save_state(self, trainer: L.Trainer) -> None:
