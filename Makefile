@@ -1,8 +1,8 @@
 # Everything happens in .venv, made on first use; PYTHON chooses the interpreter that makes it.
 PYTHON ?= python3
 BIN := .venv/bin
-# Wants torch's own processes and ours not to fight over two cores.
-PYTEST := $(BIN)/python -m pytest
+# A process a core, each computing with one thread: several threads in several processes fight over the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: demo test test-all lint format clean
 
