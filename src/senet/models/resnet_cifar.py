@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,8 @@ class _CifarSpec(ModelSpec):
         widths: Channels of each stage's 3x3 convolutions.
         bottleneck: Three-convolution units with four times the width going out; else two 3x3 convolutions.
     """
+
+    stem_stride: ClassVar[int] = 1
 
     num_classes: int = 10
     depth: int

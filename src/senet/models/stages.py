@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from senet.models.spec import FIRST_STAGE, ModelSpec, UnitShape
+from senet.models.spec import FeatureInfo, ModelSpec, UnitShape
 from senet.nn import PLACEMENTS
 
 __all__ = ["ConvNet", "Head", "PreActUnit", "ResidualUnit", "conv", "conv_norm", "conv_norm_act"]
@@ -117,7 +117,7 @@ class ConvNet(nn.Module):
         stem: Image to the first map.
         make_unit: Builds one unit from its stage number and shape.
         final: What follows the last stage (a pre-activation network's last norm and ReLU).
-        dropout: Before the classifier.
+        make_head: From the last map's channels and the number of classes to the head.
 
     Attributes:
         checkpointing: Recompute each unit in the backward pass instead of keeping its maps: about a quarter more
@@ -131,7 +131,7 @@ class ConvNet(nn.Module):
         make_unit: Callable[[int, UnitShape], nn.Module],
         *,
         final: nn.Module | None = None,
-        dropout: float = 0.0,
+        make_head: Callable[[int, int], nn.Module] = Head,
     ) -> None:
         super().__init__()
         stages = spec.units()
@@ -141,15 +141,20 @@ class ConvNet(nn.Module):
         self.stages = nn.ModuleDict(
             {
                 str(number): nn.Sequential(*(make_unit(number, unit) for unit in stage))
-                for number, stage in enumerate(stages, FIRST_STAGE)
+                for number, stage in enumerate(stages, spec.first_stage)
             }
         )
         self.final = final if final is not None else nn.Identity()
         self.num_features = stages[-1][-1].out_channels
-        self._dropout = dropout
-        self.head = Head(self.num_features, spec.num_classes, dropout)
+        self._make_head = make_head
+        self.head = make_head(self.num_features, spec.num_classes)
         self.checkpointing = False
         _initialise(self)
+
+    @property
+    def feature_info(self) -> tuple[FeatureInfo, ...]:
+        """Channels and stride of the map after each stage."""
+        return self.spec.feature_info
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> the last map (N, num_features, H', W')."""
@@ -167,7 +172,7 @@ class ConvNet(nn.Module):
         """Replace the classifier by a fresh one of `num_classes` outputs; 0 leaves the pooled features."""
         self.spec = self.spec.changed({"num_classes": num_classes})
         like = next(self.parameters())
-        head = Head(self.num_features, num_classes, self._dropout)
+        head = self._make_head(self.num_features, num_classes)
         self.head = head.to(like.device, like.dtype).train(self.training)
 
 
