@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,7 +18,10 @@ from senet.preprocessing import IMAGENET, Preprocessing
 if TYPE_CHECKING:
     from senet.models.stages import ConvNet
 
-__all__ = ["FeatureInfo", "ModelSpec", "UnitShape"]
+__all__ = ["OUTPUT_STRIDES", "FeatureInfo", "ModelSpec", "UnitShape"]
+
+OUTPUT_STRIDES = (8, 16, 32)
+"""What an `output_stride` can be, as far as the network is that coarse."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class ModelSpec(ABC):
         stages: The stages whose units carry attention, numbered as in the paper's Table 13 (the stem is
             stage 1, so the first residual stage is 2); None is all of them.
         preprocessing: What its images go through.
+        output_stride: No map is coarser than this many pixels of the image to a step (8, 16 or 32): later stages keep
+            the resolution and are dilated instead, see `senet.models.dilation`. Weights fit with and without.
 
     A family says of itself:
         first_stage: Number of the first entry of `units()`. As in the paper the stem is stage 1, so it is 2; a
@@ -87,6 +93,7 @@ class ModelSpec(ABC):
     placement: str = "standard"
     stages: tuple[int, ...] | None = None
     preprocessing: Preprocessing = IMAGENET
+    output_stride: int | None = None
 
     @abstractmethod
     def units(self) -> list[list[UnitShape]]:
@@ -105,6 +112,7 @@ class ModelSpec(ABC):
                 raise SenetError(f"{f.name}={getattr(self, f.name)!r} must be {f.type}")
         self.check_values()
         self._check_attention()
+        self._check_output_stride()
 
     def check_values(self) -> None:
         """Raise a `SenetError` for a value of the right type that is impossible."""
@@ -132,15 +140,28 @@ class ModelSpec(ABC):
             for channels in sorted({self._attended_channels(unit) for unit in attending}):
                 self.attention.check(channels)
 
+    def _check_output_stride(self) -> None:
+        coarsest = self._strides()[-1]
+        possible = [stride for stride in OUTPUT_STRIDES if stride <= coarsest]
+        if self.output_stride is not None and self.output_stride not in possible:
+            choice = " or ".join(map(str, possible)) or "None"
+            raise SenetError(f"output_stride={self.output_stride}: {self.name} has stride {coarsest}; use {choice}")
+
+    def _strides(self) -> list[int]:
+        """Stride of the map after each stage, were there no `output_stride`."""
+        found, stride = [], self.stem_stride
+        for stage in self.units():
+            for unit in stage:
+                stride *= unit.stride
+            found.append(stride)
+        return found
+
     @property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
         """Channels and stride of the map after each stage."""
-        found, stride = [], self.stem_stride
-        for number, stage in enumerate(self.units(), self.first_stage):
-            for unit in stage:
-                stride *= unit.stride
-            found.append(FeatureInfo(number, stage[-1].out_channels, stride))
-        return tuple(found)
+        stages = enumerate(zip(self.units(), self._strides(), strict=True), self.first_stage)
+        limit = self.output_stride or math.inf
+        return tuple(FeatureInfo(n, stage[-1].out_channels, int(min(stride, limit))) for n, (stage, stride) in stages)
 
     def _attends(self, stage: int) -> bool:
         return self.attention is not None and (self.stages is None or stage in self.stages)

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from senet.models.dilation import dilate
 from senet.models.spec import FeatureInfo, ModelSpec, UnitShape
 from senet.nn import PLACEMENTS
 
-__all__ = ["ConvNet", "Head", "PreActUnit", "ResidualUnit", "conv", "conv_norm", "conv_norm_act"]
+__all__ = ["ConvNet", "Head", "PreActUnit", "ResidualUnit", "conv", "conv_norm", "conv_norm_act", "run_stage"]
 
 
 def conv(cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -149,6 +150,8 @@ class ConvNet(nn.Module):
         self._make_head = make_head
         self.head = make_head(self.num_features, spec.num_classes)
         self.checkpointing = False
+        if spec.output_stride is not None:
+            dilate(self, spec)
         _initialise(self)
 
     @property
@@ -160,8 +163,7 @@ class ConvNet(nn.Module):
         """(N, in_channels, H, W) -> the last map (N, num_features, H', W')."""
         x = self.stem(x)
         for stage in self.stages.values():
-            for unit in stage:  # type: ignore[attr-defined]
-                x = _recomputed(unit, x) if self.checkpointing and self.training else unit(x)
+            x = run_stage(stage, x, recompute=self.checkpointing and self.training)
         return self.final(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -181,6 +183,13 @@ def _initialise(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.bias is None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def run_stage(stage: nn.Module, x: Tensor, *, recompute: bool) -> Tensor:
+    """Run a stage unit by unit, (N, C, H, W) -> (N, C', H', W'); with `recompute` each again in the backward pass."""
+    for unit in stage.children():
+        x = _recomputed(unit, x) if recompute else unit(x)
+    return x
 
 
 def _recomputed(unit: nn.Module, x: Tensor) -> Tensor:
