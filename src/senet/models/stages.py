@@ -171,11 +171,16 @@ class ConvNet(nn.Module):
         return self.head(self.forward_features(x))
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier by a fresh one of `num_classes` outputs; 0 leaves the pooled features."""
+        """Replace the classifier by a fresh one of `num_classes` outputs; 0 leaves the pooled features.
+
+        Hidden layers that the head has before its classifier (VGG) stay as they are.
+        """
         self.spec = self.spec.changed({"num_classes": num_classes})
         like = next(self.parameters())
-        head = self._make_head(self.num_features, num_classes)
-        self.head = head.to(like.device, like.dtype).train(self.training)
+        head = self._make_head(self.num_features, num_classes).to(like.device, like.dtype).train(self.training)
+        kept = {key: value for key, value in self.head.state_dict().items() if not key.startswith("fc.")}
+        head.load_state_dict(kept, strict=False)
+        self.head = head
 
 
 def _initialise(model: nn.Module) -> None:
