@@ -19,7 +19,7 @@ from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.models import MODELS, Backbone, ConvNet, ModelSpec
 from senet.models.backbone import check_features
 from senet.preprocessing import Preprocessing
-from senet.weights import Description, read_checkpoint
+from senet.weights import Description, fetch, find_card, load_weights, read_checkpoint
 
 __all__ = ["LoadedModel", "build_model", "create_model", "list_models", "load_model", "model_spec"]
 
@@ -45,6 +45,7 @@ def model_spec(name: str, /, **options: Any) -> ModelSpec:
 def create_model(
     name: str,
     *,
+    pretrained: bool | str = False,
     device: torch.device | str | None = None,
     features_only: Literal[False] = False,
     out_stages: None = None,
@@ -54,6 +55,7 @@ def create_model(
 def create_model(
     name: str,
     *,
+    pretrained: bool | str = False,
     device: torch.device | str | None = None,
     features_only: Literal[True],
     out_stages: Sequence[int] | None = None,
@@ -62,15 +64,20 @@ def create_model(
 def create_model(
     name: str,
     *,
+    pretrained: bool | str = False,
     device: torch.device | str | None = None,
     features_only: bool = False,
     out_stages: Sequence[int] | None = None,
     **options: Any,
 ) -> ConvNet | Backbone:
-    """Build a network with freshly initialised weights.
+    """Build a network, with freshly initialised weights or with a public checkpoint's.
 
     Args:
         name: One of `list_models()`.
+        pretrained: A tag of `senet.weights.cards(name)`, or True for its first: fetched from the Hugging Face hub
+            once, then from its cache; see `docs/weights.md`. The network gets the checkpoint's preprocessing. With
+            another `num_classes` the classifier stays freshly initialised, and a warning says so; with other
+            `in_channels` the first convolution is adapted, see `load_weights`.
         device: Where to make it; `"meta"` allocates no weights.
         features_only: Without a head: a `Backbone`, which gives the list of the stages' maps.
         out_stages: Numbers of the stages whose maps a backbone gives, ascending; None is all of them.
@@ -85,12 +92,20 @@ def create_model(
 
     Raises:
         UnknownNameError: No such network, or no such option of it; names the nearest.
-        SenetError: An impossible value; raised before anything is allocated.
+        SenetError: An impossible value, or no such checkpoint; raised before anything is allocated.
+        CheckpointError: The checkpoint can't be had, or isn't what was published.
     """
-    spec = model_spec(name, **options)
+    card = None
+    if pretrained is not False:
+        model_spec(name)  # an unknown network is told before an unknown checkpoint
+        card = find_card(name, pretrained)
+    spec = model_spec(name, **(card.network_options() if card else {}) | options)
     check_features(spec, features_only, out_stages, options)
+    weights = fetch(card) if card else None
     with torch.device(device if device is not None else torch.get_default_device()):
         network = spec.build()
+    if card is not None and weights is not None:
+        load_weights(network, weights, layout=card.layout, transfer=True)
     return Backbone(network, out_stages) if features_only else network
 
 
