@@ -107,7 +107,6 @@ inception_v3 inception_v3.tf_adv_in1k apache-2.0 299 0.875 bicubic half 77.592 9
 inception_v3 inception_v3.tf_in1k apache-2.0 299 0.875 bicubic half 77.862 93.644 299
 inception_resnet_v2 inception_resnet_v2.tf_in1k apache-2.0 299 0.8975 bicubic half 80.462 95.308 299
 inception_resnet_v2 inception_resnet_v2.tf_ens_adv_in1k apache-2.0 299 0.8975 bicubic half 79.978 94.946 299
-mobilenet_v1 mobilenetv1_100.ra4_e3600_r224_in1k apache-2.0 224 0.875 bicubic half - - -
 """
 
 _SOURCE = "timm, results/results-imagenet.csv at commit 0173a139"

@@ -53,7 +53,7 @@ def _biases(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 def _widths(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     theirs, ours = _hidden(wanted), _hidden(own)
-    if not theirs or all(theirs[key] == ours.get(key) for key in theirs):
+    if all(theirs[key] == ours[key] for key in theirs.keys() & ours.keys()):
         return ""
     there, here = _reduction(theirs), _reduction(ours)
     if there is None or here is None:

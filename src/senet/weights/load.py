@@ -83,9 +83,8 @@ def load_weights(
     if reason:
         raise CheckpointError(f"{name}: {reason}")
     if fresh:
-        warnings.warn(
-            f"{', '.join(fresh)}: not in {name} for this number of classes, freshly initialised", stacklevel=2
-        )
+        told = f"{', '.join(fresh)}: freshly initialised; {name} is for another number of classes"
+        warnings.warn(told, stacklevel=2)
     _put(model, wanted, own)
     return LoadReport(table.layout, len(wanted), tuple(fresh))
 
@@ -218,13 +217,11 @@ def _called(model: nn.Module) -> str:
 
 def _leave_head(wanted: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
     """Take out what doesn't fit the head; what the network keeps there."""
-    fresh = []
-    for key in [key for key in wanted if key.startswith("head.")]:
-        if key not in own:
-            del wanted[key]
-        elif wanted[key].shape != own[key].shape:
-            del wanted[key]
-            fresh.append(key)
+    for key in [key for key in wanted if key.startswith("head.") and key not in own]:
+        del wanted[key]
+    fresh = [key for key in own if key.startswith("head.") and key in wanted and wanted[key].shape != own[key].shape]
+    for key in fresh:
+        del wanted[key]
     return fresh
 
 

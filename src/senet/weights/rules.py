@@ -183,6 +183,9 @@ class Table:
     zero: str | None = None
     refuses: tuple[str, str] | None = None
 
+    def __str__(self) -> str:
+        return self.title
+
     @property
     def one_way(self) -> bool:
         """Whether what was read can't be written: a bias was folded into its norm, or a file's norms are in pieces."""
