@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from senet.nn import ScSE as ScSE
     from senet.nn import SpatialSE as SpatialSE
     from senet.nn import SqueezeExcite as SqueezeExcite
+    from senet.weights import load_weights as load_weights
     from senet.zoo import create_model as create_model
     from senet.zoo import list_models as list_models
     from senet.zoo import load_model as load_model
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "cost": "senet.cost",
+    "load_weights": "senet.weights",
     **dict.fromkeys(("CheckpointError", "DataError", "SenetError"), "senet.errors"),
     **dict.fromkeys(("BAM", "CBAM", "ECA", "ESE", "GE", "SE", "SK", "ScSE", "SpatialSE", "SqueezeExcite"), "senet.nn"),
     **dict.fromkeys(("create_model", "list_models", "load_model"), "senet.zoo"),

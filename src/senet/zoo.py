@@ -7,18 +7,19 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from senet.errors import CheckpointError, SenetError, UnknownNameError
-from senet.models import MODELS, ConvNet, ModelSpec
+from senet.models import MODELS, Backbone, ConvNet, ModelSpec
+from senet.models.backbone import check_features
 from senet.preprocessing import Preprocessing
-from senet.weights import Description, read_checkpoint
+from senet.weights import Description, fetch, find_card, load_weights, read_checkpoint
 
 __all__ = ["LoadedModel", "build_model", "create_model", "list_models", "load_model", "model_spec"]
 
@@ -40,27 +41,72 @@ def model_spec(name: str, /, **options: Any) -> ModelSpec:
     return MODELS[name].changed(options)
 
 
-def create_model(name: str, *, device: torch.device | str | None = None, **options: Any) -> ConvNet:
-    """Build a network with freshly initialised weights.
+@overload
+def create_model(
+    name: str,
+    *,
+    pretrained: bool | str = False,
+    device: torch.device | str | None = None,
+    features_only: Literal[False] = False,
+    out_stages: None = None,
+    **options: Any,
+) -> ConvNet: ...
+@overload
+def create_model(
+    name: str,
+    *,
+    pretrained: bool | str = False,
+    device: torch.device | str | None = None,
+    features_only: Literal[True],
+    out_stages: Sequence[int] | None = None,
+    **options: Any,
+) -> Backbone: ...
+def create_model(
+    name: str,
+    *,
+    pretrained: bool | str = False,
+    device: torch.device | str | None = None,
+    features_only: bool = False,
+    out_stages: Sequence[int] | None = None,
+    **options: Any,
+) -> ConvNet | Backbone:
+    """Build a network, with freshly initialised weights or with a public checkpoint's.
 
     Args:
         name: One of `list_models()`.
+        pretrained: A tag of `senet.weights.cards(name)`, or True for its first: fetched from the Hugging Face hub
+            once, then from its cache; see `docs/weights.md`. The network gets the checkpoint's preprocessing. With
+            another `num_classes` the classifier stays freshly initialised, and a warning says so; with other
+            `in_channels` the first convolution is adapted, see `load_weights`.
         device: Where to make it; `"meta"` allocates no weights.
+        features_only: Without a head: a `Backbone`, which gives the list of the stages' maps.
+        out_stages: Numbers of the stages whose maps a backbone gives, ascending; None is all of them.
         **options: Any field of the network's spec instead of its own value: `num_classes`, `in_channels`,
             `attention` (a spec such as `senet.SE(reduction=8)`, or None for the plain network), `placement`,
-            `stages` (numbered as in the paper's Table 13: the first residual stage is 2), and what the family
-            adds (`depths`, `groups`, ...). Checked: an option that the network doesn't have is an error.
+            `stages` (numbered as in the paper's Table 13: the first residual stage is 2), `output_stride`
+            (8, 16 or 32: later stages are dilated instead), and what the family adds (`depths`, `groups`, ...).
+            Checked: an option that the network doesn't have is an error.
 
     Returns:
-        The network, in training mode; `.spec` says what it is.
+        The network or its backbone, in training mode; `.spec` says what it is.
 
     Raises:
         UnknownNameError: No such network, or no such option of it; names the nearest.
-        SenetError: An impossible value; raised before anything is allocated.
+        SenetError: An impossible value, or no such checkpoint; raised before anything is allocated.
+        CheckpointError: The checkpoint can't be had, or isn't what was published.
     """
-    spec = model_spec(name, **options)
+    card = None
+    if pretrained is not False:
+        model_spec(name)  # an unknown network is told before an unknown checkpoint
+        card = find_card(name, pretrained)
+    spec = model_spec(name, **(card.network_options() if card else {}) | options)
+    check_features(spec, features_only, out_stages, options)
+    weights = fetch(card) if card else None
     with torch.device(device if device is not None else torch.get_default_device()):
-        return spec.build()
+        network = spec.build()
+    if card is not None and weights is not None:
+        load_weights(network, weights, layout=card.layout, transfer=True)
+    return Backbone(network, out_stages) if features_only else network
 
 
 def build_model(text: str, *, num_classes: int, in_channels: int = 3, **options: Any) -> nn.Module:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from senet import __version__
-from senet.cli import cost, doctor, evaluate, predict, train
+from senet.cli import convert, cost, doctor, evaluate, predict, train
 from senet.cli import list as list_verb
 
 __all__ = ["main"]
@@ -19,6 +19,7 @@ VERBS = {
     "predict": predict,
     "list": list_verb,
     "cost": cost,
+    "convert": convert,
     "doctor": doctor,
 }
 

@@ -17,7 +17,9 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This verb's options."""
     parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="shell-style, such as 'se_*'")
-    parser.add_argument("--cost", action="store_true", help="with parameters and multiply-accumulates")
+    parser.add_argument(
+        "--cost", action="store_true", help="with parameters, multiply-accumulates (MACs) and what was published"
+    )
     parser.add_argument("--json", action="store_true", help="print them as JSON")
 
 
@@ -36,14 +38,13 @@ def run(options: argparse.Namespace) -> int:
         return 0
     costs = {name: _cost(name) for name in names}
     if options.json:
-        print_json(costs)
+        print_json({name: c | {"published": _published(name, c["macs"])} for name, c in costs.items()})
         return 0
-    rows = [
-        [name, "x".join(map(str, c["input_size"][1:])), f"{c['params']:,}", f"{c['macs'] / 1e6:,.1f}",
-         f"{c['attention_params_share']:.2%}", f"{c['attention_macs_share']:.3%}"]
-        for name, c in costs.items()
-    ]  # fmt: skip
-    print_table(("network", "pixels", "parameters", "MMACs", "attention's parameters", "attention's MACs"), rows)
+    head = ("network", "pixels", "parameters", "MMACs", "attention's parameters", "attention's MACs",
+            "published MACs", "ours", "published error %")  # fmt: skip
+    print_table(head, [_row(name, c) for name, c in costs.items()])
+    for note in _notes(costs):
+        print(note)
     return 0
 
 
@@ -53,3 +54,40 @@ def _cost(name: str) -> dict[str, Any]:
 
     model = create_model(name, device="meta")
     return cost(model, (model.spec.in_channels, *model.spec.preprocessing.size)).to_dict()
+
+
+def _published(name: str, macs: int) -> list[dict[str, Any]]:
+    from senet.models import PUBLISHED
+
+    return [row.to_dict(macs) for row in PUBLISHED.get(name, ())]
+
+
+def _row(name: str, cost: dict[str, Any]) -> list[str]:
+    from senet.models import PUBLISHED
+
+    row = [name, "x".join(map(str, cost["input_size"][1:])), f"{cost['params']:,}", f"{cost['macs'] / 1e6:,.1f}",
+           f"{cost['attention_params_share']:.2%}", f"{cost['attention_macs_share']:.3%}"]  # fmt: skip
+    if name not in PUBLISHED:
+        return [*row, "", "", ""]
+    first = PUBLISHED[name][0]
+    mark = "*" if first.agreement(cost["macs"]) == "differs" else ""
+    return [*row, first.macs, first.like_printed(cost["macs"]) + mark, first.errors]
+
+
+def _notes(costs: dict[str, dict[str, Any]]) -> list[str]:
+    """What the table's published columns mean, and where ours can't be theirs."""
+    from senet.models import PUBLISHED
+
+    shown = {name: PUBLISHED[name][0] for name in costs if name in PUBLISHED}
+    if not shown:
+        return []
+    notes = [
+        "published: Hu et al. 2018 (arXiv 1709.01507 v4), Tables 2 to 5 and 8, top-1/top-5 (its FLOPs are MACs); "
+        "CIFAR-10 for CIFAR networks where there are both. --json says which table, and the authors' later results."
+    ]
+    agreement = {name: row.agreement(costs[name]["macs"]) for name, row in shown.items()}
+    if "last digit" in agreement.values():
+        notes.append("last digits: ours are convolutions and fully connected layers; the paper doesn't say what else.")
+    notes += [f"* {name}: {row.unlike or 'not reproduced'}" for name, row in shown.items()
+              if agreement[name] == "differs"]  # fmt: skip
+    return notes

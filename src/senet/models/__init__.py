@@ -1,7 +1,9 @@
 """The networks: one file a family, a variant is a frozen spec."""
 
+from senet.models.backbone import Backbone
+from senet.models.published import PUBLISHED, Published
 from senet.models.registry import MODELS
 from senet.models.spec import ModelSpec, UnitShape
 from senet.models.stages import ConvNet
 
-__all__ = ["MODELS", "ConvNet", "ModelSpec", "UnitShape"]
+__all__ = ["MODELS", "PUBLISHED", "Backbone", "ConvNet", "ModelSpec", "Published", "UnitShape"]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import final
+from functools import partial
+from typing import ClassVar, final
 
 from torch import Tensor, nn
 
 from senet.errors import SenetError
 from senet.models.spec import ModelSpec, UnitShape
-from senet.models.stages import ConvNet, ResidualUnit, conv, conv_norm, conv_norm_act
+from senet.models.stages import ConvNet, Head, ResidualUnit, conv, conv_norm, conv_norm_act
 from senet.nn import SE
 from senet.preprocessing import IMAGENET, IMAGENET_CAFFE
 
@@ -90,6 +91,8 @@ class ResNetSpec(ModelSpec):
     Source: Table 1; the authors' released definitions.
     """
 
+    stem_stride: ClassVar[int] = 4
+
     depths: tuple[int, ...]
     bottleneck: bool = True
     groups: int = 1
@@ -141,7 +144,7 @@ class ResNetSpec(ModelSpec):
 
     def build(self) -> ConvNet:
         """Make the network with freshly initialised weights."""
-        return ConvNet(self, self._stem(), self._unit, dropout=self.dropout)
+        return ConvNet(self, self._stem(), self._unit, make_head=partial(Head, dropout=self.dropout))
 
     def _stem(self) -> nn.Sequential:
         if self.deep_stem:

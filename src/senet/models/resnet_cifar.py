@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import final
+from typing import ClassVar, final
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,8 @@ class _CifarSpec(ModelSpec):
         widths: Channels of each stage's 3x3 convolutions.
         bottleneck: Three-convolution units with four times the width going out; else two 3x3 convolutions.
     """
+
+    stem_stride: ClassVar[int] = 1
 
     num_classes: int = 10
     depth: int
@@ -74,6 +76,10 @@ class PadShortcut(nn.Module):
         self.stride = unit.stride
         missing = unit.out_channels - unit.in_channels
         self.pad = (missing // 2, missing - missing // 2)
+
+    def dilate(self, stride: int, dilation: int) -> None:  # noqa: ARG002 - it looks at no neighbours
+        """Take steps of `stride` from now on."""
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
@@ -207,13 +213,18 @@ class TwoFlowShortcut(nn.Module):
         super().__init__()
         half = unit.out_channels // 2
         self.stride = unit.stride
+        self.reach = 1
         self.conv1 = nn.Conv2d(unit.in_channels, half, 1, bias=False)
         self.conv2 = nn.Conv2d(unit.in_channels, unit.out_channels - half, 1, bias=False)
         self.bn = nn.BatchNorm2d(unit.out_channels)
 
+    def dilate(self, stride: int, dilation: int) -> None:
+        """Take steps of `stride` from now on, and neighbours `dilation` times as far away."""
+        self.stride, self.reach = stride, self.reach * dilation
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
-        shifted = F.pad(x, (1, -1, 1, -1))
+        shifted = F.pad(x, (self.reach, -self.reach) * 2)
         step = self.stride
         flows = self.conv1(x[:, :, ::step, ::step]), self.conv2(shifted[:, :, ::step, ::step])
         return self.bn(torch.cat(flows, 1))

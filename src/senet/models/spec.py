@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from torch import nn
 
@@ -17,10 +18,10 @@ from senet.preprocessing import IMAGENET, Preprocessing
 if TYPE_CHECKING:
     from senet.models.stages import ConvNet
 
-__all__ = ["FIRST_STAGE", "ModelSpec", "UnitShape"]
+__all__ = ["OUTPUT_STRIDES", "FeatureInfo", "ModelSpec", "UnitShape"]
 
-FIRST_STAGE = 2
-"""Residual stages are numbered as in the paper (Table 13): the stem is stage 1, so `conv2_x` is stage 2."""
+OUTPUT_STRIDES = (8, 16, 32)
+"""What an `output_stride` can be, as far as the network is that coarse."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,21 @@ class UnitShape:
     stride: int = 1
 
 
+@dataclass(frozen=True)
+class FeatureInfo:
+    """The map that a stage ends with, known before running.
+
+    Attributes:
+        stage: The stage's number.
+        channels: Its channels.
+        stride: Pixels of the image to one step of the map.
+    """
+
+    stage: int
+    channels: int
+    stride: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec(ABC):
     """A network, described. A variant is another spec's `dataclasses.replace`.
@@ -53,10 +69,22 @@ class ModelSpec(ABC):
         stages: The stages whose units carry attention, numbered as in the paper's Table 13 (the stem is
             stage 1, so the first residual stage is 2); None is all of them.
         preprocessing: What its images go through.
+        output_stride: No map is coarser than this many pixels of the image to a step (8, 16 or 32): later stages keep
+            the resolution and are dilated instead, see `senet.models.dilation`. Weights fit with and without.
+
+    A family says of itself:
+        first_stage: Number of the first entry of `units()`. As in the paper the stem is stage 1, so it is 2; a
+            family whose stem is a stage like the others (VGG) has 1.
+        placements: Where its units can have the attention.
+        stem_stride: Pixels of the image to one step of the map that the first stage sees.
 
     Raises:
         SenetError: An impossible value; raised before any weight is allocated.
     """
+
+    first_stage: ClassVar[int] = 2
+    placements: ClassVar[tuple[str, ...]] = tuple(PLACEMENTS)
+    stem_stride: ClassVar[int]
 
     name: str = ""
     num_classes: int = 1000
@@ -65,6 +93,7 @@ class ModelSpec(ABC):
     placement: str = "standard"
     stages: tuple[int, ...] | None = None
     preprocessing: Preprocessing = IMAGENET
+    output_stride: int | None = None
 
     @abstractmethod
     def units(self) -> list[list[UnitShape]]:
@@ -83,6 +112,7 @@ class ModelSpec(ABC):
                 raise SenetError(f"{f.name}={getattr(self, f.name)!r} must be {f.type}")
         self.check_values()
         self._check_attention()
+        self._check_output_stride()
 
     def check_values(self) -> None:
         """Raise a `SenetError` for a value of the right type that is impossible."""
@@ -91,15 +121,17 @@ class ModelSpec(ABC):
                 raise SenetError(f"{name}={getattr(self, name)} must be at least {least}")
         if self.placement not in PLACEMENTS:
             raise UnknownNameError("placement", self.placement, PLACEMENTS)
+        if self.placement not in self.placements:
+            raise SenetError(f"placement={self.placement!r}: the units of {self.name} can only have {self.placements}")
 
     def _check_attention(self) -> None:
         units = self.units()
-        numbers = range(FIRST_STAGE, FIRST_STAGE + len(units))
+        numbers = range(self.first_stage, self.first_stage + len(units))
         wrong = [s for s in self.stages or () if s not in numbers]
         if wrong:
             raise SenetError(
-                f"stages={self.stages}: no stage {wrong[0]}; residual stages are numbered {numbers[0]} to "
-                f"{numbers[-1]} as in the paper's Table 13 (the stem is stage 1)"
+                f"stages={self.stages}: no stage {wrong[0]}; the stages are numbered {numbers[0]} to "
+                f"{numbers[-1]}, as in the paper's Table 13"
             )
         if self.attention is not None:
             attending = [
@@ -107,6 +139,29 @@ class ModelSpec(ABC):
             ]
             for channels in sorted({self._attended_channels(unit) for unit in attending}):
                 self.attention.check(channels)
+
+    def _check_output_stride(self) -> None:
+        coarsest = self._strides()[-1]
+        possible = [stride for stride in OUTPUT_STRIDES if stride <= coarsest]
+        if self.output_stride is not None and self.output_stride not in possible:
+            choice = " or ".join(map(str, possible)) or "None"
+            raise SenetError(f"output_stride={self.output_stride}: {self.name} has stride {coarsest}; use {choice}")
+
+    def _strides(self) -> list[int]:
+        """Stride of the map after each stage, were there no `output_stride`."""
+        found, stride = [], self.stem_stride
+        for stage in self.units():
+            for unit in stage:
+                stride *= unit.stride
+            found.append(stride)
+        return found
+
+    @property
+    def feature_info(self) -> tuple[FeatureInfo, ...]:
+        """Channels and stride of the map after each stage."""
+        stages = enumerate(zip(self.units(), self._strides(), strict=True), self.first_stage)
+        limit = self.output_stride or math.inf
+        return tuple(FeatureInfo(n, stage[-1].out_channels, int(min(stride, limit))) for n, (stage, stride) in stages)
 
     def _attends(self, stage: int) -> bool:
         return self.attention is not None and (self.stages is None or stage in self.stages)

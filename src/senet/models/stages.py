@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from senet.models.spec import FIRST_STAGE, ModelSpec, UnitShape
+from senet.models.dilation import dilate
+from senet.models.spec import FeatureInfo, ModelSpec, UnitShape
 from senet.nn import PLACEMENTS
 
-__all__ = ["ConvNet", "Head", "PreActUnit", "ResidualUnit", "conv", "conv_norm", "conv_norm_act"]
+__all__ = ["ConvNet", "Head", "PreActUnit", "ResidualUnit", "conv", "conv_norm", "conv_norm_act", "run_stage"]
 
 
 def conv(cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -117,7 +118,7 @@ class ConvNet(nn.Module):
         stem: Image to the first map.
         make_unit: Builds one unit from its stage number and shape.
         final: What follows the last stage (a pre-activation network's last norm and ReLU).
-        dropout: Before the classifier.
+        make_head: From the last map's channels and the number of classes to the head.
 
     Attributes:
         checkpointing: Recompute each unit in the backward pass instead of keeping its maps: about a quarter more
@@ -131,7 +132,7 @@ class ConvNet(nn.Module):
         make_unit: Callable[[int, UnitShape], nn.Module],
         *,
         final: nn.Module | None = None,
-        dropout: float = 0.0,
+        make_head: Callable[[int, int], nn.Module] = Head,
     ) -> None:
         super().__init__()
         stages = spec.units()
@@ -141,22 +142,28 @@ class ConvNet(nn.Module):
         self.stages = nn.ModuleDict(
             {
                 str(number): nn.Sequential(*(make_unit(number, unit) for unit in stage))
-                for number, stage in enumerate(stages, FIRST_STAGE)
+                for number, stage in enumerate(stages, spec.first_stage)
             }
         )
         self.final = final if final is not None else nn.Identity()
         self.num_features = stages[-1][-1].out_channels
-        self._dropout = dropout
-        self.head = Head(self.num_features, spec.num_classes, dropout)
+        self._make_head = make_head
+        self.head = make_head(self.num_features, spec.num_classes)
         self.checkpointing = False
+        if spec.output_stride is not None:
+            dilate(self, spec)
         _initialise(self)
+
+    @property
+    def feature_info(self) -> tuple[FeatureInfo, ...]:
+        """Channels and stride of the map after each stage."""
+        return self.spec.feature_info
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> the last map (N, num_features, H', W')."""
         x = self.stem(x)
         for stage in self.stages.values():
-            for unit in stage:  # type: ignore[attr-defined]
-                x = _recomputed(unit, x) if self.checkpointing and self.training else unit(x)
+            x = run_stage(stage, x, recompute=self.checkpointing and self.training)
         return self.final(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -164,11 +171,16 @@ class ConvNet(nn.Module):
         return self.head(self.forward_features(x))
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier by a fresh one of `num_classes` outputs; 0 leaves the pooled features."""
+        """Replace the classifier by a fresh one of `num_classes` outputs; 0 leaves the pooled features.
+
+        Hidden layers that the head has before its classifier (VGG) stay as they are.
+        """
         self.spec = self.spec.changed({"num_classes": num_classes})
         like = next(self.parameters())
-        head = Head(self.num_features, num_classes, self._dropout)
-        self.head = head.to(like.device, like.dtype).train(self.training)
+        head = self._make_head(self.num_features, num_classes).to(like.device, like.dtype).train(self.training)
+        kept = {key: value for key, value in self.head.state_dict().items() if not key.startswith("fc.")}
+        head.load_state_dict(kept, strict=False)
+        self.head = head
 
 
 def _initialise(model: nn.Module) -> None:
@@ -176,6 +188,13 @@ def _initialise(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.bias is None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def run_stage(stage: nn.Module, x: Tensor, *, recompute: bool) -> Tensor:
+    """Run a stage unit by unit, (N, C, H, W) -> (N, C', H', W'); with `recompute` each again in the backward pass."""
+    for unit in stage.children():
+        x = _recomputed(unit, x) if recompute else unit(x)
+    return x
 
 
 def _recomputed(unit: nn.Module, x: Tensor) -> Tensor:

@@ -1,6 +1,27 @@
-"""Checkpoints as data: safetensors beside a JSON description; nothing is ever unpickled."""
+"""Checkpoints as data: our own, and everybody's by tables of rules; nothing is ever unpickled."""
 
+from senet.weights.card import Card
+from senet.weights.catalog import CARDS, cards, find_card
 from senet.weights.checkpoint import Description, read_checkpoint, write_checkpoint
 from senet.weights.files import write_atomically
+from senet.weights.hub import fetch
+from senet.weights.layouts import LAYOUTS
+from senet.weights.load import LoadReport, load_weights, to_layout
+from senet.weights.reading import read_tensors
 
-__all__ = ["Description", "read_checkpoint", "write_atomically", "write_checkpoint"]
+__all__ = [
+    "CARDS",
+    "LAYOUTS",
+    "Card",
+    "Description",
+    "LoadReport",
+    "cards",
+    "fetch",
+    "find_card",
+    "load_weights",
+    "read_checkpoint",
+    "read_tensors",
+    "to_layout",
+    "write_atomically",
+    "write_checkpoint",
+]

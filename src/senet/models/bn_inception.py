@@ -1,0 +1,114 @@
+"""BN-Inception, plain and with attention, as the authors released it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from senet.models.inception import Branches, Conv, InceptionSpec, Pool, averaging
+from senet.models.spec import UnitShape
+from senet.nn import SE
+from senet.preprocessing import IMAGENET_CAFFE
+
+__all__ = ["VARIANTS", "BNInceptionSpec", "CutPool"]
+
+
+@final
+class CutPool(nn.Module):
+    """3x3 maximum, windows starting at every second pixel and cut at the border: as many as a padded 3x3 conv has.
+
+    Source: the authors' definition ("MAX, stride 2, no padding, rounding up").
+    Differs: there, maps of odd size give one row and column less than the convolutions beside it, so that nothing
+    can be concatenated; here a last window, of the last pixel alone, is added. Even sizes give the same.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stride = 2
+        self.dilation = 1
+
+    def dilate(self, stride: int, dilation: int) -> None:
+        """Take steps of `stride` from now on, and neighbours `dilation` times as far away."""
+        self.stride, self.dilation = stride, self.dilation * dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, ceil(H / 2), ceil(W / 2))."""
+        beyond = 2 * self.dilation
+        whole = F.pad(x, (0, beyond, 0, beyond), value=float("-inf"))
+        return F.max_pool2d(whole, 3, self.stride, 0, self.dilation)
+
+
+def _stem_pool() -> nn.MaxPool2d:
+    return nn.MaxPool2d(3, 2, ceil_mode=True)
+
+
+def _maximum() -> nn.MaxPool2d:
+    return nn.MaxPool2d(3, 1, padding=1)
+
+
+def _same(
+    conv1x1: int, conv3x3: tuple[int, int], double3x3: tuple[int, int], projection: int, pool: Pool = averaging
+) -> Branches:
+    """A module that keeps the resolution; a pair is the width of a 1x1 and of the 3x3s after it."""
+    return {
+        "1x1": (Conv(conv1x1),),
+        "3x3": (Conv(conv3x3[0]), Conv(conv3x3[1], 3)),
+        "double3x3": (Conv(double3x3[0]), Conv(double3x3[1], 3), Conv(double3x3[1], 3)),
+        "pool": (pool, Conv(projection)),
+    }
+
+
+def _halving(conv3x3: tuple[int, int], double3x3: tuple[int, int]) -> Branches:
+    """A module with stride 2: no 1x1, and the pool's channels as they are."""
+    return {
+        "3x3": (Conv(conv3x3[0]), Conv(conv3x3[1], 3, 2)),
+        "double3x3": (Conv(double3x3[0]), Conv(double3x3[1], 3), Conv(double3x3[1], 3, 2)),
+        "pool": (CutPool,),
+    }
+
+
+_MODULES: tuple[tuple[Branches, ...], ...] = (
+    (
+        _same(64, (64, 64), (64, 96), 32),  # 3a
+        _same(64, (64, 96), (64, 96), 64),
+    ),
+    (
+        _halving((128, 160), (64, 96)),  # 3c
+        _same(224, (64, 96), (96, 128), 128),
+        _same(192, (96, 128), (96, 128), 128),
+        _same(160, (128, 160), (128, 160), 128),
+        _same(96, (128, 192), (160, 192), 128),
+    ),
+    (
+        _halving((128, 192), (192, 256)),  # 4e
+        _same(352, (192, 320), (160, 224), 128),
+        _same(352, (192, 320), (192, 224), 128, pool=_maximum),
+    ),
+)
+"""3a to 5b, by resolution."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class BNInceptionSpec(InceptionSpec):
+    """BN-Inception ("Inception-v2"), with the attention after each of its ten concatenations.
+
+    Source: Ioffe & Szegedy 2015 (arXiv 1502.03167), Fig. 5; the authors' released definition, layer by layer.
+    Differs: any image size works, see `CutPool`.
+    """
+
+    eps = 1e-5
+    stem = (Conv(64, 7, 2), _stem_pool, Conv(64), Conv(192, 3), _stem_pool)
+
+    def units(self) -> list[list[UnitShape]]:
+        """The shapes of all units, stage by stage."""
+        return self.in_sequence(_MODULES)
+
+
+_PLAIN = BNInceptionSpec(preprocessing=IMAGENET_CAFFE)
+
+VARIANTS = {"bn_inception": _PLAIN, "se_bn_inception": replace(_PLAIN, attention=SE())}
+"""Name to spec."""

@@ -1,0 +1,104 @@
+"""MobileNet (the first), plain and with attention."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar, final
+
+from torch import Tensor, nn
+
+from senet.models._scale import check_depths, scaled
+from senet.models.spec import ModelSpec, UnitShape
+from senet.models.stages import ConvNet, conv, conv_norm_act
+from senet.nn import SE
+
+__all__ = ["VARIANTS", "MobileNetSpec", "SeparableUnit"]
+
+
+@final
+class SeparableUnit(nn.Module):
+    """`se(pointwise(depthwise(x)))`, both convolutions with batch norm and ReLU (Howard et al. 2017, Fig. 3 right).
+
+    Args:
+        unit: Its shape; the stride is the depthwise convolution's.
+        attention: The block, or the identity in a plain network.
+    """
+
+    def __init__(self, unit: UnitShape, attention: nn.Module) -> None:
+        super().__init__()
+        width = unit.in_channels
+        depthwise = conv(width, width, 3, stride=unit.stride, groups=width)
+        self.depthwise = nn.Sequential(depthwise, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        self.pointwise = conv_norm_act(width, unit.out_channels, 1)
+        self.se = attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        return self.se(self.pointwise(self.depthwise(x)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MobileNetSpec(ModelSpec):
+    """Depthwise separable convolutions for images of any size.
+
+    A unit is one separable convolution, and the attention follows it: the placement is not in the paper, but with it
+    the counts are those of its Table 3. A stage is all that has the same resolution, so stage n has stride 2^n.
+
+    Attributes:
+        depths: Separable convolutions in each stage. Their widths double from 64 on.
+        width: The width multiplier (alpha): of all channels but the image's. A fraction of a channel is cut off.
+
+    Source: Howard et al. 2017 (arXiv 1704.04861), Table 1 and section 3.3; Hu et al. 2018, Table 3.
+    Differs: the last stride-2 row of Table 1 is read as stride 1, as everywhere: the map it gets and gives is 7x7.
+    """
+
+    first_stage: ClassVar[int] = 1
+    placements: ClassVar[tuple[str, ...]] = ("standard",)
+    stem_stride: ClassVar[int] = 2
+
+    depths: tuple[int, ...] = (1, 2, 2, 6, 2)
+    width: float = 1.0
+
+    def check_values(self) -> None:
+        """Raise a `SenetError` for an impossible value."""
+        check_depths(self.depths)
+        scaled(32, self.width)
+        super().check_values()
+
+    def units(self) -> list[list[UnitShape]]:
+        """The shapes of all units, stage by stage."""
+        stages, channels = [], self._stem_channels
+        for number, depth in enumerate(self.depths):
+            out = scaled(64 * 2**number, self.width)
+            stage = []
+            for position in range(depth):
+                stage.append(UnitShape(channels, channels, out, 2 if number > 0 and position == 0 else 1))
+                channels = out
+            stages.append(stage)
+        return stages
+
+    @property
+    def _stem_channels(self) -> int:
+        return scaled(32, self.width)
+
+    def build(self) -> ConvNet:
+        """Make the network with freshly initialised weights."""
+        return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3, stride=2), self._unit)
+
+    def _unit(self, stage: int, unit: UnitShape) -> SeparableUnit:
+        return SeparableUnit(unit, self.build_attention(stage, unit))
+
+
+def _variants() -> dict[str, MobileNetSpec]:
+    whole = MobileNetSpec()
+    plain = {
+        "mobilenet_v1": whole,
+        "mobilenet_v1_075": replace(whole, width=0.75),
+        "mobilenet_v1_050": replace(whole, width=0.5),
+        "mobilenet_v1_025": replace(whole, width=0.25),
+    }
+    return plain | {f"se_{name}": replace(spec, attention=SE()) for name, spec in plain.items()}
+
+
+VARIANTS = _variants()
+"""Name to spec."""

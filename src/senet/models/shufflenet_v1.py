@@ -1,0 +1,148 @@
+"""ShuffleNet (the first), plain and with attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Final, final
+
+import torch
+from torch import Tensor, nn
+
+from senet.errors import SenetError
+from senet.models._scale import check_depths, scaled
+from senet.models.spec import ModelSpec, UnitShape
+from senet.models.stages import ConvNet, conv, conv_norm_act
+from senet.nn import SE
+
+__all__ = ["VARIANTS", "ShuffleNetSpec", "ShuffleUnit"]
+
+_WIDTHS: Final[Mapping[int, int]] = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
+"""Groups to the first stage's channels (Table 1): more groups, more channels, about the same cost."""
+
+
+def shuffle(x: Tensor, groups: int) -> Tensor:
+    """Deal each group's channels out to all groups, (N, C, H, W) -> the same."""
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+@final
+class ShuffleUnit(nn.Module):
+    """`relu(x + se(branch(x)))`; with a stride `relu(concat(se(branch(x)), pool(x)))`.
+
+    Args:
+        unit: Its shape; `inner_channels` is the width of the depthwise convolution.
+        groups: Of the pointwise convolutions, and of the shuffle between.
+        first_groups: Of the first pointwise convolution, where it has other ones.
+        attention: The block, or the identity in a plain network.
+
+    Source: Zhang et al. 2018 (arXiv 1707.01083), Fig. 2 (b) and (c).
+    """
+
+    def __init__(self, unit: UnitShape, groups: int, first_groups: int, attention: nn.Module) -> None:
+        super().__init__()
+        inner, out = unit.inner_channels, branch_channels(unit)
+        self.groups = groups
+        self.conv1 = conv(unit.in_channels, inner, 1, groups=first_groups)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = conv(inner, inner, 3, stride=unit.stride, groups=inner)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = conv(inner, out, 1, groups=groups)
+        self.bn3 = nn.BatchNorm2d(out)
+        self.pool = nn.AvgPool2d(3, unit.stride, padding=1) if unit.stride > 1 else None
+        self.se = attention
+
+    def branch(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W'), up to its last norm."""
+        x = shuffle(torch.relu(self.bn1(self.conv1(x))), self.groups)
+        return self.bn3(self.conv3(self.bn2(self.conv2(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        y = self.se(self.branch(x))
+        return torch.relu(x + y if self.pool is None else torch.cat((y, self.pool(x)), 1))
+
+
+def branch_channels(unit: UnitShape) -> int:
+    """Channels that a unit's branch ends with: a unit with a stride fills the rest with its pooled input."""
+    return unit.out_channels - (unit.in_channels if unit.stride > 1 else 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShuffleNetSpec(ModelSpec):
+    """Grouped pointwise convolutions, with a shuffle that lets the groups exchange what they know.
+
+    The attention weighs the branch before the sum or concatenation: the placement is not in the paper, but with it
+    the counts are those of its Table 3.
+
+    Attributes:
+        groups: Of the pointwise convolutions; they decide the channels too (Table 1).
+        depths: Units in each stage, the one with the stride included.
+        width: Scales all channels but the image's ("0.5x"). A fraction of a channel is cut off.
+
+    Source: Zhang et al. 2018 (arXiv 1707.01083), Table 1 and section 3.2; Hu et al. 2018, Table 3.
+    Differs: the paper leaves the order of a concatenation open; the branch comes first, as in pytorchcv.
+    """
+
+    placements: ClassVar[tuple[str, ...]] = ("standard",)
+    stem_stride: ClassVar[int] = 4
+
+    groups: int = 3
+    depths: tuple[int, ...] = (4, 8, 4)
+    width: float = 1.0
+
+    def check_values(self) -> None:
+        """Raise a `SenetError` for an impossible value."""
+        check_depths(self.depths)
+        if self.groups not in _WIDTHS:
+            raise SenetError(f"groups={self.groups}: the channels are known for {', '.join(map(str, _WIDTHS))}")
+        scaled(24, self.width)
+        super().check_values()
+        if wrong := self._undivided():
+            raise SenetError(
+                f"width={self.width}: {wrong[0]} channels don't divide into groups={self.groups}; 1 and 2 fit"
+            )
+
+    def _undivided(self) -> list[int]:
+        """Channels going into or out of a grouped convolution that its groups don't divide."""
+        units = [unit for stage in self.units() for unit in stage]
+        counts = {n for unit in units for n in (unit.inner_channels, branch_channels(unit), unit.out_channels)}
+        return sorted(n for n in counts if n % self.groups)
+
+    def units(self) -> list[list[UnitShape]]:
+        """The shapes of all units, stage by stage."""
+        stages, channels = [], self._stem_channels
+        for number, depth in enumerate(self.depths):
+            out = scaled(_WIDTHS[self.groups] * 2**number, self.width)
+            stage = []
+            for position in range(depth):
+                stage.append(UnitShape(channels, out // 4, out, 2 if position == 0 else 1))
+                channels = out
+            stages.append(stage)
+        return stages
+
+    @property
+    def _stem_channels(self) -> int:
+        return scaled(24, self.width)
+
+    def _attended_channels(self, unit: UnitShape) -> int:
+        return branch_channels(unit)
+
+    def build(self) -> ConvNet:
+        """Make the network with freshly initialised weights."""
+        stem = conv_norm_act(self.in_channels, self._stem_channels, 3, stride=2).append(nn.MaxPool2d(3, 2, padding=1))
+        return ConvNet(self, stem, self._unit)
+
+    def _unit(self, stage: int, unit: UnitShape) -> ShuffleUnit:
+        # The very first pointwise convolution has too few input channels for groups (section 3.2).
+        first_groups = 1 if stage == self.first_stage and unit.stride > 1 else self.groups
+        return ShuffleUnit(unit, self.groups, first_groups, self.build_attention(stage, unit))
+
+
+def _variants() -> dict[str, ShuffleNetSpec]:
+    plain = {f"shufflenet_v1_g{groups}": ShuffleNetSpec(groups=groups) for groups in _WIDTHS}
+    return plain | {f"se_{name}": replace(spec, attention=SE()) for name, spec in plain.items()}
+
+
+VARIANTS = _variants()
+"""Name to spec."""

@@ -1,0 +1,119 @@
+"""Why weights may not fit: the usual mistakes, told from keys and shapes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from senet.nn import ROUNDINGS, hidden_width
+
+__all__ = ["likely_cause"]
+
+_HIDDEN = ".fc1.weight"
+_REDUCTIONS = (2, 4, 8, 16, 32, 64)
+
+
+def likely_cause(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """One sentence, or nothing where no usual mistake explains it.
+
+    Args:
+        wanted: The file's tensors under our names.
+        own: The network's.
+    """
+    for find in (_plain_or_attention, _biases, _widths, _classes, _channels, _units):
+        found = find(wanted, own)
+        if found:
+            return f"Likely cause: {found}"
+    return ""
+
+
+def _se(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in tensors.items() if ".se." in key}
+
+
+def _plain_or_attention(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    theirs, ours = bool(_se(wanted)), bool(_se(own))
+    if theirs == ours:
+        return ""
+    has, hasnt = ("the file", "the network") if theirs else ("the network", "the file")
+    return f"{has} has SE blocks and {hasnt} has none; use the {'se_' if theirs else 'plain'} form of the network"
+
+
+def _biases(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    theirs, ours = (any(key.endswith(".bias") for key in _se(tensors)) for tensors in (wanted, own))
+    if theirs == ours:
+        return ""
+    return (
+        f"the file's SE blocks have {'biases' if theirs else 'no biases'}; "
+        f"build the network with attention=senet.SE(bias={theirs})"
+    )
+
+
+def _widths(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    theirs, ours = _hidden(wanted), _hidden(own)
+    if all(theirs[key] == ours[key] for key in theirs.keys() & ours.keys()):
+        return ""
+    there, here = _reduction(theirs), _reduction(ours)
+    if there is None or here is None:
+        return "the SE blocks' hidden widths differ; give them with attention=senet.SE(hidden_channels=...)"
+    if there[0] == here[0]:
+        return (
+            f"checkpoint rounding={there[1]!r}, model rounding={here[1]!r}; build the network with "
+            f"attention=senet.SE(rounding={there[1]!r})"
+        )
+    return (
+        f"checkpoint reduction={there[0]}, model reduction={here[0]}; build the network with "
+        f"attention=senet.SE(reduction={there[0]}{'' if there[1] == 'floor' else f', rounding={there[1]!r}'})"
+    )
+
+
+def _hidden(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    return {
+        key: (tensor.shape[0], tensor.shape[1])
+        for key, tensor in _se(tensors).items()
+        if key.endswith(_HIDDEN) and tensor.ndim == 2
+    }
+
+
+def _reduction(widths: Mapping[str, tuple[int, int]]) -> tuple[int, str] | None:
+    """The reduction and the rounding that give all these widths."""
+    for rounding in sorted(ROUNDINGS):
+        for reduction in _REDUCTIONS:
+            if all(c >= reduction and hidden_width(c, reduction, rounding) == h for h, c in widths.values()):
+                return reduction, rounding
+    return None
+
+
+def _classes(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    for key, tensor in own.items():
+        if key.startswith("head.") and key.endswith(".bias") and key in wanted and wanted[key].shape != tensor.shape:
+            return f"checkpoint num_classes={len(wanted[key])}, model num_classes={len(tensor)}"
+    return ""
+
+
+def _channels(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    for key, tensor in own.items():
+        if tensor.ndim == 4:
+            there = wanted.get(key)
+            if there is not None and there.ndim == 4 and there.shape[1] != tensor.shape[1]:
+                return f"checkpoint in_channels={there.shape[1]}, model in_channels={tensor.shape[1]}"
+            return ""
+    return ""
+
+
+def _units(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    theirs, ours = _depths(wanted), _depths(own)
+    if theirs == ours:
+        return ""
+    return f"checkpoint depths={tuple(theirs.values())}, model depths={tuple(ours.values())}"
+
+
+def _depths(tensors: Mapping[str, Tensor]) -> dict[int, int]:
+    found: dict[int, set[str]] = {}
+    for key in tensors:
+        unit = re.match(r"stages\.(\d+)\.(\w+)\.", key)
+        if unit:
+            found.setdefault(int(unit[1]), set()).add(unit[2])
+    return {stage: len(found[stage]) for stage in sorted(found)}

@@ -1,0 +1,45 @@
+"""ResNets for 32x32 pictures, with the names of the most used public checkpoints, and moskomule's senet.pytorch."""
+
+from __future__ import annotations
+
+from senet.weights.from_torchvision import SE_AS_PUBLISHED, V1_5, residual
+from senet.weights.rules import Rule, Table, under
+
+__all__ = ["CIFAR", "MOSKOMULE"]
+
+_UNIT = (
+    Rule("conv{n}.{p}", "branch.conv{n}.{p}"),
+    Rule("bn{n}.{p}", "branch.bn{n}.{p}"),
+)
+_STEM = (Rule("conv1.{p}", "stem.0.{p}"), Rule("bn1.{p}", "stem.1.{p}"))
+
+CIFAR = (
+    Table(
+        "cifar",
+        "CIFAR ResNets with option-A shortcuts",
+        (*_STEM, *under("layer{s}.{u}.", "stages.{s+1}.{u}.", _UNIT), Rule("linear.{p}", "head.fc.{p}")),
+        SE_AS_PUBLISHED | {"projection": False},
+    ),
+)
+"""The paper's CIFAR ResNets with shortcuts that have no weights."""
+
+# The two layers of its Sequential with a ReLU between: fc.0 and fc.2.
+_SE = (Rule("se.fc.0.{p}", "se.fc1.{p}"), Rule("se.fc.2.{p}", "se.fc2.{p}"))
+
+MOSKOMULE = (
+    Table("moskomule", "moskomule's SE-ResNets", residual(*_SE), V1_5),
+    Table(
+        "moskomule",
+        "moskomule's SE-ResNets for CIFAR",
+        (
+            *_STEM,
+            *under(
+                "layer{s}.{u}.",
+                "stages.{s+1}.{u}.",
+                (*_UNIT, Rule("downsample.{n}.{p}", "shortcut.{n}.{p}"), *_SE),
+            ),
+            Rule("fc.{p}", "head.fc.{p}"),
+        ),
+        SE_AS_PUBLISHED,
+    ),
+)

@@ -1,0 +1,254 @@
+"""Weights from anywhere into a network: recognise the names, rename, check everything, then load."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.nn import hidden_width
+from senet.weights.causes import likely_cause
+from senet.weights.layouts import LAYOUTS
+from senet.weights.reading import checked, read_tensors
+from senet.weights.rules import Table, Translation
+
+__all__ = ["LoadReport", "load_weights", "to_layout"]
+
+_COUNTER = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What was loaded.
+
+    Attributes:
+        layout: Whose names the weights had.
+        loaded: Tensors that were loaded.
+        fresh: Our names of those that were left as they were (`transfer=True` only).
+    """
+
+    layout: str
+    loaded: int
+    fresh: tuple[str, ...] = ()
+
+
+def load_weights(
+    model: nn.Module,
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    layout: str = "auto",
+    transfer: bool = False,
+) -> LoadReport:
+    """Load weights that this package, timm, torchvision, pytorchcv, Caffe or others wrote.
+
+    Everything is checked first: a failure leaves the network as it was.
+
+    Args:
+        model: A network of this package, on any device; on `meta` it takes the tensors themselves.
+        source: A file (see `read_tensors`), or a state dict.
+        layout: A name in `LAYOUTS`, or `auto`: told from the keys.
+        transfer: The classifier may have another number of classes, and keeps its own weights then; the first
+            convolution may have another number of channels, and gets weights made from the file's (for one channel
+            their sum; else they are repeated in turn and scaled by 3 / channels).
+
+    Returns:
+        What was loaded.
+
+    Raises:
+        CheckpointError: The weights can't be used; says which key, and the likely cause.
+        UnknownNameError: There is no such layout.
+    """
+    if isinstance(source, Mapping):
+        name, tensors = "the state dict", checked(source, "the state dict")
+    else:
+        name, tensors = os.fspath(source), read_tensors(Path(source))
+    own = model.state_dict()
+    table, found = _recognised(tensors, own, layout, name)
+    wanted = dict(found.tensors) | table.zeros(found.tensors, own)
+    fresh: list[str] = []
+    if transfer:
+        _adapt_stem(model, wanted)
+        fresh = _leave_head(wanted, own)
+    problem = _misfit(wanted, found, own, fresh)
+    if problem:
+        raise CheckpointError(f"{name} ({table.title}) doesn't fit {_called(model)}: {problem}")
+    reason = table.refusal(tensors) or _broken_convention(table, model)
+    if reason:
+        raise CheckpointError(f"{name}: {reason}")
+    if fresh:
+        told = f"{', '.join(fresh)}: freshly initialised; {name} is for another number of classes"
+        warnings.warn(told, stacklevel=2)
+    _put(model, wanted, own)
+    return LoadReport(table.layout, len(wanted), tuple(fresh))
+
+
+def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
+    """The network's weights under another library's names and shapes, for its own model to load strictly.
+
+    Args:
+        model: A network of this package.
+        layout: A name in `LAYOUTS`.
+
+    Raises:
+        SenetError: That library has no such network, or one that computes something else.
+        UnknownNameError: There is no such layout.
+    """
+    own, reasons = model.state_dict(), []
+    for table in _tables(layout):
+        found = table.translate(own, back=True)
+        if found.leftover:
+            continue
+        reason = (
+            _broken_convention(table, model)
+            or table.refusal(found.tensors)
+            or _other_rounding(table, own)
+            or (f"{layout} has other pieces there" if table.one_way else None)
+        )
+        if reason is None:
+            return found.tensors
+        reasons.append(f"{table.title}: {reason}")
+    raise SenetError(f"{_called(model)} has no counterpart in {layout}" + "".join(f"; {r}" for r in reasons))
+
+
+def _tables(layout: str) -> tuple[Table, ...]:
+    if layout == "auto":
+        return tuple(dict.fromkeys(table for tables in LAYOUTS.values() for table in tables))
+    if layout not in LAYOUTS:
+        raise UnknownNameError("layout", layout, ["auto", *LAYOUTS])
+    return LAYOUTS[layout]
+
+
+def _recognised(
+    tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], layout: str, name: str
+) -> tuple[Table, Translation]:
+    """The table that explains most of the keys as weights of this network."""
+    best: tuple[tuple[int, int], Table, Translation] | None = None
+    for table in _tables(layout):
+        found = table.translate(tensors)
+        fitting = sum(key in own and own[key].shape == t.shape for key, t in found.tensors.items())
+        known = sum(key in own for key in found.tensors) - len(found.leftover)
+        score = (known, fitting)
+        if any(key in own for key in found.tensors) and (best is None or score > best[0]):
+            best = (score, table, found)
+    if best is None:
+        keys = ", ".join(list(tensors)[:3])
+        whose = f"the layout {layout!r} has" if layout != "auto" else f"any known layout ({', '.join(LAYOUTS)}) has"
+        raise CheckpointError(f"{name}: no name of a weight in it ({keys}, ...) is one that {whose} for this network")
+    return best[1], best[2]
+
+
+def _broken_convention(table: Table, model: nn.Module) -> str | None:
+    """What the names can't say and the network does otherwise than that library."""
+    spec = getattr(model, "spec", None)
+    for path, value in table.expects.items():
+        missing = object()
+        has: Any = spec
+        for part in path.split("."):
+            has = getattr(has, part, missing)
+        wants = value(spec) if callable(value) and spec is not None else value
+        if has is not missing and has != wants:
+            return (
+                f"{table.title} have {path}={wants!r}, this network {has!r}: with the same weights it would compute "
+                f"something else; build it with {path.split('.')[0]} as there (its _v1_5 form, perhaps)"
+            )
+    return None
+
+
+def _other_rounding(table: Table, own: Mapping[str, Tensor]) -> str | None:
+    if table.rounding == "floor":
+        return None
+    for key, tensor in own.items():
+        if key.endswith("se.fc1.weight"):
+            hidden, channels = tensor.shape
+            if hidden != hidden_width(channels, 16, table.rounding):
+                return (
+                    f"its SE blocks have other widths ({hidden} of {channels} in {key}); build it with "
+                    f"attention=senet.SE(rounding={table.rounding!r})"
+                )
+    return None
+
+
+def _misfit(wanted: Mapping[str, Tensor], found: Translation, own: Mapping[str, Tensor], fresh: list[str]) -> str:
+    """What is wrong and why; empty where all fits."""
+    learnt = {key for key in own if not key.endswith(_COUNTER)} - set(fresh)
+    extra = sorted(found.leftover) + sorted(found.sources[key] for key in wanted.keys() - own.keys())
+    missing = sorted(learnt - wanted.keys())
+    shapes = [
+        (key, tuple(wanted[key].shape), tuple(own[key].shape))
+        for key in own
+        if key in wanted and wanted[key].shape != own[key].shape
+    ]
+    kinds = [key for key in own if key in wanted and wanted[key].is_floating_point() != own[key].is_floating_point()]
+    problems = []
+    if shapes:
+        key, theirs, ours = shapes[0]
+        problems.append(f"{_both(key, found)} is {theirs} in the file and {ours} in the network{_more(shapes)}")
+    if extra:
+        problems.append(f"{extra[0]} has no place in the network{_more(extra)}")
+    if missing:
+        problems.append(f"{missing[0]} is missing in the file{_more(missing)}")
+    if kinds and not problems:
+        problems.append(f"{_both(kinds[0], found)} is {wanted[kinds[0]].dtype} in the file{_more(kinds)}")
+    if not problems:
+        return ""
+    cause = likely_cause(wanted, own)
+    return "; ".join(problems) + (f". {cause}" if cause else "")
+
+
+def _both(key: str, found: Translation) -> str:
+    theirs = found.sources.get(key, key)
+    return key if theirs == key else f"{theirs} (here {key})"
+
+
+def _more(things: list[Any]) -> str:
+    return f" ({len(things)} in all)" if len(things) > 1 else ""
+
+
+def _called(model: nn.Module) -> str:
+    return getattr(getattr(model, "spec", None), "name", "") or type(model).__name__
+
+
+def _leave_head(wanted: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Take out what doesn't fit the head; what the network keeps there."""
+    for key in [key for key in wanted if key.startswith("head.") and key not in own]:
+        del wanted[key]
+    fresh = [key for key in own if key.startswith("head.") and key in wanted and wanted[key].shape != own[key].shape]
+    for key in fresh:
+        del wanted[key]
+    return fresh
+
+
+def _adapt_stem(model: nn.Module, wanted: dict[str, Tensor]) -> None:
+    first = next(((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
+    if first is None:
+        return
+    key, channels = f"{first[0]}.weight", first[1].in_channels
+    weight = wanted.get(key)
+    if weight is None or weight.ndim != 4 or weight.shape[1] == channels:
+        return
+    given = weight.shape[1]
+    if channels == 1:
+        wanted[key] = weight.sum(1, keepdim=True)
+    else:
+        wanted[key] = weight[:, [c % given for c in range(channels)]] * (given / channels)
+
+
+@torch.no_grad()
+def _put(model: nn.Module, wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    # Networks older than the counter come without; a network on `meta` has none of its own either.
+    state = {key: wanted.get(key, tensor) for key, tensor in own.items()}
+    if not any(tensor.is_meta for tensor in own.values()):
+        model.load_state_dict(state, strict=True)
+        return
+    for key, tensor in own.items():
+        if key not in wanted and tensor.is_meta:
+            state[key] = torch.zeros(tensor.shape, dtype=tensor.dtype)
+        state[key] = state[key].to(tensor.dtype, copy=True)
+    model.load_state_dict(state, strict=True, assign=True)

@@ -1,0 +1,262 @@
+"""Renaming as data: a table of pairs of patterns that works in both directions and uses every key exactly once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from senet.errors import CheckpointError
+
+__all__ = ["Dropped", "Folded", "Rule", "Table", "Translation", "conv_norm", "under"]
+
+_FIELD = re.compile(r"\{([a-z]\w*)(?:([+-]\d+)|:([^{}]+))?\}")
+_NUMBER = r"(?:0|[1-9]\d*)"
+_PARAMETER = "weight|bias|running_mean|running_var|num_batches_tracked"
+
+
+class _Pattern:
+    """One side of a rule: literal text and fields.
+
+    `{p}` is a parameter's or buffer's name, any other `{name}` a number; `{name+1}` is that number plus one on this
+    side; `{name:regex}` is what the expression matches.
+    """
+
+    def __init__(self, text: str) -> None:
+        pieces: list[str] = []
+        self.template: list[str | tuple[str, int | None]] = []
+        position = 0
+        for found in _FIELD.finditer(text):
+            name, shift, expression = found.groups()
+            self._add(pieces, text[position : found.start()])
+            number = expression is None and name != "p"
+            pieces.append(f"(?P<{name}>{_NUMBER if number else expression or _PARAMETER})")
+            self.template.append((name, int(shift or 0) if number else None))
+            position = found.end()
+        self._add(pieces, text[position:])
+        self.start = text.partition("{")[0]
+        self.regex = re.compile("".join(pieces))
+        self.fields = frozenset(part[0] for part in self.template if not isinstance(part, str))
+
+    def _add(self, pieces: list[str], literal: str) -> None:
+        assert not set(literal) & set("{}"), f"{literal!r}: no field is written like this"
+        pieces.append(re.escape(literal))
+        self.template.append(literal)
+
+    def values(self, key: str) -> dict[str, str] | None:
+        """What the fields are in a key, without this side's shifts; None where it doesn't match."""
+        found = self.regex.fullmatch(key)
+        if not found:
+            return None
+        values = found.groupdict()
+        for part in self.template:
+            if not isinstance(part, str) and part[1] is not None:
+                number = int(values[part[0]]) - part[1]
+                if number < 0:
+                    return None
+                values[part[0]] = str(number)
+        return values
+
+    def render(self, values: Mapping[str, str]) -> str | None:
+        """The key with these values; None where a shift makes a number negative."""
+        parts: list[str] = []
+        for part in self.template:
+            if isinstance(part, str):
+                parts.append(part)
+            elif part[1] is None:
+                parts.append(values[part[0]])
+            elif int(values[part[0]]) + part[1] < 0:
+                return None
+            else:
+                parts.append(str(int(values[part[0]]) + part[1]))
+        return "".join(parts)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Their name for some keys, and ours.
+
+    Attributes:
+        theirs: A pattern such as `layer{s}.{u}.conv{n}.{p}`, see `_Pattern`.
+        ours: One with the same fields: `stages.{s+1}.{u}.branch.conv{n}.{p}`.
+        kernel: They keep a matrix as a convolution over all of a map of so many pixels a side: with 1, (a, b, 1, 1)
+            there is (a, b) here.
+        old: A spelling that is read but no longer written.
+    """
+
+    theirs: str
+    ours: str
+    kernel: int = 0
+    old: bool = False
+
+    def __post_init__(self) -> None:
+        assert self._sides[0].fields == self._sides[1].fields, f"{self}: the sides have other fields"
+
+    @cached_property
+    def _sides(self) -> tuple[_Pattern, _Pattern]:
+        return _Pattern(self.theirs), _Pattern(self.ours)
+
+    def rename(self, key: str, *, back: bool = False) -> str | None:
+        """Our name for their key (`back`: theirs for ours); None where this rule isn't for that key."""
+        source, target = reversed(self._sides) if back else self._sides
+        if not key.startswith(source.start):
+            return None
+        values = source.values(key)
+        result = None if values is None else target.render(values)
+        if result is None or target.values(result) != values:  # the other side's expressions must admit it too
+            return None
+        return result
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A bias before a norm, which our network doesn't have: the norm subtracts as much less of a mean.
+
+    Attributes:
+        theirs: A pattern of the bias.
+        ours: One of the running mean.
+    """
+
+    theirs: str
+    ours: str
+
+    def rename(self, key: str, *, back: bool = False) -> str | None:
+        """The mean's name; there is no way back."""
+        return None if back else Rule(self.theirs, self.ours).rename(key)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Keys that have no counterpart here, and needn't: a head used in training only."""
+
+    theirs: str
+
+    def rename(self, key: str, *, back: bool = False) -> str | None:
+        """The empty string for such a key, else None; nothing on the way back."""
+        return None if back or _Pattern(self.theirs).values(key) is None else ""
+
+
+AnyRule = Rule | Folded | Dropped
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A state dict under other names.
+
+    Attributes:
+        tensors: New name to tensor.
+        sources: New name to the name that it had.
+        leftover: Keys that no rule took.
+    """
+
+    tensors: dict[str, Tensor]
+    sources: dict[str, str]
+    leftover: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """How one library names the weights of one family.
+
+    Attributes:
+        layout: The library, as a user names it.
+        title: What the table is for, in words.
+        rules: Each key is for exactly one of them.
+        expects: What the same keys can't say: options of our network (dotted: `attention.gate`) and their value, or
+            a function of the spec that gives it. Only those that the network has are compared.
+        rounding: How that library rounds the hidden width of SE blocks.
+        zero: A pattern of our keys that are zero where the file has none.
+        refuses: A pattern of keys, without which the file is of a network that computes something else, and why.
+    """
+
+    layout: str
+    title: str
+    rules: tuple[AnyRule, ...]
+    expects: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    rounding: str = "floor"
+    zero: str | None = None
+    refuses: tuple[str, str] | None = None
+
+    def __str__(self) -> str:
+        return self.title
+
+    @property
+    def one_way(self) -> bool:
+        """Whether what was read can't be written: a bias was folded into its norm, or a file's norms are in pieces."""
+        return self.layout == "caffe" or any(isinstance(rule, Folded) for rule in self.rules)
+
+    def translate(self, tensors: Mapping[str, Tensor], *, back: bool = False) -> Translation:
+        """Rename every key, and give matrices their shape on the other side.
+
+        Raises:
+            CheckpointError: Two keys would get one name.
+        """
+        result = Translation({}, {}, [])
+        folded: list[tuple[str, Tensor]] = []
+        for key, tensor in tensors.items():
+            found = self._rule(key, back)
+            if found is None:
+                result.leftover.append(key)
+                continue
+            rule, name = found
+            if isinstance(rule, Folded):
+                folded.append((name, tensor))
+            if not isinstance(rule, Rule):
+                continue
+            if name in result.tensors:
+                raise CheckpointError(f"{key} and {result.sources[name]} are two names for one weight, {name}")
+            result.tensors[name] = _reshaped(rule, tensor, back)
+            result.sources[name] = key
+        for name, bias in folded:
+            if name in result.tensors:
+                result.tensors[name] = result.tensors[name].double() - bias.double()
+        return result
+
+    def _rule(self, key: str, back: bool) -> tuple[AnyRule, str] | None:
+        usable = [rule for rule in self.rules if not (back and isinstance(rule, Rule) and rule.old)]
+        found = [(rule, name) for rule in usable if (name := rule.rename(key, back=back)) is not None]
+        assert len(found) <= 1, f"{self.title}: {key} is for {len(found)} rules: {[rule for rule, _ in found]}"
+        return found[0] if found else None
+
+    def zeros(self, found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The network's tensors that this library doesn't have because they are zero there."""
+        if self.zero is None:
+            return {}
+        pattern = _Pattern(self.zero)
+        absent = [key for key in own if key not in found and pattern.values(key) is not None]
+        return {key: torch.zeros(own[key].shape, dtype=own[key].dtype) for key in absent}
+
+    def refusal(self, keys: Iterable[str]) -> str | None:
+        """Why a file with these keys, though it has the names, is of another network."""
+        if self.refuses is None or any(_Pattern(self.refuses[0]).values(key) for key in keys):
+            return None
+        return self.refuses[1]
+
+
+def _reshaped(rule: Rule, tensor: Tensor, back: bool) -> Tensor:
+    side = rule.kernel
+    if back and side and tensor.ndim == 2:
+        return tensor.unflatten(1, (-1, side, side))
+    if not back and side and tensor.ndim == 4 and tensor.shape[2:] == (side, side):
+        return tensor.flatten(1)
+    return tensor
+
+
+def under(theirs: str, ours: str, rules: Iterable[AnyRule]) -> tuple[AnyRule, ...]:
+    """The same rules below a prefix on each side."""
+    found: list[AnyRule] = []
+    for rule in rules:
+        assert not isinstance(rule, Dropped)
+        found.append(replace(rule, theirs=theirs + rule.theirs, ours=ours + rule.ours))
+    return tuple(found)
+
+
+def conv_norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
+    """A convolution and its norm: `conv` and `bn` there, 0 and 1 here."""
+    return Rule(f"{theirs}.conv.{{p}}", f"{ours}.0.{{p}}"), Rule(f"{theirs}.bn.{{p}}", f"{ours}.1.{{p}}")

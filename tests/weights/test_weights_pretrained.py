@@ -1,0 +1,135 @@
+"""Public checkpoints by tag, through the hub library's own code, from a cache laid out as it lays it out."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import senet
+from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.weights import CARDS, cards, fetch, find_card, to_layout
+from senet.zoo import model_spec
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def cached(cache: Path, repo: str, content: bytes, *, name: str | None = None) -> Path:
+    """Lay a file out in the hub's cache; its blob is called by its hash, as the hub calls large files."""
+    folder = cache / f"models--{repo.replace('/', '--')}"
+    blob = folder / "blobs" / (name or hashlib.sha256(content).hexdigest())
+    link = folder / "snapshots" / COMMIT / "model.safetensors"
+    for path in (blob, link, folder / "refs" / "main"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / "main").write_text(COMMIT)
+    blob.write_bytes(content)
+    link.symlink_to(os.path.relpath(blob, link.parent))
+    return link
+
+
+@pytest.fixture(scope="module")
+def seresnet50(tmp_path_factory) -> bytes:
+    """timm's SE-ResNet-50 with fresh weights, as the hub has it."""
+    torch.manual_seed(0)
+    model = senet.create_model("se_resnet50_v1_5", attention=senet.SE(rounding="timm"))
+    path = tmp_path_factory.mktemp("file") / "x.safetensors"
+    save_file({k: t.contiguous() for k, t in to_layout(model, "timm").items()}, path)
+    return path.read_bytes()
+
+
+def offline(cache: Path, code: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_cached_checkpoint_is_used_offline(tmp_path: Path, seresnet50: bytes) -> None:
+    cached(tmp_path, "timm/seresnet50.ra2_in1k", seresnet50)
+    run = offline(tmp_path, """
+import warnings, torch, senet
+model = senet.create_model("se_resnet50_v1_5", pretrained=True)
+print(model.stages["5"][2].se.fc1.weight.double().sum().item(), model.spec.preprocessing.interpolation, model.training)
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    other = senet.create_model("se_resnet50_v1_5", pretrained="ra2_in1k", num_classes=5, in_channels=1)
+print(*(str(w.message)[:50] for w in told))
+assert torch.equal(other.stem[0][0].weight, model.stem[0][0].weight.sum(1, keepdim=True))
+maps = senet.create_model("se_resnet50_v1_5", pretrained=True, features_only=True)(torch.zeros(1, 3, 64, 64))
+print(len(maps))
+""")  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    first, second, third = run.stdout.strip().splitlines()
+    torch.manual_seed(0)
+    model = senet.create_model("se_resnet50_v1_5", attention=senet.SE(rounding="timm"))
+    assert first.split() == [repr(model.stages["5"][2].se.fc1.weight.double().sum().item()), "bicubic", "True"]
+    assert second.startswith("head.fc.weight, head.fc.bias: freshly initialised")
+    assert third == "4"
+
+
+def test_offline_and_not_cached_says_how_to_get_it(tmp_path: Path) -> None:
+    run = offline(tmp_path, "import senet; senet.create_model('se_resnet50', pretrained=True)")
+    message = run.stderr.strip().splitlines()[-1]
+    assert (
+        "CheckpointError: model.safetensors of https://huggingface.co/timm/legacy_seresnet50.in1k is not in" in message
+    )
+    assert "hf download timm/legacy_seresnet50.in1k model.safetensors" in message
+
+
+def test_a_cached_file_must_have_the_hash_that_names_it(tmp_path: Path, seresnet50: bytes) -> None:
+    link = cached(tmp_path, "timm/seresnet50.ra2_in1k", seresnet50)
+    card = find_card("se_resnet50_v1_5", "ra2_in1k")
+    assert fetch(card, cache=tmp_path) == link
+    link.resolve().write_bytes(seresnet50[:-1])
+    with pytest.raises(CheckpointError, match="truncated or altered; delete it and fetch"):
+        fetch(card, cache=tmp_path)
+
+
+def test_a_cards_own_hash_goes_before(tmp_path: Path) -> None:
+    cached(tmp_path, "timm/seresnet50.ra2_in1k", b"something", name="etag")
+    card = find_card("se_resnet50_v1_5", "ra2_in1k")
+    assert fetch(card, cache=tmp_path).read_bytes() == b"something"
+    with pytest.raises(CheckpointError, match="the published one"):
+        fetch(replace(card, sha256="0" * 64), cache=tmp_path)
+
+
+def test_what_is_not_in_the_catalogue() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'ra2_in1k'"):
+        senet.create_model("se_resnet50_v1_5", pretrained="ra2_in")
+    with pytest.raises(SenetError, match="se_resnet34 has no public checkpoint in the catalogue; these have: "):
+        senet.create_model("se_resnet34", pretrained=True)
+    with pytest.raises(UnknownNameError, match="unknown model"):
+        senet.create_model("se_resnet5", pretrained=True)
+
+
+def test_the_catalogue_says_what_timm_says() -> None:
+    timm = pytest.importorskip("timm")
+    for card in CARDS:
+        config = timm.get_pretrained_cfg(card.repo.removeprefix("timm/"))
+        assert config is not None, card.repo
+        assert config.hf_hub_id == card.repo or "legacy_" in card.repo
+        assert card.licence == config.license
+        assert card.num_classes == config.num_classes
+        preprocessing = card.preprocessing
+        assert (3, *preprocessing.size) == config.input_size
+        assert preprocessing.crop_fraction == config.crop_pct
+        assert preprocessing.interpolation == config.interpolation
+        assert (preprocessing.mean, preprocessing.std) == (config.mean, config.std)
+
+
+def test_every_card_is_of_a_network_here_and_says_no_hash_that_nobody_verified() -> None:
+    built = {}
+    for card in CARDS:
+        spec = model_spec(card.model, **card.network_options())
+        built.setdefault(card.model, card)
+        assert spec.preprocessing == card.preprocessing
+        assert card.sha256 is None
+        assert not card.metrics or (0.5 < card.metrics["top1"] < card.metrics["top5"] < 1 and card.metrics_source)
+    for name, card in built.items():
+        assert to_layout(senet.create_model(name, device="meta", **card.network_options()), card.layout)
+    assert next(iter(cards("se_resnet50_v1_5"))) == "ra2_in1k"
