@@ -43,7 +43,7 @@ def _smallest() -> set[str]:
 
 
 SMALLEST = _smallest()
-FAMILIES = {type(MODELS[name]): name for name in sorted(SMALLEST, key=lambda n: -_weight(MODELS[n])) if "se" in name}
+FAMILIES = {type(MODELS[n]): n for n in sorted(SMALLEST, key=lambda n: (-_weight(MODELS[n]), n)) if n.startswith("se_")}
 
 
 def _some(chosen: set[str], *, limit: int = LARGE) -> list[Any]:
