@@ -1,0 +1,131 @@
+"""What surgery did, or would do, place by place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["Report", "Site", "Skipped"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place for attention.
+
+    Attributes:
+        path: The module at whose output, or input, the map is rescaled.
+        side: "output" or "input".
+        unit: Path of the unit that it belongs to; empty if the network itself computes it.
+        kind: Of that unit: "residual unit", "concatenation", "dense layer", "separable block", ...
+        stage: Number of the stage: units at the largest resolution are stage 2 (as in the paper's Table 13), those at
+            the next smaller one stage 3, and so on.
+        channels: Of the map.
+        space: Its size, as seen with the example inputs.
+        placement: As in `senet.nn.PLACEMENTS`.
+        attention: The layer's description, as `senet.nn.attention_from_dict` reads it.
+        params: Parameters that the layer has.
+        macs: Its multiply-accumulates for one image of the example's size.
+    """
+
+    path: str
+    side: str
+    unit: str
+    kind: str
+    stage: int
+    channels: int
+    space: tuple[int, ...]
+    placement: str
+    attention: dict[str, Any]
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A unit that gets none.
+
+    Attributes:
+        path: Of the unit.
+        kind: As in `Site`.
+        reason: Why.
+    """
+
+    path: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Sites and skipped units of one network.
+
+    Attributes:
+        model: Class of the network.
+        inserted: Where attention is (or, in a plan, would be) inserted, in the order of computation.
+        skipped: The units without, and why.
+    """
+
+    model: str
+    inserted: tuple[Site, ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def params(self) -> int:
+        """Parameters added."""
+        return sum(site.params for site in self.inserted)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates added, for one image of the example's size."""
+        return sum(site.macs for site in self.inserted)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self) | {"params": self.params, "macs": self.macs}
+
+    def to_json(self) -> str:
+        """The same as a JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def __str__(self) -> str:
+        lines = []
+        if self.inserted:
+            head = ("site", "unit", "stage", "channels", "map", "params", "MACs")
+            rows = [
+                (
+                    s.path if s.side == "output" else f"{s.path} (input)",
+                    f"{s.kind} {s.unit}".rstrip(),
+                    str(s.stage),
+                    str(s.channels),
+                    "x".join(map(str, s.space)),
+                    f"{s.params:,}",
+                    f"{s.macs:,}",
+                )
+                for s in self.inserted
+            ]
+            lines += aligned([head, *rows], left=2)
+        attention = self.inserted[0].attention["kind"] if self.inserted else "attention"
+        lines.append(
+            f"{self.model}: {attention} at {len(self.inserted)} sites, {self.params:,} parameters, {self.macs:,} MACs; "
+            f"{len(self.skipped)} units skipped"
+        )
+        reasons: dict[str, list[str]] = {}
+        for item in self.skipped:
+            reasons.setdefault(item.reason, []).append(item.path or "(the network itself)")
+        for reason, paths in reasons.items():
+            shown = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
+            lines.append(f"  skipped: {shown}: {reason}")
+        return "\n".join(lines)
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: int) -> list[str]:
+    """Rows as lines with columns of equal width, the first `left` to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            v.ljust(w) if i < left else v.rjust(w) for i, (v, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

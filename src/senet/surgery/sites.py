@@ -1,0 +1,111 @@
+"""From a unit to the module where attention is hooked on, for each placement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from senet.surgery.flow import finish, steps_back
+from senet.surgery.trace import Call, Graph, Value
+from senet.surgery.unit import Unit
+
+__all__ = ["Place", "Places"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A module's output or input.
+
+    Attributes:
+        call: The module's call.
+        side: Which end of it.
+        value: The map there.
+    """
+
+    call: Call
+    side: Literal["output", "input"]
+    value: Value
+
+
+class Places:
+    """Where the placements of a traced network's units are.
+
+    Args:
+        graph: The trace.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.returned: Mapping[Value, list[Call]] = graph.returned_by()
+        self.times = graph.times_called()
+        self.calls = graph.calls
+
+    def of(self, unit: Unit, placement: str) -> Place | str:
+        """The unit's place in that placement, or the reason why there is none."""
+        if placement == "standard":
+            place = self.after(unit.end, unit.call) or self.after(unit.end, None)
+            return place or "no module's output is the branch's end"
+        if placement == "conv3x3":
+            return self._conv3x3(unit)
+        if unit.merge is None or unit.shortcut is None or unit.fork is None:
+            return f"has no shortcut, which placement={placement!r} needs"
+        if placement == "post":
+            return self.after(finish(unit.merge), None) or "no module's output is the unit's"
+        if placement == "identity":
+            return self.after(unit.shortcut, unit.call) or "its shortcut is the input itself, without a module"
+        return self._before(unit.fork, unit)
+
+    def after(self, value: Value, around: Call | None) -> Place | None:
+        """The module, inside `around`, that ends with this map, or with one that becomes it without a weight.
+
+        A module that computes something itself comes before one that only hands its input on (dropout, identity): the
+        layer then directly follows the norm.
+        """
+        handing_on: Place | None = None
+        at: Value | None = value
+        while at is not None and (around is None or at.call.within(around)):
+            for call in self.returned.get(at, ()):
+                if (around is None or (call.within(around) and call is not around)) and self._suits(call):
+                    place = Place(call, "output", at)
+                    if at.call.within(call):
+                        return place
+                    handing_on = handing_on or place
+            at = steps_back(at)
+            if at is not None and at.channel_dim != 1:
+                break
+        if (
+            handing_on is None
+            and around is not None
+            and around.single
+            and around.outputs[0] is value
+            and self._suits(around)
+        ):
+            return Place(around, "output", value)
+        return handing_on
+
+    def _suits(self, call: Call) -> bool:
+        """Whether the module can be given a child: a container would run it as one of its own."""
+        if not call.path or isinstance(call.module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+            return False
+        # One activation that serves many places is none of them.
+        return self.times[call.module] == 1 or next(call.module.parameters(), None) is not None
+
+    def _before(self, fork: Value, unit: Unit) -> Place | str:
+        for call in self.calls:
+            starts = bool(call.inputs) and call.inputs[0] is fork and call.within(unit.call) and call is not unit.call
+            if starts and self._suits(call) and any(v.call.within(call) and v in unit.members for v in call.outputs):
+                return Place(call, "input", fork)
+        return "no module starts the branch"
+
+    def _conv3x3(self, unit: Unit) -> Place | str:
+        wide = [v for v in unit.members if v.conv_rank and max(v.kernel) > 1]
+        if not wide:
+            return "has no convolution larger than 1x1"
+        last = max(wide, key=lambda v: v.number)
+        return self.after(finish(last), unit.call) or "no module's output is that of its 3x3 convolution"
+
+    def shared(self, places: Sequence[Place]) -> bool:
+        """Whether the places' module also runs where it is none of them."""
+        return self.times[places[0].call.module] != len({place.call for place in places})
