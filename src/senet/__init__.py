@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from senet.nn import ScSE as ScSE
     from senet.nn import SpatialSE as SpatialSE
     from senet.nn import SqueezeExcite as SqueezeExcite
+    from senet.surgery import freeze as freeze
     from senet.surgery import plan as plan
+    from senet.surgery import prune as prune
     from senet.surgery import remove as remove
     from senet.surgery import retrofit as retrofit
     from senet.surgery import trainable as trainable
@@ -39,7 +41,7 @@ _HOME = {
     "load_weights": "senet.weights",
     **dict.fromkeys(("CheckpointError", "DataError", "SenetError"), "senet.errors"),
     **dict.fromkeys(("BAM", "CBAM", "ECA", "ESE", "GE", "SE", "SK", "ScSE", "SpatialSE", "SqueezeExcite"), "senet.nn"),
-    **dict.fromkeys(("plan", "remove", "retrofit", "trainable"), "senet.surgery"),
+    **dict.fromkeys(("freeze", "plan", "prune", "remove", "retrofit", "trainable"), "senet.surgery"),
     **dict.fromkeys(("create_model", "list_models", "load_model"), "senet.zoo"),
 }
 

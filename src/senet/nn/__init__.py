@@ -4,6 +4,7 @@ from senet.nn.attention import Attention
 from senet.nn.block import SqueezeExcite
 from senet.nn.branches import BranchAttention, SelectiveKernel
 from senet.nn.channel import EffectiveSqueezeExcite, EfficientChannelAttention
+from senet.nn.constant import ConstantGate
 from senet.nn.excite import ROUNDINGS, hidden_width
 from senet.nn.gate import GATES, Gate
 from senet.nn.gather import GatherExcite
@@ -47,6 +48,7 @@ __all__ = [
     "BottleneckAttention",
     "BranchAttention",
     "ChannelSpatialSqueezeExcite",
+    "ConstantGate",
     "ConvolutionalBlockAttention",
     "EffectiveSqueezeExcite",
     "EfficientChannelAttention",

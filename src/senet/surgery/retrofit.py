@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from senet.errors import SenetError, UnknownNameError
 from senet.nn import PLACEMENTS, SE, Attention, AttentionSpec, attention_from_dict
+from senet.surgery.gates import layer_cost
 from senet.surgery.insertion import CHILD, extract, insert, inserted, side_of
 from senet.surgery.report import Report, Site, Skipped
 from senet.surgery.sites import Place, Places
-from senet.surgery.trace import Graph, Value, trace
+from senet.surgery.trace import Graph, trace
 from senet.surgery.unit import CARRIES, Unit
 from senet.surgery.units import find_units
 from senet.surgery.where import Where, chosen
@@ -159,7 +159,9 @@ def _report(
         if reason:
             skipped.append(Skipped(unit.call.path, unit.kind, reason))
             continue
-        params, macs = _cost(spec, place.value)
+        with torch.device("meta"):
+            layer = spec.build(place.value.channels, ndim=len(place.value.space))
+        params, macs = layer_cost(layer, place.value.shape)
         number = numbers.get(unit.end.space, 0)
         space = place.value.space
         sites.append(
@@ -185,13 +187,6 @@ def _unfit(places: Places, meetings: Sequence[Place], spec: AttentionSpec) -> st
     except SenetError as error:
         return str(error)
     return ""
-
-
-def _cost(spec: AttentionSpec, value: Value) -> tuple[int, int]:
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        layer = spec.build(value.channels, ndim=len(value.space))
-        layer(torch.empty(1, *value.shape[1:]))
-    return sum(p.numel() for p in layer.parameters()), counter.get_total_flops() // 2
 
 
 def _stage_numbers(units: Sequence[Unit]) -> dict[tuple[int, ...], int]:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from senet.errors import SenetError
 
-__all__ = ["Call", "Graph", "Value", "trace"]
+__all__ = ["Call", "Graph", "Value", "evaluation_mode", "trace"]
 
 CONVOLUTIONS = ("convolution", "mkldnn_convolution", "_convolution")
 NORMS = ("batch_norm", "group_norm")
@@ -334,12 +334,13 @@ def _on_meta(model: nn.Module, inputs: tuple[Any, ...], stack: ExitStack) -> Pre
 
 
 def _for_real(model: nn.Module, inputs: tuple[Any, ...], stack: ExitStack) -> Prepared:
-    stack.enter_context(_evaluation_mode(model))
+    stack.enter_context(evaluation_mode(model))
     return model, inputs, {module: module for module in model.modules()}
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within the block; each module's own mode comes back after it."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
