@@ -231,11 +231,9 @@ class _Freezing:
             met=None if budget is None else self._met(frozen, budget, drift, latency[1]),
         )
 
-    def _met(
-        self, frozen: Sequence[str], budget: tuple[str, float], drift: float, latency: tuple[float, float]
-    ) -> bool:
+    def _met(self, frozen: Sequence[str], budget: tuple[str, float], drift: float, latency_ms: float) -> bool:
         name, limit = budget
-        return {"params": self.params_left(frozen), "latency_ms": latency[1], "drift": drift}[name] <= limit
+        return {"params": self.params_left(frozen), "latency_ms": latency_ms, "drift": drift}[name] <= limit
 
     def _row(self, path: str, frozen: bool) -> GateReport:
         layer, found = self.gates[path], self.targets[path]

@@ -121,7 +121,7 @@ def images_of(model: nn.Module, batches: Iterable[Any]) -> list[Tensor]:
 
 def layer_cost(layer: nn.Module, shape: Sequence[int]) -> tuple[int, int]:
     """Parameters of a layer, and its multiply-accumulates for one map of the shape (any, C, *space)."""
-    bare = copy.deepcopy(layer).to("meta")
+    bare = copy.deepcopy(layer).eval().to("meta")
     like = next(bare.parameters(), torch.zeros(()))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         bare(torch.empty(1, *shape[1:], dtype=like.dtype, device="meta"))
