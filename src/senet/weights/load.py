@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.nn import hidden_width
+from senet.preprocessing import Preprocessing
 from senet.weights.causes import likely_cause
 from senet.weights.layouts import LAYOUTS
 from senet.weights.reading import checked, read_tensors
@@ -32,11 +33,13 @@ class LoadReport:
         layout: Whose names the weights had.
         loaded: Tensors that were loaded.
         fresh: Our names of those that were left as they were (`transfer=True` only).
+        images: What that library shows such networks, where it is known; None: what our network's spec says.
     """
 
     layout: str
     loaded: int
     fresh: tuple[str, ...] = ()
+    images: Preprocessing | None = None
 
 
 def load_weights(
@@ -86,7 +89,7 @@ def load_weights(
         told = f"{', '.join(fresh)}: freshly initialised; {name} is for another number of classes"
         warnings.warn(told, stacklevel=2)
     _put(model, wanted, own)
-    return LoadReport(table.layout, len(wanted), tuple(fresh))
+    return LoadReport(table.layout, len(wanted), tuple(fresh), table.images)
 
 
 def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
@@ -154,9 +157,12 @@ def _broken_convention(table: Table, model: nn.Module) -> str | None:
             has = getattr(has, part, missing)
         wants = value(spec) if callable(value) and spec is not None else value
         if has is not missing and has != wants:
+            option = path.partition(".")[0]
+            build = f"{path}={wants!r}" if option == path else f"{option} as there"
+            form = " (its _v1_5 form, perhaps)" if path in ("stride_first", "ceil_pool") else ""
             return (
                 f"{table.title} have {path}={wants!r}, this network {has!r}: with the same weights it would compute "
-                f"something else; build it with {path.split('.')[0]} as there (its _v1_5 form, perhaps)"
+                f"something else; build it with {build}{form}"
             )
     return None
 
