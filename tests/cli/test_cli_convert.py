@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,6 +174,29 @@ def test_what_is_there_already(senet, refused, theirs: Path) -> None:
     (theirs / "folder.safetensors").mkdir()
     for taken, says in (("folder.safetensors", "that is a folder"), ("no/out.safetensors", "there is no folder")):
         assert says in refused("convert", theirs / "plain.pth", *RESNET20, "--out", theirs / taken)
+
+
+@pytest.mark.parametrize("to", ["senet", "cifar"])
+def test_no_space_for_it(refused, theirs: Path, to: str) -> None:
+    """Whatever the file system says in the middle of it is told, and nothing is left there."""
+    out = theirs / "out.safetensors"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        message = refused("convert", theirs / "plain.pth", *RESNET20, "--out", out, "--to", to)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert f"{out}: can't be written" in message
+    assert not [path.name for path in theirs.iterdir() if "out" in path.name]
+
+
+def test_a_name_that_no_file_can_have(refused, theirs: Path) -> None:
+    plain = theirs / "plain.pth"
+    assert "ends in .safetensors" in refused("convert", plain, *RESNET20, "--out", "")
+    out = theirs / f"{'x' * 300}.safetensors"
+    assert f"{out}: File name too long" in refused("convert", plain, *RESNET20, "--out", out)
 
 
 def test_refusals(refused, theirs: Path) -> None:

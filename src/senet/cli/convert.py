@@ -15,8 +15,6 @@ from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from senet.models import ModelSpec
 
 __all__ = ["add_arguments", "run"]
@@ -43,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     """Convert."""
     import torch
 
-    from senet.weights import Description, load_weights, to_layout, write_checkpoint
+    from senet.weights import Description, load_weights, to_layout, write_checkpoint, write_tensors
 
     _check(options)
     out, names = Path(options.out), _names(options.classes)
@@ -52,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
         model = spec.build()
     report = load_weights(model, options.source, layout=options.layout)
     if options.to != "senet":
-        _write_theirs(out, to_layout(model, options.to))
+        write_tensors(out, to_layout(model, options.to))
     else:
         if report.images and options.tag is None:
             images = replace(report.images, **shared.given_fields(options, Preprocessing))
@@ -75,7 +73,6 @@ def _check(options: argparse.Namespace) -> None:
     from senet.weights import LAYOUTS
 
     source, out, images = Path(options.source), Path(options.out), shared.given_fields(options, Preprocessing)
-    described = out.with_suffix(".json")
     if out.suffix != ".safetensors":
         raise SenetError(f"--out {out}: give it a name that ends in .safetensors")
     if out.is_dir():
@@ -93,8 +90,8 @@ def _check(options: argparse.Namespace) -> None:
     elif images:
         flag = f"--{next(iter(images)).replace('_', '-')}"
         raise SenetError(f"{flag}: only a checkpoint of this package keeps its preprocessing, no file for {options.to}")
-    elif described.exists():
-        raise SenetError(f"--out {out}: {described.name} there describes another file of that name; give it another")
+    elif out.with_suffix(".json").exists():
+        raise SenetError(f"--out {out}: {out.stem}.json there describes another file of that name; give it another")
 
 
 def _network(options: argparse.Namespace, names: int) -> tuple[ModelSpec, dict[str, Any], Preprocessing]:
@@ -114,15 +111,6 @@ def _network(options: argparse.Namespace, names: int) -> tuple[ModelSpec, dict[s
     if names and names != spec.num_classes:
         raise SenetError(f"{options.classes} has {names} names, the network {spec.num_classes} outputs")
     return spec, spec.differences(base), images
-
-
-def _write_theirs(out: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
-    from senet.weights import write_atomically
-
-    whole = {key: tensor.contiguous() for key, tensor in tensors.items()}
-    write_atomically(out, lambda temporary: save_file(whole, temporary, metadata={"format": "pt"}))
 
 
 def _names(file: str | None) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ def _named_option(text: str) -> tuple[str, Any]:
         raise SenetError(f"--option {text}: {name} isn't given this way; --help shows what says it")
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 

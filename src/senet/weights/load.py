@@ -17,7 +17,7 @@ from senet.nn import hidden_width
 from senet.preprocessing import Preprocessing
 from senet.weights.causes import likely_cause
 from senet.weights.layouts import LAYOUTS
-from senet.weights.reading import checked, read_tensors
+from senet.weights.reading import all_finite, checked, read_tensors
 from senet.weights.rules import Table, Translation
 
 __all__ = ["LoadReport", "load_weights", "to_layout"]
@@ -82,6 +82,11 @@ def load_weights(
     problem = _misfit(wanted, found, own, fresh)
     if problem:
         raise CheckpointError(f"{name} ({table.title}) doesn't fit {_called(model)}: {problem}")
+    only_names = isinstance(source, Mapping) and all(tensor.is_meta for tensor in own.values())
+    for key, tensor in wanted.items():
+        wrong = None if only_names and tensor.is_meta else _impossible(key, tensor, own[key].dtype)
+        if wrong:
+            raise CheckpointError(f"{name}: {_both(key, found)} {wrong}")
     reason = table.refusal(tensors) or _broken_convention(table, model)
     if reason:
         raise CheckpointError(f"{name}: {reason}")
@@ -206,6 +211,17 @@ def _misfit(wanted: Mapping[str, Tensor], found: Translation, own: Mapping[str, 
         return ""
     cause = likely_cause(wanted, own)
     return "; ".join(problems) + (f". {cause}" if cause else "")
+
+
+def _impossible(key: str, tensor: Tensor, dtype: torch.dtype) -> str | None:
+    """What is wrong with the values of a weight that is going to be of this type."""
+    if tensor.is_meta:
+        return "has no values: it was saved from the meta device"
+    if tensor.dtype != dtype and dtype.is_floating_point and not all_finite(tensor.to(dtype)):
+        return f"holds values that {dtype} can't"
+    if key.endswith("running_var") and tensor.min() < 0:
+        return "holds negative variances"
+    return None
 
 
 def _both(key: str, found: Translation) -> str:
