@@ -148,6 +148,12 @@ def test_a_misfit_says_its_likely_cause(case: str, layout: str, refusal: Callabl
     assert f"doesn't fit {ours.get('name', 'se_resnet18_v1_5')}" in message
 
 
+@pytest.mark.parametrize("theirs", [True, False])
+def test_a_misfit_of_shortcuts(refusal: Callable[..., str], theirs: bool) -> None:
+    tensors = to_layout(randomised(cifar(projection=theirs)), "senet")
+    assert f"build the network with projection={theirs}" in refusal(cifar(projection=not theirs), tensors)
+
+
 def test_a_misfit_says_the_key_and_both_shapes(refusal: Callable[..., str]) -> None:
     tensors = to_layout(network(), "moskomule")
     tensors["layer2.0.conv2.weight"] = torch.zeros(1, 2, 3, 4)

@@ -22,7 +22,7 @@ def likely_cause(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str
         wanted: The file's tensors under our names.
         own: The network's.
     """
-    for find in (_kind, _plain_or_attention, _biases, _widths, _classes, _channels, _units):
+    for find in (_kind, _plain_or_attention, _biases, _widths, _classes, _channels, _units, _shortcuts):
         found = find(wanted, own)
         if found:
             return f"Likely cause: {found}"
@@ -114,6 +114,15 @@ def _units(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     if theirs == ours:
         return ""
     return f"checkpoint depths={tuple(theirs.values())}, model depths={tuple(ours.values())}"
+
+
+def _shortcuts(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """Told last: networks of as many units, so they are small ones for CIFAR."""
+    theirs, ours = (any(".shortcut." in key for key in tensors) for tensors in (wanted, own))
+    if theirs == ours:
+        return ""
+    has = "weights" if theirs else "no weights"
+    return f"the file's shortcuts have {has}; build the network with projection={theirs}"
 
 
 def _depths(tensors: Mapping[str, Tensor]) -> dict[int, int]:
