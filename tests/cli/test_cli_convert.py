@@ -176,6 +176,21 @@ def test_what_is_there_already(senet, refused, theirs: Path) -> None:
         assert says in refused("convert", theirs / "plain.pth", *RESNET20, "--out", theirs / taken)
 
 
+def test_our_own_checkpoint_says_itself_what_it_is_of(senet, refused, theirs: Path) -> None:
+    small = create_model("cifar_resnet20", num_classes=3, in_channels=1, depth=1)
+    torch.save(to_layout(small, "cifar"), theirs / "small.pth")
+    (theirs / "three.txt").write_text("a\nb\nc\n")
+    ours, again = theirs / "ours.safetensors", theirs / "again.safetensors"
+    code, _, err = senet("convert", theirs / "small.pth", *RESNET20, "--out", ours, "--option", "depth=1", "--classes",
+                         theirs / "three.txt", "--channel-order", "L", "--mean", 0.5, "--std", 0.5)  # fmt: skip
+    assert code == 0, err
+    assert senet("convert", ours, *RESNET20, "--out", again, "--to", "cifar")[0] == 0
+    given = to_layout(small, "cifar")
+    assert all(torch.equal(tensor, given[key]) for key, tensor in load_file(again).items())
+    message = refused("convert", ours, "--model", "cifar_resnet32", "--out", again, "--to", "cifar")
+    assert "is of cifar_resnet20, not of cifar_resnet32" in message
+
+
 @pytest.mark.parametrize("to", ["senet", "cifar"])
 def test_no_space_for_it(refused, theirs: Path, to: str) -> None:
     """Whatever the file system says in the middle of it is told, and nothing is left there."""

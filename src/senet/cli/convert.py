@@ -84,14 +84,30 @@ def _check(options: argparse.Namespace) -> None:
     if options.to not in LAYOUTS:
         raise UnknownNameError("layout", options.to, LAYOUTS)
     if options.to == "senet":
-        weights = source / "best.safetensors" if source.is_dir() else source
-        if weights.suffix == ".safetensors" and weights.with_suffix(".json").is_file():
+        if _is_ours(source):
             raise SenetError(f"{source} is a checkpoint of this package already: nothing to convert")
     elif images:
         flag = f"--{next(iter(images)).replace('_', '-')}"
         raise SenetError(f"{flag}: only a checkpoint of this package keeps its preprocessing, no file for {options.to}")
     elif out.with_suffix(".json").exists():
         raise SenetError(f"--out {out}: {out.stem}.json there describes another file of that name; give it another")
+
+
+def _is_ours(source: Path) -> bool:
+    """Whether a description of this package belongs to it."""
+    weights = source / "best.safetensors" if source.is_dir() else source
+    return weights.suffix == ".safetensors" and weights.with_suffix(".json").is_file()
+
+
+def _described(options: argparse.Namespace) -> dict[str, Any]:
+    """What our own checkpoint says of its network."""
+    from senet.weights import read_checkpoint
+
+    _, description = read_checkpoint(Path(options.source))
+    if description.model != options.model:
+        raise SenetError(f"{options.source} is of {description.model}, not of {options.model}")
+    shape = {"num_classes": len(description.classes), "in_channels": description.preprocessing.in_channels}
+    return shape | description.options
 
 
 def _network(options: argparse.Namespace, names: int) -> tuple[ModelSpec, dict[str, Any], Preprocessing]:
@@ -103,8 +119,10 @@ def _network(options: argparse.Namespace, names: int) -> tuple[ModelSpec, dict[s
     card = None if options.tag is None else find_card(options.model, options.tag)
     images = card.preprocessing if card else base.preprocessing
     images = replace(images, **shared.given_fields(options, Preprocessing))
-    changes = dict(card.options) if card else {}
-    changes |= shared.network_options(options) | {"in_channels": images.in_channels}
+    changes: dict[str, Any] = {"in_channels": images.in_channels} | dict(card.options if card else {})
+    if _is_ours(Path(options.source)):
+        changes |= _described(options)
+    changes |= shared.network_options(options)
     if options.num_classes is not None or names:
         changes["num_classes"] = names if options.num_classes is None else options.num_classes
     spec = base.changed(changes)
