@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,8 +49,18 @@ class Preprocessing:
                 f"mean has {len(self.mean)} and std {len(self.std)} values; "
                 f"channel_order={self.channel_order!r} needs {self.in_channels} of each"
             )
+        if not all(map(math.isfinite, (*self.mean, *self.std, self.value_range))):
+            raise ValueError(f"mean={self.mean}, std={self.std} and value_range={self.value_range} must be finite")
         if min(self.std) <= 0 or self.value_range <= 0:
             raise ValueError(f"std={self.std} and value_range={self.value_range} must be positive")
+
+    def __str__(self) -> str:
+        height, width = self.size
+        mean, std = (" ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
+        return (
+            f"{height}x{width} pixels, {self.crop_fraction:.4g} of the shorter edge, {self.interpolation}, "
+            f"{self.channel_order} in 0..{self.value_range:g}, mean {mean}, std {std}"
+        )
 
     @property
     def in_channels(self) -> int:

@@ -109,7 +109,7 @@ def create_model(
     return Backbone(network, out_stages) if features_only else network
 
 
-def build_model(text: str, *, num_classes: int, in_channels: int = 3, **options: Any) -> nn.Module:
+def build_model(text: str, /, *, num_classes: int, in_channels: int = 3, **options: Any) -> nn.Module:
     """Build what a command line's `--model` names: one of `list_models()`, or a user's `module:function`.
 
     The user's function is imported with the working directory on the path and called with `num_classes` and
@@ -119,7 +119,7 @@ def build_model(text: str, *, num_classes: int, in_channels: int = 3, **options:
         SenetError: The module or function isn't there, takes other options, or returns no `nn.Module`.
     """
     if ":" not in text:
-        return create_model(text, num_classes=num_classes, in_channels=in_channels, **options)
+        return model_spec(text, num_classes=num_classes, in_channels=in_channels, **options).build()
     if options:
         raise SenetError(f"{next(iter(options))} is an option of this package's networks; {text} is yours")
     factory = _user_function(text)

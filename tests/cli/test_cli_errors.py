@@ -26,6 +26,9 @@ from cli_options import QUICK
         (["--data", "digits", "--model", "se_resnet50", "--stages", "1"], "stage"),
         (["--data", "digits", "--model", "se_resnet50", "--stages", "a"], "--stages"),
         (["--data", "digits", "--model", "se_resnet50", "--placement", "prre"], "'pre'"),
+        (["--data", "digits", "--model", "se_resnet50", "--option", "pretrained=true"], "unknown option"),
+        (["--data", "digits", "--model", "se_resnet50", "--option", "text=a"], "unknown option"),
+        (["--data", "digits", "--model", "se_resnet50", "--option", "depths=3"], "depths=3 must be tuple"),
         (["--data", "digits", "--model", "se_resnet50", "--lr", "0"], "lr"),
         (["--data", "digits", "--model", "se_resnet50", "--precision", "bf61"], "'bf16'"),
         (["--data", "digits", "--model", "se_cifar_resnet20", "--batch-size", "30", "--accumulate", "4"], "accumulate"),
@@ -33,6 +36,7 @@ from cli_options import QUICK
         (["--data", "cifar10", "--data-root", "/nowhere", "--model", "se_cifar_resnet20"], "--download"),
         (["--resume", "/nowhere"], "holds no run"),
         (["--resume"], "--resume DIR"),
+        (["--resume", "/nowhere", "--option", "depths=[1]"], "--option can't change in a resumed run"),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else None,
 )

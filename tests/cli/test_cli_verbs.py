@@ -41,6 +41,7 @@ def test_train_options_reach_the_network_and_the_recipe(senet, digit_folder, tmp
     code, _, err = senet(
         "train", "--data", f"folder:{digit_folder}", "--model", "se_cifar_resnet20", "--out", folder, *QUICK,
         "--attention", "se:reduction=4,gate=hard-sigmoid", "--placement", "pre", "--stages", "3,4",
+        "--option", "projection=true", "--option", "widths=[16,32,48]",
         "--optimizer", "adamw", "--lr", "0.001", "--seed", "7", "--crop", "none", "--flip", "0",
     )  # fmt: skip
     assert code == 0, err
@@ -53,6 +54,8 @@ def test_train_options_reach_the_network_and_the_recipe(senet, digit_folder, tmp
     model = load_model(folder).model
     assert model.spec.placement == "pre"
     assert model.spec.stages == (3, 4)
+    assert model.spec.projection
+    assert model.stages["4"][0].shortcut[0].weight.shape == (48, 32, 1, 1)
     assert model.spec.attention.reduction == 4
     assert not hasattr(model.stages["2"][0].se, "fc1")
     assert model.stages["3"][1].se.fc1.weight.shape == (32 // 4, 32)

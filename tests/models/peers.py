@@ -1,10 +1,10 @@
-"""What the parity tests share: key renaming tables, one a peer; random weights that hide nothing; the comparison."""
+"""What the parity tests share: tables of names, one a peer; random weights that hide nothing; the comparison."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from senet.nn import Attention
+from senet.weights import LAYOUTS
+from senet.weights.from_pytorchcv import SHAKE
+from senet.weights.rules import Table
 
 FLOAT32_TOLERANCE = 1e-4
 """Largest deviation of any logit, relative to the largest logit: float32 sums in another order."""
@@ -56,113 +59,29 @@ class Naming:
         return prefix + names[0]
 
 
-_TORCHVISION_UNIT = {
-    r"((?:conv|bn)\d)\.(.+)": r"branch.\1.\2",
-    r"downsample\.(.+)": r"shortcut.\1",
-}
+def _table(layout: str, title: str) -> Table:
+    [found] = [table for table in LAYOUTS[layout] if table.title == title]
+    return found
 
-TORCHVISION = Naming(
-    unit=r"layer(\d)\.(\d+)\.",
-    first=(1, 0),
-    inside=_TORCHVISION_UNIT | {r"se\.(.+)": r"se.\1"},
-    outside={r"conv1\.(.+)": r"stem.0.0.\1", r"bn1\.(.+)": r"stem.0.1.\1", r"fc\.(.+)": r"head.fc.\1"},
-)
+
+TORCHVISION = _table("timm", "timm's SE-ResNets")
 """torchvision's ResNets, and timm's, which add `se`."""
 
-TIMM_LEGACY = Naming(
-    unit=TORCHVISION.unit,
-    first=(1, 0),
-    inside=_TORCHVISION_UNIT | {r"se_module\.(.+)": r"se.\1"},
-    outside={
-        **{rf"layer0\.conv{n}\.(.+)": rf"stem.{n - 1}.0.\1" for n in (1, 2, 3)},
-        **{rf"layer0\.bn{n}\.(.+)": rf"stem.{n - 1}.1.\1" for n in (1, 2, 3)},
-        r"last_linear\.(.+)": r"head.fc.\1",
-    },
-)
+TIMM_LEGACY = _table("cadene", "Cadene's (timm's legacy) SE networks")
 """timm's `legacy_se*`: the Cadene port of the authors' released networks."""
 
-CIFAR_CHECKPOINT = Naming(
-    unit=r"module\.layer(\d)\.(\d+)\.",
-    first=(1, 0),
-    inside=_TORCHVISION_UNIT,
-    outside={
-        r"module\.conv1\.(.+)": r"stem.0.\1",
-        r"module\.bn1\.(.+)": r"stem.1.\1",
-        r"module\.linear\.(.+)": r"head.fc.\1",
-    },
-)
-"""The trained CIFAR-10 ResNets with option-A shortcuts."""
-
-_PYTORCHCV_UNIT = r"features\.stage(\d)\.unit(\d+)\."
-_PYTORCHCV_SE = {r"se\.conv(\d)\.(.+)": r"se.fc\1.\2"}
-_PYTORCHCV_OUTPUT = {r"output\.(.+)": r"head.fc.\1"}
-_PYTORCHCV_STEM = {
-    r"features\.init_block\.conv\.(.+)": r"stem.0.\1",
-    r"features\.init_block\.bn\.(.+)": r"stem.1.\1",
-}
-
-PYTORCHCV = Naming(
-    unit=_PYTORCHCV_UNIT,
-    first=(1, 1),
-    inside={
-        r"body\.conv(\d)\.(conv|bn)\.(.+)": r"branch.\2\1.\3",
-        r"identity_conv\.conv\.(.+)": r"shortcut.0.\1",
-        r"identity_conv\.bn\.(.+)": r"shortcut.1.\1",
-    }
-    | _PYTORCHCV_SE,
-    outside=_PYTORCHCV_STEM | _PYTORCHCV_OUTPUT,
-)
-
-PYTORCHCV_PREACT = Naming(
-    unit=_PYTORCHCV_UNIT,
-    first=(1, 1),
-    inside={
-        r"body\.conv1\.bn\.(.+)": r"preact.0.\1",
-        r"body\.conv([23])\.bn\.(.+)": r"branch.bn\1.\2",
-        r"body\.conv(\d)\.conv\.(.+)": r"branch.conv\1.\2",
-        r"identity_conv\.(.+)": r"shortcut.\1",
-    }
-    | _PYTORCHCV_SE,
-    outside={r"features\.init_block\.(.+)": r"stem.\1", r"features\.post_activ\.bn\.(.+)": r"final.0.\1"}
-    | _PYTORCHCV_OUTPUT,
-)
-
-PYTORCHCV_SE_PREACT = replace(PYTORCHCV_PREACT, outside=_PYTORCHCV_STEM | _PYTORCHCV_OUTPUT)
-
-PYTORCHCV_SHAKE = Naming(
-    unit=_PYTORCHCV_UNIT,
-    first=(1, 1),
-    inside={
-        r"branch1\.conv(\d)\.(conv|bn)\.(.+)": r"branch.first.\2\1.\3",
-        r"branch2\.conv(\d)\.(conv|bn)\.(.+)": r"branch.second.\2\1.\3",
-        r"identity_branch\.(.+)": r"shortcut.\1",
-    },
-    outside=_PYTORCHCV_STEM | _PYTORCHCV_OUTPUT,
-)
+PYTORCHCV = _table("pytorchcv", "pytorchcv's ResNets for CIFAR")
+PYTORCHCV_PREACT = _table("pytorchcv", "pytorchcv's pre-activation ResNets for CIFAR")
+PYTORCHCV_SE_PREACT = _table("pytorchcv", "pytorchcv's pre-activation SE-ResNets for CIFAR")
+PYTORCHCV_SHAKE = SHAKE
 
 
-def translated(theirs: Mapping[str, Tensor], naming: Naming, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The peer's state dict under our keys: each of its keys used once, each of ours given once.
-
-    An excitation that the peer keeps as 1x1 convolutions is a matrix with us; no other shape may differ.
-    """
-    names = [naming.translate(key) for key in theirs]
-    assert len(set(names)) == len(names), "two keys have the same translation"
-    assert set(names) == set(own), sorted(set(names) ^ set(own))[:6]
-    result = {}
-    for name, tensor in zip(names, theirs.values(), strict=True):
-        if ".se.fc" in name and tensor.ndim == 4:
-            assert tensor.shape[2:] == (1, 1)
-            tensor = tensor.flatten(1)
-        assert tensor.shape == own[name].shape, name
-        result[name] = tensor
-    return result
-
-
-def adopt(ours: nn.Module, peer: nn.Module, naming: Naming) -> nn.Module:
-    """Give our network, made on the meta device, the peer's weights."""
-    weights = translated(peer.state_dict(), naming, ours.state_dict())
-    ours.load_state_dict(weights, strict=True, assign=True)
+def adopt(ours: nn.Module, peer: nn.Module, table: Table) -> nn.Module:
+    """Give our network, made on the meta device, the peer's weights: keys and shapes must fit, conventions need not."""
+    found, own = table.translate(peer.state_dict()), ours.state_dict()
+    assert not found.leftover
+    assert {key: t.shape for key, t in found.tensors.items()} == {key: t.shape for key, t in own.items()}
+    ours.load_state_dict(found.tensors, strict=True, assign=True)
     return ours.eval()
 
 

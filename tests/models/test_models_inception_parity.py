@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from peers import (
     FLOAT32_TOLERANCE,
     FLOAT64_TOLERANCE,
-    adopt,
     assert_gates_vary,
     deviation,
     pictures,
@@ -38,6 +37,15 @@ class Paths:
             return f"{self.paths[path]}.{leaf}"
         path, piece = path.rsplit(".", 1)
         return f"{self.paths[path]}.{('conv', 'bn').index(piece)}.{leaf}"
+
+    def adopt(self, ours: nn.Module, peer: nn.Module) -> nn.Module:
+        """Give our network, made on the meta device, the peer's weights: each of both once, and of the same shape."""
+        weights = {self.translate(key): tensor for key, tensor in peer.state_dict().items()}
+        assert len(weights) == len(peer.state_dict())
+        for key in [key for key in weights if ".se.fc" in key and weights[key].ndim == 4]:
+            weights[key] = weights[key].flatten(1)  # a matrix that the peer keeps as a 1x1 convolution
+        ours.load_state_dict(weights, strict=True, assign=True)
+        return ours.eval()
 
 
 def _numbered(theirs: str, ours: str, count: int) -> dict[str, str]:
@@ -178,7 +186,7 @@ class Case:
         for excitation in peer.modules():
             if isinstance(excitation, Excitation):  # of maps that are all positive: else most gates are shut
                 excitation.fc2.weight.data.mul_(0.4)
-        return adopt(senet.create_model(self.ours, device="meta"), peer, paths()), peer
+        return paths().adopt(senet.create_model(self.ours, device="meta"), peer), peer
 
 
 BLOCKS = {"se_inception_v3": 11, "se_inception_resnet_v2": 43}

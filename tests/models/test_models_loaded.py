@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peers import CIFAR_CHECKPOINT
 from PIL import Image
 from torch import Tensor
 
@@ -54,14 +53,8 @@ def test_a_trained_cifar_resnet_still_knows_its_classes(depth: int, test_images:
     [file] = sorted((SHARED / "weights").glob(f"cifar10_resnet{depth}-*.th")) or [
         _needed(SHARED / "weights" / f"cifar10_resnet{depth}")
     ]
-    theirs = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
     model = senet.create_model(f"cifar_resnet{depth}").eval()
-    names = [CIFAR_CHECKPOINT.translate(key) for key in theirs]
-    # Saved by a torch that did not count batches yet.
-    learnt = {key for key in model.state_dict() if not key.endswith("num_batches_tracked")}
-    assert len(names) == len(learnt)
-    assert set(names) == learnt
-    model.load_state_dict(dict(zip(names, theirs.values(), strict=True)), strict=False)
+    assert senet.load_weights(model, file).layout == "cifar"
     assert _accuracy(model, test_images) >= 0.78
     for module in model.modules():
         if isinstance(module, PadShortcut):

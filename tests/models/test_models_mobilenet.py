@@ -96,8 +96,10 @@ def test_timm_with_the_papers_activation(record_property: Callable[..., None]) -
     assert_equal(on_meta("mobilenet_v1"), _timm("relu"), TIMM_MOBILENET.translate, ODD, record_property)
 
 
-def test_timms_own_activation_is_another() -> None:
-    """ReLU6 cuts at 6, the paper's ReLU nowhere."""
+def test_timms_own_activation(record_property: Callable[..., None]) -> None:
+    """ReLU6 cuts at 6, the paper's ReLU nowhere, and the comparison sees it."""
+    cut = on_meta("mobilenet_v1", activation="relu6")
+    assert_equal(cut, _timm("relu6"), TIMM_MOBILENET.translate, ODD, record_property)
     assert_differ(on_meta("mobilenet_v1"), _timm("relu6"), TIMM_MOBILENET.translate, ODD)
 
 
@@ -165,6 +167,8 @@ def test_stages() -> None:
         ({"width": True}, "width=True"),
         ({"width": 0.03}, "width=0.03 leaves no channel of 32"),
         ({"width": 0.2}, "reduction=16 leaves no hidden unit for channels=12"),
+        ({"activation": "relu7"}, "unknown activation 'relu7'"),
+        ({"activation": None}, "activation=None must be str"),
         ({"stages": (6,)}, "no stage 6; the stages are numbered 1 to 5"),
         ({"placement": "conv3x3"}, "placement='conv3x3'"),
     ],
@@ -185,9 +189,10 @@ def test_smallest_image() -> None:
     assert model(torch.empty(2, 3, 33, 17, device="meta")).shape == (2, 1000)
 
 
-def test_copies_classifier_export_and_checkpointing() -> None:
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+def test_copies_classifier_export_and_checkpointing(activation: str) -> None:
     images = pictures(4, (21, 18), channels=1)
-    model = randomise(on_meta("se_mobilenet_v1", in_channels=1, **TINY), images)
+    model = randomise(on_meta("se_mobilenet_v1", in_channels=1, activation=activation, **TINY), images)
     want = model(images)
     assert torch.equal(pickle.loads(pickle.dumps(model))(images), want)
     batch = torch.export.Dim("batch", min=1)

@@ -17,7 +17,6 @@ from peers import (
     PYTORCHCV_SHAKE,
     TIMM_LEGACY,
     TORCHVISION,
-    Naming,
     adopt,
     assert_gates_vary,
     deviation,
@@ -30,6 +29,7 @@ import senet
 from senet.models import ConvNet, UnitShape
 from senet.models.resnet_cifar import TwoFlowShortcut
 from senet.models.stages import conv_norm_act
+from senet.weights.rules import Table
 
 SMALL, ODD, WHOLE, CIFAR = (64, 64), (97, 65), (224, 224), (32, 32)
 
@@ -50,7 +50,7 @@ class Case:
 
     ours: str
     peer: str
-    naming: Naming
+    naming: Table
     make: Callable[[str], nn.Module]
     size: tuple[int, int] = SMALL
     options: dict[str, Any] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from peers import FLOAT32_TOLERANCE, FLOAT64_TOLERANCE, deviation, pictures, ran
 from torch import Tensor, nn
 
 import senet
-from senet.errors import CheckpointError
+from senet.errors import CheckpointError, SenetError
 from senet.weights import load_weights, to_layout
 
 
@@ -119,6 +119,7 @@ class Case:
 
 
 WIDENED, BARE = {"attention": senet.SE(rounding="timm")}, {"attention": senet.SE(bias=False)}
+CUT = {"activation": "relu6"}
 PROJECTED, PADDED = {"projection": True}, {"ceil_pool": False}
 
 CASES = [
@@ -155,6 +156,7 @@ CASES = [
     Case("densenet121", pytorchcv, "densenet121", layout="pytorchcv", back="pytorchcv"),
     *(Case(f"densenet{d}", pytorchcv, f"densenet{d}", layout="pytorchcv", run=False) for d in (169, 201)),
     Case("mobilenet_v1", pytorchcv, "mobilenet_w1", layout="pytorchcv", back="pytorchcv"),
+    Case("mobilenet_v1", timm, "mobilenetv1_100", options=CUT, layout="timm", back="timm"),
     *(Case(f"mobilenet_v1_0{w}", pytorchcv, f"mobilenet_{n}", layout="pytorchcv", run=False)
       for w, n in (("75", "w3d4"), ("50", "wd2"), ("25", "wd4"))),
     Case("shufflenet_v1_g3", pytorchcv, "shufflenet_g3_w1", layout="pytorchcv", back="pytorchcv"),
@@ -230,10 +232,17 @@ def test_vgg_heads_of_all_three_libraries() -> None:
     assert not any(t.any() for key, t in other.state_dict().items() if key.endswith("conv.bias"))
 
 
-def test_timms_mobilenet_is_refused() -> None:
-    tensors = timm("mobilenetv1_100").state_dict()
-    with pytest.raises(CheckpointError, match="clips its ReLUs at 6"):
-        load_weights(senet.create_model("mobilenet_v1"), tensors)
+def test_mobilenets_activation_is_no_weight_but_compared() -> None:
+    """timm cuts at 6, pytorchcv doesn't; each one's weights fit the other's network."""
+    whole, cut = (senet.create_model("mobilenet_v1", width=0.25, **options) for options in ({}, CUT))
+    with pytest.raises(CheckpointError, match=r"'relu6', this network 'relu': .* build it with activation='relu6'$"):
+        load_weights(whole, to_layout(cut, "timm"))
+    with pytest.raises(CheckpointError, match=r"build it with activation='relu'$"):
+        load_weights(cut, to_layout(whole, "pytorchcv"))
+    with pytest.raises(SenetError, match=r"no counterpart in timm; timm's MobileNet: .* activation='relu6'"):
+        to_layout(whole, "timm")
+    with pytest.raises(SenetError, match="no counterpart in pytorchcv; pytorchcv's MobileNets: "):
+        to_layout(cut, "pytorchcv")
 
 
 def test_pytorchcvs_preactivation_with_se_has_other_pieces() -> None:

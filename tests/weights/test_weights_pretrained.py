@@ -72,6 +72,34 @@ print(len(maps))
     assert third == "4"
 
 
+def test_timms_mobilenet_by_its_tag(tmp_path: Path) -> None:
+    """The card's option makes it timm's network: the same logits."""
+    torch.manual_seed(0)
+    peer = pytest.importorskip("timm").create_model("mobilenetv1_100").eval()
+    with torch.no_grad():
+        for name, tensor in peer.named_parameters():
+            if name.endswith("weight") and tensor.ndim == 1:
+                tensor.uniform_(0.5, 4)  # so that ReLU6 cuts
+        want = peer(torch.ones(1, 3, 64, 64))
+    save_file(peer.state_dict(), tmp_path / "x.safetensors")
+    cached(tmp_path, "timm/mobilenetv1_100.ra4_e3600_r224_in1k", (tmp_path / "x.safetensors").read_bytes())
+    torch.save(want, tmp_path / "want.pt")
+    run = offline(tmp_path, f"""
+import torch, senet
+model = senet.create_model("mobilenet_v1", pretrained=True).eval()
+want, got = torch.load({str(tmp_path / "want.pt")!r}), model(torch.ones(1, 3, 64, 64))
+other = senet.create_model("mobilenet_v1").eval()
+other.load_state_dict(model.state_dict())
+off, without = ((out - want).abs().max() / want.abs().max() for out in (got, other(torch.ones(1, 3, 64, 64))))
+print(off.item() < 1e-4, without.item() > 0.01)
+print(model.spec.activation, model.spec.preprocessing.mean)
+""")  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    first, second = run.stdout.strip().splitlines()
+    assert first == "True True"
+    assert second == "relu6 (0.5, 0.5, 0.5)"
+
+
 def test_offline_and_not_cached_says_how_to_get_it(tmp_path: Path) -> None:
     run = offline(tmp_path, "import senet; senet.create_model('se_resnet50', pretrained=True)")
     message = run.stderr.strip().splitlines()[-1]

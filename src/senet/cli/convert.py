@@ -6,12 +6,20 @@ senet convert se_resnet50.caffemodel --model se_resnet50 --out se_resnet50.safet
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from senet.cli import options as shared
-from senet.errors import CheckpointError, SenetError
+from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from senet.models import ModelSpec
 
 __all__ = ["add_arguments", "run"]
+
+_IMAGES = "preprocessing that goes into the checkpoint (default: the tag's, else the library's, else the network's own)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,51 +29,106 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="X", help="the .safetensors file to write")
     parser.add_argument("--layout", default="auto", metavar="L", help="whose names it has (default: told from them)")
     parser.add_argument("--to", default="senet", metavar="L", help="write for: senet (default), timm, torchvision, ...")
+    parser.add_argument("--tag", metavar="T", help="SRC is this public checkpoint of the network, or was made from it")
     parser.add_argument("--num-classes", type=int, metavar="N", help="its outputs (default: the network's own)")
     parser.add_argument("--classes", metavar="FILE", help="the outputs' names, one a line (default: their numbers)")
     shared.add_network_options(parser)
+    group = shared.add_field_options(parser, _IMAGES, Preprocessing, leave_out=("size",))
+    group.add_argument("--size", type=shared.parse_size, metavar="N", help="pixels: 224, or 256x192 (height x width)")
 
 
 def run(options: argparse.Namespace) -> int:
     """Convert."""
     import torch
 
-    from senet.weights import LAYOUTS, Description, load_weights, to_layout, write_atomically, write_checkpoint
-    from senet.zoo import model_spec
+    from senet.weights import Description, load_weights, to_layout, write_checkpoint, write_tensors
 
-    out = Path(options.out)
-    if out.suffix != ".safetensors":
-        raise SenetError(f"--out {out}: give it a name that ends in .safetensors")
-    changes = shared.network_options(options)
-    names = _names(options.classes)
-    count = options.num_classes if options.num_classes is not None else len(names) or None
-    if count is not None:
-        changes["num_classes"] = count
-    base = model_spec(options.model)
-    spec = base.changed(changes)
-    if names and len(names) != spec.num_classes:
-        raise SenetError(f"{options.classes} has {len(names)} names, the network {spec.num_classes} outputs")
-    if options.to not in LAYOUTS:
-        to_layout(torch.nn.Identity(), options.to)  # says which there are
+    _check(options)
+    out, names = Path(options.out), _names(options.classes)
+    spec, changes, images = _network(options, len(names))
     with torch.device("meta"):
         model = spec.build()
     report = load_weights(model, options.source, layout=options.layout)
-    if options.to == "senet":
+    if options.to != "senet":
+        write_tensors(out, to_layout(model, options.to))
+    else:
+        if report.images and options.tag is None:
+            images = replace(report.images, **shared.given_fields(options, Preprocessing))
         description = Description(
             model=options.model,
-            options=spec.differences(base),
+            options=changes,
             classes=names or tuple(map(str, range(spec.num_classes))),
-            preprocessing=spec.preprocessing,
+            preprocessing=images,
             training={"converted_from": Path(options.source).name, "layout": report.layout},
         )
         write_checkpoint(out, model.state_dict(), description)
-    else:
-        from safetensors.torch import save_file
-
-        tensors = {key: t.contiguous() for key, t in to_layout(model, options.to).items()}
-        write_atomically(out, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
     print(f"{options.source} ({report.layout}, {report.loaded} tensors) -> {out} ({options.to})")
+    if options.to == "senet":
+        print(f"images: {images}")
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what can't come to anything, before a large file is read."""
+    from senet.weights import LAYOUTS
+
+    source, out, images = Path(options.source), Path(options.out), shared.given_fields(options, Preprocessing)
+    if out.suffix != ".safetensors":
+        raise SenetError(f"--out {out}: give it a name that ends in .safetensors")
+    if out.is_dir():
+        raise SenetError(f"--out {out}: that is a folder; give the file's name")
+    if not out.parent.is_dir():
+        raise SenetError(f"--out {out}: there is no folder {out.parent}")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise SenetError(f"--out {out}: that is SRC itself; give it another name")
+    if options.to not in LAYOUTS:
+        raise UnknownNameError("layout", options.to, LAYOUTS)
+    if options.to == "senet":
+        if _is_ours(source):
+            raise SenetError(f"{source} is a checkpoint of this package already: nothing to convert")
+    elif images:
+        flag = f"--{next(iter(images)).replace('_', '-')}"
+        raise SenetError(f"{flag}: only a checkpoint of this package keeps its preprocessing, no file for {options.to}")
+    elif out.with_suffix(".json").exists():
+        raise SenetError(f"--out {out}: {out.stem}.json there describes another file of that name; give it another")
+
+
+def _is_ours(source: Path) -> bool:
+    """Whether a description of this package belongs to it."""
+    weights = source / "best.safetensors" if source.is_dir() else source
+    return weights.suffix == ".safetensors" and weights.with_suffix(".json").is_file()
+
+
+def _described(options: argparse.Namespace) -> dict[str, Any]:
+    """What our own checkpoint says of its network."""
+    from senet.weights import read_checkpoint
+
+    _, description = read_checkpoint(Path(options.source))
+    if description.model != options.model:
+        raise SenetError(f"{options.source} is of {description.model}, not of {options.model}")
+    shape = {"num_classes": len(description.classes), "in_channels": description.preprocessing.in_channels}
+    return shape | description.options
+
+
+def _network(options: argparse.Namespace, names: int) -> tuple[ModelSpec, dict[str, Any], Preprocessing]:
+    """The network that the file is of, its options, and its preprocessing as far as the file's names don't say it."""
+    from senet.weights import find_card
+    from senet.zoo import model_spec
+
+    base = model_spec(options.model)
+    card = None if options.tag is None else find_card(options.model, options.tag)
+    images = card.preprocessing if card else base.preprocessing
+    images = replace(images, **shared.given_fields(options, Preprocessing))
+    changes: dict[str, Any] = {"in_channels": images.in_channels} | dict(card.options if card else {})
+    if _is_ours(Path(options.source)):
+        changes |= _described(options)
+    changes |= shared.network_options(options)
+    if options.num_classes is not None or names:
+        changes["num_classes"] = names if options.num_classes is None else options.num_classes
+    spec = base.changed(changes)
+    if names and names != spec.num_classes:
+        raise SenetError(f"{options.classes} has {names} names, the network {spec.num_classes} outputs")
+    return spec, spec.differences(base), images
 
 
 def _names(file: str | None) -> tuple[str, ...]:
@@ -77,4 +140,7 @@ def _names(file: str | None) -> tuple[str, ...]:
         raise SenetError(f"--classes {file}: no UTF-8 text") from error
     if not names:
         raise CheckpointError(f"--classes {file}: no names in it")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise SenetError(f"--classes {file}: {twice!r} stands there twice")
     return names

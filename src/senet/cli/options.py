@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import fields
@@ -59,6 +60,13 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--attention", metavar="A", help="se, se:reduction=8,gate=hard-sigmoid, eca, cbam, ..., none")
     group.add_argument("--placement", metavar="P", help="standard, pre, post, identity or conv3x3")
     group.add_argument("--stages", metavar="N,N", help="stages with attention; the first residual stage is 2")
+    group.add_argument(
+        "--option",
+        action="append",
+        metavar="NAME=VALUE",
+        help="any other option that this network has, such as projection=true, ceil_pool=false, activation=relu6 or "
+        "depths=[2,2,2,2]; as often as needed",
+    )
 
 
 def network_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -73,7 +81,25 @@ def network_options(options: argparse.Namespace) -> dict[str, Any]:
         found["placement"] = options.placement
     if options.stages is not None:
         found["stages"] = _numbers(options.stages, "--stages")
-    return found
+    return found | dict(map(_named_option, options.option or ()))
+
+
+# What the classes, the images or an option of its own says.
+_SAID_ELSEWHERE = ("attention", "placement", "stages", "num_classes", "in_channels", "preprocessing")
+
+
+def _named_option(text: str) -> tuple[str, Any]:
+    """`depth=3` -> ("depth", 3): the value as in JSON, or the text itself."""
+    name, given, value = text.partition("=")
+    name = name.replace("-", "_")
+    if not given or not name:
+        raise SenetError(f"--option {text}: write NAME=VALUE, such as projection=true")
+    if name in _SAID_ELSEWHERE:
+        raise SenetError(f"--option {text}: {name} isn't given this way; --help shows what says it")
+    try:
+        return name, json.loads(value)
+    except (ValueError, RecursionError):
+        return name, value
 
 
 def _numbers(text: str, option: str) -> list[int]:
@@ -111,8 +137,12 @@ def _positive(text: str) -> int:
 
 def add_field_options(
     parser: argparse.ArgumentParser, title: str, owner: type, *, leave_out: Iterable[str] = ()
-) -> None:
-    """One option a field of a dataclass, with the help text of its docstring; nothing given leaves the field alone."""
+) -> argparse._ArgumentGroup:
+    """One option a field of a dataclass, with the help text of its docstring; nothing given leaves the field alone.
+
+    Returns:
+        Their group, for options of the same kind that are written otherwise.
+    """
     group = parser.add_argument_group(title)
     helps = _attribute_texts(owner)
     for entry in fields(owner):
@@ -128,6 +158,7 @@ def add_field_options(
         else:
             converts = {"int": int, "float": float, "str": str}
             group.add_argument(flag, type=converts[kind], default=None, metavar=kind[0].upper(), help=text)
+    return group
 
 
 def given_fields(options: argparse.Namespace, owner: type) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _resumed(options: argparse.Namespace) -> tuple[Path, Job]:
     folder = Path(options.resume) if options.resume else options.out
     if folder is None:
         raise SenetError("--resume needs the run's folder: --resume DIR")
-    begun_with = ("data", "model", "recipe", "size", "attention", "placement", "stages")
+    begun_with = ("data", "model", "recipe", "size", "attention", "placement", "stages", "option")
     changed = [name for name in begun_with if getattr(options, name) is not None]
     changed += [*shared.given_fields(options, Recipe), *shared.given_fields(options, Augmentation)]
     if changed:

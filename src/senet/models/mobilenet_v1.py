@@ -7,12 +7,15 @@ from typing import ClassVar, final
 
 from torch import Tensor, nn
 
+from senet.errors import UnknownNameError
 from senet.models._scale import check_depths, scaled
 from senet.models.spec import ModelSpec, UnitShape
-from senet.models.stages import ConvNet, conv, conv_norm_act
+from senet.models.stages import ConvNet, conv_norm_act
 from senet.nn import SE
 
 __all__ = ["VARIANTS", "MobileNetSpec", "SeparableUnit"]
+
+_ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
 
 
 @final
@@ -22,14 +25,14 @@ class SeparableUnit(nn.Module):
     Args:
         unit: Its shape; the stride is the depthwise convolution's.
         attention: The block, or the identity in a plain network.
+        act: The activation after both norms.
     """
 
-    def __init__(self, unit: UnitShape, attention: nn.Module) -> None:
+    def __init__(self, unit: UnitShape, attention: nn.Module, act: type[nn.Module]) -> None:
         super().__init__()
         width = unit.in_channels
-        depthwise = conv(width, width, 3, stride=unit.stride, groups=width)
-        self.depthwise = nn.Sequential(depthwise, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
-        self.pointwise = conv_norm_act(width, unit.out_channels, 1)
+        self.depthwise = conv_norm_act(width, width, 3, stride=unit.stride, groups=width, act=act)
+        self.pointwise = conv_norm_act(width, unit.out_channels, 1, act=act)
         self.se = attention
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,6 +50,7 @@ class MobileNetSpec(ModelSpec):
     Attributes:
         depths: Separable convolutions in each stage. Their widths double from 64 on.
         width: The width multiplier (alpha): of all channels but the image's. A fraction of a channel is cut off.
+        activation: `relu`, the paper's, or `relu6`, which cuts at 6: that of timm's networks.
 
     Source: Howard et al. 2017 (arXiv 1704.04861), Table 1 and section 3.3; Hu et al. 2018, Table 3.
     Differs: the last stride-2 row of Table 1 is read as stride 1, as everywhere: the map it gets and gives is 7x7.
@@ -58,11 +62,14 @@ class MobileNetSpec(ModelSpec):
 
     depths: tuple[int, ...] = (1, 2, 2, 6, 2)
     width: float = 1.0
+    activation: str = "relu"
 
     def check_values(self) -> None:
         """Raise a `SenetError` for an impossible value."""
         check_depths(self.depths)
         scaled(32, self.width)
+        if self.activation not in _ACTIVATIONS:
+            raise UnknownNameError("activation", self.activation, _ACTIVATIONS)
         super().check_values()
 
     def units(self) -> list[list[UnitShape]]:
@@ -83,10 +90,11 @@ class MobileNetSpec(ModelSpec):
 
     def build(self) -> ConvNet:
         """Make the network with freshly initialised weights."""
-        return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3, stride=2), self._unit)
+        act = _ACTIVATIONS[self.activation]
+        return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3, stride=2, act=act), self._unit)
 
     def _unit(self, stage: int, unit: UnitShape) -> SeparableUnit:
-        return SeparableUnit(unit, self.build_attention(stage, unit))
+        return SeparableUnit(unit, self.build_attention(stage, unit), _ACTIVATIONS[self.activation])
 
 
 def _variants() -> dict[str, MobileNetSpec]:

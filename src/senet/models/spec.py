@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin, get_type_hints
 
@@ -211,6 +211,12 @@ def _to_json(value: Any) -> Any:
 
 
 def _from_json(key: str, value: Any) -> Any:
-    if isinstance(value, dict):
-        return attention_from_dict(value) if key == "attention" else Preprocessing.from_dict(value)
+    if isinstance(value, dict) and key in _FROM_DICT:
+        return _FROM_DICT[key](value)
     return tuple(value) if isinstance(value, list) else value
+
+
+_FROM_DICT: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "attention": attention_from_dict,
+    "preprocessing": Preprocessing.from_dict,
+}

@@ -22,14 +22,16 @@ def conv(cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int = 1) 
     return nn.Conv2d(cin, cout, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
 
 
-def conv_norm(cin: int, cout: int, kernel: int, *, stride: int = 1) -> nn.Sequential:
+def conv_norm(cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Sequential:
     """Convolution and batch norm: a projection shortcut."""
-    return nn.Sequential(conv(cin, cout, kernel, stride=stride), nn.BatchNorm2d(cout))
+    return nn.Sequential(conv(cin, cout, kernel, stride=stride, groups=groups), nn.BatchNorm2d(cout))
 
 
-def conv_norm_act(cin: int, cout: int, kernel: int, *, stride: int = 1) -> nn.Sequential:
-    """Convolution, batch norm and ReLU: a piece of a stem."""
-    return nn.Sequential(*conv_norm(cin, cout, kernel, stride=stride), nn.ReLU(inplace=True))
+def conv_norm_act(
+    cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int = 1, act: type[nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """Convolution, batch norm and ReLU (or another activation): a piece of a stem."""
+    return nn.Sequential(*conv_norm(cin, cout, kernel, stride=stride, groups=groups), act(inplace=True))
 
 
 @final

@@ -2,7 +2,7 @@
 
 from senet.weights.card import Card
 from senet.weights.catalog import CARDS, cards, find_card
-from senet.weights.checkpoint import Description, read_checkpoint, write_checkpoint
+from senet.weights.checkpoint import Description, read_checkpoint, write_checkpoint, write_tensors
 from senet.weights.files import write_atomically
 from senet.weights.hub import fetch
 from senet.weights.layouts import LAYOUTS
@@ -24,4 +24,5 @@ __all__ = [
     "to_layout",
     "write_atomically",
     "write_checkpoint",
+    "write_tensors",
 ]

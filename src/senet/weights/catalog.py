@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from senet.errors import SenetError, UnknownNameError
 from senet.nn import SE
@@ -101,6 +102,7 @@ densenet121 densenet121.ra_in1k apache-2.0 224 0.875 bicubic in1k 76.500 93.368 
 densenet121 densenet121.tv_in1k apache-2.0 224 0.875 bicubic in1k 74.764 92.154 224
 densenet169 densenet169.tv_in1k apache-2.0 224 0.875 bicubic in1k 75.900 93.028 224
 densenet201 densenet201.tv_in1k apache-2.0 224 0.875 bicubic in1k 77.286 93.480 224
+mobilenet_v1 mobilenetv1_100.ra4_e3600_r224_in1k apache-2.0 224 0.875 bicubic half - - -
 inception_v3 inception_v3.tv_in1k apache-2.0 299 0.875 bicubic half 77.434 93.474 299
 inception_v3 inception_v3.gluon_in1k apache-2.0 299 0.875 bicubic in1k 78.806 94.374 299
 inception_v3 inception_v3.tf_adv_in1k apache-2.0 299 0.875 bicubic half 77.592 93.730 299
@@ -108,6 +110,13 @@ inception_v3 inception_v3.tf_in1k apache-2.0 299 0.875 bicubic half 77.862 93.64
 inception_resnet_v2 inception_resnet_v2.tf_in1k apache-2.0 299 0.8975 bicubic half 80.462 95.308 299
 inception_resnet_v2 inception_resnet_v2.tf_ens_adv_in1k apache-2.0 299 0.8975 bicubic half 79.978 94.946 299
 """
+
+# What timm's networks have and ours by default don't, by the beginning of its names: it widens the hidden layer of its
+# SE-ResNets to multiples of 8, and cuts MobileNet's ReLUs at 6.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "seres": {"attention": SE(rounding="timm")},
+    "mobilenetv1": {"activation": "relu6"},
+}
 
 _SOURCE = "timm, results/results-imagenet.csv at commit 0173a139"
 
@@ -131,8 +140,7 @@ def _card(row: str) -> Card:
             std=std,
         ),
         layout="timm",
-        # timm widens the hidden layer of its SE-ResNets to multiples of 8.
-        options={"attention": SE(rounding="timm")} if name.startswith("seres") else {},
+        options=next((options for start, options in _OPTIONS.items() if name.startswith(start)), {}),
         metrics=metrics,
         metrics_source=_SOURCE if metrics else "",
     )

@@ -22,11 +22,17 @@ def likely_cause(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str
         wanted: The file's tensors under our names.
         own: The network's.
     """
-    for find in (_plain_or_attention, _biases, _widths, _classes, _channels, _units):
+    for find in (_kind, _plain_or_attention, _biases, _widths, _classes, _channels, _units, _shortcuts):
         found = find(wanted, own)
         if found:
             return f"Likely cause: {found}"
     return ""
+
+
+def _kind(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """Another family's weights have other names inside the units, whatever their number."""
+    theirs, ours = ({re.sub(r"stages\.\d+\.\w+\.", "", key) for key in set(t) - set(_se(t))} for t in (wanted, own))
+    return "" if 2 * len(theirs & ours) >= len(theirs | ours) else "the file is of another kind of network"
 
 
 def _se(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -108,6 +114,15 @@ def _units(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     if theirs == ours:
         return ""
     return f"checkpoint depths={tuple(theirs.values())}, model depths={tuple(ours.values())}"
+
+
+def _shortcuts(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """Told last: networks of as many units, so they are small ones for CIFAR."""
+    theirs, ours = (any(".shortcut." in key for key in tensors) for tensors in (wanted, own))
+    if theirs == ours:
+        return ""
+    has = "weights" if theirs else "no weights"
+    return f"the file's shortcuts have {has}; build the network with projection={theirs}"
 
 
 def _depths(tensors: Mapping[str, Tensor]) -> dict[int, int]:

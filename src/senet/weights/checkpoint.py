@@ -17,7 +17,7 @@ from senet.errors import CheckpointError
 from senet.preprocessing import Preprocessing
 from senet.weights.files import sha256, write_atomically
 
-__all__ = ["Description", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Description", "read_checkpoint", "write_checkpoint", "write_tensors"]
 
 FORMAT = 1
 
@@ -53,12 +53,24 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: Des
         tensors: State dict.
         description: What they are.
     """
-    # A copy of each, since the format refuses tensors that share memory (tied weights).
-    plain = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(plain, temporary, metadata={"format": "pt"}))
+    write_tensors(path, tensors)
     content = {"format": FORMAT, "sha256": sha256(path)} | asdict(description)
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path.with_suffix(".json"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a state dict as a safetensors file, atomically.
+
+    Raises:
+        CheckpointError: The file system refuses it in the middle: no space left, too large.
+    """
+    # A copy of each, since the format refuses tensors that share memory (tied weights).
+    plain = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
+    try:
+        write_atomically(path, lambda temporary: save_file(plain, temporary, metadata={"format": "pt"}))
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: can't be written ({error})") from error
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Description]:

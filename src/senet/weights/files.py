@@ -20,7 +20,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         path: The file to make or replace.
         write: Writes the content to the path that it is given.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".tmp{path.suffix}", dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".tmp{path.suffix}", dir=path.parent)
+    except OSError as error:
+        error.filename = os.fspath(path)  # the name that the user knows
+        raise
     os.close(handle)
     temporary = Path(name)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from senet.preprocessing import IMAGENET
 from senet.weights.from_torchvision import SE_AS_PUBLISHED, residual
 from senet.weights.rules import Rule, Table
 
@@ -25,6 +26,7 @@ TABLES = (
             Rule("last_linear.{p}", "head.fc.{p}"),
         ),
         AUTHORS,
+        images=IMAGENET,
         refuses=(
             "layer{s}.{u}.conv3.{p}",
             "timm's legacy_seresnet18 and 34 have a ReLU between each branch's end and its SE block, which no network "

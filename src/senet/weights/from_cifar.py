@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from senet.preprocessing import CIFAR as CIFAR_IMAGES
+from senet.preprocessing import IMAGENET
 from senet.weights.from_torchvision import SE_AS_PUBLISHED, V1_5, residual
 from senet.weights.rules import Rule, Table, under
 
@@ -19,6 +23,8 @@ CIFAR = (
         "CIFAR ResNets with option-A shortcuts",
         (*_STEM, *under("layer{s}.{u}.", "stages.{s+1}.{u}.", _UNIT), Rule("linear.{p}", "head.fc.{p}")),
         SE_AS_PUBLISHED | {"projection": False},
+        # Their training script (akamaster's trainer.py) has ImageNet's statistics.
+        images=replace(CIFAR_IMAGES, mean=IMAGENET.mean, std=IMAGENET.std),
     ),
 )
 """The paper's CIFAR ResNets with shortcuts that have no weights."""

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from senet.preprocessing import CIFAR, IMAGENET
 from senet.weights.from_torchvision import SE_AS_PUBLISHED, modules
 from senet.weights.rules import AnyRule, Folded, Rule, Table, conv_norm, under
 
 __all__ = ["TABLES"]
+
+# Its sister project's training scripts: cifar10_cls_dataset.py; those for ImageNet have the usual statistics.
+_CIFAR_IMAGES = replace(CIFAR, std=(0.2023, 0.1994, 0.2010))
 
 _PADDED = SE_AS_PUBLISHED | {"ceil_pool": False}
 
@@ -31,6 +37,7 @@ _RESNETS = (
         "pytorchcv's ResNets",
         (*conv_norm("features.init_block.conv", "stem.0"), *_units(*_RESIDUAL), *_OUTPUT),
         _PADDED,
+        images=IMAGENET,
     ),
     Table(
         "pytorchcv",
@@ -41,8 +48,15 @@ _RESNETS = (
             Rule("output.fc.{p}", "head.fc.{p}"),
         ),
         _PADDED | {"stride_first": False},
+        images=IMAGENET,
     ),
-    Table("pytorchcv", "pytorchcv's ResNets for CIFAR", (*_STEM, *_units(*_RESIDUAL), *_OUTPUT), SE_AS_PUBLISHED),
+    Table(
+        "pytorchcv",
+        "pytorchcv's ResNets for CIFAR",
+        (*_STEM, *_units(*_RESIDUAL), *_OUTPUT),
+        SE_AS_PUBLISHED,
+        images=_CIFAR_IMAGES,
+    ),
 )
 
 # A first norm is the unit's own; those of the other convolutions are the branch's.
@@ -64,6 +78,7 @@ _PREACTS = (
             *_OUTPUT,
         ),
         SE_AS_PUBLISHED,
+        images=_CIFAR_IMAGES,
     ),
     Table(
         "pytorchcv",
@@ -143,6 +158,7 @@ _MOBILENET = Table(
         ),
         *_OUTPUT,
     ),
+    {"activation": "relu"},
 )
 
 _SHUFFLE_UNIT = tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from senet.preprocessing import IMAGENET
 from senet.weights.from_torchvision import DENSENET, INCEPTION_V3, RESNET, V1_5, modules, residual, vgg
 from senet.weights.rules import Rule, Table, conv_norm, under
 
@@ -15,6 +16,7 @@ _SE_RESNET = Table(
     residual(Rule("se.fc{n}.{p}", "se.fc{n}.{p}", kernel=1)),
     V1_5,
     rounding="timm",
+    images=IMAGENET,
 )
 
 _VGG = vgg(
@@ -41,7 +43,7 @@ _MOBILENET = Table(
         ),
         Rule("classifier.{p}", "head.fc.{p}"),
     ),
-    refuses=("no such key", "timm's MobileNet clips its ReLUs at 6, which no network here does"),
+    {"activation": "relu6"},
 )
 
 _STAGES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from senet.preprocessing import IMAGENET
 from senet.weights.rules import AnyRule, Dropped, Rule, Table, conv_norm, under
 
 __all__ = ["DENSENET", "INCEPTION_V3", "RESNET", "SE_AS_PUBLISHED", "TABLES", "V1_5", "modules", "residual", "vgg"]
@@ -37,7 +38,7 @@ def residual(*attention: Rule) -> tuple[AnyRule, ...]:
     )
 
 
-RESNET = Table("torchvision", "torchvision's and timm's ResNets", residual(), V1_5)
+RESNET = Table("torchvision", "torchvision's and timm's ResNets", residual(), V1_5, images=IMAGENET)
 
 
 def vgg(*head: Rule) -> tuple[Table, ...]:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.nn import hidden_width
+from senet.preprocessing import Preprocessing
 from senet.weights.causes import likely_cause
 from senet.weights.layouts import LAYOUTS
-from senet.weights.reading import checked, read_tensors
+from senet.weights.reading import all_finite, checked, read_tensors
 from senet.weights.rules import Table, Translation
 
 __all__ = ["LoadReport", "load_weights", "to_layout"]
@@ -32,11 +33,13 @@ class LoadReport:
         layout: Whose names the weights had.
         loaded: Tensors that were loaded.
         fresh: Our names of those that were left as they were (`transfer=True` only).
+        images: What that library shows such networks, where it is known; None: what our network's spec says.
     """
 
     layout: str
     loaded: int
     fresh: tuple[str, ...] = ()
+    images: Preprocessing | None = None
 
 
 def load_weights(
@@ -79,6 +82,11 @@ def load_weights(
     problem = _misfit(wanted, found, own, fresh)
     if problem:
         raise CheckpointError(f"{name} ({table.title}) doesn't fit {_called(model)}: {problem}")
+    only_names = isinstance(source, Mapping) and all(tensor.is_meta for tensor in own.values())
+    for key, tensor in wanted.items():
+        wrong = None if only_names and tensor.is_meta else _impossible(key, tensor, own[key].dtype)
+        if wrong:
+            raise CheckpointError(f"{name}: {_both(key, found)} {wrong}")
     reason = table.refusal(tensors) or _broken_convention(table, model)
     if reason:
         raise CheckpointError(f"{name}: {reason}")
@@ -86,7 +94,7 @@ def load_weights(
         told = f"{', '.join(fresh)}: freshly initialised; {name} is for another number of classes"
         warnings.warn(told, stacklevel=2)
     _put(model, wanted, own)
-    return LoadReport(table.layout, len(wanted), tuple(fresh))
+    return LoadReport(table.layout, len(wanted), tuple(fresh), table.images)
 
 
 def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
@@ -154,9 +162,12 @@ def _broken_convention(table: Table, model: nn.Module) -> str | None:
             has = getattr(has, part, missing)
         wants = value(spec) if callable(value) and spec is not None else value
         if has is not missing and has != wants:
+            option = path.partition(".")[0]
+            build = f"{path}={wants!r}" if option == path else f"{option} as there"
+            form = " (its _v1_5 form, perhaps)" if path in ("stride_first", "ceil_pool") else ""
             return (
                 f"{table.title} have {path}={wants!r}, this network {has!r}: with the same weights it would compute "
-                f"something else; build it with {path.split('.')[0]} as there (its _v1_5 form, perhaps)"
+                f"something else; build it with {build}{form}"
             )
     return None
 
@@ -200,6 +211,17 @@ def _misfit(wanted: Mapping[str, Tensor], found: Translation, own: Mapping[str, 
         return ""
     cause = likely_cause(wanted, own)
     return "; ".join(problems) + (f". {cause}" if cause else "")
+
+
+def _impossible(key: str, tensor: Tensor, dtype: torch.dtype) -> str | None:
+    """What is wrong with the values of a weight that is going to be of this type."""
+    if tensor.is_meta:
+        return "has no values: it was saved from the meta device"
+    if tensor.dtype != dtype and dtype.is_floating_point and not all_finite(tensor.to(dtype)):
+        return f"holds values that {dtype} can't"
+    if key.endswith("running_var") and tensor.min() < 0:
+        return "holds negative variances"
+    return None
 
 
 def _both(key: str, found: Translation) -> str:

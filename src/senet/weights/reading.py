@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from senet.errors import CheckpointError
 from senet.weights.checkpoint import read_checkpoint
 from senet.weights.from_caffe import read_caffemodel
 
-__all__ = ["checked", "read_tensors"]
+__all__ = ["all_finite", "checked", "read_tensors"]
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -52,24 +53,26 @@ def checked(content: Any, source: str) -> dict[str, Tensor]:
     """
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{source}: holds a {type(content).__name__}, not a state dict")
-    for wrapper in _WRAPPERS:
-        if isinstance(content.get(wrapper), Mapping):
-            return checked(content[wrapper], source)
+    for _ in _WRAPPERS:  # no deeper than that: a pickle can hold itself
+        content = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), content)
     if not content:
         raise CheckpointError(f"{source}: no weights in it")
     for key, value in content.items():
+        if not isinstance(key, str) or not key or not key.isprintable():
+            raise CheckpointError(f"{source}: {key!r} is no name of a weight")
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{source}: {key} is a {type(value).__name__}, not a tensor")
-        if not isinstance(key, str):
-            raise CheckpointError(f"{source}: {key!r} is no name of a weight")
         if value.layout is not torch.strided or value.is_quantized:
             raise CheckpointError(f"{source}: {key} is sparse or quantized; only plain tensors are read")
-        if value.is_floating_point() and not value.is_meta and not _all_finite(value):
+        if value.is_floating_point() and not value.is_meta and not all_finite(value):
             raise CheckpointError(f"{source}: {key} holds values that are no finite numbers")
     return _bare(dict(content))
 
 
-def _all_finite(tensor: Tensor) -> bool:
+def all_finite(tensor: Tensor) -> bool:
+    """Whether no value is infinite or no number."""
+    if tensor.itemsize == 1:  # nothing is computed in floats of a byte
+        tensor = tensor.float()
     # A finite sum has finite terms only, and is found several times faster; an infinite one may have overflown.
     return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
@@ -93,19 +96,23 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _torch_file(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the pickle's protocol: it loads or it doesn't
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)|Unsupported (?:class|operand|global) (\S+)", str(error))
+        found = re.search(r"GLOBAL (\S+)|Unsupported (?:class|global) (\S+)", str(error))
         what = next((name for name in found.groups() if name), None) if found else None
-        reason = f"it would call {what}" if what else str(error).splitlines()[0]
+        reason = f"it would call {what}" if what else _first_sentence(error)
         raise CheckpointError(
             f"{path}: not only weights, and loading the rest could run code; nothing was loaded ({reason})"
         ) from error
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError,
             IndexError, AssertionError, OverflowError, MemoryError) as error:  # fmt: skip
-        raise CheckpointError(
-            f"{path}: not a whole PyTorch file ({(str(error).splitlines() or ['empty'])[0]})"
-        ) from error
+        raise CheckpointError(f"{path}: not a whole PyTorch file ({_first_sentence(error) or 'empty'})") from error
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).partition("\n")[0].partition(". ")[0]
 
 
 _READERS: dict[str, Callable[[Path], Any]] = {

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from senet.errors import CheckpointError
+from senet.preprocessing import Preprocessing
 
 __all__ = ["Dropped", "Folded", "Rule", "Table", "Translation", "conv_norm", "under"]
 
@@ -172,6 +173,7 @@ class Table:
             a function of the spec that gives it. Only those that the network has are compared.
         rounding: How that library rounds the hidden width of SE blocks.
         zero: A pattern of our keys that are zero where the file has none.
+        images: What that library's networks of the family are shown, where that is one thing and known.
         refuses: A pattern of keys, without which the file is of a network that computes something else, and why.
     """
 
@@ -181,6 +183,7 @@ class Table:
     expects: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     rounding: str = "floor"
     zero: str | None = None
+    images: Preprocessing | None = None
     refuses: tuple[str, str] | None = None
 
     def __str__(self) -> str:
