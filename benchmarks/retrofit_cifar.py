@@ -88,16 +88,20 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--images", type=int, default=50_000, help="training images, the first of a fixed shuffle")
     parser.add_argument("--lr", type=float, default=0.02)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("retrofit_cifar.json"))
     options = parser.parse_args()
     [weights] = options.weights.glob(f"cifar10_resnet{options.depth}-*.th")
     train, test = images(options.data / "train"), images(options.data / "test")
+    kept = torch.randperm(len(train[1]), generator=torch.Generator().manual_seed(0))[: options.images]
+    train = (train[0][kept], train[1][kept])
     runs = json.loads(options.out.read_text()) if options.out.exists() else []
     for seed in options.seeds:
         for arm in ("plain", "se"):
-            what = {"depth": options.depth, "arm": arm, "seed": seed, "epochs": options.epochs, "lr": options.lr}
+            what = {"depth": options.depth, "arm": arm, "seed": seed, "epochs": options.epochs, "lr": options.lr,
+                    "images": len(kept)}  # fmt: skip
             if any(what.items() <= run.items() for run in runs):
                 continue
             torch.manual_seed(seed)
