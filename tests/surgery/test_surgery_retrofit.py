@@ -260,7 +260,7 @@ def test_where_takes_patterns_types_lists_and_predicates(resnet: nn.Module) -> N
         ({"stages": [7]}, "no stage 7 here; there are 2 (56x56)"),
         ({"attention": senet.SK()}, "'sk' has no start as the identity"),
         ({"attention": "se"}, "no attention spec"),
-        ({"example_inputs": [torch.zeros(1, 4, 32, 32)]}, r"can't run on an input of shape \(1, 4, 32, 32\)"),
+        ({"example_inputs": torch.zeros(1, 4, 32, 32)}, r"can't run on an input of shape \(1, 4, 32, 32\)"),
     ],
     ids=str,
 )  # fmt: skip

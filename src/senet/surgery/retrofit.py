@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from senet.errors import SenetError, UnknownNameError
 from senet.nn import PLACEMENTS, SE, Attention, AttentionSpec, attention_from_dict
@@ -30,7 +30,7 @@ def retrofit(
     where: Where = "auto",
     placement: str = "standard",
     stages: Sequence[int] | None = None,
-    example_inputs: Sequence[Any] | None = None,
+    example_inputs: Tensor | Sequence[Any] | None = None,
 ) -> Report:
     """Insert attention into any convolutional network, in place, and keep the function that it computes.
 
@@ -48,7 +48,8 @@ def retrofit(
             module: of each, the unit in it, or else its output.
         placement: As in `senet.nn.PLACEMENTS`; what a unit has no place for is skipped.
         stages: Only these; units at the largest resolution are stage 2, as in the paper's Table 13.
-        example_inputs: Positional arguments for one run, in which the maps are watched; None guesses an image.
+        example_inputs: A batch, or all positional arguments, for one run in which the maps are watched; None guesses
+            an image.
 
     Returns:
         Each site and each skipped unit.
@@ -73,7 +74,7 @@ def plan(
     where: Where = "auto",
     placement: str = "standard",
     stages: Sequence[int] | None = None,
-    example_inputs: Sequence[Any] | None = None,
+    example_inputs: Tensor | Sequence[Any] | None = None,
 ) -> Report:
     """Say what `retrofit` would do with the same arguments, and touch nothing."""
     spec = _identity_start(attention if attention is not None else SE())
@@ -84,7 +85,7 @@ def plan(
             f"{type(model).__name__} has counted its parameters already: retrofit the module, then wrap it"
         )
     meant = None if isinstance(where, str) and where == "auto" else chosen(model, where)
-    graph = trace(model, example_inputs)
+    graph = trace(model, (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs)
     units = find_units(graph)
     if meant is not None:
         units = _meant_units(graph, units, meant)
