@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from senet.training.job import DataOptions
 
 __all__ = [
+    "NETWORKS",
     "add_data_options",
     "add_field_options",
     "add_network_options",
@@ -23,6 +24,9 @@ __all__ = [
     "network_options",
     "parse_size",
 ]
+
+NETWORKS = "a name of `senet list`, timm:NAME, torchvision:NAME, or module:function of your own network"
+"""What `--model` takes."""
 
 
 def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
