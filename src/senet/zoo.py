@@ -265,8 +265,14 @@ def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> L
     return LoadedModel(model.eval(), description.classes, description.preprocessing, description)
 
 
-def network_of(path: str | os.PathLike[str], description: Description, factory: str | None) -> str:
+def network_of(path: str | os.PathLike[str], description: Description, factory: str | None, *, beside: str = "") -> str:
     """The network that a checkpoint is of, as `build_model` reads it: the user's factory, else what the file says.
+
+    Args:
+        path: Of the checkpoint.
+        description: Its description.
+        factory: `module:function`, where the user named one.
+        beside: What else a command line must then say.
 
     Raises:
         CheckpointError: The file names code, and the user didn't.
@@ -274,7 +280,7 @@ def network_of(path: str | os.PathLike[str], description: Description, factory: 
     if factory is None and is_code(description.model):
         raise CheckpointError(
             f"{path} was trained with the network {description.model!r}; "
-            f"say --model {description.model} if you trust that code"
+            f"say {beside}--model {description.model} if you trust that code"
         )
     return factory or description.model
 

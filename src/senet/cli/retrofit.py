@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.cli import jobs
 from senet.cli import options as shared
-from senet.cli.output import counting, print_json, print_table
+from senet.cli.operation import AFTER, measured, operate, planned
+from senet.cli.output import print_json, print_table
 from senet.data.augmentation import Augmentation
 from senet.errors import CheckpointError, SenetError
 from senet.training.job import Job, is_first_process
@@ -28,14 +29,10 @@ from senet.training.start import BUILT, Start
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from torch import nn
 
     from senet.data import Data
-    from senet.surgery import Report
 
 __all__ = ["add_arguments", "run"]
-
-BEFORE, AFTER = "before surgery", "right after surgery"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     )
     job.refuse_used(folder)
     data = job.source.open()
-    operation = _operate(options, start, data, seed=job.recipe.seed)
+    operation = operate(options, start, data, seed=job.recipe.seed)
     job = replace(job, network=operation.start)
     if is_first_process() and not options.json:
         console.print(str(operation.report), highlight=False, soft_wrap=True)
@@ -87,7 +84,7 @@ def _start(options: argparse.Namespace) -> Start:
 
 def _refuse_training_options(options: argparse.Namespace, why: str) -> None:
     given = shared.given_fields(options, Recipe) | shared.given_fields(options, Augmentation)
-    for name in given.keys() - {"epochs", "seed"} | ({"recipe"} if options.recipe else set()):
+    for name in sorted(given.keys() - {"epochs", "seed"}) + ["recipe"] * bool(options.recipe):
         raise SenetError(f"--{name.replace('_', '-')} has no effect with {why}, which trains nothing")
 
 
@@ -97,119 +94,12 @@ def _show_plan(options: argparse.Namespace, start: Start) -> int:
     preprocessing = start.images(data)
     bare = replace(start, weights=BUILT)  # the places don't hang on the weights: nothing is fetched
     model = bare.build(data.classes if data else start.classes(), preprocessing.in_channels).model
-    report = _plan(options, model, start, preprocessing.in_channels, preprocessing.size)
+    report = planned(options, model, start, preprocessing)
     if options.json:
         print_json({"network": start.model} | report.to_dict())
     else:
         print(report)
     return 0
-
-
-def _plan(options: argparse.Namespace, model: nn.Module, start: Start, channels: int, size: tuple[int, int]) -> Report:
-    """Where attention goes, as `--attention`, `--where`, `--placement` and `--stages` say."""
-    import torch
-
-    from senet.nn import SE, attention_from_dict
-    from senet.surgery import plan
-
-    wanted = shared.network_options(options)
-    attention = wanted.pop("attention", SE().to_dict())
-    if attention is None:
-        raise SenetError("--attention none inserts nothing")
-    report = plan(
-        model,
-        attention_from_dict(attention),
-        where=options.where or "auto",
-        example_inputs=[torch.zeros(1, channels, *size)],
-        **wanted,
-    )
-    if not report.inserted:
-        reason = report.skipped[0].reason if report.skipped else "no unit was found"
-        raise SenetError(f"{start.model} has no place left for this attention: each unit {reason}")
-    return report
-
-
-@dataclass(frozen=True)
-class _Operation:
-    """Surgery that was done, and what it changed.
-
-    Attributes:
-        start: The network with what is inserted.
-        model: The same, built.
-        report: Of the places.
-        difference: Largest change of an output on a random image; 0 is bit for bit.
-        results: Name of a moment to loss and accuracies then; None where they mean nothing.
-        why: Why they mean nothing.
-        split: Of the data, that was evaluated; empty without data.
-    """
-
-    start: Start
-    model: nn.Module
-    report: Report
-    difference: float
-    results: dict[str, dict[str, Any] | None]
-    why: str
-    split: str
-
-    def record(self) -> dict[str, Any]:
-        """What `surgery.json` holds."""
-        return {
-            "network": self.start.model,
-            "weights": self.start.weights,
-            "difference": self.difference,
-            "split": self.split,
-            "results": self.results,
-            "why": self.why,
-            "report": self.report.to_dict(),
-        }
-
-
-def _operate(options: argparse.Namespace, start: Start, data: Data | None, *, seed: int) -> _Operation:
-    """Build, evaluate, insert, evaluate again."""
-    import torch
-
-    from senet.inference.device import running
-    from senet.surgery import apply_sites
-    from senet.training.fit import Network, check_output
-
-    preprocessing = start.images(data)
-    torch.manual_seed(seed)
-    classes = data.classes if data else start.classes()
-    started = start.build(classes, preprocessing.in_channels)
-    check_output(Network(started.model, start.model, start.options, preprocessing), len(classes))
-    model, known = started.model, data is not None and not started.new_head
-    split = ("test" if data.test is not None else "val") if data else ""
-    report = _plan(options, model, start, preprocessing.in_channels, preprocessing.size)
-    example = torch.randn(2, preprocessing.in_channels, *preprocessing.size)
-    results: dict[str, dict[str, Any] | None] = {BEFORE: None, AFTER: None}
-
-    def look(moment: str) -> torch.Tensor:
-        if known and data is not None and is_first_process():
-            results[moment] = _measured(options, start, model, data, split)
-        with running(model, "32") as device:
-            output: torch.Tensor = model(example.to(device)).cpu()
-        return output
-
-    before = look(BEFORE)
-    apply_sites(model, report.inserted)
-    difference = (look(AFTER) - before).abs().max().item()
-    inserted = replace(start, inserted=[site.to_dict() for site in report.inserted])
-    return _Operation(inserted, model, report, difference, results, started.new_head, split)
-
-
-def _measured(options: argparse.Namespace, start: Start, model: nn.Module, data: Data, split: str) -> dict[str, Any]:
-    """Loss and accuracies of a network that knows the data's classes."""
-    from senet.inference import evaluate
-    from senet.weights import Description
-    from senet.zoo import LoadedModel
-
-    preprocessing = start.images(data)
-    description = Description(model=start.model, classes=data.classes, preprocessing=preprocessing)
-    loaded = LoadedModel(model, data.classes, preprocessing, description)
-    with counting("evaluating") as progress:
-        workers = options.workers if options.workers is not None and options.workers >= 0 else None
-        found = evaluate(loaded, data.part(split), data.classes, workers=workers, progress=progress)
-    return {"images": found.images, "top1": found.top1, "top5": found.top5, "loss": found.loss}
 
 
 def _insert_only(options: argparse.Namespace, start: Start, folder: Path) -> int:
@@ -221,7 +111,7 @@ def _insert_only(options: argparse.Namespace, start: Start, folder: Path) -> int
     if holds_a_run(folder):
         raise SenetError(f"{folder} holds a run already; choose another --out")
     data = shared.data_options(options).open() if options.data else None
-    operation = _operate(options, start, data, seed=options.seed or 0)
+    operation = operate(options, start, data, seed=options.seed or 0)
     metrics = operation.results[AFTER] or {}
     write_json(folder, SURGERY, operation.record())
     write_checkpoint(
@@ -280,7 +170,7 @@ def _train(
         return 0
     best = load_model(folder, factory=job.network.model if is_code(job.network.model) else None)
     moment = f"fine-tuned, epoch {outcome.best['epoch']:.0f}"
-    record["results"][moment] = _measured(options, job.network, best.model, data, record["split"])
+    record["results"][moment] = measured(options, job.network, best.model, data, record["split"])
     _give(folder, record, options, seconds=outcome.seconds)
     if outcome.broken:
         console.print(outcome.broken, highlight=False)
@@ -302,7 +192,5 @@ def _give(folder: Path, record: dict[str, Any], options: argparse.Namespace, **m
         if record["why"]:
             print(f"-: {record['why']}")
     change = f"changed by up to {record['difference']:.2g}" if record["difference"] else "the same, bit for bit"
-    print(
-        f"{len(report['inserted'])} places, {report['params']:,} parameters added; output right after surgery: {change}\n"
-        f"network: {folder / 'best.safetensors'}"
-    )
+    print(f"{len(report['inserted'])} places, {report['params']:,} parameters added")
+    print(f"output right after surgery: {change}\nnetwork: {folder / 'best.safetensors'}")

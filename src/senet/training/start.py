@@ -94,7 +94,7 @@ class Start:
 
         description = _described(path)
         return cls(
-            model=network_of(path, description, factory),
+            model=network_of(path, description, factory, beside=f"--init {path} "),
             options=description.options,
             weights=str(Path(path).resolve()),
             preprocessing=description.preprocessing,
