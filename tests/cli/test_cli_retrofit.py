@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -101,22 +102,49 @@ def test_a_table_or_json(senet, begun: Path, few: Path, tmp_path: Path) -> None:
 
 
 def test_other_classes_get_a_new_classifier_and_nothing_else(senet, begun: Path, few: Path, tmp_path: Path) -> None:
-    for number, name in enumerate("fghij"):  # as many classes as the weights know, but others
-        shutil.copytree(few / "train" / "abcde"[number], few / "train" / name)
-        shutil.copytree(few / "val" / "abcde"[number], few / "val" / name)
-    for count, why in ((10, "for other classes"), (9, "for 10 classes, the data has 9")):
-        if count == 9:
-            shutil.rmtree(few / "train" / "j")
-            shutil.rmtree(few / "val" / "j")
-        out = tmp_path / str(count)
-        arguments = ("retrofit", "--model", begun, "--data", f"folder:{few}", "--epochs", "0", "--out", out)
-        code, said, _ = senet(*arguments, "--workers", "0")
-        assert code == 0
-        assert why in said
-        old, new = weights(begun), weights(out)
-        changed = {key for key in old if old[key].shape != new[key].shape or not torch.equal(old[key], new[key])}
-        assert changed == {"head.fc.weight", "head.fc.bias"}
-        assert len(package.load_model(out).classes) == count
+    def cut(model: Path, name: str) -> tuple[set[str], str]:
+        """Keys that differ after surgery for the classes of `few`, and what was said."""
+        out = tmp_path / name
+        arguments = ("retrofit", "--model", model, "--data", f"folder:{few}", "--epochs", "0", "--out", out)
+        code, said, err = senet(*arguments, "--stages", name, "--seed", name, "--workers", "0")
+        assert code == 0, err
+        old, new = weights(model), weights(out)
+        return {key for key in old if old[key].shape != new[key].shape or not torch.equal(old[key], new[key])}, said
+
+    head = {"head.fc.weight", "head.fc.bias"}
+    changed, said = cut(begun, "2")
+    assert changed == head
+    assert "for 10 classes, the data has 5" in said
+    assert package.load_model(tmp_path / "2").classes == tuple("abcde")
+    changed, said = cut(tmp_path / "2", "3")
+    assert changed == set()
+    for part in ("train", "val"):
+        (few / part / "e").rename(few / part / "z")
+    changed, said = cut(tmp_path / "3", "4")
+    assert changed == head
+    assert "for other classes" in said
+
+
+def test_numbered_classes_are_names_that_nobody_told(senet, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    torch.save(package.create_model("cifar_resnet20", num_classes=3).state_dict(), tmp_path / "theirs.pth")
+    ours = tmp_path / "ours.safetensors"
+    network = ("--model", "cifar_resnet20", "--num-classes", "3")
+    assert senet("convert", tmp_path / "theirs.pth", *network, "--out", ours)[0] == 0
+    digits = open_data("digits")
+    for part in ("train", "val"):
+        chosen = np.flatnonzero(digits.val.labels < 3)[:30]
+        write_images(Subset(digits.val, chosen), tmp_path / "data" / part, classes=["x", "y", "z"])
+    common = ("retrofit", "--model", ours, "--data", f"folder:{tmp_path / 'data'}", "--epochs", "0", "--workers", "0")
+    code, out, err = senet(*common, "--out", tmp_path / "run", "--json")
+    assert code == 0, err
+    assert json.loads(out)["results"]["before surgery"] is not None
+    assert package.load_model(tmp_path / "run").classes == ("x", "y", "z")
+    shutil.rmtree(tmp_path / "data" / "train" / "z")
+    shutil.rmtree(tmp_path / "data" / "val" / "z")
+    code, out, err = senet(*common, "--out", tmp_path / "two")
+    assert code == 0, err
+    assert "for 3 classes, the data has 2" in out
 
 
 def test_only_surgery_needs_no_data(senet, begun: Path, operated: Path, tmp_path: Path) -> None:
@@ -278,3 +306,14 @@ def test_bad_use_leaves_nothing(refused, begun: Path, operated: Path, few: Path,
     for more in ((), ("--epochs", "0")):
         used = ("retrofit", "--model", begun, "--data", "digits", "--out", operated, *more)
         assert "holds a run already" in refused(*used)
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_and_one_evaluates(begun: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "senet", "retrofit", "--model", str(begun), "--data", "digits", *SHORT, "--json"]
+    two = ["--devices", "2", "--strategy", "ddp", "--out", str(tmp_path / "run")]
+    done = subprocess.run([*command, *two], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["results"]
+    assert told["before surgery"] == told["right after surgery"]
+    assert told["fine-tuned, epoch 1"]["images"] == 359

@@ -95,7 +95,7 @@ class Start:
         description = _described(path)
         return cls(
             model=network_of(path, description, factory, beside=f"--init {path} "),
-            options=description.options,
+            options={key: value for key, value in description.options.items() if key != "num_classes"},
             weights=str(Path(path).resolve()),
             preprocessing=description.preprocessing,
             size=size,
@@ -148,7 +148,7 @@ class Start:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that the classifier is new is told below
                 model = bare(len(classes), pretrained=True)
-            return Started(model, _other_number(self.classes(), classes))
+            return Started(model, _unlike(self.classes(), classes))
         return self._from_checkpoint(bare, classes)
 
     def _from_checkpoint(self, bare: Any, classes: tuple[str, ...]) -> Started:
@@ -159,9 +159,8 @@ class Start:
 
         tensors, description = read_checkpoint(Path(self.weights))
         model = bare(len(classes))
-        own, new_head = model.state_dict(), ""
-        if description.classes != classes:
-            new_head = _other_number(description.classes, classes) or "the weights are for other classes"
+        own, new_head = model.state_dict(), _unlike(description.classes, classes)
+        if new_head:
             with torch.random.fork_rng(devices=[]):
                 other = bare(len(classes) + 1).state_dict()
             # The classifier is what changes its shape with the number of classes.
@@ -192,7 +191,12 @@ def _described(path: str) -> Description:
     return read_checkpoint(Path(path))[1]
 
 
-def _other_number(there: Sequence[str], here: Sequence[str]) -> str:
-    if len(there) == len(here):
-        return ""
-    return f"the weights are for {len(there):,} classes, the data has {len(here):,}"
+def _unlike(there: Sequence[str], here: Sequence[str]) -> str:
+    """Why outputs for some classes are none for others; empty if they are.
+
+    Numbers stand for names that nobody told (published weights, converted files): they fit any as many classes.
+    """
+    if len(there) != len(here):
+        return f"the weights are for {len(there):,} classes, the data has {len(here):,}"
+    numbers = tuple(map(str, range(len(there))))
+    return "" if tuple(there) in (tuple(here), numbers) else "the weights are for other classes"
