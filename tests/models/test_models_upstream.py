@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import nn
 from torchvision.models import WeightsEnum
 
 import senet
+import senet.weights
 from senet.preprocessing import Preprocessing
 from senet.surgery import Site
 from senet.training.start import Start
@@ -162,3 +164,22 @@ def test_weights_that_cannot_be_had_are_one_line(text: str, monkeypatch: pytest.
     ) as caught:
         Start.public(text, {}).build(["a", "b"], 3)
     assert "\n" not in str(caught.value)
+
+
+def test_published_weights_of_our_own_networks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    card = senet.weights.cards("se_resnet50_v1_5")
+    options = dict(next(iter(card.values())).options)
+    theirs = senet.create_model("se_resnet50_v1_5", **options)
+    torch.save(senet.weights.to_layout(theirs, "timm"), tmp_path / "theirs.pth")
+    monkeypatch.setattr("senet.zoo.fetch", lambda _: tmp_path / "theirs.pth")
+    start = Start.from_dict(json.loads(json.dumps(Start.public("se_resnet50_v1_5", {}).to_dict())))
+    started = start.build(["a", "b"], 3)
+    assert started.new_head == "the weights are for 1,000 classes, the data has 2"
+    own = started.model.state_dict()
+    assert all(torch.equal(t, own[key]) for key, t in theirs.state_dict().items() if not key.startswith("head."))
+    again = build_model(start.model, num_classes=2, options=start.all_options())
+    assert again.state_dict().keys() == own.keys()
+    assert all(tensor.shape == own[key].shape for key, tensor in again.state_dict().items())
+    with pytest.raises(senet.SenetError, match="no pretrained weights of cifar_resnet20 are published"):
+        Start.public("cifar_resnet20", {})
