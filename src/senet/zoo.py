@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Final, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,26 @@ from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.models import MODELS, Backbone, ConvNet, ModelSpec
 from senet.models.backbone import check_features
 from senet.preprocessing import Preprocessing
+from senet.surgery import Site, apply_sites
+from senet.upstream import LIBRARIES, upstream
 from senet.weights import Description, fetch, find_card, load_weights, read_checkpoint
 
-__all__ = ["LoadedModel", "build_model", "create_model", "list_models", "load_model", "model_spec"]
+__all__ = [
+    "INSERTED",
+    "LoadedModel",
+    "build_model",
+    "create_model",
+    "is_code",
+    "list_models",
+    "load_model",
+    "misfits",
+    "model_defaults",
+    "model_spec",
+    "network_of",
+]
+
+INSERTED: Final = "retrofit"
+"""The option that holds the places where surgery has put attention, as `Site.to_dict` writes them."""
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -109,24 +126,67 @@ def create_model(
     return Backbone(network, out_stages) if features_only else network
 
 
-def build_model(text: str, /, *, num_classes: int, in_channels: int = 3, **options: Any) -> nn.Module:
-    """Build what a command line's `--model` names: one of `list_models()`, or a user's `module:function`.
+def build_model(
+    text: str,
+    /,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    options: Mapping[str, Any] | None = None,
+    pretrained: bool = False,
+) -> nn.Module:
+    """Build what a command line's `--model` or a checkpoint names, and insert what surgery had inserted.
 
-    The user's function is imported with the working directory on the path and called with `num_classes` and
+    A user's function is imported with the working directory on the path and called with `num_classes` and
     `in_channels` where it takes them.
 
+    Args:
+        text: One of `list_models()`, `timm:NAME`, `torchvision:NAME`, or a user's `module:function`.
+        num_classes: Outputs.
+        in_channels: Channels of the image.
+        options: Options of this package's networks, as in `create_model`; and, for any network, `INSERTED`.
+        pretrained: With public weights; a classifier for another number of classes is freshly initialised.
+
     Raises:
-        SenetError: The module or function isn't there, takes other options, or returns no `nn.Module`.
+        SenetError: The network, module or function isn't there, takes other options, or gives no `nn.Module`.
+        CheckpointError: The public weights can't be had.
     """
+    options = dict(options or {})
+    sites = [Site.from_dict(values) for values in options.pop(INSERTED, ())]
+    size = {"num_classes": num_classes, "in_channels": in_channels}
     if ":" not in text:
-        return model_spec(text, num_classes=num_classes, in_channels=in_channels, **options).build()
-    if options:
-        raise SenetError(f"{next(iter(options))} is an option of this package's networks; {text} is yours")
-    factory = _user_function(text)
-    model = factory(**_accepted(text, factory, {"num_classes": num_classes, "in_channels": in_channels}))
-    if not isinstance(model, nn.Module):
-        raise SenetError(f"{text} returned {type(model).__name__}, not a torch.nn.Module")
+        if pretrained:
+            model: nn.Module = create_model(text, pretrained=True, **size | options)
+        else:
+            model = model_spec(text, **size | options).build()
+    elif options:
+        raise SenetError(f"{next(iter(options))} is an option of this package's networks; {text} is none of them")
+    elif (other := upstream(text)) is not None:
+        model = other.build(**size, pretrained=pretrained)
+    else:
+        factory = _user_function(text)
+        model = factory(**_accepted(text, factory, size))
+        if not isinstance(model, nn.Module):
+            raise SenetError(f"{text} returned {type(model).__name__}, not a torch.nn.Module")
+    apply_sites(model, sites)
     return model
+
+
+def is_code(text: str) -> bool:
+    """Whether it is a user's `module:function`, which only the user may choose to run."""
+    return ":" in text and text.partition(":")[0] not in LIBRARIES
+
+
+def model_defaults(text: str) -> tuple[int, Preprocessing]:
+    """A network's outputs and the path of its images, where nobody says otherwise; a user's has ImageNet's.
+
+    Raises:
+        UnknownNameError: There is no such network; names the nearest.
+    """
+    if is_code(text):
+        return 1000, Preprocessing()
+    described = upstream(text) or model_spec(text)
+    return described.num_classes, described.preprocessing
 
 
 def _user_function(text: str) -> Callable[..., Any]:
@@ -189,25 +249,45 @@ def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> L
         CheckpointError: The file can't be used, or its weights don't fit the network that it names.
     """
     tensors, description = read_checkpoint(Path(path))
-    if ":" in description.model and factory is None:
-        raise CheckpointError(
-            f"{path} was trained with the network {description.model!r}; "
-            f"say --model {description.model} if you trust that code"
-        )
-    channels = description.preprocessing.in_channels
-    options = {"num_classes": len(description.classes), "in_channels": channels} | description.options
+    name = network_of(path, description, factory)
     try:
-        model = build_model(factory, **options) if factory else model_spec(description.model, **options).build()
+        model = build_model(
+            name,
+            num_classes=len(description.classes),
+            in_channels=description.preprocessing.in_channels,
+            options=description.options,
+        )
     except SenetError as error:
         raise CheckpointError(f"{path} describes no network that can be built: {error}") from error
-    wrong = _misfits(model.state_dict(), tensors)
+    wrong = misfits(model.state_dict(), tensors)
     if wrong:
-        raise CheckpointError(f"{path} doesn't fit {factory or description.model}: {wrong}")
+        raise CheckpointError(f"{path} doesn't fit {name}: {wrong}")
     model.load_state_dict(tensors)
     return LoadedModel(model.eval(), description.classes, description.preprocessing, description)
 
 
-def _misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+def network_of(path: str | os.PathLike[str], description: Description, factory: str | None, *, beside: str = "") -> str:
+    """The network that a checkpoint is of, as `build_model` reads it: the user's factory, else what the file says.
+
+    Args:
+        path: Of the checkpoint.
+        description: Its description.
+        factory: `module:function`, where the user named one.
+        beside: What else a command line must then say.
+
+    Raises:
+        CheckpointError: The file names code, and the user didn't.
+    """
+    if factory is None and is_code(description.model):
+        raise CheckpointError(
+            f"{path} was trained with the network {description.model!r}; "
+            f"say {beside}--model {description.model} if you trust that code"
+        )
+    return factory or description.model
+
+
+def misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Why weights don't fit a network key by key; empty if they do."""
     missing, extra = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     shapes = [k for k in own.keys() & given.keys() if own[k].shape != given[k].shape]
     if shapes:

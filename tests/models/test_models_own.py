@@ -81,7 +81,7 @@ def test_what_is_wrong_with_it_is_told(own: str) -> None:
         with pytest.raises(senet.SenetError, match=message.replace(".", r"\.")):
             build_model(text, num_classes=2)
     with pytest.raises(senet.SenetError, match="attention is an option of this package's networks"):
-        build_model(f"{own}:both", num_classes=2, attention=None)
+        build_model(f"{own}:both", num_classes=2, options={"attention": None})
     assert sys.path == path
 
 
@@ -95,7 +95,7 @@ def test_a_mistake_inside_the_users_code_is_the_users(own: str) -> None:
 
 
 def test_without_a_colon_it_is_one_of_ours() -> None:
-    model = build_model("se_cifar_resnet20", num_classes=4, in_channels=1, depth=1)
+    model = build_model("se_cifar_resnet20", num_classes=4, in_channels=1, options={"depth": 1})
     assert model.spec.num_classes == 4
     assert model.spec.in_channels == 1
     with pytest.raises(senet.SenetError, match="unknown model"):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from senet.errors import SenetError, UnknownNameError
 from senet.training.optim import make_optimizer, make_schedule
 from senet.training.recipe import Recipe, RunOptions
-from senet.training.recipes import RECIPES, recipe_for, recipe_named
+from senet.training.recipes import RECIPES, fine_tuning, recipe_for, recipe_named
 from senet.zoo import create_model
 
 
@@ -108,3 +108,14 @@ def test_a_recipe_where_the_user_names_none():
     assert recipe_for("folder:/x", (32, 32)) == "cifar"
     assert recipe_for("folder:/x", (224, 224)) == "photos"
     assert recipe_for("imagenet:/x", (224, 224)) == "imagenet"
+
+
+def test_weights_that_are_good_already_are_treated_gently():
+    for recipe in RECIPES.values():
+        gentle = fine_tuning(recipe)
+        assert gentle.lr == pytest.approx(recipe.lr / 10)
+        assert gentle.epochs <= 10
+        assert gentle.warmup_epochs / gentle.epochs == pytest.approx(recipe.warmup_epochs / recipe.epochs)
+        assert Recipe.from_dict(gentle.to_dict()) == gentle
+    with pytest.raises(SenetError, match="choice of what trains 'gates'"):
+        Recipe(train="gates")

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 
 from senet import __version__
-from senet.cli import convert, cost, doctor, evaluate, predict, train
+from senet.cli import convert, cost, doctor, evaluate, predict, retrofit, train
 from senet.cli import list as list_verb
 
 __all__ = ["main"]
 
 VERBS = {
     "train": train,
+    "retrofit": retrofit,
     "evaluate": evaluate,
     "predict": predict,
     "list": list_verb,

@@ -15,7 +15,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This verb's options."""
-    parser.add_argument("model", metavar="MODEL", help="a name of `senet list`, or module:function of your own network")
+    parser.add_argument("model", metavar="MODEL", help=shared.NETWORKS)
     shared.add_network_options(parser)
     parser.add_argument("--size", type=shared.parse_size, metavar="N", help="pixels: 224, or 256x192 (height x width)")
     parser.add_argument("--num-classes", type=int, metavar="N", help="outputs (default: the network's own)")
@@ -28,15 +28,15 @@ def run(options: argparse.Namespace) -> int:
     import torch
 
     from senet.cost import cost
-    from senet.zoo import build_model, model_spec
+    from senet.zoo import build_model, model_defaults
 
     changes = shared.network_options(options)
-    own = ":" in options.model
-    spec = None if own else model_spec(options.model)
-    classes = options.num_classes if options.num_classes is not None else (spec.num_classes if spec else 1000)
+    classes, preprocessing = model_defaults(options.model)
+    if options.num_classes is not None:
+        classes = options.num_classes
     with torch.device("meta"):
-        model = build_model(options.model, num_classes=classes, in_channels=options.in_channels, **changes)
-    size = options.size or (spec.preprocessing.size if spec else (224, 224))
+        model = build_model(options.model, num_classes=classes, in_channels=options.in_channels, options=changes)
+    size = options.size or preprocessing.size
     result = cost(model, (options.in_channels, *size))
     if options.json:
         print_json({"model": options.model} | result.to_dict())

@@ -15,15 +15,20 @@ if TYPE_CHECKING:
     from senet.training.job import DataOptions
 
 __all__ = [
+    "NETWORKS",
     "add_data_options",
     "add_field_options",
     "add_network_options",
     "add_use_options",
     "data_options",
     "given_fields",
+    "named_options",
     "network_options",
     "parse_size",
 ]
+
+NETWORKS = "a name of `senet list`, timm:NAME, torchvision:NAME, or module:function of your own network"
+"""What `--model` takes."""
 
 
 def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -81,7 +86,12 @@ def network_options(options: argparse.Namespace) -> dict[str, Any]:
         found["placement"] = options.placement
     if options.stages is not None:
         found["stages"] = _numbers(options.stages, "--stages")
-    return found | dict(map(_named_option, options.option or ()))
+    return found | named_options(options)
+
+
+def named_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What `--option` was given, JSON-ready."""
+    return dict(map(_named_option, options.option or ()))
 
 
 # What the classes, the images or an option of its own says.

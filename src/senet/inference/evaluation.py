@@ -73,9 +73,10 @@ def evaluate(
     started = time.monotonic()
     position = _positions(loaded, classes)
     count = len(loaded.classes)
-    top1 = MulticlassAccuracy(count, average="micro")
-    top5 = MulticlassAccuracy(count, average="micro", top_k=5) if count > 5 else None
-    confusion = MulticlassConfusionMatrix(count)
+    # This process evaluates alone, also after a training of several.
+    top1 = MulticlassAccuracy(count, average="micro", sync_on_compute=False)
+    top5 = MulticlassAccuracy(count, average="micro", top_k=5, sync_on_compute=False) if count > 5 else None
+    confusion = MulticlassConfusionMatrix(count, sync_on_compute=False)
     dataset = ImageDataset(source, eval_transform(loaded.preprocessing), broken="refuse")
     loss, done = 0.0, 0
     with running(loaded.model, precision) as device:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from senet.errors import SenetError
 
 __all__ = ["Report", "Site", "Skipped"]
 
@@ -40,6 +42,29 @@ class Site:
     attention: dict[str, Any]
     params: int
     macs: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `from_dict` reads it back."""
+        return asdict(self) | {"space": list(self.space)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Site:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            SenetError: It is no site.
+        """
+        try:
+            site = cls(**{**values, "space": tuple(values["space"])})
+        except (TypeError, KeyError) as error:
+            raise SenetError(f"{values!r} describes no place for attention: {error}") from error
+        for f in fields(cls):
+            value = getattr(site, f.name)
+            if type(value).__name__ != str(f.type).partition("[")[0]:
+                raise SenetError(f"a place for attention has {f.name}={value!r}; it must be {f.type}")
+        if site.side not in ("input", "output"):
+            raise SenetError(f"a place for attention has side={site.side!r}; it must be 'input' or 'output'")
+        return site
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from senet.data import (
 )
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
+from senet.surgery import trainable
 from senet.training.folder import METRICS, STATE
 from senet.training.interruption import StopRequest
 from senet.training.keeper import Keeper
@@ -41,7 +42,7 @@ from senet.training.progress import ProgressLine
 from senet.training.recipe import Recipe, RunOptions
 from senet.weights import Description
 
-__all__ = ["Network", "Outcome", "fit"]
+__all__ = ["Network", "Outcome", "check_output", "fit"]
 
 LIGHTNING_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -52,15 +53,17 @@ class Network:
 
     Attributes:
         model: (N, C, H, W) -> logits (N, classes).
-        name: A name of `list_models()`, or `module:function` of the user's own.
+        name: As `senet.zoo.build_model` takes it.
         options: The options that it was made with, JSON-ready.
         preprocessing: What its images go through.
+        new_head: Why its classifier is new, in words; empty if it knows the data's classes.
     """
 
     model: nn.Module
     name: str
     options: dict[str, Any]
     preprocessing: Preprocessing
+    new_head: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,9 @@ def fit(
     """
     run, console = run or RunOptions(), console or Console(stderr=True)
     started = time.monotonic()
-    _check_output(network, len(data.classes))
+    check_output(network, len(data.classes))
+    if recipe.train != "all":
+        trainable(network.model, recipe.train)
     if run.checkpointing:
         _turn_on_checkpointing(network)
     if run.compile:
@@ -148,8 +153,12 @@ def fit(
     return Outcome(keeper.rows, keeper.best, time.monotonic() - started, broken.summary())
 
 
-def _check_output(network: Network, classes: int) -> None:
-    """Run one blank image, so that a network that doesn't fit is refused before anything is loaded."""
+def check_output(network: Network, classes: int) -> None:
+    """Run one blank image, so that a network that doesn't fit is refused before anything is loaded.
+
+    Raises:
+        SenetError: It can't take its own images, or doesn't give `classes` logits.
+    """
     preprocessing = network.preprocessing
     like = next(network.model.parameters(), None)
     if like is None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-__all__ = ["BEST", "CURVES", "JOB", "LAST", "METRICS", "STATE", "holds_a_run"]
+from senet.errors import SenetError
+
+__all__ = ["BEST", "CURVES", "JOB", "LAST", "METRICS", "STATE", "SURGERY", "holds_a_run", "write_json"]
 
 JOB = "run.json"
 """What was asked for: data, network, recipe, how it runs."""
@@ -15,6 +20,9 @@ STATE = "state.ckpt"
 LAST, BEST = "last.safetensors", "best.safetensors"
 """The network after the last epoch, and after the one with the highest validation accuracy."""
 
+SURGERY = "surgery.json"
+"""Where attention was inserted, and how good the network was before and after that."""
+
 METRICS, CURVES = "metrics.csv", "curves.png"
 """One row an epoch, and its picture."""
 
@@ -22,3 +30,19 @@ METRICS, CURVES = "metrics.csv", "curves.png"
 def holds_a_run(folder: Path) -> bool:
     """Whether a training has got far enough there that beginning anew would lose something."""
     return any((folder / name).exists() for name in (STATE, LAST, BEST))
+
+
+def write_json(folder: Path, name: str, content: Mapping[str, Any]) -> None:
+    """Write one of these files, atomically, into a folder that is made if need be.
+
+    Raises:
+        SenetError: The folder can't be written to.
+    """
+    from senet.weights import write_atomically
+
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / name, lambda path: path.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise SenetError(f"--out {folder} can't be written to: {error.strerror}") from error

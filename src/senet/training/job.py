@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.errors import CheckpointError, SenetError
-from senet.preprocessing import Preprocessing
-from senet.training.folder import JOB, holds_a_run
+from senet.training.folder import JOB, STATE, holds_a_run, write_json
 from senet.training.recipe import Recipe, RunOptions
+from senet.training.start import BUILT, Start
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,85 +55,77 @@ class Job:
 
     Attributes:
         source: The data.
-        model: A name of `list_models()`, or `module:function`.
-        options: The network's options, JSON-ready.
-        size: Height and width of the images; None leaves it to the data, else to the network.
+        network: Which network, and the weights that it begins with.
         recipe: What the training is.
         run: How it runs.
     """
 
     source: DataOptions
-    model: str
-    options: dict[str, Any] = field(default_factory=dict)
-    size: tuple[int, int] | None = None
+    network: Start
     recipe: Recipe
     run: RunOptions = field(default_factory=RunOptions)
 
-    def start(self, folder: Path, console: Console | None = None) -> Outcome:
+    def start(
+        self, folder: Path, console: Console | None = None, *, notes: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> Outcome:
         """Train into a folder that holds no run yet.
+
+        Args:
+            folder: Is made if need be, once everything is known to be in order.
+            console: For bar and messages; standard error if None.
+            notes: What else to leave in it: file name to content.
 
         Raises:
             SenetError: There is a run in it, it can't be written to, or the training can't work.
         """
-        if is_first_process() and holds_a_run(folder):
-            raise SenetError(f"{folder} holds a run already; go on with --resume {folder}, or choose another --out")
+        self.refuse_used(folder)
         data = self.source.open()
-        network = self.network(data)
+        network = self.build(data)
+        if network.new_head and self.recipe.train != "all":
+            raise SenetError(
+                f"--train {self.recipe.train} leaves the classifier as it is, which is new here: {network.new_head}"
+            )
         if is_first_process():
-            self._write(folder)
+            if network.new_head and self.network.weights != BUILT and console is not None:
+                console.print(f"the classifier is new: {network.new_head}", highlight=False, soft_wrap=True)
+            for name, content in {JOB: self.to_dict(), **(notes or {})}.items():
+                write_json(folder, name, content)
         return self._fit(network, data, folder, resume=False, console=console)
 
     def resume(self, folder: Path, console: Console | None = None) -> Outcome:
-        """Go on with the run in a folder."""
+        """Go on with the run in a folder; the weights that it began with are needed no more."""
         data = self.source.open()
-        return self._fit(self.network(data), data, folder, resume=True, console=console)
+        job = replace(self, network=replace(self.network, weights=BUILT)) if (folder / STATE).is_file() else self
+        return self._fit(job.build(data), data, folder, resume=True, console=console)
+
+    def refuse_used(self, folder: Path) -> None:
+        """Raise a `SenetError` if there is a run in the folder."""
+        if is_first_process() and holds_a_run(folder):
+            raise SenetError(f"{folder} holds a run already; go on with --resume {folder}, or choose another --out")
+
+    def build(self, data: Data) -> Network:
+        """The network as the training begins with it; what is random in it depends on the recipe's seed alone."""
+        import torch
+
+        from senet.training.fit import Network
+
+        preprocessing = self.network.images(data)
+        torch.manual_seed(self.recipe.seed)
+        started = self.network.build(data.classes, preprocessing.in_channels)
+        return Network(
+            started.model, self.network.model, self.network.all_options(), preprocessing, new_head=started.new_head
+        )
 
     def _fit(self, network: Network, data: Data, folder: Path, *, resume: bool, console: Console | None) -> Outcome:
         from senet.training.fit import fit
 
         return fit(network, data, self.recipe, folder, run=self.run, resume=resume, console=console)
 
-    def preprocessing(self, data: Data) -> Preprocessing:
-        """The user's size, on the data's own path, else on the network's."""
-        own = data.default_preprocessing
-        if own is None and ":" not in self.model:
-            from senet.zoo import model_spec
-
-            own = model_spec(self.model).preprocessing
-        own = own or Preprocessing()
-        return replace(own, size=self.size) if self.size else own
-
-    def network(self, data: Data) -> Network:
-        """The network with fresh weights, which depend on the recipe's seed alone."""
-        import torch
-
-        from senet.training.fit import Network
-        from senet.zoo import build_model
-
-        preprocessing = self.preprocessing(data)
-        torch.manual_seed(self.recipe.seed)
-        model = build_model(
-            self.model, num_classes=len(data.classes), in_channels=preprocessing.in_channels, **self.options
-        )
-        return Network(model, self.model, self.options, preprocessing)
-
-    def _write(self, folder: Path) -> None:
-        from senet.weights import write_atomically
-
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
-            write_atomically(folder / JOB, lambda path: path.write_text(text, encoding="utf-8"))
-        except OSError as error:
-            raise SenetError(f"--out {folder} can't be written to: {error.strerror}") from error
-
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `read` reads it back."""
         return {
             "source": asdict(self.source),
-            "model": self.model,
-            "options": self.options,
-            "size": self.size and list(self.size),
+            **self.network.to_dict(),
             "recipe": self.recipe.to_dict(),
             "run": asdict(self.run),
         }
@@ -151,9 +144,7 @@ class Job:
             values = json.loads(path.read_text(encoding="utf-8"))
             return cls(
                 source=DataOptions(**values["source"]),
-                model=values["model"],
-                options=values["options"],
-                size=tuple(values["size"]) if values["size"] else None,
+                network=Start.from_dict(values),
                 recipe=Recipe.from_dict(values["recipe"]),
                 run=RunOptions(**values["run"]),
             )

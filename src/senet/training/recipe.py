@@ -11,10 +11,11 @@ from typing import Any
 from senet.data.augmentation import Augmentation
 from senet.errors import SenetError, UnknownNameError
 
-__all__ = ["OPTIMIZERS", "PRECISIONS", "SCHEDULES", "Recipe", "RunOptions"]
+__all__ = ["OPTIMIZERS", "PRECISIONS", "SCHEDULES", "TRAINED", "Recipe", "RunOptions"]
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "step", "one-cycle", "constant")
+TRAINED = ("all", "attention")
 PRECISIONS = ("32", "bf16", "fp16")
 
 
@@ -25,6 +26,7 @@ class Recipe:
     Attributes:
         epochs: Passes over the training images.
         batch_size: Images an optimiser step, over all devices and accumulated pieces.
+        train: What learns: `"all"`, or the `"attention"` layers alone (running statistics of norms follow the data).
         optimizer: `"sgd"` (Nesterov momentum 0.9) or `"adamw"`; norms and biases are never decayed.
         lr: Peak learning rate at `batch_size`; another batch size scales it in proportion (`for_batch_size`).
         weight_decay: L2 (SGD) or decoupled (AdamW).
@@ -51,6 +53,7 @@ class Recipe:
 
     epochs: int = 30
     batch_size: int = 128
+    train: str = "all"
     optimizer: str = "sgd"
     lr: float = 0.1
     weight_decay: float = 5e-4
@@ -85,6 +88,7 @@ class Recipe:
         for kind, name, known in (
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
+            ("choice of what trains", self.train, TRAINED),
         ):
             if name not in known:
                 raise UnknownNameError(kind, name, known)

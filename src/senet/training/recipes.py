@@ -8,7 +8,7 @@ from senet.data.augmentation import Augmentation
 from senet.errors import UnknownNameError
 from senet.training.recipe import Recipe
 
-__all__ = ["RECIPES", "recipe_for", "recipe_named"]
+__all__ = ["RECIPES", "fine_tuning", "recipe_for", "recipe_named"]
 
 cifar = Recipe(
     epochs=30,
@@ -116,3 +116,8 @@ def recipe_for(data: str, size: tuple[int, int]) -> str:
     if kind in RECIPES:
         return kind
     return "cifar" if max(size) <= 64 else "photos"
+
+
+def fine_tuning(recipe: Recipe) -> Recipe:
+    """A recipe for weights that are good already: a tenth of the learning rate, and at most ten epochs."""
+    return replace(recipe.for_epochs(min(10, recipe.epochs)), lr=recipe.lr / 10)

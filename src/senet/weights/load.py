@@ -20,7 +20,7 @@ from senet.weights.layouts import LAYOUTS
 from senet.weights.reading import all_finite, checked, read_tensors
 from senet.weights.rules import Table, Translation
 
-__all__ = ["LoadReport", "load_weights", "to_layout"]
+__all__ = ["LoadReport", "load_weights", "stem_weight", "to_layout"]
 
 _COUNTER = "num_batches_tracked"
 
@@ -255,11 +255,18 @@ def _adapt_stem(model: nn.Module, wanted: dict[str, Tensor]) -> None:
     weight = wanted.get(key)
     if weight is None or weight.ndim != 4 or weight.shape[1] == channels:
         return
+    wanted[key] = stem_weight(weight, channels)
+
+
+def stem_weight(weight: Tensor, channels: int) -> Tensor:
+    """A first convolution's weight (out, C, H, W) for another number of input channels.
+
+    For one channel their sum; else they are repeated in turn and scaled by C / channels.
+    """
     given = weight.shape[1]
     if channels == 1:
-        wanted[key] = weight.sum(1, keepdim=True)
-    else:
-        wanted[key] = weight[:, [c % given for c in range(channels)]] * (given / channels)
+        return weight.sum(1, keepdim=True)
+    return weight[:, [c % given for c in range(channels)]] * (given / channels)
 
 
 @torch.no_grad()

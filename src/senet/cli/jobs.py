@@ -1,0 +1,148 @@
+"""What the verbs that train share: the options of a training, and the job that they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from senet.cli import options as shared
+from senet.data.augmentation import Augmentation
+from senet.errors import SenetError
+from senet.training.job import Job
+from senet.training.recipe import Recipe, RunOptions
+from senet.training.recipes import RECIPES, fine_tuning, recipe_for, recipe_named
+from senet.training.start import BUILT, Start
+
+__all__ = ["add_job_options", "chosen_recipe", "chosen_start", "default_folder", "plan_line", "resumed", "run_options"]
+
+
+def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str) -> None:
+    """The options of a training.
+
+    Args:
+        parser: Gets them.
+        pretrained: When the network begins with its published weights by default, in words.
+    """
+    parser.add_argument("--model", metavar="M", help=f"{shared.NETWORKS}; or a checkpoint, as --init")
+    parser.add_argument(
+        "--init", metavar="X", help="begin with a checkpoint's network and weights (a .safetensors file or a folder)"
+    )
+    parser.add_argument(
+        "--pretrained",
+        action=argparse.BooleanOptionalAction,
+        help=f"begin with the weights that are published for --model (default: {pretrained})",
+    )
+    parser.add_argument("--recipe", metavar="R", help=f"{', '.join(RECIPES)}; default: by data and image size")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: a folder in runs/ named after the options")
+    parser.add_argument(
+        "--resume", nargs="?", const="", metavar="DIR", help="go on with the run in DIR (or in --out), as it was begun"
+    )
+    parser.add_argument("--size", type=shared.parse_size, metavar="N", help="pixels: 224, or 256x192 (height x width)")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    shared.add_data_options(parser, required=False)
+    shared.add_network_options(parser)
+    shared.add_field_options(parser, "recipe", Recipe, leave_out=("augmentation", "expects"))
+    shared.add_field_options(parser, "augmentation", Augmentation)
+    shared.add_field_options(parser, "how it runs", RunOptions)
+
+
+def chosen_start(options: argparse.Namespace, network: dict[str, Any], *, pretrained: bool) -> Start:
+    """The network and the weights that `--model`, `--init` and `--pretrained` mean.
+
+    Args:
+        options: As parsed.
+        network: Options of the network.
+        pretrained: Whether to take published weights where the user doesn't say.
+
+    Raises:
+        SenetError: They contradict each other, or mean nothing.
+    """
+    model, init = options.model, options.init
+    if init is None and model is not None and _is_checkpoint(model):
+        model, init = None, model
+    if init is not None:
+        if options.pretrained is not None:
+            raise SenetError(f"{'--' if options.pretrained else '--no-'}pretrained: the weights are those of {init}")
+        if network:
+            raise SenetError(
+                f"--{next(iter(network))} would change the network, which is that of {init}; "
+                "`senet retrofit` inserts attention into it"
+            )
+        return Start.checkpoint(init, model, options.size)
+    if model is None:
+        raise SenetError("--model is missing (or --resume DIR); --help says more")
+    begin = Start.public if (pretrained if options.pretrained is None else options.pretrained) else Start.built
+    return begin(model, network, options.size)
+
+
+def _is_checkpoint(text: str) -> bool:
+    from senet.zoo import list_models
+
+    is_path = os.sep in text or text.endswith((".safetensors", ".json")) or Path(text).is_dir()
+    return is_path and text not in list_models()
+
+
+def chosen_recipe(options: argparse.Namespace, start: Start) -> Recipe:
+    """The recipe that is named, else the one for these images, gentle where the weights are good already."""
+    size = options.size or (start.preprocessing or start.images()).size
+    if options.recipe:
+        recipe = recipe_named(options.recipe)
+    else:
+        recipe = recipe_named(recipe_for(options.data, size))
+        recipe = recipe if start.weights == BUILT else fine_tuning(recipe)
+    given = shared.given_fields(options, Recipe)
+    if "epochs" in given:
+        recipe = recipe.for_epochs(given["epochs"])
+    if "batch_size" in given and "lr" not in given:
+        recipe = recipe.for_batch_size(given["batch_size"])
+    augmentation = replace(recipe.augmentation, **shared.given_fields(options, Augmentation))
+    return replace(recipe, **given, augmentation=augmentation)
+
+
+def run_options(options: argparse.Namespace) -> RunOptions:
+    """How it runs."""
+    return RunOptions(**shared.given_fields(options, RunOptions))
+
+
+def resumed(options: argparse.Namespace, begun_with: Sequence[str]) -> tuple[Path, Job]:
+    """The run that `--resume` means.
+
+    Args:
+        options: As parsed.
+        begun_with: Names of the verb's own options that can't change any more.
+
+    Raises:
+        SenetError: There is none, or the user wants to change what it is.
+    """
+    folder = Path(options.resume) if options.resume else options.out
+    if folder is None:
+        raise SenetError("--resume needs the run's folder: --resume DIR")
+    fixed = ["data", "model", "init", "pretrained", "recipe", "size", "attention", "placement", "stages", "option"]
+    fixed += begun_with
+    changed = [name for name in fixed if getattr(options, name) is not None]
+    changed += [*shared.given_fields(options, Recipe), *shared.given_fields(options, Augmentation)]
+    if changed:
+        option = f"--{changed[0].replace('_', '-')}"
+        raise SenetError(f"{option} can't change in a resumed run; leave it out, or start anew in another --out")
+    job = Job.read(folder)
+    return folder, replace(job, run=replace(job.run, **shared.given_fields(options, RunOptions)))
+
+
+def default_folder(model: str, *words: str) -> Path:
+    """Where a run goes whose user didn't say: named after the network and what stands last in each other word."""
+    last = [word.rstrip("/").replace(":", "/").rsplit("/", 1)[-1] for word in words]
+    return Path("runs") / "-".join([model.replace(":", "."), *last])
+
+
+def plan_line(verb: str, job: Job, folder: Path) -> str:
+    """What is going to happen, in a line."""
+    recipe = job.recipe
+    return (
+        f"{verb} {job.network.model} on {job.source.data}: {recipe.epochs} epochs, batch {recipe.batch_size}, "
+        f"{recipe.optimizer} lr {recipe.lr:g} ({recipe.schedule}), precision {job.run.precision}, "
+        f"seed {recipe.seed}; into {folder}"
+    )

@@ -1,0 +1,133 @@
+"""Surgery with evidence: where attention goes, and what the network was worth before and after it came."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from senet.cli import options as shared
+from senet.cli.output import counting
+from senet.errors import SenetError
+from senet.training.job import is_first_process
+from senet.training.start import Start
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from senet.data import Data
+    from senet.preprocessing import Preprocessing
+    from senet.surgery import Report
+
+__all__ = ["AFTER", "BEFORE", "Operation", "measured", "operate", "planned"]
+
+BEFORE, AFTER = "before surgery", "right after surgery"
+"""Names of the moments at which a network is evaluated."""
+
+
+def planned(options: argparse.Namespace, model: nn.Module, start: Start, images: Preprocessing) -> Report:
+    """Where attention goes, as `--attention`, `--where`, `--placement` and `--stages` say."""
+    import torch
+
+    from senet.nn import SE, attention_from_dict
+    from senet.surgery import plan
+
+    wanted = shared.network_options(options)
+    attention = wanted.pop("attention", SE().to_dict())
+    if attention is None:
+        raise SenetError("--attention none inserts nothing")
+    report = plan(
+        model,
+        attention_from_dict(attention),
+        where=options.where or "auto",
+        example_inputs=[torch.zeros(1, images.in_channels, *images.size)],
+        **wanted,
+    )
+    if not report.inserted:
+        reason = report.skipped[0].reason if report.skipped else "no unit was found"
+        raise SenetError(f"{start.model} has no place left for this attention: each unit {reason}")
+    return report
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Surgery that was done, and what it changed.
+
+    Attributes:
+        start: The network with what is inserted.
+        model: The same, built.
+        report: Of the places.
+        difference: Largest change of an output on a random image; 0 is bit for bit.
+        results: Name of a moment to loss and accuracies then; None where they mean nothing.
+        why: Why they mean nothing.
+        split: Of the data, that was evaluated; empty without data.
+    """
+
+    start: Start
+    model: nn.Module
+    report: Report
+    difference: float
+    results: dict[str, dict[str, Any] | None]
+    why: str
+    split: str
+
+    def record(self) -> dict[str, Any]:
+        """What `surgery.json` holds."""
+        return {
+            "network": self.start.model,
+            "weights": self.start.weights,
+            "difference": self.difference,
+            "split": self.split,
+            "results": self.results,
+            "why": self.why,
+            "report": self.report.to_dict(),
+        }
+
+
+def operate(options: argparse.Namespace, start: Start, data: Data | None, *, seed: int) -> Operation:
+    """Build, evaluate, insert, evaluate again."""
+    import torch
+
+    from senet.inference.device import running
+    from senet.surgery import apply_sites
+    from senet.training.fit import Network, check_output
+
+    preprocessing = start.images(data)
+    torch.manual_seed(seed)
+    classes = data.classes if data else start.classes()
+    started = start.build(classes, preprocessing.in_channels)
+    check_output(Network(started.model, start.model, start.options, preprocessing), len(classes))
+    model, known = started.model, data is not None and not started.new_head
+    split = ("test" if data.test is not None else "val") if data else ""
+    report = planned(options, model, start, preprocessing)
+    example = torch.randn(2, preprocessing.in_channels, *preprocessing.size)
+    results: dict[str, dict[str, Any] | None] = {BEFORE: None, AFTER: None}
+
+    def look(moment: str) -> torch.Tensor:
+        if known and data is not None and is_first_process():
+            results[moment] = measured(options, start, model, data, split)
+        with running(model, "32") as device:
+            output: torch.Tensor = model(example.to(device)).cpu()
+        return output
+
+    before = look(BEFORE)
+    apply_sites(model, report.inserted)
+    difference = (look(AFTER) - before).abs().max().item()
+    inserted = replace(start, inserted=[site.to_dict() for site in report.inserted])
+    return Operation(inserted, model, report, difference, results, started.new_head, split)
+
+
+def measured(options: argparse.Namespace, start: Start, model: nn.Module, data: Data, split: str) -> dict[str, Any]:
+    """Loss and accuracies of a network that knows the data's classes."""
+    from senet.inference import evaluate
+    from senet.weights import Description
+    from senet.zoo import LoadedModel
+
+    preprocessing = start.images(data)
+    description = Description(model=start.model, classes=data.classes, preprocessing=preprocessing)
+    loaded = LoadedModel(model, data.classes, preprocessing, description)
+    with counting("evaluating") as progress:
+        workers = options.workers if options.workers is not None and options.workers >= 0 else None
+        found = evaluate(loaded, data.part(split), data.classes, workers=workers, progress=progress)
+    return {"images": found.images, "top1": found.top1, "top5": found.top5, "loss": found.loss}

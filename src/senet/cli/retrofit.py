@@ -1,0 +1,198 @@
+"""Insert attention into a network that is trained already, fine-tune it, and say what that changed.
+
+  senet retrofit --model torchvision:resnet50 --data folder:PATH --out runs/flowers-se
+  senet retrofit --model runs/flowers --attention eca --stages 4,5 --data folder:PATH --out runs/flowers-eca
+  senet retrofit --model timm:resnet50 --plan
+
+The inserted layers start as the identity, so the network first computes what it did before. --plan only shows the
+places; --epochs 0 only inserts. --out gets what `senet train` leaves there, and surgery.json: the places, and how good
+the network was before and after surgery.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.cli import jobs
+from senet.cli import options as shared
+from senet.cli.operation import AFTER, measured, operate, planned
+from senet.cli.output import print_json, print_table
+from senet.data.augmentation import Augmentation
+from senet.errors import CheckpointError, SenetError
+from senet.training.job import Job, is_first_process
+from senet.training.recipe import Recipe
+from senet.training.start import BUILT, Start
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from senet.data import Data
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """This verb's options."""
+    parser.add_argument("--plan", action="store_true", help="show where attention would go, and stop; needs no data")
+    parser.add_argument(
+        "--where", nargs="+", metavar="PATH", help="modules instead of the found units: layer4.*, **.conv2 (see docs)"
+    )
+    jobs.add_job_options(parser, pretrained="yes, but for module:function")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Insert, fine-tune, evaluate."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if options.resume is not None:
+        return _go_on(options, console)
+    start = _start(options)
+    if options.plan:
+        return _show_plan(options, start)
+    folder = options.out or jobs.default_folder(start.model, options.attention or "se", options.data or "plain")
+    if options.epochs == 0:
+        return _insert_only(options, start, folder)
+    if options.data is None:
+        raise SenetError("--data is missing: what to fine-tune on (--epochs 0 only inserts, --plan only shows where)")
+    job = Job(
+        source=shared.data_options(options),
+        network=start,
+        recipe=jobs.chosen_recipe(options, start),
+        run=jobs.run_options(options),
+    )
+    job.refuse_used(folder)
+    data = job.source.open()
+    operation = operate(options, start, data, seed=job.recipe.seed)
+    job = replace(job, network=operation.start)
+    if is_first_process() and not options.json:
+        console.print(str(operation.report), highlight=False, soft_wrap=True)
+        console.print(jobs.plan_line("fine-tuning", job, folder), highlight=False, soft_wrap=True)
+    return _train(job, folder, operation.record(), data, options, console)
+
+
+def _start(options: argparse.Namespace) -> Start:
+    """The network before surgery; random weights are no default here, and a user's function has its own."""
+    from senet.zoo import is_code
+
+    return jobs.chosen_start(
+        options, shared.named_options(options), pretrained=not (options.model and is_code(options.model))
+    )
+
+
+def _refuse_training_options(options: argparse.Namespace, why: str) -> None:
+    given = shared.given_fields(options, Recipe) | shared.given_fields(options, Augmentation)
+    for name in sorted(given.keys() - {"epochs", "seed"}) + ["recipe"] * bool(options.recipe):
+        raise SenetError(f"--{name.replace('_', '-')} has no effect with {why}, which trains nothing")
+
+
+def _show_plan(options: argparse.Namespace, start: Start) -> int:
+    _refuse_training_options(options, "--plan")
+    data = shared.data_options(options).open() if options.data else None
+    preprocessing = start.images(data)
+    bare = replace(start, weights=BUILT)  # the places don't hang on the weights: nothing is fetched
+    model = bare.build(data.classes if data else start.classes(), preprocessing.in_channels).model
+    report = planned(options, model, start, preprocessing)
+    if options.json:
+        print_json({"network": start.model} | report.to_dict())
+    else:
+        print(report)
+    return 0
+
+
+def _insert_only(options: argparse.Namespace, start: Start, folder: Path) -> int:
+    """Write the network as it is right after surgery."""
+    from senet.training.folder import BEST, SURGERY, holds_a_run, write_json
+    from senet.weights import Description, write_checkpoint
+
+    _refuse_training_options(options, "--epochs 0")
+    if holds_a_run(folder):
+        raise SenetError(f"{folder} holds a run already; choose another --out")
+    data = shared.data_options(options).open() if options.data else None
+    operation = operate(options, start, data, seed=options.seed or 0)
+    metrics = operation.results[AFTER] or {}
+    write_json(folder, SURGERY, operation.record())
+    write_checkpoint(
+        folder / BEST,
+        operation.model.state_dict(),
+        Description(
+            model=start.model,
+            options=operation.start.all_options(),
+            classes=data.classes if data else start.classes(),
+            preprocessing=start.images(data),
+            metrics={name: metrics[name] for name in ("loss", "top1", "top5") if metrics.get(name) is not None},
+            training={"retrofitted": start.weights},
+        ),
+    )
+    if not options.json:
+        print(operation.report)
+    _give(folder, operation.record(), options)
+    return 0
+
+
+def _go_on(options: argparse.Namespace, console: Console) -> int:
+    """Resume, and compare with what was measured when the run was begun."""
+    from senet.training.folder import SURGERY
+
+    folder, job = jobs.resumed(options, ("where",))
+    if options.plan:
+        raise SenetError("--plan shows what surgery would do; the run to resume has done it")
+    try:
+        record = json.loads((folder / SURGERY).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} holds no retrofit to resume: its {SURGERY} can't be read; "
+            "`senet train --resume` goes on with other runs"
+        ) from error
+    return _train(job, folder, record, job.source.open(), options, console)
+
+
+def _train(
+    job: Job, folder: Path, record: dict[str, Any], data: Data, options: argparse.Namespace, console: Console
+) -> int:
+    """Fine-tune, evaluate the best epoch, and print the comparison."""
+    from senet.training.folder import SURGERY
+    from senet.training.interruption import Interrupted
+    from senet.zoo import is_code, load_model
+
+    try:
+        if options.resume is None:
+            outcome = job.start(folder, console, notes={SURGERY: record})
+        else:
+            outcome = job.resume(folder, console)
+    except Interrupted:
+        line = f"stopped and saved; go on with: senet retrofit --resume {folder}"
+        console.print(line, highlight=False, soft_wrap=True)
+        return 130
+    if not is_first_process():
+        return 0
+    best = load_model(folder, factory=job.network.model if is_code(job.network.model) else None)
+    moment = f"fine-tuned, epoch {outcome.best['epoch']:.0f}"
+    record["results"][moment] = measured(options, job.network, best.model, data, record["split"])
+    _give(folder, record, options, seconds=outcome.seconds)
+    if outcome.broken:
+        console.print(outcome.broken, highlight=False)
+    return 0
+
+
+def _give(folder: Path, record: dict[str, Any], options: argparse.Namespace, **more: Any) -> None:
+    """The comparison, as a table or as JSON."""
+    if options.json:
+        print_json({"folder": str(folder)} | record | more)
+        return
+    rows = []
+    for moment, result in record["results"].items():
+        percent = [f"{result[k]:.2%}" if result and result[k] is not None else "-" for k in ("top1", "top5")]
+        rows.append([moment, *percent, f"{result['loss']:.4f}" if result else "-"])
+    report = record["report"]
+    if record["split"]:
+        print_table((f"{record['split']} images", "top-1", "top-5", "loss"), rows, title=record["network"])
+        if record["why"]:
+            print(f"-: {record['why']}")
+    change = f"changed by up to {record['difference']:.2g}" if record["difference"] else "the same, bit for bit"
+    print(f"{len(report['inserted'])} places, {report['params']:,} parameters added")
+    print(f"output right after surgery: {change}\nnetwork: {folder / 'best.safetensors'}")

@@ -1,0 +1,202 @@
+"""What a training begins with: a network, where its weights come from, and what surgery inserts into it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from senet.errors import CheckpointError, SenetError
+from senet.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from senet.data import Data
+    from senet.weights import Description
+
+__all__ = ["BUILT", "PUBLIC", "Start", "Started"]
+
+BUILT: Final = "built"
+"""Weights as the network is built with: random ones, or those that a user's function puts in."""
+
+PUBLIC: Final = "public"
+"""The pretrained weights that are published for that name."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A network with the weights that a training begins with.
+
+    Attributes:
+        model: The network.
+        new_head: Why its classifier is new, in words; empty if it knows the classes.
+    """
+
+    model: nn.Module
+    new_head: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Which network, with which weights.
+
+    Attributes:
+        model: A name of `list_models()`, `timm:NAME`, `torchvision:NAME`, or `module:function`.
+        options: Its options as `senet.zoo.build_model` takes them, JSON-ready.
+        weights: `BUILT`, `PUBLIC`, or a checkpoint's path.
+        inserted: Places of attention that is inserted once the weights are there, as `Site.to_dict` writes them.
+        preprocessing: What the weights' images went through; None where the weights are for none in particular.
+        size: Height and width of the images; None leaves it to the weights, else the data, else the network.
+    """
+
+    model: str
+    options: dict[str, Any] = field(default_factory=dict)
+    weights: str = BUILT
+    inserted: list[dict[str, Any]] = field(default_factory=list)
+    preprocessing: Preprocessing | None = None
+    size: tuple[int, int] | None = None
+
+    @classmethod
+    def built(cls, model: str, options: dict[str, Any], size: tuple[int, int] | None = None) -> Start:
+        """A network as it is built."""
+        return cls(model=model, options=options, size=size)
+
+    @classmethod
+    def public(cls, model: str, options: dict[str, Any], size: tuple[int, int] | None = None) -> Start:
+        """A network with its published weights; nothing is fetched yet.
+
+        Raises:
+            SenetError: There are none.
+        """
+        from senet.weights import cards, find_card
+        from senet.zoo import is_code, model_defaults, model_spec
+
+        _, preprocessing = model_defaults(model)
+        if is_code(model) or (":" not in model and not cards(model)):
+            raise SenetError(f"no pretrained weights of {model} are published; --no-pretrained begins without")
+        if ":" not in model:
+            card = find_card(model, True)
+            spec = model_spec(model, **card.options, preprocessing=card.preprocessing)
+            preprocessing, options = card.preprocessing, spec.differences(model_spec(model)) | options
+        return cls(model=model, options=options, weights=PUBLIC, preprocessing=preprocessing, size=size)
+
+    @classmethod
+    def checkpoint(cls, path: str, factory: str | None = None, size: tuple[int, int] | None = None) -> Start:
+        """The network and the weights of a checkpoint that a training wrote.
+
+        Raises:
+            CheckpointError: It can't be used, or is of the user's own code and no `factory` says which.
+        """
+        from senet.zoo import network_of
+
+        description = _described(path)
+        return cls(
+            model=network_of(path, description, factory, beside=f"--init {path} "),
+            options={key: value for key, value in description.options.items() if key != "num_classes"},
+            weights=str(Path(path).resolve()),
+            preprocessing=description.preprocessing,
+            size=size,
+        )
+
+    def images(self, data: Data | None = None) -> Preprocessing:
+        """What images go through: as the weights want it, else as the data's own path, else as the network's."""
+        from senet.zoo import model_defaults
+
+        own = self.preprocessing or (data and data.default_preprocessing) or model_defaults(self.model)[1]
+        return replace(own, size=self.size) if self.size else own
+
+    def classes(self) -> tuple[str, ...]:
+        """The outputs that the weights are for; those without names are numbered."""
+        from senet.zoo import model_defaults
+
+        if self.weights not in (BUILT, PUBLIC):
+            return _described(self.weights).classes
+        return tuple(map(str, range(model_defaults(self.model)[0])))
+
+    def all_options(self) -> dict[str, Any]:
+        """The options with which `build_model` gives the network with what is inserted."""
+        from senet.zoo import INSERTED
+
+        whole = [*self.options.get(INSERTED, ()), *self.inserted]
+        return self.options | ({INSERTED: whole} if whole else {})
+
+    def build(self, classes: Sequence[str], in_channels: int) -> Started:
+        """The network for these classes; the generator that torch draws from decides what is random.
+
+        Raises:
+            SenetError: There is no such network.
+            CheckpointError: The weights can't be had, or don't fit.
+        """
+        from senet.surgery import Site, apply_sites
+
+        started = self._with_weights(tuple(classes), in_channels)
+        apply_sites(started.model, [Site.from_dict(values) for values in self.inserted])
+        return started
+
+    def _with_weights(self, classes: tuple[str, ...], in_channels: int) -> Started:
+        from senet.zoo import build_model, is_code
+
+        def bare(outputs: int, **more: Any) -> nn.Module:
+            return build_model(self.model, num_classes=outputs, in_channels=in_channels, options=self.options, **more)
+
+        if self.weights == BUILT:
+            return Started(bare(len(classes)), "" if is_code(self.model) else "the network's weights are random")
+        if self.weights == PUBLIC:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the classifier is new is told below
+                model = bare(len(classes), pretrained=True)
+            return Started(model, _unlike(self.classes(), classes))
+        return self._from_checkpoint(bare, classes)
+
+    def _from_checkpoint(self, bare: Any, classes: tuple[str, ...]) -> Started:
+        import torch
+
+        from senet.weights import read_checkpoint
+        from senet.zoo import misfits
+
+        tensors, description = read_checkpoint(Path(self.weights))
+        model = bare(len(classes))
+        own, new_head = model.state_dict(), _unlike(description.classes, classes)
+        if new_head:
+            with torch.random.fork_rng(devices=[]):
+                other = bare(len(classes) + 1).state_dict()
+            # The classifier is what changes its shape with the number of classes.
+            head = {key for key, tensor in own.items() if other[key].shape != tensor.shape}
+            tensors = {key: tensor for key, tensor in tensors.items() if key not in head} | {k: own[k] for k in head}
+        wrong = misfits(own, tensors)
+        if wrong:
+            raise CheckpointError(f"{self.weights} doesn't fit {self.model}: {wrong}")
+        model.load_state_dict(tensors)
+        return Started(model, new_head)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Start:
+        """Read what `to_dict` wrote, among other values."""
+        found = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        if found.get("preprocessing"):
+            found["preprocessing"] = Preprocessing.from_dict(found["preprocessing"])
+        return cls(**found | {"size": found["size"] and tuple(found["size"])})
+
+
+def _described(path: str) -> Description:
+    from senet.weights import read_checkpoint
+
+    return read_checkpoint(Path(path))[1]
+
+
+def _unlike(there: Sequence[str], here: Sequence[str]) -> str:
+    """Why outputs for some classes are none for others; empty if they are.
+
+    Numbers stand for names that nobody told (published weights, converted files): they fit any as many classes.
+    """
+    if len(there) != len(here):
+        return f"the weights are for {len(there):,} classes, the data has {len(here):,}"
+    numbers = tuple(map(str, range(len(there))))
+    return "" if tuple(there) in (tuple(here), numbers) else "the weights are for other classes"

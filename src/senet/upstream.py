@@ -1,0 +1,212 @@
+"""Networks of other libraries by name: `timm:resnet50`, `torchvision:resnet50`.
+
+Names are looked up in the library's own registry and nowhere else, so a checkpoint that holds one chooses no code.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.preprocessing import Preprocessing
+from senet.weights.load import stem_weight
+
+__all__ = ["LIBRARIES", "Upstream", "upstream"]
+
+_INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+
+
+@dataclass(frozen=True)
+class Upstream(ABC):
+    """One network of another library.
+
+    Attributes:
+        name: As that library calls it.
+
+    Raises:
+        UnknownNameError: It has no such network; names the nearest.
+        SenetError: The library isn't installed.
+    """
+
+    name: str
+    library: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        self.check_name()
+
+    @abstractmethod
+    def check_name(self) -> None:
+        """Raise an `UnknownNameError` for a name that the library doesn't have."""
+
+    @abstractmethod
+    def build(self, *, num_classes: int, in_channels: int = 3, pretrained: bool = False) -> nn.Module:
+        """Make it.
+
+        With another number of classes than `num_classes`, pretrained weights leave the classifier freshly
+        initialised; with other channels than three, the first convolution's weights are summed or repeated.
+
+        Raises:
+            CheckpointError: The pretrained weights can't be had.
+        """
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """Outputs of its pretrained classifier."""
+
+    @property
+    @abstractmethod
+    def preprocessing(self) -> Preprocessing:
+        """What images go through before its pretrained weights see them."""
+
+    @property
+    def text(self) -> str:
+        """`library:name`."""
+        return f"{self.library}:{self.name}"
+
+    @contextmanager
+    def fetching(self) -> Iterator[None]:
+        """Download within, quietly; a failure is one clear error."""
+        hub = logging.getLogger("huggingface_hub")
+        level = hub.level
+        hub.setLevel(logging.ERROR)
+        try:
+            yield
+        except Exception as error:  # what a failed download raises depends on the versions of four libraries
+            reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+            raise CheckpointError(
+                f"the pretrained weights of {self.text} can't be had: {reason.rstrip('.')}; "
+                "--no-pretrained begins with random ones"
+            ) from error
+        finally:
+            hub.setLevel(level)
+
+
+class Timm(Upstream):
+    """A network of timm; a tag chooses among its weights (`timm:resnet50.a1_in1k`)."""
+
+    library = "timm"
+
+    def check_name(self) -> None:
+        """Ask timm's registry; `hf-hub:` and `local-dir:`, which would load files, aren't in it."""
+        timm = self._timm()
+        if not timm.is_model(self.name):
+            raise UnknownNameError("network of timm", self.name, timm.list_models())
+        tag = self.name.partition(".")[2]
+        tags = [text.partition(".")[2] for text in timm.list_pretrained(f"{self.name.partition('.')[0]}.*")]
+        if tag and tag not in tags:
+            raise UnknownNameError(f"tag of timm's {self.name.partition('.')[0]}", tag, tags)
+
+    def build(self, *, num_classes: int, in_channels: int = 3, pretrained: bool = False) -> nn.Module:
+        """As `timm.create_model` does."""
+        create = self._timm().create_model
+        if not pretrained:
+            return create(self.name, num_classes=num_classes, in_chans=in_channels)
+        with self.fetching():
+            return create(self.name, num_classes=num_classes, in_chans=in_channels, pretrained=True)
+
+    @property
+    def num_classes(self) -> int:
+        """As timm's configuration says."""
+        return int(self._config().num_classes)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """As timm's configuration says; every crop is a centre crop here, and unusual interpolations are bicubic."""
+        from timm.data import resolve_data_config
+
+        found = resolve_data_config(pretrained_cfg=self._config().to_dict())
+        interpolation = found["interpolation"]
+        return Preprocessing(
+            size=tuple(found["input_size"][1:]),
+            crop_fraction=min(found["crop_pct"], 1.0),
+            interpolation=interpolation if interpolation in _INTERPOLATIONS else "bicubic",
+            mean=tuple(found["mean"]),
+            std=tuple(found["std"]),
+            channel_order="L" if len(found["mean"]) == 1 else "RGB",
+        )
+
+    def _config(self) -> Any:
+        return self._timm().get_pretrained_cfg(self.name)
+
+    def _timm(self) -> Any:
+        try:
+            import timm
+        except ImportError as error:
+            raise SenetError(f"{self.text} needs timm, which isn't installed: pip install 'senet[timm]'") from error
+        return timm
+
+
+class Torchvision(Upstream):
+    """A classifier of torchvision, with its newest weights."""
+
+    library = "torchvision"
+
+    def check_name(self) -> None:
+        """Ask torchvision's registry of classifiers."""
+        from torchvision import models
+
+        known = models.list_models(module=models)
+        if self.name not in known:
+            raise UnknownNameError("network of torchvision", self.name, known)
+
+    def build(self, *, num_classes: int, in_channels: int = 3, pretrained: bool = False) -> nn.Module:
+        """As `torchvision.models.get_model` does, without auxiliary classifiers, whose outputs no loss here expects."""
+        from torchvision import models
+
+        more: dict[str, Any] = {}
+        if self.name in ("googlenet", "inception_v3"):
+            more = {"aux_logits": False, "transform_input": in_channels == 3, "init_weights": not pretrained}
+        model: nn.Module = models.get_model(self.name, num_classes=num_classes, **more)
+        if pretrained:
+            more |= {"transform_input": True} if more else {}
+            with self.fetching():
+                given = models.get_model(self.name, weights="DEFAULT", **more).state_dict()
+            own = model.state_dict()
+            same = {key: t for key, t in given.items() if key in own and own[key].shape == t.shape}
+            model.load_state_dict(own | same)
+        if in_channels != 3:
+            first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+            first.in_channels = in_channels
+            first.weight = nn.Parameter(stem_weight(first.weight.detach(), in_channels))
+        return model
+
+    @property
+    def num_classes(self) -> int:
+        """As its weights' record says."""
+        return len(self._weights().meta["categories"])
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """As its weights' record says."""
+        found = self._weights().transforms()
+        crop, resize = found.crop_size[0], found.resize_size[0]
+        return Preprocessing(
+            size=(crop, crop),
+            crop_fraction=min(crop / resize, 1.0),
+            interpolation=found.interpolation.value,
+            mean=tuple(found.mean),
+            std=tuple(found.std),
+        )
+
+    def _weights(self) -> Any:
+        from torchvision import models
+
+        return models.get_model_weights(self.name).DEFAULT
+
+
+LIBRARIES: dict[str, type[Upstream]] = {kind.library: kind for kind in (Timm, Torchvision)}
+"""What may stand before the colon."""
+
+
+def upstream(text: str) -> Upstream | None:
+    """The network that `library:name` names; None if the text names none of these libraries."""
+    library, colon, name = text.partition(":")
+    return LIBRARIES[library](name) if colon and library in LIBRARIES else None
