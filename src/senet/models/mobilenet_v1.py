@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from senet.models._scale import check_depths, scaled
 from senet.models.spec import ModelSpec, UnitShape
-from senet.models.stages import ConvNet, conv, conv_norm_act
+from senet.models.stages import ConvNet, conv_norm_act
 from senet.nn import SE
 
 __all__ = ["VARIANTS", "MobileNetSpec", "SeparableUnit"]
@@ -27,8 +27,7 @@ class SeparableUnit(nn.Module):
     def __init__(self, unit: UnitShape, attention: nn.Module) -> None:
         super().__init__()
         width = unit.in_channels
-        depthwise = conv(width, width, 3, stride=unit.stride, groups=width)
-        self.depthwise = nn.Sequential(depthwise, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        self.depthwise = conv_norm_act(width, width, 3, stride=unit.stride, groups=width)
         self.pointwise = conv_norm_act(width, unit.out_channels, 1)
         self.se = attention
 
