@@ -28,13 +28,16 @@ format: .venv/installed-dev
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/installed: pyproject.toml | .venv/bin/python
+# The kernel is compiled by the installation, so a change of its source installs again.
+KERNEL := setup.py $(wildcard src/senet/kernels/*.[ch])
+
+.venv/installed: pyproject.toml $(KERNEL) | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
-.venv/installed-dev: pyproject.toml | .venv/bin/python
+.venv/installed-dev: pyproject.toml $(KERNEL) | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch .venv/installed $@
 
 clean:
-	rm -rf .venv demo build dist src/*.egg-info
+	rm -rf .venv demo build dist src/*.egg-info src/senet/kernels/*.so

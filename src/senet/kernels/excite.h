@@ -80,3 +80,14 @@ INLINE float gate_slope(float s, enum gate kind)
         return s > 0;
     }
 }
+
+/* du times the slope of the gate. */
+static void through_gates(float *du, const float *s, long many, enum gate kind)
+{
+    if (kind == SIGMOID)
+        for (long i = 0; i < many; i++)
+            du[i] *= gate_slope(s[i], SIGMOID);
+    else
+        for (long i = 0; i < many; i++)
+            du[i] *= gate_slope(s[i], kind);
+}

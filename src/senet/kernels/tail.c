@@ -273,6 +273,14 @@ static void affine(const struct senet_tail *step, struct saved s, float *scale, 
     }
 }
 
+/* to[n][c] = gate[n][c] * from[c] */
+static void gated(const struct senet_tail *step, const float *gate, const float *from, float *to)
+{
+    for (long n = 0; n < step->n; n++)
+        for (long j = 0; j < step->c; j++)
+            to[n * step->c + j] = gate[n * step->c + j] * from[j];
+}
+
 static const struct passes *passes_for(const struct senet_tail *step)
 {
     return step->bf16 ? &passes_bf16 : &passes_float;
@@ -332,8 +340,9 @@ static void statistics_of(const struct senet_tail *step, const struct layout *l,
         join_moments(step, l, mean, m2, sample_mean, square);
     else {
         memcpy(sample_mean, mean, (size_t)(step->n * c) * sizeof *mean);
-        for (long i = 0; i < step->n * c; i++)
-            square[i % c] += m2[i];
+        for (long n = 0; n < step->n; n++)
+            for (long i = 0; i < c; i++)
+                square[i] += m2[n * c + i];
     }
     if (!step->training)
         return;
@@ -420,10 +429,8 @@ static int forward(const struct senet_tail *step, const void *x, const void *sho
     if (step->hidden) {
         float *scales = take(&room, nc), *offsets = take(&room, nc), *z = take(&room, nc);
         excite(step, s, scale, offset, z);
-        for (long i = 0; i < nc; i++) {
-            scales[i] = scale[i % c] * s.gate[i];
-            offsets[i] = offset[i % c] * s.gate[i];
-        }
+        gated(step, s.gate, scale, scales);
+        gated(step, s.gate, offset, offsets);
         scale = scales;
         offset = offsets;
     }
@@ -462,8 +469,9 @@ static void excite_back(const struct senet_tail *step, struct saved s, const flo
     for (long r = 0; r < n; r++)
         for (long j = 0, i = r * c; j < c; j++, i++) {
             z[i] = s.mean[i] * scale[j] + offset[j];
-            du[i] = (scale[j] * gt[i] + offset[j] * g[i]) * gate_slope(s.gate[i], (enum gate)step->gate);
+            du[i] = scale[j] * gt[i] + offset[j] * g[i];
         }
+    through_gates(du, s.gate, n * c, (enum gate)step->gate);
     multiply(step, (struct product){block_at_b, du, s.hidden, NULL, to->w2, to->b2, n, c, hidden, 0, 0}, c);
     multiply(step, (struct product){block_a_b, du, step->w2, NULL, dh, NULL, n, c, hidden, 0, 0}, hidden);
     for (long i = 0; i < n * hidden; i++)
@@ -474,38 +482,59 @@ static void excite_back(const struct senet_tail *step, struct saved s, const flo
         dz[i] /= (float)step->hw;
 }
 
-/* Gradients of gamma and beta, and the coefficients of dx = g * scales + offsets - t * slope. `scales` holds the gate,
- * `offsets` the gradient of v by way of the gate (both only with hidden units); `g`, `gt` are the sums. */
-static void norm_back(const struct senet_tail *step, struct saved s, const float *scale, const float *g,
-                      const float *gt, float *scales, float *offsets, float *slope, const struct senet_gradients *to)
+/* Sums over all of the gradient of v (dv), and of that times t - shift (dvt). Of one sample and channel they are, of
+ * the part that comes straight: gate * g, gate * (gt - shift * g); by way of the gate: pixels * e, and with that
+ * pixels * e * (mean - shift), where e is the gradient of v at each pixel. */
+static void sums_of_v(const struct senet_tail *step, struct saved s, const float *g, const float *gt, const float *e,
+                      double *dv, double *dvt)
 {
     const long c = step->c;
-    const double all = (double)step->n * (double)step->hw, hw = (double)step->hw;
-    for (long j = 0; j < c; j++) {
-        double dv = 0, dvt = 0; /* sums of the gradient of v, and of that times t - shift */
-        for (long n = 0; n < step->n; n++) {
-            const long i = n * c + j;
-            const double centred = gt[i] - (double)s.shift[j] * g[i];
-            if (step->hidden) {
-                dv += (double)s.gate[i] * g[i] + hw * offsets[i];
-                dvt += s.gate[i] * centred + hw * offsets[i] * (s.mean[i] - s.shift[j]);
-            } else {
-                dv += g[i];
-                dvt += centred;
+    const float *shift = s.shift;
+    const double hw = (double)step->hw;
+    memset(dv, 0, (size_t)c * sizeof *dv);
+    memset(dvt, 0, (size_t)c * sizeof *dvt);
+    for (long n = 0; n < step->n; n++, g += c, gt += c) {
+        if (!step->hidden) {
+            for (long j = 0; j < c; j++) {
+                dv[j] += g[j];
+                dvt[j] += gt[j] - (double)shift[j] * g[j];
             }
+            continue;
         }
-        if (to->gamma)
-            to->gamma[j] = (float)(dvt * s.inverse[j]);
-        if (to->beta)
-            to->beta[j] = (float)dv;
-        slope[j] = (float)(scale[j] * s.inverse[j] * s.inverse[j] * dvt / all);
-        const float level = step->training ? (float)(scale[j] * dv / all) - slope[j] * s.shift[j] : 0;
-        for (long n = 0; n < (step->hidden ? step->n : 1); n++) {
-            const long i = n * c + j;
-            scales[i] = step->hidden ? scale[j] * s.gate[i] : scale[j];
-            offsets[i] = (step->hidden ? scale[j] * offsets[i] : 0) - level;
+        const float *gate = s.gate + n * c, *mean = s.mean + n * c, *en = e + n * c;
+        for (long j = 0; j < c; j++) {
+            dv[j] += (double)gate[j] * g[j] + hw * en[j];
+            dvt[j] += gate[j] * (gt[j] - (double)shift[j] * g[j]) + hw * en[j] * (mean[j] - shift[j]);
         }
     }
+}
+
+/* Gradients of gamma and beta, and the coefficients of dx = g * scales + offsets - t * slope. `offsets` holds the
+ * gradient of v by way of the gate, a pixel; `level` is room for c. */
+static void norm_back(const struct senet_tail *step, struct saved s, const float *scale, const double *dv,
+                      const double *dvt, float *scales, float *offsets, float *slope, float *level,
+                      const struct senet_gradients *to)
+{
+    const long c = step->c;
+    const double one = 1 / ((double)step->n * (double)step->hw);
+    for (long j = 0; j < c; j++) {
+        slope[j] = (float)(one * scale[j] * s.inverse[j] * s.inverse[j] * dvt[j]);
+        level[j] = step->training ? (float)(one * scale[j] * dv[j]) - slope[j] * s.shift[j] : 0;
+    }
+    for (long j = 0; to->gamma && j < c; j++)
+        to->gamma[j] = (float)(dvt[j] * s.inverse[j]);
+    for (long j = 0; to->beta && j < c; j++)
+        to->beta[j] = (float)dv[j];
+    if (!step->hidden) {
+        memcpy(scales, scale, (size_t)c * sizeof *scale);
+        for (long j = 0; j < c; j++)
+            offsets[j] = -level[j];
+        return;
+    }
+    gated(step, s.gate, scale, scales);
+    for (long n = 0; n < step->n; n++)
+        for (long j = 0; j < c; j++)
+            offsets[n * c + j] = scale[j] * offsets[n * c + j] - level[j];
 }
 
 static int backward(const struct senet_tail *step, const void *dy, const void *x, const void *y, const float *saved,
@@ -514,11 +543,12 @@ static int backward(const struct senet_tail *step, const void *dy, const void *x
     const struct layout l = layout_of(step);
     const long c = step->c, nc = step->n * c, rows = step->hidden ? step->n : 1;
     const long found = step->channels_last ? l.tasks * l.width : nc;
-    const long floats = 3 * c + 8 * nc + step->n * step->hidden + (2 + 4 * rows) * l.width + 2 * found;
-    float *start = malloc((size_t)floats * sizeof *start), *room = start;
-    if (!start)
+    const long floats = 4 * c + 8 * nc + step->n * step->hidden + (2 + 4 * rows) * l.width + 2 * found;
+    double *sums = malloc((size_t)(2 * c) * sizeof *sums + (size_t)floats * sizeof(float));
+    if (!sums)
         return 1;
-    float *scale = take(&room, c), *offset = take(&room, c), *slope = take(&room, c);
+    float *room = (float *)(sums + 2 * c);
+    float *scale = take(&room, c), *offset = take(&room, c), *slope = take(&room, c), *level = take(&room, c);
     float *g = take(&room, nc), *gt = take(&room, nc), *scales = take(&room, nc), *offsets = take(&room, nc);
     struct saved s = saved_in(step, (float *)saved);
     struct run run = {.step = step, .layout = &l, .passes = passes_for(step)};
@@ -528,13 +558,12 @@ static int backward(const struct senet_tail *step, const void *dy, const void *x
 
     affine(step, s, scale, offset);
     if (!y) { /* the sign of the output comes from x */
-        for (long n = 0; n < rows; n++)
-            for (long j = 0, i = n * c; j < c; j++, i++) {
-                scales[i] = step->hidden ? scale[j] * s.gate[i] : scale[j];
-                offsets[i] = step->hidden ? offset[j] * s.gate[i] : offset[j];
-            }
-        run.of.scale = run.sign.scale = widened(&l, scales, &room, rows, c);
-        run.of.offset = run.sign.offset = widened(&l, offsets, &room, rows, c);
+        if (step->hidden) {
+            gated(step, s.gate, scale, scales);
+            gated(step, s.gate, offset, offsets);
+        }
+        run.of.scale = run.sign.scale = widened(&l, step->hidden ? scales : scale, &room, rows, c);
+        run.of.offset = run.sign.offset = widened(&l, step->hidden ? offsets : offset, &room, rows, c);
     }
     run.first = take(&room, found);
     run.second = take(&room, found);
@@ -543,14 +572,15 @@ static int backward(const struct senet_tail *step, const void *dy, const void *x
     join_sums(step, &l, run.second, gt);
     if (step->hidden)
         excite_back(step, s, scale, offset, g, gt, to, offsets, take(&room, 2 * nc + step->n * step->hidden));
-    norm_back(step, s, scale, g, gt, scales, offsets, slope, to);
+    sums_of_v(step, s, g, gt, offsets, sums, sums + c);
+    norm_back(step, s, scale, sums, sums + c, scales, offsets, slope, level, to);
     run.of.scale = widened(&l, scales, &room, rows, c);
     run.of.offset = widened(&l, offsets, &room, rows, c);
     run.of.slope = step->training ? widened(&l, slope, &room, 1, c) : NULL;
     run.masked = !y;
     run.maps = (struct piece){.x = x, .dy = y ? dshortcut : dy, .out = dx};
     go(&run, GRAD, 1);
-    free(start);
+    free(sums);
     return 0;
 }
 

@@ -80,10 +80,15 @@ INLINE vf where_positive(vf test, vf v) { return (vf)((vi)v & ~(vi)(test <= 0));
 
 INLINE float sum_lanes(vf v)
 {
-    float sum = 0;
-    for (int i = 0; i < LANES; i++)
-        sum += v[i];
-    return sum;
+    typedef float quad __attribute__((vector_size(16)));
+    union {
+        vf whole;
+        quad quads[LANES / 4];
+    } of = {v};
+    quad sum = of.quads[0];
+    for (int i = 1; i < LANES / 4; i++)
+        sum += of.quads[i];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 #endif
