@@ -20,7 +20,8 @@ SETS = {"baseline": []} | (
     if X86
     else {}
 )
-FLAGS = ["-std=gnu11", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra", *os.environ.get("SENET_CFLAGS", "").split()]
+FLAGS = ["-std=gnu11", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
+FLAGS += os.environ.get("SENET_CFLAGS", "").split()
 
 
 class BuildKernel(build_ext):
@@ -30,9 +31,11 @@ class BuildKernel(build_ext):
     """
 
     def get_ext_filename(self, fullname: str) -> str:
+        """Where it stands: without Python's version in its name."""
         return str(Path(*fullname.split("."))) + ".so"
 
     def build_extension(self, ext: Extension) -> None:
+        """Compile, or say that it can't be done and go on."""
         try:
             self._build(ext)
         except Exception as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from senet.cost import cost as cost
+    from senet.deploy import optimize as optimize
     from senet.errors import CheckpointError as CheckpointError
     from senet.errors import DataError as DataError
     from senet.errors import SenetError as SenetError
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 _HOME = {
     "cost": "senet.cost",
     "load_weights": "senet.weights",
+    "optimize": "senet.deploy",
     **dict.fromkeys(("CheckpointError", "DataError", "SenetError"), "senet.errors"),
     **dict.fromkeys(("BAM", "CBAM", "ECA", "ESE", "GE", "SE", "SK", "ScSE", "SpatialSE", "SqueezeExcite"), "senet.nn"),
     **dict.fromkeys(("create_model", "list_models", "load_model"), "senet.zoo"),

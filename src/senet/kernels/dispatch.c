@@ -73,3 +73,9 @@ OFFERED int senet_tail_backward(const struct senet_tail *step, const void *dy, c
 {
     return best()->backward(step, dy, x, y, saved, dx, dshortcut, gradients);
 }
+
+OFFERED int senet_tail_rescale(const struct senet_tail *step, const void *x, const float *gate, const void *shortcut,
+                               void *y)
+{
+    return best()->rescale(step, x, gate, shortcut, y);
+}

@@ -18,7 +18,7 @@ __all__ = ["Choice", "choose", "describe"]
 VARIABLE: Final = "SENET_KERNELS"
 CHOICES: Final = ("compiled", "reference")
 _FILE: Final = Path(__file__).with_name("_tail.so")
-_ABI: Final = 1  # SENET_ABI of tail.h
+_ABI: Final = 2  # SENET_ABI of tail.h
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""The compiled kernel as two PyTorch operators, `senet::tail` and `senet::tail_backward`."""
+"""The compiled kernel as PyTorch operators, `senet::tail` and its derivative; for inference `senet::rescale_`."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from senet.kernels.library import choose
 
-__all__ = ["tail", "tail_backward"]
+__all__ = ["rescale_", "tail", "tail_backward"]
 
 
 class _Step(ctypes.Structure):
@@ -66,7 +67,7 @@ def tail(
         The result; mean and unbiased variance of the batch, (2, C), if training; what the backward pass needs.
     """
     y, statistics, saved = _outputs(x, w1)
-    step = _step(x, gamma, beta, mean, var, w1, b1, w2, b2, training, eps, gate)
+    step = _step(x, (gamma, beta, mean, var, w1, b1, w2, b2), training, eps, gate)
     _run("senet_tail_forward", step, *map(_pointer, (x, shortcut, y, statistics, saved)))
     return y, statistics, saved
 
@@ -94,26 +95,35 @@ def tail_backward(
 ) -> list[Tensor]:
     """Gradients of x, shortcut, gamma, beta, w1, b1, w2, b2; empty tensors for those that weren't there.
 
-    Args:
-        dy: Gradient of the result, in any memory format.
-        y: The result; None: there was no shortcut.
-        saved: What `tail` saved.
-
-    The others are those of `tail`.
+    `dy` is the gradient of the result, in any memory format; `y` the result, or None if there was no shortcut; `saved`
+    what `tail` saved; the others are those of `tail`.
     """
     if dy.stride() != x.stride():
         dy = torch.empty_like(x).copy_(dy)
     gradients = _gradients(x, y, gamma, beta, w1, b1, w2, b2)
     dx, dshortcut, *small = [None if g.numel() == 0 else g for g in gradients]
-    step = _step(x, gamma, beta, None, None, w1, b1, w2, b2, training, eps, gate)
+    step = _step(x, (gamma, beta, None, None, w1, b1, w2, b2), training, eps, gate)
     into = _Gradients(*map(_pointer, small))
     _run("senet_tail_backward", step, *map(_pointer, (dy, x, y, saved, dx, dshortcut)), ctypes.byref(into))
     return gradients
 
 
 @tail_backward.register_fake
-def _(dy: Tensor, x: Tensor, y: Tensor | None, saved: Tensor, *others: Any) -> list[Tensor]:
+def _(_dy: Tensor, x: Tensor, y: Tensor | None, _saved: Tensor, *others: Any) -> list[Tensor]:
     return _gradients(x, y, *others[:6])
+
+
+@torch.library.custom_op("senet::rescale_", mutates_args=("x",), device_types="cpu")
+def rescale_(x: Tensor, gate: Tensor, shortcut: Tensor) -> None:
+    """Let x become `relu(gate * x + shortcut)`; for inference, without derivative.
+
+    Args:
+        x: As in `tail`.
+        gate: (N, C), float32.
+        shortcut: As x, in the same memory format.
+    """
+    step = _step(x, (), False, 0.0, 0)
+    _run("senet_tail_rescale", step, *map(_pointer, (x, gate, shortcut, x)))
 
 
 def _outputs(x: Tensor, w1: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -131,21 +141,10 @@ def _pointer(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _step(
-    x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    w1: Tensor | None,
-    b1: Tensor | None,
-    w2: Tensor | None,
-    b2: Tensor | None,
-    training: bool,
-    eps: float,
-    gate: int,
-) -> _Step:
+def _step(x: Tensor, parameters: Sequence[Tensor | None], training: bool, eps: float, gate: int) -> _Step:
+    """The parameters are gamma, beta, mean, var, w1, b1, w2, b2; missing ones at the end are None."""
     n, c, height, width = x.shape
+    w1 = parameters[4] if parameters else None
     return _Step(
         n,
         c,
@@ -157,7 +156,7 @@ def _step(
         gate,
         torch.get_num_threads(),
         eps,
-        *map(_pointer, (gamma, beta, mean, var, w1, b1, w2, b2)),
+        *map(_pointer, parameters),
     )
 
 

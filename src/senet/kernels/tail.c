@@ -584,9 +584,28 @@ static int backward(const struct senet_tail *step, const void *dy, const void *x
     return 0;
 }
 
+/* --- inference ----------------------------------------------------------------------------------------------------- */
+
+static int rescale(const struct senet_tail *step, const void *x, const float *gate, const void *shortcut, void *y)
+{
+    const struct layout l = layout_of(step);
+    const long rows = step->n;
+    float *zeros = calloc((size_t)(2 * rows) * (size_t)l.width, sizeof *zeros), *room = zeros + rows * l.width;
+    if (!zeros)
+        return 1;
+    struct run run = {.step = step, .layout = &l, .passes = passes_for(step), .a_sample = l.width};
+    run.maps = (struct piece){.x = x, .shortcut = shortcut, .out = y};
+    run.of.pivot = zeros;
+    run.of.scale = widened(&l, gate, &room, rows, step->c);
+    run.of.offset = zeros;
+    go(&run, APPLY, 1);
+    free(zeros);
+    return 0;
+}
+
 #define TEXT(name) #name
 #define NAME(set) TEXT(set)
 #define SYMBOL_(set) JOIN(senet_, set)
 #define SYMBOL(set) SYMBOL_(set)
 
-const struct senet_instruction_set SYMBOL(SET) = {NAME(SET), forward, backward};
+const struct senet_instruction_set SYMBOL(SET) = {NAME(SET), forward, backward, rescale};

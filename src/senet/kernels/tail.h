@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* Changes with every change of the functions below; the caller compares it with its own. */
-#define SENET_ABI 1
+#define SENET_ABI 2
 
 /* The shape and options of a step. */
 struct senet_tail {
@@ -43,11 +43,14 @@ typedef int senet_forward(const struct senet_tail *, const void *x, const void *
 /* `y` is NULL if there was no shortcut, else `dshortcut` gets the shortcut's gradient. */
 typedef int senet_backward(const struct senet_tail *, const void *dy, const void *x, const void *y, const float *saved,
                            void *dx, void *dshortcut, const struct senet_gradients *);
+/* y = relu(gate * x + shortcut) with the gate (n, c); y may be x. Of the step only shape, storage and threads count. */
+typedef int senet_rescale(const struct senet_tail *, const void *x, const float *gate, const void *shortcut, void *y);
 
 struct senet_instruction_set {
     const char *name;
     senet_forward *forward;
     senet_backward *backward;
+    senet_rescale *rescale;
 };
 
 /* Run `task(context, i)` for i in [0, tasks), each once, on up to `threads` threads. */

@@ -42,12 +42,17 @@ def conv_norm(cin: int, cout: int, kernel: int, *, stride: int = 1) -> nn.Sequen
 
 @final
 class ConvNormAct(nn.Sequential):
-    """Convolution, batch norm and ReLU, the last two as one operation where that is possible."""
+    """Convolution, batch norm and ReLU, the last two as one operation where that is possible; and what was appended."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
-        convolution, norm, relu = self
-        return norm_relu(convolution(x), norm, relu)
+        if len(self) < 3:  # a slice
+            return super().forward(x)
+        convolution, norm, relu, *appended = self
+        x = norm_relu(convolution(x), norm, relu)
+        for layer in appended:
+            x = layer(x)
+        return x
 
 
 def conv_norm_act(cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int = 1) -> ConvNormAct:

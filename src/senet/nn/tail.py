@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from senet.kernels import choose
+from senet.kernels import choose, rescale_
 from senet.kernels import tail as fused_tail
 from senet.kernels import tail_backward as fused_tail_backward
 from senet.nn._dims import over_space
@@ -26,7 +26,7 @@ from senet.nn.block import SqueezeExcite
 from senet.nn.gate import GATES
 from senet.nn.squeeze import mean as spatial_mean
 
-__all__ = ["definition", "norm_relu", "tail", "untouched"]
+__all__ = ["definition", "norm_relu", "rescaled", "tail", "untouched"]
 
 _GATES: Final[tuple[Callable[[Tensor], Tensor], ...]] = tuple(
     function for gate in GATES.values() for function in (gate.plain, gate.centred)
@@ -38,8 +38,8 @@ def tail(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tensor) -> Tensor:
     """Return `relu(shortcut + se(norm(x)))`: by the compiled kernel where it can, else by the modules.
 
     The kernel takes over on processors, for float32 and bfloat16 maps of equal type and memory format, a
-    `nn.BatchNorm2d` in either mode, and `SqueezeExcite` with any gate (or `nn.Identity`), if nothing watches the modules. Running
-    statistics are updated as `nn.BatchNorm2d` does.
+    `nn.BatchNorm2d` in either mode, and `SqueezeExcite` with any gate (or `nn.Identity`), if nothing watches the
+    modules. Running statistics are updated as `nn.BatchNorm2d` does.
 
     Args:
         x: What the branch's last convolution gives, (N, C, H, W).
@@ -50,16 +50,30 @@ def tail(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tensor) -> Tensor:
     Returns:
         (N, C, H, W).
     """
-    if _fits(x, norm, shortcut) and _attention_fits(se) and untouched(norm, se):
+    if isinstance(norm, nn.BatchNorm2d) and _fits(x, norm, shortcut) and _attention_fits(se) and untouched(norm, se):
         return _fused(x, norm, se, shortcut)
     return torch.relu(shortcut + se(norm(x)))
 
 
 def norm_relu(x: Tensor, norm: nn.Module, relu: nn.Module) -> Tensor:
     """Return `relu(norm(x))`, (N, C, H, W) -> the same: `tail` without attention and shortcut."""
-    if _fits(x, norm, None) and type(relu) is nn.ReLU and untouched(norm, relu):
+    if isinstance(norm, nn.BatchNorm2d) and _fits(x, norm, None) and type(relu) is nn.ReLU and untouched(norm, relu):
         return _fused(x, norm, None, None)
     return relu(norm(x))
+
+
+def rescaled(x: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
+    """Return `relu(gate * x + shortcut)`; for inference, where it may be written over x.
+
+    Args:
+        x: What the branch gives, (N, C, H, W); nobody else needs it.
+        gate: (N, C).
+        shortcut: As x.
+    """
+    if _processor(x) and _alike(x, shortcut) and not torch.is_grad_enabled():
+        rescale_(x, gate.float().contiguous(), shortcut)
+        return x
+    return torch.relu(x * over_space(gate, x) + shortcut)
 
 
 def untouched(*modules: nn.Module) -> bool:
@@ -75,19 +89,27 @@ def untouched(*modules: nn.Module) -> bool:
     )
 
 
-def _fits(x: Tensor, norm: nn.Module, shortcut: Tensor | None) -> bool:
+def _fits(x: Tensor, norm: nn.BatchNorm2d, shortcut: Tensor | None) -> bool:
+    return (
+        _processor(x)
+        and type(norm) is nn.BatchNorm2d
+        and x.shape[1] == norm.num_features
+        and x.numel() > x.shape[1]  # one value a channel: the norm's own error
+        and (shortcut is None or _alike(x, shortcut))
+        and all(t is None or t.dtype == torch.float32 for t in (norm.weight, norm.running_mean))
+    )
+
+
+def _processor(x: Tensor) -> bool:
+    """Whether the kernel takes such a map."""
     return (
         choose().library is not None
-        and type(norm) is nn.BatchNorm2d
         and type(x) is Tensor
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.ndim == 4
-        and x.shape[1] == norm.num_features
-        and x.numel() > x.shape[1]  # one value a channel: the norm's own error
+        and x.numel() > 0
         and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
-        and (shortcut is None or _alike(x, shortcut))
-        and all(t is None or t.dtype == torch.float32 for t in (norm.weight, norm.running_mean))
         and _eager()
     )
 
@@ -156,26 +178,18 @@ def _update(norm: nn.BatchNorm2d, statistics: Tensor) -> None:
         running.mul_(1 - momentum).add_(batch, alpha=momentum)
 
 
-def definition(
-    x: Tensor,
-    shortcut: Tensor | None,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    w1: Tensor | None,
-    b1: Tensor | None,
-    w2: Tensor | None,
-    b2: Tensor | None,
-    training: bool,
-    eps: float,
-    gate: int,
-) -> Tensor:
+def definition(x: Tensor, shortcut: Tensor | None, *parameters: Any) -> Tensor:
     """What the operator `senet::tail` computes, in plain PyTorch: any device, any type, differentiable twice.
 
-    Arguments as those of `senet.kernels.tail`. In half precision it computes in float32, as the kernel does.
+    Args:
+        x: (N, C, H, W).
+        shortcut: As x; None is zero.
+        parameters: The other arguments of `senet.kernels.tail`.
+
+    Returns:
+        (N, C, H, W), of the type of x. In half precision it computes in float32, as the kernel does.
     """
-    scaled = _before_add(x, gamma, beta, mean, var, w1, b1, w2, b2, training, eps, gate)
+    scaled = _before_add(x, *parameters)
     return torch.relu(scaled if shortcut is None else scaled + shortcut).to(x.dtype)
 
 
@@ -226,9 +240,7 @@ def _backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...
     return dx, dshortcut, dgamma, dbeta, None, None, *dlayers, None, None, None
 
 
-def _backward_definition(
-    dy: Tensor, x: Tensor, y: Tensor | None, *parameters: Any
-) -> tuple[Tensor | None, ...]:
+def _backward_definition(dy: Tensor, x: Tensor, y: Tensor | None, *parameters: Any) -> tuple[Tensor | None, ...]:
     """The gradients of `definition`, themselves differentiable; without the shortcut, whose values aren't kept.
 
     The result is `mask * (before + shortcut)`, with a mask of zeros and ones that has no gradient.
@@ -238,9 +250,7 @@ def _backward_definition(
     masked = torch.where(positive, dy, 0).to(before.dtype)
     wanted = [t for t in (x, *parameters[:-3]) if t is not None and t.requires_grad]
     found = iter(torch.autograd.grad(before, wanted, masked, create_graph=True))
-    dx, *others = (
-        next(found) if t is not None and t.requires_grad else None for t in (x, *parameters[:-3])
-    )
+    dx, *others = (next(found) if t is not None and t.requires_grad else None for t in (x, *parameters[:-3]))
     return dx, None if y is None else masked.to(dy.dtype), *others
 
 
