@@ -67,7 +67,7 @@ def test_the_same_function(kind: str, dtype: torch.dtype, layout: torch.memory_f
     assert found.dtype == dtype
     assert (found.double() - expected).abs().max() <= TOLERANCE[dtype] * expected.abs().max()
     assert expected.abs().max() > 0.01
-    assert report.norms_folded > 0
+    assert report.norms_folded + len(report.norms_left) > 0
     for key, value in model.state_dict().items():
         assert torch.equal(value, kept[key].to(value.dtype)), key
 

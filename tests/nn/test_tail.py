@@ -58,12 +58,13 @@ def inputs(
 def derived(compute: Any, values: list[Tensor | None], dy: Tensor, options: tuple[Any, ...]) -> dict[str, Tensor]:
     """Output and all gradients, by name."""
     leaves = [
-        v if v is None else v.detach().clone().requires_grad_(n not in ("mean", "var")) for n, v in zip(NAMES, values)
+        v if v is None else v.detach().clone().requires_grad_(n not in ("mean", "var"))
+        for n, v in zip(NAMES, values, strict=True)
     ]
     y = compute(*leaves, *options)
-    wanted = {n: v for n, v in zip(NAMES, leaves) if v is not None and v.requires_grad}
+    wanted = {n: v for n, v in zip(NAMES, leaves, strict=True) if v is not None and v.requires_grad}
     found = torch.autograd.grad(y, list(wanted.values()), dy.to(y.dtype))
-    return {"y": y.detach(), **dict(zip(wanted, found))}
+    return {"y": y.detach(), **dict(zip(wanted, found, strict=True))}
 
 
 def kernel(*arguments: Any) -> Tensor:
@@ -177,7 +178,7 @@ def test_what_is_no_number_stays_none() -> None:
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_the_definition_is_differentiable_twice(training: bool) -> None:
     values = [v if v is None else v.double() for v in inputs((3, 4, 3, 2))]
-    leaves = [v.requires_grad_(n not in ("mean", "var")) for n, v in zip(NAMES, values) if v is not None]
+    leaves = [v.requires_grad_(n not in ("mean", "var")) for n, v in zip(NAMES, values, strict=True) if v is not None]
     assert torch.autograd.gradcheck(lambda *v: definition(*v, training, 1e-5, 0), leaves)
     assert torch.autograd.gradgradcheck(lambda *v: definition(*v, training, 1e-5, 0), leaves)
 
@@ -189,12 +190,13 @@ def test_the_second_derivative(shortcut: bool) -> None:
     second = []
     for compute, kind in ((kernel, torch.float32), (definition, torch.float64)):
         leaves = [
-            v if v is None else v.to(kind).requires_grad_(n not in ("mean", "var")) for n, v in zip(NAMES, values)
+            v if v is None else v.to(kind).requires_grad_(n not in ("mean", "var"))
+            for n, v in zip(NAMES, values, strict=True)
         ]
         wanted = [v for v in leaves if v is not None and v.requires_grad]
         first = torch.autograd.grad(compute(*leaves, True, 1e-5, 0).square().sum(), wanted, create_graph=True)
         second.append(torch.autograd.grad(sum(g.square().sum() for g in first), wanted))
-    for ours, exact in zip(*second):
+    for ours, exact in zip(*second, strict=True):
         assert (ours - exact).abs().max() <= 1e-4 * exact.abs().max().clamp_min(1e-3)
 
 
@@ -224,7 +226,7 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return real(*arguments)
 
     monkeypatch.setattr(home, "_fused", counting)
-    yield calls
+    return calls
 
 
 def maps(n: int = 4, channels: int = 16, **options: Any) -> tuple[Tensor, Tensor]:
@@ -362,7 +364,7 @@ def test_a_step_of_a_network_is_the_one_of_its_modules(
     expected.backward()
     torch.testing.assert_close(loss, expected)
     assert list(model.state_dict()) == list(plain.state_dict())
-    for (key, ours), (_, theirs) in zip(model.state_dict().items(), plain.state_dict().items()):
+    for (key, ours), (_, theirs) in zip(model.state_dict().items(), plain.state_dict().items(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=key)
 
 
@@ -408,7 +410,7 @@ def test_traced() -> None:
 @needs_kernel
 def test_the_operators_are_registered_whole() -> None:
     values = inputs((2, 8, 4, 4))
-    for v, name in zip(values, NAMES):
+    for v, name in zip(values, NAMES, strict=True):
         assert v is not None
         v.requires_grad_(name not in ("mean", "var"))
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")

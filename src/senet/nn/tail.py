@@ -103,14 +103,14 @@ def _fits(x: Tensor, norm: nn.BatchNorm2d, shortcut: Tensor | None) -> bool:
 def _processor(x: Tensor) -> bool:
     """Whether the kernel takes such a map."""
     return (
-        choose().library is not None
+        _eager()
+        and choose().library is not None
         and type(x) is Tensor
         and x.device.type == "cpu"
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.ndim == 4
         and x.numel() > 0
         and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
-        and _eager()
     )
 
 
