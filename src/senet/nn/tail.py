@@ -171,9 +171,12 @@ def _update(norm: nn.BatchNorm2d, statistics: Tensor) -> None:
     """Move the running statistics as `nn.BatchNorm2d` does."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    assert norm.num_batches_tracked is not None
-    norm.num_batches_tracked.add_(1)
-    momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    momentum = norm.momentum
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if momentum is None:
+            momentum = 1 / float(norm.num_batches_tracked)
+    momentum = momentum or 0.0
     for running, batch in zip((norm.running_mean, norm.running_var), statistics, strict=True):
         running.mul_(1 - momentum).add_(batch, alpha=momentum)
 
