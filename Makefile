@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A process a core, each computing with one thread: several threads in several processes fight over the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo test test-all bench sanitize lint format clean
 
 demo: .venv/installed ## Train on real scanned digits, evaluate, predict on image files
 	$(BIN)/python examples/demo.py
@@ -14,6 +14,18 @@ test: lint ## Linter, type checker, import contracts, tests
 
 test-all: lint ## The same with the tests that take minutes
 	$(PYTEST)
+
+bench: .venv/installed-dev ## What attention costs in time and memory, about 10 minutes; BENCH=--quick for two
+	$(BIN)/python benchmarks/bench_speed.py $(BENCH)
+
+# The kernel with the address and undefined-behaviour sanitizers, through its own tests; the plain one comes back after.
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g
+sanitize: .venv/installed-dev ## The kernel's tests under ASan and UBSan (Linux, gcc)
+	SENET_CFLAGS="$(SANITIZE)" $(BIN)/python setup.py -q build_ext --inplace
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/nn/test_tail.py tests/kernels -k "not compiled and not twice"; \
+	  found=$$?; $(BIN)/python setup.py -q build_ext --inplace; exit $$found
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -28,13 +40,16 @@ format: .venv/installed-dev
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/installed: pyproject.toml | .venv/bin/python
+# The kernel is compiled by the installation, so a change of its source installs again.
+KERNEL := setup.py $(wildcard src/senet/kernels/*.[ch])
+
+.venv/installed: pyproject.toml $(KERNEL) | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
-.venv/installed-dev: pyproject.toml | .venv/bin/python
+.venv/installed-dev: pyproject.toml $(KERNEL) | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch .venv/installed $@
 
 clean:
-	rm -rf .venv demo build dist src/*.egg-info
+	rm -rf .venv demo build dist src/*.egg-info src/senet/kernels/*.so

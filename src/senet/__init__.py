@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from senet.cost import cost as cost
-    from senet.errors import CheckpointError as CheckpointError
-    from senet.errors import DataError as DataError
+    from senet.deploy import optimize as optimize
     from senet.errors import SenetError as SenetError
     from senet.nn import BAM as BAM
     from senet.nn import CBAM as CBAM
@@ -39,7 +38,8 @@ __version__ = "0.1.0"
 _HOME = {
     "cost": "senet.cost",
     "load_weights": "senet.weights",
-    **dict.fromkeys(("CheckpointError", "DataError", "SenetError"), "senet.errors"),
+    "optimize": "senet.deploy",
+    "SenetError": "senet.errors",
     **dict.fromkeys(("BAM", "CBAM", "ECA", "ESE", "GE", "SE", "SK", "ScSE", "SpatialSE", "SqueezeExcite"), "senet.nn"),
     **dict.fromkeys(("freeze", "plan", "prune", "remove", "retrofit", "trainable"), "senet.surgery"),
     **dict.fromkeys(("create_model", "list_models", "load_model"), "senet.zoo"),

@@ -123,7 +123,7 @@ def test_a_description_of_no_network(options: dict, message: str, tmp_path: Path
         model="torchvision:resnet18", options=options, classes=("a", "b"), preprocessing=Preprocessing()
     )
     write_checkpoint(tmp_path / "best.safetensors", {}, described)
-    with pytest.raises(senet.CheckpointError, match=message):
+    with pytest.raises(senet.errors.CheckpointError, match=message):
         senet.load_model(tmp_path)
 
 
@@ -160,7 +160,7 @@ def test_weights_that_cannot_be_had_are_one_line(text: str, monkeypatch: pytest.
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", refuse)
     monkeypatch.setattr(WeightsEnum, "get_state_dict", refuse)
     with pytest.raises(
-        senet.CheckpointError, match=r"can't be had: no route to host; --no-pretrained begins"
+        senet.errors.CheckpointError, match=r"can't be had: no route to host; --no-pretrained begins"
     ) as caught:
         Start.public(text, {}).build(["a", "b"], 3)
     assert "\n" not in str(caught.value)

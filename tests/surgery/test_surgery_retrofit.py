@@ -125,6 +125,16 @@ def test_any_width_size_and_option_keeps_the_function(
         assert [site.channels for site in report.inserted] == [channels] * 3
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", ["resnet18", "cifar_resnet20", "cifar_preresnet20", "vgg11", "mobilenet_v1_025"])
+def test_own_networks_stay_bit_for_bit_on_the_kernel(name: str, training: bool) -> None:
+    model = randomise(senet.create_model(name)).train(training)
+    twin = copy.deepcopy(model)
+    x = image(side=64)
+    senet.retrofit(model)
+    assert torch.equal(model(x), twin(x))
+
+
 def test_keys_stay_and_old_and_new_checkpoints_load(resnet: nn.Module) -> None:
     old = copy.deepcopy(resnet.state_dict())
     senet.retrofit(resnet)

@@ -56,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
 def _machine() -> dict[str, Any]:
     import torch
 
+    from senet.kernels import describe
+
     found: dict[str, Any] = {"python": f"{platform.python_version()} ({sys.executable})"}
     for name in LIBRARIES:
         try:
@@ -65,6 +67,7 @@ def _machine() -> dict[str, Any]:
     found["processor"] = f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
     found["torch threads"] = torch.get_num_threads()
     found["fast bf16 on this processor"] = "yes" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+    found["kernel"] = describe()
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     found["accelerator"] = f"{torch.accelerator.device_count()} x {accelerator}" if accelerator else "none"
     found["free disk here"] = f"{shutil.disk_usage('.').free / 1e9:.1f} GB"

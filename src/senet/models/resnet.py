@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from senet.errors import SenetError
 from senet.models.spec import ModelSpec, UnitShape
-from senet.models.stages import ConvNet, Head, ResidualUnit, conv, conv_norm, conv_norm_act
+from senet.models.stages import ConvNet, Head, NormLast, ResidualUnit, conv, conv_norm, conv_norm_act
 from senet.nn import SE
+from senet.nn.tail import norm_relu
 from senet.preprocessing import IMAGENET, IMAGENET_CAFFE
 
 __all__ = ["VARIANTS", "BasicBranch", "BottleneckBranch", "ResNetSpec"]
@@ -21,7 +22,7 @@ Inner = Callable[[Tensor], Tensor]
 
 
 @final
-class BasicBranch(nn.Module):
+class BasicBranch(NormLast):
     """3x3, 3x3 (He et al. 2016, arXiv 1512.03385, Fig. 5 left). The attention of `conv3x3` follows the first."""
 
     def __init__(self, unit: UnitShape) -> None:
@@ -32,15 +33,20 @@ class BasicBranch(nn.Module):
         self.bn2 = nn.BatchNorm2d(unit.out_channels)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor, inner: Inner | None = None) -> Tensor:
+    @property
+    def last_norm(self) -> nn.Module:
+        """The norm at its end."""
+        return self.bn2
+
+    def before_norm(self, x: Tensor, inner: Inner | None = None) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
-        x = self.relu(self.bn1(self.conv1(x)))
+        x = norm_relu(self.conv1(x), self.bn1, self.relu)
         x = inner(x) if inner else x
-        return self.bn2(self.conv2(x))
+        return self.conv2(x)
 
 
 @final
-class BottleneckBranch(nn.Module):
+class BottleneckBranch(NormLast):
     """1x1, 3x3, 1x1 (He et al. 2016, Fig. 5 right); the 3x3 in groups for ResNeXt (Xie et al. 2017).
 
     Args:
@@ -64,12 +70,17 @@ class BottleneckBranch(nn.Module):
         self.bn3 = nn.BatchNorm2d(unit.out_channels)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor, inner: Inner | None = None) -> Tensor:
+    @property
+    def last_norm(self) -> nn.Module:
+        """The norm at its end."""
+        return self.bn3
+
+    def before_norm(self, x: Tensor, inner: Inner | None = None) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
+        x = norm_relu(self.conv1(x), self.bn1, self.relu)
+        x = norm_relu(self.conv2(x), self.bn2, self.relu)
         x = inner(x) if inner else x
-        return self.bn3(self.conv3(x))
+        return self.conv3(x)
 
 
 @dataclass(frozen=True, kw_only=True)

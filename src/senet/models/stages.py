@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import final
@@ -13,8 +14,20 @@ from torch.utils.checkpoint import checkpoint
 from senet.models.dilation import dilate
 from senet.models.spec import FeatureInfo, ModelSpec, UnitShape
 from senet.nn import PLACEMENTS
+from senet.nn.tail import norm_relu, tail, untouched
 
-__all__ = ["ConvNet", "Head", "PreActUnit", "ResidualUnit", "conv", "conv_norm", "conv_norm_act", "run_stage"]
+__all__ = [
+    "ConvNet",
+    "ConvNormAct",
+    "Head",
+    "NormLast",
+    "PreActUnit",
+    "ResidualUnit",
+    "conv",
+    "conv_norm",
+    "conv_norm_act",
+    "run_stage",
+]
 
 
 def conv(cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -27,11 +40,43 @@ def conv_norm(cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int 
     return nn.Sequential(conv(cin, cout, kernel, stride=stride, groups=groups), nn.BatchNorm2d(cout))
 
 
+@final
+class ConvNormAct(nn.Sequential):
+    """Convolution, batch norm and ReLU, the last two as one operation where that is possible; and what was appended."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        if len(self) < 3:  # a slice
+            return super().forward(x)
+        convolution, norm, relu, *appended = self
+        x = norm_relu(convolution(x), norm, relu)
+        for layer in appended:
+            x = layer(x)
+        return x
+
+
 def conv_norm_act(
     cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int = 1, act: type[nn.Module] = nn.ReLU
-) -> nn.Sequential:
+) -> ConvNormAct:
     """Convolution, batch norm and ReLU (or another activation): a piece of a stem."""
-    return nn.Sequential(*conv_norm(cin, cout, kernel, stride=stride, groups=groups), act(inplace=True))
+    return ConvNormAct(*conv_norm(cin, cout, kernel, stride=stride, groups=groups), act(inplace=True))
+
+
+class NormLast(nn.Module, ABC):
+    """A residual branch that ends in a norm, which a unit can take together with what follows it."""
+
+    @property
+    @abstractmethod
+    def last_norm(self) -> nn.Module:
+        """The norm."""
+
+    @abstractmethod
+    def before_norm(self, x: Tensor, inner: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """All but the norm, (N, C, H, W) -> (N, C', H', W'); `inner` follows the 3x3 convolution (`conv3x3`)."""
+
+    def forward(self, x: Tensor, inner: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        return self.last_norm(self.before_norm(x, inner))
 
 
 @final
@@ -55,6 +100,9 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
+        if self.placement == "standard" and isinstance(self.branch, NormLast) and untouched(self.branch):
+            shortcut = self.shortcut(x)
+            return tail(self.branch.before_norm(x), self.branch.last_norm, self.se, shortcut)
         return PLACEMENTS[self.placement].apply(x, self.branch, self.shortcut, self.se, torch.relu)
 
 

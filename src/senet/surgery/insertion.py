@@ -8,21 +8,15 @@ compiled, exported and wrapped.
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
-from typing import Any, Final
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from senet.errors import SenetError
 from senet.nn import Attention
+from senet.nn.inserted import CHILD, rescale_output
 
 __all__ = ["CHILD", "extract", "insert", "inserted"]
-
-CHILD: Final = "attention"
-"""Name of the inserted layer in its module."""
-
-
-def _rescale_output(module: nn.Module, args: Any, output: Tensor) -> Tensor:  # noqa: ARG001 - a hook's signature
-    return getattr(module, CHILD)(output)
 
 
 def _rescale_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -49,14 +43,14 @@ def insert(module: nn.Module, attention: Attention, side: str) -> None:
     module.add_module(CHILD, attention)
     if side == "output":
         # Before hooks that others have put there: they shall see what follows.
-        module.register_forward_hook(_rescale_output, prepend=True)
+        module.register_forward_hook(rescale_output, prepend=True)
     else:
         module.register_forward_pre_hook(_rescale_input, prepend=True)
 
 
 def side_of(module: nn.Module) -> str | None:
     """Where an inserted layer sits on this module; None if there is none."""
-    if _rescale_output in module._forward_hooks.values():
+    if rescale_output in module._forward_hooks.values():
         return "output"
     return "input" if _rescale_input in module._forward_pre_hooks.values() else None
 
@@ -70,7 +64,7 @@ def inserted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def extract(module: nn.Module) -> Attention:
     """Take the inserted layer away and return it."""
-    for hooks, ours in ((module._forward_hooks, _rescale_output), (module._forward_pre_hooks, _rescale_input)):
+    for hooks, ours in ((module._forward_hooks, rescale_output), (module._forward_pre_hooks, _rescale_input)):
         for key in [key for key, hook in hooks.items() if hook is ours]:
             del hooks[key]
     attention = getattr(module, CHILD)

@@ -1,0 +1,6 @@
+"""What the end of a residual unit runs on: a kernel in C for processors, as PyTorch operators."""
+
+from senet.kernels.library import Choice, choose, describe
+from senet.kernels.operators import rescale_, tail, tail_backward
+
+__all__ = ["Choice", "choose", "describe", "rescale_", "tail", "tail_backward"]

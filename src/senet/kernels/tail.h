@@ -1,0 +1,59 @@
+/* norm -> Squeeze-and-Excitation -> add -> ReLU, the end of a residual unit, forwards and backwards.
+ *
+ *     v = gamma * (x - mean) / sqrt(var + eps) + beta        per channel
+ *     s = gate(w2 relu(w1 mean(v) + b1) + b2)                per sample and channel; 1 without w1
+ *     y = relu(s * v + shortcut)                             shortcut is 0 if NULL
+ *
+ * The same bits come out for any number of threads. Nothing is kept between calls.
+ */
+#ifndef SENET_TAIL_H
+#define SENET_TAIL_H
+
+#include <stdint.h>
+
+/* Changes with every change of the functions below; the caller compares it with its own. */
+#define SENET_ABI 2
+
+/* The shape and options of a step. */
+struct senet_tail {
+    int64_t n, c, hw;      /* samples, channels, pixels */
+    int64_t hidden;        /* units between the two linear layers; 0: no Squeeze-and-Excitation */
+    int64_t bf16;          /* the maps are stored in bfloat16, else in float; all else is float */
+    int64_t channels_last; /* the maps are (n, hw, c) in memory, else (n, c, hw) */
+    int64_t training;      /* the statistics are the batch's, else the given ones */
+    int64_t gate;          /* see excite.h */
+    int64_t threads;
+    double eps;
+    /* Parameters. gamma, beta, b1, b2 may be NULL; mean and var are those of evaluation. */
+    const float *gamma, *beta, *mean, *var, *w1, *b1, *w2, *b2;
+};
+
+/* Floats that the backward pass needs beside the maps: pivot, shift, 1/sqrt(var + eps) (c each);
+ * with hidden: mean of x (n, c), s (n, c), hidden units (n, hidden). */
+#define SENET_SAVED(n, c, hidden) (3 * (c) + ((hidden) ? 2 * (n) * (c) + (n) * (hidden) : 0))
+
+/* Gradients of the parameters; NULL where `struct senet_tail` has none. */
+struct senet_gradients {
+    float *gamma, *beta, *w1, *b1, *w2, *b2;
+};
+
+/* `statistics` gets mean and unbiased variance of the batch (2, c) if training. Returns 0, or 1 without memory. */
+typedef int senet_forward(const struct senet_tail *, const void *x, const void *shortcut, void *y, float *statistics,
+                          float *saved);
+/* `y` is NULL if there was no shortcut, else `dshortcut` gets the shortcut's gradient. */
+typedef int senet_backward(const struct senet_tail *, const void *dy, const void *x, const void *y, const float *saved,
+                           void *dx, void *dshortcut, const struct senet_gradients *);
+/* y = relu(gate * x + shortcut) with the gate (n, c); y may be x. Of the step only shape, storage and threads count. */
+typedef int senet_rescale(const struct senet_tail *, const void *x, const float *gate, const void *shortcut, void *y);
+
+struct senet_instruction_set {
+    const char *name;
+    senet_forward *forward;
+    senet_backward *backward;
+    senet_rescale *rescale;
+};
+
+/* Run `task(context, i)` for i in [0, tasks), each once, on up to `threads` threads. */
+void senet_parallel(void (*task)(const void *context, int64_t i), const void *context, int64_t tasks, int64_t threads);
+
+#endif

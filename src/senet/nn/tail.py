@@ -1,0 +1,268 @@
+"""The end of a residual unit as one operation: norm -> Squeeze-and-Excitation -> add -> ReLU.
+
+Batch norm reads the whole map for its statistics; the sums of each sample in that same pass give the squeeze for
+nothing, since mean(norm(x)) = norm(mean(x)). One more pass writes `relu(s * norm(x) + shortcut)`. Backwards, one pass
+gives the gradient behind the ReLU and two sums, from which all small gradients follow, and one more the gradient of x.
+Kept for the backward pass are x, the result, and (N, C) vectors; not norm(x), not the scaled map.
+
+Source: Hu et al. 2018, eqs. 2-4 and Fig. 3; the authors fuse scale and addition in inference ("Axpy").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules import module as _module
+
+from senet.kernels import choose, rescale_
+from senet.kernels import tail as fused_tail
+from senet.kernels import tail_backward as fused_tail_backward
+from senet.nn._dims import over_space
+from senet.nn.block import SqueezeExcite
+from senet.nn.gate import GATES
+from senet.nn.inserted import inserted_after
+from senet.nn.squeeze import mean as spatial_mean
+
+__all__ = ["definition", "norm_relu", "rescaled", "tail", "untouched"]
+
+_GATES: Final[tuple[Callable[[Tensor], Tensor], ...]] = tuple(
+    function for gate in GATES.values() for function in (gate.plain, gate.centred)
+)
+_POSITION: Final = {function: position for position, function in enumerate(_GATES)}
+
+
+def tail(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tensor) -> Tensor:
+    """Return `relu(shortcut + se(norm(x)))`: by the compiled kernel where it can, else by the modules.
+
+    The kernel takes over on processors, for float32 and bfloat16 maps of equal type and memory format, a
+    `nn.BatchNorm2d` in either mode, and `SqueezeExcite` with any gate (or `nn.Identity`), if nothing watches the
+    modules. Running statistics are updated as `nn.BatchNorm2d` does.
+
+    Args:
+        x: What the branch's last convolution gives, (N, C, H, W).
+        norm: The norm after it.
+        se: The attention; the identity in a plain network.
+        shortcut: As x.
+
+    Returns:
+        (N, C, H, W).
+    """
+    if isinstance(norm, nn.BatchNorm2d) and _fits(x, norm, shortcut):
+        inserted = inserted_after(norm) if type(se) is nn.Identity else None
+        if inserted is not None and _attention_fits(inserted) and untouched(inserted, se) and _unwatched(norm, 1):
+            return _fused(x, norm, inserted, shortcut)
+        if _attention_fits(se) and untouched(norm, se):
+            return _fused(x, norm, se, shortcut)
+    return torch.relu(shortcut + se(norm(x)))
+
+
+def norm_relu(x: Tensor, norm: nn.Module, relu: nn.Module) -> Tensor:
+    """Return `relu(norm(x))`, (N, C, H, W) -> the same: `tail` without attention and shortcut."""
+    if isinstance(norm, nn.BatchNorm2d) and _fits(x, norm, None) and type(relu) is nn.ReLU and untouched(norm, relu):
+        return _fused(x, norm, None, None)
+    return relu(norm(x))
+
+
+def rescaled(x: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
+    """Return `relu(gate * x + shortcut)`; for inference, where it may be written over x.
+
+    Args:
+        x: What the branch gives, (N, C, H, W); nobody else needs it.
+        gate: (N, C).
+        shortcut: As x.
+    """
+    if _processor(x) and _alike(x, shortcut) and not torch.is_grad_enabled():
+        rescale_(x, gate.float().contiguous(), shortcut)
+        return x
+    return torch.relu(x * over_space(gate, x) + shortcut)
+
+
+def untouched(*modules: nn.Module) -> bool:
+    """Whether nothing watches or replaces what these modules compute: no hooks, no `forward` of their own."""
+    return not _module._has_any_global_hook() and all(_unwatched(m, 0) for m in modules)
+
+
+def _unwatched(module: nn.Module, hooks: int) -> bool:
+    """Whether it has just so many forward hooks, and nothing else of that kind."""
+    return len(module._forward_hooks) == hooks and not (
+        module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or "gate" in module.__dict__
+    )
+
+
+def _fits(x: Tensor, norm: nn.BatchNorm2d, shortcut: Tensor | None) -> bool:
+    return (
+        _processor(x)
+        and type(norm) is nn.BatchNorm2d
+        and x.shape[1] == norm.num_features
+        and x.numel() > x.shape[1]  # one value a channel: the norm's own error
+        and (shortcut is None or _alike(x, shortcut))
+        and all(t is None or t.dtype == torch.float32 for t in (norm.weight, norm.running_mean))
+    )
+
+
+def _processor(x: Tensor) -> bool:
+    """Whether the kernel takes such a map."""
+    return (
+        _eager()
+        and choose().library is not None
+        and type(x) is Tensor
+        and x.device.type == "cpu"
+        and x.dtype in (torch.float32, torch.bfloat16)
+        and x.ndim == 4
+        and x.numel() > 0
+        and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
+    )
+
+
+def _alike(x: Tensor, shortcut: Tensor) -> bool:
+    return (
+        type(shortcut) is Tensor
+        and shortcut.dtype == x.dtype
+        and shortcut.shape == x.shape
+        and shortcut.stride() == x.stride()
+        and shortcut.device == x.device
+    )
+
+
+def _attention_fits(se: nn.Module) -> bool:
+    if type(se) is nn.Identity:
+        return True
+    return (
+        type(se) is SqueezeExcite
+        and se.squeeze is spatial_mean
+        and se.activate in _POSITION
+        and type(se.fc1) is nn.Linear
+        and type(se.fc2) is nn.Linear
+        and se.fc1.weight.dtype == torch.float32
+        and se.fc1.weight.is_contiguous()
+        and se.fc2.weight.is_contiguous()
+        and untouched(se.fc1, se.fc2)
+    )
+
+
+def _eager() -> bool:
+    """Whether numbers are computed now, and derived by autograd backwards: no tracing, no function transforms."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def _fused(x: Tensor, norm: nn.BatchNorm2d, se: nn.Module | None, shortcut: Tensor | None) -> Tensor:
+    training = norm.training or norm.running_mean is None
+    w1 = b1 = w2 = b2 = None
+    gate = 0
+    if isinstance(se, SqueezeExcite):
+        w1, b1, w2, b2 = se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias
+        gate = _POSITION[se.activate]
+    before = (None, None) if training else (norm.running_mean, norm.running_var)
+    y, statistics, _ = fused_tail(
+        x, shortcut, norm.weight, norm.bias, *before, w1, b1, w2, b2, training, norm.eps, gate
+    )
+    if norm.training and norm.running_mean is not None:
+        _update(norm, statistics)
+    return y
+
+
+@torch.no_grad()
+def _update(norm: nn.BatchNorm2d, statistics: Tensor) -> None:
+    """Move the running statistics as `nn.BatchNorm2d` does."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    momentum = norm.momentum
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if momentum is None:
+            momentum = 1 / float(norm.num_batches_tracked)
+    momentum = momentum or 0.0
+    for running, batch in zip((norm.running_mean, norm.running_var), statistics, strict=True):
+        running.mul_(1 - momentum).add_(batch, alpha=momentum)
+
+
+def definition(x: Tensor, shortcut: Tensor | None, *parameters: Any) -> Tensor:
+    """What the operator `senet::tail` computes, in plain PyTorch: any device, any type, differentiable twice.
+
+    Args:
+        x: (N, C, H, W).
+        shortcut: As x; None is zero.
+        parameters: The other arguments of `senet.kernels.tail`.
+
+    Returns:
+        (N, C, H, W), of the type of x. In half precision it computes in float32, as the kernel does.
+    """
+    scaled = _before_add(x, *parameters)
+    return torch.relu(scaled if shortcut is None else scaled + shortcut).to(x.dtype)
+
+
+def _before_add(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    w1: Tensor | None,
+    b1: Tensor | None,
+    w2: Tensor | None,
+    b2: Tensor | None,
+    training: bool,
+    eps: float,
+    gate: int,
+) -> Tensor:
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    kept = (None, None) if training else (mean, var)
+    v = F.batch_norm(x, *kept, gamma, beta, training, 0.0, eps)
+    if w1 is None:
+        return v
+    assert w2 is not None
+    hidden = torch.relu(F.linear(spatial_mean(v), w1, b1))
+    return v * over_space(_GATES[gate](F.linear(hidden, w2, b2)), v)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, shortcut, *parameters, ctx.training, ctx.eps, ctx.gate = inputs
+    y, statistics, saved = output
+    ctx.mark_non_differentiable(statistics, saved)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, None if shortcut is None else y, saved, *parameters)
+
+
+def _backward(ctx: Any, dy: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    x, y, saved, gamma, beta, mean, var, *layers = ctx.saved_tensors
+    options = (ctx.training, ctx.eps, ctx.gate)
+    if dy is None:
+        return (None,) * 13
+    if torch.is_grad_enabled():  # the gradient is to be derived again
+        return *_backward_definition(dy, x, y, gamma, beta, mean, var, *layers, *options), None, None, None
+    found = fused_tail_backward(dy, x, y, saved, gamma, beta, *layers, *options)
+    dx, dshortcut, dgamma, dbeta, *dlayers = (
+        gradient if there is not None else None
+        for gradient, there in zip(found, (x, y, gamma, beta, *layers), strict=True)
+    )
+    return dx, dshortcut, dgamma, dbeta, None, None, *dlayers, None, None, None
+
+
+def _backward_definition(dy: Tensor, x: Tensor, y: Tensor | None, *parameters: Any) -> tuple[Tensor | None, ...]:
+    """The gradients of `definition`, themselves differentiable; without the shortcut, whose values aren't kept.
+
+    The result is `mask * (before + shortcut)`, with a mask of zeros and ones that has no gradient.
+    """
+    before = _before_add(x, *parameters)
+    positive = (before if y is None else y) > 0
+    masked = torch.where(positive, dy, 0).to(before.dtype)
+    wanted = [t for t in (x, *parameters[:-3]) if t is not None and t.requires_grad]
+    found = iter(torch.autograd.grad(before, wanted, masked, create_graph=True))
+    dx, *others = (next(found) if t is not None and t.requires_grad else None for t in (x, *parameters[:-3]))
+    return dx, None if y is None else masked.to(dy.dtype), *others
+
+
+fused_tail.register_autograd(_backward, setup_context=_keep)
