@@ -132,7 +132,10 @@ def test_own_networks_stay_bit_for_bit_on_the_kernel(name: str, training: bool) 
     twin = copy.deepcopy(model)
     x = image(side=64)
     senet.retrofit(model)
-    assert torch.equal(model(x), twin(x))
+    torch.manual_seed(0)  # for dropout
+    after = model(x)
+    torch.manual_seed(0)
+    assert torch.equal(after, twin(x))
 
 
 def test_keys_stay_and_old_and_new_checkpoints_load(resnet: nn.Module) -> None:
