@@ -22,6 +22,8 @@ def concatenations(graph: Graph, residual: Sequence[Unit]) -> list[Unit]:
     for value in graph.values:
         if value.op != "cat" or len(value.shape) < 3 or not _along_channels(value) or value in inner:
             continue
+        if _in_parts(value) or _puts_together(value, served):
+            continue
         unit = _concatenation(value, graph)
         if unit is None or unit.end in inner:
             continue
@@ -41,6 +43,22 @@ def concatenations(graph: Graph, residual: Sequence[Unit]) -> list[Unit]:
 def _along_channels(value: Value) -> bool:
     dim = value.arguments[0] if value.arguments else 0
     return isinstance(dim, int) and dim % len(value.shape) == 1
+
+
+def _in_parts(value: Value) -> bool:
+    """Whether it is one convolution in parts: bare convolutions, each of another map or part (mixed kernels)."""
+    bare = len(value.inputs) > 1 and all(operand.conv_rank for operand in value.inputs)
+    return bare and len({operand.inputs[0] for operand in value.inputs}) == len(value.inputs)
+
+
+def _puts_together(value: Value, residual: Sequence[Unit]) -> bool:
+    """Whether it joins parts of one map again, to one of which a shortcut was added (a dual path)."""
+    for unit in residual:
+        if unit.merge in value.inputs:
+            branch = source_of(unit.end, unit.call)
+            if any(source_of(operand, unit.call) is branch for operand in value.inputs if operand is not branch):
+                return True
+    return False
 
 
 def _concatenation(value: Value, graph: Graph) -> Unit | None:
