@@ -159,6 +159,94 @@ class ConvolutionalHead(nn.Module):
         return F.relu(self.fc2(F.relu(self.fc1(self.pool(self.features(x))))))
 
 
+class LearnedMix(nn.Module):
+    """EfficientViM's: a learned share of the branch."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branch = conv(channels, channels)
+        self.share = nn.Parameter(torch.zeros(channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        share = self.share.sigmoid()
+        return (1 - share) * x + share * self.branch(x)
+
+
+class WritesIntoBlank(nn.Module):
+    """A detector's batch of images: a blank, filled in place."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.branch = conv(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        blank = torch.zeros(x.shape[0], x.shape[1], 18, 18, device=x.device)
+        blank[:, :, :16, :16] = x
+        return blank + self.branch(blank)
+
+
+class SpatialGate(nn.Module):
+    """A residual unit whose branch is weighted by one number a position."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first, self.second = conv(channels, channels), conv(channels, channels)
+        self.one, self.two = nn.Conv2d(channels, 1, 1), nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        where = self.one(y)
+        return x + self.second(y * (where + self.two(where)).sigmoid())
+
+
+class ChannelsLast(nn.Module):
+    """MambaOut's: linear layers with channels last, around a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.first, self.last = nn.Linear(channels, 2 * channels), nn.Linear(2 * channels, channels)
+        self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 7, padding=3, groups=2 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(self.norm(x)).permute(0, 3, 1, 2)
+        return x + self.last(F.gelu(self.depthwise(y).permute(0, 2, 3, 1)))
+
+
+class Permuted(nn.Module):
+    def __init__(self, *blocks: nn.Module) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class TwoInputs(nn.Module):
+    """NASNet's: a cell that also gets what came before the last cell."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.left, self.right = conv(channels, channels), conv(channels, channels, 5)
+
+    def forward(self, x: Tensor, before: Tensor) -> Tensor:
+        return torch.cat([self.left(x) + before, self.right(x)], 1)
+
+
+class Chain(nn.Module):
+    """Cells that pass on their input too."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = TwoInputs(channels)
+        self.narrow = conv(2 * channels, channels, 1)
+        self.second = TwoInputs(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.narrow(self.first(x, x))
+        return self.second(y, x)
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "a reduction in two halves is part of its cell": (
         lambda: Net(Cell(32), Cell(64)),
@@ -179,6 +267,26 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     "a gate's own layers are no separable block": (
         lambda: Net(Gated(32, gate=False), Gated(64, gate=True)),
         {"blocks.0.bn": "separable block"},
+    ),
+    "a learned share": (
+        lambda: Net(LearnedMix(32), LearnedMix(32)),
+        {"blocks.0.branch.2": "residual unit", "blocks.1.branch.2": "residual unit"},
+    ),
+    "a blank that is filled in place": (
+        lambda: Net(WritesIntoBlank(32)),
+        {"blocks.0.branch.2": "residual unit"},
+    ),
+    "a gate with one channel has no unit of its own": (
+        lambda: Net(SpatialGate(32)),
+        {"blocks.0.second.2": "residual unit"},
+    ),
+    "channels last around a convolution": (
+        lambda: Net(Permuted(ChannelsLast(32), ChannelsLast(32))),
+        {"blocks.0.inner.0.depthwise": "residual unit", "blocks.0.inner.1.depthwise": "residual unit"},
+    ),
+    "a cell that gets two maps of a chain": (
+        lambda: Net(Chain(32)),
+        {"blocks.0.first": "concatenation", "blocks.0.second": "concatenation"},
     ),
     "a head of convolutions": (
         lambda: Net(ConvolutionalHead(32)),

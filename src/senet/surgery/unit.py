@@ -60,6 +60,8 @@ def no_map(unit: Unit) -> str:
         return "has no convolution" if rank > 1 else "works on tokens, without a convolution"
     if rank not in (1, 2, 3) or not any(v.conv_rank == rank for v in unit.members):
         return f"ends in a tensor of shape {unit.end.shape}, which is no map (N, C, space)"
+    if unit.end.channel_dim == 1 and unit.end.channels == 1:
+        return "ends in a map of one channel"
     if unit.end.channel_dim != 1:
         return f"ends in a map whose channels come last: {unit.end.shape}"
     return ""
