@@ -15,8 +15,8 @@ SITES, NOTHING, EXCLUDED = "sites", "nothing to do", "excluded"
 FAILURES = ("no site", "differs", "gates not reached", "error")
 
 RULE = """Two numbers are counted in each network. **Convolutions**: those whose kernel is larger than their step (a
-patch embedding, which cuts an image into tiles, is none). **Attentions**: modules that multiply two maps with each other as
-matrices, in more than one row and column. A network is a *transformer or MLP*, and excluded, if it has no such
+patch embedding, which cuts an image into tiles, is none). **Attentions**: modules that multiply two maps with each
+other as matrices, in more than one row and column. A network is a *transformer or MLP*, and excluded, if it has no such
 convolution, or one attention or more for every three of them (query, key and value); *hybrid* if it has fewer; and
 *convolutional* if it has none."""
 

@@ -27,7 +27,8 @@ class Unit:
             (the user's choice).
         call: The smallest module call that holds it.
         end: The map that attention rescales in the standard placement: the branch before the sum, the concatenation,
-            the dense layer's new channels, the activated convolution.
+            the dense layer's new channels, the activated convolution. A branch that ends with channels last: its last
+            convolution's map.
         members: The values computed in it, as far as they lead to `end`.
         merge: The sum of a residual unit.
         shortcut: The other operand of that sum.
