@@ -22,7 +22,11 @@ def concatenations(graph: Graph, residual: Sequence[Unit]) -> list[Unit]:
     for value in graph.values:
         if value.op != "cat" or len(value.shape) < 3 or not _along_channels(value) or value in inner:
             continue
-        unit = _concatenation(value, graph)
+        if _in_parts(value):
+            continue
+        dual, unit = _dual_path(value, served)
+        if not dual:
+            unit = _concatenation(value, graph)
         if unit is None or unit.end in inner:
             continue
         if any(merges[v].call is not unit.call for v in unit.members & merges.keys()):
@@ -41,6 +45,25 @@ def concatenations(graph: Graph, residual: Sequence[Unit]) -> list[Unit]:
 def _along_channels(value: Value) -> bool:
     dim = value.arguments[0] if value.arguments else 0
     return isinstance(dim, int) and dim % len(value.shape) == 1
+
+
+def _in_parts(value: Value) -> bool:
+    """Whether it is one convolution in parts: bare convolutions, each of another map or part (mixed kernels)."""
+    bare = len(value.inputs) > 1 and all(operand.conv_rank for operand in value.inputs)
+    return bare and len({operand.inputs[0] for operand in value.inputs}) == len(value.inputs)
+
+
+def _dual_path(value: Value, residual: Sequence[Unit]) -> tuple[bool, Unit | None]:
+    """Whether it joins parts of one map again, to one of which a shortcut was added; and what is new beside these."""
+    for unit in residual:
+        if unit.merge not in value.inputs or unit.shortcut is None:
+            continue
+        sources = {source_of(operand, unit.call) for operand in (unit.end, unit.shortcut)}
+        rest = [operand for operand in value.inputs if operand not in (unit.merge, *sources)]
+        new = [operand for operand in rest if source_of(operand, unit.call) not in sources]
+        if len(new) < len(rest):
+            return True, unit_ending("concatenated branch", value.call, new[0]) if len(new) == 1 else None
+    return False, None
 
 
 def _concatenation(value: Value, graph: Graph) -> Unit | None:

@@ -14,6 +14,7 @@ __all__ = [
     "around",
     "between",
     "finish",
+    "is_product",
     "reach",
     "source_of",
     "steps_back",
@@ -48,6 +49,11 @@ SHAPES: Final = (
     "pixel_shuffle",
     "channel_shuffle",
 )
+
+
+def is_product(value: Value) -> bool:
+    """Whether two maps are multiplied as matrices, as attention among positions does."""
+    return len(value.inputs) > 1 and ("attention" in value.op or value.op in ("bmm", "baddbmm"))
 
 
 def finish(value: Value) -> Value:

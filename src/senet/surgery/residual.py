@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from senet.surgery.flow import reach
+from senet.surgery.flow import finish, is_product, reach
 from senet.surgery.trace import Graph, Value
 from senet.surgery.unit import SKIP, Unit, no_map
 
@@ -45,6 +45,9 @@ def _residual_unit(merge: Value, first: Value, second: Value) -> Unit | None:
     if weights[0] == weights[1]:
         return None  # equal branches side by side: no one of them is the shortcut
     branch = 0 if weights[0] > weights[1] else 1
+    outside = [sum(v.weighted and not v.call.within(call) for v in values) for values in own]
+    if outside[branch] or outside[1 - branch] > 1:
+        return None  # two maps of a chain, handed to a cell; a shortcut would be a projection at most
     end, shortcut = (first, second) if branch == 0 else (second, first)
     unit = Unit(
         kind="residual unit",
@@ -57,7 +60,19 @@ def _residual_unit(merge: Value, first: Value, second: Value) -> Unit | None:
         aside=frozenset(own[1 - branch]),
     )
     unit.reason = no_map(unit)
+    inner = _last_map(unit) if unit.reason else None
+    if inner is not None:
+        unit.end, unit.reason = inner, ""
     return unit
+
+
+def _last_map(unit: Unit) -> Value | None:
+    """The last convolution's map in a branch that continues with channels last (and no attention among positions)."""
+    rank = len(unit.end.shape) - 2
+    if unit.end.channel_dim != rank + 1 or any(is_product(v) for v in unit.members):
+        return None
+    maps = [v for v in unit.members if v.conv_rank == rank and v.channel_dim == 1 and v.channels > 1]
+    return finish(max(maps, key=lambda v: v.number)) if maps else None
 
 
 def _outermost(units: list[Unit]) -> list[Unit]:

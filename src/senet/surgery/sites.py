@@ -51,6 +51,8 @@ class Places:
             return self._conv3x3(unit)
         if unit.merge is None or unit.shortcut is None or unit.fork is None:
             return f"has no shortcut, which placement={placement!r} needs"
+        if unit.merge.channel_dim != 1:
+            return f"ends in a map whose channels come last, so there is no place for placement={placement!r}"
         if placement == "post":
             return self.after(finish(unit.merge), None) or "no module's output is the unit's"
         if placement == "identity":

@@ -147,6 +147,7 @@ class _Recorder(TorchDispatchMode):
         self.names = {module: name for name, module in model.named_modules()}
         self.fixed = {id(t) for t in [*model.parameters(), *model.buffers()]}
         self.current: dict[int, Value] = {}
+        self.written: set[int] = set()
         self.alive: list[Tensor] = []
         root = Call("", originals[model], None)
         self.graph = Graph(root)
@@ -158,7 +159,15 @@ class _Recorder(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         name = str(func.overloadpacket.__name__).rstrip("_")
+        followed = [t for t in tensors if self._is_followed(t)]
         outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor) and id(t) not in self.fixed]
+        if not followed:
+            # Drawn from parameters and constants alone: nothing that flows through the network.
+            self.fixed |= {id(t) for t in outputs}
+            self.alive += outputs
+            return result
+        if isinstance(result, Tensor) and id(result) in self.fixed:
+            self.written.add(_memory(result))
         # A norm also gives its statistics, and an index pool its indices, which nothing here follows.
         for tensor in outputs if name in SEVERAL else outputs[:1]:
             self._remember(tensor, self._value(name, tensor, tensors, args))
@@ -186,17 +195,28 @@ class _Recorder(TorchDispatchMode):
         self.graph.values.append(value)
         return value
 
+    def _is_followed(self, tensor: Tensor) -> bool:
+        """Whether numbers of the input are in it."""
+        if id(tensor) in self.fixed and not self._is_constant(tensor):
+            self.values_of(tensor)
+        return id(tensor) in self.current
+
+    def _is_constant(self, tensor: Tensor) -> bool:
+        """Whether it is a parameter, or drawn from these alone, and nothing else was written into it since."""
+        return id(tensor) in self.fixed and _memory(tensor) not in self.written
+
     def _remember(self, tensor: Tensor, value: Value) -> None:
         self.current[id(tensor)] = value
         self.alive.append(tensor)
 
     def values_of(self, tree: Any) -> tuple[Value, ...]:
-        """The values of all tensors in nested containers; a tensor never seen before is an input."""
+        """The values of all tensors in nested containers; one never seen before, or filled meanwhile, is an input."""
         found = []
         for tensor in _tensors(tree):
-            if id(tensor) in self.fixed:
+            if self._is_constant(tensor):
                 continue
             if id(tensor) not in self.current:
+                self.fixed.discard(id(tensor))
                 call = self.stack[-1] if self.stack else self.graph.root
                 dim = 1 if tensor.ndim > 2 else None
                 value = Value(len(self.graph.values), "input", (), tuple(tensor.shape), dim, (), call)
@@ -218,6 +238,11 @@ class _Recorder(TorchDispatchMode):
         call.single = isinstance(output, Tensor) and len(call.outputs) == 1
         self.stack.pop()
         self.graph.calls.append(call)
+
+
+def _memory(tensor: Tensor) -> int:
+    """What two tensors share of which one is a part of the other."""
+    return tensor.untyped_storage()._cdata
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
@@ -312,7 +337,7 @@ def _sizes(model: nn.Module, first: nn.Module) -> list[tuple[int, ...]]:
     sizes: dict[type[nn.Module], list[tuple[int, ...]]] = {
         nn.Conv1d: [(4096,), (16384,), (256,)],
         nn.Conv2d: [(224, 224), (299, 299), (32, 32)],
-        nn.Conv3d: [(16, 112, 112), (32, 64, 64), (32, 224, 224)],
+        nn.Conv3d: [(16, 112, 112), (32, 64, 64), (32, 224, 224), (16, 224, 224)],
     }
     return next(found for kind, found in sizes.items() if isinstance(first, kind))
 

@@ -27,7 +27,8 @@ class Unit:
             (the user's choice).
         call: The smallest module call that holds it.
         end: The map that attention rescales in the standard placement: the branch before the sum, the concatenation,
-            the dense layer's new channels, the activated convolution.
+            the dense layer's new channels, the activated convolution. A branch that ends with channels last: its last
+            convolution's map.
         members: The values computed in it, as far as they lead to `end`.
         merge: The sum of a residual unit.
         shortcut: The other operand of that sum.
@@ -60,6 +61,8 @@ def no_map(unit: Unit) -> str:
         return "has no convolution" if rank > 1 else "works on tokens, without a convolution"
     if rank not in (1, 2, 3) or not any(v.conv_rank == rank for v in unit.members):
         return f"ends in a tensor of shape {unit.end.shape}, which is no map (N, C, space)"
+    if unit.end.channel_dim == 1 and unit.end.channels == 1:
+        return "ends in a map of one channel"
     if unit.end.channel_dim != 1:
         return f"ends in a map whose channels come last: {unit.end.shape}"
     return ""

@@ -59,10 +59,11 @@ def _separable_blocks(graph: Graph, units: Sequence[Unit]) -> list[Unit]:
             continue
         behind = value.inputs[0]
         path = [value]
-        while not behind.conv_rank and behind.inputs and behind not in taken:
+        # Not through a pool: what follows one is an attention's own layer.
+        while not behind.conv_rank and behind.inputs and behind not in taken and behind.space == value.space:
             path.append(behind)
             behind = behind.inputs[0]
-        if not behind.depthwise or behind in taken:
+        if not behind.depthwise or behind in taken or behind.space != value.space:
             continue
         end = finish(value)
         call = around([behind, end], graph)
@@ -80,6 +81,8 @@ def _plain_convolutions(graph: Graph) -> Iterator[Unit]:
         end = finish(value)
         if end is value or end in returned or value in returned or not _activated(value, end):
             continue  # a classifier or a projection
+        if max(end.space) == 1:
+            continue  # a fully connected layer in a convolution's clothes
         yield Unit("plain convolution", around([value, end], graph), end, frozenset([value, *between(value, end)]))
 
 
