@@ -62,8 +62,11 @@ def tail(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tensor) -> Tensor:
 
 def norm_relu(x: Tensor, norm: nn.Module, relu: nn.Module) -> Tensor:
     """Return `relu(norm(x))`, (N, C, H, W) -> the same: `tail` without attention and shortcut."""
-    if isinstance(norm, nn.BatchNorm2d) and _fits(x, norm, None) and type(relu) is nn.ReLU and untouched(norm, relu):
-        return _fused(x, norm, None, None)
+    if isinstance(norm, nn.BatchNorm2d) and _fits(x, norm, None) and type(relu) is nn.ReLU and untouched(norm):
+        inserted = inserted_after(relu)
+        if _unwatched(relu, 0 if inserted is None else 1):
+            y = _fused(x, norm, None, None)
+            return y if inserted is None else inserted(y)
     return relu(norm(x))
 
 
