@@ -145,7 +145,7 @@ def test_dilation_is_torchvisions(limit: int, replaced: list[bool]) -> None:
     images = pictures(2, (65, 96))
     peer = randomise(torchvision.models.resnet50(replace_stride_with_dilation=replaced), images)
     ours = adopt(senet.create_model("resnet50_v1_5", output_stride=limit, device="meta"), peer, TORCHVISION)
-    assert deviation(ours, peer, images) == 0
+    assert deviation(ours, peer, images) < 1e-5
     theirs = [m for m in peer.modules() if isinstance(m, nn.Conv2d)]
     convs = [m for m in ours.modules() if isinstance(m, nn.Conv2d)]
     shapes = [[(c.weight.shape, c.stride, c.padding, c.dilation) for c in group] for group in (convs, theirs)]
