@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import nn
@@ -84,6 +85,8 @@ def _concatenation(value: Value, graph: Graph) -> Unit | None:
         return None
     if passing or len(weighted) == 1:
         branch, behind = weighted[-1]
+        if passing and any(_is_coarser(v, branch) for v in behind):
+            return None  # a long skip, as in a U-Net
         return unit_ending("concatenated branch", call, branch) if not passing or _kin(passing, behind) else None
     whole = call.single and call is not graph.root and value in reach([call.outputs[0]], call)
     if not whole:
@@ -92,6 +95,11 @@ def _concatenation(value: Value, graph: Graph) -> Unit | None:
     if end.channel_dim is None and end.shape == value.shape:
         end.channel_dim = 1  # shuffled channels are channels
     return unit_ending("concatenation", call, end)
+
+
+def _is_coarser(value: Value, other: Value) -> bool:
+    """Whether it is a spatial convolution at a lower resolution."""
+    return value.conv_rank > 0 and max(value.kernel) > 1 and math.prod(value.space) < math.prod(other.space)
 
 
 def _precedes(operand: Value, operands: Sequence[tuple[Value, frozenset[Value]]]) -> bool:

@@ -32,32 +32,35 @@ def _sums(graph: Graph) -> Iterator[Unit]:
 def _residual_unit(merge: Value, first: Value, second: Value) -> Unit | None:
     """The unit that ends in this sum, if its operands part from one map and one of them has more convolutions."""
     call = merge.call
-    behind = [reach([operand], call) for operand in (first, second)]
+    scope = call
+    behind = [reach([operand], scope) for operand in (first, second)]
     common = behind[0] & behind[1]
     if not common and call.parent is not None and (first in call.inputs or second in call.inputs):
         # The shortcut was made outside and handed in: they part where the caller works.
-        behind = [reach([operand], call.parent) for operand in (first, second)]
+        scope = call.parent
+        behind = [reach([operand], scope) for operand in (first, second)]
         common = behind[0] & behind[1]
     if not common:
         return None  # operands from different maps: a pyramid's or a decoder's sum
-    own = [reach - common for reach in behind]
+    own = [frozenset(v for v in values - common if v.call.within(scope)) for values in behind]
     weights = [sum(v.weighted for v in values) for values in own]
     if weights[0] == weights[1]:
         return None  # equal branches side by side: no one of them is the shortcut
     branch = 0 if weights[0] > weights[1] else 1
-    outside = [sum(v.weighted and not v.call.within(call) for v in values) for values in own]
-    if outside[branch] or outside[1 - branch] > 1:
-        return None  # two maps of a chain, handed to a cell; a shortcut would be a projection at most
+    outside = [[v for v in values if not v.call.within(call)] for values in own]
+    projection = outside[1 - branch]
+    if any(v.weighted for v in outside[branch]) or any(len(v.inputs) > 1 for v in projection):
+        return None  # two maps of a chain, handed to a cell; a shortcut from outside is a projection at most
     end, shortcut = (first, second) if branch == 0 else (second, first)
     unit = Unit(
         kind="residual unit",
         call=call,
         end=end,
-        members=frozenset(own[branch]),
+        members=own[branch],
         merge=merge,
         shortcut=shortcut,
         fork=max(common, key=lambda v: v.number),
-        aside=frozenset(own[1 - branch]),
+        aside=own[1 - branch],
     )
     unit.reason = no_map(unit)
     inner = _last_map(unit) if unit.reason else None
