@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from senet.cost import cost as cost
-    from senet.errors import CheckpointError as CheckpointError
-    from senet.errors import DataError as DataError
     from senet.errors import SenetError as SenetError
     from senet.nn import BAM as BAM
     from senet.nn import CBAM as CBAM
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
     from senet.nn import ScSE as ScSE
     from senet.nn import SpatialSE as SpatialSE
     from senet.nn import SqueezeExcite as SqueezeExcite
+    from senet.nn import record_gates as record_gates
     from senet.surgery import freeze as freeze
     from senet.surgery import plan as plan
     from senet.surgery import prune as prune
@@ -39,8 +38,9 @@ __version__ = "0.1.0"
 _HOME = {
     "cost": "senet.cost",
     "load_weights": "senet.weights",
-    **dict.fromkeys(("CheckpointError", "DataError", "SenetError"), "senet.errors"),
+    "SenetError": "senet.errors",
     **dict.fromkeys(("BAM", "CBAM", "ECA", "ESE", "GE", "SE", "SK", "ScSE", "SpatialSE", "SqueezeExcite"), "senet.nn"),
+    "record_gates": "senet.nn",
     **dict.fromkeys(("freeze", "plan", "prune", "remove", "retrofit", "trainable"), "senet.surgery"),
     **dict.fromkeys(("create_model", "list_models", "load_model"), "senet.zoo"),
 }
