@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from senet import __version__
-from senet.cli import convert, cost, doctor, evaluate, predict, train
+from senet.cli import convert, cost, doctor, evaluate, inspect, predict, train
 from senet.cli import list as list_verb
 
 __all__ = ["main"]
@@ -17,6 +17,7 @@ VERBS = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "inspect": inspect,
     "list": list_verb,
     "cost": cost,
     "convert": convert,
