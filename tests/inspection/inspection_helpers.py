@@ -13,7 +13,8 @@ CLASSES = ("cat", "dog", "a very long name of a class <b>&amp;</script>")
 def network(**options: object) -> nn.Module:
     """With gates that vary: nothing is at its start."""
     torch.manual_seed(0)
-    model = senet.create_model("se_cifar_resnet20", num_classes=3, **options)
+    # Four hidden units at least: a single one may be dead, and its gate constant.
+    model = senet.create_model("se_cifar_resnet20", num_classes=3, **{"attention": senet.SE(reduction=4)} | options)
     for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.ndim == 1 and tensor.is_floating_point():
             nn.init.uniform_(tensor.data, 0.5, 1.5) if "var" in key else nn.init.normal_(tensor.data, 0.4, 0.3)

@@ -68,7 +68,7 @@ def test_the_network_is_left_as_it_was() -> None:
 def test_alarms_in_words(inspected) -> None:
     texts = [finding.text for finding in inspected.findings if finding.level == "alarm"]
     assert "stages.2.1: all gates 0.5: this block never learned" in texts
-    assert "stages.4.2: all gates 0.98: it rescales everything alike; freezing it saves 580 parameters" in texts
+    assert "stages.4.2: all gates 0.98: it rescales everything alike; freezing it saves 2.13k parameters" in texts
     roles = {block.name: block.role for block in inspected.blocks}
     assert roles["stages.2.1"] == roles["stages.4.2"] == "constant"
 
@@ -78,7 +78,7 @@ def test_a_calm_block_is_told_with_what_it_costs() -> None:
     layer = model.get_submodule("stages.4.1.se")
     nn.init.zeros_(layer.fc2.weight)  # the channels differ, the images don't
     result = inspect(model, batches(1), CLASSES, examples=0)
-    assert "stages.4.1 hardly varies: freezing it saves 580 parameters" in [f.text for f in result.findings]
+    assert "stages.4.1 hardly varies: freezing it saves 2.13k parameters" in [f.text for f in result.findings]
 
 
 def test_chance_is_not_taken_for_specificity() -> None:

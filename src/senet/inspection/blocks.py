@@ -142,8 +142,11 @@ ALARMS: Final = {
 
 
 def _notes(blocks: Sequence[Block]) -> list[Finding]:
+    # Of what hardly varies, shares of its variance say little.
     known: Mapping[str, tuple[Block, float]] = {
-        b.path: (b, b.specificity_corrected) for b in blocks if b.specificity_corrected is not None
+        b.path: (b, b.specificity_corrected)
+        for b in blocks
+        if b.specificity_corrected is not None and b.spread >= STILL
     }
     if len(known) < 2:
         return []

@@ -154,12 +154,12 @@ def _ranked(gate: Tensor, mean: Tensor, maps: Tensor, top: int) -> tuple[tuple[C
 def _heat(values: Tensor) -> Heat:
     """(H, W) -> bytes, averaged down to what is shown."""
     values = values.detach().float().cpu()
-    size = tuple(min(FINEST, edge) for edge in values.shape)
+    size = min(FINEST, values.shape[0]), min(FINEST, values.shape[1])
     values = F.adaptive_avg_pool2d(values[None], size)[0]
     least, largest = float(values.min()), float(values.max())
     scaled = (values - least) / (largest - least) if largest > least else torch.zeros_like(values)
     text = base64.b64encode((255 * scaled).round().to(torch.uint8).numpy().tobytes()).decode()
-    return Heat((size[0], size[1]), text)
+    return Heat(size, text)
 
 
 def _class_activation(model: nn.Module, images: Tensor) -> tuple[Any, list[Heat]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -29,7 +27,7 @@ def latency(
         model: The network.
         layers: Path to layer.
         images: (N, C, H, W), where the network is.
-        runs: Medians of that many runs, after one that isn't counted.
+        runs: The best of that many runs counts, after one that isn't counted.
 
     Returns:
         Milliseconds for the batch, and each layer's share, 0..1.
@@ -48,11 +46,9 @@ def latency(
             started = _now()
             model(images)
             rows.append((_now() - started, dict(taken)))
-    shares = defaultdict(list)
-    for whole, parts in rows[1:]:
-        for path in layers:
-            shares[path].append(parts.get(path, 0.0) / whole)
-    return 1000 * statistics.median(row[0] for row in rows[1:]), {p: statistics.median(s) for p, s in shares.items()}
+    # The best of each: what other work on the machine adds falls on the long whole rather than on a short part.
+    best = min(whole for whole, _ in rows[1:])
+    return 1000 * best, {path: min(parts.get(path, 0.0) for _, parts in rows[1:]) / best for path in layers}
 
 
 class _Timer:

@@ -21,6 +21,7 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 const three = (value) => value.toFixed(3);
+const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3);
 const percent = (value) => `${(100 * value).toFixed(1)}%`;
 const count = (value) => value.toLocaleString("en-US");
 
@@ -122,8 +123,8 @@ function tip(left, top, head, rows) {
 }
 function range(values) {
   let low = Math.min(...values), high = Math.max(...values);
-  if ($("unit").checked && low >= 0 && high <= 1) return [0, 1];
-  if ($("unit").checked && low >= 0 && high <= 2) return [0, 2];
+  if ($("unit").checked && low >= 0 && high <= 1 && high > 0.01) return [0, 1];
+  if ($("unit").checked && low >= 0 && high <= 2 && high > 0.01) return [0, 2];
   const room = Math.max(0.01, (high - low) * 0.06);
   return [low - room, high + room];
 }
@@ -170,8 +171,12 @@ function figures() {
   const key = (name, c, dash, wide) => make("span", {}, make("svg", { viewBox: "0 0 28 8", style: "width:28px" },
     make("line", { x1: 0, x2: 28, y1: 4, y2: 4, style: `stroke:var(${c})`, "stroke-width": wide ? 2.6 : 1.8, "stroke-dasharray": dash || null })), name);
   $("legend").replaceChildren(key("all images", "--all", "", true), ...state.classes.map((k, i) => key(className(k), colour(i), DASHES[i])));
-  lazily($("figure6"), state.blocks, (path) => panel(path, [overall(path), ...state.classes.map((k, i) =>
-    ({ name: className(k), values: classCurve(path, k).mean, colour: colour(i), dash: DASHES[i] }))]));
+  lazily($("figure6"), state.blocks, (path) => {
+    const all = overall(path), series = [all, ...state.classes.map((k, i) =>
+      ({ name: className(k), values: classCurve(path, k).mean, colour: colour(i), dash: DASHES[i] }))];
+    const less = $("less").checked ? all.values : null;
+    return panel(path, less ? series.map((s) => ({ ...s, format: signed, values: s.values.map((v, i) => v - less[i]) })) : series);
+  });
   const k7 = Number($("class7").value);
   lazily($("figure7"), state.blocks, (path) => {
     const curve = classCurve(path, k7);
@@ -207,7 +212,7 @@ function table() {
     rows.sort((a, b) => (value(a) > value(b) ? 1 : value(a) < value(b) ? -1 : 0) * (state.down ? -1 : 1));
   }
   $("table").tHead.replaceChildren(make("tr", {}, ...COLUMNS.map(([key, head, format, title]) => make("th", {
-    scope: "col", title, "aria-sort": state.key === key ? (state.down ? "descending" : "ascending") : "none" },
+    scope: "col", title, class: key === "role" ? "text" : "", "aria-sort": state.key === key ? (state.down ? "descending" : "ascending") : "none" },
     make("button", { type: "button", "data-key": key, onclick: () => {
       // Numbers start with the largest; a third click gives the network's order back.
       const first = format !== null;
@@ -226,11 +231,11 @@ function table() {
   }))));
 }
 function overview() {
-  const n = data.blocks.length, step = Math.max(20, Math.min(70, 900 / n)), wide = 54 + step * n, high = 250;
+  const n = data.blocks.length, step = Math.max(20, Math.min(44, 900 / n)), wide = 54 + step * n, high = 250;
   const top = Math.max(1, ...data.blocks.map((b) => b.mean + b.channel_spread));
   const y = (v) => 12 + 120 * (1 - Math.max(0, v) / top), y2 = (v) => 226 - 70 * v;
   const svg = make("svg", { viewBox: `0 0 ${wide} ${high}`, role: "img", "aria-label": "Average gate and class-specificity of each block",
-    style: `min-width:${Math.min(wide, Math.max(320, n * 20))}px;max-height:330px` });
+    style: `min-width:${0.75 * wide}px;max-height:330px` });
   for (const v of [0, top / 2, top]) svg.append(make("line", { class: "grid", x1: 40, x2: wide, y1: y(v), y2: y(v) }), make("text", { x: 34, y: y(v) + 4, "text-anchor": "end" }, v.toFixed(2)));
   for (const v of [0, 0.5, 1]) svg.append(make("line", { class: "grid", x1: 40, x2: wide, y1: y2(v), y2: y2(v) }), make("text", { x: 34, y: y2(v) + 4, "text-anchor": "end" }, `${100 * v}%`));
   data.blocks.forEach((b, i) => {
@@ -329,7 +334,7 @@ const addClass = () => {
 $("class-input").oninput = (e) => { if (e.inputType === "insertReplacementText" || e.inputType === undefined) addClass(); };
 $("class-input").onchange = addClass;
 $("preset").onchange = () => { state.blocks = $("preset").value === "all" ? data.blocks.map((b) => b.path) : paper; figures(); };
-$("ordered").onchange = $("unit").onchange = figures;
+$("ordered").onchange = $("unit").onchange = $("less").onchange = figures;
 $("block-list").replaceChildren(...data.blocks.flatMap((b, i) => [
   ...(i === 0 || data.blocks[i - 1].stage !== b.stage ? [make("span", { class: "stage" }, `stage ${b.stage}`)] : []),
   make("button", { type: "button", value: b.path, onclick: () => toggle(b.path) }, b.name)]));
