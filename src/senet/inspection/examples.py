@@ -141,14 +141,16 @@ def _keep_input(path: str, maps: dict[str, Tensor]) -> Any:
 
 def _ranked(gate: Tensor, mean: Tensor, maps: Tensor, top: int) -> tuple[tuple[Channel, ...], tuple[Channel, ...]]:
     """The channels raised and lowered most in one image; `maps` is (C, H, W)."""
-    order = (gate - mean).argsort(descending=True).tolist()
-    top = min(top, len(order) // 2)
+    above = gate - mean
+    order = above.argsort(descending=True).tolist()
+    raised = [channel for channel in order if above[channel] > 0][:top]
+    lowered = [channel for channel in order[::-1] if above[channel] < 0][:top]
 
     def described(channel: int) -> Channel:
         heat = _heat(maps[channel]) if maps.ndim == 3 and len(maps) == len(gate) else None
         return Channel(channel, round(float(gate[channel]), 3), round(float(mean[channel]), 3), heat)
 
-    return tuple(map(described, order[:top])), tuple(map(described, order[: -top - 1 : -1]))
+    return tuple(map(described, raised)), tuple(map(described, lowered))
 
 
 def _heat(values: Tensor) -> Heat:

@@ -286,8 +286,8 @@ async function image() {
     make("figcaption", {}, `channel ${c.channel}`, make("br"), `${three(c.gate)}, on average ${three(c.mean)}`))))];
   $("image").replaceChildren(
     make("figure", {}, overlay(picture, example.heat), make("figcaption", {}, make("b", {}, example.label), make("br"), guess)),
-    make("div", { class: "maps" }, ...(example.raised[path]?.length ? [...row("Raised", example.raised[path]), ...row("Lowered", example.lowered[path])]
-      : [make("p", { class: "quiet" }, "This block has one factor for all channels.")])));
+    make("div", { class: "maps" }, ...(["raised", "lowered"].flatMap((way) => example[way][path].length
+      ? row(way === "raised" ? "Raised" : "Lowered", example[way][path]) : [make("p", { class: "quiet" }, `No channel is ${way}.`)]))));
 }
 
 // ---- freezing ------------------------------------------------------------------------------------------------------
