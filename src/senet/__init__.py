@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from senet.nn import ScSE as ScSE
     from senet.nn import SpatialSE as SpatialSE
     from senet.nn import SqueezeExcite as SqueezeExcite
+    from senet.nn import record_gates as record_gates
     from senet.surgery import freeze as freeze
     from senet.surgery import plan as plan
     from senet.surgery import prune as prune
@@ -41,6 +42,7 @@ _HOME = {
     "optimize": "senet.deploy",
     "SenetError": "senet.errors",
     **dict.fromkeys(("BAM", "CBAM", "ECA", "ESE", "GE", "SE", "SK", "ScSE", "SpatialSE", "SqueezeExcite"), "senet.nn"),
+    "record_gates": "senet.nn",
     **dict.fromkeys(("freeze", "plan", "prune", "remove", "retrofit", "trainable"), "senet.surgery"),
     **dict.fromkeys(("create_model", "list_models", "load_model"), "senet.zoo"),
 }

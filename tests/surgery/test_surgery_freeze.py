@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import senet
 from senet.nn import Attention, ConstantGate
-from senet.surgery.gates import GateStatistics, gates
+from senet.nn.statistics import GateStatistics
+from senet.surgery.gates import gates
 
 FAMILIES = {  # name: how many gates can't be folded, since their map is needed elsewhere too
     "se_resnet18": 0,

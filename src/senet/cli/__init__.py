@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from senet import __version__
-from senet.cli import convert, cost, doctor, evaluate, predict, retrofit, train
+from senet.cli import convert, cost, doctor, evaluate, inspect, predict, retrofit, train
 from senet.cli import list as list_verb
 
 __all__ = ["main"]
@@ -18,6 +18,7 @@ VERBS = {
     "retrofit": retrofit,
     "evaluate": evaluate,
     "predict": predict,
+    "inspect": inspect,
     "list": list_verb,
     "cost": cost,
     "convert": convert,

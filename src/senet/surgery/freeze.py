@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from senet.errors import SenetError, UnknownNameError
 from senet.nn import Attention, ConstantGate
+from senet.nn.recording import evaluation_mode
 from senet.surgery.fold import Target, fold, targets
-from senet.surgery.gates import gates, images_of, layer_cost, measure, run
+from senet.surgery.gates import agreement_between, drift_between, gates, images_of, layer_cost, measure, run
 from senet.surgery.insertion import CHILD, extract, side_of
 from senet.surgery.report import aligned
-from senet.surgery.trace import Call, Graph, evaluation_mode, trace
+from senet.surgery.trace import Call, Graph, trace
 
 __all__ = ["FreezeReport", "GateReport", "freeze", "prune"]
 
@@ -204,7 +205,7 @@ class _Freezing:
     def drift_with(self, frozen: Sequence[str]) -> float:
         """Drift if these gates were constants."""
         with _Swapped(self, frozen):
-            return _drift(self.outputs, run(self.model, self.batches))
+            return drift_between(self.outputs, run(self.model, self.batches))
 
     def latency_with(self, frozen: Sequence[str]) -> float:
         """Milliseconds for the first batch if these gates were gone."""
@@ -229,11 +230,11 @@ class _Freezing:
                 fold(found, self.factors(path))
             _replace(self.model, path, None if found is not None else self._constant(path))
         outputs = run(self.model, self.batches)
-        drift = _drift(self.outputs, outputs)
+        drift = drift_between(self.outputs, outputs)
         return FreezeReport(
             gates=tuple(rows),
             drift=drift,
-            agreement=_agreement(self.outputs, outputs),
+            agreement=agreement_between(self.outputs, outputs),
             images=sum(len(batch) for batch in self.batches),
             latency_ms=latency,
             met=None if budget is None else self._met(frozen, budget, drift, latency[1]),
@@ -311,15 +312,3 @@ def _timed(model: nn.Module, batch: Tensor) -> float:
         started = time.perf_counter()
         model(batch)
         return 1000 * (time.perf_counter() - started)
-
-
-def _drift(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    change = sum(float((a - b).square().sum()) for a, b in zip(after, before, strict=True))
-    whole = sum(float(b.square().sum()) for b in before)
-    return (change / whole) ** 0.5 if whole else 0.0
-
-
-def _agreement(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    pairs = list(zip(before, after, strict=True))
-    same = sum(int((b.argmax(1) == a.argmax(1)).sum()) for b, a in pairs)
-    return same / sum(len(b) for b, _ in pairs)

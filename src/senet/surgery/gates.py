@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,75 +12,28 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from senet.errors import SenetError
-from senet.nn import Attention, ConstantGate
-from senet.surgery.trace import evaluation_mode
+from senet.nn import Attention, SelectiveKernel
+from senet.nn.recording import evaluation_mode, gated_layers, watching
+from senet.nn.statistics import GateStatistics
 
-__all__ = ["GateStatistics", "gates", "images_of", "layer_cost", "measure", "run"]
-
-
-@dataclass(eq=False)
-class GateStatistics:
-    """Streaming mean and variance of one gate, channel by channel, in float64.
-
-    Attributes:
-        count: Factors seen a channel: images, times positions where the gate has some.
-    """
-
-    channels: int
-    count: int = 0
-    _mean: Tensor = field(default_factory=lambda: torch.zeros(()), repr=False)
-    _squares: Tensor = field(default_factory=lambda: torch.zeros(()), repr=False)
-
-    def add(self, gate: Tensor, images: int) -> None:
-        """Count the gate of a batch, (N, C, ...) or broadcast over N."""
-        gate = gate.detach().double().cpu()
-        factors = gate.expand(images, -1, *gate.shape[2:]).movedim(1, 0).flatten(1)
-        new, mean = factors.shape[1], factors.mean(1)
-        squares = (factors - mean[:, None]).square().sum(1)
-        # Chan et al. 1983: two sets' statistics joined without cancellation.
-        total = self.count + new
-        step = mean - self._mean
-        self._squares = self._squares + squares + step.square() * self.count * new / total
-        self._mean = self._mean + step * new / total
-        self.count = total
-
-    @property
-    def mean(self) -> Tensor:
-        """Average factor of each channel, (C,), float64."""
-        return self._mean
-
-    @property
-    def spread(self) -> float:
-        """Standard deviation over the images, root mean square over the channels."""
-        return float((self._squares / max(1, self.count)).mean().sqrt())
+__all__ = ["agreement_between", "drift_between", "gates", "images_of", "layer_cost", "measure", "run"]
 
 
 def gates(model: nn.Module) -> dict[str, Attention]:
-    """Path to attention layer, the outermost where they nest, constants left out."""
-    found: dict[str, Attention] = {}
-    for path, module in model.named_modules():
-        if isinstance(module, Attention) and not any(path.startswith(f"{outer}.") for outer in found):
-            found[path] = module
-    return {path: module for path, module in found.items() if not isinstance(module, ConstantGate)}
+    """Path to attention layer of this package, the outermost where they nest.
+
+    Without constants, and without selective kernels, which compute new features: no constant can stand for them.
+    """
+    found = gated_layers(model).items()
+    return {path: m for path, m in found if isinstance(m, Attention) and not isinstance(m, SelectiveKernel)}
 
 
 def measure(model: nn.Module, batches: Sequence[Tensor]) -> tuple[dict[str, GateStatistics], list[Tensor]]:
     """Run the batches once: each gate's statistics, and the outputs."""
-    found = {path: GateStatistics(layer.channels) for path, layer in gates(model).items()}
-    handles = []
-    for path, layer in gates(model).items():
-        statistics = found[path]
-
-        def count(module: nn.Module, args: Any, statistics: GateStatistics = statistics) -> None:
-            assert isinstance(module, Attention)
-            statistics.add(module.gate(args[0]), len(args[0]))
-
-        handles.append(layer.register_forward_pre_hook(count))
-    try:
+    layers = gates(model)
+    found = {path: GateStatistics(layer.channels) for path, layer in layers.items()}
+    with watching(layers, lambda path, gate, images: found[path].add(gate, images)):
         outputs = run(model, batches)
-    finally:
-        for handle in handles:
-            handle.remove()
     silent = [path for path, statistics in found.items() if statistics.count == 0]
     if silent:
         raise SenetError(f"{silent[0]} doesn't run on these batches, so its gate can't be measured")
@@ -126,3 +78,17 @@ def layer_cost(layer: nn.Module, shape: Sequence[int]) -> tuple[int, int]:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         bare(torch.empty(1, *shape[1:], dtype=like.dtype, device="meta"))
     return sum(p.numel() for p in layer.parameters()), counter.get_total_flops() // 2
+
+
+def drift_between(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """How far outputs moved: root mean square of the change over that of the outputs."""
+    change = sum(float((a - b).square().sum()) for a, b in zip(after, before, strict=True))
+    whole = sum(float(b.square().sum()) for b in before)
+    return (change / whole) ** 0.5 if whole else 0.0
+
+
+def agreement_between(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Share of the images whose largest output is the same."""
+    pairs = list(zip(before, after, strict=True))
+    same = sum(int((b.argmax(1) == a.argmax(1)).sum()) for b, a in pairs)
+    return same / sum(len(b) for b, _ in pairs)

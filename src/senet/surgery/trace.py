@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from senet.errors import SenetError
+from senet.nn.recording import evaluation_mode
 
-__all__ = ["Call", "Graph", "Value", "evaluation_mode", "trace"]
+__all__ = ["Call", "Graph", "Value", "trace"]
 
 CONVOLUTIONS = ("convolution", "mkldnn_convolution", "_convolution")
 NORMS = ("batch_norm", "group_norm")
@@ -361,18 +362,6 @@ def _on_meta(model: nn.Module, inputs: tuple[Any, ...], stack: ExitStack) -> Pre
 def _for_real(model: nn.Module, inputs: tuple[Any, ...], stack: ExitStack) -> Prepared:
     stack.enter_context(evaluation_mode(model))
     return model, inputs, {module: module for module in model.modules()}
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block; each module's own mode comes back after it."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _record(model: nn.Module, inputs: tuple[Any, ...], originals: Mapping[nn.Module, nn.Module]) -> Graph:

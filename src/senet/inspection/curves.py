@@ -1,0 +1,91 @@
+"""Gates channel by channel and class by class (the paper's Figures 6 and 7), in bounded size, exact to a thousandth."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from torch import Tensor
+
+from senet.inspection.sampling import evenly
+from senet.nn.statistics import GateStatistics
+
+__all__ = ["Curves", "curves_of", "packed"]
+
+MOST_CLASSES: Final = 1000
+MOST_CHANNELS: Final = 128
+"""More than a chart can show. The paper shows 50, also evenly spaced."""
+MOST_PAIRS: Final = 2_500_000
+"""Of class and channel over all blocks; each takes two to three bytes of the page."""
+FEWEST_CHANNELS: Final = 16
+
+
+@dataclass(frozen=True)
+class Curves:
+    """One block's gates; all numbers are whole thousandths.
+
+    Attributes:
+        channels: Which channels, evenly spaced.
+        classes: Which classes.
+        mean: (S,) over all images.
+        spread: (S,) standard deviation over all images.
+        class_mean: (K, S) within each class.
+        class_spread: (K, S) standard deviation within each class.
+    """
+
+    channels: list[int]
+    classes: list[int]
+    mean: np.ndarray
+    spread: np.ndarray
+    class_mean: np.ndarray
+    class_spread: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, in units rather than thousandths."""
+        arrays = ("mean", "spread", "class_mean", "class_spread")
+        return {"channels": self.channels, "classes": self.classes} | {
+            name: np.round(getattr(self, name) / 1000, 3).tolist() for name in arrays
+        }
+
+
+def curves_of(statistics: Mapping[str, GateStatistics], first: Sequence[int]) -> dict[str, Curves]:
+    """The curves of all blocks, with the `first` classes among those shown."""
+    some = next(iter(statistics.values()))
+    seen = [k for k in range(len(some.counts)) if some.counts[k] > 0]
+    room = MOST_CLASSES - len(set(first) & set(seen))
+    others = [k for k in seen if k not in first]
+    classes = sorted([k for k in first if k in seen] + [others[i] for i in evenly(len(others), room)])
+    most = min(MOST_CHANNELS, max(FEWEST_CHANNELS, MOST_PAIRS // (len(classes) * len(statistics))))
+    found = {}
+    for path, s in statistics.items():
+        channels = evenly(s.channels, most)
+        found[path] = Curves(
+            channels=channels,
+            classes=classes,
+            mean=_thousandths(s.mean[channels]),
+            spread=_thousandths(s.variance.sqrt()[channels]),
+            class_mean=_thousandths(s.class_mean[classes][:, channels]),
+            class_spread=_thousandths(s.class_spread[classes][:, channels]),
+        )
+    return found
+
+
+def _thousandths(values: Tensor) -> np.ndarray:
+    return np.clip(np.round(1000 * values.numpy()), -32768, 32767).astype(np.int32)
+
+
+def packed(curves: Mapping[str, Curves]) -> str:
+    """All class curves for a page: zlib in base64.
+
+    Block after block, the classes' means less the mean over all (K, S), then their spreads (K, S), as 16-bit
+    numbers; of all of these first the low bytes and then the high ones, which are nearly all alike and shrink to
+    nothing.
+    """
+    rows = [part.ravel() for c in curves.values() for part in (c.class_mean - c.mean, c.class_spread)]
+    whole = np.concatenate(rows).astype("<i2")
+    planes = whole.view(np.uint8).reshape(-1, 2).T.tobytes()
+    return base64.b64encode(zlib.compress(planes, 9)).decode()

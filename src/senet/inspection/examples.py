@@ -1,0 +1,212 @@
+"""Single images: which channels a block raises and lowers, what these channels show, and where the class is seen."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from senet.nn.recording import evaluation_mode, watching
+from senet.nn.statistics import GateStatistics
+from senet.preprocessing import Preprocessing
+
+__all__ = ["Channel", "Example", "Heat", "look_at", "picture_of"]
+
+FINEST: Final = 16
+"""Maps are shown at this many positions a side at most."""
+SMALL: Final = 64
+"""Pictures up to this size are stored without loss."""
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A map to lay over a picture.
+
+    Attributes:
+        size: Height and width.
+        values: One byte a position, row by row, base64: 0 is the map's least, 255 its largest value.
+    """
+
+    size: tuple[int, int]
+    values: str
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One channel of one block in one image.
+
+    Attributes:
+        channel: Its number.
+        gate: Its factor in this image (averaged over positions, if it has some).
+        mean: Its average factor over all images.
+        heat: Its map before the rescaling; None where there is no map.
+    """
+
+    channel: int
+    gate: float
+    mean: float
+    heat: Heat | None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image.
+
+    Attributes:
+        label: Its class.
+        guess: The class that the network sees; None if its outputs are no classes.
+        probability: Of that guess.
+        picture: What the network was shown, as a data URL.
+        heat: Where it sees that class.
+        raised: Path of a block to the channels raised most above their average, the most first.
+        lowered: The same for those lowered most.
+    """
+
+    label: str
+    guess: str | None
+    probability: float | None
+    picture: str
+    heat: Heat | None
+    raised: dict[str, tuple[Channel, ...]]
+    lowered: dict[str, tuple[Channel, ...]]
+
+
+def look_at(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    statistics: Mapping[str, GateStatistics],
+    images: Tensor,
+    labels: Sequence[str],
+    *,
+    outputs: Sequence[str],
+    preprocessing: Preprocessing | None,
+    top: int = 3,
+) -> list[Example]:
+    """Look at some images, (n, C, H, W), where the network is.
+
+    Args:
+        model: The network.
+        layers: Path to attention layer.
+        statistics: Of these layers, over all images.
+        images: As the network gets them.
+        labels: Class of each.
+        outputs: What the network's outputs mean; empty if unknown.
+        preprocessing: What to undo for a picture; None stretches the values.
+        top: Channels to show each way.
+    """
+    seen: dict[str, Tensor] = {}
+    maps: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        stack.enter_context(watching(layers, lambda path, gate, n: seen.__setitem__(path, _by_image(gate, n))))
+        for path, layer in layers.items():
+            stack.callback(layer.register_forward_pre_hook(_keep_input(path, maps)).remove)
+        logits, heats = _class_activation(model, images)
+    known = isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] == len(outputs)
+    found = []
+    for i, label in enumerate(labels):
+        ranks = {path: _ranked(seen[path][i], statistics[path].mean, maps[path][i], top) for path in seen}
+        probability, guess = logits[i].softmax(0).max(0) if known else (None, None)
+        found.append(
+            Example(
+                label=label,
+                guess=None if guess is None else outputs[int(guess)],
+                probability=None if probability is None else float(probability),
+                picture=picture_of(images[i], preprocessing),
+                heat=heats[i] if heats else None,
+                raised={path: both[0] for path, both in ranks.items()},
+                lowered={path: both[1] for path, both in ranks.items()},
+            )
+        )
+    return found
+
+
+def _by_image(gate: Tensor, images: int) -> Tensor:
+    """(N, C), averaged over positions."""
+    return gate.detach().expand(images, *gate.shape[1:]).reshape(images, gate.shape[1], -1).mean(2).double().cpu()
+
+
+def _keep_input(path: str, maps: dict[str, Tensor]) -> Any:
+    def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+        maps[path] = args[0].detach().float().cpu()
+
+    return hook
+
+
+def _ranked(gate: Tensor, mean: Tensor, maps: Tensor, top: int) -> tuple[tuple[Channel, ...], tuple[Channel, ...]]:
+    """The channels raised and lowered most in one image; `maps` is (C, H, W)."""
+    above = gate - mean
+    order = above.argsort(descending=True).tolist()
+    raised = [channel for channel in order if above[channel] > 0][:top]
+    lowered = [channel for channel in order[::-1] if above[channel] < 0][:top]
+
+    def described(channel: int) -> Channel:
+        heat = _heat(maps[channel]) if maps.ndim == 3 and len(maps) == len(gate) else None
+        return Channel(channel, round(float(gate[channel]), 3), round(float(mean[channel]), 3), heat)
+
+    return tuple(map(described, raised)), tuple(map(described, lowered))
+
+
+def _heat(values: Tensor) -> Heat:
+    """(H, W) -> bytes, averaged down to what is shown."""
+    values = values.detach().float().cpu()
+    size = min(FINEST, values.shape[0]), min(FINEST, values.shape[1])
+    values = F.adaptive_avg_pool2d(values[None], size)[0]
+    least, largest = float(values.min()), float(values.max())
+    scaled = (values - least) / (largest - least) if largest > least else torch.zeros_like(values)
+    text = base64.b64encode((255 * scaled).round().to(torch.uint8).numpy().tobytes()).decode()
+    return Heat(size, text)
+
+
+def _class_activation(model: nn.Module, images: Tensor) -> tuple[Any, list[Heat]]:
+    """The outputs, and where the guessed class is seen in the last map before the classifier.
+
+    Source: Selvaraju et al. 2017 (Grad-CAM), which is Zhou et al. 2016 (CAM) for a network that ends in an average
+        pool and one linear layer.
+    """
+    last: list[Tensor] = []
+
+    def keep(_: nn.Module, args: Any, output: Any) -> None:
+        del args
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
+            last[:] = [output]
+
+    with ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(module.register_forward_hook(keep).remove)
+        stack.enter_context(evaluation_mode(model))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        outputs = model(images.clone().requires_grad_())
+        if not last or not isinstance(outputs, Tensor) or outputs.ndim != 2 or not last[0].requires_grad:
+            return outputs, []
+        [slopes] = torch.autograd.grad(outputs.max(1).values.sum(), last, allow_unused=True)
+    if slopes is None:
+        return outputs.detach(), []
+    heat = (slopes.mean((2, 3), keepdim=True) * last[0]).sum(1).relu()
+    return outputs.detach().float(), [_heat(each) for each in heat]
+
+
+def picture_of(image: Tensor, preprocessing: Preprocessing | None) -> str:
+    """What the network is shown, (C, H, W), as a picture in a data URL."""
+    from PIL import Image
+
+    image = image.detach().float().cpu()
+    if preprocessing is None:
+        image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
+        image = image[:3] if len(image) >= 3 else image[:1]
+    else:
+        mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
+        image = (image * std + mean) / preprocessing.value_range
+        image = image.flip(0) if preprocessing.channel_order == "BGR" else image
+    pixels = (255 * image.clamp(0, 1)).round().to(torch.uint8).movedim(0, -1).squeeze(-1).numpy()
+    kind = "PNG" if max(pixels.shape[:2]) <= SMALL else "JPEG"
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, kind, quality=85)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,69 @@
+"""How much of a network's time its attention layers take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from senet.nn.recording import evaluation_mode
+
+__all__ = ["latency"]
+
+
+def latency(
+    model: nn.Module, layers: Mapping[str, nn.Module], images: Tensor, *, runs: int = 7
+) -> tuple[float, dict[str, float]]:
+    """Time a batch, and each layer in it.
+
+    On an accelerator each layer waits for the others to finish, so that shares are comparable and the whole is
+    slower than usual.
+
+    Args:
+        model: The network.
+        layers: Path to layer.
+        images: (N, C, H, W), where the network is.
+        runs: The best of that many runs counts, after one that isn't counted.
+
+    Returns:
+        Milliseconds for the batch, and each layer's share, 0..1.
+    """
+    taken: dict[str, float] = {}
+    rows: list[tuple[float, dict[str, float]]] = []
+    with ExitStack() as stack:
+        for path, layer in layers.items():
+            timer = _Timer(path, taken)
+            stack.callback(layer.register_forward_pre_hook(timer.start, prepend=True).remove)
+            stack.callback(layer.register_forward_hook(timer.stop).remove)
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(evaluation_mode(model))
+        for _ in range(runs + 1):
+            taken.clear()
+            started = _now()
+            model(images)
+            rows.append((_now() - started, dict(taken)))
+    # The best of each: what other work on the machine adds falls on the long whole rather than on a short part.
+    best = min(whole for whole, _ in rows[1:])
+    return 1000 * best, {path: min(parts.get(path, 0.0) for _, parts in rows[1:]) / best for path in layers}
+
+
+class _Timer:
+    def __init__(self, path: str, taken: dict[str, float]) -> None:
+        self.path, self.taken = path, taken
+        self.started = 0.0
+
+    def start(self, *_: Any) -> None:
+        self.started = _now()
+
+    def stop(self, *_: Any) -> None:
+        self.taken[self.path] = self.taken.get(self.path, 0.0) + _now() - self.started
+
+
+def _now() -> float:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,82 @@
+"""An inspection as files: a page to look at, JSON and CSV to compute with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from senet.inspection.curves import packed
+from senet.inspection.inspection import Inspection
+
+__all__ = ["page", "write"]
+
+BLOCK_COLUMNS: Final = (
+    "path", "name", "kind", "stage", "channels", "mean", "spread", "channel_spread", "dead", "saturated",
+    "specificity", "specificity_corrected", "role", "params", "macs", "latency_share", "drift",
+)  # fmt: skip
+
+
+def write(inspection: Inspection, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write `index.html`, `report.json`, `blocks.csv` and `channels.csv` into a folder, which is made if needed."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"index.html": page(inspection), "report.json": json.dumps(_document(inspection), allow_nan=False)}
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    with open(folder / "blocks.csv", "w", newline="", encoding="utf-8") as file:
+        rows = csv.DictWriter(file, BLOCK_COLUMNS, extrasaction="ignore")
+        rows.writeheader()
+        rows.writerows(inspection.summary()["blocks"])
+    with open(folder / "channels.csv", "w", newline="", encoding="utf-8") as file:
+        lines = csv.writer(file)
+        lines.writerow(("path", "channel", "mean", "variance_within_classes", "variance_between_classes"))
+        for path, columns in inspection.channels.items():
+            for number, values in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+                lines.writerow((path, number, *(f"{value:.6g}" for value in values)))
+    return [folder / name for name in (*texts, "blocks.csv", "channels.csv")]
+
+
+def _document(inspection: Inspection) -> dict[str, Any]:
+    """The whole inspection but pictures and maps, which are for looking at."""
+    return inspection.summary() | {
+        "curves": {path: curves.to_dict() for path, curves in inspection.curves.items()},
+        "examples": [_without_pictures(asdict(example)) for example in inspection.examples],
+    }
+
+
+def _without_pictures(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _without_pictures(v) for k, v in value.items() if k not in ("picture", "heat")}
+    return [_without_pictures(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def page(inspection: Inspection) -> str:
+    """One HTML page that needs nothing else: style, script and data are in it."""
+    some = next(iter(inspection.curves.values()))
+    data = inspection.summary() | {
+        "curves": {
+            path: {"channels": c.channels, "mean": c.mean.tolist(), "spread": c.spread.tolist()}
+            for path, c in inspection.curves.items()
+        },
+        "shown": some.classes,
+        "examples": [asdict(example) for example in inspection.examples],
+    }
+    # Within a script element only "</script" and "<!--" could end or bend it; no "<" is left.
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    parts = {"STYLE": _part("page.css"), "SCRIPT": _part("page.js"), "DATA": text, "CURVES": packed(inspection.curves)}
+    before, *rest = _part("page.html").split("{{")
+    pieces = [before]
+    for piece in rest:
+        name, _, after = piece.partition("}}")
+        pieces += [parts[name], after]
+    return "".join(pieces)
+
+
+def _part(name: str) -> str:
+    return (files("senet.inspection") / "page" / name).read_text(encoding="utf-8")

@@ -1,0 +1,147 @@
+"""The page in a real browser: it loads without an error, a class can be chosen, its values are the JSON's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed (pip install playwright)")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium here (apt-get install chromium)")
+
+SCREENS = [
+    pytest.param(width, height, theme, id=f"{width}-{theme}")
+    for width, height in ((1280, 900), (390, 844))
+    for theme in ("light", "dark")
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, folder):
+    """Open the page, offline; fails at any error that the page reports."""
+    contexts, troubles = [], []
+
+    def open_page(width: int = 1280, height: int = 900, theme: str = "light"):
+        context = browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=theme, offline=True, has_touch=width < 500
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(120_000)
+        page.on("console", lambda m: troubles.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else troubles.append(r.url))
+        page.goto((folder / "index.html").as_uri())
+        page.wait_for_selector("html[data-ready=yes]", state="attached")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not troubles
+
+
+@pytest.fixture
+def report(folder) -> dict:
+    return json.loads((folder / "report.json").read_text())
+
+
+@pytest.mark.parametrize(("width", "height", "theme"), SCREENS)
+def test_it_loads_without_errors_and_fits(opened, width, height, theme) -> None:
+    page = opened(width, height, theme)
+    assert page.locator("h1").inner_text() == "Gates of a <net>"
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") == (theme == "light")
+    page.locator("#theme").click()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != background
+
+
+def test_the_table_is_the_json_and_sorts(opened, report) -> None:
+    page = opened()
+
+    def shown(key: str) -> list[str]:
+        return page.locator(f"#table td[data-key={key}]").all_inner_texts()
+
+    assert shown("name") == [b["name"] for b in report["blocks"]]
+    assert shown("spread") == [f"{b['spread']:.3f}" for b in report["blocks"]]
+    assert shown("specificity") == [f"{100 * b['specificity']:.1f}%" for b in report["blocks"]]
+    assert shown("params") == [f"{b['params']:,}" for b in report["blocks"]]
+    page.locator("#table button[data-key=spread]").click()
+    falling = sorted((b["spread"] for b in report["blocks"]), reverse=True)
+    assert shown("spread") == [f"{v:.3f}" for v in falling]
+    page.locator("#table button[data-key=spread]").click()
+    assert shown("spread") == [f"{v:.3f}" for v in falling[::-1]]
+
+
+def values_over(page, figure: str, block: str, share: float) -> tuple[int, dict[str, str]]:
+    """What is told where the pointer is: the channel, and name to value."""
+    svg = page.locator(f"#{figure} [data-block='{block}'] svg")
+    svg.scroll_into_view_if_needed()
+    svg = page.locator(f"#{figure} [data-block='{block}'] svg")  # drawn by now
+    box = svg.bounding_box()
+    page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+    head = page.locator("#tip b").inner_text()
+    spans = page.locator("#tip div span").all_inner_texts()
+    return int(head.rpartition(" ")[2]), dict(zip(spans[::2], spans[1::2], strict=True))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.55, 0.97])
+def test_a_class_can_be_chosen_and_hovering_tells_the_jsons_values(opened, report, share) -> None:
+    page, name = opened(), report["classes"][1]["name"]
+    page.locator(f"#chosen button[data-class='{name}']").click()
+    assert page.locator(f"#chosen button[data-class='{name}']").count() == 0
+    block = report["blocks"][-2]["path"]
+    assert name not in values_over(page, "figure6", block, share)[1]
+    page.locator("#class-input").fill(name)
+    page.locator("#class-input").press("Enter")
+    page.locator(f"#chosen button[data-class='{name}']").wait_for()
+    channel, told = values_over(page, "figure6", block, share)
+    curves = report["curves"][block]
+    at = curves["channels"].index(channel)
+    expected = {"all images": curves["mean"][at]} | {
+        report["classes"][k]["name"]: curves["class_mean"][row][at] for row, k in enumerate(curves["classes"])
+    }
+    assert told == {key: f"{value:.3f}" for key, value in expected.items()}
+
+    page.locator("#class7").select_option(label=name)
+    channel, told = values_over(page, "figure7", block, share)
+    at = curves["channels"].index(channel)
+    row = curves["classes"].index(1)
+    assert told == {
+        name: f"{curves['class_mean'][row][at]:.3f}",
+        "standard deviation": f"{curves['class_spread'][row][at]:.3f}",
+    }
+
+
+def test_blocks_can_be_chosen(opened, report) -> None:
+    page = opened()
+    assert page.locator("#figure6 > .panel").count() == 5  # the ends of two stages, and the last stage's three
+    page.locator("#preset").select_option("all")
+    assert page.locator("#figure6 > .panel").count() == len(report["blocks"])
+    page.locator("#table tbody tr").nth(1).click()
+    assert page.locator("#figure6 > .panel").count() == len(report["blocks"]) - 1
+    assert page.locator(f"#figure6 [data-block='{report['blocks'][1]['path']}']").count() == 0
+
+
+def test_single_images_show_the_jsons_channels(opened, report) -> None:
+    page, block = opened(), report["blocks"][0]["path"]
+    page.locator("#thumbs button").nth(1).click()
+    page.locator("#image-block").select_option(block)
+    example = report["examples"][1]
+    first = example["raised"][block][0]
+    caption = page.locator("#image .row figcaption").first
+    caption.get_by_text(f"{first['gate']:.3f}, on average {first['mean']:.3f}").wait_for()
+    assert f"channel {first['channel']}" in caption.inner_text()
+    assert example["label"] in page.locator("#image > figure figcaption").inner_text()
