@@ -75,7 +75,9 @@ def test_a_gate_of_one_is_the_plain_network(kind: str) -> None:
         missing = attended.load_state_dict(plain.state_dict(), strict=False)
         assert not missing.unexpected_keys
         assert all(".se." in key for key in missing.missing_keys)
-        assert torch.equal(attended(IMAGES), plain(IMAGES)), placement
+        # Other placements leave the one operation in which norm, attention, sum and ReLU run, and so round elsewhere.
+        rtol = 0 if placement == "standard" else 1e-5
+        torch.testing.assert_close(attended(IMAGES), plain(IMAGES), rtol=rtol, atol=10 * rtol)
 
 
 def _units(model: nn.Module) -> list[nn.Module]:
