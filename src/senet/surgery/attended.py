@@ -14,7 +14,7 @@ def attended(unit: Unit) -> bool:
     """Whether it holds an attention layer of this package, or multiplies a map by numbers drawn from its means."""
     values = {*unit.members, unit.end, *unit.end.users}
     if unit.merge is not None:
-        values |= set(between(unit.merge, after)) if (after := finish(unit.merge)) is not unit.merge else set()
+        values |= set(between(unit.merge, finish(unit.merge)))
         values |= _gated_after(unit)
     return any(_inside_attention(v.call) for v in values) or any(_is_gating(v) for v in values)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from senet.surgery.flow import TRANSPARENT
-from senet.surgery.trace import NORMS, Call, Graph, Value
+from senet.surgery.trace import NORMS, Call, Value
 
 __all__ = ["Target", "fold", "targets"]
 
@@ -39,12 +39,17 @@ class Target:
     start: int
 
 
-def targets(graph: Graph, layer: Call) -> list[Target] | None:
-    """The layers into which the factors of an attention layer's call can go exactly; None if there are none."""
+def targets(layer: Call, times: Mapping[nn.Module, int]) -> list[Target] | None:
+    """The layers into which the factors of an attention layer's call can go exactly; None if there are none.
+
+    Args:
+        layer: The call.
+        times: How often each module of the network runs; what runs twice serves two maps.
+    """
     [value] = layer.inputs
-    if any(not user.call.within(layer) for user in value.users):
+    if times[layer.module] != 1 or any(not user.call.within(layer) for user in value.users):
         return None  # somebody else needs the map as it is
-    return _behind(value, 0, graph.times_called())
+    return _behind(value, 0, times)
 
 
 def _behind(value: Value, start: int, times: Mapping[nn.Module, int]) -> list[Target] | None:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import SenetError, UnknownNameError
-from senet.nn import Attention, ConstantGate
+from senet.nn import ConstantGate
 from senet.nn.recording import evaluation_mode
-from senet.surgery.fold import Target, fold, targets
+from senet.surgery.fold import fold, targets
 from senet.surgery.gates import agreement_between, drift_between, gates, images_of, layer_cost, measure, run
 from senet.surgery.insertion import CHILD, extract, side_of
 from senet.surgery.report import aligned
-from senet.surgery.trace import Call, Graph, trace
+from senet.surgery.trace import trace
 
 __all__ = ["FreezeReport", "GateReport", "freeze", "prune"]
 
@@ -194,7 +194,8 @@ class _Freezing:
         self.statistics, self.outputs = measure(model, self.batches)
         graph = trace(model, [self.batches[0][:2]])
         self.calls = {call.path: call for call in graph.calls if call.path in self.gates}
-        self.targets = {path: _targets(graph, self.calls[path], self.gates[path]) for path in self.gates}
+        times = graph.times_called()
+        self.targets = {path: targets(self.calls[path], times) for path in self.gates}
 
     def factors(self, path: str) -> Tensor:
         return self.statistics[path].mean
@@ -283,12 +284,6 @@ class _Swapped:
     def __exit__(self, *_: object) -> None:
         for path in self.paths:
             del self.freezing.gates[path].forward
-
-
-def _targets(graph: Graph, call: Call, layer: Attention) -> list[Target] | None:
-    if graph.times_called()[layer] != 1:
-        return None
-    return targets(graph, call)
 
 
 def _replace(model: nn.Module, path: str, constant: ConstantGate | None) -> None:
