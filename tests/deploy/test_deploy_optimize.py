@@ -19,6 +19,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {
     "stride first": ("se_resnet50", {"depths": (1, 1)}, 48),
     "grouped": ("se_resnext50_32x4d", {"depths": (1, 1)}, 48),
     "basic": ("se_resnet18", {"depths": (2, 1)}, 48),
+    "relu before se": ("se_resnet18", {"depths": (1, 1), "branch_relu": True}, 48),
     "cifar": ("se_cifar_resnet20", {"depth": 1}, 32),
     "conv3x3": ("se_resnet50", {"depths": (1, 1), "placement": "conv3x3"}, 48),
     "post": ("se_resnet18", {"depths": (1, 1), "placement": "post"}, 48),

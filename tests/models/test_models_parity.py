@@ -26,9 +26,8 @@ from peers import (
 from torch import nn
 
 import senet
-from senet.models import ConvNet, UnitShape
+from senet.models import UnitShape
 from senet.models.resnet_cifar import TwoFlowShortcut
-from senet.models.stages import conv_norm_act
 from senet.weights.rules import Table
 
 SMALL, ODD, WHOLE, CIFAR = (64, 64), (97, 65), (224, 224), (32, 32)
@@ -45,7 +44,6 @@ class Case:
         make: Builds it.
         size: Of the images for float32; float64 takes the smallest that fits.
         options: Of ours.
-        adapt: Gives ours a deviation that is the peer's own, where there is one.
     """
 
     ours: str
@@ -54,7 +52,6 @@ class Case:
     make: Callable[[str], nn.Module]
     size: tuple[int, int] = SMALL
     options: dict[str, Any] = field(default_factory=dict)
-    adapt: Callable[[ConvNet], None] | None = None
 
     def __str__(self) -> str:
         return f"{self.peer}-{self.size[0]}x{self.size[1]}"
@@ -72,22 +69,9 @@ def _pytorchcv(name: str) -> nn.Module:
     return pytest.importorskip("pytorchcv.model_provider").get_model(name, pretrained=False)
 
 
-def _relu_before_se(model: ConvNet) -> None:
-    """timm's `legacy_seresnet18` and 34, its own addition to the authors' family, activate each branch's end."""
-    for stage in model.stages.values():
-        for unit in stage:
-            unit.branch.register_forward_hook(lambda _, args, out: out.relu())
-
-
-def _activated_stem(model: ConvNet) -> None:
-    """pytorchcv's pre-activation networks with SE, unlike its plain ones, have norm and ReLU in the stem only."""
-    with torch.device("meta"):
-        model.stem, model.final = conv_norm_act(3, 16, 3), nn.Identity()
-
-
 DEEP = {"18": ODD, "34": WHOLE, "50": ODD}
 LEGACY = [
-    *(Case(f"se_resnet{d}", f"legacy_seresnet{d}", TIMM_LEGACY, _timm, DEEP[d], adapt=_relu_before_se)
+    *(Case(f"se_resnet{d}", f"legacy_seresnet{d}", TIMM_LEGACY, _timm, DEEP[d], {"branch_relu": True})
       for d in ("18", "34")),
     *(Case(f"se_resnet{d}", f"legacy_seresnet{d}", TIMM_LEGACY, _timm, DEEP.get(d, SMALL))
       for d in ("50", "101", "152")),
@@ -123,7 +107,7 @@ SMALL_IMAGES = [
     *(Case(f"cifar_preresnet{d}", f"preresnet{d}{'bn' * (d == 164)}_cifar10", PYTORCHCV_PREACT, _pytorchcv, CIFAR)
       for d in (20, 56, 110, 164)),
     *(Case(f"se_cifar_preresnet{d}", f"sepreresnet{d}{'bn' * (d == 164)}_cifar10", PYTORCHCV_SE_PREACT, _pytorchcv,
-           CIFAR, adapt=_activated_stem) for d in (20, 56, 110, 164)),
+           CIFAR, {"stem_norm": True}) for d in (20, 56, 110, 164)),
     Case("wrn28_10", "wrn28_10_cifar10", PYTORCHCV_PREACT, _pytorchcv, CIFAR),
 ]  # fmt: skip
 
@@ -136,8 +120,6 @@ def _pair(case: Case, images: torch.Tensor) -> tuple[nn.Module, nn.Module]:
         peer = case.make(case.peer)
     randomise(peer, images)
     ours = senet.create_model(case.ours, device="meta", **case.options)
-    if case.adapt:
-        case.adapt(ours)
     adopt(ours, peer, case.naming)
     return ours, peer
 

@@ -120,9 +120,11 @@ class Case:
 
 WIDENED, BARE = {"attention": senet.SE(rounding="timm")}, {"attention": senet.SE(bias=False)}
 CUT = {"activation": "relu6"}
-PROJECTED, PADDED = {"projection": True}, {"ceil_pool": False}
+PROJECTED, PADDED, STEM_NORM = {"projection": True}, {"ceil_pool": False}, {"stem_norm": True}
 
 CASES = [
+    Case("se_resnet18", timm, "legacy_seresnet18", options={"branch_relu": True}, layout="cadene", back="timm"),
+    Case("se_resnet34", timm, "legacy_seresnet34", 64, {"branch_relu": True}, "cadene", "timm", run=False),
     Case("se_resnet50", timm, "legacy_seresnet50", layout="cadene", back="timm"),
     *(Case(f"se_resnet{d}", timm, f"legacy_seresnet{d}", layout="cadene", back="timm", run=False) for d in (101, 152)),
     Case("se_resnext50_32x4d", timm, "legacy_seresnext50_32x4d", layout="cadene", back="timm", run=False),
@@ -144,6 +146,8 @@ CASES = [
     Case("se_cifar_resnet20", pytorchcv, "seresnet20_cifar10", 32, PROJECTED, "pytorchcv", "pytorchcv"),
     Case("cifar_preresnet20", pytorchcv, "preresnet20_cifar10", 32, layout="pytorchcv", back="pytorchcv"),
     Case("cifar_preresnet164", pytorchcv, "preresnet164bn_cifar10", 32, layout="pytorchcv", run=False),
+    Case("se_cifar_preresnet20", pytorchcv, "sepreresnet20_cifar10", 32, STEM_NORM, "pytorchcv", "pytorchcv"),
+    Case("se_cifar_preresnet164", pytorchcv, "sepreresnet164bn_cifar10", 32, STEM_NORM, "pytorchcv", run=False),
     Case("wrn28_10", pytorchcv, "wrn28_10_cifar10", 32, layout="pytorchcv", run=False),
     *(Case(f"vgg{d}", torchvision, f"vgg{d}_bn", layout="torchvision", back="torchvision", run=False)
       for d in (11, 13, 16, 19)),

@@ -181,10 +181,17 @@ def test_what_names_cannot_say_is_checked(refusal: Callable[..., str]) -> None:
     assert "attention.squeeze='mean'" in refusal(network(attention=senet.SE(squeeze="max")), attending)
 
 
-def test_timms_own_small_legacy_networks_are_refused(refusal: Callable[..., str]) -> None:
-    timm = pytest.importorskip("timm")
-    tensors = timm.create_model("legacy_seresnet18").state_dict()
-    assert "ReLU between each branch's end and its SE block" in refusal(senet.create_model("se_resnet18"), tensors)
+@pytest.mark.parametrize("theirs", [True, False])
+def test_the_norm_of_a_preactivation_network_may_be_elsewhere(refusal: Callable[..., str], theirs: bool) -> None:
+    peer, ours = (senet.create_model("se_cifar_preresnet20", stem_norm=stem) for stem in (theirs, not theirs))
+    assert f"build the network with stem_norm={theirs}" in refusal(ours, to_layout(peer, "senet"))
+
+
+def test_timms_own_small_legacy_networks_want_their_relu(refusal: Callable[..., str]) -> None:
+    tensors = pytest.importorskip("timm").create_model("legacy_seresnet18").state_dict()
+    assert "branch_relu=True, this network False" in refusal(senet.create_model("se_resnet18"), tensors)
+    with pytest.raises(SenetError, match="branch_relu=False, this network True"):
+        to_layout(network("se_resnet18_v1_5", attention=senet.SE(rounding="timm"), branch_relu=True), "timm")
 
 
 def test_unknown_names(refusal: Callable[..., str]) -> None:

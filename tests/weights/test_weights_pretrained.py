@@ -129,8 +129,8 @@ def test_a_cards_own_hash_goes_before(tmp_path: Path) -> None:
 def test_what_is_not_in_the_catalogue() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'ra2_in1k'"):
         senet.create_model("se_resnet50_v1_5", pretrained="ra2_in")
-    with pytest.raises(SenetError, match="se_resnet34 has no public checkpoint in the catalogue; these have: "):
-        senet.create_model("se_resnet34", pretrained=True)
+    with pytest.raises(SenetError, match="se_vgg16 has no public checkpoint in the catalogue; these have: "):
+        senet.create_model("se_vgg16", pretrained=True)
     with pytest.raises(UnknownNameError, match="unknown model"):
         senet.create_model("se_resnet5", pretrained=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,6 +44,20 @@ class BasicBranch(NormLast):
         x = norm_relu(self.conv1(x), self.bn1, self.relu)
         x = inner(x) if inner else x
         return self.conv2(x)
+
+
+def _activated_branch(unit: UnitShape) -> nn.Sequential:
+    """`BasicBranch` with a ReLU at its end, under the same names."""
+    return nn.Sequential(
+        OrderedDict(
+            conv1=conv(unit.in_channels, unit.inner_channels, 3, stride=unit.stride),
+            bn1=nn.BatchNorm2d(unit.inner_channels),
+            relu1=nn.ReLU(inplace=True),
+            conv2=conv(unit.inner_channels, unit.out_channels, 3),
+            bn2=nn.BatchNorm2d(unit.out_channels),
+            relu2=nn.ReLU(inplace=True),
+        )
+    )
 
 
 @final
@@ -97,6 +112,8 @@ class ResNetSpec(ModelSpec):
         deep_stem: Three 3x3 convolutions (64, 64, 128) in the place of the 7x7.
         ceil_pool: The stem's pool has no padding and rounds up (Caffe); else it is padded by one pixel.
         projection_kernel: Of a projection that goes with a stride; without a stride it is 1x1.
+        branch_relu: A ReLU ends each branch too, before its attention (timm's `legacy_seresnet18` and 34, which the
+            authors never defined); in two-convolution units.
         dropout: Before the classifier.
 
     Source: Table 1; the authors' released definitions.
@@ -113,6 +130,7 @@ class ResNetSpec(ModelSpec):
     deep_stem: bool = False
     ceil_pool: bool = True
     projection_kernel: int = 1
+    branch_relu: bool = False
     dropout: float = 0.0
 
     def check_values(self) -> None:
@@ -127,6 +145,10 @@ class ResNetSpec(ModelSpec):
             raise SenetError(
                 f"groups={self.groups}, halve_first={self.halve_first}: two-convolution units have neither groups "
                 "nor a 1x1 to halve; use 1 and False"
+            )
+        if self.branch_relu and (self.bottleneck or self.placement == "conv3x3"):
+            raise SenetError(
+                "branch_relu=True is for two-convolution units (bottleneck=False), with a placement other than conv3x3"
             )
         if self.halve_first and self.group_width % 2:
             raise SenetError(f"group_width={self.group_width} must be even to be halved by halve_first")
@@ -179,7 +201,7 @@ class ResNetSpec(ModelSpec):
                 stride_first=self.stride_first,
             )
         else:
-            branch = BasicBranch(unit)
+            branch = _activated_branch(unit) if self.branch_relu else BasicBranch(unit)
         shortcut: nn.Module = nn.Identity()
         if unit.in_channels != unit.out_channels or unit.stride != 1:
             kernel = self.projection_kernel if unit.stride != 1 else 1

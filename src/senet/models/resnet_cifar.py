@@ -147,11 +147,19 @@ def _identity(x: Tensor) -> Tensor:
 class PreActSpec(_CifarSpec):
     """Pre-activation ResNet and, with wider stages, Wide ResNet (without dropout).
 
+    Attributes:
+        stem_norm: Norm and ReLU follow the stem and none the last unit (pytorchcv's SE-PreResNets); else the reverse,
+            as in the paper.
+
     Source: He et al. 2016 (arXiv 1603.05027); Zagoruyko & Komodakis 2016 (arXiv 1605.07146), Table 1.
     """
 
+    stem_norm: bool = False
+
     def build(self) -> ConvNet:
         """Make the network with freshly initialised weights."""
+        if self.stem_norm:
+            return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3), self._unit)
         stem = conv(self.in_channels, self._stem_channels, 3)
         last = self.units()[-1][-1].out_channels
         return ConvNet(self, stem, self._unit, final=_norm_act(last))

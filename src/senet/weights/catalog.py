@@ -22,6 +22,8 @@ _STATISTICS = {
 # network's first row is what `pretrained=True` means. The repository is `timm/NAME.TAG`; timm itself still loads the
 # `legacy_*` from its GitHub releases.
 _TIMM = """
+se_resnet18 legacy_seresnet18.in1k apache-2.0 224 0.875 bicubic in1k 71.766 90.332 224
+se_resnet34 legacy_seresnet34.in1k apache-2.0 224 0.875 bilinear in1k 74.808 92.126 224
 se_resnet50 legacy_seresnet50.in1k apache-2.0 224 0.875 bilinear in1k 77.644 93.758 224
 se_resnet101 legacy_seresnet101.in1k apache-2.0 224 0.875 bilinear in1k 78.386 94.262 224
 se_resnet152 legacy_seresnet152.in1k apache-2.0 224 0.875 bilinear in1k 78.660 94.370 224
@@ -112,8 +114,10 @@ inception_resnet_v2 inception_resnet_v2.tf_ens_adv_in1k apache-2.0 299 0.8975 bi
 """
 
 # What timm's networks have and ours by default don't, by the beginning of its names: it widens the hidden layer of its
-# SE-ResNets to multiples of 8, and cuts MobileNet's ReLUs at 6.
+# SE-ResNets to multiples of 8, cuts MobileNet's ReLUs at 6, and ends the branches of two small networks in a ReLU.
 _OPTIONS: dict[str, dict[str, Any]] = {
+    "legacy_seresnet18": {"branch_relu": True},
+    "legacy_seresnet34": {"branch_relu": True},
     "seres": {"attention": SE(rounding="timm")},
     "mobilenetv1": {"activation": "relu6"},
 }

@@ -22,7 +22,7 @@ def likely_cause(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str
         wanted: The file's tensors under our names.
         own: The network's.
     """
-    for find in (_kind, _plain_or_attention, _biases, _widths, _classes, _channels, _units, _shortcuts):
+    for find in (_kind, _plain_or_attention, _biases, _widths, _classes, _channels, _units, _shortcuts, _stem_norm):
         found = find(wanted, own)
         if found:
             return f"Likely cause: {found}"
@@ -123,6 +123,16 @@ def _shortcuts(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
         return ""
     has = "weights" if theirs else "no weights"
     return f"the file's shortcuts have {has}; build the network with projection={theirs}"
+
+
+def _stem_norm(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """Pre-activation networks normalise at the end; pytorchcv's with SE do it in the stem."""
+    stems, ends = ([any(key.startswith(part) for key in t) for t in (wanted, own)] for part in ("stem.1.", "final."))
+    if stems[0] == stems[1] or ends[0] == ends[1] or stems[0] == ends[0]:
+        return ""
+    return (
+        f"the file's norm is {'in its stem' if stems[0] else 'at its end'}; build the network with stem_norm={stems[0]}"
+    )
 
 
 def _depths(tensors: Mapping[str, Tensor]) -> dict[int, int]:

@@ -84,7 +84,8 @@ _PREACTS = (
         "pytorchcv",
         "pytorchcv's pre-activation SE-ResNets for CIFAR",
         (*_STEM, *_units(*_PREACT), *_OUTPUT),
-        SE_AS_PUBLISHED,
+        SE_AS_PUBLISHED | {"stem_norm": True},
+        images=_CIFAR_IMAGES,
     ),
 )
 

@@ -15,8 +15,9 @@ SE_AS_PUBLISHED = {
     "attention.gate": "sigmoid",
     "attention.squeeze": "mean",
     "attention.init": "default",
+    "branch_relu": False,
 }
-"""What all SE networks of these libraries have and no key says."""
+"""What all networks of these libraries have and no key says."""
 
 V1_5 = SE_AS_PUBLISHED | {"stride_first": False, "ceil_pool": False}
 """The same of their ResNets."""

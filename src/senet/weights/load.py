@@ -87,7 +87,7 @@ def load_weights(
         wrong = None if only_names and tensor.is_meta else _impossible(key, tensor, own[key].dtype)
         if wrong:
             raise CheckpointError(f"{name}: {_both(key, found)} {wrong}")
-    reason = table.refusal(tensors) or _broken_convention(table, model)
+    reason = _broken_convention(table, model)
     if reason:
         raise CheckpointError(f"{name}: {reason}")
     if fresh:
@@ -115,7 +115,6 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
             continue
         reason = (
             _broken_convention(table, model)
-            or table.refusal(found.tensors)
             or _other_rounding(table, own)
             or (f"{layout} has other pieces there" if table.one_way else None)
         )

@@ -174,7 +174,6 @@ class Table:
         rounding: How that library rounds the hidden width of SE blocks.
         zero: A pattern of our keys that are zero where the file has none.
         images: What that library's networks of the family are shown, where that is one thing and known.
-        refuses: A pattern of keys, without which the file is of a network that computes something else, and why.
     """
 
     layout: str
@@ -184,7 +183,6 @@ class Table:
     rounding: str = "floor"
     zero: str | None = None
     images: Preprocessing | None = None
-    refuses: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         return self.title
@@ -234,12 +232,6 @@ class Table:
         pattern = _Pattern(self.zero)
         absent = [key for key in own if key not in found and pattern.values(key) is not None]
         return {key: torch.zeros(own[key].shape, dtype=own[key].dtype) for key in absent}
-
-    def refusal(self, keys: Iterable[str]) -> str | None:
-        """Why a file with these keys, though it has the names, is of another network."""
-        if self.refuses is None or any(_Pattern(self.refuses[0]).values(key) for key in keys):
-            return None
-        return self.refuses[1]
 
 
 def _reshaped(rule: Rule, tensor: Tensor, back: bool) -> Tensor:
