@@ -92,10 +92,12 @@ static void early_gate(const struct pointwise *p, float *mean, float *units)
                 sum += p->sums[(i * p->parts + part) * inner + j];
             mean[i * inner + j] = sum / (float)step->hw;
         }
-    product_a_bt(mean, step->w1, step->b1, units, n, inner, hidden, 0, hidden);
+    multiply(step->threads, (struct product){block_a_bt, mean, step->w1, step->b1, units, NULL, n, inner, hidden, 0, 0},
+             hidden);
     for (long i = 0; i < n * hidden; i++)
         units[i] = units[i] < 0 ? 0 : units[i];
-    product_a_bt(units, step->w2, step->b2, p->scale, n, hidden, c, 0, c);
+    multiply(step->threads, (struct product){block_a_bt, units, step->w2, step->b2, p->scale, NULL, n, hidden, c, 0, 0},
+             c);
     gates(p->scale, n * c, (enum gate)step->gate);
     for (long i = 0; i < n; i++)
         for (long j = 0; j < c; j++)
