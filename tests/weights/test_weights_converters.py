@@ -272,6 +272,37 @@ def test_mobilenets_activation_is_no_weight_but_compared() -> None:
         to_layout(cut, "pytorchcv")
 
 
+# docs/weights.md: every structure of pytorchcv's SE catalogue; deeper ones differ in their numbers of units alone.
+CATALOGUE = [
+    Case("se_resnet18_v1_5", pytorchcv, "seresnet10", options={"depths": (1, 1, 1, 1)}),
+    Case("se_resnet18_v1_5", pytorchcv, "seresnet26", options={"depths": (3, 3, 3, 3)}),
+    Case("se_resnet50_v1_5", pytorchcv, "seresnetbc26b", options={"depths": (2, 2, 2, 2)}),
+    Case("se_resnet50_v1_5", pytorchcv, "seresnet50b"),
+    Case("senet154", pytorchcv, "senet16", options=PADDED | {"depths": (1, 1, 1, 1), "groups": 32}),
+    Case("se_resnext50_32x4d_v1_5", pytorchcv, "seresnext101_64x4d", options={"depths": (3, 4, 23, 3), "groups": 64}),
+    Case(
+        "se_cifar_resnet20", pytorchcv, "seresnet164bn_cifar10", options=PROJECTED | {"depth": 18, "bottleneck": True}
+    ),
+    Case("se_resnet18_v1_5", pytorchcv, "seresnet10_cub", options={"depths": (1, 1, 1, 1), "num_classes": 200}),
+]
+
+
+@pytest.mark.parametrize("case", CATALOGUE, ids=str)
+def test_the_largest_catalogue_of_se_networks(case: Case) -> None:
+    with torch.device("meta"):
+        peer = case.make(case.peer)
+    ours = senet.create_model(case.ours, device="meta", **case.options)
+    assert load_weights(ours, peer.state_dict()).layout == "pytorchcv"
+    peer.load_state_dict(to_layout(ours, "pytorchcv"), strict=True, assign=True)
+
+
+def test_a_preactivation_network_for_imagenet_is_refused_as_what_it_is() -> None:
+    with torch.device("meta"):
+        peer = pytorchcv("sepreresnet10")
+    with pytest.raises(CheckpointError, match=r"Likely cause: the file is of another kind of network"):
+        load_weights(senet.create_model("se_resnet18_v1_5", device="meta", depths=(1, 1, 1, 1)), peer.state_dict())
+
+
 def test_pytorchcvs_preactivation_with_se_has_other_pieces() -> None:
     with torch.device("meta"):
         peer = pytorchcv("sepreresnet20_cifar10")
