@@ -112,7 +112,9 @@ def test_killed_before_any_state_was_saved(tmp_path, uninterrupted, how):
 
 
 def test_what_can_not_be_resumed_says_so(tmp_path, uninterrupted):
-    assert "is trained to its end" in finish(start(uninterrupted, "--resume", str(uninterrupted)), 2)
+    message = finish(start(uninterrupted, "--resume", str(uninterrupted)), 2)
+    assert "is trained to its end" in message
+    assert f"--init {uninterrupted}" in message  # --epochs is refused in a resumed run
     assert "holds no run" in finish(start(tmp_path / "x", "--resume", str(tmp_path)), 2)
     assert "--resume" in finish(start(tmp_path / "x", *OPTIONS, "--out", str(uninterrupted)), 2)
     (tmp_path / "run.json").write_text((uninterrupted / "run.json").read_text())

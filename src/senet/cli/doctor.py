@@ -66,12 +66,27 @@ def _machine() -> dict[str, Any]:
             found[name] = "not installed"
     found["processor"] = f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
     found["torch threads"] = torch.get_num_threads()
-    found["fast bf16 on this processor"] = "yes" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+    found["fast bf16 on this processor"] = _fast_bf16()
     found["kernel"] = describe()
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     found["accelerator"] = f"{torch.accelerator.device_count()} x {accelerator}" if accelerator else "none"
     found["free disk here"] = f"{shutil.disk_usage('.').free / 1e9:.1f} GB"
     return found
+
+
+def _fast_bf16() -> str:
+    """Whether products of bfloat16 have instructions of their own here; that PyTorch can compute them isn't enough."""
+    import torch
+
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "no"
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return "yes"
+    names = {"AVX512-BF16": torch.cpu._is_avx512_bf16_supported(), "AMX": torch.cpu._is_amx_tile_supported()}
+    there = [name for name, has in names.items() if has]
+    if there:
+        return f"yes ({', '.join(there)})"
+    return "no (neither AVX512-BF16 nor AMX: --precision bf16 works, but is emulated and saves no time)"
 
 
 def _print_data(report: dict[str, Any], broken: list[list[str]]) -> None:

@@ -87,7 +87,11 @@ def _is_checkpoint(text: str) -> bool:
 
 
 def chosen_recipe(options: argparse.Namespace, start: Start) -> Recipe:
-    """The recipe that is named, else the one for these images, gentle where the weights are good already."""
+    """The recipe that is named, else the one for these images, gentle where the weights are good already.
+
+    Raises:
+        SenetError: There is no such recipe, a value is impossible, or an option would have no effect.
+    """
     size = options.size or (start.preprocessing or start.images()).size
     if options.recipe:
         recipe = recipe_named(options.recipe)
@@ -100,7 +104,12 @@ def chosen_recipe(options: argparse.Namespace, start: Start) -> Recipe:
     if "batch_size" in given and "lr" not in given:
         recipe = recipe.for_batch_size(given["batch_size"])
     augmentation = replace(recipe.augmentation, **shared.given_fields(options, Augmentation))
-    return replace(recipe, **given, augmentation=augmentation)
+    recipe = replace(recipe, **given, augmentation=augmentation)
+    unread = [name for name in ("step_epochs", "step_factor") if name in given and recipe.schedule != "step"]
+    if unread:
+        flag = f"--{unread[0].replace('_', '-')}"
+        raise SenetError(f"{flag} is read by --schedule step only; the schedule is {recipe.schedule}")
+    return recipe
 
 
 def run_options(options: argparse.Namespace) -> RunOptions:

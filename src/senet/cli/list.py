@@ -83,7 +83,7 @@ def _notes(costs: dict[str, dict[str, Any]]) -> list[str]:
         return []
     notes = [
         "published: Hu et al. 2018 (arXiv 1709.01507 v4), Tables 2 to 5 and 8, top-1/top-5 (its FLOPs are MACs); "
-        "CIFAR-10 for CIFAR networks where there are both. --json says which table, and the authors' later results."
+        "else public checkpoints. CIFAR-10 for CIFAR networks where there are both. --json has all and their sources."
     ]
     agreement = {name: row.agreement(costs[name]["macs"]) for name, row in shown.items()}
     if "last digit" in agreement.values():

@@ -46,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Insert, fine-tune, evaluate."""
-    from rich.console import Console
+    from senet.training.progress import plain_console
 
-    console = Console(stderr=True)
+    console = plain_console()
     if options.resume is not None:
         return _go_on(options, console)
     start = _start(options)
@@ -70,8 +70,8 @@ def run(options: argparse.Namespace) -> int:
     operation = operate(options, start, data, seed=job.recipe.seed)
     job = replace(job, network=operation.start)
     if is_first_process() and not options.json:
-        console.print(str(operation.report), highlight=False, soft_wrap=True)
-        console.print(jobs.plan_line("fine-tuning", job, folder), highlight=False, soft_wrap=True)
+        console.print(str(operation.report), soft_wrap=True)
+        console.print(jobs.plan_line("fine-tuning", job, folder), soft_wrap=True)
     return _train(job, folder, operation.record(), data, options, console)
 
 
@@ -166,7 +166,7 @@ def _train(
             outcome = job.resume(folder, console)
     except Interrupted:
         line = f"stopped and saved; go on with: senet retrofit --resume {folder}"
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
         return 130
     if not is_first_process():
         return 0
@@ -175,7 +175,7 @@ def _train(
     record["results"][moment] = measured(options, job.network, best.model, data, record["split"])
     _give(folder, record, options, seconds=outcome.seconds)
     if outcome.broken:
-        console.print(outcome.broken, highlight=False)
+        console.print(outcome.broken, soft_wrap=True)
     return 0
 
 

@@ -29,20 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, or go on with a training."""
-    from rich.console import Console
-
     from senet.training.interruption import Interrupted
     from senet.training.job import is_first_process
+    from senet.training.progress import plain_console
 
-    console = Console(stderr=True)
+    console = plain_console()
     folder, job = jobs.resumed(options, ()) if options.resume is not None else _new(options)
     begin = job.resume if options.resume is not None else job.start
     if is_first_process() and not options.json:
-        console.print(jobs.plan_line("training", job, folder), highlight=False, soft_wrap=True)
+        console.print(jobs.plan_line("training", job, folder), soft_wrap=True)
     try:
         outcome = begin(folder, console)
     except Interrupted:
-        console.print(f"stopped and saved; go on with: senet train --resume {folder}", highlight=False, soft_wrap=True)
+        console.print(f"stopped and saved; go on with: senet train --resume {folder}", soft_wrap=True)
         return 130
     if not is_first_process():
         return 0
@@ -58,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     title = f"{job.network.model} on {job.source.data}, {last['epoch']:.0f} epochs in {outcome.seconds:.0f} s"
     print_table(("", "epoch", "loss", "top-1", "top-5", "images/s", "checkpoint"), rows, title=title)
     if outcome.broken:
-        console.print(outcome.broken, highlight=False)
+        console.print(outcome.broken, soft_wrap=True)
     return 0
 
 

@@ -44,11 +44,16 @@ def open_data(
 
     Raises:
         UnknownNameError: No such kind of data.
-        DataError: The data isn't there or can't be used; the message says what to do.
+        DataError: The data isn't there or can't be used, or an option would have no effect on it; the message says
+            what to do.
     """
     kind, _, place = text.partition(":")
     if kind not in KINDS:
         if os.path.isdir(os.path.expanduser(text)):
             raise DataError(f"{text} is a folder; write folder:{text}")
         raise UnknownNameError("data", kind, KINDS)
+    if kind in ("digits", "folder"):
+        for option, given in (("download", download), ("data-root", root is not None)):
+            if given:
+                raise DataError(f"--{option} has no effect on {text}: it is for {', '.join(PUBLISHED)} and imagenet")
     return KINDS[kind](Request(kind, place, val_fraction, seed, download, None if root is None else Path(root)))

@@ -38,7 +38,7 @@ from senet.training.folder import METRICS, STATE
 from senet.training.interruption import StopRequest
 from senet.training.keeper import Keeper
 from senet.training.module import ClassificationModule
-from senet.training.progress import ProgressLine
+from senet.training.progress import ProgressLine, plain_console
 from senet.training.recipe import Recipe, RunOptions
 from senet.weights import Description
 
@@ -109,7 +109,7 @@ def fit(
         SenetError: Anything that can't work, before training starts; a loss that is no number, during it.
         Interrupted: Ctrl-C; the state is saved.
     """
-    run, console = run or RunOptions(), console or Console(stderr=True)
+    run, console = run or RunOptions(), console or plain_console()
     started = time.monotonic()
     check_output(network, len(data.classes))
     if recipe.train != "all":
@@ -120,10 +120,10 @@ def fit(
         network.model.compile()
     broken = BrokenReport(
         len(data.train) + len(data.val),
-        tell=lambda *it: console.print(f"skipped {': '.join(it)}", highlight=False),
+        tell=lambda *it: console.print(f"skipped {': '.join(it)}", soft_wrap=True),
         data=data.name,
     )
-    with StopRequest(lambda line: console.print(line, highlight=False)) as stop, _quiet_lightning():
+    with StopRequest(lambda line: console.print(line, soft_wrap=True)) as stop, _quiet_lightning():
         keeper = Keeper(
             folder,
             lambda metrics, epoch: Description(
@@ -135,7 +135,7 @@ def fit(
                 training={"epoch": epoch, "data": data.name, "recipe": recipe.to_dict()},
             ),
             stop=stop,
-            tell=lambda line: console.print(line, highlight=False, soft_wrap=True),
+            tell=lambda line: console.print(line, soft_wrap=True),
             title=f"{network.name} on {data.name}",
         )  # fmt: skip
         trainer = _trainer(recipe, run, folder, [keeper, ProgressLine(console), *_early_stop(recipe)])
@@ -252,7 +252,10 @@ def _read_state(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
             f"{path} can't be read ({type(error).__name__}): truncated, or not written by this package"
         ) from error
     if Keeper.position(state)[0] >= recipe.epochs:
-        raise SenetError(f"{folder} is trained to its end, {recipe.epochs} epochs; --epochs with more goes on")
+        raise SenetError(
+            f"{folder} is trained to its end, {recipe.epochs} epochs; to train its network on, begin another run "
+            f"with --init {folder}"
+        )
     return state
 
 

@@ -87,7 +87,7 @@ class Job:
             )
         if is_first_process():
             if network.new_head and self.network.weights != BUILT and console is not None:
-                console.print(f"the classifier is new: {network.new_head}", highlight=False, soft_wrap=True)
+                console.print(f"the classifier is new: {network.new_head}", soft_wrap=True)
             for name, content in {JOB: self.to_dict(), **(notes or {})}.items():
                 write_json(folder, name, content)
         return self._fit(network, data, folder, resume=False, console=console)

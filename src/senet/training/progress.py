@@ -9,12 +9,17 @@ import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["ProgressLine", "epoch_line", "progress_bar"]
+__all__ = ["ProgressLine", "epoch_line", "plain_console", "progress_bar"]
+
+
+def plain_console() -> Console:
+    """Standard error, where a text is shown as it is: Rich would read `folder:m:` and `[old]` as its own language."""
+    return Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
 def progress_bar(console: Console | None = None) -> Progress:
     """A bar with a changing text at its right; on what is no terminal it stays silent."""
-    console = console or Console(stderr=True)
+    console = console or plain_console()
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
