@@ -91,13 +91,13 @@ def operate(options: argparse.Namespace, start: Start, data: Data | None, *, see
 
     from senet.inference.device import running
     from senet.surgery import apply_sites
-    from senet.training.fit import Network, check_output
+    from senet.tasks import CLASSIFICATION, task_named
 
     preprocessing = start.images(data)
     torch.manual_seed(seed)
     classes = data.classes if data else start.classes()
     started = start.build(classes, preprocessing.in_channels)
-    check_output(Network(started.model, start.model, start.options, preprocessing), len(classes))
+    task_named(CLASSIFICATION).check_network(started.model, start.model, preprocessing, classes)
     model, known = started.model, data is not None and not started.new_head
     split = ("test" if data.test is not None else "val") if data else ""
     report = planned(options, model, start, preprocessing)
