@@ -96,7 +96,7 @@ def operate(options: argparse.Namespace, start: Start, data: Data | None, *, see
     preprocessing = start.images(data)
     torch.manual_seed(seed)
     classes = data.classes if data else start.classes()
-    started = start.build(classes, preprocessing.in_channels)
+    started = start.build(classes, preprocessing)
     task_named(CLASSIFICATION).check_network(started.model, start.model, preprocessing, classes)
     model, known = started.model, data is not None and not started.new_head
     split = ("test" if data.test is not None else "val") if data else ""

@@ -38,11 +38,16 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None
         "--data",
         required=required,
         metavar="DATA",
-        help="digits (embedded), folder:PATH (one sub-folder a class), cifar10, cifar100, fashion_mnist, imagenet:PATH",
+        help="digits (embedded), folder:PATH (one sub-folder a class), cifar10, cifar100, fashion_mnist, "
+        "imagenet:PATH; with boxes voc:PATH or coco:PATH; with masks masks:PATH",
     )
     group.add_argument("--val-fraction", type=float, metavar="F", help="validate on this share (default 0.2)")
     group.add_argument("--split-seed", type=int, default=0, metavar="N", help="of the choice of that share")
     group.add_argument("--download", action="store_true", help="fetch a published data set that isn't there")
+    group.add_argument("--classes", metavar="A,B", help="names, where boxes or masks don't say (masks: from number 0)")
+    group.add_argument(
+        "--instances", action="store_true", help="masks hold numbers of single objects, all of the second class"
+    )
     group.add_argument("--data-root", metavar="DIR", help="where published data sets are kept")
 
 
@@ -56,6 +61,8 @@ def data_options(options: argparse.Namespace) -> DataOptions:
         split_seed=options.split_seed,
         download=options.download,
         root=options.data_root,
+        classes=tuple(filter(None, (name.strip() for name in (options.classes or "").split(",")))),
+        instances=options.instances,
     )
 
 

@@ -95,7 +95,7 @@ def _show_plan(options: argparse.Namespace, start: Start) -> int:
     data = shared.data_options(options).open() if options.data else None
     preprocessing = start.images(data)
     bare = replace(start, weights=BUILT)  # the places don't hang on the weights: nothing is fetched
-    model = bare.build(data.classes if data else start.classes(), preprocessing.in_channels).model
+    model = bare.build(data.classes if data else start.classes(), preprocessing).model
     report = planned(options, model, start, preprocessing)
     if options.json:
         print_json({"network": start.model} | report.to_dict())

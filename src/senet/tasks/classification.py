@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Mapping, Sequence
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from senet.data import Batch, Data, ImageDataset, Mixing, eval_transform, train_
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.task import Objective, Rules, Score, Task
+from senet.zoo import build_model, model_defaults
 
 __all__ = ["ClassificationTask", "accuracies", "run_blank"]
 
@@ -37,11 +38,11 @@ class ClassificationObjective(Objective):
         channels_last: Bring images into that memory format.
     """
 
-    def __init__(self, num_classes: int, recipe: Rules, *, channels_last: bool = True) -> None:
+    def __init__(self, num_classes: int, recipe: Rules | None, *, channels_last: bool = True) -> None:
         super().__init__()
-        self.label_smoothing = recipe.label_smoothing
+        self.label_smoothing = recipe.label_smoothing if recipe else 0.0
         self.mixing: Mixing | None = None
-        if recipe.mixup or recipe.cutmix:
+        if recipe and (recipe.mixup or recipe.cutmix):
             self.mixing = Mixing(num_classes, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.train_loss, self.train_top1 = MeanMetric(), MulticlassAccuracy(num_classes, average="micro")
@@ -111,13 +112,50 @@ class ClassificationTask(Task):
         train = ImageDataset(data.train, train_transform(preprocessing, recipe.augmentation), seed=recipe.seed)
         return train, ImageDataset(data.val, eval_transform(preprocessing))
 
-    def objective(self, classes: Sequence[str], recipe: Rules, *, channels_last: bool = True) -> Objective:
+    def objective(
+        self,
+        classes: Sequence[str],
+        recipe: Rules | None = None,
+        *,
+        channels_last: bool = True,
+        alone: bool = False,  # noqa: ARG002 - `senet.inference.evaluate` says more than this task's sums
+    ) -> Objective:
         """Cross entropy and accuracies."""
         return ClassificationObjective(len(classes), recipe, channels_last=channels_last)
 
     def eval_batch_size(self, share: int) -> int:
         """Without gradients there is room for more."""
         return max(share, 64)
+
+    def build(
+        self,
+        text: str,
+        *,
+        num_classes: int,
+        preprocessing: Preprocessing,
+        options: Mapping[str, Any],
+        head: Mapping[str, Any],
+        pretrained: bool = False,
+    ) -> nn.Module:
+        """As `senet.zoo.build_model`.
+
+        Raises:
+            SenetError: There is no such network, or it doesn't take these options; or there is a head.
+            CheckpointError: The public weights can't be had.
+        """
+        if head:
+            raise SenetError("--head is for --task detection and segmentation; a classifier has its own")
+        return build_model(
+            text,
+            num_classes=num_classes,
+            in_channels=preprocessing.in_channels,
+            options=options,
+            pretrained=pretrained,
+        )
+
+    def defaults(self, text: str) -> tuple[int, Preprocessing]:
+        """As `senet.zoo.model_defaults`."""
+        return model_defaults(text)
 
 
 def run_blank(model: nn.Module, name: str, preprocessing: Preprocessing) -> object:

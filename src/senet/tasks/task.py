@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from senet.data import Augmentation, Data
@@ -53,7 +55,12 @@ class Objective(nn.Module, ABC):
 
     The training's sums are part of its state, so that an epoch that was interrupted reports the whole of it.
     Batches have `images` (one entry an image), `valid`, `broken` and `key`, as `senet.data.Batch`.
+
+    Attributes:
+        per_class: Class to its figures, of the last `judged`; empty where the task tells them otherwise.
     """
+
+    per_class: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
     @abstractmethod
     def learn(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
@@ -100,9 +107,65 @@ class Task(ABC):
         """What is trained and what is validated on, for `senet.data.train_loader` and `eval_loader`."""
 
     @abstractmethod
-    def objective(self, classes: Sequence[str], recipe: Rules, *, channels_last: bool = True) -> Objective:
-        """Loss and metrics for a network of these classes."""
+    def objective(
+        self, classes: Sequence[str], recipe: Rules | None = None, *, channels_last: bool = True, alone: bool = False
+    ) -> Objective:
+        """Loss and metrics for a network of these classes.
+
+        Args:
+            classes: Their names.
+            recipe: None where nothing is learned.
+            channels_last: Bring images into that memory format.
+            alone: This process evaluates by itself, also after a training of several.
+        """
 
     def eval_batch_size(self, share: int) -> int:
         """Images that are validated at a time, where `share` are trained on at a time."""
         return share
+
+    # Networks: what `senet.training.start` builds.
+
+    has_heads: ClassVar[bool] = False
+    """Whether a network is a backbone with a head."""
+
+    @abstractmethod
+    def build(
+        self,
+        text: str,
+        *,
+        num_classes: int,
+        preprocessing: Preprocessing,
+        options: Mapping[str, Any],
+        head: Mapping[str, Any],
+        pretrained: bool = False,
+    ) -> nn.Module:
+        """Build what a command line's `--model` names, see `senet.zoo.build_model`.
+
+        Raises:
+            SenetError: There is no such network, or it doesn't take these options.
+            CheckpointError: The public weights can't be had.
+        """
+
+    @abstractmethod
+    def defaults(self, text: str) -> tuple[int, Preprocessing]:
+        """Classes and path of images of a network, where nobody says otherwise.
+
+        Raises:
+            UnknownNameError: There is no such network.
+        """
+
+    def adapted(self, preprocessing: Preprocessing) -> Preprocessing:
+        """A classifier's path of images, as this task wants it."""
+        return preprocessing
+
+    def backbone(self, model: nn.Module) -> nn.Module | None:  # noqa: ARG002
+        """The part that a classifier's weights fit; None if there is none."""
+        return None
+
+    def example(self, preprocessing: Preprocessing) -> list[Any]:
+        """All positional arguments of a network, with one blank image."""
+        return [torch.zeros(1, preprocessing.in_channels, *preprocessing.size)]
+
+    def surgery_root(self, model: nn.Module) -> str:  # noqa: ARG002
+        """Path of the part in which attention is looked for."""
+        return ""

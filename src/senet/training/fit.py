@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 
-from senet.data import Batch, BrokenReport, Data, Shard, eval_loader, train_loader
-from senet.errors import SenetError
+from senet.data import Batch, BrokenReport, Data, Shard, eval_loader, train_loader, troubles_of
+from senet.errors import DataError, SenetError
+from senet.models import Backbone
 from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
 from senet.tasks import CLASSIFICATION, task_named
@@ -34,7 +35,7 @@ from senet.training.progress import ProgressLine
 from senet.training.recipe import Recipe, RunOptions
 from senet.weights import Description
 
-__all__ = ["Network", "Outcome", "fit"]
+__all__ = ["Network", "Outcome", "check_annotations", "fit"]
 
 LIGHTNING_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -50,6 +51,7 @@ class Network:
         preprocessing: What its images go through.
         new_head: Why its classifier is new, in words; empty if it knows the data's classes.
         task: What it is for, a key of `senet.tasks.TASKS`.
+        head: What stands on it where it is a backbone.
     """
 
     model: nn.Module
@@ -58,6 +60,7 @@ class Network:
     preprocessing: Preprocessing
     new_head: str = ""
     task: str = CLASSIFICATION
+    head: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,9 @@ def fit(
     task = task_named(network.task)
     task.check_rules(recipe)
     task.check_network(network.model, network.name, network.preprocessing, data.classes)
+    check_annotations(data, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    if recipe.frozen_stages or recipe.frozen_norms:
+        _freeze(network, recipe)
     if recipe.train != "all":
         trainable(network.model, recipe.train)
     if run.checkpointing:
@@ -129,6 +135,8 @@ def fit(
                 preprocessing=network.preprocessing,
                 metrics=metrics,
                 training={"epoch": epoch, "data": data.name, "recipe": recipe.to_dict()},
+                task=network.task,
+                head=dict(network.head),
             ),
             scores=task.scores,
             stop=stop,
@@ -149,10 +157,45 @@ def fit(
     return Outcome(keeper.rows, keeper.best, time.monotonic() - started, broken.summary())
 
 
+def check_annotations(data: Data, tell: Callable[[str], object]) -> None:
+    """Tell what is wrong with boxes and is mended, before training.
+
+    Raises:
+        DataError: Something that can't be mended, or too much of the other.
+    """
+    troubles = troubles_of(data)
+    advice = f"`senet doctor --data {data.name}` lists all"
+    fatal = [trouble for trouble in troubles if trouble.fatal]
+    if fatal:
+        more = f"\n{len(fatal)} such troubles; {advice}" if len(fatal) > 1 else ""
+        raise DataError(f"{fatal[0].path}: {fatal[0].reason}{more}")
+    boxes = sum(sum(part.counts(len(data.classes))) for part in data.parts.values() if hasattr(part, "counts"))
+    limit = max(10, boxes // 100)
+    if len(troubles) > limit:
+        path, reason, _ = troubles[0]
+        raise DataError(
+            f"{len(troubles)} boxes of {boxes + len(troubles):,} are wrong, more than the limit of {limit}; the first: "
+            f"{path}: {reason}\n{advice}"
+        )
+    for trouble in troubles:
+        tell(f"{trouble.path}: {trouble.reason}")
+
+
+def _freeze(network: Network, recipe: Recipe) -> None:
+    backbone = next((module for module in network.model.modules() if isinstance(module, Backbone)), None)
+    if backbone is None:
+        raise SenetError(
+            f"frozen_stages and frozen_norms are about backbones of this package; {network.name} for {network.task} "
+            "has none"
+        )
+    backbone.freeze(recipe.frozen_stages, norms=recipe.frozen_norms)
+
+
 def _turn_on_checkpointing(network: Network) -> None:
-    if not hasattr(network.model, "checkpointing"):
+    able = [module for module in network.model.modules() if hasattr(module, "checkpointing")]
+    if not able:
         raise SenetError(f"gradient checkpointing is built into this package's networks; {network.name} has none")
-    network.model.checkpointing = True  # type: ignore[assignment]
+    able[0].checkpointing = True  # type: ignore[assignment]
 
 
 def _trainer(recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
