@@ -44,6 +44,10 @@ class Joint:
         image, wrapped = self.together(image.convert(self.mode), _wrapped(target, image.size))
         return self.pixels(image), {key: torch.as_tensor(value).as_subclass(Tensor) for key, value in wrapped.items()}
 
+    def alone(self, image: Image.Image) -> Tensor:
+        """A picture of which nothing is known."""
+        return self.pixels(image.convert(self.mode))
+
 
 def _wrapped(target: Target, size: tuple[int, int]) -> dict[str, Any]:
     """Arrays as torchvision's transforms know them."""

@@ -64,7 +64,7 @@ def _named_classes(root: Path, *, instances: bool) -> tuple[str, ...]:
         return "background", "object"
     raise DataError(
         f"{root} doesn't say what its masks' numbers mean: write the names into {root / 'classes.txt'}, one a line "
-        "from number 0, or --classes background,cat,dog; --instances if each number is a single object"
+        "from number 0, or --class-names background,cat,dog; --instances if each number is a single object"
     )
 
 

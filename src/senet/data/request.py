@@ -62,6 +62,6 @@ class Request:
             DataError: The user named classes, or said what masks hold.
         """
         if self.classes:
-            raise DataError(f"--classes has no effect on {self.name}, which names its classes itself")
+            raise DataError(f"--class-names has no effect on {self.name}, which names its classes itself")
         if self.instances:
             raise DataError(f"--instances is about masks:PATH; {self.name} has no masks")

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from senet.data import Data, DenseDataset, DenseSource
@@ -75,6 +76,16 @@ class DenseTask(Task):
     def evaluated(self, source: DenseSource, preprocessing: Preprocessing, *, broken: str = "skip") -> DenseDataset:
         """Whole pictures with their targets."""
         return DenseDataset(source, self.transform(preprocessing, None), broken=broken)
+
+    # Answers.
+
+    @abstractmethod
+    def answers(self, model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Any]:
+        """What a network in evaluation mode says of transformed images, at their pictures' height and width."""
+
+    @abstractmethod
+    def drawn(self, picture: Image.Image, answer: Any, classes: Sequence[str], *, least: float = 0.5) -> Image.Image:
+        """The answer painted over the picture; boxes with a score below `least` are left out."""
 
     # Networks.
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import MultiScaleRoIAlign
@@ -59,19 +59,12 @@ class FasterRCNNHead(HeadSpec):
         names = [str(number) for number in range(len(maps))]
         return FasterRCNN(
             body,
-            num_classes + 1,
             rpn_anchor_generator=AnchorGenerator(tuple((8 * s,) for s in strides), (RATIOS,) * len(strides)),
             box_roi_pool=MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
             box_head=TwoMLPHead(self.channels * 7 * 7, self.hidden),
-            box_predictor=_predictor(self.hidden, num_classes + 1),
+            box_predictor=FastRCNNPredictor(self.hidden, num_classes + 1),
             **image_options(preprocessing),
         )
-
-
-def _predictor(hidden: int, outputs: int) -> nn.Module:
-    from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-
-    return FastRCNNPredictor(hidden, outputs)
 
 
 def _three_maps(network: ConvNet) -> tuple[Any, ...]:

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any, final
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from senet.data.joint import DETECTION_CROPS, Joint, boxes_transform
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.dense import DenseTask
+from senet.tasks.detection.drawing import draw_boxes
 from senet.tasks.detection.heads import HEADS
-from senet.tasks.detection.objective import DetectionObjective
+from senet.tasks.detection.objective import DetectionObjective, detect
 from senet.tasks.task import Objective, Rules, Score
 
 __all__ = ["DetectionTask"]
@@ -61,6 +63,21 @@ class DetectionTask(DenseTask):
         """A list of one blank image."""
         image: Tensor = torch.zeros(preprocessing.in_channels, *preprocessing.size)
         return [[image]]
+
+    def answers(
+        self,
+        model: nn.Module,
+        images: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],  # noqa: ARG002 - boxes are in the picture's pixels already
+    ) -> list[dict[str, Tensor]]:
+        """`boxes`, `scores` and `labels` from 0 of each."""
+        return detect(model, images)
+
+    def drawn(
+        self, picture: Image.Image, answer: dict[str, Tensor], classes: Sequence[str], *, least: float = 0.5
+    ) -> Image.Image:
+        """Boxes with names and scores."""
+        return draw_boxes(picture, answer, classes, least=least)
 
     def objective(
         self,

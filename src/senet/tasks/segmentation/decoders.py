@@ -101,7 +101,7 @@ class UNetDecoder(nn.Module):
         x, skips = maps[-1], maps[-2::-1]
         for block, skip in zip(self.blocks, skips, strict=False):
             x = block(x, skip, skip.shape[-2:])
-        for block, stride in zip(self.blocks[len(skips) :], self.free, strict=True):  # type: ignore[arg-type]
+        for block, stride in zip(self.blocks[len(skips) :], self.free, strict=True):
             x = block(x, None, [-(-edge // stride) for edge in size])
         return x
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import final
 
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
 from senet.data.joint import SEGMENTATION_CROPS, Joint, masks_transform
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.classification import run_blank
 from senet.tasks.dense import DenseTask
+from senet.tasks.segmentation.drawing import draw_mask
 from senet.tasks.segmentation.heads import HEADS
-from senet.tasks.segmentation.objective import SegmentationObjective, logits_of
+from senet.tasks.segmentation.objective import SegmentationObjective, logits_of, segment
 from senet.tasks.task import Objective, Rules, Score
 
 __all__ = ["SegmentationTask"]
@@ -53,6 +55,21 @@ class SegmentationTask(DenseTask):
             shape = type(output).__name__  # type: ignore[assignment]
         if shape != wanted:
             raise SenetError(f"{name} gives {shape} for one image; wanted is one logit a class and pixel, {wanted}")
+
+    def answers(self, model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """(H, W) uint8 class numbers of each."""
+        return segment(model, images, sizes)
+
+    def drawn(
+        self,
+        picture: Image.Image,
+        answer: Tensor,
+        classes: Sequence[str],
+        *,
+        least: float = 0.5,  # noqa: ARG002 - each pixel has one class
+    ) -> Image.Image:
+        """Classes in colours over the picture."""
+        return draw_mask(picture, answer.numpy(), len(classes))
 
     def objective(
         self,
