@@ -18,7 +18,8 @@ from senet.data.joint import Joint, check_augmentation
 from senet.errors import SenetError
 from senet.models import Backbone, ConvNet
 from senet.preprocessing import Preprocessing
-from senet.surgery import Site, apply_sites
+from senet.surgery import Report, Site, apply_sites, plan
+from senet.surgery.where import Where
 from senet.tasks.head import HeadSpec, head_from_dict
 from senet.tasks.library import from_torchvision, known_in_torchvision
 from senet.tasks.task import Rules, Task
@@ -148,8 +149,16 @@ class DenseTask(Task):
         """The backbone of this package inside; None in another library's network."""
         return next((module for module in model.modules() if isinstance(module, Backbone)), None)
 
-    def surgery_root(self, model: nn.Module) -> str:
-        """Path of the part in which attention is looked for: the backbone, as far as one can tell; else the whole."""
+    def plan(self, model: nn.Module, preprocessing: Preprocessing, *, where: Where = "auto", **wanted: Any) -> Report:
+        """Where attention goes: into the backbone if one can tell which it is; else, or with `where`, anywhere."""
+        root = self._body(model) if where == "auto" else ""
+        if not root:
+            return super().plan(model, preprocessing, where=where, **wanted)
+        image = torch.zeros(1, preprocessing.in_channels, *preprocessing.size)
+        return plan(model.get_submodule(root), example_inputs=[image], where=where, **wanted).within(root)
+
+    def _body(self, model: nn.Module) -> str:
+        """Path of the backbone; empty if none can be told."""
         modules = dict(model.named_modules())
         own = next((path for path, module in modules.items() if isinstance(module, Backbone)), None)
         return own or next((path for path in ("backbone.body", "backbone") if path in modules), "")

@@ -10,10 +10,12 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from senet.data import Augmentation, Data
 from senet.data.loader import Samples
 from senet.preprocessing import Preprocessing
+from senet.surgery import Report, plan
 
 __all__ = ["Objective", "Rules", "Score", "Task"]
 
@@ -166,6 +168,15 @@ class Task(ABC):
         """All positional arguments of a network, with one blank image."""
         return [torch.zeros(1, preprocessing.in_channels, *preprocessing.size)]
 
-    def surgery_root(self, model: nn.Module) -> str:  # noqa: ARG002
-        """Path of the part in which attention is looked for."""
-        return ""
+    def plan(self, model: nn.Module, preprocessing: Preprocessing, **wanted: Any) -> Report:
+        """Where `senet.surgery.plan` puts attention, given its other arguments."""
+        return plan(model, example_inputs=self.example(preprocessing), **wanted)
+
+    def outputs(self, model: nn.Module, images: Tensor) -> list[Tensor]:
+        """All that a network in evaluation mode says of (N, C, H, W) images, to compare it with another.
+
+        Args:
+            model: The network.
+            images: About as bright as its own.
+        """
+        return [leaf for leaf in tree_leaves(model(images)) if isinstance(leaf, Tensor)]

@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from senet.data.joint import DETECTION_CROPS, Joint, boxes_transform
 from senet.errors import SenetError
@@ -63,6 +64,13 @@ class DetectionTask(DenseTask):
         """A list of one blank image."""
         image: Tensor = torch.zeros(preprocessing.in_channels, *preprocessing.size)
         return [[image]]
+
+    def outputs(self, model: nn.Module, images: Tensor) -> list[Tensor]:
+        """The maps of the backbone (a network without good weights finds nothing), then what is found."""
+        body = getattr(model, "backbone", None)
+        maps = body(images) if isinstance(body, nn.Module) else []
+        found = model(list(images.sigmoid()))
+        return [leaf for leaf in tree_leaves([maps, found]) if isinstance(leaf, Tensor)]
 
     def answers(
         self,
