@@ -26,7 +26,7 @@ SEEDS = (0, 1)
 SMALL = ("--option", "group_width=16", "--workers", "0")
 COMMANDS = {
     "detection": [
-        *("--task", "detection", "--head", "fcos:channels=64", "--size", "192x256", "--epochs", "12", "--batch-size"),
+        *("--task", "detection", "--head", "fcos:channels=32", "--size", "144x192", "--epochs", "12", "--batch-size"),
         *("4", "--optimizer", "adamw", "--lr", "0.001", "--weight-decay", "0.01", "--schedule", "one-cycle"),
         *("--warmup-epochs", "4", "--flip-vertical", "0.5"),
     ],

@@ -86,7 +86,7 @@ class RetinaNetSpec(HeadSpec):
     def build(self, network: ConvNet, num_classes: int, preprocessing: Preprocessing) -> nn.Module:
         """See `HeadSpec.build`."""
         body = _with_extra_maps(self, network)
-        sizes = tuple(tuple(round(4 * s * 2 ** (k / 3)) for k in range(3)) for s in _five_strides(body))
+        sizes = tuple(tuple(int(4 * s * 2 ** (k / 3)) for k in range(3)) for s in _five_strides(body))
         anchors = AnchorGenerator(sizes, (RATIOS,) * len(sizes))
         head = RetinaNetHead(
             self.channels, anchors.num_anchors_per_location()[0], num_classes + 1, norm_layer=_group_norm
