@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from senet.data.dataset import MOST_IN_A_ROW, POLICIES, RefusedImage
 from senet.data.images import BrokenImage
 from senet.data.randomness import drawn_from
-from senet.data.sources import Data, Source
+from senet.data.sources import Data, Source, Subset
 
 __all__ = [
     "DenseBatch",
@@ -24,6 +24,7 @@ __all__ = [
     "Trouble",
     "aspect_groups",
     "object_counts",
+    "sizes_of",
     "troubles_of",
 ]
 
@@ -172,6 +173,14 @@ def aspect_groups(sizes: np.ndarray, bins: int = 3) -> np.ndarray:
     width, height = np.maximum(sizes, 1).T
     edges = 2.0 ** np.linspace(-1, 1, 2 * bins + 1)
     return np.searchsorted(edges, width / height, side="right")
+
+
+def sizes_of(source: Source) -> np.ndarray:
+    """(N, 2) width and height of each picture of a source, or of some of its pictures."""
+    if isinstance(source, Subset):
+        return sizes_of(source.source)[source.indices]
+    sizes: np.ndarray = source.sizes  # type: ignore[attr-defined]
+    return sizes
 
 
 def object_counts(labels: Iterable[np.ndarray], classes: int) -> list[int]:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from senet.data import Data, DenseDataset, DenseSource
-from senet.data.dense import aspect_groups
+from senet.data.dense import aspect_groups, sizes_of
 from senet.data.joint import Joint, check_augmentation
 from senet.errors import SenetError
 from senet.models import Backbone, ConvNet
@@ -65,7 +65,7 @@ class DenseTask(Task):
                 train,
                 self.transform(preprocessing, recipe),
                 seed=recipe.seed,
-                groups=aspect_groups(train.sizes) if self.groups_by_shape(recipe) else None,
+                groups=aspect_groups(sizes_of(train)) if self.groups_by_shape(recipe) else None,
             ),
             self.evaluated(data.val, preprocessing),  # type: ignore[arg-type]
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, final
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.detection import MeanAveragePrecision
@@ -51,11 +52,9 @@ class DetectionObjective(Objective):
         self.classes = tuple(classes)
         self.train_loss = MeanMetric()
         self.train_loss.persistent(True)
-        # On the processor: COCO's matching runs there.
-        self.precision = MeanAveragePrecision(
-            backend="faster_coco_eval", class_metrics=alone, sync_on_compute=not alone, compute_on_cpu=True
-        )
-        self.precision.warn_on_many_detections = False
+        self.alone = alone
+        self._found: list[dict[str, Tensor]] = []
+        self._truth: list[dict[str, Tensor]] = []
 
     def learn(self, model: nn.Module, batch: DenseBatch) -> dict[str, Tensor]:
         """Loss of one batch; crowds are left out."""
@@ -69,14 +68,10 @@ class DetectionObjective(Objective):
         kept = [number for number, valid in enumerate(batch.valid.tolist()) if valid]
         if not kept:
             return
-        targets = [batch.targets[number] for number in kept]
-        self.precision.update(
-            detect(model, [batch.images[number] for number in kept]),
-            [
-                {"boxes": t["boxes"].cpu(), "labels": t["labels"].cpu(), "iscrowd": t["crowd"].cpu().int()}
-                for t in targets
-            ],
-        )
+        self._found += detect(model, [batch.images[number] for number in kept])
+        for target in (batch.targets[number] for number in kept):
+            boxes, labels, crowd = (target[key].cpu() for key in ("boxes", "labels", "crowd"))
+            self._truth.append({"boxes": boxes, "labels": labels, "iscrowd": crowd.int()})
 
     def learned(self) -> dict[str, Tensor]:
         """The loss."""
@@ -86,12 +81,29 @@ class DetectionObjective(Objective):
 
     def judged(self) -> dict[str, Tensor]:
         """Mean average precision; 0 where there is no box at all."""
-        found: dict[str, Any] = self.precision.compute()
-        self.precision.reset()
+        # The boxes of all processes, who may have seen unequally many pictures, are gathered here: torchmetrics' own
+        # gathering waits for equally many.
+        precision = MeanAveragePrecision(
+            backend="faster_coco_eval", class_metrics=self.alone, sync_on_compute=False
+        )  # fmt: skip
+        precision.warn_on_many_detections = False
+        precision.update(_of_all(self._found, self.alone), _of_all(self._truth, self.alone))
+        self._found, self._truth = [], []
+        found: dict[str, Any] = precision.compute()
         if "map_per_class" in found and found["map_per_class"].ndim:
             pairs = zip(found["classes"].tolist(), found["map_per_class"].tolist(), strict=True)
             self.per_class = {self.classes[int(number)]: {"map": max(0.0, value)} for number, value in pairs}
-        return {name: found[key].clamp(min=0) for name, key in (("map", "map"), ("map50", "map_50"))}
+        device = self.train_loss.device
+        return {name: found[key].clamp(min=0).to(device) for name, key in (("map", "map"), ("map50", "map_50"))}
+
+
+def _of_all(rows: list[dict[str, Tensor]], alone: bool) -> list[dict[str, Tensor]]:
+    """Those of this process and of all others."""
+    if alone or not dist.is_initialized():
+        return rows
+    parts: list[list[dict[str, Tensor]]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
 
 
 def _learned(target: dict[str, Tensor]) -> dict[str, Tensor]:
