@@ -8,8 +8,8 @@ Trains with `senet train` each network with each seed, evaluates its last epoch 
 and writes OUT/TASK.json and OUT/TASK.png: pictures with the truth beside what the first SE network says. Runs that are
 finished are not repeated, so an interrupted call goes on where it was.
 
-The last writes some of the blood cells in COCO's form and runs the paper's Table 7 recipe on them for an epoch: it shows
-that it runs, not what it reaches.
+The last writes some of the blood cells in COCO's form and runs the paper's Table 7 recipe on them for an epoch: it
+shows that it runs, not what it reaches.
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ def run_the_papers(folder: Path, out: Path, pictures: int = 16) -> None:
         file = sample / "annotations" / f"instances_{part}2017.json"
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(coco_document(rows, data.classes)))
-    print(senet("train", "--task", "detection", "--data", f"coco:{sample}", "--model", "se_resnet50", "--recipe", "coco",
-                "--epochs", "1", "--batch-size", "4", "--size", "128x160", "--workers", "0",
+    print(senet("train", "--task", "detection", "--data", f"coco:{sample}", "--model", "se_resnet50", "--recipe",
+                "coco", "--epochs", "1", "--batch-size", "4", "--size", "128x160", "--workers", "0",
                 "--out", str(out / "coco-se_resnet50")))  # fmt: skip
 
 

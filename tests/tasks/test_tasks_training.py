@@ -20,7 +20,7 @@ from senet.tasks import load_model, task_named
 from senet.training.keeper import Keeper
 
 SMALL = ["--model", "se_resnet18", "--option", "group_width=16", "--option", "depths=[1,1,1,1]", "--workers", "0"]
-HEADS = {"detection": "fcos:channels=32", "segmentation": "unet:channels=32"}
+HEADS = {"detection": "fcos:channels=64", "segmentation": "unet:channels=32"}
 
 
 def command(task: str, folder: Path, *more: str) -> list[str]:
@@ -106,7 +106,7 @@ def test_train_resume_evaluate_predict(
 def test_a_classifiers_checkpoint_becomes_the_backbone(voc: Path, tmp_path: Path) -> None:
     run = tmp_path / "digits"
     assert main(["train", "--data", "digits", *SMALL, "--size", "32", "--epochs", "1", "--out", str(run)]) == 0
-    begun = ["train", "--task", "detection", "--data", f"voc:{voc}", "--init", str(run), "--head", "fcos:channels=32",
+    begun = ["train", "--task", "detection", "--data", f"voc:{voc}", "--init", str(run), "--head", "fcos:channels=64",
              "--size", "64", "--epochs", "1", "--batch-size", "2", "--workers", "0", "--lr", "1e-9", "--frozen-stages",
              "2", "--frozen-norms"]  # fmt: skip
     assert main([*begun, "--out", str(tmp_path / "cells")]) == 0

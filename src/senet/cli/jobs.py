@@ -155,7 +155,7 @@ def resumed(options: argparse.Namespace, begun_with: Sequence[str]) -> tuple[Pat
         "task",
         "head",
         "head_attention",
-        "classes",
+        "class_names",
         "model",
         "init",
         "pretrained",
@@ -168,6 +168,7 @@ def resumed(options: argparse.Namespace, begun_with: Sequence[str]) -> tuple[Pat
     ]
     fixed += begun_with
     changed = [name for name in fixed if getattr(options, name) is not None]
+    changed += ["instances"] * options.instances
     changed += [*shared.given_fields(options, Recipe), *shared.given_fields(options, Augmentation)]
     if changed:
         option = f"--{changed[0].replace('_', '-')}"

@@ -50,9 +50,10 @@ class DetectionTask(DenseTask):
             with torch.no_grad():
                 answer: Any = model(*self.example(preprocessing))
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            shape = (preprocessing.in_channels, *preprocessing.size)
             raise SenetError(
-                f"{name} can't take a list with one image, as torchvision's detectors: {reason}"
+                f"{name} can't take a list of one image, {shape}, as torchvision's detectors do: {reason}"
             ) from error
         finally:
             model.train(was)
