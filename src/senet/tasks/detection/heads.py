@@ -100,8 +100,8 @@ class RetinaNetSpec(HeadSpec):
 class FCOSSpec(HeadSpec):
     """One stage without anchors: each place says how far the box's edges are.
 
-    With 32 channels torchvision's group norms have one channel each, and need images whose coarsest map (stride 128) has
-    more than one place.
+    With 32 channels torchvision's group norms have one channel each, and need images whose coarsest map (stride 128)
+    has more than one place.
 
     Source: Tian et al. 2019 (arXiv 1904.01355).
     """
@@ -131,7 +131,8 @@ def _five_strides(body: PyramidBackbone) -> list[int]:
 
 def _group_norm(channels: int) -> nn.Module:
     # At least two channels a group: the coarsest map of a small image has one place.
-    return nn.GroupNorm(next(groups for groups in (32, 16, 8, 4, 2, 1) if channels % (2 * groups) == 0), channels)
+    groups = next((groups for groups in (32, 16, 8, 4, 2) if channels % (2 * groups) == 0), 1)
+    return nn.GroupNorm(groups, channels)
 
 
 HEADS: dict[str, type[HeadSpec]] = {spec.kind: spec for spec in (FasterRCNNHead, RetinaNetSpec, FCOSSpec)}
