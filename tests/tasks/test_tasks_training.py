@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -240,3 +242,26 @@ def test_one_pictures_answer_does_not_hang_on_its_neighbours(masks: Path) -> Non
 def test_mixed_precision(precision: str, voc: Path, tmp_path: Path) -> None:
     more = ("--out", str(tmp_path / "run"), "--precision", precision, "--epochs", "1")
     assert main(command("detection", voc, *more)) == 0
+
+
+@pytest.mark.parametrize("name", ["detection", "segmentation"])
+def test_the_other_recipes_run(name: str, voc: Path, masks: Path, tmp_path: Path) -> None:
+    folder = {"detection": voc, "segmentation": masks}[name]
+    assert main(command(name, folder, "--recipe", name, "--epochs", "1", "--out", str(tmp_path / "run"))) == 0
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(task: str, data: Path, tmp_path: Path) -> None:
+    """Four validation pictures for two processes, a fifth for one of them: none waits for the other."""
+    for name in ("val.txt", "test.txt"):
+        (data / name).write_text("".join(f"p{number:03d}\n" for number in range(8, 13)))
+    two = ("--devices", "2", "--strategy", "ddp", "--batch-size", "4", "--out", str(tmp_path / "run"))
+    run = [sys.executable, "-m", "senet", *command(task, data, *two)]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    kind = {"detection": "voc", "segmentation": "masks"}[task]
+    alone = [sys.executable, "-m", "senet", "evaluate", "--checkpoint", str(tmp_path / "run" / "last.safetensors"),
+             "--data", f"{kind}:{data}", "--split", "val", "--json", "--workers", "0"]  # fmt: skip
+    scores = json.loads(subprocess.run(alone, capture_output=True, text=True, check=True).stdout)["scores"]
+    for key, value in scores.items():
+        assert value == pytest.approx(float(table(tmp_path / "run")[-1][f"val_{key}"]), abs=1e-5)
