@@ -603,9 +603,11 @@ static int rescale(const struct senet_tail *step, const void *x, const float *ga
     return 0;
 }
 
+#include "pointwise.h"
+
 #define TEXT(name) #name
 #define NAME(set) TEXT(set)
 #define SYMBOL_(set) JOIN(senet_, set)
 #define SYMBOL(set) SYMBOL_(set)
 
-const struct senet_instruction_set SYMBOL(SET) = {NAME(SET), forward, backward, rescale};
+const struct senet_instruction_set SYMBOL(SET) = {NAME(SET), forward, backward, rescale, pointwise};
