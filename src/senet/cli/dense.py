@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ __all__ = ["evaluate", "predict"]
 
 BATCH = 8
 
+SURE = 0.5
+"""Least score of a box that is drawn."""
+
 
 def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
     """Evaluate and print."""
@@ -30,7 +34,7 @@ def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
     data = shared.data_options(options).open()
     if data.task != description.task:
         raise SenetError(f"{data.name} is for {data.task}; {options.checkpoint} is for {description.task}")
-    check_annotations(data, print)
+    check_annotations(data, lambda line: print(line, file=sys.stderr))
     split = options.split or ("test" if data.test is not None else "val")
     with counting("evaluating") as progress:
         result = evaluate_dense(
@@ -66,6 +70,8 @@ def predict(options: argparse.Namespace, loaded: LoadedModel, paths: list[str]) 
         raise SenetError(f"--out DIR is missing: where the pictures of this {loaded.description.task} network go")
     if options.top is not None or options.json:
         raise SenetError(f"--{'json' if options.json else 'top'} is for classifiers; boxes and masks go into --out")
+    if options.score is not None and loaded.description.task != "detection":
+        raise SenetError("--score is for detectors: each pixel of a mask has one class")
     if options.out.is_file():
         raise SenetError(f"--out {options.out} is a file; boxes and masks go into a folder")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -81,7 +87,7 @@ def predict(options: argparse.Namespace, loaded: LoadedModel, paths: list[str]) 
                 bad += 1
                 print(f"{seen.path}: {seen.error}")
             else:
-                kept.append(write(options.out / name, seen, loaded, options.score))
+                kept.append(write(options.out / name, seen, loaded, SURE if options.score is None else options.score))
     if loaded.description.task == "detection":
         from senet.tasks.detection.drawing import coco_document
         from senet.weights import write_atomically

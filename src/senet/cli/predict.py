@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="write the rows into this CSV file instead of printing them; or boxes or masks into this folder",
     )
-    parser.add_argument("--score", type=float, default=0.5, metavar="S", help="boxes drawn are this sure (default 0.5)")
+    parser.add_argument("--score", type=float, metavar="S", help="boxes drawn are this sure (default 0.5)")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
 
@@ -54,6 +54,8 @@ def run(options: argparse.Namespace) -> int:
     loaded = load_model(options.checkpoint, factory=options.model)
     if loaded.description.task != CLASSIFICATION:
         return dense.predict(options, loaded, paths)
+    if options.score is not None:
+        raise SenetError("--score is for detectors; a row names the likeliest classes with their probabilities")
     if options.out is not None and not options.out.resolve().parent.is_dir():
         raise SenetError(f"--out {options.out}: there is no folder {options.out.parent}")
     with counting("predicting") as progress:
