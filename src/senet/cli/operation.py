@@ -28,26 +28,16 @@ BEFORE, AFTER = "before surgery", "right after surgery"
 
 def planned(options: argparse.Namespace, model: nn.Module, start: Start, images: Preprocessing) -> Report:
     """Where attention goes, as `--attention`, `--where`, `--placement` and `--stages` say."""
-    import torch
-
     from senet.nn import SE, attention_from_dict
-    from senet.surgery import plan
+    from senet.training.start import surgery_plan
 
     wanted = shared.network_options(options)
     attention = wanted.pop("attention", SE().to_dict())
     if attention is None:
         raise SenetError("--attention none inserts nothing")
-    report = plan(
-        model,
-        attention_from_dict(attention),
-        where=options.where or "auto",
-        example_inputs=[torch.zeros(1, images.in_channels, *images.size)],
-        **wanted,
+    return surgery_plan(
+        start, model, images, attention=attention_from_dict(attention), where=options.where or "auto", **wanted
     )
-    if not report.inserted:
-        reason = report.skipped[0].reason if report.skipped else "no unit was found"
-        raise SenetError(f"{start.model} has no place left for this attention: each unit {reason}")
-    return report
 
 
 @dataclass(frozen=True)

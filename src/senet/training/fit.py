@@ -34,7 +34,7 @@ from senet.data import (
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
-from senet.training.folder import METRICS, STATE
+from senet.training.folder import METRICS, RESULT, STATE, write_json
 from senet.training.interruption import StopRequest
 from senet.training.keeper import Keeper
 from senet.training.module import ClassificationModule
@@ -150,7 +150,10 @@ def fit(
             trainer.fit(module, *loaders, ckpt_path=folder / STATE if state is not None else None, weights_only=True)
         except MisconfigurationException as error:
             raise SenetError(f"this training can't run here: {error}") from error
-    return Outcome(keeper.rows, keeper.best, time.monotonic() - started, broken.summary())
+    outcome = Outcome(keeper.rows, keeper.best, time.monotonic() - started, broken.summary())
+    if trainer.is_global_zero:
+        write_json(folder, RESULT, {"best": outcome.best, "last": outcome.rows[-1], "broken": outcome.broken})
+    return outcome
 
 
 def check_output(network: Network, classes: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from senet.errors import SenetError
 
-__all__ = ["BEST", "CURVES", "JOB", "LAST", "METRICS", "STATE", "SURGERY", "holds_a_run", "write_json"]
+__all__ = ["BEST", "CURVES", "JOB", "LAST", "METRICS", "RESULT", "STATE", "SURGERY", "holds_a_run", "write_json"]
 
 JOB = "run.json"
 """What was asked for: data, network, recipe, how it runs."""
@@ -25,6 +25,9 @@ SURGERY = "surgery.json"
 
 METRICS, CURVES = "metrics.csv", "curves.png"
 """One row an epoch, and its picture."""
+
+RESULT = "result.json"
+"""What the training came to; there once it is trained to its end."""
 
 
 def holds_a_run(folder: Path) -> bool:

@@ -32,6 +32,7 @@ class DataOptions:
         split_seed: What the choice of those images depends on.
         download: Fetch a published set that isn't there.
         root: Where published sets are kept.
+        limit: At most so many training images, drawn at random but always the same; None is all.
     """
 
     data: str
@@ -39,14 +40,20 @@ class DataOptions:
     split_seed: int = 0
     download: bool = False
     root: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise SenetError(f"limit={self.limit} must be at least 1")
 
     def open(self) -> Data:
         """Open it."""
-        from senet.data import open_data
+        from senet.data import open_data, thin
 
-        return open_data(
+        data = open_data(
             self.data, val_fraction=self.val_fraction, seed=self.split_seed, download=self.download, root=self.root
         )
+        return data if self.limit is None else replace(data, train=thin(data.train, self.limit))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +73,12 @@ class Job:
     run: RunOptions = field(default_factory=RunOptions)
 
     def start(
-        self, folder: Path, console: Console | None = None, *, notes: Mapping[str, Mapping[str, Any]] | None = None
+        self,
+        folder: Path,
+        console: Console | None = None,
+        *,
+        notes: Mapping[str, Mapping[str, Any]] | None = None,
+        data: Data | None = None,
     ) -> Outcome:
         """Train into a folder that holds no run yet.
 
@@ -74,12 +86,13 @@ class Job:
             folder: Is made if need be, once everything is known to be in order.
             console: For bar and messages; standard error if None.
             notes: What else to leave in it: file name to content.
+            data: `source`, where it is open already.
 
         Raises:
             SenetError: There is a run in it, it can't be written to, or the training can't work.
         """
         self.refuse_used(folder)
-        data = self.source.open()
+        data = data or self.source.open()
         network = self.build(data)
         if network.new_head and self.recipe.train != "all":
             raise SenetError(
@@ -92,9 +105,9 @@ class Job:
                 write_json(folder, name, content)
         return self._fit(network, data, folder, resume=False, console=console)
 
-    def resume(self, folder: Path, console: Console | None = None) -> Outcome:
+    def resume(self, folder: Path, console: Console | None = None, *, data: Data | None = None) -> Outcome:
         """Go on with the run in a folder; the weights that it began with are needed no more."""
-        data = self.source.open()
+        data = data or self.source.open()
         job = replace(self, network=replace(self.network, weights=BUILT)) if (folder / STATE).is_file() else self
         return self._fit(job.build(data), data, folder, resume=True, console=console)
 
