@@ -17,6 +17,7 @@ import platform
 import shlex
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,25 +64,21 @@ def run(options: argparse.Namespace) -> int:
 
     from senet.comparison.running import refuse_others, train_all
     from senet.training.interruption import Interrupted
+    from senet.training.lock import held
 
     console = Console(stderr=True)
     folder, comparison, data = _resumed(options) if options.resume is not None else _new(options)
     refuse_others(comparison, folder)
-    comparison.write(folder)
-    command = "" if options.resume is not None else shlex.join(["senet", *sys.argv[1:]])
-    try:
-        train_all(
-            comparison,
-            folder,
-            data,
-            console,
-            after_each=lambda: _report(comparison, folder, data, command, whole=False),
-        )
-    except Interrupted:
-        line = f"stopped and saved; go on with: senet compare --resume {folder}"
-        console.print(line, highlight=False, soft_wrap=True)
-        return 130
-    result = _report(comparison, folder, data, command, whole=True)
+    with held(folder):
+        comparison.write(folder)
+        report = partial(_report, comparison, folder, data)
+        try:
+            train_all(comparison, folder, data, console, after_each=partial(report, whole=False))
+        except Interrupted:
+            line = f"stopped and saved; go on with: senet compare --resume {folder}"
+            console.print(line, highlight=False, soft_wrap=True)
+            return 130
+        result = report(whole=True)
     if options.json:
         print_json(result)
     else:
@@ -104,6 +101,7 @@ def _new(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
         sizes=_sizes(options),
         title=f"{', '.join(variant.name for variant in variants)} on {options.data}",
         timing_seconds=10.0 if options.timing_seconds is None else options.timing_seconds,
+        command=shlex.join(["senet", *sys.argv[1:]]),
     )
     return options.out or jobs.default_folder("compare", variants[-1].start.model, options.data), comparison, data
 
@@ -179,7 +177,7 @@ def _sizes(options: argparse.Namespace) -> tuple[int, ...]:
     return tuple(_count(size, "--test-sizes") for size in numbers(options.test_sizes, "--test-sizes"))
 
 
-def _report(comparison: Comparison, folder: Path, data: Data, command: str, *, whole: bool) -> dict[str, Any]:
+def _report(comparison: Comparison, folder: Path, data: Data, *, whole: bool) -> dict[str, Any]:
     """Collect and write; what takes time (timing, other sizes) only at the end."""
     from senet.comparison.measuring import prices
     from senet.comparison.report import write
@@ -196,7 +194,7 @@ def _report(comparison: Comparison, folder: Path, data: Data, command: str, *, w
                 progress(number, len(turns))
     found = prices(comparison, data, seconds=comparison.timing_seconds if whole else 0)
     result = collect(comparison, folder, prices=found, sizes=sizes, machine=_machine())
-    write(result, folder, command)
+    write(result, folder, comparison.command)
     return result
 
 

@@ -49,6 +49,7 @@ class Comparison:
         sizes: Other image sizes to evaluate at, pixels.
         title: What this is, in words.
         timing_seconds: How long the networks are timed in turns, for inference and for training; 0 leaves it out.
+        command: As it was called.
     """
 
     source: DataOptions
@@ -58,6 +59,7 @@ class Comparison:
     sizes: tuple[int, ...] = ()
     title: str = ""
     timing_seconds: float = 10.0
+    command: str = ""
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from torch import nn
@@ -34,12 +34,14 @@ from senet.data import (
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
-from senet.training.folder import METRICS, RESULT, STATE, write_json
+from senet.training.failures import told_plainly
+from senet.training.folder import METRICS, RESULT, STATES, write_json
 from senet.training.interruption import StopRequest
 from senet.training.keeper import Keeper
 from senet.training.module import ClassificationModule
 from senet.training.progress import ProgressLine
 from senet.training.recipe import Recipe, RunOptions
+from senet.training.states import Saved, States
 from senet.weights import Description
 
 __all__ = ["Network", "Outcome", "check_output", "fit"]
@@ -118,12 +120,11 @@ def fit(
         _turn_on_checkpointing(network)
     if run.compile:
         network.model.compile()
+    tell = partial(console.print, highlight=False, soft_wrap=True)
     broken = BrokenReport(
-        len(data.train) + len(data.val),
-        tell=lambda *it: console.print(f"skipped {': '.join(it)}", highlight=False),
-        data=data.name,
+        len(data.train) + len(data.val), tell=lambda *it: tell(f"skipped {': '.join(it)}"), data=data.name
     )
-    with StopRequest(lambda line: console.print(line, highlight=False)) as stop, _quiet_lightning():
+    with StopRequest(tell) as stop, _quiet_lightning():
         keeper = Keeper(
             folder,
             lambda metrics, epoch: Description(
@@ -135,19 +136,22 @@ def fit(
                 training={"epoch": epoch, "data": data.name, "recipe": recipe.to_dict()},
             ),
             stop=stop,
-            tell=lambda line: console.print(line, highlight=False, soft_wrap=True),
+            tell=tell,
+            run=run,
+            broken=broken,
             title=f"{network.name} on {data.name}",
         )  # fmt: skip
         trainer = _trainer(recipe, run, folder, [keeper, ProgressLine(console), *_early_stop(recipe)])
-        state = _read_state(folder, recipe) if resume else None
+        found = _read_state(folder, recipe, tell) if resume else None
         loaders = _loaders(network, data, recipe, run, trainer)
-        if state is not None:
-            loaders[0].batch_sampler.resume_at(*Keeper.position(state))  # type: ignore[union-attr]
+        if found is not None:
+            loaders[0].batch_sampler.resume_at(found.epoch, found.batch)  # type: ignore[union-attr]
         module = ClassificationModule(
             network.model, recipe, len(data.classes), channels_last=run.channels_last, broken=broken
         )
         try:
-            trainer.fit(module, *loaders, ckpt_path=folder / STATE if state is not None else None, weights_only=True)
+            with told_plainly(keeper, _batch_words(loaders[0], network.preprocessing)):
+                trainer.fit(module, *loaders, ckpt_path=found.path if found else None, weights_only=True)
         except MisconfigurationException as error:
             raise SenetError(f"this training can't run here: {error}") from error
     outcome = Outcome(keeper.rows, keeper.best, time.monotonic() - started, broken.summary())
@@ -202,7 +206,8 @@ def _trainer(recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Ca
             accumulate_grad_batches=recipe.accumulate,
             gradient_clip_val=recipe.clip_norm or None,
             deterministic=run.deterministic,
-            logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+            logger=False,  # the keeper logs, before it saves a state
+            default_root_dir=folder,
             callbacks=callbacks,
             use_distributed_sampler=False,
             enable_progress_bar=False,
@@ -239,24 +244,29 @@ def _loaders(
     )
 
 
-def _read_state(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
-    path = folder / STATE
-    if not path.is_file():
+def _batch_words(loader: DataLoader[Batch], preprocessing: Preprocessing) -> str:
+    size = (loader.batch_sampler.batch_size, preprocessing.in_channels, *preprocessing.size)  # type: ignore[union-attr]
+    return " x ".join(map(str, size))
+
+
+def _read_state(folder: Path, recipe: Recipe, tell: Callable[[str], object]) -> Saved | None:
+    """The newest whole state; None where none was saved yet."""
+    if (folder / RESULT).is_file():
+        raise SenetError(f"{folder} is trained to its end; --init {folder} begins with its best network")
+    found = States(folder).read(tell)
+    if found is None:
         table = folder / METRICS
         if table.is_file() and len(table.read_text().splitlines()) > 2:
             raise SenetError(
-                f"{folder} can't be resumed: its {STATE} is gone, and it is trained for more than an epoch"
+                f"{folder} can't be resumed: its {STATES} are gone, and it is trained for more than an epoch"
             )
         return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise SenetError(
-            f"{path} can't be read ({type(error).__name__}): truncated, or not written by this package"
-        ) from error
-    if Keeper.position(state)[0] >= recipe.epochs:
-        raise SenetError(f"{folder} is trained to its end, {recipe.epochs} epochs; --epochs with more goes on")
-    return state
+    saved, state = found
+    if Keeper.position(state) != (saved.epoch, saved.batch):
+        raise SenetError(f"{saved.path} isn't named as it was written; give it its name back")
+    if saved.epoch >= recipe.epochs:
+        raise SenetError(f"{folder} is trained to its end; --init {folder} begins with its best network")
+    return saved
 
 
 @contextmanager

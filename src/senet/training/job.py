@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.errors import CheckpointError, SenetError
-from senet.training.folder import JOB, STATE, holds_a_run, write_json
+from senet.training.folder import JOB, STATES, holds_a_run, write_json
+from senet.training.lock import held
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.start import BUILT, Start
 
@@ -89,7 +91,8 @@ class Job:
             data: `source`, where it is open already.
 
         Raises:
-            SenetError: There is a run in it, it can't be written to, or the training can't work.
+            SenetError: There is a run in it, another process trains into it, it can't be written to, or the training
+                can't work.
         """
         self.refuse_used(folder)
         data = data or self.source.open()
@@ -98,18 +101,23 @@ class Job:
             raise SenetError(
                 f"--train {self.recipe.train} leaves the classifier as it is, which is new here: {network.new_head}"
             )
-        if is_first_process():
-            if network.new_head and self.network.weights != BUILT and console is not None:
-                console.print(f"the classifier is new: {network.new_head}", highlight=False, soft_wrap=True)
-            for name, content in {JOB: self.to_dict(), **(notes or {})}.items():
-                write_json(folder, name, content)
-        return self._fit(network, data, folder, resume=False, console=console)
+        with _held(folder):
+            self.refuse_used(folder)  # now that nobody else can begin one
+            if is_first_process():
+                if network.new_head and self.network.weights != BUILT and console is not None:
+                    console.print(f"the classifier is new: {network.new_head}", highlight=False, soft_wrap=True)
+                for name, content in {JOB: self.to_dict(), **(notes or {})}.items():
+                    write_json(folder, name, content)
+            return self._fit(network, data, folder, resume=False, console=console)
 
     def resume(self, folder: Path, console: Console | None = None, *, data: Data | None = None) -> Outcome:
         """Go on with the run in a folder; the weights that it began with are needed no more."""
-        data = data or self.source.open()
-        job = replace(self, network=replace(self.network, weights=BUILT)) if (folder / STATE).is_file() else self
-        return self._fit(job.build(data), data, folder, resume=True, console=console)
+        with _held(folder):
+            _tidy(folder)
+            data = data or self.source.open()
+            saved = any((folder / STATES).glob("*.ckpt"))
+            job = replace(self, network=replace(self.network, weights=BUILT)) if saved else self
+            return self._fit(job.build(data), data, folder, resume=True, console=console)
 
     def refuse_used(self, folder: Path) -> None:
         """Raise a `SenetError` if there is a run in the folder."""
@@ -163,6 +171,18 @@ class Job:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} can't be read: {error}") from error
+
+
+def _held(folder: Path) -> AbstractContextManager[None]:
+    """The folder's lock; of a distributed run, the first process has it."""
+    return held(folder) if is_first_process() else nullcontext()
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a process that was killed while writing has left half-written."""
+    if is_first_process():
+        for path in (*folder.glob(".*.tmp*"), *(folder / STATES).glob(".*.tmp*")):
+            path.unlink(missing_ok=True)
 
 
 def is_first_process() -> bool:

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from senet.data import Batch, BrokenReport, Mixing
 from senet.data.randomness import mixed
-from senet.errors import SenetError
+from senet.training.failures import Diverged
 from senet.training.optim import make_optimizer, make_schedule
 from senet.training.recipe import Recipe
 
@@ -92,7 +92,7 @@ class ClassificationModule(L.LightningModule):
         logits = self.model(images.contiguous(memory_format=self.memory_format)).float()
         loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         if not torch.isfinite(loss):
-            raise SenetError(
+            raise Diverged(
                 f"the loss became {loss.item()} at step {self.global_step} (learning rate "
                 f"{self.trainer.optimizers[0].param_groups[0]['lr']:.4g}); try a smaller --lr or --clip-norm 1"
             )
@@ -118,13 +118,14 @@ class ClassificationModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Hand the validation's result to callbacks and loggers."""
         values = {"loss": self.val_loss.compute(), **self.val_accuracies.compute()}
-        self.log_dict({f"val/{name}": value for name, value in values.items()})
+        self.log_dict({f"val/{name}": value for name, value in values.items()}, logger=False)
         self.val_loss.reset()
         self.val_accuracies.reset()
 
     def on_train_epoch_end(self) -> None:
         """Hand the epoch's training loss and accuracy to callbacks and loggers."""
-        self.log_dict({"train/loss": self.train_loss.compute(), "train/top1": self.train_top1.compute()})
+        values = {"train/loss": self.train_loss.compute(), "train/top1": self.train_top1.compute()}
+        self.log_dict(values, logger=False)
         self.train_loss.reset()
         self.train_top1.reset()
 
