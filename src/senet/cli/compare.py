@@ -3,8 +3,10 @@
   senet compare --data folder:PATH --model resnet50 --seeds 3 --out runs/does-se-help
   senet compare --data folder:PATH --variant plain=resnet50 --variant se8=resnet50 attention=se:reduction=8
   senet compare --data folder:PATH --variant tuned=runs/flowers --variant se=runs/flowers retrofit=se
+  senet compare --recipe table10 --data folder:PATH --model cifar_resnet56 --limit 10000 --epochs 10
   senet compare --resume runs/does-se-help
 
+--recipe takes a table of the paper too (`senet list --recipes`): its rows are what is compared.
 With --model alone the network without attention is compared with the same with it. Each training is an ordinary run in
 a folder of --out; the same command again goes on where it stopped, also with more seeds. --out gets compare.md,
 compare.png and compare.json.
@@ -16,6 +18,7 @@ import argparse
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,11 +28,13 @@ from senet.cli import jobs
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_table
 from senet.comparison.plan import Comparison
+from senet.comparison.tabled import from_table
 from senet.comparison.variant import Arm, Variant, default_arms, parse_arm
 from senet.data.augmentation import Augmentation
 from senet.errors import SenetError
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.start import BUILT, is_checkpoint
+from senet.training.tables import TABLES, table_named
 
 if TYPE_CHECKING:
     from senet.data import Data
@@ -48,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a network, as often as needed; the first is what the others are compared with. Keys: attention, "
         "placement, stages, any option of the network, pretrained=true, retrofit=SPEC (inserts attention by surgery)",
     )
+    group.add_argument("--only", nargs="+", metavar="ROW", help="of a table's rows, these")
     group.add_argument("--seeds", type=int, metavar="N", help="trainings of each network (default 3), from --seed on")
     group.add_argument(
         "--test-sizes", metavar="N,N", help="evaluate at these image sizes too, and show how the squeeze shifts"
@@ -99,11 +105,19 @@ def _new(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
         seeds=tuple(range(first, first + _count(options.seeds if options.seeds is not None else 3, "--seeds"))),
         run=jobs.run_options(options),
         sizes=_sizes(options),
-        title=f"{', '.join(variant.name for variant in variants)} on {options.data}",
+        title=_title(options, variants),
         timing_seconds=10.0 if options.timing_seconds is None else options.timing_seconds,
         command=shlex.join(["senet", *sys.argv[1:]]),
     )
     return options.out or jobs.default_folder("compare", variants[-1].start.model, options.data), comparison, data
+
+
+def _title(options: argparse.Namespace, variants: Sequence[Variant]) -> str:
+    names = ", ".join(variant.name for variant in variants)
+    if options.recipe in TABLES:
+        return f"{options.recipe} ({TABLES[options.recipe].title}) on {options.data}: {names}"
+    models = dict.fromkeys(variant.start.model for variant in variants)
+    return f"{names} on {options.data} ({', '.join(models)})"
 
 
 def _resumed(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
@@ -111,7 +125,7 @@ def _resumed(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
     folder = Path(options.resume) if options.resume else options.out
     if folder is None:
         raise SenetError("--resume needs the comparison's folder: --resume DIR")
-    fixed = [*jobs.FIXED, "variant", "seeds"]
+    fixed = [*jobs.FIXED, "variant", "only", "seeds"]
     changed = [name for name in fixed if getattr(options, name) is not None]
     changed += [*shared.given_fields(options, Recipe), *shared.given_fields(options, Augmentation)]
     if changed:
@@ -129,6 +143,10 @@ def _resumed(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
 
 
 def _variants(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
+    if options.recipe in TABLES:
+        return _rows(options, data)
+    if options.only:
+        raise SenetError("--only chooses rows of a table; --recipe names none (`senet list --recipes` shows them)")
     arms = _arms(options)
     starts = [arm.placed(data) for arm in arms]
     # One recipe for all; where any begins with good weights, a gentle one.
@@ -136,6 +154,24 @@ def _variants(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
     return tuple(
         Variant(name=arm.name, start=start, recipe=recipe, against=arms[0].name if number else "")
         for number, (arm, start) in enumerate(zip(arms, starts, strict=True))
+    )
+
+
+def _rows(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
+    """The rows of the paper's table, as variants."""
+    given = [name for name in ("variant", "init", "pretrained", "attention", "placement", "stages", "option")
+             if getattr(options, name) is not None]  # fmt: skip
+    if given:
+        raise SenetError(f"--{given[0]}: what is compared is what {options.recipe} says; leave it out")
+    table = table_named(options.recipe)
+    return from_table(
+        table,
+        data,
+        name=options.recipe,
+        only=options.only or (),
+        model=options.model,
+        size=options.size,
+        change=lambda recipe: jobs.overridden(recipe, options),
     )
 
 
