@@ -15,7 +15,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
@@ -36,7 +36,7 @@ from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
 from senet.training.failures import told_plainly
 from senet.training.folder import METRICS, RESULT, STATES, write_json
-from senet.training.interruption import StopRequest
+from senet.training.interruption import Interrupted, StopRequest
 from senet.training.keeper import Keeper
 from senet.training.module import ClassificationModule
 from senet.training.progress import ProgressLine
@@ -154,6 +154,11 @@ def fit(
                 trainer.fit(module, *loaders, ckpt_path=found.path if found else None, weights_only=True)
         except MisconfigurationException as error:
             raise SenetError(f"this training can't run here: {error}") from error
+        except (
+            SIGTERMException
+        ):  # Lightning's own, after the keeper has had its turn: at the end there is nothing to stop
+            if len(keeper.rows) < recipe.epochs:
+                raise Interrupted from None
     outcome = Outcome(keeper.rows, keeper.best, time.monotonic() - started, broken.summary())
     if trainer.is_global_zero:
         write_json(folder, RESULT, {"best": outcome.best, "last": outcome.rows[-1], "broken": outcome.broken})
