@@ -70,15 +70,18 @@ def _recipes(options: argparse.Namespace) -> int:
         [name, str(r.epochs), str(r.batch_size), f"{r.lr:g}", r.schedule, r.expects or "-"]
         for name, r in RECIPES.items()
     ]
-    print_table(
-        ("recipe", "epochs", "batch", "lr", "schedule", "should reach"), rows, title="senet train --recipe", left=1
-    )
+    head = ("recipe", "epochs", "batch", "lr", "schedule", "should reach")
+    print_table(head, rows, title="senet train --recipe", left=len(head))
     body = [
-        [name, row.name, row.model, row.data, str(row.recipe.epochs), row.error, "; ".join(row.unstated) or "-"]
+        [name, row.name, row.model, row.data, str(row.recipe.epochs), row.error]
         for name, table in TABLES.items() for row in table.rows
     ]  # fmt: skip
-    head = ("table", "row", "network", "data", "epochs", "published error %", "not stated in the paper")
+    head = ("table", "row", "network", "data", "epochs", "published error %")
     print_table(head, body, title="senet compare --recipe", left=4)
+    for name, table in TABLES.items():
+        unstated = dict.fromkeys(choice for row in table.rows for choice in row.unstated)
+        if unstated:
+            print(f"{name}: not stated in the paper: {'; '.join(unstated)}")
     for name, table in TABLES.items():
         if table.quoted:
             print(f"{name}: not trained: {', '.join(q.name for q in table.quoted)} ({table.quoted[0].why})")
