@@ -12,7 +12,6 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,10 +42,15 @@ class Child:
     def signal(self, number: int) -> None:
         os.kill(self.process.pid, number)
 
-    def wait_for(self, there: Callable[[], object]) -> None:
-        while not there():
+    def wait(self) -> None:
+        """Until it has come to its `pause_at`."""
+        while not Path(f"{self.log}.paused").exists():
             assert self.process.is_alive(), self.said
             time.sleep(0.01)
+
+    def go_on(self) -> None:
+        """After its pause."""
+        Path(f"{self.log}.go").touch()
 
 
 def start(*arguments: object, log: Path, **how: Any) -> Child:
@@ -58,6 +62,14 @@ def start(*arguments: object, log: Path, **how: Any) -> Child:
 
 
 def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
+    """What the process does.
+
+    Args:
+        arguments: Of the command line.
+        log: Gets what it says.
+        how: `die_at_replace`: see there. `largest_file`: bytes; writing more fails as on a full disk. `pause_at`: step
+            before which it waits for `Child.go_on`. `rate_at`: (step, learning rate from there on). `directory`: where.
+    """
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
@@ -71,14 +83,14 @@ def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
     if "largest_file" in how:
         resource.setrlimit(resource.RLIMIT_FSIZE, (how["largest_file"],) * 2)
     os.chdir(how.get("directory", "."))
-    _disturb_steps(how.get("slow_steps", 0), how.get("rate_at"))
+    _disturb_steps(log, how.get("pause_at"), how.get("rate_at"))
     from senet.cli import main
 
     sys.exit(main(arguments))
 
 
 def _die_at_replace(number: int) -> None:
-    """SIGKILL at the n-th time a finished file is put in its place: right before, for odd n after, it is there."""
+    """SIGKILL when a finished file is put in its place: with 2n - 1 right after the n-th, with 2n right before it."""
     replace = Path.replace
     count = 0
 
@@ -95,13 +107,16 @@ def _die_at_replace(number: int) -> None:
     Path.replace = counted  # type: ignore[method-assign]
 
 
-def _disturb_steps(seconds: float, rate_at: tuple[int, float] | None) -> None:
+def _disturb_steps(log: str, pause_at: int | None, rate_at: tuple[int, float] | None) -> None:
     from senet.training.module import ClassificationModule
 
     step = ClassificationModule.training_step
 
     def disturbed(self: Any, batch: Any, batch_idx: int) -> Any:
-        time.sleep(seconds)
+        if self.global_step == pause_at:
+            Path(f"{log}.paused").touch()
+            while not Path(f"{log}.go").exists():
+                time.sleep(0.01)
         if rate_at is not None and self.global_step >= rate_at[0]:
             for group in self.trainer.optimizers[0].param_groups:
                 group["lr"] = rate_at[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -45,15 +44,6 @@ def begin(tmp_path):
     return run
 
 
-def past(folder: Path, epoch: int, batch: int):
-    """Whether a state of that place is saved."""
-
-    def there() -> bool:
-        return any((state.epoch, state.batch) >= (epoch, batch) for state in States(folder).all())
-
-    return there
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_again_and_again(tmp_path, whole, begin, workers):
     """Each time in the middle of putting another file in its place, before it is there or after."""
@@ -77,13 +67,14 @@ def test_killed_at_every_file(tmp_path, whole, begin, moment):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ctrl_c_saves_and_the_resumed_run_is_the_same(tmp_path, whole, begin, workers):
-    folder, child = tmp_path / "run", begin("--workers", workers, "--save-every", "0", slow_steps=0.05)
-    child.wait_for(past(folder, 1, 0))  # the first epoch is done: now we are in the second
+    folder, child = tmp_path / "run", begin("--workers", workers, "--save-every", "0", pause_at=13)
+    child.wait()
     child.signal(signal.SIGINT)
+    child.go_on()
     said = child.finish(130)
     assert f"senet train --resume {folder}" in said.replace("\n", "")
     assert "Traceback" not in said
-    assert States(folder).all()[0].batch > 0, "the signal came too late for this test to mean anything"
+    assert str(States(folder).all()[0]) == "epoch 2, batch 4"
     begin("--workers", workers, resume=True).finish()
     assert_equal(folder, whole)
 
@@ -91,10 +82,12 @@ def test_ctrl_c_saves_and_the_resumed_run_is_the_same(tmp_path, whole, begin, wo
 def test_stopped_in_the_middle_of_a_batch_that_is_added_up(tmp_path, begin):
     options = ("--workers", "0", "--accumulate", "4", "--epochs", "2", "--save-every", "0")
     start(*OPTIONS, *options, "--out", tmp_path / "whole", log=tmp_path / "log").finish()
-    child = begin(*options, slow_steps=0.02)
-    child.wait_for(past(tmp_path / "run", 1, 0))
+    child = begin(*options, pause_at=13)  # by the optimiser; each of its steps adds up four batches
+    child.wait()
     child.signal(signal.SIGTERM)
+    child.go_on()
     child.finish(130)
+    assert States(tmp_path / "run").all()[0].batch % 4 == 0
     begin(resume=True).finish()
     assert_equal(tmp_path / "run", tmp_path / "whole")
 
@@ -146,9 +139,8 @@ def test_what_can_not_be_resumed_says_so(tmp_path, whole):
 
 
 def test_one_process_a_folder(tmp_path, whole, begin):
-    folder, holder = tmp_path / "run", begin("--workers", "2")
-    holder.wait_for(past(folder, 0, 2))
-    holder.signal(signal.SIGSTOP)  # it holds the folder and does nothing
+    folder, holder = tmp_path / "run", begin("--workers", "2", pause_at=3)
+    holder.wait()
     said = begin(resume=True).finish(2).replace("\n", "")
     assert f"is in use by process {holder.process.pid} on {os.uname().nodename} since 20" in said
     loaders = children(holder.process.pid)
@@ -168,11 +160,11 @@ def children(pid: int) -> list[int]:
 
 
 def test_a_dead_loader_process_ends_the_run_which_goes_on(tmp_path, whole, begin):
-    folder, child = tmp_path / "run", begin("--workers", "2", "--save-every", "0", slow_steps=0.1)
-    child.wait_for(past(folder, 1, 0))
-    time.sleep(0.2)
+    folder, child = tmp_path / "run", begin("--workers", "2", "--save-every", "0", pause_at=12)
+    child.wait()
     for loader in children(child.process.pid):
         os.kill(loader, signal.SIGKILL)
+    child.go_on()
     said = child.finish(2).replace("\n", "")
     assert "a process that loads images died (pid" in said
     assert "go on with --resume" in said

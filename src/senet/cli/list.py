@@ -78,10 +78,12 @@ def _recipes(options: argparse.Namespace) -> int:
     ]  # fmt: skip
     head = ("table", "row", "network", "data", "epochs", "published error %")
     print_table(head, body, title="senet compare --recipe", left=4)
+    unstated: dict[str, list[str]] = {}
     for name, table in TABLES.items():
-        unstated = dict.fromkeys(choice for row in table.rows for choice in row.unstated)
-        if unstated:
-            print(f"{name}: not stated in the paper: {'; '.join(unstated)}")
+        for choice in dict.fromkeys(choice for row in table.rows for choice in row.unstated):
+            unstated.setdefault(choice, []).append(name)
+    for choice, names in unstated.items():
+        print(f"not stated in the paper, {', '.join(names)}: {choice}")
     for name, table in TABLES.items():
         if table.quoted:
             print(f"{name}: not trained: {', '.join(q.name for q in table.quoted)} ({table.quoted[0].why})")
