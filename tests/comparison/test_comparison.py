@@ -131,6 +131,44 @@ def test_variants_and_tables(tmp_path, capsys):
     assert "not the paper's" in said
 
 
+def test_a_run_that_diverges_is_a_result_too(tmp_path, capsys):
+    options = [
+        *QUICK,
+        "--model",
+        "se_cifar_resnet20",
+        *TINY,
+        "--seeds",
+        1,
+        "--timing-seconds",
+        0,
+        "--out",
+        tmp_path / "x",
+    ]
+    assert compare(*options, "--lr", 1e30, "--schedule", "constant", "--warmup-epochs", 0) == 2
+    said = capsys.readouterr().out
+    assert "failed: plain, seed 0: the " in said
+    assert "failed: se, seed 0: the " in said
+    assert not (tmp_path / "x" / "compare.png").exists()
+
+
+@pytest.mark.slow
+def test_on_two_devices_each_training_has_its_own_processes(tmp_path):
+    options = [
+        *QUICK,
+        "--model",
+        "se_cifar_resnet20",
+        *TINY,
+        "--seeds",
+        1,
+        "--timing-seconds",
+        0,
+        "--out",
+        tmp_path / "x",
+    ]
+    assert compare(*options, "--devices", 2, "--strategy", "ddp") == 0
+    assert result(tmp_path / "x")["finished_runs"] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

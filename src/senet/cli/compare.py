@@ -15,6 +15,7 @@ compare.png and compare.json.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import shlex
 import sys
@@ -37,6 +38,7 @@ from senet.training.start import BUILT, is_checkpoint
 from senet.training.tables import TABLES, table_named
 
 if TYPE_CHECKING:
+    from senet.comparison.measuring import Price
     from senet.data import Data
 
 __all__ = ["add_arguments", "run"]
@@ -68,28 +70,33 @@ def run(options: argparse.Namespace) -> int:
     """Train what isn't trained yet, and report."""
     from rich.console import Console
 
+    from senet.comparison.measuring import prices
     from senet.comparison.running import refuse_others, train_all
     from senet.training.interruption import Interrupted
     from senet.training.lock import held
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SenetError("senet compare starts the processes of each training itself (--devices N): call it once")
     console = Console(stderr=True)
     folder, comparison, data = _resumed(options) if options.resume is not None else _new(options)
     refuse_others(comparison, folder)
     with held(folder):
         comparison.write(folder)
-        report = partial(_report, comparison, folder, data)
+        # Each network is built once before anything is trained: one that can't be is told now.
+        counted = prices(comparison, data, seconds=0)
+        report = partial(_report, comparison, folder, counted)
         try:
-            train_all(comparison, folder, data, console, after_each=partial(report, whole=False))
+            failed = train_all(comparison, folder, data, console, after_each=report)
         except Interrupted:
             line = f"stopped and saved; go on with: senet compare --resume {folder}"
             console.print(line, highlight=False, soft_wrap=True)
             return 130
-        result = report(whole=True)
+        result = report(failed, data)
     if options.json:
         print_json(result)
     else:
         _print(result, folder)
-    return 0
+    return 2 if failed else 0
 
 
 def _new(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
@@ -213,25 +220,35 @@ def _sizes(options: argparse.Namespace) -> tuple[int, ...]:
     return tuple(_count(size, "--test-sizes") for size in numbers(options.test_sizes, "--test-sizes"))
 
 
-def _report(comparison: Comparison, folder: Path, data: Data, *, whole: bool) -> dict[str, Any]:
-    """Collect and write; what takes time (timing, other sizes) only at the end."""
+def _report(
+    comparison: Comparison, folder: Path, counted: dict[str, Price], failed: list[str], data: Data | None = None
+) -> dict[str, Any]:
+    """Collect and write; with the data, also what takes time: the networks timed, and other sizes."""
     from senet.comparison.measuring import prices
     from senet.comparison.report import write
     from senet.comparison.result import collect
 
-    sizes: dict[str, dict[int, dict[str, Any]]] = {}
-    if whole and comparison.sizes:
-        from senet.comparison.sizes import at_sizes
-
-        turns = list(comparison.turns(folder))
-        with counting("evaluating at other sizes") as progress:
-            for number, turn in enumerate(turns, 1):
-                sizes.setdefault(turn.variant, {})[turn.seed] = at_sizes(turn, data, comparison.sizes)
-                progress(number, len(turns))
-    found = prices(comparison, data, seconds=comparison.timing_seconds if whole else 0)
-    result = collect(comparison, folder, prices=found, sizes=sizes, machine=_machine())
+    found = (
+        prices(comparison, data, seconds=comparison.timing_seconds) if data and comparison.timing_seconds else counted
+    )
+    sizes = _at_sizes(comparison, folder, data) if data and comparison.sizes else {}
+    result = collect(comparison, folder, prices=found, sizes=sizes, failed=failed, machine=_machine())
     write(result, folder, comparison.command)
     return result
+
+
+def _at_sizes(comparison: Comparison, folder: Path, data: Data) -> dict[str, dict[int, dict[str, Any]]]:
+    """Of each finished run."""
+    from senet.comparison.running import finished_rows
+    from senet.comparison.sizes import at_sizes
+
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    turns = [turn for turn in comparison.turns(folder) if finished_rows(turn.folder)]
+    with counting("evaluating at other sizes") as progress:
+        for number, turn in enumerate(turns, 1):
+            found.setdefault(turn.variant, {})[turn.seed] = at_sizes(turn, data, comparison.sizes)
+            progress(number, len(turns))
+    return found
 
 
 def _machine() -> str:

@@ -97,7 +97,8 @@ def lines(result: dict[str, Any]) -> list[str]:
             f"each of the {compared} intervals holds the true difference with 95 % by itself; "
             f"that all of them do is less likely"
         )
-    missing = result["runs"] - result["finished_runs"]
+    said += [f"failed: {sentence}" for sentence in result["failed"]]
+    missing = result["runs"] - result["finished_runs"] - len(result["failed"])
     if missing:
         said.append(f"{missing} of {result['runs']} runs are not finished yet")
     said += [f"{name}: published {v['published']}" for name, v in found.items() if v["published"]]

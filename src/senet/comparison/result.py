@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +26,7 @@ def collect(
     *,
     prices: dict[str, Price] | None = None,
     sizes: dict[str, dict[int, dict[str, Any]]] | None = None,
+    failed: Sequence[str] = (),
     machine: str = "",
 ) -> dict[str, Any]:
     """All results, JSON-ready.
@@ -36,6 +38,7 @@ def collect(
         folder: Where its runs are.
         prices: As `measuring.prices` finds them.
         sizes: Variant to seed to what `sizes.at_sizes` found.
+        failed: A sentence for each run whose loss became no number.
         machine: In words.
     """
     runs: dict[str, dict[int, list[dict[str, float]]]] = {variant.name: {} for variant in comparison.variants}
@@ -73,6 +76,7 @@ def collect(
         "precision": comparison.run.precision,
         "finished_runs": sum(map(len, runs.values())),
         "runs": len(comparison.variants) * len(comparison.seeds),
+        "failed": list(failed),
         "variants": found,
         "machine": machine,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
