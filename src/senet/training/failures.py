@@ -64,9 +64,8 @@ def _words(error: BaseException, folder: Path, batch: str) -> str | None:
             "run with a smaller --batch-size"
         )
     if is_dead_loader(error):
-        return (
-            f"a process that loads images died ({_reason(error)}): killed, or out of memory; fewer --workers need less"
-        )
+        memory = "its shared memory (/dev/shm)" if "shared memory" in str(error) else "memory"
+        return f"a process that loads images died ({_which(error)}); if {memory} ran out, fewer --workers need less"
     full = isinstance(error, CheckpointError) and re.search(r"os error (\d+)", str(error))
     number = int(full[1]) if full else error.errno if isinstance(error, OSError) else None
     if number in NO_ROOM:
@@ -76,9 +75,10 @@ def _words(error: BaseException, folder: Path, batch: str) -> str | None:
     return None
 
 
-def _reason(error: BaseException) -> str:
-    found = re.search(r"pid\(?s?\)? \(?[\d, ]+\)?( is killed by signal: [\w ]+| exited unexpectedly)?", str(error))
-    return (found[0] if found else str(error).splitlines()[0]).replace("pid(s)", "pid").strip(" .")
+def _which(error: BaseException) -> str:
+    """`pid 4711, killed by signal: Killed`, from PyTorch's sentence."""
+    found = re.search(r"\(pid(?:\(s\))? ([\d, ]+)\) (?:is )?([\w ]+(?:: [\w ]+)?)", str(error))
+    return f"pid {found[1]}, {found[2].strip()}" if found else str(error).splitlines()[0]
 
 
 def _kept(keeper: Keeper) -> str:
