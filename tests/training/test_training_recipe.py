@@ -138,11 +138,11 @@ def test_how_often_a_state_is_saved(given, steps, seconds):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of"), "out of memory"),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), "out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
         (MemoryError(), "out of memory"),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers "
-                      "are out of shared memory."), "died (pid 7, killed by signal: Bus error); if its shared memory"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's "
+                      "workers are out of shared memory."), "died (pid 7, killed by signal: Bus error); if its shared memory"),
         (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "died (pid 7, 8, exited unexpectedly)"),
         (OSError(28, "No space left on device"), "no room left to write"),
         (CheckpointError("x: can't be written (I/O error: No space left on device (os error 28))"), "no room left"),
