@@ -28,7 +28,19 @@ def test_the_public_names_cost_torch_and_nothing_heavy():
 
 
 def test_help_costs_no_torch():
-    for verb in ("", "train", "retrofit", "evaluate", "predict", "inspect", "list", "cost", "convert", "doctor"):
+    for verb in (
+        "",
+        "train",
+        "retrofit",
+        "evaluate",
+        "predict",
+        "inspect",
+        "list",
+        "cost",
+        "convert",
+        "doctor",
+        "compare",
+    ):
         asked = [verb, "--help"] if verb else ["--help"]
         found = modules_after(f"from senet.cli import main\ntry: main({asked})\nexcept SystemExit: pass")
         assert "argparse" in found

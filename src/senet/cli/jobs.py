@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +12,29 @@ from senet.cli import options as shared
 from senet.data.augmentation import Augmentation
 from senet.errors import SenetError
 from senet.tasks import CLASSIFICATION, TASKS, task_named
-from senet.training.job import Job
+from senet.training.job import DataOptions, Job
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import RECIPES, fine_tuning, recipe_for, recipe_named
-from senet.training.start import BUILT, Start
+from senet.training.start import BUILT, Start, is_checkpoint
 
-__all__ = ["add_job_options", "chosen_recipe", "chosen_start", "default_folder", "plan_line", "resumed", "run_options"]
+__all__ = [
+    "FIXED",
+    "add_job_options",
+    "chosen_recipe",
+    "chosen_start",
+    "default_folder",
+    "job_data",
+    "overridden",
+    "plan_line",
+    "resumed",
+    "run_options",
+]
+
+FIXED = (
+    "data", "limit", "task", "head", "head_attention", "class_names", "model", "init", "pretrained", "recipe", "size",
+    "attention", "placement", "stages", "option",
+)  # fmt: skip
+"""Options that can't change once a run is begun."""
 
 
 def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str) -> None:
@@ -55,6 +71,7 @@ def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str) -> None
     parser.add_argument("--size", type=shared.parse_size, metavar="N", help="pixels: 224, or 256x192 (height x width)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     shared.add_data_options(parser, required=False)
+    parser.add_argument("--limit", type=int, metavar="N", help="train on at most N images, always the same")
     shared.add_network_options(parser)
     shared.add_field_options(parser, "recipe", Recipe, leave_out=("augmentation", "expects"))
     shared.add_field_options(parser, "augmentation", Augmentation)
@@ -73,7 +90,7 @@ def chosen_start(options: argparse.Namespace, network: dict[str, Any], *, pretra
         SenetError: They contradict each other, or mean nothing.
     """
     model, init = options.model, options.init
-    if init is None and model is not None and _is_checkpoint(model):
+    if init is None and model is not None and is_checkpoint(model):
         model, init = None, model
     if init is not None:
         if options.pretrained is not None:
@@ -108,13 +125,6 @@ def _with_head(options: argparse.Namespace, start: Start) -> Start:
     return replace(start, head=head.to_dict())
 
 
-def _is_checkpoint(text: str) -> bool:
-    from senet.zoo import list_models
-
-    is_path = os.sep in text or text.endswith((".safetensors", ".json")) or Path(text).is_dir()
-    return is_path and text not in list_models()
-
-
 def chosen_recipe(options: argparse.Namespace, start: Start) -> Recipe:
     """The recipe that is named, else the one for these images, gentle where the weights are good already.
 
@@ -127,6 +137,11 @@ def chosen_recipe(options: argparse.Namespace, start: Start) -> Recipe:
     else:
         recipe = recipe_named(recipe_for(options.data, size))
         recipe = recipe if start.weights == BUILT else fine_tuning(recipe)
+    return overridden(recipe, options)
+
+
+def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
+    """A recipe with what the user gives values for; another length stretches it, another batch size scales its rate."""
     given = shared.given_fields(options, Recipe)
     if "epochs" in given:
         recipe = recipe.for_epochs(given["epochs"])
@@ -139,6 +154,11 @@ def chosen_recipe(options: argparse.Namespace, start: Start) -> Recipe:
         flag = f"--{unread[0].replace('_', '-')}"
         raise SenetError(f"{flag} is read by --schedule step only; the schedule is {recipe.schedule}")
     return recipe
+
+
+def job_data(options: argparse.Namespace) -> DataOptions:
+    """The data, thinned if `--limit` says so."""
+    return replace(shared.data_options(options), limit=options.limit)
 
 
 def run_options(options: argparse.Namespace) -> RunOptions:
@@ -159,24 +179,7 @@ def resumed(options: argparse.Namespace, begun_with: Sequence[str]) -> tuple[Pat
     folder = Path(options.resume) if options.resume else options.out
     if folder is None:
         raise SenetError("--resume needs the run's folder: --resume DIR")
-    fixed = [
-        "data",
-        "task",
-        "head",
-        "head_attention",
-        "class_names",
-        "model",
-        "init",
-        "pretrained",
-        "recipe",
-        "size",
-        "attention",
-        "placement",
-        "stages",
-        "option",
-    ]
-    fixed += begun_with
-    changed = [name for name in fixed if getattr(options, name) is not None]
+    changed = [name for name in [*FIXED, *begun_with] if getattr(options, name) is not None]
     changed += ["instances"] * options.instances
     changed += [*shared.given_fields(options, Recipe), *shared.given_fields(options, Augmentation)]
     if changed:

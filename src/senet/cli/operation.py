@@ -31,18 +31,15 @@ BEFORE, AFTER = "before surgery", "right after surgery"
 def planned(options: argparse.Namespace, model: nn.Module, start: Start, images: Preprocessing) -> Report:
     """Where attention goes, as `--attention`, `--where`, `--placement` and `--stages` say."""
     from senet.nn import SE, attention_from_dict
+    from senet.training.start import surgery_plan
 
     wanted = shared.network_options(options)
     attention = wanted.pop("attention", SE().to_dict())
     if attention is None:
         raise SenetError("--attention none inserts nothing")
-    report = task_named(start.task).plan(
-        model, images, attention=attention_from_dict(attention), where=options.where or "auto", **wanted
+    return surgery_plan(
+        start, model, images, attention=attention_from_dict(attention), where=options.where or "auto", **wanted
     )
-    if not report.inserted:
-        reason = report.skipped[0].reason if report.skipped else "no unit was found"
-        raise SenetError(f"{start.model} has no place left for this attention: each unit {reason}")
-    return report
 
 
 @dataclass(frozen=True)

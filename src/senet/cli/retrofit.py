@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     if options.data is None:
         raise SenetError("--data is missing: what to fine-tune on (--epochs 0 only inserts, --plan only shows where)")
     job = Job(
-        source=shared.data_options(options),
+        source=jobs.job_data(options),
         network=start,
         recipe=jobs.chosen_recipe(options, start),
         run=jobs.run_options(options),

@@ -28,6 +28,7 @@ class Augmentation:
         jitter: Brightness, contrast and saturation are each scaled by 1 ± this strength.
         pixel_jitter: A number drawn from ± this many grey levels (of 255) is added to each colour channel.
         erasing: Probability that a random rectangle is replaced by the mean colour.
+        cutout: Side in pixels of a square around a random place that is replaced by the mean colour; 0 is off.
 
     Raises:
         ValueError: A value out of its range, or one that the chosen `crop` doesn't read.
@@ -45,6 +46,7 @@ class Augmentation:
     jitter: float = 0.0
     pixel_jitter: float = 0.0
     erasing: float = 0.0
+    cutout: int = 0
 
     def __post_init__(self) -> None:
         if self.crop not in CROPS:
@@ -52,7 +54,7 @@ class Augmentation:
         for name in ("flip", "flip_vertical", "translate", "erasing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]")
-        for name in ("pad", "rotation", "jitter", "pixel_jitter"):
+        for name in ("pad", "rotation", "jitter", "pixel_jitter", "cutout"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
         if not 0 < self.scale[0] <= self.scale[1] <= 1:

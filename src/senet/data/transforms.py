@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms import ConvertImageDtype, InterpolationMode, v2
 
 from senet.data.augmentation import Augmentation
+from senet.data.cutout import Cutout
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 
@@ -56,6 +57,7 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
             *(step for strength, step in varied if strength),
             *to_tensor(preprocessing),
             *([v2.RandomErasing(a.erasing)] if a.erasing else []),
+            *([Cutout(a.cutout)] if a.cutout else []),
         ]
     )
 

@@ -8,14 +8,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
@@ -27,12 +26,14 @@ from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
 from senet.tasks import CLASSIFICATION, task_named
 from senet.tasks.task import Task
-from senet.training.folder import METRICS, STATE
-from senet.training.interruption import StopRequest
+from senet.training.failures import told_plainly
+from senet.training.folder import METRICS, RESULT, STATES, write_json
+from senet.training.interruption import Interrupted, StopRequest
 from senet.training.keeper import Keeper
 from senet.training.module import TrainingModule
 from senet.training.progress import ProgressLine, plain_console
 from senet.training.recipe import Recipe, RunOptions
+from senet.training.states import Saved, States
 from senet.weights import Description
 
 __all__ = ["Network", "Outcome", "check_annotations", "fit"]
@@ -111,7 +112,8 @@ def fit(
     task = task_named(network.task)
     task.check_rules(recipe)
     task.check_network(network.model, network.name, network.preprocessing, data.classes)
-    check_annotations(data, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    tell = partial(console.print, soft_wrap=True)
+    check_annotations(data, tell)
     if recipe.frozen_stages or recipe.frozen_norms:
         _freeze(network, recipe)
     if recipe.train != "all":
@@ -121,11 +123,9 @@ def fit(
     if run.compile:
         network.model.compile()
     broken = BrokenReport(
-        len(data.train) + len(data.val),
-        tell=lambda *it: console.print(f"skipped {': '.join(it)}", soft_wrap=True),
-        data=data.name,
+        len(data.train) + len(data.val), tell=lambda *it: tell(f"skipped {': '.join(it)}"), data=data.name
     )
-    with StopRequest(lambda line: console.print(line, soft_wrap=True)) as stop, _quiet_lightning():
+    with StopRequest(tell) as stop, _quiet_lightning():
         keeper = Keeper(
             folder,
             lambda metrics, epoch: Description(
@@ -140,21 +140,30 @@ def fit(
             ),
             scores=task.scores,
             stop=stop,
-            tell=lambda line: console.print(line, soft_wrap=True),
+            tell=tell,
+            run=run,
+            broken=broken,
             title=f"{network.name} on {data.name}",
         )  # fmt: skip
         trainer = _trainer(recipe, run, folder, [keeper, ProgressLine(console), *_early_stop(recipe, task)])
-        state = _read_state(folder, recipe) if resume else None
+        found = _read_state(folder, recipe, tell) if resume else None
         loaders = _loaders(task, network, data, recipe, run, trainer)
-        if state is not None:
-            loaders[0].batch_sampler.resume_at(*Keeper.position(state))  # type: ignore[union-attr]
+        if found is not None:
+            loaders[0].batch_sampler.resume_at(found.epoch, found.batch)  # type: ignore[union-attr]
         objective = task.objective(data.classes, recipe, channels_last=run.channels_last)
         module = TrainingModule(network.model, recipe, objective, channels_last=run.channels_last, broken=broken)
         try:
-            trainer.fit(module, *loaders, ckpt_path=folder / STATE if state is not None else None, weights_only=True)
+            with told_plainly(keeper, _batch_words(loaders[0], network.preprocessing)):
+                trainer.fit(module, *loaders, ckpt_path=found.path if found else None, weights_only=True)
         except MisconfigurationException as error:
             raise SenetError(f"this training can't run here: {error}") from error
-    return Outcome(keeper.rows, keeper.best, time.monotonic() - started, broken.summary())
+        except SIGTERMException:  # Lightning's, after the keeper has had its turn; at the end there is nothing to stop
+            if len(keeper.rows) < recipe.epochs:
+                raise Interrupted from None
+    outcome = Outcome(keeper.rows, keeper.best, time.monotonic() - started, broken.summary())
+    if trainer.is_global_zero:
+        write_json(folder, RESULT, {"best": outcome.best, "last": outcome.rows[-1], "broken": outcome.broken})
+    return outcome
 
 
 def check_annotations(data: Data, tell: Callable[[str], object]) -> None:
@@ -212,7 +221,8 @@ def _trainer(recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Ca
             accumulate_grad_batches=recipe.accumulate,
             gradient_clip_val=recipe.clip_norm or None,
             deterministic=run.deterministic,
-            logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+            logger=False,  # the keeper logs, before it saves a state
+            default_root_dir=folder,
             callbacks=callbacks,
             use_distributed_sampler=False,
             enable_progress_bar=False,
@@ -248,27 +258,29 @@ def _loaders(
     )
 
 
-def _read_state(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
-    path = folder / STATE
-    if not path.is_file():
+def _batch_words(loader: DataLoader[Batch], preprocessing: Preprocessing) -> str:
+    size = (loader.batch_sampler.batch_size, preprocessing.in_channels, *preprocessing.size)  # type: ignore[union-attr]
+    return " x ".join(map(str, size))
+
+
+def _read_state(folder: Path, recipe: Recipe, tell: Callable[[str], object]) -> Saved | None:
+    """The newest whole state; None where none was saved yet."""
+    if (folder / RESULT).is_file():
+        raise SenetError(f"{folder} is trained to its end; --init {folder} begins with its best network")
+    found = States(folder).read(tell)
+    if found is None:
         table = folder / METRICS
         if table.is_file() and len(table.read_text().splitlines()) > 2:
             raise SenetError(
-                f"{folder} can't be resumed: its {STATE} is gone, and it is trained for more than an epoch"
+                f"{folder} can't be resumed: its {STATES} are gone, and it is trained for more than an epoch"
             )
         return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise SenetError(
-            f"{path} can't be read ({type(error).__name__}): truncated, or not written by this package"
-        ) from error
-    if Keeper.position(state)[0] >= recipe.epochs:
-        raise SenetError(
-            f"{folder} is trained to its end, {recipe.epochs} epochs; to train its network on, begin another run "
-            f"with --init {folder}"
-        )
-    return state
+    saved, state = found
+    if Keeper.position(state) != (saved.epoch, saved.batch):
+        raise SenetError(f"{saved.path} isn't named as it was written; give it its name back")
+    if saved.epoch >= recipe.epochs:
+        raise SenetError(f"{folder} is trained to its end; --init {folder} begins with its best network")
+    return saved
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from senet.data import BrokenReport
 from senet.data.randomness import mixed
-from senet.errors import SenetError
 from senet.tasks.task import Objective
+from senet.training.failures import Diverged
 from senet.training.optim import make_optimizer, make_schedule
 from senet.training.recipe import Recipe
 
@@ -70,7 +70,7 @@ class TrainingModule(L.LightningModule):
         outputs = self.objective.learn(self.model, batch)
         loss = outputs["loss"]
         if not torch.isfinite(loss):
-            raise SenetError(
+            raise Diverged(
                 f"the loss became {loss.item()} at step {self.global_step} (learning rate "
                 f"{self.trainer.optimizers[0].param_groups[0]['lr']:.4g}); try a smaller --lr or --clip-norm 1"
             )
@@ -89,11 +89,11 @@ class TrainingModule(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Hand the validation's result to callbacks and loggers."""
-        self.log_dict({f"val/{name}": value for name, value in self.objective.judged().items()})
+        self.log_dict({f"val/{name}": value for name, value in self.objective.judged().items()}, logger=False)
 
     def on_train_epoch_end(self) -> None:
-        """Hand the epoch's training loss and its like to callbacks and loggers."""
-        self.log_dict({f"train/{name}": value for name, value in self.objective.learned().items()})
+        """Hand the epoch's training loss and its like to callbacks."""
+        self.log_dict({f"train/{name}": value for name, value in self.objective.learned().items()}, logger=False)
 
     def _report(self, batch: Any) -> None:
         if self.broken is not None:

@@ -5,6 +5,7 @@ This file imports no torch, so that the command line can show the options at onc
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -17,6 +18,8 @@ OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "step", "one-cycle", "constant")
 TRAINED = ("all", "attention")
 PRECISIONS = ("32", "bf16", "fp16")
+UNITS = {"s": 1, "min": 60, "h": 3600}
+EVERY = re.compile(rf"(\d+)({'|'.join(UNITS)})?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +155,9 @@ class RunOptions:
         checkpointing: Recompute maps in the backward pass to save memory.
         compile: Run the network through `torch.compile`.
         deterministic: Only deterministic algorithms (slower on some GPUs).
+        save_every: How often a state to resume from is saved within an epoch: `"300s"` or `"5min"` of time, or `"100"`
+            steps; `"0"` saves after each epoch alone.
+        keep_states: How many of these states are kept; with two, a damaged one has one before it.
     """
 
     precision: str = "32"
@@ -163,6 +169,8 @@ class RunOptions:
     checkpointing: bool = False
     compile: bool = False
     deterministic: bool = False
+    save_every: str = "300s"
+    keep_states: int = 2
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -170,3 +178,18 @@ class RunOptions:
         _require(self.devices >= 0, "devices", self.devices, "at least 1 (0 chooses)")
         _require(self.nodes >= 1, "nodes", self.nodes, "at least 1")
         _require(self.workers >= -1, "workers", self.workers, "at least 0 (-1 chooses)")
+        _require(self.keep_states >= 1, "keep_states", self.keep_states, "at least 1")
+        _require(
+            EVERY.fullmatch(self.save_every) is not None, "save_every", self.save_every, "300s, 5min, or steps: 100"
+        )
+
+    @property
+    def save_steps(self) -> int:
+        """Steps between two states; 0 where time decides, or nothing."""
+        return int(self.save_every) if self.save_every.isdigit() else 0
+
+    @property
+    def save_seconds(self) -> float:
+        """Seconds between two states; 0 where steps decide, or nothing."""
+        number, unit = EVERY.fullmatch(self.save_every).groups()  # type: ignore[union-attr]
+        return float(number) * UNITS[unit] if unit else 0.0

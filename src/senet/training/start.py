@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from senet.data import Data
+    from senet.surgery import Report
     from senet.weights import Description
 
-__all__ = ["BUILT", "PUBLIC", "Start", "Started"]
+__all__ = ["BUILT", "PUBLIC", "Start", "Started", "is_checkpoint", "surgery_plan"]
 
 BUILT: Final = "built"
 """Weights as the network is built with: random ones, or those that a user's function puts in."""
@@ -244,6 +246,35 @@ class Start:
         if found.get("preprocessing"):
             found["preprocessing"] = Preprocessing.from_dict(found["preprocessing"])
         return cls(**found | {"size": found["size"] and tuple(found["size"])})
+
+
+def is_checkpoint(text: str) -> bool:
+    """Whether what stands for a network is a checkpoint's path rather than a name."""
+    from senet.zoo import list_models
+
+    is_path = os.sep in text or text.endswith((".safetensors", ".json")) or Path(text).is_dir()
+    return is_path and text not in list_models()
+
+
+def surgery_plan(start: Start, model: nn.Module, images: Preprocessing, **wanted: Any) -> Report:
+    """Where the task of the network puts attention.
+
+    Args:
+        start: Of the network.
+        model: The network, built.
+        images: What it looks at.
+        **wanted: Arguments of `plan`.
+
+    Raises:
+        SenetError: It has no place for it.
+    """
+    from senet.tasks import task_named
+
+    report = task_named(start.task).plan(model, images, **wanted)
+    if not report.inserted:
+        reason = report.skipped[0].reason if report.skipped else "no unit was found"
+        raise SenetError(f"{start.model} has no place left for this attention: each unit {reason}")
+    return report
 
 
 def _described(path: str) -> Description:
