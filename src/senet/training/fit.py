@@ -34,11 +34,12 @@ from senet.data import (
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
+from senet.training.console import plain_console
 from senet.training.folder import METRICS, STATE
 from senet.training.interruption import StopRequest
 from senet.training.keeper import Keeper
 from senet.training.module import ClassificationModule
-from senet.training.progress import ProgressLine, plain_console
+from senet.training.progress import ProgressLine
 from senet.training.recipe import Recipe, RunOptions
 from senet.weights import Description
 
