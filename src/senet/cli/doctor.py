@@ -49,8 +49,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"machine": machine, "data": report})
     else:
-        _print_data(report, broken)
-    return 1 if broken or report["contradictions"] or report["leaks"] else 0
+        _print_data(report, broken, COUNTED[data.task])
+    return 1 if broken or report["troubles"] or report["contradictions"] or report["leaks"] else 0
 
 
 def _machine() -> dict[str, Any]:
@@ -89,7 +89,11 @@ def _fast_bf16() -> str:
     return "no (neither AVX512-BF16 nor AMX: --precision bf16 works, but is emulated and saves no time)"
 
 
-def _print_data(report: dict[str, Any], broken: list[list[str]]) -> None:
+COUNTED = {"classification": "images", "detection": "boxes", "segmentation": "images"}
+"""What there are so many of a class."""
+
+
+def _print_data(report: dict[str, Any], broken: list[list[str]], counted: str) -> None:
     rows = []
     for name, part in report["parts"].items():
         counts = part["per_class"].values()
@@ -97,10 +101,11 @@ def _print_data(report: dict[str, Any], broken: list[list[str]]) -> None:
         modes = ", ".join(f"{mode} {count:,}" for mode, count in part["modes"].items())
         per_class = f"{min(counts):,}..{max(counts):,}"
         rows.append([name, f"{part['images']:,}", str(len(counts)), per_class, sizes, modes, str(len(part["broken"]))])
-    head = ("part", "images", "classes", "images a class", "width x height", "modes", "broken")
+    head = ("part", "images", "classes", f"{counted} a class", "width x height", "modes", "broken")
     print_table(head, rows, title=report["name"])
     findings = (
         ("broken: path, reason", broken),
+        ("boxes and masks: path, reason", report["troubles"]),
         ("the same image is trained on and measured on", report["leaks"]),
         ("the same image in two classes", report["contradictions"]),
         ("the same image twice", report["repeats"]),

@@ -12,6 +12,7 @@ from typing import Any
 from senet.cli import options as shared
 from senet.data.augmentation import Augmentation
 from senet.errors import SenetError
+from senet.tasks import CLASSIFICATION, TASKS, task_named
 from senet.training.job import Job
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import RECIPES, fine_tuning, recipe_for, recipe_named
@@ -27,6 +28,16 @@ def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str) -> None
         parser: Gets them.
         pretrained: When the network begins with its published weights by default, in words.
     """
+    parser.add_argument(
+        "--task", metavar="T", help=f"{', '.join(TASKS)} (default: what --init is for, else {CLASSIFICATION})"
+    )
+    parser.add_argument(
+        "--head",
+        metavar="H",
+        help="what stands on the network: faster_rcnn, retinanet or fcos; unet, deeplabv3plus or fpn; with options "
+        "such as fcos:channels=128",
+    )
+    parser.add_argument("--head-attention", metavar="A", help="attention in the head, as --attention: se, scse, ...")
     parser.add_argument("--model", metavar="M", help=f"{shared.NETWORKS}; or a checkpoint, as --init")
     parser.add_argument(
         "--init", metavar="X", help="begin with a checkpoint's network and weights (a .safetensors file or a folder)"
@@ -72,11 +83,29 @@ def chosen_start(options: argparse.Namespace, network: dict[str, Any], *, pretra
                 f"--{next(iter(network))} would change the network, which is that of {init}; "
                 "`senet retrofit` inserts attention into it"
             )
-        return Start.checkpoint(init, model, options.size)
+        return _with_head(options, Start.checkpoint(init, model, options.size, task=options.task))
     if model is None:
         raise SenetError("--model is missing (or --resume DIR); --help says more")
     begin = Start.public if (pretrained if options.pretrained is None else options.pretrained) else Start.built
-    return begin(model, network, options.size)
+    return _with_head(options, begin(model, network, options.size, task=options.task or CLASSIFICATION))
+
+
+def _with_head(options: argparse.Namespace, start: Start) -> Start:
+    """With the head that `--head` and `--head-attention` mean; a network that has one keeps it."""
+    said = [name for name in ("head", "head_attention") if getattr(options, name) is not None]
+    task = task_named(start.task)
+    if not said and (not task.has_heads or ":" in start.model or start.head):
+        return start
+    if start.head or not task.has_heads or ":" in start.model:
+        raise SenetError(f"--{said[0].replace('_', '-')}: {start.model} comes with its own head")
+    from senet.nn import parse_attention
+    from senet.tasks.dense import DenseTask
+    from senet.tasks.head import parse_head
+
+    assert isinstance(task, DenseTask)
+    attention = parse_attention(options.head_attention) if options.head_attention else None
+    head = parse_head(options.head or task.default_head, attention, task.heads)
+    return replace(start, head=head.to_dict())
 
 
 def _is_checkpoint(text: str) -> bool:
@@ -130,9 +159,25 @@ def resumed(options: argparse.Namespace, begun_with: Sequence[str]) -> tuple[Pat
     folder = Path(options.resume) if options.resume else options.out
     if folder is None:
         raise SenetError("--resume needs the run's folder: --resume DIR")
-    fixed = ["data", "model", "init", "pretrained", "recipe", "size", "attention", "placement", "stages", "option"]
+    fixed = [
+        "data",
+        "task",
+        "head",
+        "head_attention",
+        "class_names",
+        "model",
+        "init",
+        "pretrained",
+        "recipe",
+        "size",
+        "attention",
+        "placement",
+        "stages",
+        "option",
+    ]
     fixed += begun_with
     changed = [name for name in fixed if getattr(options, name) is not None]
+    changed += ["instances"] * options.instances
     changed += [*shared.given_fields(options, Recipe), *shared.given_fields(options, Augmentation)]
     if changed:
         option = f"--{changed[0].replace('_', '-')}"
@@ -147,11 +192,15 @@ def default_folder(model: str, *words: str) -> Path:
     return Path("runs") / "-".join([model.replace(":", "."), *last])
 
 
+def _in_words(start: Start) -> str:
+    return f"{start.model} with {start.head['kind']}" if "kind" in start.head else start.model
+
+
 def plan_line(verb: str, job: Job, folder: Path) -> str:
     """What is going to happen, in a line."""
     recipe = job.recipe
     return (
-        f"{verb} {job.network.model} on {job.source.data}: {recipe.epochs} epochs, batch {recipe.batch_size}, "
+        f"{verb} {_in_words(job.network)} on {job.source.data}: {recipe.epochs} epochs, batch {recipe.batch_size}, "
         f"{recipe.optimizer} lr {recipe.lr:g} ({recipe.schedule}), precision {job.run.precision}, "
         f"seed {recipe.seed}; into {folder}"
     )

@@ -17,6 +17,7 @@ from senet.cli import jobs
 from senet.cli import options as shared
 from senet.cli.output import print_json, print_table
 from senet.errors import SenetError
+from senet.tasks import task_named
 from senet.training.job import Job
 
 __all__ = ["add_arguments", "run"]
@@ -50,12 +51,15 @@ def run(options: argparse.Namespace) -> int:
         print_json({"folder": str(folder), "best": best, "last": last, "seconds": outcome.seconds})
         return 0
     rows = []
+    scores = task_named(job.network.task).scores
     for name, row in (("best", best), ("last", last)):
-        top5 = f"{row['val_top5']:.2%}" if "val_top5" in row else "-"
-        rows.append([name, f"{row['epoch']:.0f}", f"{row['val_loss']:.4f}", f"{row['val_top1']:.2%}", top5,
-                     f"{row['images_per_second']:.0f}", str(folder / f"{name}.safetensors")])  # fmt: skip
+        loss = f"{row['val_loss']:.4f}" if "val_loss" in row else "-"
+        shown = [f"{row[f'val_{s.key}']:.2%}" if f"val_{s.key}" in row else "-" for s in scores]
+        rows.append([name, f"{row['epoch']:.0f}", loss, *shown, f"{row['images_per_second']:.0f}",
+                     str(folder / f"{name}.safetensors")])  # fmt: skip
     title = f"{job.network.model} on {job.source.data}, {last['epoch']:.0f} epochs in {outcome.seconds:.0f} s"
-    print_table(("", "epoch", "loss", "top-1", "top-5", "images/s", "checkpoint"), rows, title=title)
+    head = ("", "epoch", "loss", *(score.title for score in scores), "images/s", "checkpoint")
+    print_table(head, rows, title=title)
     if outcome.broken:
         console.print(outcome.broken, soft_wrap=True)
     return 0

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from senet.data.augmentation import Augmentation
     from senet.data.broken import BrokenReport
     from senet.data.dataset import Batch, ImageDataset, RefusedImage
+    from senet.data.dense import DenseBatch, DenseDataset, DenseSource, Trouble, troubles_of
     from senet.data.folder import find_images
     from senet.data.images import BrokenImage, load_image
     from senet.data.loader import default_workers, eval_loader, train_loader
@@ -28,6 +29,9 @@ __all__ = [
     "BrokenImage",
     "BrokenReport",
     "Data",
+    "DenseBatch",
+    "DenseDataset",
+    "DenseSource",
     "EvalBatchSampler",
     "FileSource",
     "ImageDataset",
@@ -39,6 +43,7 @@ __all__ = [
     "Source",
     "Subset",
     "TrainBatchSampler",
+    "Trouble",
     "default_workers",
     "eval_loader",
     "eval_transform",
@@ -49,6 +54,7 @@ __all__ = [
     "thin",
     "train_loader",
     "train_transform",
+    "troubles_of",
     "write_images",
 ]
 
@@ -56,6 +62,7 @@ HOMES = {
     "augmentation": ("Augmentation",),
     "broken": ("BrokenReport",),
     "dataset": ("Batch", "ImageDataset", "RefusedImage"),
+    "dense": ("DenseBatch", "DenseDataset", "DenseSource", "Trouble", "troubles_of"),
     "folder": ("find_images",),
     "images": ("BrokenImage", "load_image"),
     "loader": ("default_workers", "eval_loader", "train_loader"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
@@ -89,6 +90,7 @@ class ImageDataset(Dataset[Sample]):
         self.transform = transform
         self.seed = seed
         self.broken = broken
+        self.groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -112,6 +114,10 @@ class ImageDataset(Dataset[Sample]):
             with drawn_from("sample", self.seed, epoch, index):
                 return Sample(self.transform(image), label, (epoch, index), broken)
         raise RefusedImage(f"{len(broken)} images in a row can't be read, the first: {': '.join(broken[0])}")
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """See `collate`."""
+        return collate(samples)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

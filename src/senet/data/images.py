@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from senet.errors import DataError
 
-__all__ = ["BrokenImage", "Facts", "file_facts", "image_facts", "load_image"]
+__all__ = ["BrokenImage", "Facts", "file_facts", "image_facts", "load_image", "upright_size"]
 
 TROUBLE_OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """Failures to open a file that say nothing about the file."""
@@ -167,3 +167,15 @@ def _over_white(image: Image.Image) -> Image.Image:
     layer = image.convert("RGBA")
     white = Image.new("RGBA", layer.size, "white")
     return Image.alpha_composite(white, layer).convert(mode)
+
+
+def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of what `load_image` gives, from the file's header alone.
+
+    Raises:
+        BrokenImage: The header can't be read.
+    """
+    with _told_as_broken(path), open(path, "rb") as file:
+        image = _opened(file)
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # the EXIF orientations that lie on their side
+        return image.size[::-1] if turned else image.size

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from senet.data.coco import open_coco
 from senet.data.digits import open_digits
 from senet.data.folder import open_folder
+from senet.data.masks import open_masks
 from senet.data.published import PUBLISHED, open_imagenet
 from senet.data.request import Request
 from senet.data.sources import Data
+from senet.data.voc import open_voc
 from senet.errors import DataError, UnknownNameError
 
 __all__ = ["KINDS", "open_data"]
@@ -19,8 +22,14 @@ KINDS: dict[str, Callable[[Request], Data]] = {
     "digits": open_digits,
     "folder": open_folder,
     "imagenet": open_imagenet,
+    "voc": open_voc,
+    "coco": open_coco,
+    "masks": open_masks,
     **PUBLISHED,
 }
+
+DENSE = ("voc", "coco", "masks")
+"""Kinds that can be told their classes."""
 
 
 def open_data(
@@ -30,17 +39,21 @@ def open_data(
     seed: int = 0,
     download: bool = False,
     root: str | os.PathLike[str] | None = None,
+    classes: Sequence[str] = (),
+    instances: bool = False,
 ) -> Data:
     """Open a data set by its name on the command line.
 
     Args:
-        text: `digits`, `folder:PATH`, or `cifar10`, `cifar100`, `fashion_mnist`, `imagenet` with an optional
-            `:FOLDER` that holds it.
+        text: `digits`, `folder:PATH`, `voc:PATH`, `coco:PATH`, `masks:PATH`, or `cifar10`, `cifar100`,
+            `fashion_mnist`, `imagenet` with an optional `:FOLDER` that holds it.
         val_fraction: The share of each class to validate on, for a folder that isn't divided itself; None
             means 0.2.
         seed: What the choice of these images depends on. Keep it, to evaluate on images not trained on.
         download: Whether a published data set may be fetched if it isn't there.
         root: Where published data sets are kept that name no folder; None means `~/.cache/senet/data`.
+        classes: Names of the classes of `voc:`, `coco:` and `masks:`, where they don't say themselves.
+        instances: The masks of `masks:` hold numbers of single objects, all of the second class.
 
     Raises:
         UnknownNameError: No such kind of data.
@@ -52,8 +65,14 @@ def open_data(
         if os.path.isdir(os.path.expanduser(text)):
             raise DataError(f"{text} is a folder; write folder:{text}")
         raise UnknownNameError("data", kind, KINDS)
-    if kind in ("digits", "folder"):
+    if kind in ("digits", "folder", *DENSE):
         for option, given in (("download", download), ("data-root", root is not None)):
             if given:
                 raise DataError(f"--{option} has no effect on {text}: it is for {', '.join(PUBLISHED)} and imagenet")
-    return KINDS[kind](Request(kind, place, val_fraction, seed, download, None if root is None else Path(root)))
+    where = None if root is None else Path(root)
+    request = Request(kind, place, val_fraction, seed, download, where, tuple(classes), instances)
+    if kind not in DENSE:
+        request.refuse_dense_options()
+    elif instances and kind != "masks":
+        raise DataError(f"--instances is about masks:PATH; {request.name} has no masks")
+    return KINDS[kind](request)

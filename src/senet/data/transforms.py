@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torchvision.transforms import ConvertImageDtype, InterpolationMode, v2
 
 from senet.data.augmentation import Augmentation
+from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 
-__all__ = ["Cover", "PixelJitter", "eval_transform", "train_transform"]
+__all__ = ["Cover", "PixelJitter", "eval_transform", "to_tensor", "train_transform"]
 
 INTERPOLATIONS = {
     "bilinear": InterpolationMode.BILINEAR,
@@ -32,15 +33,18 @@ def eval_transform(preprocessing: Preprocessing) -> v2.Compose:
 
     Resizing is Pillow's (with its antialiasing), as in the presets of torchvision's weights.
     """
-    return v2.Compose([MODES[preprocessing.channel_order](), *_whole(preprocessing), *_to_tensor(preprocessing)])
+    return v2.Compose([MODES[preprocessing.channel_order](), *_whole(preprocessing), *to_tensor(preprocessing)])
 
 
 def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> v2.Compose:
     """PIL image -> (C, H, W) float32, randomly varied; every draw comes from torch's global CPU generator."""
     a = augmentation
+    if a.crop not in CROPS:
+        raise SenetError(f"crop={a.crop!r} is for detection and segmentation; use {', '.join(map(repr, CROPS))}")
     moved = v2.RandomAffine(a.rotation, (a.translate, a.translate), interpolation=InterpolationMode.BILINEAR)
     varied = [
         (a.flip, v2.RandomHorizontalFlip(a.flip)),
+        (a.flip_vertical, v2.RandomVerticalFlip(a.flip_vertical)),
         (a.rotation or a.translate, moved),
         (a.jitter, v2.ColorJitter(a.jitter, a.jitter, a.jitter)),
         (a.pixel_jitter, v2.Compose([v2.PILToTensor(), PixelJitter(a.pixel_jitter)])),
@@ -50,7 +54,7 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
             MODES[preprocessing.channel_order](),
             *CROPS[a.crop](preprocessing, a),
             *(step for strength, step in varied if strength),
-            *_to_tensor(preprocessing),
+            *to_tensor(preprocessing),
             *([v2.RandomErasing(a.erasing)] if a.erasing else []),
         ]
     )
@@ -130,7 +134,7 @@ CROPS: dict[str, Callable[[Preprocessing, Augmentation], list[nn.Module]]] = {
 }
 
 
-def _to_tensor(preprocessing: Preprocessing) -> list[nn.Module]:
+def to_tensor(preprocessing: Preprocessing) -> list[nn.Module]:
     """Scale so that white becomes 1, or stays 255; then normalise in that unit."""
     stays = preprocessing.value_range == 255
     white = 1.0 if stays else preprocessing.value_range

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +20,23 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 
-from senet.data import (
-    Batch,
-    BrokenReport,
-    Data,
-    ImageDataset,
-    Shard,
-    eval_loader,
-    eval_transform,
-    train_loader,
-    train_transform,
-)
-from senet.errors import SenetError
+from senet.data import Batch, BrokenReport, Data, Shard, eval_loader, train_loader, troubles_of
+from senet.errors import DataError, SenetError
+from senet.models import Backbone
 from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
+from senet.tasks import CLASSIFICATION, task_named
+from senet.tasks.task import Task
 from senet.training.console import plain_console
 from senet.training.folder import METRICS, STATE
 from senet.training.interruption import StopRequest
 from senet.training.keeper import Keeper
-from senet.training.module import ClassificationModule
+from senet.training.module import TrainingModule
 from senet.training.progress import ProgressLine
 from senet.training.recipe import Recipe, RunOptions
 from senet.weights import Description
 
-__all__ = ["Network", "Outcome", "check_output", "fit"]
+__all__ = ["Network", "Outcome", "check_annotations", "fit"]
 
 LIGHTNING_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -53,11 +46,13 @@ class Network:
     """A network to train, and what must stand in its checkpoints so that it can be built again.
 
     Attributes:
-        model: (N, C, H, W) -> logits (N, classes).
+        model: For classification (N, C, H, W) -> logits (N, classes); see `senet.tasks` for others.
         name: As `senet.zoo.build_model` takes it.
         options: The options that it was made with, JSON-ready.
         preprocessing: What its images go through.
         new_head: Why its classifier is new, in words; empty if it knows the data's classes.
+        task: What it is for, a key of `senet.tasks.TASKS`.
+        head: What stands on it where it is a backbone.
     """
 
     model: nn.Module
@@ -65,6 +60,8 @@ class Network:
     options: dict[str, Any]
     preprocessing: Preprocessing
     new_head: str = ""
+    task: str = CLASSIFICATION
+    head: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Outcome:
 
     Attributes:
         rows: One an epoch, as in `metrics.csv`.
-        best: The row of the highest validation accuracy.
+        best: The row of the highest validation score (for classification, top-1 accuracy).
         seconds: Wall clock of this call.
         broken: How many broken images were skipped, in words; empty if none.
     """
@@ -112,7 +109,12 @@ def fit(
     """
     run, console = run or RunOptions(), console or plain_console()
     started = time.monotonic()
-    check_output(network, len(data.classes))
+    task = task_named(network.task)
+    task.check_rules(recipe)
+    task.check_network(network.model, network.name, network.preprocessing, data.classes)
+    check_annotations(data, lambda line: console.print(line, highlight=False, soft_wrap=True))
+    if recipe.frozen_stages or recipe.frozen_norms:
+        _freeze(network, recipe)
     if recipe.train != "all":
         trainable(network.model, recipe.train)
     if run.checkpointing:
@@ -134,19 +136,21 @@ def fit(
                 preprocessing=network.preprocessing,
                 metrics=metrics,
                 training={"epoch": epoch, "data": data.name, "recipe": recipe.to_dict()},
+                task=network.task,
+                head=dict(network.head),
             ),
+            scores=task.scores,
             stop=stop,
             tell=lambda line: console.print(line, soft_wrap=True),
             title=f"{network.name} on {data.name}",
         )  # fmt: skip
-        trainer = _trainer(recipe, run, folder, [keeper, ProgressLine(console), *_early_stop(recipe)])
+        trainer = _trainer(recipe, run, folder, [keeper, ProgressLine(console), *_early_stop(recipe, task)])
         state = _read_state(folder, recipe) if resume else None
-        loaders = _loaders(network, data, recipe, run, trainer)
+        loaders = _loaders(task, network, data, recipe, run, trainer)
         if state is not None:
             loaders[0].batch_sampler.resume_at(*Keeper.position(state))  # type: ignore[union-attr]
-        module = ClassificationModule(
-            network.model, recipe, len(data.classes), channels_last=run.channels_last, broken=broken
-        )
+        objective = task.objective(data.classes, recipe, channels_last=run.channels_last)
+        module = TrainingModule(network.model, recipe, objective, channels_last=run.channels_last, broken=broken)
         try:
             trainer.fit(module, *loaders, ckpt_path=folder / STATE if state is not None else None, weights_only=True)
         except MisconfigurationException as error:
@@ -154,36 +158,45 @@ def fit(
     return Outcome(keeper.rows, keeper.best, time.monotonic() - started, broken.summary())
 
 
-def check_output(network: Network, classes: int) -> None:
-    """Run one blank image, so that a network that doesn't fit is refused before anything is loaded.
+def check_annotations(data: Data, tell: Callable[[str], object]) -> None:
+    """Tell what is wrong with boxes and is mended, before training.
 
     Raises:
-        SenetError: It can't take its own images, or doesn't give `classes` logits.
+        DataError: Something that can't be mended, or too much of the other.
     """
-    preprocessing = network.preprocessing
-    like = next(network.model.parameters(), None)
-    if like is None:
-        raise SenetError(f"{network.name} has no parameters to train")
-    image = torch.zeros(1, preprocessing.in_channels, *preprocessing.size, dtype=like.dtype, device=like.device)
-    was = network.model.training
-    network.model.eval()
-    try:
-        with torch.no_grad():
-            output = network.model(image)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise SenetError(f"{network.name} can't take an image of shape {tuple(image.shape[1:])}: {reason}") from error
-    finally:
-        network.model.train(was)
-    if not isinstance(output, torch.Tensor) or output.shape != (1, classes):
-        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise SenetError(f"{network.name} gives {shape} for one image; the data has {classes} classes: (1, {classes})")
+    troubles = troubles_of(data)
+    advice = f"`senet doctor --data {data.name}` lists all"
+    fatal = [trouble for trouble in troubles if trouble.fatal]
+    if fatal:
+        more = f"\n{len(fatal)} such troubles; {advice}" if len(fatal) > 1 else ""
+        raise DataError(f"{fatal[0].path}: {fatal[0].reason}{more}")
+    boxes = sum(sum(part.counts(len(data.classes))) for part in data.parts.values() if hasattr(part, "counts"))
+    limit = max(10, boxes // 100)
+    if len(troubles) > limit:
+        path, reason, _ = troubles[0]
+        raise DataError(
+            f"{len(troubles)} boxes of {boxes + len(troubles):,} are wrong, more than the limit of {limit}; the first: "
+            f"{path}: {reason}\n{advice}"
+        )
+    for trouble in troubles:
+        tell(f"{trouble.path}: {trouble.reason}")
+
+
+def _freeze(network: Network, recipe: Recipe) -> None:
+    backbone = next((module for module in network.model.modules() if isinstance(module, Backbone)), None)
+    if backbone is None:
+        raise SenetError(
+            f"frozen_stages and frozen_norms are about backbones of this package; {network.name} for {network.task} "
+            "has none"
+        )
+    backbone.freeze(recipe.frozen_stages, norms=recipe.frozen_norms)
 
 
 def _turn_on_checkpointing(network: Network) -> None:
-    if not hasattr(network.model, "checkpointing"):
+    able = [module for module in network.model.modules() if hasattr(module, "checkpointing")]
+    if not able:
         raise SenetError(f"gradient checkpointing is built into this package's networks; {network.name} has none")
-    network.model.checkpointing = True  # type: ignore[assignment]
+    able[0].checkpointing = True  # type: ignore[assignment]
 
 
 def _trainer(recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
@@ -212,13 +225,13 @@ def _trainer(recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Ca
         raise SenetError(f"this training can't run here: {error}") from error
 
 
-def _early_stop(recipe: Recipe) -> Iterable[L.Callback]:
+def _early_stop(recipe: Recipe, task: Task) -> Iterable[L.Callback]:
     if recipe.patience:
-        yield EarlyStopping("val/top1", mode="max", patience=recipe.patience)
+        yield EarlyStopping(f"val/{task.scores[0].key}", mode="max", patience=recipe.patience)
 
 
 def _loaders(
-    network: Network, data: Data, recipe: Recipe, run: RunOptions, trainer: L.Trainer
+    task: Task, network: Network, data: Data, recipe: Recipe, run: RunOptions, trainer: L.Trainer
 ) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
     shard = Shard(trainer.global_rank, trainer.world_size)
     pieces = recipe.accumulate * shard.world_size
@@ -229,11 +242,10 @@ def _loaders(
         )
     share = min(recipe.batch_size // pieces, len(data.train) // shard.world_size)
     workers = None if run.workers < 0 else run.workers
-    train_set = ImageDataset(data.train, train_transform(network.preprocessing, recipe.augmentation), seed=recipe.seed)
-    val_set = ImageDataset(data.val, eval_transform(network.preprocessing))
+    train_set, val_set = task.datasets(data, network.preprocessing, recipe)
     return (
         train_loader(train_set, batch_size=share, shard=shard, workers=workers),
-        eval_loader(val_set, batch_size=max(share, 64), shard=shard, workers=workers),
+        eval_loader(val_set, batch_size=task.eval_batch_size(share), shard=shard, workers=workers),
     )
 
 

@@ -32,6 +32,8 @@ class DataOptions:
         split_seed: What the choice of those images depends on.
         download: Fetch a published set that isn't there.
         root: Where published sets are kept.
+        classes: Names of the classes, where boxes or masks don't say.
+        instances: Masks hold numbers of single objects.
     """
 
     data: str
@@ -39,13 +41,21 @@ class DataOptions:
     split_seed: int = 0
     download: bool = False
     root: str | None = None
+    classes: tuple[str, ...] = ()
+    instances: bool = False
 
     def open(self) -> Data:
         """Open it."""
         from senet.data import open_data
 
         return open_data(
-            self.data, val_fraction=self.val_fraction, seed=self.split_seed, download=self.download, root=self.root
+            self.data,
+            val_fraction=self.val_fraction,
+            seed=self.split_seed,
+            download=self.download,
+            root=self.root,
+            classes=self.classes,
+            instances=self.instances,
         )
 
 
@@ -79,7 +89,7 @@ class Job:
             SenetError: There is a run in it, it can't be written to, or the training can't work.
         """
         self.refuse_used(folder)
-        data = self.source.open()
+        data = self.open_data()
         network = self.build(data)
         if network.new_head and self.recipe.train != "all":
             raise SenetError(
@@ -94,9 +104,21 @@ class Job:
 
     def resume(self, folder: Path, console: Console | None = None) -> Outcome:
         """Go on with the run in a folder; the weights that it began with are needed no more."""
-        data = self.source.open()
+        data = self.open_data()
         job = replace(self, network=replace(self.network, weights=BUILT)) if (folder / STATE).is_file() else self
         return self._fit(job.build(data), data, folder, resume=True, console=console)
+
+    def open_data(self) -> Data:
+        """The data.
+
+        Raises:
+            SenetError: It is for another task.
+            DataError: It can't be used.
+        """
+        data = self.source.open()
+        if data.task != self.network.task:
+            raise SenetError(f"{data.name} is for --task {data.task}, not for {self.network.task}")
+        return data
 
     def refuse_used(self, folder: Path) -> None:
         """Raise a `SenetError` if there is a run in the folder."""
@@ -111,9 +133,15 @@ class Job:
 
         preprocessing = self.network.images(data)
         torch.manual_seed(self.recipe.seed)
-        started = self.network.build(data.classes, preprocessing.in_channels)
+        started = self.network.build(data.classes, preprocessing)
         return Network(
-            started.model, self.network.model, self.network.all_options(), preprocessing, new_head=started.new_head
+            started.model,
+            self.network.model,
+            self.network.all_options(),
+            preprocessing,
+            new_head=started.new_head,
+            task=self.network.task,
+            head=self.network.whole_head(),
         )
 
     def _fit(self, network: Network, data: Data, folder: Path, *, resume: bool, console: Console | None) -> Outcome:
@@ -143,7 +171,7 @@ class Job:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             return cls(
-                source=DataOptions(**values["source"]),
+                source=DataOptions(**values["source"] | {"classes": tuple(values["source"].get("classes", ()))}),
                 network=Start.from_dict(values),
                 recipe=Recipe.from_dict(values["recipe"]),
                 run=RunOptions(**values["run"]),

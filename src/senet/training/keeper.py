@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from senet.tasks.task import Score
 from senet.training.curves import draw_curves
 from senet.training.folder import BEST, CURVES, LAST, METRICS, STATE
 from senet.training.interruption import Interrupted, StopRequest
@@ -29,6 +30,7 @@ class Keeper(Checkpoint):
     Args:
         folder: Exists already.
         describe: From metrics and epoch to what stands beside the weights.
+        scores: What the epochs are judged by; the first chooses the best.
         stop: Asked after each step whether the user wants to stop.
         tell: Takes the line of each epoch.
         title: Of the curves.
@@ -39,12 +41,14 @@ class Keeper(Checkpoint):
         folder: Path,
         describe: Callable[[dict[str, float], int], Description],
         *,
+        scores: Sequence[Score],
         stop: StopRequest,
         tell: Callable[[str], object],
         title: str = "",
     ) -> None:
         self.folder = folder
         self.describe = describe
+        self.scores = scores
         self.stop = stop
         self.tell = tell
         self.title = title
@@ -56,8 +60,8 @@ class Keeper(Checkpoint):
 
     @property
     def best(self) -> dict[str, float]:
-        """The row with the highest validation accuracy, the first of equals."""
-        return max(self.rows, key=lambda row: row["val_top1"])
+        """The row with the highest validation score, the first of equals."""
+        return max(self.rows, key=lambda row: row[f"val_{self.scores[0].key}"])
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far, where to go on, and how much of this epoch's time and images is spent."""
@@ -123,8 +127,8 @@ class Keeper(Checkpoint):
         if self.best is row:
             write_checkpoint(self.folder / BEST, weights, description)
         write_atomically(self.folder / METRICS, self._write_table)
-        write_atomically(self.folder / CURVES, lambda path: draw_curves(self.rows, path, self.title))
-        self.tell(epoch_line(row, epochs))
+        write_atomically(self.folder / CURVES, lambda path: draw_curves(self.rows, path, self.scores[0], self.title))
+        self.tell(epoch_line(row, epochs, self.scores))
 
     def save_state(self, trainer: L.Trainer) -> None:
         """Write the state to resume from; every process must call it."""

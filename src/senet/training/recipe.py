@@ -27,6 +27,8 @@ class Recipe:
         epochs: Passes over the training images.
         batch_size: Images an optimiser step, over all devices and accumulated pieces.
         train: What learns: `"all"`, or the `"attention"` layers alone (running statistics of norms follow the data).
+        frozen_stages: Stem and stages of a backbone up to this number stay as they are; 0 is none.
+        frozen_norms: All batch norms of a backbone stay as they are, as where batches are small.
         optimizer: `"sgd"` (Nesterov momentum 0.9) or `"adamw"`; norms and biases are never decayed.
         lr: Peak learning rate at `batch_size`; another batch size scales it in proportion (`for_batch_size`).
         weight_decay: L2 (SGD) or decoupled (AdamW).
@@ -54,6 +56,8 @@ class Recipe:
     epochs: int = 30
     batch_size: int = 128
     train: str = "all"
+    frozen_stages: int = 0
+    frozen_norms: bool = False
     optimizer: str = "sgd"
     lr: float = 0.1
     weight_decay: float = 5e-4
@@ -75,7 +79,8 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "clip_norm", "patience", "seed"):
+        for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "clip_norm", "patience", "seed",
+                     "frozen_stages"):  # fmt: skip
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("label_smoothing", "ema_decay"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")

@@ -86,6 +86,42 @@ imagenet_readme = replace(
     augmentation=replace(imagenet.augmentation, rotation=10, pixel_jitter=20),
     expects="se_resnet50: 22.37% top-1 error (authors' README), 8 GPUs",
 )
+# torchvision's detection reference, for one device and networks that may begin from scratch.
+detection = Recipe(
+    epochs=26,
+    batch_size=8,
+    lr=0.01,
+    weight_decay=1e-4,
+    schedule="step",
+    warmup_epochs=0.5,
+    step_epochs=(16, 22),
+    clip_norm=10.0,
+    augmentation=Augmentation(crop="none", flip=0.5),
+)
+# The paper's Table 7: Detectron's Faster R-CNN on COCO, "2x" schedule of 180,000 steps of 16 images, ImageNet
+# weights whose norms stay as they are and whose first stages are frozen.
+coco = replace(
+    detection,
+    epochs=24,
+    batch_size=16,
+    lr=0.02,
+    warmup_epochs=0.07,
+    clip_norm=0.0,
+    frozen_stages=2,
+    frozen_norms=True,
+    expects="faster_rcnn on COCO minival: resnet50 38.0, se_resnet50 40.4 mAP; with 101 layers 39.9 and 41.9 (paper, "
+    "Table 7), 8 GPUs",
+)
+segmentation = Recipe(
+    epochs=60,
+    batch_size=16,
+    optimizer="adamw",
+    lr=1e-3,
+    weight_decay=1e-2,
+    schedule="cosine",
+    warmup_epochs=2,
+    augmentation=Augmentation(crop="zoom", zoom=(0.75, 1.5), flip=0.5),
+)
 
 RECIPES: dict[str, Recipe] = {
     "cifar": cifar,
@@ -95,6 +131,9 @@ RECIPES: dict[str, Recipe] = {
     "photos": photos,
     "imagenet": imagenet,
     "imagenet_readme": imagenet_readme,
+    "detection": detection,
+    "coco": coco,
+    "segmentation": segmentation,
 }
 """Name to recipe."""
 
@@ -110,9 +149,15 @@ def recipe_named(name: str) -> Recipe:
     return RECIPES[name]
 
 
+BY_DATA = {"voc": "detection", "coco": "detection", "masks": "segmentation"}
+"""Kind of data to the recipe's name, where they aren't the same."""
+
+
 def recipe_for(data: str, size: tuple[int, int]) -> str:
     """The recipe's name where the user names none: by the data set, else by the size of the images."""
     kind = data.partition(":")[0]
+    if kind in BY_DATA:
+        return BY_DATA[kind]
     if kind in RECIPES:
         return kind
     return "cifar" if max(size) <= 64 else "photos"
