@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from senet.cli import main
-from senet.training.module import ClassificationModule
+from senet.training.module import TrainingModule
 
 TINY = ["--option", "depth=1", "--option", "widths=[16,32]"]
 QUICK = ["--data", "digits", "--limit", "96", "--size", "8", "--epochs", "1", "--batch-size", "32", "--workers", "0"]
@@ -23,15 +23,15 @@ def compare(*arguments: object) -> int:
 @pytest.fixture(scope="module")
 def seen():
     """Which images with which pixels each step saw, since the last `clear`."""
-    found, step = [], ClassificationModule.training_step
+    found, step = [], TrainingModule.training_step
 
     def watched(self, batch, batch_idx):
         found.append((self.recipe.seed, batch.indices.tolist(), float(batch.images.sum())))
         return step(self, batch, batch_idx)
 
-    ClassificationModule.training_step = watched
+    TrainingModule.training_step = watched
     yield found
-    ClassificationModule.training_step = step
+    TrainingModule.training_step = step
 
 
 @pytest.fixture(scope="module")

@@ -108,9 +108,9 @@ def _die_at_replace(number: int) -> None:
 
 
 def _disturb_steps(log: str, pause_at: int | None, rate_at: tuple[int, float] | None) -> None:
-    from senet.training.module import ClassificationModule
+    from senet.training.module import TrainingModule
 
-    step = ClassificationModule.training_step
+    step = TrainingModule.training_step
 
     def disturbed(self: Any, batch: Any, batch_idx: int) -> Any:
         if self.global_step == pause_at:
@@ -122,4 +122,4 @@ def _disturb_steps(log: str, pause_at: int | None, rate_at: tuple[int, float] | 
                 group["lr"] = rate_at[1]
         return step(self, batch, batch_idx)
 
-    ClassificationModule.training_step = disturbed  # type: ignore[method-assign]
+    TrainingModule.training_step = disturbed  # type: ignore[method-assign]

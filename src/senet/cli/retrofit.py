@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Insert, fine-tune, evaluate."""
-    from senet.training.progress import plain_console
+    from senet.training.console import plain_console
 
     console = plain_console()
     if options.resume is not None:

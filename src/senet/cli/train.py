@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, or go on with a training."""
+    from senet.training.console import plain_console
     from senet.training.interruption import Interrupted
     from senet.training.job import is_first_process
-    from senet.training.progress import plain_console
 
     console = plain_console()
     folder, job = jobs.resumed(options, ()) if options.resume is not None else _new(options)

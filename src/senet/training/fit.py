@@ -26,12 +26,13 @@ from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
 from senet.tasks import CLASSIFICATION, task_named
 from senet.tasks.task import Task
+from senet.training.console import plain_console
 from senet.training.failures import told_plainly
 from senet.training.folder import METRICS, RESULT, STATES, write_json
 from senet.training.interruption import Interrupted, StopRequest
 from senet.training.keeper import Keeper
 from senet.training.module import TrainingModule
-from senet.training.progress import ProgressLine, plain_console
+from senet.training.progress import ProgressLine
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.states import Saved, States
 from senet.weights import Description

@@ -11,13 +11,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from senet.tasks.task import Score
+from senet.training.console import plain_console
 
-__all__ = ["ProgressLine", "epoch_line", "plain_console", "progress_bar"]
-
-
-def plain_console() -> Console:
-    """Standard error, where a text is shown as it is: Rich would read `folder:m:` and `[old]` as its own language."""
-    return Console(stderr=True, markup=False, emoji=False, highlight=False)
+__all__ = ["ProgressLine", "epoch_line", "progress_bar"]
 
 
 def progress_bar(console: Console | None = None) -> Progress:
