@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import signal
 import subprocess
 import sys
@@ -118,7 +119,8 @@ def refuse_others(comparison: Comparison, folder: Path) -> None:
 
 def _what(job: Job) -> dict[str, Any]:
     """What a training is, flat; of how it runs, the precision alone changes the result."""
-    values = replace(job, recipe=replace(job.recipe, expects="")).to_dict()
+    # Through JSON, as what was read from a file has been: a tuple has become a list.
+    values = json.loads(json.dumps(replace(job, recipe=replace(job.recipe, expects="")).to_dict()))
     recipe, run = values.pop("recipe"), values.pop("run")
     return values | {f"recipe.{key}": value for key, value in recipe.items()} | {"precision": run["precision"]}
 
