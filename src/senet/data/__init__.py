@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from senet.data.sampler import EvalBatchSampler, Shard, TrainBatchSampler
     from senet.data.scanning import ScanReport, scan
     from senet.data.sources import Data, FileSource, MemorySource, Source, Subset, thin, write_images
-    from senet.data.transforms import eval_transform, train_transform
+    from senet.data.transforms import Normalise, TrainTransform, eval_transform, train_transform
 
 __all__ = [
     "Augmentation",
@@ -33,12 +33,14 @@ __all__ = [
     "ImageDataset",
     "MemorySource",
     "Mixing",
+    "Normalise",
     "RefusedImage",
     "ScanReport",
     "Shard",
     "Source",
     "Subset",
     "TrainBatchSampler",
+    "TrainTransform",
     "default_workers",
     "eval_loader",
     "eval_transform",
@@ -64,7 +66,7 @@ HOMES = {
     "sampler": ("EvalBatchSampler", "Shard", "TrainBatchSampler"),
     "scanning": ("ScanReport", "scan"),
     "sources": ("Data", "FileSource", "MemorySource", "Source", "Subset", "thin", "write_images"),
-    "transforms": ("eval_transform", "train_transform"),
+    "transforms": ("Normalise", "TrainTransform", "eval_transform", "train_transform"),
 }
 
 

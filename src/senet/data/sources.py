@@ -11,7 +11,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from PIL import Image
 
-from senet.data.images import Facts, file_facts, image_facts, load_image
+from senet.data.images import Facts, Stored, file_facts, image_facts, load_image, read_stored
 from senet.errors import DataError
 from senet.preprocessing import Preprocessing
 
@@ -29,6 +29,9 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         """Decode one image; `BrokenImage` if that fails."""
+
+    def stored(self, index: int) -> Stored | None:
+        """One image's file, not decoded; None where images have no files; `BrokenImage` if it can't be had."""
 
     def locate(self, index: int) -> str:
         """What a person would call this image: its path, for a file."""
@@ -125,6 +128,10 @@ class FileSource:
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return load_image(self.paths[index]), int(self.labels[index])
 
+    def stored(self, index: int) -> Stored:
+        """The file's bytes."""
+        return read_stored(self.paths[index])
+
     def locate(self, index: int) -> str:
         """The file's path."""
         return self.paths[index]
@@ -154,6 +161,9 @@ class MemorySource:
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return self.pictures[index][0], int(self.labels[index])
 
+    def stored(self, index: int) -> None:
+        """There is no file."""
+
     def locate(self, index: int) -> str:
         """The row's name and the number of the image."""
         return f"{self.name} image {index}"
@@ -176,6 +186,10 @@ class Subset:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return self.source[int(self.indices[index])]
+
+    def stored(self, index: int) -> Stored | None:
+        """As the whole source has it."""
+        return self.source.stored(int(self.indices[index]))
 
     def locate(self, index: int) -> str:
         """As the whole source calls it."""
@@ -204,6 +218,11 @@ class Chain:
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         source, position = self._place(index)
         return source[position]
+
+    def stored(self, index: int) -> Stored | None:
+        """The image's own source's."""
+        source, position = self._place(index)
+        return source.stored(position)
 
     def locate(self, index: int) -> str:
         """Where the image's own source finds it."""

@@ -25,6 +25,7 @@ from senet.data import (
     BrokenReport,
     Data,
     ImageDataset,
+    Normalise,
     Shard,
     eval_loader,
     eval_transform,
@@ -34,12 +35,15 @@ from senet.data import (
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
+from senet.training.cluster import placed
 from senet.training.folder import METRICS, STATE
 from senet.training.interruption import StopRequest
 from senet.training.keeper import Keeper
 from senet.training.module import ClassificationModule
 from senet.training.progress import ProgressLine
 from senet.training.recipe import Recipe, RunOptions
+from senet.training.rollcall import RollCall, connection_lost
+from senet.training.shared_norm import SharedStatistics
 from senet.weights import Description
 
 __all__ = ["Network", "Outcome", "check_output", "fit"]
@@ -109,7 +113,7 @@ def fit(
         SenetError: Anything that can't work, before training starts; a loss that is no number, during it.
         Interrupted: Ctrl-C; the state is saved.
     """
-    run, console = run or RunOptions(), console or Console(stderr=True)
+    run, console = placed(run or RunOptions()), console or Console(stderr=True)
     started = time.monotonic()
     check_output(network, len(data.classes))
     if recipe.train != "all":
@@ -138,18 +142,28 @@ def fit(
             tell=lambda line: console.print(line, highlight=False, soft_wrap=True),
             title=f"{network.name} on {data.name}",
         )  # fmt: skip
-        trainer = _trainer(recipe, run, folder, [keeper, ProgressLine(console), *_early_stop(recipe)])
+        roll_call = RollCall(f"go on with: senet train --resume {folder}")
+        statistics = SharedStatistics()
+        callbacks = [keeper, ProgressLine(console), roll_call, *_early_stop(recipe)]
+        trainer = _trainer(recipe, run, folder, callbacks, [statistics] if run.sync_norm else [])
         state = _read_state(folder, recipe) if resume else None
         loaders = _loaders(network, data, recipe, run, trainer)
         if state is not None:
             loaders[0].batch_sampler.resume_at(*Keeper.position(state))  # type: ignore[union-attr]
         module = ClassificationModule(
-            network.model, recipe, len(data.classes), channels_last=run.channels_last, broken=broken
-        )
+            network.model, recipe, len(data.classes), channels_last=run.channels_last, broken=broken,
+            normalise=Normalise(network.preprocessing),
+        )  # fmt: skip
         try:
             trainer.fit(module, *loaders, ckpt_path=folder / STATE if state is not None else None, weights_only=True)
         except MisconfigurationException as error:
             raise SenetError(f"this training can't run here: {error}") from error
+        except RuntimeError as error:
+            if trainer.world_size > 1 and connection_lost(error):
+                raise SenetError(roll_call.explain()) from error
+            raise
+        finally:
+            statistics.revert(module)
     return Outcome(keeper.rows, keeper.best, time.monotonic() - started, broken.summary())
 
 
@@ -185,7 +199,9 @@ def _turn_on_checkpointing(network: Network) -> None:
     network.model.checkpointing = True  # type: ignore[assignment]
 
 
-def _trainer(recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
+def _trainer(
+    recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Callback], plugins: list[SharedStatistics]
+) -> L.Trainer:
     if recipe.ema_decay and run.strategy.startswith("fsdp"):
         raise SenetError("averaged weights (ema_decay) can't be kept under fsdp; use --ema-decay 0 or --strategy ddp")
     try:
@@ -201,6 +217,7 @@ def _trainer(recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Ca
             deterministic=run.deterministic,
             logger=TensorBoardLogger(folder, name="", version="tensorboard"),
             callbacks=callbacks,
+            plugins=plugins,
             use_distributed_sampler=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -226,6 +243,8 @@ def _loaders(
             f"batch_size={recipe.batch_size} can't be split equally over {shard.world_size} devices x "
             f"{recipe.accumulate} accumulated pieces; use a multiple of {pieces}"
         )
+    if len(data.val) < shard.world_size:
+        raise SenetError(f"{len(data.val)} images to validate on are too few for {shard.world_size} processes")
     share = min(recipe.batch_size // pieces, len(data.train) // shard.world_size)
     workers = None if run.workers < 0 else run.workers
     train_set = ImageDataset(data.train, train_transform(network.preprocessing, recipe.augmentation), seed=recipe.seed)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.errors import CheckpointError, SenetError
+from senet.training.cluster import is_first_process
 from senet.training.folder import JOB, STATE, holds_a_run, write_json
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.start import BUILT, Start
@@ -150,10 +151,3 @@ class Job:
             )
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} can't be read: {error}") from error
-
-
-def is_first_process() -> bool:
-    """Whether this is the process of a distributed run that speaks and writes."""
-    from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
-    return getattr(rank_zero_only, "rank", 0) == 0

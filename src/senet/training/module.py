@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from senet.data import Batch, BrokenReport, Mixing
+from senet.data import Batch, BrokenReport, Mixing, Normalise
 from senet.data.randomness import mixed
 from senet.errors import SenetError
 from senet.training.optim import make_optimizer, make_schedule
@@ -40,6 +40,7 @@ class ClassificationModule(L.LightningModule):
         num_classes: Outputs.
         channels_last: Bring images into that memory format.
         broken: Is told of each broken image.
+        normalise: From the training's uint8 images to what the network expects.
     """
 
     def __init__(
@@ -50,8 +51,10 @@ class ClassificationModule(L.LightningModule):
         *,
         channels_last: bool = True,
         broken: BrokenReport | None = None,
+        normalise: Normalise | None = None,
     ) -> None:
         super().__init__()
+        self.normalise = normalise
         self.recipe = recipe
         self.broken = broken
         self.mixing: Mixing | None = None
@@ -78,6 +81,10 @@ class ClassificationModule(L.LightningModule):
         optimizer = make_optimizer(self.model, self.recipe)
         schedule = make_schedule(optimizer, self.recipe, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Normalise where the network is."""
+        return batch if self.normalise is None else batch._replace(images=self.normalise(batch.images))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Let dropout and its like draw from (seed, step, process) alone, so that a resumed run repeats."""
@@ -127,6 +134,14 @@ class ClassificationModule(L.LightningModule):
         self.log_dict({"train/loss": self.train_loss.compute(), "train/top1": self.train_top1.compute()})
         self.train_loss.reset()
         self.train_top1.reset()
+
+    def on_train_end(self) -> None:
+        """Let every process know of the broken images that the others have met."""
+        if self.broken is not None and self.trainer.world_size > 1:
+            everyone: list[dict[str, str]] = [{} for _ in range(self.trainer.world_size)]
+            torch.distributed.all_gather_object(everyone, self.broken.reasons)
+            for reasons in everyone:
+                self.broken.reasons.update(reasons)
 
     def _report(self, batch: Batch) -> None:
         if self.broken is not None:
