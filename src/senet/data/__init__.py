@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from senet.data.opening import open_data
     from senet.data.sampler import EvalBatchSampler, Shard, TrainBatchSampler
     from senet.data.scanning import ScanReport, scan
+    from senet.data.sharding import Sharded, write_shards
+    from senet.data.shards import ShardSource
     from senet.data.sources import Data, FileSource, MemorySource, Source, Subset, thin, write_images
     from senet.data.transforms import Normalise, TrainTransform, eval_transform, train_transform
 
@@ -37,6 +39,8 @@ __all__ = [
     "RefusedImage",
     "ScanReport",
     "Shard",
+    "ShardSource",
+    "Sharded",
     "Source",
     "Subset",
     "TrainBatchSampler",
@@ -52,6 +56,7 @@ __all__ = [
     "train_loader",
     "train_transform",
     "write_images",
+    "write_shards",
 ]
 
 HOMES = {
@@ -65,6 +70,8 @@ HOMES = {
     "opening": ("open_data",),
     "sampler": ("EvalBatchSampler", "Shard", "TrainBatchSampler"),
     "scanning": ("ScanReport", "scan"),
+    "sharding": ("Sharded", "write_shards"),
+    "shards": ("ShardSource",),
     "sources": ("Data", "FileSource", "MemorySource", "Source", "Subset", "thin", "write_images"),
     "transforms": ("Normalise", "TrainTransform", "eval_transform", "train_transform"),
 }

@@ -43,7 +43,10 @@ def train_loader(
     Raises:
         DataError: The set doesn't fill one batch.
     """
-    order = TrainBatchSampler(len(dataset), batch_size, seed=dataset.seed, shard=shard, drop_last=drop_last)
+    order = TrainBatchSampler(
+        len(dataset), batch_size, seed=dataset.seed, shard=shard, drop_last=drop_last,
+        order=getattr(dataset.source, "order", None),
+    )  # fmt: skip
     return _loader(dataset, order, workers)
 
 

@@ -10,6 +10,7 @@ from senet.data.digits import open_digits
 from senet.data.folder import open_folder
 from senet.data.published import PUBLISHED, open_imagenet
 from senet.data.request import Request
+from senet.data.shards import open_shards
 from senet.data.sources import Data
 from senet.errors import DataError, UnknownNameError
 
@@ -19,6 +20,7 @@ KINDS: dict[str, Callable[[Request], Data]] = {
     "digits": open_digits,
     "folder": open_folder,
     "imagenet": open_imagenet,
+    "shards": open_shards,
     **PUBLISHED,
 }
 
@@ -34,7 +36,7 @@ def open_data(
     """Open a data set by its name on the command line.
 
     Args:
-        text: `digits`, `folder:PATH`, or `cifar10`, `cifar100`, `fashion_mnist`, `imagenet` with an optional
+        text: `digits`, `folder:PATH`, `shards:DIR`, or `cifar10`, `cifar100`, `fashion_mnist`, `imagenet` with an optional
             `:FOLDER` that holds it.
         val_fraction: The share of each class to validate on, for a folder that isn't divided itself; None
             means 0.2.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -45,6 +45,7 @@ class TrainBatchSampler(Sampler[list[Key]]):
         seed: The run's seed.
         shard: This process's share.
         drop_last: Whether to leave out an incomplete last batch.
+        order: From seed and epoch to a permutation, (length,) int64; None for a random one.
 
     Raises:
         ValueError: `batch_size` or `shard` out of range.
@@ -59,7 +60,9 @@ class TrainBatchSampler(Sampler[list[Key]]):
         seed: int = 0,
         shard: Shard | None = None,
         drop_last: bool = True,
+        order: Callable[[int, int], torch.Tensor] | None = None,
     ) -> None:
+        self.order = order or self._random
         self.shard = shard or Shard()
         _check(batch_size, self.shard)
         self.length = length
@@ -104,9 +107,12 @@ class TrainBatchSampler(Sampler[list[Key]]):
             yield [(epoch, index) for index in indices.tolist()]
 
     def _share(self, epoch: int) -> torch.Tensor:
-        order = torch.randperm(self.length, generator=generator("order", self.seed, epoch))
+        order = self.order(self.seed, epoch)
         order = torch.cat([order, order[: -self.length % self.shard.world_size]])
         return order[self.shard.rank :: self.shard.world_size]
+
+    def _random(self, seed: int, epoch: int) -> torch.Tensor:
+        return torch.randperm(self.length, generator=generator("order", seed, epoch))
 
 
 class EvalBatchSampler(Sampler[list[Key]]):

@@ -90,6 +90,25 @@ class PathList(Sequence[str]):
         self._text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
+    @property
+    def flat(self) -> tuple[np.ndarray, np.ndarray]:
+        """All bytes, and where each path ends (beginning with 0)."""
+        return self._text, self._ends
+
+    @classmethod
+    def from_flat(cls, text: np.ndarray, ends: np.ndarray) -> PathList:
+        """From what `flat` gave.
+
+        Raises:
+            ValueError: They don't belong together.
+        """
+        ends = np.asarray(ends, dtype=np.int64)
+        if ends.ndim != 1 or not len(ends) or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
+            raise ValueError("the ends of names aren't ends")
+        paths = cls(())
+        paths._text, paths._ends = np.asarray(text, dtype=np.uint8), ends
+        return paths
+
     def __len__(self) -> int:
         return len(self._ends) - 1
 

@@ -19,8 +19,11 @@ LOST = 2
 """The exit code of a process whose company is lost; like that of other errors that a message explains."""
 
 PERIOD_S = 2.0
-PATIENCE_S = 40.0
-"""A process that gives no sign for so long is taken for dead; all end within a minute of its last one."""
+PATIENCE = 20
+"""A process whose sign stays the same for so many periods is taken for dead; all end within a minute of its last one.
+
+Counted in periods in which this process was awake itself: a machine that was suspended, or is overloaded, is no death.
+"""
 
 
 class RollCall(L.Callback):
@@ -52,7 +55,7 @@ class RollCall(L.Callback):
         self._rank, self._world = trainer.global_rank, trainer.world_size
         self._speaks = trainer.local_rank == 0
         self._store = dist.PrefixStore("senet/rollcall", dist.distributed_c10d._get_default_store().clone())
-        self._signs = [(b"", time.monotonic())] * self._world
+        self._signs = [(b"", 0)] * self._world
         self._give_sign(0)
         trainer.strategy.barrier("rollcall")  # every process has given its first sign
         self._thread = threading.Thread(target=self._listen, daemon=True, name="senet-rollcall")
@@ -109,20 +112,24 @@ class RollCall(L.Callback):
 
     def _look_after_all(self) -> str:
         """The first process's part: who is missing; told to the others too."""
-        now = time.monotonic()
         verdict = self._ended_child()
         found = self._store.multi_get([str(rank) for rank in range(self._world)])
-        for rank, (sign, (last, since)) in enumerate(zip(found, self._signs, strict=True)):
-            if sign != last:
-                self._signs[rank] = (sign, now)
-            text = sign.decode("utf-8", "replace")
-            if text.startswith("failed"):
-                verdict = verdict or f"process {rank} of this training has stopped: {text[7:]}"
-            elif text.startswith("alive") and sign == last and now - since > PATIENCE_S:
-                verdict = verdict or f"process {rank} of this training has given no sign for {now - since:.0f} s"
+        for rank, sign in enumerate(found):
+            verdict = verdict or self._judge(rank, sign)
         if verdict:
             self._store.set("verdict", verdict)
         return verdict
+
+    def _judge(self, rank: int, sign: bytes) -> str:
+        """What is wrong with a process by the sign that it left last; empty if nothing is."""
+        last, missed = self._signs[rank]
+        self._signs[rank] = (sign, missed + 1 if sign == last else 0)
+        word, _, rest = sign.decode("utf-8", "replace").partition(" ")
+        if word == "failed":
+            return f"process {rank} of this training has stopped: {rest}"
+        if word == "alive" and self._signs[rank][1] > PATIENCE:
+            return f"process {rank} of this training has given no sign for {PATIENCE * PERIOD_S:.0f} s"
+        return ""
 
     def _ended_child(self) -> str:
         """A process that this one started and that died; the others may take a while to be missed."""
@@ -135,13 +142,7 @@ class RollCall(L.Callback):
     def _ask_the_first(self) -> str:
         if self._store.check(["verdict"]):
             return self._store.get("verdict").decode()
-        sign = self._store.get("0")
-        last, since = self._signs[0]
-        if sign != last:
-            self._signs[0] = (sign, time.monotonic())
-        elif sign.startswith(b"alive") and time.monotonic() - since > PATIENCE_S:
-            return f"process 0 of this training has given no sign for {time.monotonic() - since:.0f} s"
-        return ""
+        return self._judge(0, self._store.get("0"))
 
     def _exit(self) -> None:
         """End at once: the main thread may hang in an operation that never returns."""
