@@ -35,7 +35,7 @@ from senet.data import (
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
-from senet.training.cluster import placed
+from senet.training.cluster import is_first_process, placed
 from senet.training.folder import METRICS, STATE
 from senet.training.interruption import StopRequest
 from senet.training.keeper import Keeper
@@ -127,7 +127,7 @@ def fit(
         tell=lambda *it: console.print(f"skipped {': '.join(it)}", highlight=False),
         data=data.name,
     )
-    with StopRequest(lambda line: console.print(line, highlight=False)) as stop, _quiet_lightning():
+    with StopRequest(lambda line: is_first_process() and console.print(line, highlight=False)) as stop, _quiet_lightning():
         keeper = Keeper(
             folder,
             lambda metrics, epoch: Description(
@@ -243,8 +243,7 @@ def _loaders(
             f"batch_size={recipe.batch_size} can't be split equally over {shard.world_size} devices x "
             f"{recipe.accumulate} accumulated pieces; use a multiple of {pieces}"
         )
-    if len(data.val) < shard.world_size:
-        raise SenetError(f"{len(data.val)} images to validate on are too few for {shard.world_size} processes")
+    check_shares(len(data.val), world_size=shard.world_size)
     share = min(recipe.batch_size // pieces, len(data.train) // shard.world_size)
     workers = None if run.workers < 0 else run.workers
     train_set = ImageDataset(data.train, train_transform(network.preprocessing, recipe.augmentation), seed=recipe.seed)
@@ -253,6 +252,19 @@ def _loaders(
         train_loader(train_set, batch_size=share, shard=shard, workers=workers),
         eval_loader(val_set, batch_size=max(share, 64), shard=shard, workers=workers),
     )
+
+
+def check_shares(images: int, *, world_size: int) -> None:
+    """Refuse a validation in which a process has nothing to do: the others would wait for it.
+
+    Raises:
+        SenetError: There are fewer images than processes.
+    """
+    if images < world_size:
+        raise SenetError(
+            f"{images} image{'s' * (images != 1)} to validate on can't be shared by {world_size} processes; "
+            f"use at most {images} device{'s' * (images != 1)}"
+        )
 
 
 def _read_state(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
