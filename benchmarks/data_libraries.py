@@ -82,10 +82,10 @@ class WebDataset:
             for index, content in enumerate(files):
                 writer.write({"__key__": f"{index:08d}", "jpg": content})
 
-    def loader(self, folder: Path, rank: int, world: int, workers: int, state: Any = None) -> Any:
+    def loader(self, folder: Path, rank: int, world: int, workers: int, state: Any = None) -> Any:  # noqa: ARG002 - there is none
         import webdataset as wds
 
-        def by_rank(source: Iterator[Any], group: Any = None) -> Iterator[Any]:
+        def by_rank(source: Iterator[Any], _group: Any = None) -> Iterator[Any]:
             for position, shard in enumerate(source):
                 if position % world == rank:
                     yield shard
@@ -97,7 +97,7 @@ class WebDataset:
         data = data.shuffle(500, seed=SEED).map(lambda sample: {"number": sample["__key__"]})
         return DataLoader(data, batch_size=BATCH, num_workers=workers, collate_fn=numbers)
 
-    state = None
+    state = None  # of the shuffle buffer there is none to save
 
 
 class HuggingFace:

@@ -1,10 +1,11 @@
-"""Images a second and core, from files on disk to normalised batches of 224 x 224: this package beside torchvision.
+"""Images a second of one core, from files on disk to normalised batches of 224 x 224: this package beside torchvision.
 
     taskset -c 0 python benchmarks/input_speed.py PHOTOS [--out benchmarks/input_speed.json]
 
 A is torchvision's `ImageFolder` with Pillow and RandomResizedCrop, RandomHorizontalFlip, ToTensor, Normalize; B is what
 `senet train` does. Both deliver float32 batches of 64 in this process, with one thread, from files that are in the
-page cache. They take turns (A B A B ...); what counts is the median round.
+page cache. Time is the process's own (processor seconds), so that a neighbour takes none of
+it. They take turns (A B A B ...); what counts is the median round.
 """
 
 from __future__ import annotations
@@ -47,21 +48,19 @@ def by_torchvision(folder: Path) -> Any:
 def by_senet(folder: Path) -> Any:
     samples = datasets.ImageFolder(str(folder)).samples
     source = FileSource([path for path, _ in samples], [label for _, label in samples])
-    loader = train_loader(
-        ImageDataset(source, train_transform(IMAGENET, Augmentation())), batch_size=BATCH, workers=0
-    )
+    loader = train_loader(ImageDataset(source, train_transform(IMAGENET, Augmentation())), batch_size=BATCH, workers=0)
     normalise = Normalise(IMAGENET)
     return (normalise(batch.images) for batch in loader)
 
 
 def speed(batches: Any, limit: int) -> float:
-    started, count = time.perf_counter(), 0
+    started, count = time.process_time(), 0
     for batch in batches:
         count += BATCH
         assert (batch[0] if isinstance(batch, list) else batch).dtype == torch.float32
         if count >= limit:
             break
-    return count / (time.perf_counter() - started)
+    return count / (time.process_time() - started)
 
 
 def likeness(folder: Path, count: int) -> dict[str, float]:
@@ -107,7 +106,11 @@ def main() -> None:
         "machine": f"{platform.machine()}, one core, {torch.backends.cpu.get_cpu_capability()}",
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__, "pillow": PIL.__version__},
         "images_per_second": {name: {"median": statistics.median(v), "rounds": v} for name, v in found.items()},
-        "ratio": {"median": round(statistics.median(ratios), 2), "min": round(min(ratios), 2), "max": round(max(ratios), 2)},
+        "ratio": {
+            "median": round(statistics.median(ratios), 2),
+            "min": round(min(ratios), 2),
+            "max": round(max(ratios), 2),
+        },
         "likeness": likeness(options.photos, 300),
     }
     print(json.dumps(result, indent=2))

@@ -62,7 +62,9 @@ def copied(made, tmp_path):
 
 
 def by_content(source):
-    return sorted((hashlib.sha256(source.stored(i).content).hexdigest(), int(source.labels[i])) for i in range(len(source)))
+    return sorted(
+        (hashlib.sha256(source.stored(i).content).hexdigest(), int(source.labels[i])) for i in range(len(source))
+    )
 
 
 def test_every_image_is_there_once_byte_for_byte(made):
@@ -101,7 +103,9 @@ def test_pictures_in_memory_become_files(tmp_path):
     assert pixels == sorted(source[i][0].tobytes() for i in range(9))
 
 
-starts = st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(sum).map(lambda n: torch.tensor([0, *np.cumsum(n)]))
+starts = (
+    st.lists(st.integers(0, 40), min_size=1, max_size=30).filter(sum).map(lambda n: torch.tensor([0, *np.cumsum(n)]))
+)
 
 
 @given(starts, st.integers(0, 9))

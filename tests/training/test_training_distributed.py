@@ -1,4 +1,4 @@
-"""Several processes, for real: on one machine, under torchrun, on two "machines" of the loopback; killed, and gone on."""
+"""Several processes, for real: on one machine, under torchrun, on two "machines" of the loopback; and killed."""
 
 from __future__ import annotations
 
@@ -31,11 +31,16 @@ def start(where: Path, *words: str, **more: str) -> subprocess.Popen[str]:
     gone = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
     environment = {k: v for k, v in os.environ.items() if k not in gone} | {"OMP_NUM_THREADS": "1"} | more
     return subprocess.Popen(
-        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=where
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        cwd=where,
     )
 
 
-def finish(process: subprocess.Popen[str], code: int | None = 0, seconds: float = 200) -> str:
+def finish(process: subprocess.Popen[str], code: int | None = 0, seconds: float = 280) -> str:
     said, _ = process.communicate(timeout=seconds)
     assert process.returncode == code if code is not None else process.returncode != 0, said
     return said

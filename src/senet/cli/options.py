@@ -39,8 +39,8 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None
         "--data",
         required=required,
         metavar="DATA",
-        help="digits (embedded), folder:PATH (one sub-folder a class), shards:DIR (of `senet shard`), cifar10, cifar100, "
-        "fashion_mnist, imagenet:PATH",
+        help="digits (embedded), folder:PATH (one sub-folder a class), shards:DIR (made by senet shard), cifar10, "
+        "cifar100, fashion_mnist, imagenet:PATH",
     )
     add_split_options(group)
 

@@ -85,6 +85,7 @@ class PartialCrop:
     def _resized(self, whole: Tensor, part: tuple[int, int, int, int]) -> Tensor:
         top, left, height, width = part
         cut = whole[None, :, top : top + height, left : left + width]
+        cut = cut.contiguous(memory_format=torch.channels_last)  # as decoded: the kernel for interleaved colours
         mode = TENSOR_MODES[self.interpolation]
         return F.interpolate(cut, self.size, mode=mode, align_corners=False, antialias=True)[0]
 

@@ -36,8 +36,8 @@ def open_data(
     """Open a data set by its name on the command line.
 
     Args:
-        text: `digits`, `folder:PATH`, `shards:DIR`, or `cifar10`, `cifar100`, `fashion_mnist`, `imagenet` with an optional
-            `:FOLDER` that holds it.
+        text: `digits`, `folder:PATH`, `shards:DIR`, or `cifar10`, `cifar100`, `fashion_mnist`, `imagenet` with an
+            optional `:FOLDER` that holds it.
         val_fraction: The share of each class to validate on, for a folder that isn't divided itself; None
             means 0.2.
         seed: What the choice of these images depends on. Keep it, to evaluate on images not trained on.

@@ -127,7 +127,10 @@ def fit(
         tell=lambda *it: console.print(f"skipped {': '.join(it)}", highlight=False),
         data=data.name,
     )
-    with StopRequest(lambda line: is_first_process() and console.print(line, highlight=False)) as stop, _quiet_lightning():
+    with (
+        StopRequest(console.print if is_first_process() else str) as stop,
+        _quiet_lightning(),
+    ):
         keeper = Keeper(
             folder,
             lambda metrics, epoch: Description(
@@ -200,7 +203,7 @@ def _turn_on_checkpointing(network: Network) -> None:
 
 
 def _trainer(
-    recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Callback], plugins: list[SharedStatistics]
+    recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Callback], plugins: list[Any]
 ) -> L.Trainer:
     if recipe.ema_decay and run.strategy.startswith("fsdp"):
         raise SenetError("averaged weights (ema_decay) can't be kept under fsdp; use --ema-decay 0 or --strategy ddp")

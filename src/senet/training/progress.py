@@ -75,7 +75,9 @@ class ProgressLine(L.Callback):
         self._images, self._loss, self._right, self._waited = 0, 0.0, 0, 0.0
         self._since = self._ended = time.monotonic()
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """The images are there."""
         self._waited += time.monotonic() - self._ended
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import lightning as L
@@ -87,10 +88,8 @@ class RollCall(L.Callback):
             return
         self._stop.set()
         self._thread.join()
-        try:
+        with suppress(RuntimeError):  # whoever keeps the store has left before
             self._store.set(str(self._rank), word)
-        except RuntimeError:
-            pass  # whoever keeps the store has left before
 
     def _listen(self) -> None:
         count = 0

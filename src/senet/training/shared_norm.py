@@ -16,14 +16,18 @@ class _Summed(torch.autograd.Function):
     """The sum of a tensor over all processes; so is its gradient's."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(x)
-        return x
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004 - autograd's signature
+        return _sum(x)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
-        return _Summed.forward(ctx, dy)
+    def backward(ctx: Any, dy: Tensor) -> Tensor:  # noqa: ARG004
+        return _sum(dy)
+
+
+def _sum(x: Tensor) -> Tensor:
+    x = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(x)
+    return x
 
 
 class _Shared(nn.modules.batchnorm._BatchNorm):
