@@ -1,4 +1,4 @@
-"""What litdata, webdataset and Hugging Face datasets guarantee of an epoch, beside this package's shards.
+"""What litdata, webdataset and Hugging Face datasets guarantee of an epoch.
 
     pip install litdata webdataset datasets
     python benchmarks/data_libraries.py PHOTOS [--images 1003] [--json FILE]
@@ -6,7 +6,7 @@
 PHOTOS is a folder of JPEG files. Asked of each, with 3 processes x 2 workers on a number of images that neither
 divides: is every image seen exactly once in an epoch? After an interruption in mid-epoch: is the rest the rest, with
 as many workers as before, and with another number? How many images a second does one process read (bytes, not
-decoded)? Does reading unpickle what a file says?
+decoded)?
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import DataLoader
 
 WORLD, WORKERS, BATCH, SEED = 3, 2, 10, 7
@@ -46,14 +45,6 @@ class LitData:
         writer = BinaryWriter(str(folder), chunk_bytes="4MB")
         for index, content in enumerate(files):
             writer[index] = {"number": index, "jpeg": content}
-        writer.done()
-        writer.merge()
-
-    def write_code(self, folder: Path) -> None:
-        from litdata.streaming.writer import BinaryWriter
-
-        writer = BinaryWriter(str(folder), chunk_bytes="4MB")
-        writer[0] = {"number": 0, "jpeg": Code()}
         writer.done()
         writer.merge()
 
@@ -128,49 +119,10 @@ class HuggingFace:
         return loader.data.state_dict()  # of this process: worker processes keep theirs
 
 
-class Shards:
-    """`senet shard` and `--data shards:DIR`."""
-
-    def write(self, files: list[bytes], folder: Path) -> None:
-        from senet.data import FileSource, write_shards
-        from senet.data.sources import Data
-
-        raw = folder / "raw"
-        raw.mkdir()
-        for index, content in enumerate(files):
-            (raw / f"{index:08d}.jpg").write_bytes(content)
-        source = FileSource(sorted(map(str, raw.glob("*.jpg"))), [0] * len(files))
-        write_shards(Data("folder:raw", ("all",), source, source), folder, shard_mb=4, workers=0)
-
-    def loader(self, folder: Path, rank: int, world: int, workers: int, state: Any = None) -> Any:
-        from senet.data import Shard, TrainBatchSampler, open_data
-
-        source = open_data(f"shards:{folder}").train
-        order = TrainBatchSampler(
-            len(source), BATCH, seed=SEED, shard=Shard(rank, world), drop_last=False, order=source.order
-        )
-        if state is not None:
-            order.resume_at(0, state)
-        return DataLoader(_Numbered(source), batch_sampler=order, num_workers=workers, collate_fn=numbers)
-
-    def state(self, loader: Any) -> Any:
-        return loader.seen
-
-
-class _Numbered(torch.utils.data.Dataset):
-    def __init__(self, source: Any) -> None:
-        self.source = source
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        stored = self.source.stored(key[1])
-        return {"number": int(Path(stored.name.rpartition(": ")[2]).stem), "jpeg": stored.content}
-
-
 LIBRARIES: dict[str, Callable[[], Any]] = {
     "litdata": LitData,
     "webdataset": WebDataset,
     "datasets": HuggingFace,
-    "senet shards": Shards,
 }
 
 
@@ -200,34 +152,6 @@ def resumed(library: Any, folder: Path, before: int, after: int) -> str:
         return "exact"
     again = sorted(n for batch in [*whole[:stop], *rest] for n in batch)
     return "another order" if again == sorted(n for batch in whole for n in batch) else "images lost or repeated"
-
-
-def as_one_process(library: Any, folder: Path) -> bool:
-    """Whether two processes have seen, after a third of an epoch, what one process has after as many images."""
-    alone = [n for batch in library.loader(folder, 0, 1, 0) for n in batch]
-    pair = [[n for batch in library.loader(folder, rank, 2, 0) for n in batch] for rank in range(2)]
-    third = len(alone) // 6
-    return set(alone[: 2 * third]) == {*pair[0][:third], *pair[1][:third]}
-
-
-class Code:
-    """What an attacker would put into a file."""
-
-    def __reduce__(self) -> Any:
-        return exec, ("import senet_benchmark_marker",)
-
-
-def unpickles(library: Any) -> bool:
-    """Whether reading runs code that a file holds."""
-    if not hasattr(library, "write_code"):
-        return False
-    with tempfile.TemporaryDirectory() as folder:
-        library.write_code(Path(folder))
-        try:
-            list(library.loader(Path(folder), 0, 1, 0))
-        except ModuleNotFoundError as error:
-            return error.name == "senet_benchmark_marker"
-    return False
 
 
 def speed(library: Any, folder: Path) -> float:
@@ -263,8 +187,6 @@ def main() -> None:
             "resume, no workers": tried(lambda library=library, folder=folder: resumed(library, folder, 0, 0)),
             "resume, 2 -> 2 workers": tried(lambda library=library, folder=folder: resumed(library, folder, 2, 2)),
             "resume, 2 -> 0 workers": tried(lambda library=library, folder=folder: resumed(library, folder, 2, 0)),
-            "as one process": tried(lambda library=library, folder=folder: as_one_process(library, folder)),
-            "unpickles": tried(lambda library=library: unpickles(library)),
             "images a second": tried(
                 lambda library=library, folder=folder: round(sorted(speed(library, folder) for _ in range(3))[1])
             ),

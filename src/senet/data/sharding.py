@@ -23,7 +23,7 @@ from senet.data.broken import BrokenReport
 from senet.data.images import BrokenImage, Stored, load_stored, opened
 from senet.data.loader import default_workers
 from senet.data.randomness import generator
-from senet.data.shards import COLUMNS, FORMAT, INDEX, Places
+from senet.data.shards import FORMAT, INDEX, Places
 from senet.data.sources import Data, PathList, Source
 from senet.errors import DataError
 from senet.weights import write_atomically
@@ -212,8 +212,8 @@ def _write(source: Source, folder: Path, piece: Piece) -> Written:
                 rows.append((offset, len(stored.content), label, zlib.crc32(stored.content), stored.name))
 
     write_atomically(path, fill)
-    columns = {name: np.array([row[at] for row in rows], dtype=kind) for at, (name, kind) in enumerate(COLUMNS.items())}
-    places = Places(names=PathList(row[4] for row in rows), **columns)
+    numbers = [np.array([row[column] for row in rows], dtype=np.int64) for column in range(4)]
+    places = Places(*numbers[:3], numbers[3].astype(np.uint32), PathList(row[4] for row in rows))  # type: ignore[call-arg, arg-type]
     told = {"broken": np.array(broken, dtype=np.str_).reshape(-1, 2), "bytes": np.array(path.stat().st_size)}
     write_atomically(table, lambda temporary: places.write(temporary, **told))
     return Written(places, broken, reused=False)

@@ -44,8 +44,6 @@ MOST_OPEN = 128
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """A shard lies in the index's own folder: no separators, no dots in front."""
 
-COLUMNS: dict[str, Any] = {"offsets": np.int64, "sizes": np.int64, "labels": np.int64, "checksums": np.uint32}
-
 
 @dataclass(frozen=True)
 class Places:
@@ -68,9 +66,11 @@ class Places:
     def write(self, path: Path, **more: np.ndarray) -> None:
         """Write them as an .npz of plain numbers."""
         text, ends = self.names.flat
-        columns: dict[str, Any] = {name: getattr(self, name) for name in COLUMNS}
         with path.open("wb") as file:
-            np.savez(file, name_bytes=text, name_ends=ends, **columns, **more)
+            np.savez(
+                file, offsets=self.offsets, sizes=self.sizes, labels=self.labels, checksums=self.checksums,
+                name_bytes=text, name_ends=ends, **more,  # type: ignore[arg-type]
+            )  # fmt: skip
 
     @classmethod
     def read(cls, content: bytes) -> Places:
@@ -80,17 +80,18 @@ class Places:
             ValueError: It is something else, or its rows don't belong together.
         """
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            columns = {name: np.asarray(arrays[name], dtype=kind) for name, kind in COLUMNS.items()}
+            found = [np.asarray(arrays[name], dtype=np.int64) for name in ("offsets", "sizes", "labels")]
+            checksums = np.asarray(arrays["checksums"], dtype=np.uint32)
             names = PathList.from_flat(arrays["name_bytes"], arrays["name_ends"])
-        if any(column.shape != (len(names),) for column in columns.values()):
+        if any(array.shape != (len(names),) for array in (*found, checksums)):  # type: ignore[attr-defined]
             raise ValueError("its rows don't belong together")
-        return cls(names=names, **columns)
+        return cls(found[0], found[1], found[2], checksums, names)
 
     @classmethod
     def joined(cls, parts: list[Places]) -> Places:
         """The rows of several, one after another."""
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS}
-        return cls(names=PathList(name for part in parts for name in part.names), **columns)
+        arrays = ([getattr(part, name) for part in parts] for name in ("offsets", "sizes", "labels", "checksums"))
+        return cls(*(np.concatenate(rows) for rows in arrays), PathList(n for part in parts for n in part.names))  # type: ignore[call-arg, arg-type]
 
 
 class ShardSource:

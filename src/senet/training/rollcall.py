@@ -69,10 +69,9 @@ class RollCall(L.Callback):
         first_line = (str(exception).splitlines() or [""])[0]
         self._leave("left" if type(exception).__name__ == "Interrupted" else f"failed {first_line}")
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say goodbye."""
-        if not self.verdict and trainer.state.status == "finished":
-            self._leave("left")
+        self._leave("left")
 
     def explain(self, patience_s: float = 3.0) -> str:
         """Which process was lost, as far as it is known after a while; for the process that noticed by itself."""
