@@ -1,10 +1,11 @@
 """Measure what Squeeze-and-Excitation costs in time and memory: training steps, inference, kernel passes.
 
-    python benchmarks/bench_speed.py [--quick] [--threads 2] [--seconds 600] [--out benchmarks/speed]
+    python benchmarks/bench_speed.py [--quick] [--threads 2] [--seconds 600] [--only NAME] [--out benchmarks/speed]
 
 All candidates of a case run in turn, round after round, so that what else the machine does hits all of them; a ratio
 is the median over the rounds of the ratio within a round, with the quartiles. Weights, gammas, statistics and gates
-are random: zeros would hide work. Writes `<out>.json` and `<out>.md`.
+are random: zeros would hide work. Writes `<out>.json` and `<out>.md`; with `--only`, the parts whose names contain it
+are measured again ("memory" and "passes" are parts too) and the others stay as they stand there.
 """
 
 from __future__ import annotations
@@ -127,6 +128,10 @@ def images(name: str, batch: int) -> torch.Tensor:
     return torch.randn(batch, 3, pixels, pixels).contiguous(memory_format=torch.channels_last)
 
 
+def title(kind: str, name: str, batch: int, dtype: str) -> str:
+    return f"{kind}, {name}, batch {batch}, {dtype}"
+
+
 def training(name: str, batch: int, dtype: str) -> Case:
     x, labels = images(name, batch), torch.randint(0, 10, (batch,))
 
@@ -143,7 +148,7 @@ def training(name: str, batch: int, dtype: str) -> Case:
     runs = {key: step(model, "compiled") for key, model in made.items()}
     runs |= {f"{key}, reference": step(made[key], "reference") for key in ("plain", "SE")}
     ratios = [("SE", key) for key in runs if key != "SE"] + [("SE, reference", "plain, reference")]
-    return Case(f"training step, {name}, batch {batch}, {dtype}", runs, ratios)
+    return Case(title("training step", name, batch, dtype), runs, ratios)
 
 
 def inference(name: str, batch: int, dtype: str) -> Case:
@@ -160,7 +165,7 @@ def inference(name: str, batch: int, dtype: str) -> Case:
     made |= {f"{key}, optimized": senet.optimize(made[key])[0] for key in ("plain", "SE")}
     ratios = [("SE, optimized", key) for key in made if key != "SE, optimized"]
     return Case(
-        f"inference, {name}, batch {batch}, {dtype}",
+        title("inference", name, batch, dtype),
         {key: run(model.to(DTYPES[dtype])) for key, model in made.items()},
         ratios,
     )
@@ -228,7 +233,8 @@ def roofline(repeats: int) -> list[dict[str, Any]]:
             hidden = channels // 16
             norm = (torch.rand(channels), torch.rand(channels))
             layers = tuple(
-                torch.randn(*size) for size in ((hidden, channels), (hidden,), (channels, hidden), (channels,))
+                torch.randn(*size) / size[-1] ** 0.5  # as in a network: a gate at 1e-38 would be slow arithmetic
+                for size in ((hidden, channels), (hidden,), (channels, hidden), (channels,))
             )
             y, _, saved = tail(x, shortcut, *norm, None, None, *layers, True, 1e-5, 0)
             shape = f"8x{channels}x{side}x{side} {str(dtype).removeprefix('torch.')}"
@@ -304,20 +310,19 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plan(quick: bool) -> list[Callable[[], Case]]:
-    """What to measure, the most important first."""
-    main = [(training, "resnet50_v1_5", 8, d) for d in DTYPES] + [
-        (inference, "resnet50_v1_5", b, d) for b in (1, 8) for d in DTYPES
-    ]
-    main += [(training, "cifar_resnet20", 128, d) for d in DTYPES]
+def plan(quick: bool) -> list[tuple[str, Callable[[], Case]]]:
+    """What to measure, by name, the most important first."""
+    train, infer = "training step", "inference"
+    main = [(train, "resnet50_v1_5", 8, d) for d in DTYPES]
+    main += [(infer, "resnet50_v1_5", b, d) for b in (1, 8) for d in DTYPES]
+    main += [(train, "cifar_resnet20", 128, d) for d in DTYPES]
     if not quick:
-        main += [(training, "resnet50_v1_5", 32, d) for d in DTYPES] + [
-            (inference, "resnet50_v1_5", 32, d) for d in DTYPES
-        ]
+        main += [(train, "resnet50_v1_5", 32, d) for d in DTYPES] + [(infer, "resnet50_v1_5", 32, d) for d in DTYPES]
         for name in ("resnext50_32x4d_v1_5", "mobilenet_v1"):
-            main += [(kind, name, 8, "float32") for kind in (training, inference)]
-        main += [(inference, "cifar_resnet20", 128, "float32")]
-    return [lambda a=a: a[0](*a[1:]) for a in main]  # type: ignore[misc]
+            main += [(kind, name, 8, "float32") for kind in (train, infer)]
+        main += [(infer, "cifar_resnet20", 128, "float32")]
+    makers = {train: training, infer: inference}
+    return [(title(*a), lambda a=a: makers[a[0]](*a[1:])) for a in main]  # type: ignore[misc]
 
 
 def main() -> None:
@@ -325,7 +330,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer cases, fewer rounds")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=600.0, help="for all cases together")
-    parser.add_argument("--only", default="", help="cases whose names contain this")
+    parser.add_argument("--rounds", type=int, default=5, help="at least so many of each case")
+    parser.add_argument("--only", default="", help="the parts whose names contain this")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/speed"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -336,19 +342,27 @@ def main() -> None:
         f"senet {senet.__version__}",
         "kernel": describe(),
     }
-    result: dict[str, Any] = {"machine": machine, "cases": [], "memory": [], "roofline": []}
-    result["memory"] = [memory("resnet50_v1_5", 2)] if options.quick else [memory(n, 8) for n in NETWORKS]
-    makers = plan(options.quick)
-    budget = (60.0 if options.quick else options.seconds) / len(makers)
-    for make in makers:
+    result = earlier(options.out) if options.only else {"cases": [], "memory": [], "roofline": []}
+    result["machine"] = machine
+    if options.only in "memory":
+        result["memory"] = [memory("resnet50_v1_5", 2)] if options.quick else [memory(n, 8) for n in NETWORKS]
+    wanted = [(name, make) for name, make in plan(options.quick) if options.only in name]
+    budget = (60.0 if options.quick else options.seconds) / max(1, len(wanted))
+    for name, make in wanted:
         case = make()
-        if options.only in case.name:
-            measure(case, budget, least=2 if options.quick else 5)
-            result["cases"].append(summary(case))
-            print(json.dumps(result["cases"][-1]["ratios"]), case.name, flush=True)
+        measure(case, budget, least=2 if options.quick else options.rounds)
+        found = {**summary(case), "date": machine["date"]}
+        print(json.dumps(found["ratios"]), name, flush=True)
+        result["cases"] = [other for other in result["cases"] if other["case"] != name] + [found]
         write(result, options.out)
-    result["roofline"] = roofline(5 if options.quick else 20)
+    if options.only in "passes":
+        result["roofline"] = roofline(5 if options.quick else 60)
     write(result, options.out)
+
+
+def earlier(out: Path) -> dict[str, Any]:
+    path = out.with_suffix(".json")
+    return json.loads(path.read_text()) if path.exists() else {"cases": [], "memory": [], "roofline": []}
 
 
 def write(result: dict[str, Any], out: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import senet
 from senet.cost import cost
 from senet.models import MODELS, PUBLISHED, Published
+from senet.weights import Card, cards
 
 PAGE = Path(__file__).with_name("models.md")
 
@@ -21,14 +22,17 @@ each network follows.
 - Parameters are learnable ones; MACs are multiply-accumulates of convolutions and fully connected layers for one image
   of the size in the table (the paper prints them as FLOPs).
 - Stages: channels@stride of the map that each stage ends with, what `features_only=True` gives.
-- Published errors are single-crop, top-1/top-5 in percent, of the networks as their authors trained them; none was
-  measured here. T2 to T8 are tables of Hu et al. 2018 (arXiv 1709.01507 v4; T2 and T3 its re-implementations of the
-  plain networks), README is the authors' (retrained for longer, with other augmentation).
+- Published errors are single-crop, top-1/top-5 in percent, of ImageNet where nothing else is said; none was measured
+  here. T2 to T8 are tables of Hu et al. 2018 (arXiv 1709.01507 v4; T2 and T3 its re-implementations of the plain
+  networks), README is the authors' (retrained for longer, with other augmentation), akamaster and pytorchcv are public
+  CIFAR-10 checkpoints of exactly that network.
+- `pretrained=True`: the public checkpoint that it takes and that one's errors as timm publishes them
+  (results-imagenet.csv), at the image size that they were measured at. `senet.weights.cards(name)` lists the others.
 - Published MACs in **bold** can't be reproduced, see below the table; others differ from ours by three units of their
   last digit at most.
 
-| network | pixels | parameters | million MACs | published MACs | stages | published errors |
-|---|---|---|---|---|---|---|
+| network | pixels | parameters | million MACs | published MACs | stages | published errors | `pretrained=True` |
+|---|---|---|---|---|---|---|---|
 """
 
 
@@ -41,7 +45,9 @@ def row(name: str) -> str:
     printed = next((_printed(p, counted.macs) for p in published if p.macs), "")
     stages = " ".join(f"{info.channels}@{info.stride}" for info in model.feature_info)
     errors = "; ".join(_errors(p, model.spec.preprocessing.size[0]) for p in published)
-    cells = (f"`{name}`", str(size[0]), f"{counted.params:,}", f"{counted.macs / 1e6:,.1f}", printed, stages, errors)
+    checkpoint = next(map(_checkpoint, cards(name).values()), "")
+    cells = (f"`{name}`", str(size[0]), f"{counted.params:,}", f"{counted.macs / 1e6:,.1f}", printed, stages, errors,
+             checkpoint)  # fmt: skip
     return f"| {' | '.join(cells)} |\n"
 
 
@@ -49,8 +55,21 @@ def _printed(published: Published, macs: int) -> str:
     return f"**{published.macs}**" if published.agreement(macs) == "differs" else published.macs
 
 
+def _checkpoint(card: Card) -> str:
+    name = card.repo.rpartition("/")[2]
+    if not card.metrics:
+        return f"`{name}`"
+    top1, top5 = (100 * (1 - card.metrics[key]) for key in ("top1", "top5"))
+    return f"`{name}` {top1:.2f}/{top5:.2f} at {card.metrics['size']:.0f}"
+
+
+WHERE = {"the authors' README": "README", "akamaster/": "akamaster", "pytorchcv ": "pytorchcv"}
+"""What a source begins with, to its short name; the paper's own sources end in the number of the table."""
+
+
 def _errors(published: Published, pixels: int) -> str:
-    where = "README" if "README" in published.source else f"T{published.source[-1]}"
+    short = (name for start, name in WHERE.items() if published.source.startswith(start))
+    where = next(short, f"T{published.source[-1]}")
     data = "" if published.data == "ImageNet" else f"{published.data}, "
     other = f", {published.pixels} pixels" if published.pixels != pixels else ""
     return f"{published.errors} ({data}{where}{other})"

@@ -6,6 +6,8 @@ Nothing is imported until a name is used, so that the command line answers at on
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,22 +31,23 @@ if TYPE_CHECKING:
     from senet.surgery import remove as remove
     from senet.surgery import retrofit as retrofit
     from senet.surgery import trainable as trainable
+    from senet.tasks import load_model as load_model
     from senet.weights import load_weights as load_weights
     from senet.zoo import create_model as create_model
     from senet.zoo import list_models as list_models
-    from senet.zoo import load_model as load_model
 
 __version__ = "0.1.0"
 
 _HOME = {
     "cost": "senet.cost",
+    "load_model": "senet.tasks",
     "load_weights": "senet.weights",
     "optimize": "senet.deploy",
     "SenetError": "senet.errors",
     **dict.fromkeys(("BAM", "CBAM", "ECA", "ESE", "GE", "SE", "SK", "ScSE", "SpatialSE", "SqueezeExcite"), "senet.nn"),
     "record_gates": "senet.nn",
     **dict.fromkeys(("freeze", "plan", "prune", "remove", "retrofit", "trainable"), "senet.surgery"),
-    **dict.fromkeys(("create_model", "list_models", "load_model"), "senet.zoo"),
+    **dict.fromkeys(("create_model", "list_models"), "senet.zoo"),
 }
 
 __all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605 - a list of strings it is
@@ -60,3 +63,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _Package(ModuleType):
+    """Python leaves an imported sub-package as an attribute here: `senet.cost` must stay the function of that name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -18,7 +18,7 @@ from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.preprocessing import Preprocessing
 from senet.weights.load import stem_weight
 
-__all__ = ["LIBRARIES", "Upstream", "upstream"]
+__all__ = ["LIBRARIES", "Upstream", "upstream", "upstream_errors"]
 
 _INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
@@ -74,19 +74,30 @@ class Upstream(ABC):
     @contextmanager
     def fetching(self) -> Iterator[None]:
         """Download within, quietly; a failure is one clear error."""
-        hub = logging.getLogger("huggingface_hub")
-        level = hub.level
-        hub.setLevel(logging.ERROR)
-        try:
+        with upstream_errors(self.text):
             yield
-        except Exception as error:  # what a failed download raises depends on the versions of four libraries
-            reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
-            raise CheckpointError(
-                f"the pretrained weights of {self.text} can't be had: {reason.rstrip('.')}; "
-                "--no-pretrained begins with random ones"
-            ) from error
-        finally:
-            hub.setLevel(level)
+
+
+@contextmanager
+def upstream_errors(text: str) -> Iterator[None]:
+    """Download another library's weights within, quietly; a failure is one clear error.
+
+    Raises:
+        CheckpointError: They can't be had.
+    """
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    except Exception as error:  # what a failed download raises depends on the versions of four libraries
+        reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        raise CheckpointError(
+            f"the pretrained weights of {text} can't be had: {reason.rstrip('.')}; "
+            "--no-pretrained begins with random ones"
+        ) from error
+    finally:
+        hub.setLevel(level)
 
 
 class Timm(Upstream):

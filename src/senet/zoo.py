@@ -31,6 +31,7 @@ __all__ = [
     "is_code",
     "list_models",
     "load_model",
+    "load_network",
     "misfits",
     "model_defaults",
     "model_spec",
@@ -238,7 +239,7 @@ class LoadedModel:
 
 
 def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> LoadedModel:
-    """Load a checkpoint that a training wrote.
+    """Load a classifier's checkpoint that a training wrote; `senet.load_model` loads those of other tasks too.
 
     Args:
         path: The `.safetensors` file or the training's folder (its best).
@@ -246,17 +247,35 @@ def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> L
             choose by itself which code is imported.
 
     Raises:
-        CheckpointError: The file can't be used, or its weights don't fit the network that it names.
+        CheckpointError: The file can't be used, its weights don't fit the network that it names, or it is no
+            classifier.
     """
-    tensors, description = read_checkpoint(Path(path))
-    name = network_of(path, description, factory)
-    try:
-        model = build_model(
+
+    def build(name: str, description: Description) -> nn.Module:
+        if description.task != "classification":
+            raise SenetError(f"it is of a {description.task} network, and this takes classifiers")
+        return build_model(
             name,
             num_classes=len(description.classes),
             in_channels=description.preprocessing.in_channels,
             options=description.options,
         )
+
+    return load_network(path, build, factory=factory)
+
+
+def load_network(
+    path: str | os.PathLike[str], build: Callable[[str, Description], nn.Module], *, factory: str | None = None
+) -> LoadedModel:
+    """Load a checkpoint into the network that `build` makes of the network's name and the description.
+
+    Raises:
+        CheckpointError: The file can't be used, or its weights don't fit.
+    """
+    tensors, description = read_checkpoint(Path(path))
+    name = network_of(path, description, factory)
+    try:
+        model = build(name, description)
     except SenetError as error:
         raise CheckpointError(f"{path} describes no network that can be built: {error}") from error
     wrong = misfits(model.state_dict(), tensors)

@@ -18,7 +18,7 @@ import senet as package
 from senet.cli import main
 from senet.data import Subset, open_data, write_images
 from senet.nn import SqueezeExcite
-from senet.training.module import ClassificationModule
+from senet.training.module import TrainingModule
 
 SHORT = ("--epochs", "1", "--batch-size", "32", "--workers", "0")
 DIGITS = ("--data", "digits", "--size", "8")
@@ -193,7 +193,7 @@ def test_stopped_and_gone_on_with(
 ) -> None:
     start, out = tmp_path / "start", tmp_path / "run"
     shutil.copytree(begun, start)
-    step = ClassificationModule.training_step
+    step = TrainingModule.training_step
 
     def stopped(self, batch, number):
         if number == 20:
@@ -201,7 +201,7 @@ def test_stopped_and_gone_on_with(
         return step(self, batch, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ClassificationModule, "training_step", stopped)
+        patch.setattr(TrainingModule, "training_step", stopped)
         arguments = ("retrofit", "--model", start, "--attention", "se:reduction=8", *DIGITS[:2], *SHORT, "--out", out)
         code, _, err = senet(*arguments)
     assert code == 130

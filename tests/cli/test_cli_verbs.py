@@ -174,6 +174,42 @@ def test_doctor_names_the_machine(senet):
     assert json.loads(out)["machine"]["torch threads"] == torch.get_num_threads()
 
 
+def test_what_looks_like_rich_text_is_shown_as_it_is(senet, digit_folder, tmp_path, monkeypatch):
+    """Rich would make an emoji of `:m:` and take `[old]` for a style."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("m", "scans[old]"):
+        shutil.copytree(digit_folder, tmp_path / name)
+        victim = next((tmp_path / name / "train" / "2").iterdir())
+        victim.write_bytes(b"")
+        arguments = ["--data", f"folder:{name}", "--model", "cifar_resnet20", *QUICK, "--epochs", "1"]
+        code, out, err = senet("train", *arguments, "--out", tmp_path / f"run-{name}")
+        assert code == 0
+        assert f"on folder:{name}: 1 epochs" in err
+        assert f"skipped {victim}: empty file (0 bytes)\n" in err
+        assert f"on folder:{name}, 1 epochs" in out
+        code, out, _ = senet("doctor", "--data", f"folder:{name}", "--workers", "0")
+        assert f"folder:{name}" in out
+        assert str(victim) in out
+
+
+@pytest.mark.parametrize(
+    ("instructions", "machine", "said"),
+    [
+        ({"avx512_bf16": True, "amx_tile": False}, "x86_64", "yes (AVX512-BF16)"),
+        ({"avx512_bf16": True, "amx_tile": True}, "AMD64", "yes (AVX512-BF16, AMX)"),
+        # PyTorch computes bfloat16 products here too, in float32's instructions.
+        ({"avx512_bf16": False, "amx_tile": False}, "x86_64", "no (neither AVX512-BF16 nor AMX"),
+        ({"avx512_bf16": False, "amx_tile": False}, "aarch64", "yes"),
+    ],
+)
+def test_doctor_calls_bfloat16_fast_only_with_instructions_for_it(senet, monkeypatch, instructions, machine, said):
+    for name, has in instructions.items():
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda has=has: has)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert json.loads(senet("doctor", "--json")[1])["machine"]["fast bf16 on this processor"].startswith(said)
+
+
 def test_doctor_looks_through_a_data_set(senet, digit_folder, tmp_path):
     code, out, _ = senet("doctor", "--data", f"folder:{digit_folder}")
     assert code == 0

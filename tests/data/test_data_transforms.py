@@ -96,6 +96,8 @@ ALL = {
     "jitter": replace(PLAIN, jitter=0.4),
     "pixel_jitter": replace(PLAIN, pixel_jitter=20),
     "erasing": replace(PLAIN, erasing=0.5),
+    "flip_vertical": replace(PLAIN, flip_vertical=0.5),
+    "cutout": replace(PLAIN, cutout=12),
 }
 
 
@@ -131,14 +133,16 @@ def test_training_normalises_as_evaluation_does_to_the_last_bit(change):
     assert Normalise(p)(expected) is expected, "an evaluation's images are normalised already"
 
 
+@pytest.mark.parametrize("how", [{"erasing": 1.0}, {"cutout": 12}])
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
-def test_erased_is_the_mean_colour(order):
+def test_erased_is_the_mean_colour(order, how):
     p = replace(IMAGENET, size=(32, 32), channel_order=order, mean=(0.2, 0.4, 0.6))
     with drawn_from("erased"):
-        seen = training(p, replace(PLAIN, erasing=1.0))(Image.new("RGB", (32, 32), "white"))
+        seen = training(p, replace(PLAIN, **how))(Image.new("RGB", (32, 32), "white"))
     erased = (seen[0] < 1).nonzero()
     assert len(erased) > 10
     assert all(seen[:, y, x].abs().max() < 0.5 / 255 / 0.224 for y, x in erased.tolist())
+    assert len(erased) < 32 * 32, "the rest is white"
 
 
 def test_flip_is_a_flip_with_its_probability():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
+from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 
@@ -55,6 +57,16 @@ def test_the_papers_columns(name: str, printed: str, errors: str, agreement: str
     assert (row.agreement(macs) == "differs") == bool(row.unlike)
 
 
+def test_pytorchcvs_errors_are_those_that_it_publishes() -> None:
+    table = files(pytest.importorskip("pytorchcv")) / "models" / "common" / "model_metainfos.csv"
+    errors = {row["model_name"]: row["error_value"] for row in csv.DictReader(table.read_text().splitlines())}
+    found = {n: row for n, rows in PUBLISHED.items() for row in rows if row.source.startswith("pytorchcv")}
+    assert len(found) == 5
+    for name, row in found.items():
+        theirs = name.removeprefix("cifar_") + "bn" * name.endswith("164") + "_cifar10"
+        assert f"{row.top1:05.2f}".replace(".", "") == errors[theirs], name
+
+
 def test_agreement() -> None:
     row = PUBLISHED["resnet50"][0]
     assert [row.agreement(n * 10**7) for n in (386, 387, 389, 390)] == ["equal", "last digit", "last digit", "differs"]
@@ -85,7 +97,10 @@ def test_the_page_lists_every_network(maker: ModuleType) -> None:
     assert page.endswith(maker.tail())
 
 
-@pytest.mark.parametrize("name", ["se_resnet50", "cifar_preresnet110", "inception_resnet_v2", "se_mobilenet_v1"])
+@pytest.mark.parametrize(
+    "name",
+    ["se_resnet50", "cifar_preresnet110", "cifar_resnet20", "inception_resnet_v2", "mobilenet_v1", "se_mobilenet_v1"],
+)
 def test_the_page_is_up_to_date(maker: ModuleType, name: str) -> None:
     assert maker.row(name) in maker.PAGE.read_text(encoding="utf-8")
 

@@ -167,9 +167,22 @@ class TestContract:
 
     def test_compiles_to_one_graph_for_any_size(self, layer):
         torch.compiler.reset()
-        compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+        compiled = torch.compile(layer, fullgraph=True, backend="eager", dynamic=True)
         for shape in ((2, C, 9, 8), (3, C, 12, 17)):
             torch.testing.assert_close(compiled(noise(*shape)), layer(noise(*shape)), rtol=1e-5, atol=1e-6)
+
+    def test_compiles_with_its_backward_pass(self, layer):
+        # Of one size: with open ones the backward graph of strided convolutions takes a minute to make.
+        torch.compiler.reset()
+        results = []
+        for run in (layer, torch.compile(layer, fullgraph=True, backend="aot_eager")):
+            layer.zero_grad()
+            x = noise(2, C, 9, 8).requires_grad_()
+            out = run(x)
+            out.square().sum().backward()
+            results.append([out, x.grad, *(p.grad.clone() for p in layer.parameters() if p.grad is not None)])
+        for want, got in zip(*results, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
     def test_exports_with_batch_and_size_left_open(self, layer):
         # 9 is the least size that gather-excite's extent of 8 doesn't shrink to one
@@ -242,6 +255,19 @@ class TestIdentityStart:
             assert all(p.grad.isfinite().all() for p in layer.parameters())
             assert any(moving.values()) if first else all(moving.values()), moving
             step.step()
+
+
+def test_se_compiles_forwards_and_backwards_for_any_size():
+    torch.compiler.reset()
+    layer = randomise(SE(reduction=4).build(C))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    for shape in ((2, C, 9, 8), (3, C, 12, 17)):
+        gradients = []
+        for run in (layer, compiled):
+            x = noise(*shape).requires_grad_()
+            run(x).square().sum().backward()
+            gradients.append(x.grad)
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

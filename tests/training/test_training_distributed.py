@@ -49,13 +49,13 @@ def rows(folder: Path) -> list[dict[str, float]]:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(table)]
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
     for _ in range(2400):
-        if path.exists():
+        if any(folder.glob(pattern)):
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    raise AssertionError(f"{path} never came")
+    raise AssertionError(f"{folder}/{pattern} never came")
 
 
 def free_port() -> str:
@@ -81,6 +81,7 @@ def assert_the_same_curve(one: Path, other: Path, tolerance: float = 1e-5) -> No
         assert a["step"] == b["step"]
 
 
+@pytest.mark.slow
 def test_two_processes_follow_the_curve_of_one(tmp_path, alone):
     """Norms included: their statistics are of the whole batch."""
     said = finish(start(tmp_path, *TRAIN, *OPTIONS, "--out", "run", "--devices", "2"))
@@ -134,7 +135,7 @@ def children(process: subprocess.Popen[str]) -> list[int]:
 @pytest.mark.parametrize("who", ["the first", "the second"])
 def test_a_lost_process_ends_the_training_which_can_be_resumed(tmp_path, who, how):
     process = start(tmp_path, *TRAIN, *LONG, "--out", "run", "--devices", "2")
-    wait_for(tmp_path / "run" / "state.ckpt", process)
+    wait_for(tmp_path / "run", "states/*.ckpt", process)
     others = children(process)
     victim = process.pid if who == "the first" else next(pid for pid in others if "senet" in command_of(pid))
     os.kill(victim, how)
@@ -180,7 +181,7 @@ def wait_until_gone(pids: list[int], seconds: float) -> None:
 @pytest.mark.slow
 def test_ctrl_c_saves_and_both_leave(tmp_path):
     process = start(tmp_path, *TRAIN, *LONG, "--out", "run", "--devices", "2")
-    wait_for(tmp_path / "run" / "metrics.csv", process)
+    wait_for(tmp_path / "run", "states/*.ckpt", process)
     for pid in (process.pid, *children(process)):  # as a terminal does: to all processes in it
         os.kill(pid, signal.SIGINT)
     said = finish(process, 130)

@@ -17,6 +17,7 @@ from senet.errors import SenetError
 from senet.training.fit import Network, fit
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import RECIPES
+from senet.training.states import States
 from senet.zoo import create_model, load_model
 
 
@@ -132,7 +133,7 @@ def test_fp16_trains_also_on_a_processor(train):
 
 def test_averaged_weights_are_what_is_validated_and_kept(train, few_digits):
     _, folder = train(ema_decay=0.5, epochs=1)
-    state = torch.load(folder / "state.ckpt", weights_only=True)["state_dict"]
+    state = torch.load(States(folder).all()[0].path, weights_only=True)["state_dict"]
     kept = weights(folder)
     average = {k[len("average.module.") :]: v for k, v in state.items() if k.startswith("average.module.")}
     own = {k[len("model.") :]: v for k, v in state.items() if k.startswith("model.")}
@@ -146,7 +147,7 @@ def test_patience_ends_a_training_that_no_longer_improves(train):
 
 
 def test_a_loss_that_is_no_number_stops_with_advice_and_keeps_the_last_good_network(train):
-    with pytest.raises(SenetError, match=r"the loss became (nan|inf).*--lr"):
+    with pytest.raises(SenetError, match=r"the (loss became (nan|inf)|weights became no numbers).*--lr"):
         train(lr=1e6, schedule="constant", warmup_epochs=0, epochs=20)
 
 
@@ -178,7 +179,7 @@ def test_broken_images_are_skipped_told_once_and_counted(train, tmp_path):
     assert outcome.broken == "2 broken images skipped"
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
+@pytest.mark.parametrize("name", sorted(RECIPES.keys() - {"detection", "coco", "segmentation"}))
 def test_every_recipe_runs(train, name):
     recipe = RECIPES[name].for_epochs(1).for_batch_size(32)
     changes = {k: getattr(recipe, k) for k in Recipe.__dataclass_fields__}

@@ -1,133 +1,227 @@
-"""Stopped and killed for real, gone on with, and equal to the run that wasn't."""
+"""Stopped and killed for real, gone on with, and equal to the run that wasn't, bit for bit."""
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
+from equality import assert_equal, rows
+from processes import Child, start
 
-COMMAND = [sys.executable, "-m", "senet", "train"]
+from senet.training.states import States
+
 OPTIONS = [
-    *("--data", "digits", "--model", "se_cifar_resnet20", "--size", "8"),
-    *("--epochs", "3", "--batch-size", "64", "--ema-decay", "0.9", "--mixup", "0.2"),
-]
-
-
-def start(folder: Path, *more: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*COMMAND, *more], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder.parent
-    )
-
-
-def finish(process: subprocess.Popen[str], code: int = 0) -> str:
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == code, (out, err)
-    return out + err
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    for _ in range(1200):
-        if path.exists():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    raise AssertionError(f"{path} never came")
-
-
-def rows(folder: Path) -> list[list[str]]:
-    lines = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
-    return [line[:-2] for line in lines]  # the last two columns are times
+    "train", "--data", "digits", "--limit", "330", "--model", "se_cifar_resnet20", "--option", "depth=1",
+    "--option", "widths=[16,32]", "--size", "8", "--epochs", "3", "--batch-size", "32", "--save-every", "2",
+    "--ema-decay", "0.9", "--mixup", "0.2", "--cutmix", "0.5", "--erasing", "0.3", "--clip-norm", "1",
+]  # fmt: skip
+"""Ten steps an epoch, with everything on that is random or remembered."""
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> Path:
+def whole(tmp_path_factory) -> Path:
+    """The folder of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    finish(start(folder, *OPTIONS, "--out", str(folder)))
+    start(*OPTIONS, "--workers", "0", "--out", folder, log=folder.parent / "log").finish()
     return folder
 
 
-def assert_equal(one: Path, other: Path) -> None:
-    for name in ("last", "best"):
-        a, b = load_file(one / f"{name}.safetensors"), load_file(other / f"{name}.safetensors")
-        assert a.keys() == b.keys()
-        assert all(torch.equal(a[key], b[key]) for key in a)
-    assert rows(one) == rows(other)
+@pytest.fixture
+def begin(tmp_path):
+    """Begin a run in `tmp_path / "run"`, or go on with it."""
+    count = 0
+
+    def run(*more: object, resume: bool = False, **how: object) -> Child:
+        nonlocal count
+        count += 1
+        folder = tmp_path / "run"
+        options = ["train", "--resume", folder] if resume else [*OPTIONS, "--out", folder]
+        return start(*options, *(more or ("--workers", "0")), log=tmp_path / f"log{count}", **how)
+
+    return run
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_ctrl_c_saves_and_the_resumed_run_is_the_same(tmp_path, uninterrupted, workers):
-    folder = tmp_path / "run"
-    process = start(folder, *OPTIONS, "--out", str(folder), "--workers", str(workers))
-    wait_for(folder / "metrics.csv", process)  # the first epoch is done: now we are in the second
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    said = finish(process, 130)
+def test_killed_again_and_again(tmp_path, whole, begin, workers):
+    """Each time in the middle of putting another file in its place, before it is there or after."""
+    folder, child = tmp_path / "run", begin("--workers", workers, die_at_replace=7)
+    child.finish(-signal.SIGKILL)
+    for moment in (12, 20, 23) if workers == 0 else (22,):
+        begin("--workers", workers, resume=True, die_at_replace=moment).finish(-signal.SIGKILL)
+    begin("--workers", workers, resume=True).finish()
+    assert_equal(folder, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(1, 60))
+def test_killed_at_every_file(tmp_path, whole, begin, moment):
+    first = begin(die_at_replace=moment)
+    first.process.join()
+    if first.process.exitcode:
+        begin(resume=True).finish()
+    assert_equal(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_saves_and_the_resumed_run_is_the_same(tmp_path, whole, begin, workers):
+    folder, child = tmp_path / "run", begin("--workers", workers, "--save-every", "0", pause_at=13)
+    child.wait()
+    child.signal(signal.SIGINT)
+    child.go_on()
+    said = child.finish(130)
     assert f"senet train --resume {folder}" in said.replace("\n", "")
     assert "Traceback" not in said
-    finish(start(folder, "--resume", str(folder), "--workers", str(workers)))
-    assert_equal(folder, uninterrupted)
+    assert str(States(folder).all()[0]) == "epoch 2, batch 4"
+    begin("--workers", workers, resume=True).finish()
+    assert_equal(folder, whole)
 
 
-def test_stopped_within_the_very_first_epoch(tmp_path, uninterrupted):
-    folder = tmp_path / "run"
-    process = start(folder, *OPTIONS, "--out", str(folder), "--workers", "0")
-    wait_for(folder / "tensorboard", process)
-    process.send_signal(signal.SIGTERM)
-    finish(process, 130)
-    state = torch.load(folder / "state.ckpt", weights_only=True)
-    assert state["callbacks"]["Keeper"]["next"][0] == 0, "the signal came too late for this test to mean anything"
-    finish(start(folder, "--resume", str(folder), "--workers", "0"))
-    assert_equal(folder, uninterrupted)
-
-
-def test_killed_and_resumed_from_the_epoch_before(tmp_path, uninterrupted):
-    folder = tmp_path / "run"
-    process = start(folder, *OPTIONS, "--out", str(folder), "--workers", "2")
-    wait_for(folder / "metrics.csv", process)
-    process.kill()
-    process.communicate()
-    finish(start(folder, "--resume", str(folder)))
-    assert_equal(folder, uninterrupted)
+def test_stopped_in_the_middle_of_a_batch_that_is_added_up(tmp_path, begin):
+    options = ("--workers", "0", "--accumulate", "4", "--epochs", "2", "--save-every", "0")
+    start(*OPTIONS, *options, "--out", tmp_path / "whole", log=tmp_path / "log").finish()
+    child = begin(*options, pause_at=13)  # by the optimiser; each of its steps adds up four batches
+    child.wait()
+    child.signal(signal.SIGTERM)
+    child.go_on()
+    child.finish(130)
+    assert States(tmp_path / "run").all()[0].batch % 4 == 0
+    begin(resume=True).finish()
+    assert_equal(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("how", ["again", "resume"])
-def test_killed_before_any_state_was_saved(tmp_path, uninterrupted, how):
+def test_killed_before_any_state_was_saved(tmp_path, whole, begin, how):
     folder = tmp_path / "run"
-    process = start(folder, *OPTIONS, "--out", str(folder), "--workers", "0")
-    wait_for(folder / "run.json", process)
-    process.kill()
-    process.communicate()
-    assert not (folder / "state.ckpt").exists()
-    finish(start(folder, *(["--resume", str(folder)] if how == "resume" else [*OPTIONS, "--out", str(folder)])))
-    assert_equal(folder, uninterrupted)
+    begin(die_at_replace=1).finish(-signal.SIGKILL)
+    assert [path.name for path in folder.iterdir() if path.name != ".lock"] == ["run.json"]
+    begin(resume=how == "resume").finish()
+    assert_equal(folder, whole)
 
 
-def test_what_can_not_be_resumed_says_so(tmp_path, uninterrupted):
-    assert "is trained to its end" in finish(start(uninterrupted, "--resume", str(uninterrupted)), 2)
-    assert "holds no run" in finish(start(tmp_path / "x", "--resume", str(tmp_path)), 2)
-    assert "--resume" in finish(start(tmp_path / "x", *OPTIONS, "--out", str(uninterrupted)), 2)
-    (tmp_path / "run.json").write_text((uninterrupted / "run.json").read_text())
-    (tmp_path / "metrics.csv").write_text((uninterrupted / "metrics.csv").read_text())
-    assert "state.ckpt is gone" in finish(start(tmp_path / "x", "--resume", str(tmp_path)), 2)
-    (tmp_path / "state.ckpt").write_bytes((uninterrupted / "state.ckpt").read_bytes()[:1000])
-    assert "truncated" in finish(start(tmp_path / "x", "--resume", str(tmp_path)), 2)
-    (tmp_path / "run.json").write_text("{")
-    assert "run.json" in finish(start(tmp_path / "x", "--resume", str(tmp_path)), 2)
-
-
-def test_two_processes_train_like_one_job(tmp_path):
+@pytest.mark.parametrize("damage", ["truncated", "one bit"])
+def test_a_damaged_state_is_named_and_the_one_before_is_used(tmp_path, whole, begin, damage):
     folder = tmp_path / "run"
-    said = finish(
-        start(folder, *OPTIONS, "--out", str(folder), "--devices", "2", "--strategy", "ddp", "--workers", "0")
+    begin(die_at_replace=23).finish(-signal.SIGKILL)
+    newest, before = States(folder).all()
+    content = bytearray(newest.path.read_bytes())
+    if damage == "truncated":
+        content = content[:1000]
+    else:
+        content[len(content) // 2] ^= 1
+    newest.path.write_bytes(content)
+    said = begin(resume=True).finish().replace("\n", "")
+    assert f"{newest.path} is truncated or altered" in said
+    assert before.path != newest.path
+    assert_equal(folder, whole)
+
+
+def test_what_can_not_be_resumed_says_so(tmp_path, whole):
+    def refused(*options: object) -> str:
+        said = start("train", *options, log=tmp_path / "log").finish(2)
+        (tmp_path / "log").unlink()
+        return said.replace("\n", "")
+
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    assert "is trained to its end" in refused("--resume", copy)
+    assert "holds no run" in refused("--resume", tmp_path)
+    assert "--resume" in refused(*OPTIONS[1:], "--out", copy)
+    (copy / "result.json").unlink()
+    assert "is trained to its end" in refused("--resume", copy)
+    for state in States(copy).all():
+        state.path.write_bytes(b"nothing")
+    assert "holds no whole state" in refused("--resume", copy)
+    shutil.rmtree(copy / "states")
+    assert "states are gone" in refused("--resume", copy)
+
+
+def test_one_process_a_folder(tmp_path, whole, begin):
+    folder, holder = tmp_path / "run", begin("--workers", "2", pause_at=3)
+    holder.wait()
+    said = begin(resume=True).finish(2).replace("\n", "")
+    assert f"is in use by process {holder.process.pid} on {os.uname().nodename} since 20" in said
+    loaders = children(holder.process.pid)
+    assert len(loaders) >= 2
+    for loader in loaders:  # they outlive their parent for a moment; their copy of the lock must not count
+        os.kill(loader, signal.SIGSTOP)
+    holder.signal(signal.SIGKILL)
+    holder.finish(-signal.SIGKILL)
+    begin(resume=True).finish()
+    for loader in loaders:
+        os.kill(loader, signal.SIGKILL)
+    assert_equal(folder, whole)
+
+
+def children(pid: int) -> list[int]:
+    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_dead_loader_process_ends_the_run_which_goes_on(tmp_path, whole, begin):
+    folder, child = tmp_path / "run", begin("--workers", "2", "--save-every", "0", pause_at=12)
+    child.wait()
+    for loader in children(child.process.pid):
+        os.kill(loader, signal.SIGKILL)
+    child.go_on()
+    said = child.finish(2).replace("\n", "")
+    assert "a process that loads images died (pid" in said
+    assert "go on with --resume" in said
+    assert "Traceback" not in said
+    begin("--workers", "2", resume=True).finish()
+    assert_equal(folder, whole)
+
+
+def test_a_full_disk_loses_nothing(tmp_path, whole, begin):
+    folder = tmp_path / "run"
+    begin(die_at_replace=23).finish(-signal.SIGKILL)
+    before = rows(folder)
+    said = begin(resume=True, largest_file=100_000).finish(2).replace("\n", "")
+    assert "no room left to write" in said
+    assert "what was saved is whole, up to epoch" in said
+    assert rows(folder)[: len(before)] == before
+    begin(resume=True).finish()
+    assert_equal(folder, whole)
+
+
+def test_a_folder_that_can_not_be_written_to(tmp_path, begin):
+    (tmp_path / "run").write_text("a file")
+    assert f"{tmp_path / 'run'} can't be written to" in begin().finish(2).replace("\n", "")
+
+
+@pytest.mark.parametrize("how", ["torch", "python"])
+def test_out_of_memory(tmp_path, how):
+    """The network asks for more than there is, for real, in its fifth step."""
+    (tmp_path / "hungry.py").write_text(
+        "import torch\n"
+        "class Net(torch.nn.Linear):\n"
+        "    steps = 0\n"
+        "    def forward(self, x):\n"
+        "        self.steps += self.training\n"
+        "        if self.steps == 5:\n"
+        f"            {'torch.empty(1 << 50)' if how == 'torch' else 'bytearray(1 << 60)'}\n"
+        "        return super().forward(x.mean(1).flatten(1))\n"
+        "def build(num_classes): return Net(64, num_classes)\n"
     )
-    assert said.count("epoch 3/3") == 1, "only the first process speaks"
-    assert json.loads((folder / "last.json").read_text())["metrics"]["top1"] > 0.2
+    child = start(
+        "train", "--data", "digits", "--limit", "330", "--model", "hungry:build", "--size", "8", "--batch-size", "32",
+        "--epochs", "1", "--workers", "0", "--save-every", "2", "--out", tmp_path / "run", log=tmp_path / "log",
+        directory=str(tmp_path),
+    )  # fmt: skip
+    said = child.finish(2).replace("\n", "")
+    assert "out of memory with batches of 32 x 1 x 8 x 8" in said
+    assert "up to epoch 1, batch 4; go on with --resume" in said
+    assert "Traceback" not in said
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_good_network(tmp_path, begin):
+    from senet.zoo import load_model
+
+    options = ("--schedule", "step", "--step-epochs", "1", "--step-factor", "1", "--warmup-epochs", "0", "--mixup", "0")
+    child = begin("--workers", "0", "--cutmix", "0", "--clip-norm", "0", "--lr", "0.05", *options, rate_at=(15, 1e30))
+    said = child.finish(2).replace("\n", "")
+    assert "no numbers at step" in said or "the loss became" in said
+    assert "(learning rate 1e+30)" in said or "learning rate 1e+30)" in said
+    assert "the last good network is last.safetensors, of epoch 1" in said
+    load_model(tmp_path / "run" / "last.safetensors")

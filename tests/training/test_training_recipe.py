@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from senet.errors import SenetError, UnknownNameError
+from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.training.failures import told_plainly
+from senet.training.keeper import Keeper
 from senet.training.optim import make_optimizer, make_schedule
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import RECIPES, fine_tuning, recipe_for, recipe_named
@@ -119,3 +122,44 @@ def test_weights_that_are_good_already_are_treated_gently():
         assert Recipe.from_dict(gentle.to_dict()) == gentle
     with pytest.raises(SenetError, match="choice of what trains 'gates'"):
         Recipe(train="gates")
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "seconds"), [("300s", 0, 300), ("5min", 0, 300), ("1h", 0, 3600), ("100", 100, 0), ("0", 0, 0)]
+)
+def test_how_often_a_state_is_saved(given, steps, seconds):
+    run = RunOptions(save_every=given)
+    assert (run.save_steps, run.save_seconds) == (steps, seconds)
+    for wrong in ("often", "3 s", "-1", ""):
+        with pytest.raises(SenetError, match="300s, 5min, or steps: 100"):
+            RunOptions(save_every=wrong)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), "out of memory"),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's "
+                      "workers are out of shared memory."),
+         "died (pid 7, killed by signal: Bus error); if its shared memory"),
+        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "died (pid 7, 8, exited unexpectedly)"),
+        (OSError(28, "No space left on device"), "no room left to write"),
+        (CheckpointError("x: can't be written (I/O error: No space left on device (os error 28))"), "no room left"),
+        (OSError(30, "Read-only file system", "x/metrics.csv"), "x/metrics.csv: Read-only file system"),
+    ],
+)  # fmt: skip
+def test_what_ends_a_training_from_outside_is_told_plainly(tmp_path, error, said):
+    keeper = Keeper(tmp_path, lambda *_: None, scores=(), stop=None, tell=print)
+    with pytest.raises(SenetError, match=re.escape(said)) as told, told_plainly(keeper, "64 x 3 x 32 x 32"):
+        raise error
+    assert str(told.value).endswith("nothing was saved yet: begin anew")
+    assert len(str(told.value).splitlines()) == 2
+
+
+def test_what_is_no_such_thing_stays_what_it_is(tmp_path):
+    keeper = Keeper(tmp_path, lambda *_: None, scores=(), stop=None, tell=print)
+    for error in (RuntimeError("a bug"), SenetError("a mistake")):
+        with pytest.raises(type(error), match=str(error)), told_plainly(keeper, ""):
+            raise error

@@ -32,7 +32,23 @@ def inception(name: str) -> nn.Module:
 def pytorchcv(name: str) -> nn.Module:
     """Its last pools take maps of one size only; here they take any."""
     model = pytest.importorskip("pytorchcv.model_provider").get_model(name, pretrained=False)
-    model.features.final_pool = nn.AdaptiveAvgPool2d(1)
+    model.features.final_pool = nn.AdaptiveAvgPool2d(7 if "vgg" in name else 1)
+    return model
+
+
+def narrow(peer: str) -> nn.Module:
+    """A library's VGG with 32 in the place of 4,096 hidden units, which is quick to run."""
+    library, _, name = peer.partition(":")
+    model = {"timm": timm, "torchvision": torchvision, "pytorchcv": pytorchcv}[library](name)
+    if library == "timm":
+        model.pre_logits.fc1, model.pre_logits.fc2 = nn.Conv2d(512, 32, 7), nn.Conv2d(32, 32, 1)
+        model.head.fc = nn.Linear(32, 1000)
+    elif library == "torchvision":
+        model.classifier[0], model.classifier[3] = nn.Linear(512 * 49, 32), nn.Linear(32, 32)
+        model.classifier[6] = nn.Linear(32, 1000)
+    else:
+        model.output.fc1.fc, model.output.fc2.fc = nn.Linear(512 * 49, 32), nn.Linear(32, 32)
+        model.output.fc3 = nn.Linear(32, 1000)
     return model
 
 
@@ -102,7 +118,7 @@ class Case:
         options: Of ours.
         layout: The name of what must be recognised.
         back: The layout to write again, for the peer to load strictly.
-        run: Compare logits, not only keys; one network a family and library is enough.
+        run: Compare logits in the default tests too, not only keys; one network a family and library is enough there.
     """
 
     ours: str
@@ -155,6 +171,10 @@ CASES = [
     *(Case(f"vgg{d}", pytorchcv, f"bn_vgg{d}b", layout="pytorchcv", back="pytorchcv", run=False)
       for d in (11, 13, 16, 19)),
     Case("vgg16", pytorchcv, "bn_vgg16", layout="pytorchcv", run=False),
+    Case("vgg13", narrow, "timm:vgg13_bn", 64, {"hidden": 32}, "timm", "timm"),
+    Case("vgg11", narrow, "torchvision:vgg11_bn", 64, {"hidden": 32}, "torchvision", "torchvision"),
+    Case("vgg16", narrow, "pytorchcv:bn_vgg16b", 64, {"hidden": 32}, "pytorchcv", "pytorchcv"),
+    Case("vgg16", narrow, "pytorchcv:bn_vgg16", 64, {"hidden": 32}, "pytorchcv"),
     Case("densenet121", torchvision, "densenet121", layout="torchvision", back="timm"),
     *(Case(f"densenet{d}", timm, f"densenet{d}", layout="torchvision", back="timm", run=False) for d in (169, 201)),
     Case("densenet121", pytorchcv, "densenet121", layout="pytorchcv", back="pytorchcv"),
@@ -187,17 +207,20 @@ def test_every_key_has_its_place(case: Case) -> None:
         peer.load_state_dict(to_layout(ours, case.back), strict=True, assign=True)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.run], ids=str)
+@pytest.mark.parametrize(
+    "case", [case if case.run else pytest.param(case, marks=pytest.mark.slow) for case in CASES], ids=str
+)
 def test_the_same_logits_there_and_back(case: Case, record_property: Callable[..., None]) -> None:
     images = pictures(2, (case.size, case.size))
     with torch.device("meta"):
         peer = case.make(case.peer)
-    if hasattr(peer, "AuxLogits"):  # its head for training takes no maps as small as these
+    aside: nn.Module | None = None
+    if getattr(peer, "AuxLogits", None) is not None:  # its head for training takes no maps as small as these
         peer.AuxLogits.to_empty(device="cpu")
         aside, peer.aux_logits, peer.AuxLogits = peer.AuxLogits, False, None
     randomise(peer, images)
     tensors = peer.state_dict()
-    if hasattr(peer, "AuxLogits"):
+    if aside is not None:
         tensors |= {f"AuxLogits.{key}": torch.zeros_like(t) for key, t in aside.state_dict().items()}
     ours = senet.create_model(case.ours, device="meta", **case.options)
     load_weights(ours, tensors)
@@ -247,6 +270,37 @@ def test_mobilenets_activation_is_no_weight_but_compared() -> None:
         to_layout(whole, "timm")
     with pytest.raises(SenetError, match="no counterpart in pytorchcv; pytorchcv's MobileNets: "):
         to_layout(cut, "pytorchcv")
+
+
+# docs/weights.md: every structure of pytorchcv's SE catalogue; deeper ones differ in their numbers of units alone.
+CATALOGUE = [
+    Case("se_resnet18_v1_5", pytorchcv, "seresnet10", options={"depths": (1, 1, 1, 1)}),
+    Case("se_resnet18_v1_5", pytorchcv, "seresnet26", options={"depths": (3, 3, 3, 3)}),
+    Case("se_resnet50_v1_5", pytorchcv, "seresnetbc26b", options={"depths": (2, 2, 2, 2)}),
+    Case("se_resnet50_v1_5", pytorchcv, "seresnet50b"),
+    Case("senet154", pytorchcv, "senet16", options=PADDED | {"depths": (1, 1, 1, 1), "groups": 32}),
+    Case("se_resnext50_32x4d_v1_5", pytorchcv, "seresnext101_64x4d", options={"depths": (3, 4, 23, 3), "groups": 64}),
+    Case(
+        "se_cifar_resnet20", pytorchcv, "seresnet164bn_cifar10", options=PROJECTED | {"depth": 18, "bottleneck": True}
+    ),
+    Case("se_resnet18_v1_5", pytorchcv, "seresnet10_cub", options={"depths": (1, 1, 1, 1), "num_classes": 200}),
+]
+
+
+@pytest.mark.parametrize("case", CATALOGUE, ids=str)
+def test_the_largest_catalogue_of_se_networks(case: Case) -> None:
+    with torch.device("meta"):
+        peer = case.make(case.peer)
+    ours = senet.create_model(case.ours, device="meta", **case.options)
+    assert load_weights(ours, peer.state_dict()).layout == "pytorchcv"
+    peer.load_state_dict(to_layout(ours, "pytorchcv"), strict=True, assign=True)
+
+
+def test_a_preactivation_network_for_imagenet_is_refused_as_what_it_is() -> None:
+    with torch.device("meta"):
+        peer = pytorchcv("sepreresnet10")
+    with pytest.raises(CheckpointError, match=r"Likely cause: the file is of another kind of network"):
+        load_weights(senet.create_model("se_resnet18_v1_5", device="meta", depths=(1, 1, 1, 1)), peer.state_dict())
 
 
 def test_pytorchcvs_preactivation_with_se_has_other_pieces() -> None:

@@ -118,6 +118,16 @@ def test_a_cached_file_must_have_the_hash_that_names_it(tmp_path: Path, seresnet
         fetch(card, cache=tmp_path)
 
 
+def test_what_is_cached_needs_no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    link = cached(tmp_path, "timm/seresnet50.ra2_in1k", b"something", name="etag")
+    monkeypatch.setattr("socket.getaddrinfo", asked)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert fetch(find_card("se_resnet50_v1_5", "ra2_in1k"), cache=tmp_path) == link
+
+
 def test_a_cards_own_hash_goes_before(tmp_path: Path) -> None:
     cached(tmp_path, "timm/seresnet50.ra2_in1k", b"something", name="etag")
     card = find_card("se_resnet50_v1_5", "ra2_in1k")

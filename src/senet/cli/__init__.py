@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from senet import __version__
-from senet.cli import convert, cost, doctor, evaluate, inspect, predict, retrofit, shard, train
+from senet.cli import compare, convert, cost, doctor, evaluate, inspect, predict, retrofit, shard, train
 from senet.cli import list as list_verb
 
 __all__ = ["main"]
@@ -16,6 +16,7 @@ __all__ = ["main"]
 VERBS = {
     "train": train,
     "retrofit": retrofit,
+    "compare": compare,
     "evaluate": evaluate,
     "predict": predict,
     "inspect": inspect,

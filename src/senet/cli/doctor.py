@@ -49,8 +49,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"machine": machine, "data": report})
     else:
-        _print_data(report, broken)
-    return 1 if broken or report["contradictions"] or report["leaks"] else 0
+        _print_data(report, broken, COUNTED[data.task])
+    return 1 if broken or report["troubles"] or report["contradictions"] or report["leaks"] else 0
 
 
 def _machine() -> dict[str, Any]:
@@ -66,7 +66,7 @@ def _machine() -> dict[str, Any]:
             found[name] = "not installed"
     found["processor"] = f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
     found["torch threads"] = torch.get_num_threads()
-    found["fast bf16 on this processor"] = "yes" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else "no"
+    found["fast bf16 on this processor"] = _fast_bf16()
     found["kernel"] = describe()
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     found["accelerator"] = f"{torch.accelerator.device_count()} x {accelerator}" if accelerator else "none"
@@ -74,7 +74,26 @@ def _machine() -> dict[str, Any]:
     return found
 
 
-def _print_data(report: dict[str, Any], broken: list[list[str]]) -> None:
+def _fast_bf16() -> str:
+    """Whether products of bfloat16 have instructions of their own here; that PyTorch can compute them isn't enough."""
+    import torch
+
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return "no"
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return "yes"
+    names = {"AVX512-BF16": torch.cpu._is_avx512_bf16_supported(), "AMX": torch.cpu._is_amx_tile_supported()}
+    there = [name for name, has in names.items() if has]
+    if there:
+        return f"yes ({', '.join(there)})"
+    return "no (neither AVX512-BF16 nor AMX: --precision bf16 works, but is emulated and saves no time)"
+
+
+COUNTED = {"classification": "images", "detection": "boxes", "segmentation": "images"}
+"""What there are so many of a class."""
+
+
+def _print_data(report: dict[str, Any], broken: list[list[str]], counted: str) -> None:
     rows = []
     for name, part in report["parts"].items():
         counts = part["per_class"].values()
@@ -82,10 +101,11 @@ def _print_data(report: dict[str, Any], broken: list[list[str]]) -> None:
         modes = ", ".join(f"{mode} {count:,}" for mode, count in part["modes"].items())
         per_class = f"{min(counts):,}..{max(counts):,}"
         rows.append([name, f"{part['images']:,}", str(len(counts)), per_class, sizes, modes, str(len(part["broken"]))])
-    head = ("part", "images", "classes", "images a class", "width x height", "modes", "broken")
+    head = ("part", "images", "classes", f"{counted} a class", "width x height", "modes", "broken")
     print_table(head, rows, title=report["name"])
     findings = (
         ("broken: path, reason", broken),
+        ("boxes and masks: path, reason", report["troubles"]),
         ("the same image is trained on and measured on", report["leaks"]),
         ("the same image in two classes", report["contradictions"]),
         ("the same image twice", report["repeats"]),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 
+from senet.cli import dense
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_table
 
@@ -20,16 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", choices=("train", "val", "test", "all"), help="part of the data (default: test, else val)"
     )
-    parser.add_argument("--per-class", action="store_true", help="also each class's accuracy, the worst first")
+    parser.add_argument("--per-class", action="store_true", help="also each class's figures")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate and print."""
     from senet.inference import evaluate
-    from senet.zoo import load_model
+    from senet.tasks import CLASSIFICATION, load_model
 
     loaded = load_model(options.checkpoint, factory=options.model)
+    if loaded.description.task != CLASSIFICATION:
+        return dense.evaluate(options, loaded)
     data = shared.data_options(options).open()
     split = options.split or ("test" if data.test is not None else "val")
     with counting("evaluating") as progress:
@@ -37,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
             loaded,
             data.part(split),
             data.classes,
-            batch_size=options.batch_size,
+            batch_size=options.batch_size or shared.BATCH,
             precision=options.precision,
             workers=options.workers,
             progress=progress,

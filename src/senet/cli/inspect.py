@@ -98,7 +98,7 @@ def _batches(
 
     dataset = ImageDataset(source, eval_transform(loaded.preprocessing), broken="refuse")
     done = 0
-    for batch in eval_loader(dataset, batch_size=options.batch_size, workers=options.workers):
+    for batch in eval_loader(dataset, batch_size=options.batch_size or shared.BATCH, workers=options.workers):
         yield batch.images.to(device, memory_format=torch.channels_last), batch.labels
         done += len(batch.labels)
         progress(done, len(dataset))

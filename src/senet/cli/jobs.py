@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +11,30 @@ from typing import Any
 from senet.cli import options as shared
 from senet.data.augmentation import Augmentation
 from senet.errors import SenetError
-from senet.training.job import Job
+from senet.tasks import CLASSIFICATION, TASKS, task_named
+from senet.training.job import DataOptions, Job
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import RECIPES, fine_tuning, recipe_for, recipe_named
-from senet.training.start import BUILT, Start
+from senet.training.start import BUILT, Start, is_checkpoint
 
-__all__ = ["add_job_options", "chosen_recipe", "chosen_start", "default_folder", "plan_line", "resumed", "run_options"]
+__all__ = [
+    "FIXED",
+    "add_job_options",
+    "chosen_recipe",
+    "chosen_start",
+    "default_folder",
+    "job_data",
+    "overridden",
+    "plan_line",
+    "resumed",
+    "run_options",
+]
+
+FIXED = (
+    "data", "limit", "task", "head", "head_attention", "class_names", "model", "init", "pretrained", "recipe", "size",
+    "attention", "placement", "stages", "option",
+)  # fmt: skip
+"""Options that can't change once a run is begun."""
 
 
 def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str) -> None:
@@ -27,6 +44,16 @@ def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str) -> None
         parser: Gets them.
         pretrained: When the network begins with its published weights by default, in words.
     """
+    parser.add_argument(
+        "--task", metavar="T", help=f"{', '.join(TASKS)} (default: what --init is for, else {CLASSIFICATION})"
+    )
+    parser.add_argument(
+        "--head",
+        metavar="H",
+        help="what stands on the network: faster_rcnn, retinanet or fcos; unet, deeplabv3plus or fpn; with options "
+        "such as fcos:channels=128",
+    )
+    parser.add_argument("--head-attention", metavar="A", help="attention in the head, as --attention: se, scse, ...")
     parser.add_argument("--model", metavar="M", help=f"{shared.NETWORKS}; or a checkpoint, as --init")
     parser.add_argument(
         "--init", metavar="X", help="begin with a checkpoint's network and weights (a .safetensors file or a folder)"
@@ -44,6 +71,7 @@ def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str) -> None
     parser.add_argument("--size", type=shared.parse_size, metavar="N", help="pixels: 224, or 256x192 (height x width)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     shared.add_data_options(parser, required=False)
+    parser.add_argument("--limit", type=int, metavar="N", help="train on at most N images, always the same")
     shared.add_network_options(parser)
     shared.add_field_options(parser, "recipe", Recipe, leave_out=("augmentation", "expects"))
     shared.add_field_options(parser, "augmentation", Augmentation)
@@ -62,7 +90,7 @@ def chosen_start(options: argparse.Namespace, network: dict[str, Any], *, pretra
         SenetError: They contradict each other, or mean nothing.
     """
     model, init = options.model, options.init
-    if init is None and model is not None and _is_checkpoint(model):
+    if init is None and model is not None and is_checkpoint(model):
         model, init = None, model
     if init is not None:
         if options.pretrained is not None:
@@ -72,35 +100,65 @@ def chosen_start(options: argparse.Namespace, network: dict[str, Any], *, pretra
                 f"--{next(iter(network))} would change the network, which is that of {init}; "
                 "`senet retrofit` inserts attention into it"
             )
-        return Start.checkpoint(init, model, options.size)
+        return _with_head(options, Start.checkpoint(init, model, options.size, task=options.task))
     if model is None:
         raise SenetError("--model is missing (or --resume DIR); --help says more")
     begin = Start.public if (pretrained if options.pretrained is None else options.pretrained) else Start.built
-    return begin(model, network, options.size)
+    return _with_head(options, begin(model, network, options.size, task=options.task or CLASSIFICATION))
 
 
-def _is_checkpoint(text: str) -> bool:
-    from senet.zoo import list_models
+def _with_head(options: argparse.Namespace, start: Start) -> Start:
+    """With the head that `--head` and `--head-attention` mean; a network that has one keeps it."""
+    said = [name for name in ("head", "head_attention") if getattr(options, name) is not None]
+    task = task_named(start.task)
+    if not said and (not task.has_heads or ":" in start.model or start.head):
+        return start
+    if start.head or not task.has_heads or ":" in start.model:
+        raise SenetError(f"--{said[0].replace('_', '-')}: {start.model} comes with its own head")
+    from senet.nn import parse_attention
+    from senet.tasks.dense import DenseTask
+    from senet.tasks.head import parse_head
 
-    is_path = os.sep in text or text.endswith((".safetensors", ".json")) or Path(text).is_dir()
-    return is_path and text not in list_models()
+    assert isinstance(task, DenseTask)
+    attention = parse_attention(options.head_attention) if options.head_attention else None
+    head = parse_head(options.head or task.default_head, attention, task.heads)
+    return replace(start, head=head.to_dict())
 
 
 def chosen_recipe(options: argparse.Namespace, start: Start) -> Recipe:
-    """The recipe that is named, else the one for these images, gentle where the weights are good already."""
+    """The recipe that is named, else the one for these images, gentle where the weights are good already.
+
+    Raises:
+        SenetError: There is no such recipe, a value is impossible, or an option would have no effect.
+    """
     size = options.size or (start.preprocessing or start.images()).size
     if options.recipe:
         recipe = recipe_named(options.recipe)
     else:
         recipe = recipe_named(recipe_for(options.data, size))
         recipe = recipe if start.weights == BUILT else fine_tuning(recipe)
+    return overridden(recipe, options)
+
+
+def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
+    """A recipe with what the user gives values for; another length stretches it, another batch size scales its rate."""
     given = shared.given_fields(options, Recipe)
     if "epochs" in given:
         recipe = recipe.for_epochs(given["epochs"])
     if "batch_size" in given and "lr" not in given:
         recipe = recipe.for_batch_size(given["batch_size"])
     augmentation = replace(recipe.augmentation, **shared.given_fields(options, Augmentation))
-    return replace(recipe, **given, augmentation=augmentation)
+    recipe = replace(recipe, **given, augmentation=augmentation)
+    unread = [name for name in ("step_epochs", "step_factor") if name in given and recipe.schedule != "step"]
+    if unread:
+        flag = f"--{unread[0].replace('_', '-')}"
+        raise SenetError(f"{flag} is read by --schedule step only; the schedule is {recipe.schedule}")
+    return recipe
+
+
+def job_data(options: argparse.Namespace) -> DataOptions:
+    """The data, thinned if `--limit` says so."""
+    return replace(shared.data_options(options), limit=options.limit)
 
 
 def run_options(options: argparse.Namespace) -> RunOptions:
@@ -121,9 +179,8 @@ def resumed(options: argparse.Namespace, begun_with: Sequence[str]) -> tuple[Pat
     folder = Path(options.resume) if options.resume else options.out
     if folder is None:
         raise SenetError("--resume needs the run's folder: --resume DIR")
-    fixed = ["data", "model", "init", "pretrained", "recipe", "size", "attention", "placement", "stages", "option"]
-    fixed += begun_with
-    changed = [name for name in fixed if getattr(options, name) is not None]
+    changed = [name for name in [*FIXED, *begun_with] if getattr(options, name) is not None]
+    changed += ["instances"] * options.instances
     changed += [*shared.given_fields(options, Recipe), *shared.given_fields(options, Augmentation)]
     if changed:
         option = f"--{changed[0].replace('_', '-')}"
@@ -138,11 +195,15 @@ def default_folder(model: str, *words: str) -> Path:
     return Path("runs") / "-".join([model.replace(":", "."), *last])
 
 
+def _in_words(start: Start) -> str:
+    return f"{start.model} with {start.head['kind']}" if "kind" in start.head else start.model
+
+
 def plan_line(verb: str, job: Job, folder: Path) -> str:
     """What is going to happen, in a line."""
     recipe = job.recipe
     return (
-        f"{verb} {job.network.model} on {job.source.data}: {recipe.epochs} epochs, batch {recipe.batch_size}, "
+        f"{verb} {_in_words(job.network)} on {job.source.data}: {recipe.epochs} epochs, batch {recipe.batch_size}, "
         f"{recipe.optimizer} lr {recipe.lr:g} ({recipe.schedule}), precision {job.run.precision}, "
         f"seed {recipe.seed}; into {folder}"
     )

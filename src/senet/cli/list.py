@@ -1,15 +1,17 @@
 """List the networks there are.
 
 senet list 'se_resnet*' --cost
+senet list --recipes
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import Any
 
 from senet.cli.output import print_json, print_table
-from senet.errors import UnknownNameError
+from senet.errors import SenetError, UnknownNameError
 
 __all__ = ["add_arguments", "run"]
 
@@ -20,11 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cost", action="store_true", help="with parameters, multiply-accumulates (MACs) and what was published"
     )
+    parser.add_argument(
+        "--recipes", action="store_true", help="the recipes, and the paper's tables, instead of networks"
+    )
     parser.add_argument("--json", action="store_true", help="print them as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """List."""
+    if options.recipes:
+        return _recipes(options)
     from senet.zoo import list_models
 
     names = list_models(options.pattern)
@@ -45,6 +52,41 @@ def run(options: argparse.Namespace) -> int:
     print_table(head, [_row(name, c) for name, c in costs.items()])
     for note in _notes(costs):
         print(note)
+    return 0
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    """Recipes of `senet train`, then the tables of `senet compare` with the rows that can be trained."""
+    from senet.training.recipes import RECIPES
+    from senet.training.tables import TABLES
+
+    if options.cost or options.pattern != "*":
+        raise SenetError("--recipes goes with no pattern and without --cost")
+    if options.json:
+        tables = {name: dataclasses.asdict(table) for name, table in TABLES.items()}
+        print_json({"recipes": {name: recipe.to_dict() for name, recipe in RECIPES.items()}, "tables": tables})
+        return 0
+    rows = [
+        [name, str(r.epochs), str(r.batch_size), f"{r.lr:g}", r.schedule, r.expects or "-"]
+        for name, r in RECIPES.items()
+    ]
+    head = ("recipe", "epochs", "batch", "lr", "schedule", "should reach")
+    print_table(head, rows, title="senet train --recipe", left=len(head))
+    body = [
+        [name, row.name, row.model, row.data, str(row.recipe.epochs), row.error]
+        for name, table in TABLES.items() for row in table.rows
+    ]  # fmt: skip
+    head = ("table", "row", "network", "data", "epochs", "published error %")
+    print_table(head, body, title="senet compare --recipe", left=4)
+    unstated: dict[str, list[str]] = {}
+    for name, table in TABLES.items():
+        for choice in dict.fromkeys(choice for row in table.rows for choice in row.unstated):
+            unstated.setdefault(choice, []).append(name)
+    for choice, names in unstated.items():
+        print(f"not stated in the paper, {', '.join(names)}: {choice}")
+    for name, table in TABLES.items():
+        if table.quoted:
+            print(f"{name}: not trained: {', '.join(q.name for q in table.quoted)} ({table.quoted[0].why})")
     return 0
 
 
@@ -83,7 +125,7 @@ def _notes(costs: dict[str, dict[str, Any]]) -> list[str]:
         return []
     notes = [
         "published: Hu et al. 2018 (arXiv 1709.01507 v4), Tables 2 to 5 and 8, top-1/top-5 (its FLOPs are MACs); "
-        "CIFAR-10 for CIFAR networks where there are both. --json says which table, and the authors' later results."
+        "else public checkpoints. CIFAR-10 for CIFAR networks where there are both. --json has all and their sources."
     ]
     agreement = {name: row.agreement(costs[name]["macs"]) for name, row in shown.items()}
     if "last digit" in agreement.values():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from senet.cli import options as shared
 from senet.cli.output import counting
 from senet.errors import SenetError
+from senet.tasks import CLASSIFICATION, task_named
 from senet.training.job import is_first_process
 from senet.training.start import Start
 
@@ -28,26 +30,16 @@ BEFORE, AFTER = "before surgery", "right after surgery"
 
 def planned(options: argparse.Namespace, model: nn.Module, start: Start, images: Preprocessing) -> Report:
     """Where attention goes, as `--attention`, `--where`, `--placement` and `--stages` say."""
-    import torch
-
     from senet.nn import SE, attention_from_dict
-    from senet.surgery import plan
+    from senet.training.start import surgery_plan
 
     wanted = shared.network_options(options)
     attention = wanted.pop("attention", SE().to_dict())
     if attention is None:
         raise SenetError("--attention none inserts nothing")
-    report = plan(
-        model,
-        attention_from_dict(attention),
-        where=options.where or "auto",
-        example_inputs=[torch.zeros(1, images.in_channels, *images.size)],
-        **wanted,
+    return surgery_plan(
+        start, model, images, attention=attention_from_dict(attention), where=options.where or "auto", **wanted
     )
-    if not report.inserted:
-        reason = report.skipped[0].reason if report.skipped else "no unit was found"
-        raise SenetError(f"{start.model} has no place left for this attention: each unit {reason}")
-    return report
 
 
 @dataclass(frozen=True)
@@ -80,6 +72,7 @@ class Operation:
             "difference": self.difference,
             "split": self.split,
             "results": self.results,
+            "task": self.start.task,
             "why": self.why,
             "report": self.report.to_dict(),
         }
@@ -91,43 +84,55 @@ def operate(options: argparse.Namespace, start: Start, data: Data | None, *, see
 
     from senet.inference.device import running
     from senet.surgery import apply_sites
-    from senet.training.fit import Network, check_output
 
     preprocessing = start.images(data)
     torch.manual_seed(seed)
     classes = data.classes if data else start.classes()
-    started = start.build(classes, preprocessing.in_channels)
-    check_output(Network(started.model, start.model, start.options, preprocessing), len(classes))
+    started = start.build(classes, preprocessing)
+    task = task_named(start.task)
+    if data is not None and data.task != start.task:
+        raise SenetError(f"{data.name} is for --task {data.task}, not for {start.task}")
+    task.check_network(started.model, start.model, preprocessing, classes)
     model, known = started.model, data is not None and not started.new_head
     split = ("test" if data.test is not None else "val") if data else ""
     report = planned(options, model, start, preprocessing)
     example = torch.randn(2, preprocessing.in_channels, *preprocessing.size)
     results: dict[str, dict[str, Any] | None] = {BEFORE: None, AFTER: None}
 
-    def look(moment: str) -> torch.Tensor:
+    def look(moment: str) -> list[torch.Tensor]:
         if known and data is not None and is_first_process():
             results[moment] = measured(options, start, model, data, split)
         with running(model, "32") as device:
-            output: torch.Tensor = model(example.to(device)).cpu()
-        return output
+            return [output.cpu() for output in task.outputs(model, example.to(device))]
 
     before = look(BEFORE)
     apply_sites(model, report.inserted)
-    difference = (look(AFTER) - before).abs().max().item()
+    difference = _difference(before, look(AFTER))
     inserted = replace(start, inserted=[site.to_dict() for site in report.inserted])
     return Operation(inserted, model, report, difference, results, started.new_head, split)
 
 
+def _difference(before: list[torch.Tensor], after: list[torch.Tensor]) -> float:
+    """The largest change of a number; infinite if there are others (a detector that finds other boxes)."""
+    if [tensor.shape for tensor in before] != [tensor.shape for tensor in after]:
+        return math.inf
+    return max(((b - a).abs().max().item() for b, a in zip(before, after, strict=True) if a.numel()), default=0.0)
+
+
 def measured(options: argparse.Namespace, start: Start, model: nn.Module, data: Data, split: str) -> dict[str, Any]:
     """Loss and accuracies of a network that knows the data's classes."""
-    from senet.inference import evaluate
+    from senet.inference import evaluate, evaluate_dense
     from senet.weights import Description
     from senet.zoo import LoadedModel
 
     preprocessing = start.images(data)
-    description = Description(model=start.model, classes=data.classes, preprocessing=preprocessing)
+    description = Description(model=start.model, classes=data.classes, preprocessing=preprocessing, task=start.task)
     loaded = LoadedModel(model, data.classes, preprocessing, description)
     with counting("evaluating") as progress:
         workers = options.workers if options.workers is not None and options.workers >= 0 else None
+        if start.task != CLASSIFICATION:
+            part: Any = data.part(split)
+            seen = evaluate_dense(loaded, part, data.classes, workers=workers, progress=progress)
+            return {"images": seen.images, **seen.scores}
         found = evaluate(loaded, data.part(split), data.classes, workers=workers, progress=progress)
     return {"images": found.images, "top1": found.top1, "top5": found.top5, "loss": found.loss}

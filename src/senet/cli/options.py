@@ -31,6 +31,9 @@ __all__ = [
 NETWORKS = "a name of `senet list`, timm:NAME, torchvision:NAME, or module:function of your own network"
 """What `--model` takes."""
 
+BATCH = 64
+"""Images at a time where nothing is learned."""
+
 
 def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
     """`--data` and what says which part of it."""
@@ -40,7 +43,7 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None
         required=required,
         metavar="DATA",
         help="digits (embedded), folder:PATH (one sub-folder a class), shards:DIR (made by senet shard), cifar10, "
-        "cifar100, fashion_mnist, imagenet:PATH",
+        "cifar100, fashion_mnist, imagenet:PATH; with boxes voc:PATH or coco:PATH; with masks masks:PATH",
     )
     add_split_options(group)
 
@@ -50,6 +53,10 @@ def add_split_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--val-fraction", type=float, metavar="F", help="validate on this share (default 0.2)")
     group.add_argument("--split-seed", type=int, default=0, metavar="N", help="of the choice of that share")
     group.add_argument("--download", action="store_true", help="fetch a published data set that isn't there")
+    group.add_argument("--class-names", metavar="A,B", help="where boxes or masks don't say (masks: from number 0)")
+    group.add_argument(
+        "--instances", action="store_true", help="masks hold numbers of single objects, all of the second class"
+    )
     group.add_argument("--data-root", metavar="DIR", help="where published data sets are kept")
 
 
@@ -63,6 +70,8 @@ def data_options(options: argparse.Namespace) -> DataOptions:
         split_seed=options.split_seed,
         download=options.download,
         root=options.data_root,
+        classes=tuple(filter(None, (name.strip() for name in (options.class_names or "").split(",")))),
+        instances=options.instances,
     )
 
 
@@ -141,7 +150,9 @@ def add_use_options(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", required=True, metavar="X", help="a .safetensors file, or a training's folder (its best)"
     )
     group.add_argument("--model", metavar="M:F", help="your own network's module:function, if it was trained with one")
-    group.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="images at a time (default 64)")
+    group.add_argument(
+        "--batch-size", type=_positive, metavar="N", help=f"images at a time (default {BATCH}; 8 with boxes or masks)"
+    )
     group.add_argument("--precision", default="32", metavar="P", help="32, bf16 or fp16 (default 32)")
     group.add_argument("--workers", type=int, metavar="N", help="processes that decode images")
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 __all__ = ["counting", "print_json", "print_table"]
@@ -27,11 +28,12 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: st
     for number, name in enumerate(head):
         table.add_column(name, justify="left" if number < left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(value.replace("[", r"\[") for value in row))
-    console = Console()
+        table.add_row(*row)
+    plain = partial(Console, markup=False, emoji=False, highlight=False)  # a path such as cats[old] is no markup
+    console = plain()
     if not console.is_terminal:  # piped into a file or another program: no reason to fold at 80 columns
-        console = Console(width=max(40, Console(width=10_000).measure(table).maximum))
-    console.print(table, highlight=False)
+        console = plain(width=max(40, plain(width=10_000).measure(table).maximum))
+    console.print(table)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
-"""Classify image files and folders of them.
+"""Classify image files and folders of them, or find boxes or masks in them.
 
   senet predict photo.jpg holiday/ --checkpoint runs/flowers --out preds.csv
+  senet predict slides/            --checkpoint runs/cells   --out found/
 
-A file that can't be read is a row with its error. The exit code is 1 if no file could be read.
+A detector writes pictures with boxes and COCO's JSON into --out, a segmenter masks and pictures with them. A file
+that can't be read is a row with its error. The exit code is 1 if no file could be read.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from senet.cli import dense
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_table
 from senet.errors import SenetError
@@ -22,34 +25,46 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
+TOP = 5
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This verb's options."""
     parser.add_argument("paths", nargs="+", metavar="PATHS", help="image files, and folders (searched at any depth)")
     shared.add_use_options(parser)
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes a file (default 5)")
-    parser.add_argument("--out", type=Path, metavar="CSV", help="write the rows there instead of printing them")
+    parser.add_argument("--top", type=int, metavar="K", help=f"classes a file (default {TOP})")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="write the rows into this CSV file instead of printing them; or boxes or masks into this folder",
+    )
+    parser.add_argument("--score", type=float, metavar="S", help="boxes drawn are this sure (default 0.5)")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Predict and print or write."""
     from senet.inference import predict
-    from senet.zoo import load_model
+    from senet.tasks import CLASSIFICATION, load_model
 
-    if options.top < 1:
+    if options.top is not None and options.top < 1:
         raise SenetError(f"--top {options.top} must be at least 1")
-    if options.out is not None and not options.out.resolve().parent.is_dir():
-        raise SenetError(f"--out {options.out}: there is no folder {options.out.parent}")
     paths = _files(options.paths)
     loaded = load_model(options.checkpoint, factory=options.model)
+    if loaded.description.task != CLASSIFICATION:
+        return dense.predict(options, loaded, paths)
+    if options.score is not None:
+        raise SenetError("--score is for detectors; a row names the likeliest classes with their probabilities")
+    if options.out is not None and not options.out.resolve().parent.is_dir():
+        raise SenetError(f"--out {options.out}: there is no folder {options.out.parent}")
     with counting("predicting") as progress:
         rows = list(
             predict(
                 loaded,
                 paths,
-                top=options.top,
-                batch_size=options.batch_size,
+                top=options.top or TOP,
+                batch_size=options.batch_size or shared.BATCH,
                 precision=options.precision,
                 workers=options.workers,
                 progress=progress,

@@ -3,6 +3,7 @@
   senet retrofit --model torchvision:resnet50 --data folder:PATH --out runs/flowers-se
   senet retrofit --model runs/flowers --attention eca --stages 4,5 --data folder:PATH --out runs/flowers-eca
   senet retrofit --model timm:resnet50 --plan
+  senet retrofit --task detection --model torchvision:fasterrcnn_resnet50_fpn --data coco:PATH --out runs/coco-se
 
 The inserted layers start as the identity, so the network first computes what it did before. --plan only shows the
 places; --epochs 0 only inserts. --out gets what `senet train` leaves there, and surgery.json: the places, and how good
@@ -23,6 +24,7 @@ from senet.cli.operation import AFTER, measured, operate, planned
 from senet.cli.output import print_json, print_table
 from senet.data.augmentation import Augmentation
 from senet.errors import CheckpointError, SenetError
+from senet.tasks import CLASSIFICATION, task_named
 from senet.training.job import Job, is_first_process
 from senet.training.recipe import Recipe
 from senet.training.start import BUILT, Start
@@ -46,9 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Insert, fine-tune, evaluate."""
-    from rich.console import Console
+    from senet.training.console import plain_console
 
-    console = Console(stderr=True)
+    console = plain_console()
     if options.resume is not None:
         return _go_on(options, console)
     start = _start(options)
@@ -60,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     if options.data is None:
         raise SenetError("--data is missing: what to fine-tune on (--epochs 0 only inserts, --plan only shows where)")
     job = Job(
-        source=shared.data_options(options),
+        source=jobs.job_data(options),
         network=start,
         recipe=jobs.chosen_recipe(options, start),
         run=jobs.run_options(options),
@@ -70,8 +72,8 @@ def run(options: argparse.Namespace) -> int:
     operation = operate(options, start, data, seed=job.recipe.seed)
     job = replace(job, network=operation.start)
     if is_first_process() and not options.json:
-        console.print(str(operation.report), highlight=False, soft_wrap=True)
-        console.print(jobs.plan_line("fine-tuning", job, folder), highlight=False, soft_wrap=True)
+        console.print(str(operation.report), soft_wrap=True)
+        console.print(jobs.plan_line("fine-tuning", job, folder), soft_wrap=True)
     return _train(job, folder, operation.record(), data, options, console)
 
 
@@ -95,7 +97,7 @@ def _show_plan(options: argparse.Namespace, start: Start) -> int:
     data = shared.data_options(options).open() if options.data else None
     preprocessing = start.images(data)
     bare = replace(start, weights=BUILT)  # the places don't hang on the weights: nothing is fetched
-    model = bare.build(data.classes if data else start.classes(), preprocessing.in_channels).model
+    model = bare.build(data.classes if data else start.classes(), preprocessing).model
     report = planned(options, model, start, preprocessing)
     if options.json:
         print_json({"network": start.model} | report.to_dict())
@@ -124,8 +126,10 @@ def _insert_only(options: argparse.Namespace, start: Start, folder: Path) -> int
             options=operation.start.all_options(),
             classes=data.classes if data else start.classes(),
             preprocessing=start.images(data),
-            metrics={name: metrics[name] for name in ("loss", "top1", "top5") if metrics.get(name) is not None},
+            metrics={name: value for name, value in metrics.items() if name != "images" and value is not None},
             training={"retrofitted": start.weights},
+            task=start.task,
+            head=operation.start.whole_head(),
         ),
     )
     if not options.json:
@@ -166,7 +170,7 @@ def _train(
             outcome = job.resume(folder, console)
     except Interrupted:
         line = f"stopped and saved; go on with: senet retrofit --resume {folder}"
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
         return 130
     if not is_first_process():
         return 0
@@ -175,7 +179,7 @@ def _train(
     record["results"][moment] = measured(options, job.network, best.model, data, record["split"])
     _give(folder, record, options, seconds=outcome.seconds)
     if outcome.broken:
-        console.print(outcome.broken, highlight=False)
+        console.print(outcome.broken, soft_wrap=True)
     return 0
 
 
@@ -185,12 +189,14 @@ def _give(folder: Path, record: dict[str, Any], options: argparse.Namespace, **m
         print_json({"folder": str(folder)} | record | more)
         return
     rows = []
+    scores = task_named(record.get("task", CLASSIFICATION)).scores
     for moment, result in record["results"].items():
-        percent = [f"{result[k]:.2%}" if result and result[k] is not None else "-" for k in ("top1", "top5")]
-        rows.append([moment, *percent, f"{result['loss']:.4f}" if result else "-"])
+        found = result or {}
+        percent = [f"{found[s.key]:.2%}" if found.get(s.key) is not None else "-" for s in scores]
+        rows.append([moment, *percent, f"{found['loss']:.4f}" if "loss" in found else "-"])
     report = record["report"]
     if record["split"]:
-        print_table((f"{record['split']} images", "top-1", "top-5", "loss"), rows, title=record["network"])
+        print_table((f"{record['split']} images", *(s.title for s in scores), "loss"), rows, title=record["network"])
         if record["why"]:
             print(f"-: {record['why']}")
     change = f"changed by up to {record['difference']:.2g}" if record["difference"] else "the same, bit for bit"

@@ -17,6 +17,7 @@ from senet.cli import jobs
 from senet.cli import options as shared
 from senet.cli.output import print_json, print_table
 from senet.errors import SenetError
+from senet.tasks import task_named
 from senet.training.job import Job
 
 __all__ = ["add_arguments", "run"]
@@ -29,20 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, or go on with a training."""
-    from rich.console import Console
-
+    from senet.training.console import plain_console
     from senet.training.interruption import Interrupted
     from senet.training.job import is_first_process
 
-    console = Console(stderr=True)
+    console = plain_console()
     folder, job = jobs.resumed(options, ()) if options.resume is not None else _new(options)
     begin = job.resume if options.resume is not None else job.start
     if is_first_process() and not options.json:
-        console.print(jobs.plan_line("training", job, folder), highlight=False, soft_wrap=True)
+        console.print(jobs.plan_line("training", job, folder), soft_wrap=True)
     try:
         outcome = begin(folder, console)
     except Interrupted:
-        console.print(f"stopped and saved; go on with: senet train --resume {folder}", highlight=False, soft_wrap=True)
+        console.print(f"stopped and saved; go on with: senet train --resume {folder}", soft_wrap=True)
         return 130
     if not is_first_process():
         return 0
@@ -51,14 +51,17 @@ def run(options: argparse.Namespace) -> int:
         print_json({"folder": str(folder), "best": best, "last": last, "seconds": outcome.seconds})
         return 0
     rows = []
+    scores = task_named(job.network.task).scores
     for name, row in (("best", best), ("last", last)):
-        top5 = f"{row['val_top5']:.2%}" if "val_top5" in row else "-"
-        rows.append([name, f"{row['epoch']:.0f}", f"{row['val_loss']:.4f}", f"{row['val_top1']:.2%}", top5,
-                     f"{row['images_per_second']:.0f}", str(folder / f"{name}.safetensors")])  # fmt: skip
+        loss = f"{row['val_loss']:.4f}" if "val_loss" in row else "-"
+        shown = [f"{row[f'val_{s.key}']:.2%}" if f"val_{s.key}" in row else "-" for s in scores]
+        rows.append([name, f"{row['epoch']:.0f}", loss, *shown, f"{row['images_per_second']:.0f}",
+                     str(folder / f"{name}.safetensors")])  # fmt: skip
     title = f"{job.network.model} on {job.source.data}, {last['epoch']:.0f} epochs in {outcome.seconds:.0f} s"
-    print_table(("", "epoch", "loss", "top-1", "top-5", "images/s", "checkpoint"), rows, title=title)
+    head = ("", "epoch", "loss", *(score.title for score in scores), "images/s", "checkpoint")
+    print_table(head, rows, title=title)
     if outcome.broken:
-        console.print(outcome.broken, highlight=False)
+        console.print(outcome.broken, soft_wrap=True)
     return 0
 
 
@@ -67,7 +70,7 @@ def _new(options: argparse.Namespace) -> tuple[Path, Job]:
         raise SenetError("--data is missing (or --resume DIR); `senet train --help` says more")
     start = jobs.chosen_start(options, shared.network_options(options), pretrained=False)
     job = Job(
-        source=shared.data_options(options),
+        source=jobs.job_data(options),
         network=start,
         recipe=jobs.chosen_recipe(options, start),
         run=jobs.run_options(options),

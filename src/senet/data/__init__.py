@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from senet.data.augmentation import Augmentation
     from senet.data.broken import BrokenReport
     from senet.data.dataset import Batch, ImageDataset, RefusedImage
+    from senet.data.dense import DenseBatch, DenseDataset, DenseSource, Trouble, troubles_of
     from senet.data.folder import find_images
     from senet.data.images import BrokenImage, load_image
     from senet.data.loader import default_workers, eval_loader, train_loader
@@ -30,6 +31,9 @@ __all__ = [
     "BrokenImage",
     "BrokenReport",
     "Data",
+    "DenseBatch",
+    "DenseDataset",
+    "DenseSource",
     "EvalBatchSampler",
     "FileSource",
     "ImageDataset",
@@ -45,6 +49,7 @@ __all__ = [
     "Subset",
     "TrainBatchSampler",
     "TrainTransform",
+    "Trouble",
     "default_workers",
     "eval_loader",
     "eval_transform",
@@ -55,6 +60,7 @@ __all__ = [
     "thin",
     "train_loader",
     "train_transform",
+    "troubles_of",
     "write_images",
     "write_shards",
 ]
@@ -63,6 +69,7 @@ HOMES = {
     "augmentation": ("Augmentation",),
     "broken": ("BrokenReport",),
     "dataset": ("Batch", "ImageDataset", "RefusedImage"),
+    "dense": ("DenseBatch", "DenseDataset", "DenseSource", "Trouble", "troubles_of"),
     "folder": ("find_images",),
     "images": ("BrokenImage", "load_image"),
     "loader": ("default_workers", "eval_loader", "train_loader"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from senet.data.images import BrokenImage
 from senet.data.randomness import drawn_from
+from senet.data.sampler import Order
 from senet.data.sources import Source
 from senet.data.transforms import TrainTransform
 from senet.errors import DataError
@@ -90,6 +92,7 @@ class ImageDataset(Dataset[Sample]):
         self.transform = transform
         self.seed = seed
         self.broken = broken
+        self.groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -113,6 +116,11 @@ class ImageDataset(Dataset[Sample]):
                 broken.append((error.path, error.reason))
         raise RefusedImage(f"{len(broken)} images in a row can't be read, the first: {': '.join(broken[0])}")
 
+    @property
+    def order(self) -> Order | None:
+        """The order that the source is best read in; None where any is as good."""
+        return getattr(self.source, "order", None)
+
     def _image(self, position: int) -> Tensor:
         """One image, decoded by the transform where that needs a part of it only."""
         if isinstance(self.transform, TrainTransform):
@@ -120,6 +128,10 @@ class ImageDataset(Dataset[Sample]):
             if stored is not None:
                 return self.transform.decoded(stored)
         return self.transform(self.source[position][0])
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """See `collate`."""
+        return collate(samples)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -19,7 +19,7 @@ from senet.errors import DataError
 
 __all__ = [
     "BrokenImage", "Facts", "Stored", "file_facts", "image_facts", "load_image", "load_stored", "opened", "read_stored",
-    "stored_facts", "told_as_broken", "turned",
+    "stored_facts", "told_as_broken", "turned", "upright_size",
 ]  # fmt: skip
 
 ORIENTATION = 0x0112
@@ -224,3 +224,15 @@ def _over_white(image: Image.Image) -> Image.Image:
     layer = image.convert("RGBA")
     white = Image.new("RGBA", layer.size, "white")
     return Image.alpha_composite(white, layer).convert(mode)
+
+
+def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Width and height of what `load_image` gives, from the file's header alone.
+
+    Raises:
+        BrokenImage: The header can't be read.
+    """
+    with told_as_broken(path), open(path, "rb") as file:
+        image = opened(file)
+        lies = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        return image.size[::-1] if lies else image.size

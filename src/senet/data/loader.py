@@ -1,18 +1,42 @@
-"""PyTorch `DataLoader`s over `ImageDataset`, whose batches don't depend on how many processes make them."""
+"""PyTorch `DataLoader`s over `ImageDataset` and its like; batches don't depend on how many processes make them."""
 
 from __future__ import annotations
 
 import os
 import signal
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from senet.data.dataset import Batch, ImageDataset, collate
-from senet.data.sampler import EvalBatchSampler, Key, Shard, TrainBatchSampler
+from senet.data.sampler import EvalBatchSampler, Key, Order, Shard, TrainBatchSampler
 
-__all__ = ["default_workers", "eval_loader", "train_loader"]
+__all__ = ["Samples", "default_workers", "eval_loader", "train_loader"]
+
+
+class Samples(Protocol):
+    """What a loader needs of a data set: `ImageDataset`, or another whose samples depend on (seed, epoch, index) alone.
+
+    Attributes:
+        seed: The run's seed.
+        groups: (N,) the group of each sample, where a batch shall be of one group as far as possible; else None.
+        order: From seed and epoch to the permutation that the samples are best read in; None for a random one.
+    """
+
+    seed: int
+    groups: np.ndarray | None
+
+    @property
+    def order(self) -> Order | None: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Key, /) -> Any: ...
+
+    def collate(self, samples: Sequence[Any], /) -> Any:
+        """One batch."""
 
 
 def default_workers() -> int:
@@ -22,13 +46,13 @@ def default_workers() -> int:
 
 
 def train_loader(
-    dataset: ImageDataset,
+    dataset: Samples,
     *,
     batch_size: int,
     shard: Shard | None = None,
     drop_last: bool = True,
     workers: int | None = None,
-) -> DataLoader[Batch]:
+) -> DataLoader[Any]:
     """Shuffled batches of one process's share; `loader.batch_sampler` is a `TrainBatchSampler`.
 
     With Lightning use `Trainer(use_distributed_sampler=False)`; it sets the epoch itself.
@@ -44,15 +68,15 @@ def train_loader(
         DataError: The set doesn't fill one batch.
     """
     order = TrainBatchSampler(
-        len(dataset), batch_size, seed=dataset.seed, shard=shard, drop_last=drop_last,
-        order=getattr(dataset.source, "order", None),
+        len(dataset), batch_size, seed=dataset.seed, shard=shard, drop_last=drop_last, order=dataset.order,
+        groups=dataset.groups,
     )  # fmt: skip
     return _loader(dataset, order, workers)
 
 
 def eval_loader(
-    dataset: ImageDataset, *, batch_size: int, shard: Shard | None = None, workers: int | None = None
-) -> DataLoader[Batch]:
+    dataset: Samples, *, batch_size: int, shard: Shard | None = None, workers: int | None = None
+) -> DataLoader[Any]:
     """Batches in order, each image exactly once over all processes.
 
     Args:
@@ -64,12 +88,12 @@ def eval_loader(
     return _loader(dataset, EvalBatchSampler(len(dataset), batch_size, shard=shard), workers)
 
 
-def _loader(dataset: ImageDataset, order: Sampler[list[Key]], workers: int | None) -> DataLoader[Batch]:
+def _loader(dataset: Samples, order: Sampler[list[Key]], workers: int | None) -> DataLoader[Any]:
     workers = default_workers() if workers is None else workers
     return DataLoader[Any](
-        dataset,
+        dataset,  # type: ignore[arg-type]
         batch_sampler=order,
-        collate_fn=collate,
+        collate_fn=dataset.collate,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from senet.data.coco import open_coco
 from senet.data.digits import open_digits
 from senet.data.folder import open_folder
+from senet.data.masks import open_masks
 from senet.data.published import PUBLISHED, open_imagenet
 from senet.data.request import Request
 from senet.data.shards import open_shards
 from senet.data.sources import Data
+from senet.data.voc import open_voc
 from senet.errors import DataError, UnknownNameError
 
 __all__ = ["KINDS", "open_data"]
@@ -21,8 +24,14 @@ KINDS: dict[str, Callable[[Request], Data]] = {
     "folder": open_folder,
     "imagenet": open_imagenet,
     "shards": open_shards,
+    "voc": open_voc,
+    "coco": open_coco,
+    "masks": open_masks,
     **PUBLISHED,
 }
+
+DENSE = ("voc", "coco", "masks")
+"""Kinds that can be told their classes."""
 
 
 def open_data(
@@ -32,25 +41,40 @@ def open_data(
     seed: int = 0,
     download: bool = False,
     root: str | os.PathLike[str] | None = None,
+    classes: Sequence[str] = (),
+    instances: bool = False,
 ) -> Data:
     """Open a data set by its name on the command line.
 
     Args:
-        text: `digits`, `folder:PATH`, `shards:DIR`, or `cifar10`, `cifar100`, `fashion_mnist`, `imagenet` with an
-            optional `:FOLDER` that holds it.
+        text: `digits`, `folder:PATH`, `shards:DIR`, `voc:PATH`, `coco:PATH`, `masks:PATH`, or `cifar10`, `cifar100`,
+            `fashion_mnist`, `imagenet` with an optional `:FOLDER` that holds it.
         val_fraction: The share of each class to validate on, for a folder that isn't divided itself; None
             means 0.2.
         seed: What the choice of these images depends on. Keep it, to evaluate on images not trained on.
         download: Whether a published data set may be fetched if it isn't there.
         root: Where published data sets are kept that name no folder; None means `~/.cache/senet/data`.
+        classes: Names of the classes of `voc:`, `coco:` and `masks:`, where they don't say themselves.
+        instances: The masks of `masks:` hold numbers of single objects, all of the second class.
 
     Raises:
         UnknownNameError: No such kind of data.
-        DataError: The data isn't there or can't be used; the message says what to do.
+        DataError: The data isn't there or can't be used, or an option would have no effect on it; the message says
+            what to do.
     """
     kind, _, place = text.partition(":")
     if kind not in KINDS:
         if os.path.isdir(os.path.expanduser(text)):
             raise DataError(f"{text} is a folder; write folder:{text}")
         raise UnknownNameError("data", kind, KINDS)
-    return KINDS[kind](Request(kind, place, val_fraction, seed, download, None if root is None else Path(root)))
+    if kind in ("digits", "folder", "shards", *DENSE):
+        for option, given in (("download", download), ("data-root", root is not None)):
+            if given:
+                raise DataError(f"--{option} has no effect on {text}: it is for {', '.join(PUBLISHED)} and imagenet")
+    where = None if root is None else Path(root)
+    request = Request(kind, place, val_fraction, seed, download, where, tuple(classes), instances)
+    if kind not in DENSE:
+        request.refuse_dense_options()
+    elif instances and kind != "masks":
+        raise DataError(f"--instances is about masks:PATH; {request.name} has no masks")
+    return KINDS[kind](request)

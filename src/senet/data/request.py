@@ -24,6 +24,8 @@ class Request:
         seed: What the choice of these images depends on.
         download: Whether the data may be fetched.
         root: Where data sets are kept that name no place; None for the default.
+        classes: Names of the classes, where the data itself doesn't say; empty if it does.
+        instances: Masks hold the numbers of single objects, all of the second class.
     """
 
     kind: str
@@ -32,6 +34,8 @@ class Request:
     seed: int = 0
     download: bool = False
     root: Path | None = None
+    classes: tuple[str, ...] = ()
+    instances: bool = False
 
     @property
     def name(self) -> str:
@@ -50,3 +54,14 @@ class Request:
         """
         if self.val_fraction is not None:
             raise DataError(f"a validation fraction of {self.val_fraction} has no effect on {self.name}: {why}")
+
+    def refuse_dense_options(self) -> None:
+        """For data whose classes are known, and that has no masks.
+
+        Raises:
+            DataError: The user named classes, or said what masks hold.
+        """
+        if self.classes:
+            raise DataError(f"--class-names has no effect on {self.name}, which names its classes itself")
+        if self.instances:
+            raise DataError(f"--instances is about masks:PATH; {self.name} has no masks")

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 
 from senet.data.randomness import generator
 from senet.errors import DataError
 
-__all__ = ["EvalBatchSampler", "Key", "Shard", "TrainBatchSampler"]
+__all__ = ["EvalBatchSampler", "Key", "Order", "Shard", "TrainBatchSampler"]
 
 Key = tuple[int, int]
 """Epoch and index: what `ImageDataset` is asked for."""
+
+Order = Callable[[int, int], torch.Tensor]
+"""From seed and epoch to a permutation of all indices, (N,) int64."""
 
 
 class Shard(NamedTuple):
@@ -39,6 +43,10 @@ class TrainBatchSampler(Sampler[list[Key]]):
     (others in the next); without it the last batch is smaller, and up to `world_size - 1` images of the
     permutation's start are seen twice to make the shares equal.
 
+    With `groups` (such as upright and wide pictures, which fill a batch better apart) the permutation is reordered so
+    that as many batches as possible are of one group; what is left of the groups makes up mixed ones, so that there
+    are as many batches as without.
+
     Args:
         length: Number of images.
         batch_size: Images a batch and process.
@@ -46,6 +54,7 @@ class TrainBatchSampler(Sampler[list[Key]]):
         shard: This process's share.
         drop_last: Whether to leave out an incomplete last batch.
         order: From seed and epoch to a permutation, (length,) int64; None for a random one.
+        groups: (length,) the group of each image; None for none.
 
     Raises:
         ValueError: `batch_size` or `shard` out of range.
@@ -60,7 +69,8 @@ class TrainBatchSampler(Sampler[list[Key]]):
         seed: int = 0,
         shard: Shard | None = None,
         drop_last: bool = True,
-        order: Callable[[int, int], torch.Tensor] | None = None,
+        order: Order | None = None,
+        groups: np.ndarray | None = None,
     ) -> None:
         self.order = order or self._random
         self.shard = shard or Shard()
@@ -69,6 +79,7 @@ class TrainBatchSampler(Sampler[list[Key]]):
         self.batch_size = batch_size
         self.seed = seed
         self.drop_last = drop_last
+        self.groups = None if groups is None else torch.as_tensor(groups)
         self.epoch = 0
         self._start = (0, 0)
         if len(self) == 0 or length < self.shard.world_size:
@@ -108,11 +119,36 @@ class TrainBatchSampler(Sampler[list[Key]]):
 
     def _share(self, epoch: int) -> torch.Tensor:
         order = self.order(self.seed, epoch)
+        if self.groups is not None:
+            order = grouped(order, self.groups, self.batch_size * self.shard.world_size)
         order = torch.cat([order, order[: -self.length % self.shard.world_size]])
         return order[self.shard.rank :: self.shard.world_size]
 
     def _random(self, seed: int, epoch: int) -> torch.Tensor:
         return torch.randperm(self.length, generator=generator("order", seed, epoch))
+
+
+def grouped(order: torch.Tensor, groups: torch.Tensor, size: int) -> torch.Tensor:
+    """Reorder so that each run of `size` is of one group, as long as the groups last.
+
+    Args:
+        order: (N,) a permutation.
+        groups: (N,) the group of each index.
+        size: How many belong together.
+
+    Returns:
+        The same indices: the runs come in the order in which they fill up, what fills none comes last.
+    """
+    waiting: dict[int, list[int]] = {}
+    full: list[int] = []
+    for index, group in zip(order.tolist(), groups[order].tolist(), strict=True):
+        row = waiting.setdefault(group, [])
+        row.append(index)
+        if len(row) == size:
+            full += row
+            row.clear()
+    rest = {index for row in waiting.values() for index in row}
+    return torch.tensor(full + [index for index in order.tolist() if index in rest], dtype=order.dtype)
 
 
 class EvalBatchSampler(Sampler[list[Key]]):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from senet.data.dense import troubles_of
 from senet.data.images import BrokenImage, Facts
 from senet.data.loader import default_workers
 from senet.data.sources import Data, Source
@@ -34,7 +35,7 @@ class PartReport:
 
     Attributes:
         images: How many there are, broken ones included.
-        per_class: Images of each class.
+        per_class: Images of each class; where there are boxes, boxes; where there are masks, images with some of it.
         width: Narrowest and widest, in pixels; None if all are broken.
         height: Lowest and highest, in pixels.
         modes: How many images are stored in each of Pillow's modes.
@@ -59,6 +60,7 @@ class ScanReport:
         leaks: Pairs of paths: an image trained on, and an equal one in another part.
         repeats: Pairs of paths: equal images of one class within one part.
         contradictions: Pairs of paths: equal images within one part, but of different classes.
+        troubles: Path and reason of all that is wrong with boxes or masks.
     """
 
     name: str
@@ -66,6 +68,7 @@ class ScanReport:
     leaks: list[tuple[str, str]] = field(default_factory=list)
     repeats: list[tuple[str, str]] = field(default_factory=list)
     contradictions: list[tuple[str, str]] = field(default_factory=list)
+    troubles: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def broken(self) -> list[tuple[str, str]]:
@@ -88,6 +91,7 @@ def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int
     sources = data.parts
     total = sum(map(len, sources.values()))
     report = ScanReport(data.name, {name: _counted(data, source) for name, source in sources.items()})
+    report.troubles = [(trouble.path, trouble.reason) for trouble in troubles_of(data)]
     sizes: dict[str, list[tuple[int, int]]] = {name: [] for name in sources}
     modes: dict[str, Counter[str]] = {name: Counter() for name in sources}
     first: dict[bytes, tuple[str, int]] = {}
@@ -109,7 +113,10 @@ def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int
 
 
 def _counted(data: Data, source: Source) -> PartReport:
-    counts = np.bincount(source.labels, minlength=len(data.classes)).tolist()
+    if data.task == "classification":
+        counts = np.bincount(source.labels, minlength=len(data.classes)).tolist()
+    else:
+        counts = source.counts(len(data.classes))  # type: ignore[attr-defined]
     return PartReport(len(source), dict(zip(data.classes, counts, strict=True)))
 
 

@@ -100,8 +100,11 @@ def write_shards(
         What was written.
 
     Raises:
-        DataError: The folder holds something else, or too many images are broken.
+        DataError: The folder holds something else, too many images are broken, or there is more to know of an image
+            than its class.
     """
+    if data.task != "classification":
+        raise DataError(f"{data.name} is for {data.task}; shards hold images with one class each")
     folder.mkdir(parents=True, exist_ok=True)
     pieces = [piece for part in data.parts for piece in _pieces(data, part, shard_mb, seed)]
     _agree_on_plan(folder, data, pieces)

@@ -27,8 +27,8 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """Decode one image; `BrokenImage` if that fails."""
+    def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
+        """Decode one image, and give its label (or what else is known of it); `BrokenImage` if that fails."""
 
     def stored(self, index: int) -> Stored | None:
         """One image's file, not decoded; None where images have no files; `BrokenImage` if it can't be had."""
@@ -51,6 +51,7 @@ class Data:
         val: What training is validated on.
         test: What is kept for the end, where the data set has a third part.
         default_preprocessing: The picture-to-tensor path that fits the data; None leaves it to the network.
+        task: What can be trained on it, a key of `senet.tasks.TASKS`.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Data:
     val: Source
     test: Source | None = None
     default_preprocessing: Preprocessing | None = None
+    task: str = "classification"
 
     @property
     def parts(self) -> dict[str, Source]:
@@ -203,7 +205,7 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+    def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
         return self.source[int(self.indices[index])]
 
     def stored(self, index: int) -> Stored | None:
@@ -234,7 +236,7 @@ class Chain:
         which = int(np.searchsorted(self._ends, index, side="right"))
         return self.sources[which], index - int(self._ends[which]) + len(self.sources[which])
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+    def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
         source, position = self._place(index)
         return source[position]
 

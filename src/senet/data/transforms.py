@@ -11,10 +11,12 @@ from torchvision.transforms import ConvertImageDtype, InterpolationMode, v2
 
 from senet.data.augmentation import Augmentation
 from senet.data.cropping import TENSOR_MODES, PartialCrop
+from senet.data.cutout import Cutout
 from senet.data.images import Stored, load_stored
+from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 
-__all__ = ["Cover", "Normalise", "PixelJitter", "TrainTransform", "eval_transform", "train_transform"]
+__all__ = ["Cover", "Normalise", "PixelJitter", "TrainTransform", "eval_transform", "to_tensor", "train_transform"]
 
 INTERPOLATIONS = {
     "bilinear": InterpolationMode.BILINEAR,
@@ -34,7 +36,7 @@ def eval_transform(preprocessing: Preprocessing) -> v2.Compose:
 
     Resizing is Pillow's (with its antialiasing), as in the presets of torchvision's weights.
     """
-    return v2.Compose([MODES[preprocessing.channel_order](), *_whole(preprocessing), *_to_tensor(preprocessing)])
+    return v2.Compose([MODES[preprocessing.channel_order](), *_whole(preprocessing), *to_tensor(preprocessing)])
 
 
 def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> TrainTransform:
@@ -50,10 +52,15 @@ class TrainTransform:
     Args:
         preprocessing: Of the network.
         augmentation: What varies.
+
+    Raises:
+        SenetError: A way to crop that is for other tasks.
     """
 
     def __init__(self, preprocessing: Preprocessing, augmentation: Augmentation) -> None:
         a = augmentation
+        if a.crop not in CROPS:
+            raise SenetError(f"crop={a.crop!r} is for detection and segmentation; use {', '.join(map(repr, CROPS))}")
         moved = v2.RandomAffine(a.rotation, (a.translate, a.translate), interpolation=InterpolationMode.BILINEAR)
         by_pillow: list[tuple[float, nn.Module]] = [
             (a.rotation or a.translate, moved),
@@ -62,11 +69,12 @@ class TrainTransform:
         of_tensors: list[tuple[float, nn.Module]] = [
             (a.pixel_jitter, PixelJitter(a.pixel_jitter)),
             (a.erasing, v2.RandomErasing(a.erasing, value=_levels(preprocessing))),
+            (a.cutout, Cutout(a.cutout, _levels(preprocessing))),
         ]
         self.mode = MODES[preprocessing.channel_order]()
         self.part = _part(preprocessing, a)
         self.crop = [] if self.part else CROPS[a.crop](preprocessing, a)
-        self.flip = a.flip
+        self.flip, self.flip_vertical = a.flip, a.flip_vertical
         self.by_pillow = [step for strength, step in by_pillow if strength]
         self.of_tensors = [step for strength, step in of_tensors if strength]
 
@@ -91,6 +99,8 @@ class TrainTransform:
         """Everything but the crop, in the order of `Augmentation`."""
         if self.flip and torch.rand(1).item() < self.flip:  # v2's module takes four times as long to toss this coin
             image = image.flip(-1) if isinstance(image, Tensor) else v2.functional.horizontal_flip(image)
+        if self.flip_vertical and torch.rand(1).item() < self.flip_vertical:
+            image = image.flip(-2) if isinstance(image, Tensor) else v2.functional.vertical_flip(image)
         if self.by_pillow and isinstance(image, Tensor):
             image = v2.functional.to_pil_image(image)
         for step in self.by_pillow:
@@ -225,11 +235,11 @@ def _units(preprocessing: Preprocessing) -> tuple[float, list[float], list[float
 
 def _levels(preprocessing: Preprocessing) -> list[float]:
     """The mean colour in whole grey levels of 255, in the order of the stored channels."""
-    levels = [float(round(value / preprocessing.value_range * 255)) for value in preprocessing.mean]
+    levels = [float(min(255, max(0, round(value / preprocessing.value_range * 255)))) for value in preprocessing.mean]
     return levels[::-1] if preprocessing.channel_order == "BGR" else levels
 
 
-def _to_tensor(preprocessing: Preprocessing) -> list[nn.Module]:
+def to_tensor(preprocessing: Preprocessing) -> list[nn.Module]:
     """Scale so that white becomes 1, or stays 255; then normalise in that unit."""
     white, mean, std = _units(preprocessing)
     reverse = [v2.Lambda(_reversed_channels)] if preprocessing.channel_order == "BGR" else []

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.nn import SqueezeExcite
-from senet.nn.squeeze import mean
-from senet.nn.tail import rescaled
+from senet.nn.early import convolved, rescaled
 
 __all__ = ["FoldedBranch", "FoldedConv", "FoldedUnit"]
 
@@ -39,6 +38,7 @@ class FoldedConv(nn.Module):
         assert not isinstance(conv.padding, str)
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
         self.relu = relu
+        self._prepared: tuple[Any, Tensor] | None = None
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
@@ -50,12 +50,24 @@ class FoldedConv(nn.Module):
 
     def _with_post_operations(self, x: Tensor, added: Tensor | None) -> Tensor:
         """Addition and ReLU while the convolution's result is still in registers."""
-        shape = (self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups)
+        shape = (self._prepared_weight(x), self.bias, self.padding, self.stride, self.dilation, self.groups)
         if added is None:
             act = "relu" if self.relu else "none"
             return torch.ops.mkldnn._convolution_pointwise(x, *shape, act, [], "")
         act_or_none = "relu" if self.relu else None
         return torch.ops.mkldnn._convolution_pointwise.binary(x, added, *shape, "add", 1.0, act_or_none, [], "")
+
+    def _prepared_weight(self, x: Tensor) -> Tensor:
+        """The weight in oneDNN's own layout, which it would else be brought into at each call."""
+        weight = self.weight
+        key = (weight.data_ptr(), weight._version, weight.dtype, torch.get_num_threads())
+        if self._prepared is None or self._prepared[0] != key:
+            shape = (self.padding, self.stride, self.dilation, self.groups, x.shape)
+            self._prepared = key, torch.ops.mkldnn._reorder_convolution_weight(weight.detach(), *shape)
+        return self._prepared[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_prepared": None}  # it can't be copied, and is made anew
 
     def extra_repr(self) -> str:
         """What `print` shows."""
@@ -105,20 +117,20 @@ class FoldedUnit(nn.Module):
         self.early: nn.Linear | None = None
         if se is None:
             branch.last.relu = True  # after the sum, which it takes in
-        elif branch.last.weight.shape[2:] == (1, 1) and branch.last.groups == 1:
+        elif branch.last.weight.shape[2:] == (1, 1) and branch.last.stride == (1, 1) and branch.last.groups == 1:
             self.early = _merged(se.fc1, branch.last)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
         shortcut = self.shortcut(x)
         h = self.branch.body(x)
+        last = self.branch.last
         if self.se is None:
-            return self.branch.last(h, shortcut)
+            return last(h, shortcut)
         if self.early is None:
-            y = self.branch.last(h)
+            y = last(h)
             return rescaled(y, self.se.gate(y).flatten(1), shortcut)
-        gate = self.se.activate(self.se.fc2(torch.relu(self.early(mean(h)))))
-        return rescaled(self.branch.last(h), gate, shortcut)
+        return convolved(h, last, shortcut, weight=last.weight, bias=last.bias, first=self.early, se=self.se)
 
 
 def _onednn(x: Tensor) -> bool:

@@ -1,6 +1,16 @@
 """Using a trained network: evaluate it on a labelled data set, predict on image files."""
 
+from senet.inference.dense import DenseEvaluation, Seen, evaluate_dense, look
 from senet.inference.evaluation import Evaluation, evaluate
 from senet.inference.prediction import Prediction, predict
 
-__all__ = ["Evaluation", "Prediction", "evaluate", "predict"]
+__all__ = [
+    "DenseEvaluation",
+    "Evaluation",
+    "Prediction",
+    "Seen",
+    "evaluate",
+    "evaluate_dense",
+    "look",
+    "predict",
+]

@@ -16,6 +16,7 @@ extern const struct senet_instruction_set senet_avx2, senet_avx512;
 typedef void parallel_region(void (*)(void *), void *, unsigned, unsigned);
 
 static parallel_region *region;
+static senet_sgemm *sgemm;
 
 struct job {
     void (*task)(const void *, int64_t);
@@ -62,6 +63,9 @@ OFFERED const char *senet_name(void) { return best()->name; }
 /* GOMP_parallel of the runtime whose threads to use; NULL: one thread. */
 OFFERED void senet_set_region(parallel_region *given) { region = given; }
 
+/* `sgemm_` of the BLAS library that PyTorch has, for `senet_pointwise`. */
+OFFERED void senet_set_sgemm(senet_sgemm *given) { sgemm = given; }
+
 OFFERED int senet_tail_forward(const struct senet_tail *step, const void *x, const void *shortcut, void *y,
                                float *statistics, float *saved)
 {
@@ -78,4 +82,9 @@ OFFERED int senet_tail_rescale(const struct senet_tail *step, const void *x, con
                                void *y)
 {
     return best()->rescale(step, x, gate, shortcut, y);
+}
+
+OFFERED int senet_pointwise(const struct senet_pointwise *step, const float *x, const float *shortcut, float *y)
+{
+    return best()->pointwise(step, sgemm, x, shortcut, y);
 }

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -18,7 +18,7 @@ __all__ = ["Choice", "choose", "describe"]
 VARIABLE: Final = "SENET_KERNELS"
 CHOICES: Final = ("compiled", "reference")
 _FILE: Final = Path(__file__).with_name("_tail.so")
-_ABI: Final = 2  # SENET_ABI of tail.h
+_ABI: Final = 3  # SENET_ABI of tail.h
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,12 @@ class Choice:
     Attributes:
         library: The compiled kernel; None is the reference in plain PyTorch.
         reason: Which instructions it uses and whose threads, or why there is none.
+        multiplies: Whether it found PyTorch's BLAS library, which `pointwise` needs.
     """
 
     library: ctypes.CDLL | None
     reason: str
+    multiplies: bool = False
 
 
 @cache
@@ -56,7 +58,8 @@ def choose() -> Choice:
     if abi != _ABI:
         return Choice(None, f"{_FILE.name} is of another version of senet; install it again")
     library.senet_name.restype = ctypes.c_char_p
-    return Choice(library, f"{library.senet_name().decode()}, {_share_threads(library)}")
+    threads = "PyTorch's threads" if _share(library.senet_set_region, "GOMP_parallel") else "one thread"
+    return Choice(library, f"{library.senet_name().decode()}, {threads}", _share(library.senet_set_sgemm, "sgemm_"))
 
 
 def describe() -> str:
@@ -65,15 +68,19 @@ def describe() -> str:
     return f"{'reference' if chosen.library is None else 'compiled'} ({chosen.reason})"
 
 
-def _share_threads(library: ctypes.CDLL) -> str:
-    """Let the kernel run on the threads of PyTorch's own OpenMP runtime: two runtimes would fight over the cores."""
-    library.senet_set_region.argtypes = [ctypes.c_void_p]
-    for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
-        path = Path(torch.__file__).with_name("lib") / name
+def _share(setter: Any, name: str) -> bool:
+    """Hand the kernel a function of the libraries that PyTorch runs on; whether it was found.
+
+    `GOMP_parallel` is the OpenMP runtime's: with a second runtime, threads would fight over the cores. `sgemm_` is the
+    BLAS library's.
+    """
+    setter.argtypes = [ctypes.c_void_p]
+    for file in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
+        path = Path(torch.__file__).with_name("lib") / file
         if path.exists():
             # Looked up in this library and in those that it needs.
-            region = getattr(ctypes.CDLL(str(path)), "GOMP_parallel", None)
-            if region is not None:
-                library.senet_set_region(ctypes.cast(region, ctypes.c_void_p))
-                return "PyTorch's threads"
-    return "one thread"
+            found = getattr(ctypes.CDLL(str(path)), name, None)
+            if found is not None:
+                setter(ctypes.cast(found, ctypes.c_void_p))
+                return True
+    return False

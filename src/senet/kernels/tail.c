@@ -230,12 +230,12 @@ static void product_task(const void *context, int64_t i)
 }
 
 /* `count` columns (or rows) of the result; every number is computed by one task, always in the same order. */
-static void multiply(const struct senet_tail *step, struct product p, long count)
+static void multiply(long threads, struct product p, long count)
 {
     const long work = p.n * p.inner * p.columns;
     p.count = count;
     p.size = work < 1 << 16 ? count : divided(divided(count, 8), 16) * 16;
-    senet_parallel(product_task, &p, divided(count, p.size), step->threads);
+    senet_parallel(product_task, &p, divided(count, p.size), threads);
 }
 
 /* --- coefficients ------------------------------------------------------------------------------------------------- */
@@ -371,10 +371,12 @@ static void excite(const struct senet_tail *step, struct saved s, const float *s
     for (long i = 0; i < n; i++)
         for (long j = 0; j < c; j++)
             z[i * c + j] = s.mean[i * c + j] * scale[j] + offset[j];
-    multiply(step, (struct product){block_a_bt, z, step->w1, step->b1, s.hidden, NULL, n, c, hidden, 0, 0}, hidden);
+    multiply(step->threads, (struct product){block_a_bt, z, step->w1, step->b1, s.hidden, NULL, n, c, hidden, 0, 0},
+             hidden);
     for (long i = 0; i < n * hidden; i++)
         s.hidden[i] = s.hidden[i] < 0 ? 0 : s.hidden[i];
-    multiply(step, (struct product){block_a_bt, s.hidden, step->w2, step->b2, s.gate, NULL, n, hidden, c, 0, 0}, c);
+    multiply(step->threads, (struct product){block_a_bt, s.hidden, step->w2, step->b2, s.gate, NULL, n, hidden, c, 0, 0},
+             c);
     gates(s.gate, n * c, (enum gate)step->gate);
 }
 
@@ -472,12 +474,12 @@ static void excite_back(const struct senet_tail *step, struct saved s, const flo
             du[i] = scale[j] * gt[i] + offset[j] * g[i];
         }
     through_gates(du, s.gate, n * c, (enum gate)step->gate);
-    multiply(step, (struct product){block_at_b, du, s.hidden, NULL, to->w2, to->b2, n, c, hidden, 0, 0}, c);
-    multiply(step, (struct product){block_a_b, du, step->w2, NULL, dh, NULL, n, c, hidden, 0, 0}, hidden);
+    multiply(step->threads, (struct product){block_at_b, du, s.hidden, NULL, to->w2, to->b2, n, c, hidden, 0, 0}, c);
+    multiply(step->threads, (struct product){block_a_b, du, step->w2, NULL, dh, NULL, n, c, hidden, 0, 0}, hidden);
     for (long i = 0; i < n * hidden; i++)
         dh[i] = s.hidden[i] > 0 ? dh[i] : 0;
-    multiply(step, (struct product){block_at_b, dh, z, NULL, to->w1, to->b1, n, hidden, c, 0, 0}, hidden);
-    multiply(step, (struct product){block_a_b, dh, step->w1, NULL, dz, NULL, n, hidden, c, 0, 0}, c);
+    multiply(step->threads, (struct product){block_at_b, dh, z, NULL, to->w1, to->b1, n, hidden, c, 0, 0}, hidden);
+    multiply(step->threads, (struct product){block_a_b, dh, step->w1, NULL, dz, NULL, n, hidden, c, 0, 0}, c);
     for (long i = 0; i < n * c; i++)
         dz[i] /= (float)step->hw;
 }
@@ -603,9 +605,11 @@ static int rescale(const struct senet_tail *step, const void *x, const float *ga
     return 0;
 }
 
+#include "pointwise.h"
+
 #define TEXT(name) #name
 #define NAME(set) TEXT(set)
 #define SYMBOL_(set) JOIN(senet_, set)
 #define SYMBOL(set) SYMBOL_(set)
 
-const struct senet_instruction_set SYMBOL(SET) = {NAME(SET), forward, backward, rescale};
+const struct senet_instruction_set SYMBOL(SET) = {NAME(SET), forward, backward, rescale, pointwise};

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* Changes with every change of the functions below; the caller compares it with its own. */
-#define SENET_ABI 2
+#define SENET_ABI 3
 
 /* The shape and options of a step. */
 struct senet_tail {
@@ -46,11 +46,33 @@ typedef int senet_backward(const struct senet_tail *, const void *dy, const void
 /* y = relu(gate * x + shortcut) with the gate (n, c); y may be x. Of the step only shape, storage and threads count. */
 typedef int senet_rescale(const struct senet_tail *, const void *x, const float *gate, const void *shortcut, void *y);
 
+/* A 1x1 convolution and what follows it, in inference; maps are float, channels_last.
+ *
+ *     s = gate(w2 relu(w1 mean(x) + b1) + b2)        per sample and channel
+ *     y = relu(s * (weight x + bias) + shortcut)
+ *
+ * The gate is known before the convolution, since the squeeze commutes with it: w1 is the first linear layer times the
+ * convolution's weight. Without `weight`, y holds weight x + bias already. */
+struct senet_pointwise {
+    int64_t n, c, hw, inner; /* samples, channels, pixels, channels of x */
+    int64_t hidden, gate, threads;
+    const float *weight, *bias, *w1, *b1, *w2, *b2; /* b1 and b2 may be NULL */
+};
+
+/* BLAS: c = alpha a b + beta c, column by column. */
+typedef void senet_sgemm(const char *ta, const char *tb, const int *m, const int *n, const int *k, const float *alpha,
+                         const float *a, const int *lda, const float *b, const int *ldb, const float *beta, float *c,
+                         const int *ldc);
+
+typedef int senet_pointwise_pass(const struct senet_pointwise *, senet_sgemm *, const float *x, const float *shortcut,
+                                 float *y);
+
 struct senet_instruction_set {
     const char *name;
     senet_forward *forward;
     senet_backward *backward;
     senet_rescale *rescale;
+    senet_pointwise_pass *pointwise;
 };
 
 /* Run `task(context, i)` for i in [0, tasks), each once, on up to `threads` threads. */

@@ -85,6 +85,8 @@ def _parse(printed: str) -> tuple[float, int, float]:
 
 _SOURCE = "Hu et al. 2018 (arXiv 1709.01507 v4)"
 _README = "the authors' README (retrained, other augmentation)"
+_AKAMASTER = "akamaster/pytorch_resnet_cifar10, its checkpoints"
+_PYTORCHCV = "pytorchcv 0.0.74, its checkpoints"
 
 _INCEPTION_RESNET = "not reproduced: the layers of its own publication cost more at 299 pixels"
 
@@ -127,6 +129,18 @@ _AUTHORS_README: Final[dict[str, tuple[float, float]]] = {
     "se_resnext101_32x4d": (19.81, 4.96),
 }
 
+# CIFAR-10 top-1 of public checkpoints of exactly these networks (pytorchcv's other CIFAR ResNets have projections).
+_CIFAR_CHECKPOINTS: Final[dict[str, tuple[str, float]]] = {
+    "cifar_resnet20": (_AKAMASTER, 8.27),
+    "cifar_resnet32": (_AKAMASTER, 7.37),
+    "cifar_resnet56": (_AKAMASTER, 6.61),
+    "cifar_preresnet20": (_PYTORCHCV, 6.51),
+    "cifar_preresnet56": (_PYTORCHCV, 4.49),
+    "cifar_preresnet110": (_PYTORCHCV, 3.86),
+    "cifar_preresnet164": (_PYTORCHCV, 3.64),
+    "wrn28_10": (_PYTORCHCV, 2.39),
+}
+
 
 def _rows() -> list[Published]:
     rows = []
@@ -148,6 +162,8 @@ def _rows() -> list[Published]:
         rows.append(Published(model="senet154", source=f"{_SOURCE}, Table 8", pixels=pixels, top1=top1, top5=top5))
     for name, (top1, top5) in _AUTHORS_README.items():
         rows.append(Published(model=name, source=_README, top1=top1, top5=top5))
+    for name, (source, error) in _CIFAR_CHECKPOINTS.items():
+        rows.append(Published(model=name, source=source, data="CIFAR-10", pixels=32, top1=error))
     return rows
 
 
@@ -156,4 +172,5 @@ def _by_model(rows: list[Published]) -> dict[str, tuple[Published, ...]]:
 
 
 PUBLISHED: Final[Mapping[str, tuple[Published, ...]]] = _by_model(_rows())
-"""Name of a network to what was published of it, the paper's own tables first."""
+"""Name of a network to what was published of it, the paper's own tables first; what the public checkpoints of the
+catalogue reach stands on their cards (`senet.weights.cards`)."""

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 
-from senet.kernels import choose, rescale_
+from senet.kernels import choose
 from senet.kernels import tail as fused_tail
 from senet.kernels import tail_backward as fused_tail_backward
 from senet.nn._dims import over_space
@@ -27,12 +27,13 @@ from senet.nn.gate import GATES
 from senet.nn.inserted import inserted_after
 from senet.nn.squeeze import mean as spatial_mean
 
-__all__ = ["definition", "norm_relu", "rescaled", "tail", "untouched"]
+__all__ = ["GATE_POSITIONS", "alike", "definition", "norm_relu", "on_the_processor", "tail", "untouched"]
 
 _GATES: Final[tuple[Callable[[Tensor], Tensor], ...]] = tuple(
     function for gate in GATES.values() for function in (gate.plain, gate.centred)
 )
-_POSITION: Final = {function: position for position, function in enumerate(_GATES)}
+GATE_POSITIONS: Final = {function: position for position, function in enumerate(_GATES)}
+"""What the kernel calls each gate's function."""
 
 
 def tail(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tensor) -> Tensor:
@@ -70,20 +71,6 @@ def norm_relu(x: Tensor, norm: nn.Module, relu: nn.Module) -> Tensor:
     return relu(norm(x))
 
 
-def rescaled(x: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
-    """Return `relu(gate * x + shortcut)`; for inference, where it may be written over x.
-
-    Args:
-        x: What the branch gives, (N, C, H, W); nobody else needs it.
-        gate: (N, C).
-        shortcut: As x.
-    """
-    if _processor(x) and _alike(x, shortcut) and not torch.is_grad_enabled():
-        rescale_(x, gate.float().contiguous(), shortcut)
-        return x
-    return torch.relu(x * over_space(gate, x) + shortcut)
-
-
 def untouched(*modules: nn.Module) -> bool:
     """Whether nothing watches or replaces what these modules compute: no hooks, no `forward` of their own."""
     return not _module._has_any_global_hook() and all(_unwatched(m, 0) for m in modules)
@@ -102,16 +89,16 @@ def _unwatched(module: nn.Module, hooks: int) -> bool:
 
 def _fits(x: Tensor, norm: nn.BatchNorm2d, shortcut: Tensor | None) -> bool:
     return (
-        _processor(x)
+        on_the_processor(x)
         and type(norm) is nn.BatchNorm2d
         and x.shape[1] == norm.num_features
         and x.numel() > x.shape[1]  # one value a channel: the norm's own error
-        and (shortcut is None or _alike(x, shortcut))
+        and (shortcut is None or alike(x, shortcut))
         and all(t is None or t.dtype == torch.float32 for t in (norm.weight, norm.running_mean))
     )
 
 
-def _processor(x: Tensor) -> bool:
+def on_the_processor(x: Tensor) -> bool:
     """Whether the kernel takes such a map."""
     return (
         _eager()
@@ -125,7 +112,8 @@ def _processor(x: Tensor) -> bool:
     )
 
 
-def _alike(x: Tensor, shortcut: Tensor) -> bool:
+def alike(x: Tensor, shortcut: Tensor) -> bool:
+    """Whether the shortcut has the shape, type and memory format of x."""
     return (
         type(shortcut) is Tensor
         and shortcut.dtype == x.dtype
@@ -141,7 +129,7 @@ def _attention_fits(se: nn.Module) -> bool:
     return (
         type(se) is SqueezeExcite
         and se.squeeze is spatial_mean
-        and se.activate in _POSITION
+        and se.activate in GATE_POSITIONS
         and type(se.fc1) is nn.Linear
         and type(se.fc2) is nn.Linear
         and se.fc1.weight.dtype == torch.float32
@@ -167,7 +155,7 @@ def _fused(x: Tensor, norm: nn.BatchNorm2d, se: nn.Module | None, shortcut: Tens
     gate = 0
     if isinstance(se, SqueezeExcite):
         w1, b1, w2, b2 = se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias
-        gate = _POSITION[se.activate]
+        gate = GATE_POSITIONS[se.activate]
     before = (None, None) if training else (norm.running_mean, norm.running_var)
     y, statistics, _ = fused_tail(
         x, shortcut, norm.weight, norm.bias, *before, w1, b1, w2, b2, training, norm.eps, gate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from senet.errors import SenetError
@@ -105,6 +105,18 @@ class Report:
     def macs(self) -> int:
         """Multiply-accumulates added, for one image of the example's size."""
         return sum(site.macs for site in self.inserted)
+
+    def within(self, path: str) -> Report:
+        """The same, as a network calls it in which this one is the module at `path`."""
+        if not path:
+            return self
+
+        def longer(own: str) -> str:
+            return f"{path}.{own}" if own else path
+
+        sites = (replace(site, path=longer(site.path), unit=longer(site.unit)) for site in self.inserted)
+        skipped = (replace(item, path=longer(item.path)) for item in self.skipped)
+        return Report(self.model, tuple(sites), tuple(skipped))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -1,21 +1,24 @@
-"""A picture of a run: loss and accuracy over the epochs."""
+"""A picture of a run: loss and score over the epochs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from senet.tasks.task import Score
+
 __all__ = ["draw_curves"]
 
 TRAIN, VAL = "#0072B2", "#D55E00"  # blue and vermillion of Okabe and Ito: told apart by colour-blind people
 
 
-def draw_curves(rows: Sequence[dict[str, float]], path: Path, title: str = "") -> None:
+def draw_curves(rows: Sequence[dict[str, float]], path: Path, score: Score, title: str = "") -> None:
     """Draw the rows of `metrics.csv` as a PNG.
 
     Args:
         rows: One a finished epoch.
         path: The file to write.
+        score: What is drawn beside the loss.
         title: Above the picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,19 +27,22 @@ def draw_curves(rows: Sequence[dict[str, float]], path: Path, title: str = "") -
     epochs = [row["epoch"] for row in rows]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    loss, accuracy = figure.subplots(1, 2)
-    for axes, key, scale in ((loss, "loss", 1.0), (accuracy, "top1", 100.0)):
+    loss, right = figure.subplots(1, 2)
+    for axes, key, scale in ((loss, "loss", 1.0), (right, score.key, 100.0)):
         for part, colour, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
+            if f"{part}_{key}" not in rows[0]:
+                continue  # a detector has no validation loss, and only a classifier counts while it trains
             values = [row[f"{part}_{key}"] * scale for row in rows]
             axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=part)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
     loss.set_ylabel("loss")
-    accuracy.set_ylabel("top-1 accuracy, %")
-    best = max(rows, key=lambda row: row["val_top1"])
-    accuracy.axhline(best["val_top1"] * 100, color=VAL, linewidth=0.8, linestyle=":")
-    accuracy.set_title(f"best {best['val_top1']:.2%}, epoch {best['epoch']:.0f}", fontsize=9, color=VAL)
+    right.set_ylabel(f"{score.title}, %")
+    key = f"val_{score.key}"
+    best = max(rows, key=lambda row: row[key])
+    right.axhline(best[key] * 100, color=VAL, linewidth=0.8, linestyle=":")
+    right.set_title(f"best {best[key]:.2%}, epoch {best['epoch']:.0f}", fontsize=9, color=VAL)
     loss.legend(frameon=False)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=120, format="png")

@@ -5,48 +5,42 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 
-from senet.data import (
-    Batch,
-    BrokenReport,
-    Data,
-    ImageDataset,
-    Normalise,
-    Shard,
-    eval_loader,
-    eval_transform,
-    train_loader,
-    train_transform,
-)
-from senet.errors import SenetError
+from senet.data import Batch, BrokenReport, Data, Shard, eval_loader, train_loader, troubles_of
+from senet.errors import DataError, SenetError
+from senet.models import Backbone
 from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
+from senet.tasks import CLASSIFICATION, task_named
+from senet.tasks.task import Task
 from senet.training.cluster import is_first_process, placed
-from senet.training.folder import METRICS, STATE
-from senet.training.interruption import StopRequest
+from senet.training.console import plain_console
+from senet.training.failures import told_plainly
+from senet.training.folder import METRICS, RESULT, STATES, write_json
+from senet.training.interruption import Interrupted, StopRequest
 from senet.training.keeper import Keeper
-from senet.training.module import ClassificationModule
+from senet.training.module import TrainingModule
 from senet.training.progress import ProgressLine
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.rollcall import RollCall, connection_lost
 from senet.training.shared_norm import SharedStatistics
+from senet.training.states import Saved, States
 from senet.weights import Description
 
-__all__ = ["Network", "Outcome", "check_output", "fit"]
+__all__ = ["Network", "Outcome", "check_annotations", "fit"]
 
 LIGHTNING_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -56,11 +50,13 @@ class Network:
     """A network to train, and what must stand in its checkpoints so that it can be built again.
 
     Attributes:
-        model: (N, C, H, W) -> logits (N, classes).
+        model: For classification (N, C, H, W) -> logits (N, classes); see `senet.tasks` for others.
         name: As `senet.zoo.build_model` takes it.
         options: The options that it was made with, JSON-ready.
         preprocessing: What its images go through.
         new_head: Why its classifier is new, in words; empty if it knows the data's classes.
+        task: What it is for, a key of `senet.tasks.TASKS`.
+        head: What stands on it where it is a backbone.
     """
 
     model: nn.Module
@@ -68,6 +64,8 @@ class Network:
     options: dict[str, Any]
     preprocessing: Preprocessing
     new_head: str = ""
+    task: str = CLASSIFICATION
+    head: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Outcome:
 
     Attributes:
         rows: One an epoch, as in `metrics.csv`.
-        best: The row of the highest validation accuracy.
+        best: The row of the highest validation score (for classification, top-1 accuracy).
         seconds: Wall clock of this call.
         broken: How many broken images were skipped, in words; empty if none.
     """
@@ -113,9 +111,15 @@ def fit(
         SenetError: Anything that can't work, before training starts; a loss that is no number, during it.
         Interrupted: Ctrl-C; the state is saved.
     """
-    run, console = placed(run or RunOptions()), console or Console(stderr=True)
+    run, console = placed(run or RunOptions()), console or plain_console()
     started = time.monotonic()
-    check_output(network, len(data.classes))
+    task = task_named(network.task)
+    task.check_rules(recipe)
+    task.check_network(network.model, network.name, network.preprocessing, data.classes)
+    tell = partial(console.print, soft_wrap=True)
+    check_annotations(data, tell)
+    if recipe.frozen_stages or recipe.frozen_norms:
+        _freeze(network, recipe)
     if recipe.train != "all":
         trainable(network.model, recipe.train)
     if run.checkpointing:
@@ -123,14 +127,9 @@ def fit(
     if run.compile:
         network.model.compile()
     broken = BrokenReport(
-        len(data.train) + len(data.val),
-        tell=lambda *it: console.print(f"skipped {': '.join(it)}", highlight=False),
-        data=data.name,
+        len(data.train) + len(data.val), tell=lambda *it: tell(f"skipped {': '.join(it)}"), data=data.name
     )
-    with (
-        StopRequest(console.print if is_first_process() else str) as stop,
-        _quiet_lightning(),
-    ):
+    with StopRequest(tell if is_first_process() else str) as stop, _quiet_lightning():
         keeper = Keeper(
             folder,
             lambda metrics, epoch: Description(
@@ -140,66 +139,87 @@ def fit(
                 preprocessing=network.preprocessing,
                 metrics=metrics,
                 training={"epoch": epoch, "data": data.name, "recipe": recipe.to_dict()},
+                task=network.task,
+                head=dict(network.head),
             ),
+            scores=task.scores,
             stop=stop,
-            tell=lambda line: console.print(line, highlight=False, soft_wrap=True),
+            tell=tell,
+            run=run,
+            broken=broken,
             title=f"{network.name} on {data.name}",
         )  # fmt: skip
         roll_call = RollCall(f"go on with: senet train --resume {folder}")
         statistics = SharedStatistics()
-        callbacks = [keeper, ProgressLine(console), roll_call, *_early_stop(recipe)]
+        callbacks = [keeper, ProgressLine(console), roll_call, *_early_stop(recipe, task)]
         trainer = _trainer(recipe, run, folder, callbacks, [statistics] if run.sync_norm else [])
-        state = _read_state(folder, recipe) if resume else None
-        loaders = _loaders(network, data, recipe, run, trainer)
-        if state is not None:
-            loaders[0].batch_sampler.resume_at(*Keeper.position(state))  # type: ignore[union-attr]
-        module = ClassificationModule(
-            network.model, recipe, len(data.classes), channels_last=run.channels_last, broken=broken,
-            normalise=Normalise(network.preprocessing),
-        )  # fmt: skip
+        found = _read_state(folder, recipe, tell) if resume else None
+        loaders = _loaders(task, network, data, recipe, run, trainer)
+        if found is not None:
+            loaders[0].batch_sampler.resume_at(found.epoch, found.batch)  # type: ignore[union-attr]
+        objective = task.objective(
+            data.classes, recipe, preprocessing=network.preprocessing, channels_last=run.channels_last
+        )
+        module = TrainingModule(network.model, recipe, objective, channels_last=run.channels_last, broken=broken)
         try:
-            trainer.fit(module, *loaders, ckpt_path=folder / STATE if state is not None else None, weights_only=True)
+            with told_plainly(keeper, _batch_words(loaders[0], network.preprocessing)):
+                trainer.fit(module, *loaders, ckpt_path=found.path if found else None, weights_only=True)
         except MisconfigurationException as error:
             raise SenetError(f"this training can't run here: {error}") from error
+        except SIGTERMException:  # Lightning's, after the keeper has had its turn; at the end there is nothing to stop
+            if len(keeper.rows) < recipe.epochs:
+                raise Interrupted from None
         except RuntimeError as error:
             if trainer.world_size > 1 and connection_lost(error):
                 raise SenetError(roll_call.explain()) from error
             raise
         finally:
             statistics.revert(module)
-    return Outcome(keeper.rows, keeper.best, time.monotonic() - started, broken.summary())
+    outcome = Outcome(keeper.rows, keeper.best, time.monotonic() - started, broken.summary())
+    if trainer.is_global_zero:
+        write_json(folder, RESULT, {"best": outcome.best, "last": outcome.rows[-1], "broken": outcome.broken})
+    return outcome
 
 
-def check_output(network: Network, classes: int) -> None:
-    """Run one blank image, so that a network that doesn't fit is refused before anything is loaded.
+def check_annotations(data: Data, tell: Callable[[str], object]) -> None:
+    """Tell what is wrong with boxes and is mended, before training.
 
     Raises:
-        SenetError: It can't take its own images, or doesn't give `classes` logits.
+        DataError: Something that can't be mended, or too much of the other.
     """
-    preprocessing = network.preprocessing
-    like = next(network.model.parameters(), None)
-    if like is None:
-        raise SenetError(f"{network.name} has no parameters to train")
-    image = torch.zeros(1, preprocessing.in_channels, *preprocessing.size, dtype=like.dtype, device=like.device)
-    was = network.model.training
-    network.model.eval()
-    try:
-        with torch.no_grad():
-            output = network.model(image)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise SenetError(f"{network.name} can't take an image of shape {tuple(image.shape[1:])}: {reason}") from error
-    finally:
-        network.model.train(was)
-    if not isinstance(output, torch.Tensor) or output.shape != (1, classes):
-        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise SenetError(f"{network.name} gives {shape} for one image; the data has {classes} classes: (1, {classes})")
+    troubles = troubles_of(data)
+    advice = f"`senet doctor --data {data.name}` lists all"
+    fatal = [trouble for trouble in troubles if trouble.fatal]
+    if fatal:
+        more = f"\n{len(fatal)} such troubles; {advice}" if len(fatal) > 1 else ""
+        raise DataError(f"{fatal[0].path}: {fatal[0].reason}{more}")
+    boxes = sum(sum(part.counts(len(data.classes))) for part in data.parts.values() if hasattr(part, "counts"))
+    limit = max(10, boxes // 100)
+    if len(troubles) > limit:
+        path, reason, _ = troubles[0]
+        raise DataError(
+            f"{len(troubles)} boxes of {boxes + len(troubles):,} are wrong, more than the limit of {limit}; the first: "
+            f"{path}: {reason}\n{advice}"
+        )
+    for trouble in troubles:
+        tell(f"{trouble.path}: {trouble.reason}")
+
+
+def _freeze(network: Network, recipe: Recipe) -> None:
+    backbone = next((module for module in network.model.modules() if isinstance(module, Backbone)), None)
+    if backbone is None:
+        raise SenetError(
+            f"frozen_stages and frozen_norms are about backbones of this package; {network.name} for {network.task} "
+            "has none"
+        )
+    backbone.freeze(recipe.frozen_stages, norms=recipe.frozen_norms)
 
 
 def _turn_on_checkpointing(network: Network) -> None:
-    if not hasattr(network.model, "checkpointing"):
+    able = [module for module in network.model.modules() if hasattr(module, "checkpointing")]
+    if not able:
         raise SenetError(f"gradient checkpointing is built into this package's networks; {network.name} has none")
-    network.model.checkpointing = True  # type: ignore[assignment]
+    able[0].checkpointing = True  # type: ignore[assignment]
 
 
 def _trainer(
@@ -218,7 +238,8 @@ def _trainer(
             accumulate_grad_batches=recipe.accumulate,
             gradient_clip_val=recipe.clip_norm or None,
             deterministic=run.deterministic,
-            logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+            logger=False,  # the keeper logs, before it saves a state
+            default_root_dir=folder,
             callbacks=callbacks,
             plugins=plugins,
             use_distributed_sampler=False,
@@ -231,13 +252,13 @@ def _trainer(
         raise SenetError(f"this training can't run here: {error}") from error
 
 
-def _early_stop(recipe: Recipe) -> Iterable[L.Callback]:
+def _early_stop(recipe: Recipe, task: Task) -> Iterable[L.Callback]:
     if recipe.patience:
-        yield EarlyStopping("val/top1", mode="max", patience=recipe.patience)
+        yield EarlyStopping(f"val/{task.scores[0].key}", mode="max", patience=recipe.patience)
 
 
 def _loaders(
-    network: Network, data: Data, recipe: Recipe, run: RunOptions, trainer: L.Trainer
+    task: Task, network: Network, data: Data, recipe: Recipe, run: RunOptions, trainer: L.Trainer
 ) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
     shard = Shard(trainer.global_rank, trainer.world_size)
     pieces = recipe.accumulate * shard.world_size
@@ -249,11 +270,10 @@ def _loaders(
     check_shares(len(data.val), world_size=shard.world_size)
     share = min(recipe.batch_size // pieces, len(data.train) // shard.world_size)
     workers = None if run.workers < 0 else run.workers
-    train_set = ImageDataset(data.train, train_transform(network.preprocessing, recipe.augmentation), seed=recipe.seed)
-    val_set = ImageDataset(data.val, eval_transform(network.preprocessing))
+    train_set, val_set = task.datasets(data, network.preprocessing, recipe)
     return (
         train_loader(train_set, batch_size=share, shard=shard, workers=workers),
-        eval_loader(val_set, batch_size=max(share, 64), shard=shard, workers=workers),
+        eval_loader(val_set, batch_size=task.eval_batch_size(share), shard=shard, workers=workers),
     )
 
 
@@ -270,24 +290,29 @@ def check_shares(images: int, *, world_size: int) -> None:
         )
 
 
-def _read_state(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
-    path = folder / STATE
-    if not path.is_file():
+def _batch_words(loader: DataLoader[Batch], preprocessing: Preprocessing) -> str:
+    size = (loader.batch_sampler.batch_size, preprocessing.in_channels, *preprocessing.size)  # type: ignore[union-attr]
+    return " x ".join(map(str, size))
+
+
+def _read_state(folder: Path, recipe: Recipe, tell: Callable[[str], object]) -> Saved | None:
+    """The newest whole state; None where none was saved yet."""
+    if (folder / RESULT).is_file():
+        raise SenetError(f"{folder} is trained to its end; --init {folder} begins with its best network")
+    found = States(folder).read(tell)
+    if found is None:
         table = folder / METRICS
         if table.is_file() and len(table.read_text().splitlines()) > 2:
             raise SenetError(
-                f"{folder} can't be resumed: its {STATE} is gone, and it is trained for more than an epoch"
+                f"{folder} can't be resumed: its {STATES} are gone, and it is trained for more than an epoch"
             )
         return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise SenetError(
-            f"{path} can't be read ({type(error).__name__}): truncated, or not written by this package"
-        ) from error
-    if Keeper.position(state)[0] >= recipe.epochs:
-        raise SenetError(f"{folder} is trained to its end, {recipe.epochs} epochs; --epochs with more goes on")
-    return state
+    saved, state = found
+    if Keeper.position(state) != (saved.epoch, saved.batch):
+        raise SenetError(f"{saved.path} isn't named as it was written; give it its name back")
+    if saved.epoch >= recipe.epochs:
+        raise SenetError(f"{folder} is trained to its end; --init {folder} begins with its best network")
+    return saved
 
 
 @contextmanager

@@ -9,13 +9,13 @@ from typing import Any
 
 from senet.errors import SenetError
 
-__all__ = ["BEST", "CURVES", "JOB", "LAST", "METRICS", "STATE", "SURGERY", "holds_a_run", "write_json"]
+__all__ = ["BEST", "CURVES", "JOB", "LAST", "METRICS", "RESULT", "STATES", "SURGERY", "holds_a_run", "write_json"]
 
 JOB = "run.json"
 """What was asked for: data, network, recipe, how it runs."""
 
-STATE = "state.ckpt"
-"""All that a resumed run needs: weights, averages, optimiser, schedule, progress."""
+STATES = "states"
+"""A folder of the last states, each all that a resumed run needs: weights, averages, optimiser, schedule, progress."""
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 """The network after the last epoch, and after the one with the highest validation accuracy."""
@@ -26,10 +26,13 @@ SURGERY = "surgery.json"
 METRICS, CURVES = "metrics.csv", "curves.png"
 """One row an epoch, and its picture."""
 
+RESULT = "result.json"
+"""What the training came to; there once it is trained to its end."""
+
 
 def holds_a_run(folder: Path) -> bool:
     """Whether a training has got far enough there that beginning anew would lose something."""
-    return any((folder / name).exists() for name in (STATE, LAST, BEST))
+    return any((folder / STATES).glob("*.ckpt")) or any((folder / name).exists() for name in (LAST, BEST))
 
 
 def write_json(folder: Path, name: str, content: Mapping[str, Any]) -> None:

@@ -4,33 +4,43 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
+from senet.data import BrokenReport
+from senet.tasks.task import Score
 from senet.training.curves import draw_curves
-from senet.training.folder import BEST, CURVES, LAST, METRICS, STATE
+from senet.training.failures import Diverged, is_dead_loader
+from senet.training.folder import BEST, CURVES, LAST, METRICS
 from senet.training.interruption import Interrupted, StopRequest
+from senet.training.logs import TensorBoard
 from senet.training.progress import epoch_line
+from senet.training.recipe import RunOptions
+from senet.training.states import States
 from senet.weights import Description, write_atomically, write_checkpoint
 
 __all__ = ["Keeper"]
 
 
 class Keeper(Checkpoint):
-    """Writes after each epoch; each file atomically, so that a killed run leaves the epoch before.
+    """Writes after each epoch, and a state to resume from now and then within one; each file atomically.
 
     Being a Lightning checkpoint callback, it runs after the epoch's metrics are known.
 
     Args:
         folder: Exists already.
         describe: From metrics and epoch to what stands beside the weights.
+        scores: What the epochs are judged by; the first chooses the best.
         stop: Asked after each step whether the user wants to stop.
         tell: Takes the line of each epoch.
+        run: Says how often a state is saved, and how many are kept.
+        broken: What the run knows of broken images is part of its state.
         title: Of the curves.
     """
 
@@ -39,40 +49,67 @@ class Keeper(Checkpoint):
         folder: Path,
         describe: Callable[[dict[str, float], int], Description],
         *,
+        scores: Sequence[Score],
         stop: StopRequest,
         tell: Callable[[str], object],
+        run: RunOptions | None = None,
+        broken: BrokenReport | None = None,
         title: str = "",
     ) -> None:
+        run = run or RunOptions()
         self.folder = folder
         self.describe = describe
+        self.scores = scores
         self.stop = stop
         self.tell = tell
         self.title = title
+        self.broken = broken
+        self.states = States(folder, run.keep_states)
+        self.every = run.save_steps, run.save_seconds
         self.rows: list[dict[str, float]] = []
+        self.saved = ""
+        self._logs: TensorBoard | None = None
         self._next = (0, 0)
         self._images = 0
         self._since = 0.0
         self._earlier = 0.0
+        self._saved_at = time.monotonic()
 
     @property
     def best(self) -> dict[str, float]:
-        """The row with the highest validation accuracy, the first of equals."""
-        return max(self.rows, key=lambda row: row["val_top1"])
+        """The row with the highest validation score, the first of equals."""
+        return max(self.rows, key=lambda row: row[f"val_{self.scores[0].key}"])
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far, where to go on, and how much of this epoch's time and images is spent."""
-        return {"rows": self.rows, "next": self._next, "images": self._images, "seconds": self._spent()}
+        """The rows so far, where to go on, how much of this epoch is spent, and which images were broken."""
+        reasons = dict(self.broken.reasons) if self.broken else {}
+        return {
+            "rows": self.rows, "next": self._next, "images": self._images, "seconds": self._spent(), "broken": reasons
+        }  # fmt: skip
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
         self.rows = list(state_dict["rows"])
         self._images, self._earlier = state_dict["images"], state_dict["seconds"]
+        if self.broken is not None:
+            self.broken.reasons.update(state_dict["broken"])
 
     @classmethod
     def position(cls, state: dict[str, Any]) -> tuple[int, int]:
         """Epoch and batch that come next, from a whole saved state."""
         epoch, batch = state["callbacks"][cls.__qualname__]["next"]
         return epoch, batch
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the log, with the epochs that a resumed run has behind it."""
+        if trainer.is_global_zero:
+            self._logs = TensorBoard(self.folder / "tensorboard", self.rows)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Close the log."""
+        if self._logs is not None:
+            self._logs.close()
+            self._logs = None
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -81,17 +118,25 @@ class Keeper(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the images of all processes; stop here if the user asked for it.
+        """Count the images of all processes; save the state if it is time, and stop if the user asked for it.
 
-        The last batch of an epoch is followed by the validation, so the stop waits for that.
+        The last batch of an epoch is followed by the validation, so both wait for that; gradients that are still
+        being added up are in no state, so both wait for the optimiser's step.
 
         Raises:
             Interrupted: After saving the state.
+            Diverged: There is nothing worth saving.
         """
         self._images += len(batch.images) * trainer.world_size
-        if batch_idx + 1 < trainer.num_training_batches and self._asked_to_stop(trainer):
-            self._next = (trainer.current_epoch, batch_idx + 1)
-            self.save_state(trainer)
+        done = batch_idx + 1
+        if done >= trainer.num_training_batches or done % trainer.accumulate_grad_batches:
+            return
+        # One decision of all processes: each must take part in saving.
+        if not _agreed(trainer, self.stop.requested or self._is_time(done // trainer.accumulate_grad_batches)):
+            return
+        self._next = (trainer.current_epoch, done)
+        self.save_state(trainer)
+        if _agreed(trainer, self.stop.requested):
             raise Interrupted
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -103,7 +148,9 @@ class Keeper(Checkpoint):
 
         Raises:
             Interrupted: The user asked for it.
+            Diverged: There is nothing worth writing.
         """
+        _refuse_unfinite(trainer)
         row = self._row(trainer)
         self.rows.append(row)
         self._images, self._earlier = 0, 0.0
@@ -113,8 +160,18 @@ class Keeper(Checkpoint):
             self._write(row, weights, int(trainer.max_epochs or 0))
         # The state goes last: whoever is killed before repeats the epoch and writes the same files again.
         self.save_state(trainer)
-        if self._next[0] < int(trainer.max_epochs or 0) and self._asked_to_stop(trainer):
+        if self._next[0] < int(trainer.max_epochs or 0) and _agreed(trainer, self.stop.requested):
             raise Interrupted
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Save where the run is if a process that loads images has died: that was between two steps."""
+        if not is_dead_loader(exception) or not trainer.training or trainer.world_size > 1:
+            return
+        progress = trainer.fit_loop.epoch_loop.batch_progress.current
+        done = progress.completed
+        if done and progress.ready == done and done % trainer.accumulate_grad_batches == 0:
+            self._next = (trainer.current_epoch, done)
+            self.save_state(trainer)
 
     def _write(self, row: dict[str, float], weights: dict[str, Tensor], epochs: int) -> None:
         metrics = {key[4:]: value for key, value in row.items() if key.startswith("val_")}
@@ -123,18 +180,27 @@ class Keeper(Checkpoint):
         if self.best is row:
             write_checkpoint(self.folder / BEST, weights, description)
         write_atomically(self.folder / METRICS, self._write_table)
-        write_atomically(self.folder / CURVES, lambda path: draw_curves(self.rows, path, self.title))
-        self.tell(epoch_line(row, epochs))
+        write_atomically(self.folder / CURVES, lambda path: draw_curves(self.rows, path, self.scores[0], self.title))
+        if self._logs is not None:
+            self._logs.add(row)
+        self.tell(epoch_line(row, epochs, self.scores))
 
     def save_state(self, trainer: L.Trainer) -> None:
-        """Write the state to resume from; every process must call it."""
-        if trainer.is_global_zero:
-            write_atomically(self.folder / STATE, trainer.save_checkpoint)
-        else:
-            trainer.save_checkpoint(self.folder / STATE)
+        """Write the state to resume from; every process must call it.
 
-    def _asked_to_stop(self, trainer: L.Trainer) -> bool:
-        return trainer.strategy.reduce_boolean_decision(self.stop.requested, all=False)
+        Raises:
+            Diverged: The weights are no numbers: going on from there is useless.
+        """
+        _refuse_unfinite(trainer)
+        if trainer.is_global_zero:
+            self.saved = str(self.states.write(self._next, trainer.save_checkpoint))
+        else:
+            trainer.save_checkpoint(self.folder / "unused.ckpt")  # takes part in gathering, writes nothing
+        self._saved_at = time.monotonic()
+
+    def _is_time(self, steps: int) -> bool:
+        every, seconds = self.every
+        return bool(every and steps % every == 0) or bool(seconds and time.monotonic() - self._saved_at >= seconds)
 
     def _spent(self) -> float:
         return self._earlier + (time.monotonic() - self._since if self._since else 0.0)
@@ -156,6 +222,20 @@ class Keeper(Checkpoint):
             table = csv.DictWriter(file, fieldnames=list(self.rows[-1]))
             table.writeheader()
             table.writerows(self.rows)
+
+
+def _agreed(trainer: L.Trainer, wanted: bool) -> bool:
+    """Whether any process wants it."""
+    return trainer.strategy.reduce_boolean_decision(wanted, all=False)
+
+
+def _refuse_unfinite(trainer: L.Trainer) -> None:
+    for name, tensor in trainer.lightning_module.named_parameters():
+        if not torch.isfinite(tensor).all():
+            raise Diverged(
+                f"the weights became no numbers at step {trainer.global_step} ({name}; learning rate "
+                f"{trainer.optimizers[0].param_groups[0]['lr']:.4g}); try a smaller --lr or --clip-norm 1"
+            )
 
 
 def _kept_weights(trainer: L.Trainer) -> dict[str, Tensor]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from senet.tasks.task import Score
+from senet.training.console import plain_console
+
 __all__ = ["ProgressLine", "epoch_line", "progress_bar"]
 
 
 def progress_bar(console: Console | None = None) -> Progress:
     """A bar with a changing text at its right; on what is no terminal it stays silent."""
-    console = console or Console(stderr=True)
+    console = console or plain_console()
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -28,14 +32,15 @@ def progress_bar(console: Console | None = None) -> Progress:
     )
 
 
-def epoch_line(row: dict[str, float], epochs: int) -> str:
-    """One epoch's result for a person; accuracies in percent."""
-    top5 = f"  top-5 {row['val_top5']:6.2%}" if "val_top5" in row else ""
-    return (
-        f"epoch {row['epoch']:.0f}/{epochs}  train loss {row['train_loss']:.4f}  top-1 {row['train_top1']:6.2%}  |  "
-        f"val loss {row['val_loss']:.4f}  top-1 {row['val_top1']:6.2%}{top5}  |  "
-        f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s"
-    )
+def epoch_line(row: dict[str, float], epochs: int, scores: Sequence[Score]) -> str:
+    """One epoch's result for a person; scores in percent, those that were measured."""
+    parts = []
+    for part in ("train", "val"):
+        loss = f"  loss {row[f'{part}_loss']:.4f}" if f"{part}_loss" in row else ""
+        shown = [(s.title, row[f"{part}_{s.key}"]) for s in scores if f"{part}_{s.key}" in row]
+        parts.append(f"{part}{loss}" + "".join(f"  {title} {value:6.2%}" for title, value in shown))
+    speed = f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s"
+    return f"epoch {row['epoch']:.0f}/{epochs}  " + "  |  ".join([*parts, speed])
 
 
 class ProgressLine(L.Callback):
@@ -88,16 +93,16 @@ class ProgressLine(L.Callback):
         count = len(batch.images)
         self._images += count
         self._loss += float(outputs["loss"]) * count * trainer.accumulate_grad_batches
-        self._right += int(outputs["right"])
+        self._right += int(outputs.get("right", 0))
         self._ended = time.monotonic()
         spent = max(1e-9, self._ended - self._since)
         speed = self._images * trainer.world_size / spent
+        top1 = f"  top-1 {self._right / self._images:.1%}" if "right" in outputs else ""
         self.progress.update(
             self._train,
             completed=int(trainer.num_training_batches) * trainer.current_epoch + batch_idx + 1,
             description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
-            text=f"loss {self._loss / self._images:.3f}  top-1 {self._right / self._images:.1%}  {speed:.0f} images/s  "
-            f"data {self._waited / spent:.0%}",
+            text=f"loss {self._loss / self._images:.3f}{top1}  {speed:.0f} images/s  data {self._waited / spent:.0%}",
         )
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -5,6 +5,7 @@ This file imports no torch, so that the command line can show the options at onc
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -17,6 +18,8 @@ OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "step", "one-cycle", "constant")
 TRAINED = ("all", "attention")
 PRECISIONS = ("32", "bf16", "fp16")
+UNITS = {"s": 1, "min": 60, "h": 3600}
+EVERY = re.compile(rf"(\d+)({'|'.join(UNITS)})?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,8 @@ class Recipe:
         epochs: Passes over the training images.
         batch_size: Images an optimiser step, over all devices and accumulated pieces.
         train: What learns: `"all"`, or the `"attention"` layers alone (running statistics of norms follow the data).
+        frozen_stages: Stem and stages of a backbone up to this number stay as they are; 0 is none.
+        frozen_norms: All batch norms of a backbone stay as they are, as where batches are small.
         optimizer: `"sgd"` (Nesterov momentum 0.9) or `"adamw"`; norms and biases are never decayed.
         lr: Peak learning rate at `batch_size`; another batch size scales it in proportion (`for_batch_size`).
         weight_decay: L2 (SGD) or decoupled (AdamW).
@@ -54,6 +59,8 @@ class Recipe:
     epochs: int = 30
     batch_size: int = 128
     train: str = "all"
+    frozen_stages: int = 0
+    frozen_norms: bool = False
     optimizer: str = "sgd"
     lr: float = 0.1
     weight_decay: float = 5e-4
@@ -75,7 +82,8 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "clip_norm", "patience", "seed"):
+        for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "clip_norm", "patience", "seed",
+                     "frozen_stages"):  # fmt: skip
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("label_smoothing", "ema_decay"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
@@ -149,6 +157,9 @@ class RunOptions:
         checkpointing: Recompute maps in the backward pass to save memory.
         compile: Run the network through `torch.compile`.
         deterministic: Only deterministic algorithms (slower on some GPUs).
+        save_every: How often a state to resume from is saved within an epoch: `"300s"` or `"5min"` of time, or `"100"`
+            steps; `"0"` saves after each epoch alone.
+        keep_states: How many of these states are kept; with two, a damaged one has one before it.
     """
 
     precision: str = "32"
@@ -161,6 +172,8 @@ class RunOptions:
     checkpointing: bool = False
     compile: bool = False
     deterministic: bool = False
+    save_every: str = "300s"
+    keep_states: int = 2
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -168,3 +181,18 @@ class RunOptions:
         _require(self.devices >= 0, "devices", self.devices, "at least 1 (0 chooses)")
         _require(self.nodes >= 1, "nodes", self.nodes, "at least 1")
         _require(self.workers >= -1, "workers", self.workers, "at least 0 (-1 chooses)")
+        _require(self.keep_states >= 1, "keep_states", self.keep_states, "at least 1")
+        _require(
+            EVERY.fullmatch(self.save_every) is not None, "save_every", self.save_every, "300s, 5min, or steps: 100"
+        )
+
+    @property
+    def save_steps(self) -> int:
+        """Steps between two states; 0 where time decides, or nothing."""
+        return int(self.save_every) if self.save_every.isdigit() else 0
+
+    @property
+    def save_seconds(self) -> float:
+        """Seconds between two states; 0 where steps decide, or nothing."""
+        number, unit = EVERY.fullmatch(self.save_every).groups()  # type: ignore[union-attr]
+        return float(number) * UNITS[unit] if unit else 0.0

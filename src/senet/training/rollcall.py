@@ -66,7 +66,7 @@ class RollCall(L.Callback):
         """Say goodbye, and why, unless it is the loss of another process that ends this one."""
         if isinstance(exception, RuntimeError) and connection_lost(exception):
             return
-        first_line = (str(exception).splitlines() or [""])[0]
+        first_line = (str(exception).splitlines() or [type(exception).__name__])[0]
         self._leave("left" if type(exception).__name__ == "Interrupted" else f"failed {first_line}")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -10,14 +11,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from senet.errors import CheckpointError, SenetError
 from senet.preprocessing import Preprocessing
+from senet.tasks import CLASSIFICATION, task_named
 
 if TYPE_CHECKING:
     from torch import nn
 
     from senet.data import Data
+    from senet.surgery import Report
     from senet.weights import Description
 
-__all__ = ["BUILT", "PUBLIC", "Start", "Started"]
+__all__ = ["BUILT", "PUBLIC", "Start", "Started", "is_checkpoint", "surgery_plan"]
 
 BUILT: Final = "built"
 """Weights as the network is built with: random ones, or those that a user's function puts in."""
@@ -45,6 +48,8 @@ class Start:
 
     Attributes:
         model: A name of `list_models()`, `timm:NAME`, `torchvision:NAME`, or `module:function`.
+        task: What for, a key of `senet.tasks.TASKS`.
+        head: What stands on the network where it is a backbone, as `senet.tasks.head.HeadSpec` writes it.
         options: Its options as `senet.zoo.build_model` takes them, JSON-ready.
         weights: `BUILT`, `PUBLIC`, or a checkpoint's path.
         inserted: Places of attention that is inserted once the weights are there, as `Site.to_dict` writes them.
@@ -58,72 +63,110 @@ class Start:
     inserted: list[dict[str, Any]] = field(default_factory=list)
     preprocessing: Preprocessing | None = None
     size: tuple[int, int] | None = None
+    task: str = CLASSIFICATION
+    head: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def built(cls, model: str, options: dict[str, Any], size: tuple[int, int] | None = None) -> Start:
+    def built(
+        cls, model: str, options: dict[str, Any], size: tuple[int, int] | None = None, *, task: str = CLASSIFICATION
+    ) -> Start:
         """A network as it is built."""
-        return cls(model=model, options=options, size=size)
+        return cls(model=model, options=options, size=size, task=task)
 
     @classmethod
-    def public(cls, model: str, options: dict[str, Any], size: tuple[int, int] | None = None) -> Start:
+    def public(
+        cls, model: str, options: dict[str, Any], size: tuple[int, int] | None = None, *, task: str = CLASSIFICATION
+    ) -> Start:
         """A network with its published weights; nothing is fetched yet.
 
         Raises:
             SenetError: There are none.
         """
         from senet.weights import cards, find_card
-        from senet.zoo import is_code, model_defaults, model_spec
+        from senet.zoo import is_code, model_spec
 
-        _, preprocessing = model_defaults(model)
+        _, preprocessing = task_named(task).defaults(model)
         if is_code(model) or (":" not in model and not cards(model)):
             raise SenetError(f"no pretrained weights of {model} are published; --no-pretrained begins without")
         if ":" not in model:
             card = find_card(model, True)
             spec = model_spec(model, **card.options, preprocessing=card.preprocessing)
-            preprocessing, options = card.preprocessing, spec.differences(model_spec(model)) | options
-        return cls(model=model, options=options, weights=PUBLIC, preprocessing=preprocessing, size=size)
+            preprocessing = task_named(task).adapted(card.preprocessing)
+            options = spec.differences(model_spec(model)) | options
+        return cls(model=model, options=options, weights=PUBLIC, preprocessing=preprocessing, size=size, task=task)
 
     @classmethod
-    def checkpoint(cls, path: str, factory: str | None = None, size: tuple[int, int] | None = None) -> Start:
+    def checkpoint(
+        cls,
+        path: str,
+        factory: str | None = None,
+        size: tuple[int, int] | None = None,
+        *,
+        task: str | None = None,
+    ) -> Start:
         """The network and the weights of a checkpoint that a training wrote.
 
+        Args:
+            path: The `.safetensors` file or the training's folder.
+            factory: The user's own network's `module:function`.
+            size: Of the images.
+            task: What for: the checkpoint's own task, or one for which a classifier becomes the backbone; None is its
+                own.
+
         Raises:
-            CheckpointError: It can't be used, or is of the user's own code and no `factory` says which.
+            CheckpointError: It can't be used, is of the user's own code and no `factory` says which, or is of another
+                task.
         """
         from senet.zoo import network_of
 
         description = _described(path)
+        task = task or description.task
+        preprocessing = description.preprocessing
+        if task != description.task:
+            if description.task != CLASSIFICATION or ":" in description.model or not task_named(task).has_heads:
+                raise CheckpointError(
+                    f"{path} holds {description.model} for {description.task}, which can't begin one for {task}; "
+                    "a classifier of this package can be a backbone"
+                )
+            preprocessing = task_named(task).adapted(preprocessing)
         return cls(
             model=network_of(path, description, factory, beside=f"--init {path} "),
             options={key: value for key, value in description.options.items() if key != "num_classes"},
             weights=str(Path(path).resolve()),
-            preprocessing=description.preprocessing,
+            preprocessing=preprocessing,
             size=size,
+            task=task,
+            head=description.head,
         )
 
     def images(self, data: Data | None = None) -> Preprocessing:
         """What images go through: as the weights want it, else as the data's own path, else as the network's."""
-        from senet.zoo import model_defaults
-
-        own = self.preprocessing or (data and data.default_preprocessing) or model_defaults(self.model)[1]
+        own = (
+            self.preprocessing or (data and data.default_preprocessing) or task_named(self.task).defaults(self.model)[1]
+        )
         return replace(own, size=self.size) if self.size else own
 
     def classes(self) -> tuple[str, ...]:
         """The outputs that the weights are for; those without names are numbered."""
-        from senet.zoo import model_defaults
-
         if self.weights not in (BUILT, PUBLIC):
             return _described(self.weights).classes
-        return tuple(map(str, range(model_defaults(self.model)[0])))
+        return tuple(map(str, range(task_named(self.task).defaults(self.model)[0])))
 
     def all_options(self) -> dict[str, Any]:
-        """The options with which `build_model` gives the network with what is inserted."""
+        """The options with which the network is built with what is inserted."""
+        return self.options if task_named(self.task).has_heads else self._with_inserted(self.options)
+
+    def whole_head(self) -> dict[str, Any]:
+        """The head, with what is inserted into the whole network; empty for a classifier."""
+        return self._with_inserted(self.head) if task_named(self.task).has_heads else {}
+
+    def _with_inserted(self, options: dict[str, Any]) -> dict[str, Any]:
         from senet.zoo import INSERTED
 
-        whole = [*self.options.get(INSERTED, ()), *self.inserted]
-        return self.options | ({INSERTED: whole} if whole else {})
+        whole = [*options.get(INSERTED, ()), *self.inserted]
+        return options | ({INSERTED: whole} if whole else {})
 
-    def build(self, classes: Sequence[str], in_channels: int) -> Started:
+    def build(self, classes: Sequence[str], preprocessing: Preprocessing) -> Started:
         """The network for these classes; the generator that torch draws from decides what is random.
 
         Raises:
@@ -132,15 +175,24 @@ class Start:
         """
         from senet.surgery import Site, apply_sites
 
-        started = self._with_weights(tuple(classes), in_channels)
+        started = self._with_weights(tuple(classes), preprocessing)
         apply_sites(started.model, [Site.from_dict(values) for values in self.inserted])
         return started
 
-    def _with_weights(self, classes: tuple[str, ...], in_channels: int) -> Started:
-        from senet.zoo import build_model, is_code
+    def _with_weights(self, classes: tuple[str, ...], preprocessing: Preprocessing) -> Started:
+        from senet.zoo import is_code
+
+        task = task_named(self.task)
 
         def bare(outputs: int, **more: Any) -> nn.Module:
-            return build_model(self.model, num_classes=outputs, in_channels=in_channels, options=self.options, **more)
+            return task.build(
+                self.model,
+                num_classes=outputs,
+                preprocessing=preprocessing,
+                options=self.options,
+                head=self.head,
+                **more,
+            )
 
         if self.weights == BUILT:
             return Started(bare(len(classes)), "" if is_code(self.model) else "the network's weights are random")
@@ -148,7 +200,9 @@ class Start:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that the classifier is new is told below
                 model = bare(len(classes), pretrained=True)
-            return Started(model, _unlike(self.classes(), classes))
+            onto = task.backbone(model) is not None
+            return Started(model, "the published weights are the backbone's" if onto else
+                           _unlike(self.classes(), classes))  # fmt: skip
         return self._from_checkpoint(bare, classes)
 
     def _from_checkpoint(self, bare: Any, classes: tuple[str, ...]) -> Started:
@@ -159,6 +213,15 @@ class Start:
 
         tensors, description = read_checkpoint(Path(self.weights))
         model = bare(len(classes))
+        if description.task != self.task:
+            backbone = task_named(self.task).backbone(model)
+            assert backbone is not None
+            try:
+                backbone.load_state_dict(tensors)
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())[:200]
+                raise CheckpointError(f"{self.weights} doesn't fit {self.model}: {reason}") from error
+            return Started(model, "the weights are the backbone's")
         own, new_head = model.state_dict(), _unlike(description.classes, classes)
         if new_head:
             with torch.random.fork_rng(devices=[]):
@@ -183,6 +246,35 @@ class Start:
         if found.get("preprocessing"):
             found["preprocessing"] = Preprocessing.from_dict(found["preprocessing"])
         return cls(**found | {"size": found["size"] and tuple(found["size"])})
+
+
+def is_checkpoint(text: str) -> bool:
+    """Whether what stands for a network is a checkpoint's path rather than a name."""
+    from senet.zoo import list_models
+
+    is_path = os.sep in text or text.endswith((".safetensors", ".json")) or Path(text).is_dir()
+    return is_path and text not in list_models()
+
+
+def surgery_plan(start: Start, model: nn.Module, images: Preprocessing, **wanted: Any) -> Report:
+    """Where the task of the network puts attention.
+
+    Args:
+        start: Of the network.
+        model: The network, built.
+        images: What it looks at.
+        **wanted: Arguments of `plan`.
+
+    Raises:
+        SenetError: It has no place for it.
+    """
+    from senet.tasks import task_named
+
+    report = task_named(start.task).plan(model, images, **wanted)
+    if not report.inserted:
+        reason = report.skipped[0].reason if report.skipped else "no unit was found"
+        raise SenetError(f"{start.model} has no place left for this attention: each unit {reason}")
+    return report
 
 
 def _described(path: str) -> Description:

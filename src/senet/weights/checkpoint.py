@@ -33,6 +33,8 @@ class Description:
         preprocessing: What an image goes through.
         metrics: As measured when it was written; accuracies in 0..1.
         training: Where it comes from: epoch, recipe, data; free form.
+        task: What it is for; `model` is then a backbone with the `head`, or a whole network.
+        head: What stands on the backbone, as `senet.tasks.head.HeadSpec` writes it.
     """
 
     model: str
@@ -41,6 +43,8 @@ class Description:
     preprocessing: Preprocessing
     metrics: dict[str, float] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    task: str = "classification"
+    head: dict[str, Any] = field(default_factory=dict)
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: Description) -> None:
@@ -55,6 +59,8 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: Des
     """
     write_tensors(path, tensors)
     content = {"format": FORMAT, "sha256": sha256(path)} | asdict(description)
+    if description.task == "classification":  # as releases wrote it that knew no other task
+        del content["task"], content["head"]
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     write_atomically(path.with_suffix(".json"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
@@ -116,7 +122,9 @@ def _description(*, classes: list[str], preprocessing: dict[str, Any], **others:
     """The description as JSON has it, its types checked."""
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise TypeError("classes must be a list of names")
-    for key, kind in (("model", str), ("options", dict), ("metrics", dict), ("training", dict)):
+    others = {"task": "classification", "head": {}} | others
+    kinds = {"model": str, "options": dict, "metrics": dict, "training": dict, "task": str, "head": dict}
+    for key, kind in kinds.items():
         if not isinstance(others[key], kind):
             raise TypeError(f"{key} must be a {kind.__name__}")
     return Description(classes=tuple(classes), preprocessing=Preprocessing.from_dict(preprocessing), **others)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from senet.errors import CheckpointError
@@ -23,12 +24,11 @@ def fetch(card: Card, *, cache: str | os.PathLike[str] | None = None) -> Path:
     Raises:
         CheckpointError: It can't be had, says how it could; or it isn't the file that was published.
     """
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     where = f"{card.file} of https://huggingface.co/{card.repo}"
     try:
-        path = Path(hf_hub_download(card.repo, card.file, cache_dir=None if cache is None else os.fspath(cache)))
+        path = _cached_or_downloaded(card, None if cache is None else os.fspath(cache))
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
             f"{where} is not in the cache, and the hub can't be reached from here; on a machine that reaches it run "
@@ -41,6 +41,22 @@ def fetch(card: Card, *, cache: str | os.PathLike[str] | None = None) -> Path:
         raise CheckpointError(f"{where}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
     _verify(path, card)
     return path
+
+
+def _cached_or_downloaded(card: Card, cache: str | None) -> Path:
+    """The file in the cache, if it is there, without asking the hub (half a minute without a network)."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import logging
+
+    with suppress(LocalEntryNotFoundError):
+        return Path(hf_hub_download(card.repo, card.file, cache_dir=cache, local_files_only=True))
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # each retry would be two lines; what came of them is told once
+    try:
+        return Path(hf_hub_download(card.repo, card.file, cache_dir=cache))
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _verify(path: Path, card: Card) -> None:

@@ -1,0 +1,277 @@
+"""Train networks under the same recipe, data order and seeds, and say whether they differ and at what cost.
+
+  senet compare --data folder:PATH --model resnet50 --seeds 3 --out runs/does-se-help
+  senet compare --data folder:PATH --variant plain=resnet50 --variant se8=resnet50 attention=se:reduction=8
+  senet compare --data folder:PATH --variant tuned=runs/flowers --variant se=runs/flowers retrofit=se
+  senet compare --recipe table10 --data folder:PATH --model cifar_resnet56 --limit 10000 --epochs 10
+  senet compare --resume runs/does-se-help
+
+--recipe takes a table of the paper too (`senet list --recipes`): its rows are what is compared.
+With --model alone the network without attention is compared with the same with it. Each training is an ordinary run in
+a folder of --out; the same command again goes on where it stopped, also with more seeds. --out gets compare.md,
+compare.png and compare.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.cli import jobs
+from senet.cli import options as shared
+from senet.cli.output import counting, print_json, print_table
+from senet.comparison.plan import Comparison
+from senet.comparison.tabled import from_table
+from senet.comparison.variant import Arm, Variant, default_arms, parse_arm
+from senet.data.augmentation import Augmentation
+from senet.errors import SenetError
+from senet.training.recipe import Recipe, RunOptions
+from senet.training.start import BUILT, is_checkpoint
+from senet.training.tables import TABLES, table_named
+
+if TYPE_CHECKING:
+    from senet.comparison.measuring import Price
+    from senet.data import Data
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """This verb's options."""
+    group = parser.add_argument_group("what is compared")
+    group.add_argument(
+        "--variant",
+        nargs="+",
+        action="append",
+        metavar=("NAME=MODEL", "KEY=VALUE"),
+        help="a network, as often as needed; the first is what the others are compared with. Keys: attention, "
+        "placement, stages, any option of the network, pretrained=true, retrofit=SPEC (inserts attention by surgery)",
+    )
+    group.add_argument("--only", nargs="+", metavar="ROW", help="of a table's rows, these")
+    group.add_argument("--seeds", type=int, metavar="N", help="trainings of each network (default 3), from --seed on")
+    group.add_argument(
+        "--test-sizes", metavar="N,N", help="evaluate at these image sizes too, and show how the squeeze shifts"
+    )
+    group.add_argument(
+        "--timing-seconds", type=float, metavar="S", help="time the networks in turns so long (default 10; 0: not)"
+    )
+    jobs.add_job_options(parser, pretrained="no")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train what isn't trained yet, and report."""
+    from rich.console import Console
+
+    from senet.comparison.measuring import prices
+    from senet.comparison.running import refuse_others, train_all
+    from senet.training.interruption import Interrupted
+    from senet.training.lock import held
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SenetError("senet compare starts the processes of each training itself (--devices N): call it once")
+    console = Console(stderr=True)
+    folder, comparison, data = _resumed(options) if options.resume is not None else _new(options)
+    refuse_others(comparison, folder)
+    with held(folder):
+        comparison.write(folder)
+        # Each network is built once before anything is trained: one that can't be is told now.
+        counted = prices(comparison, data, seconds=0)
+        report = partial(_report, comparison, folder, counted)
+        try:
+            failed = train_all(comparison, folder, data, console, after_each=report)
+        except Interrupted:
+            line = f"stopped and saved; go on with: senet compare --resume {folder}"
+            console.print(line, highlight=False, soft_wrap=True)
+            return 130
+        result = report(failed, data)
+    if options.json:
+        print_json(result)
+    else:
+        _print(result, folder)
+    return 2 if failed else 0
+
+
+def _new(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
+    if options.data is None:
+        raise SenetError("--data is missing (or --resume DIR); `senet compare --help` says more")
+    source = jobs.job_data(options)
+    data = source.open()
+    variants = _variants(options, data)
+    first = variants[0].recipe.seed
+    comparison = Comparison(
+        source=source,
+        variants=variants,
+        seeds=tuple(range(first, first + _count(options.seeds if options.seeds is not None else 3, "--seeds"))),
+        run=jobs.run_options(options),
+        sizes=_sizes(options),
+        title=_title(options, variants),
+        timing_seconds=10.0 if options.timing_seconds is None else options.timing_seconds,
+        command=shlex.join(["senet", *sys.argv[1:]]),
+    )
+    return options.out or jobs.default_folder("compare", variants[-1].start.model, options.data), comparison, data
+
+
+def _title(options: argparse.Namespace, variants: Sequence[Variant]) -> str:
+    names = ", ".join(variant.name for variant in variants)
+    if options.recipe in TABLES:
+        return f"{options.recipe} ({TABLES[options.recipe].title}) on {options.data}: {names}"
+    models = dict.fromkeys(variant.start.model for variant in variants)
+    return f"{names} on {options.data} ({', '.join(models)})"
+
+
+def _resumed(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
+    """A comparison as it was begun; how it runs may change, and what is looked at afterwards."""
+    folder = Path(options.resume) if options.resume else options.out
+    if folder is None:
+        raise SenetError("--resume needs the comparison's folder: --resume DIR")
+    fixed = [*jobs.FIXED, "variant", "only", "seeds"]
+    changed = [name for name in fixed if getattr(options, name) is not None]
+    changed += [*shared.given_fields(options, Recipe), *shared.given_fields(options, Augmentation)]
+    if changed:
+        option = f"--{changed[0].replace('_', '-')}"
+        raise SenetError(
+            f"{option} can't change in a resumed comparison; say the whole command again, or another --out"
+        )
+    comparison = Comparison.read(folder)
+    comparison = replace(comparison, run=replace(comparison.run, **shared.given_fields(options, RunOptions)))
+    if options.test_sizes is not None:
+        comparison = replace(comparison, sizes=_sizes(options))
+    if options.timing_seconds is not None:
+        comparison = replace(comparison, timing_seconds=options.timing_seconds)
+    return folder, comparison, comparison.source.open()
+
+
+def _variants(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
+    if options.recipe in TABLES:
+        return _rows(options, data)
+    if options.only:
+        raise SenetError("--only chooses rows of a table; --recipe names none (`senet list --recipes` shows them)")
+    arms = _arms(options)
+    starts = [arm.placed(data) for arm in arms]
+    # One recipe for all; where any begins with good weights, a gentle one.
+    recipe = jobs.chosen_recipe(options, next((start for start in starts if start.weights != BUILT), starts[0]))
+    return tuple(
+        Variant(name=arm.name, start=start, recipe=recipe, against=arms[0].name if number else "")
+        for number, (arm, start) in enumerate(zip(arms, starts, strict=True))
+    )
+
+
+def _rows(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
+    """The rows of the paper's table, as variants."""
+    given = [name for name in ("variant", "init", "pretrained", "attention", "placement", "stages", "option")
+             if getattr(options, name) is not None]  # fmt: skip
+    if given:
+        raise SenetError(f"--{given[0]}: what is compared is what {options.recipe} says; leave it out")
+    table = table_named(options.recipe)
+    return from_table(
+        table,
+        data,
+        name=options.recipe,
+        only=options.only or (),
+        model=options.model,
+        size=options.size,
+        change=lambda recipe: jobs.overridden(recipe, options),
+    )
+
+
+def _arms(options: argparse.Namespace) -> list[Arm]:
+    if options.variant is None:
+        network = shared.network_options(options)
+        if options.attention is not None and network.get("attention") is None:
+            raise SenetError("--attention none leaves nothing to compare with the plain network")
+        attention = network.pop("attention", None)
+        where: dict[str, Any] = {}
+        if (
+            options.init
+            or options.pretrained
+            or (options.model and (":" in options.model or is_checkpoint(options.model)))
+        ):
+            # Attention comes by surgery: these say where, not what the network is.
+            where = {key: network.pop(key) for key in ("placement", "stages") if key in network}
+        return default_arms(jobs.chosen_start(options, network, pretrained=False), attention, where)
+    given = [name for name in ("model", "init", "attention", "placement", "stages", "option") if getattr(options, name)]
+    if given:
+        raise SenetError(f"--{given[0]} says what one network is; with --variant write it there")
+    arms = [parse_arm(words, options.size, pretrained=options.pretrained) for words in options.variant]
+    if len(arms) == 1:
+        raise SenetError("one --variant has nothing to be compared with; give a second, or --model instead")
+    return arms
+
+
+def _count(number: int, option: str) -> int:
+    if number < 1:
+        raise SenetError(f"{option} {number} must be at least 1")
+    return number
+
+
+def _sizes(options: argparse.Namespace) -> tuple[int, ...]:
+    if options.test_sizes is None:
+        return ()
+    from senet.comparison.variant import numbers
+
+    return tuple(_count(size, "--test-sizes") for size in numbers(options.test_sizes, "--test-sizes"))
+
+
+def _report(
+    comparison: Comparison, folder: Path, counted: dict[str, Price], failed: list[str], data: Data | None = None
+) -> dict[str, Any]:
+    """Collect and write; with the data, also what takes time: the networks timed, and other sizes."""
+    from senet.comparison.measuring import prices
+    from senet.comparison.report import write
+    from senet.comparison.result import collect
+
+    found = (
+        prices(comparison, data, seconds=comparison.timing_seconds) if data and comparison.timing_seconds else counted
+    )
+    sizes = _at_sizes(comparison, folder, data) if data and comparison.sizes else {}
+    result = collect(comparison, folder, prices=found, sizes=sizes, failed=failed, machine=_machine())
+    write(result, folder, comparison.command)
+    return result
+
+
+def _at_sizes(comparison: Comparison, folder: Path, data: Data) -> dict[str, dict[int, dict[str, Any]]]:
+    """Of each finished run."""
+    from senet.comparison.running import finished_rows
+    from senet.comparison.sizes import at_sizes
+
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    turns = [turn for turn in comparison.turns(folder) if finished_rows(turn.folder)]
+    with counting("evaluating at other sizes") as progress:
+        for number, turn in enumerate(turns, 1):
+            found.setdefault(turn.variant, {})[turn.seed] = at_sizes(turn, data, comparison.sizes)
+            progress(number, len(turns))
+    return found
+
+
+def _machine() -> str:
+    import torch
+
+    name = platform.processor() or platform.machine()
+    try:
+        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        name = models[0].partition(":")[2].strip()
+    except (OSError, IndexError):
+        pass  # no Linux: what Python says has to do
+    if torch.accelerator.is_available():
+        name += f", {torch.accelerator.current_accelerator()}"
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def _print(result: dict[str, Any], folder: Path) -> None:
+    from senet.comparison.report import HEAD, REPORT, lines, rows, size_rows
+
+    print_table(HEAD, rows(result), title=result["title"])
+    head, table = size_rows(result)
+    if table:
+        print_table(head, table, left=2)
+    for line in lines(result):
+        print(line)
+    print(f"report: {folder / REPORT}")

@@ -1,0 +1,130 @@
+"""What each network of a comparison costs: counted, and timed in turns with the one that it is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from senet.comparison.plan import Comparison
+from senet.comparison.variant import Variant
+from senet.cost import cost, in_turns, saved_bytes
+from senet.inference.device import DTYPES, default_device
+from senet.training.start import BUILT
+
+if TYPE_CHECKING:
+    from senet.data import Data
+
+__all__ = ["Price", "prices"]
+
+LARGEST_BATCH = 16
+"""Images of a timed training step: enough to be typical, few enough to fit anywhere."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """One network's cost.
+
+    Attributes:
+        params: Learnable parameters.
+        macs: Multiply-accumulates for one image.
+        saved_mb: Megabytes (10^6 bytes) for one image that a training step keeps for its backward pass.
+        latency_ms: One image, evaluated: median.
+        latency_ratio: Over the network that it is compared with, median over the rounds; 1 for that one itself.
+        step_ms: Forward and backward of `batch` images.
+        step_ratio: As above.
+        batch: Images of that step.
+        rounds: How often the step was timed.
+    """
+
+    params: int
+    macs: int
+    saved_mb: float
+    latency_ms: float | None = None
+    latency_ratio: float | None = None
+    step_ms: float | None = None
+    step_ratio: float | None = None
+    batch: int = 0
+    rounds: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+def prices(comparison: Comparison, data: Data, *, seconds: float) -> dict[str, Price]:
+    """Cost of each variant by name.
+
+    Args:
+        comparison: The networks, as they are before training: weights don't change what they cost.
+        data: Says how many classes there are.
+        seconds: For timing each group of networks that are compared with each other; 0 only counts.
+    """
+    found: dict[str, Price] = {}
+    for base in comparison.variants:
+        if base.against:
+            continue
+        group = [base, *(other for other in comparison.variants if other.against == base.name)]
+        found |= _group(comparison, group, data, seconds)
+    return {variant.name: found[variant.name] for variant in comparison.variants}
+
+
+def _group(comparison: Comparison, group: list[Variant], data: Data, seconds: float) -> dict[str, Price]:
+    networks = {variant.name: _Network(comparison, variant, data) for variant in group}
+    found = {name: network.counted() for name, network in networks.items()}
+    if not seconds:
+        return found
+    latency = in_turns({name: network.infer for name, network in networks.items()}, seconds=seconds / 2)
+    step = in_turns({name: network.step for name, network in networks.items()}, seconds=seconds / 2)
+    return {
+        name: replace(
+            price,
+            latency_ms=latency[name].ms,
+            latency_ratio=latency[name].ratio,
+            step_ms=step[name].ms,
+            step_ratio=step[name].ratio,
+            batch=networks[name].batch,
+            rounds=step[name].rounds,
+        )
+        for name, price in found.items()
+    }
+
+
+class _Network:
+    """A network with random weights and images, ready to be timed."""
+
+    def __init__(self, comparison: Comparison, variant: Variant, data: Data) -> None:
+        job = comparison.job(variant, comparison.seeds[0])
+        built = replace(job, network=replace(job.network, weights=BUILT)).build(data)
+        self.device, self.dtype = default_device(), DTYPES[comparison.run.precision]
+        layout = torch.channels_last if comparison.run.channels_last else torch.contiguous_format
+        self.model: nn.Module = built.model.to(self.device).to(memory_format=layout)
+        self.size = (built.preprocessing.in_channels, *built.preprocessing.size)
+        self.batch = min(LARGEST_BATCH, job.recipe.batch_size)
+        draw = torch.Generator().manual_seed(0)
+        images = torch.randn(self.batch, *self.size, generator=draw)
+        self.images = images.to(self.device).contiguous(memory_format=layout)
+        self.labels = torch.randint(len(data.classes), (self.batch,), generator=draw).to(self.device)
+
+    def counted(self) -> Price:
+        counted, few = cost(self.model, self.size), self.images[:2]
+        saved = saved_bytes(self.model, few, run=self._call)
+        return Price(counted.params, counted.macs, saved / len(few) / 1e6)
+
+    def _call(self, model: nn.Module, images: Tensor) -> Any:
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            return model(images)
+
+    def infer(self) -> None:
+        self.model.eval()
+        with torch.inference_mode():
+            self._call(self.model, self.images[:1])
+
+    def step(self) -> None:
+        self.model.train()
+        logits = self._call(self.model, self.images).float()
+        F.cross_entropy(logits, self.labels).backward()
+        self.model.zero_grad(set_to_none=True)

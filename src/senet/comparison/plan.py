@@ -1,0 +1,119 @@
+"""A whole comparison as it was asked for: which networks, which seeds, on what; written down, so that it goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from senet.comparison.variant import Variant
+from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.training.folder import write_json
+from senet.training.job import DataOptions, Job
+from senet.training.recipe import RunOptions
+
+__all__ = ["PLAN", "Comparison", "Turn"]
+
+PLAN = "plan.json"
+"""What was asked for."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One training of the comparison.
+
+    Attributes:
+        variant: Name of what is trained.
+        seed: Of this run.
+        job: The training.
+        folder: Where it goes: an ordinary run's folder.
+    """
+
+    variant: str
+    seed: int
+    job: Job
+    folder: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Which networks are trained, on what, with which seeds.
+
+    Attributes:
+        source: The data.
+        variants: What is compared.
+        seeds: Each variant is trained once with each.
+        run: How the trainings run.
+        sizes: Other image sizes to evaluate at, pixels.
+        title: What this is, in words.
+        timing_seconds: How long the networks are timed in turns, for inference and for training; 0 leaves it out.
+        command: As it was called.
+    """
+
+    source: DataOptions
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    run: RunOptions = field(default_factory=RunOptions)
+    sizes: tuple[int, ...] = ()
+    title: str = ""
+    timing_seconds: float = 10.0
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        names = [variant.name for variant in self.variants]
+        double = {name for name in names if names.count(name) > 1}
+        if double:
+            raise SenetError(f"two variants are called {min(double)!r}; give each its own name")
+        for variant in self.variants:
+            if variant.against and variant.against not in names:
+                raise UnknownNameError("variant to compare with", variant.against, names)
+        if not self.seeds:
+            raise SenetError("a comparison needs at least one seed")
+
+    def turns(self, folder: Path) -> Iterator[Turn]:
+        """All trainings, seed by seed, so that one that was stopped early holds whole pairs."""
+        for seed in self.seeds:
+            for variant in self.variants:
+                yield Turn(variant.name, seed, self.job(variant, seed), folder / f"{variant.name}-seed{seed}")
+
+    def job(self, variant: Variant, seed: int) -> Job:
+        """One training."""
+        recipe = replace(variant.recipe, seed=seed)
+        return Job(source=self.source, network=variant.start, recipe=recipe, run=self.run)
+
+    def baseline(self, variant: Variant) -> Variant | None:
+        """What it is compared with."""
+        return next((other for other in self.variants if other.name == variant.against), None)
+
+    def write(self, folder: Path) -> None:
+        """Write it down.
+
+        Raises:
+            SenetError: The folder can't be written to.
+        """
+        variants = [variant.to_dict() for variant in self.variants]
+        write_json(folder, PLAN, asdict(self) | {"variants": variants})
+
+    @classmethod
+    def read(cls, folder: Path) -> Comparison:
+        """What `write` wrote.
+
+        Raises:
+            CheckpointError: There is none, or it can't be read.
+        """
+        path = folder / PLAN
+        if not path.is_file():
+            raise CheckpointError(f"{folder} holds no comparison to go on with: it has no {PLAN}")
+        try:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            given = {
+                "source": DataOptions(**values["source"]),
+                "variants": tuple(map(Variant.from_dict, values["variants"])),
+                "run": RunOptions(**values["run"]),
+            }
+            tuples = {name: tuple(values[name]) for name in ("seeds", "sizes")}
+            return cls(**values | given | tuples)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} can't be read: {error}") from error

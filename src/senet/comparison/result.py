@@ -1,0 +1,143 @@
+"""What a comparison came to so far: each run's last epoch, summed up by variant, with differences and verdicts."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from senet.comparison.measuring import Price
+from senet.comparison.plan import Comparison
+from senet.comparison.running import finished_rows
+from senet.comparison.statistics import Difference, paired, spread, verdict
+
+__all__ = ["RESULT", "collect"]
+
+RESULT = "compare.json"
+"""Everything that the comparison found."""
+
+
+def collect(
+    comparison: Comparison,
+    folder: Path,
+    *,
+    prices: dict[str, Price] | None = None,
+    sizes: dict[str, dict[int, dict[str, Any]]] | None = None,
+    failed: Sequence[str] = (),
+    machine: str = "",
+) -> dict[str, Any]:
+    """All results, JSON-ready.
+
+    The last epoch counts, not the best: the best would be chosen on the images that it is measured on.
+
+    Args:
+        comparison: What was asked for.
+        folder: Where its runs are.
+        prices: As `measuring.prices` finds them.
+        sizes: Variant to seed to what `sizes.at_sizes` found.
+        failed: A sentence for each run whose loss became no number.
+        machine: In words.
+    """
+    runs: dict[str, dict[int, list[dict[str, float]]]] = {variant.name: {} for variant in comparison.variants}
+    for turn in comparison.turns(folder):
+        rows = finished_rows(turn.folder)
+        if rows:
+            runs[turn.variant][turn.seed] = rows
+    found = {}
+    for variant in comparison.variants:
+        own, others = _last(runs[variant.name], "val_top1"), _last(runs.get(variant.against, {}), "val_top1")
+        price = (prices or {}).get(variant.name)
+        difference = paired(own, others) if variant.against else None
+        found[variant.name] = {
+            "model": variant.start.model,
+            "options": variant.start.all_options(),
+            "weights": variant.start.weights,
+            "recipe": variant.recipe.to_dict(),
+            "against": variant.against or None,
+            "published": variant.published or None,
+            "note": variant.note or None,
+            "runs": {str(seed): _run(rows) for seed, rows in runs[variant.name].items()},
+            "top1_percent": asdict(spread(list(own.values()))) if own else None,
+            "difference_points": asdict(difference) if difference else None,
+            "verdict": _verdict(difference, price),
+            "training_seconds": asdict(spread(list(_seconds(runs[variant.name]).values()))) if own else None,
+            "price": price.to_dict() if price else None,
+            "sizes": _sizes((sizes or {}).get(variant.name, {}), (sizes or {}).get(variant.against, {})),
+        }
+    return {
+        "format": 1,
+        "title": comparison.title,
+        "data": comparison.source.data,
+        "training_images_at_most": comparison.source.limit,
+        "seeds": list(comparison.seeds),
+        "precision": comparison.run.precision,
+        "finished_runs": sum(map(len, runs.values())),
+        "runs": len(comparison.variants) * len(comparison.seeds),
+        "failed": list(failed),
+        "variants": found,
+        "machine": machine,
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "versions": _versions(),
+    }
+
+
+def _last(runs: dict[int, list[dict[str, float]]], column: str) -> dict[int, float]:
+    """Seed to percent in the last epoch."""
+    return {seed: 100 * rows[-1][column] for seed, rows in runs.items()}
+
+
+def _seconds(runs: dict[int, list[dict[str, float]]]) -> dict[int, float]:
+    return {seed: sum(row["seconds"] for row in rows) for seed, rows in runs.items()}
+
+
+def _run(rows: list[dict[str, float]]) -> dict[str, Any]:
+    last, best = rows[-1], max(rows, key=lambda row: row["val_top1"])
+    return {
+        "top1": last["val_top1"],
+        "top5": last.get("val_top5"),
+        "loss": last["val_loss"],
+        "train_top1": last["train_top1"],
+        "best_top1": best["val_top1"],
+        "best_epoch": best["epoch"],
+        "epochs": last["epoch"],
+        "seconds": sum(row["seconds"] for row in rows),
+        "curve": [row["val_top1"] for row in rows],
+    }
+
+
+def _verdict(difference: Difference | None, price: Price | None) -> str | None:
+    return None if difference is None else verdict(difference, price.step_ratio if price else None)
+
+
+def _sizes(own: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
+    """Each size with its accuracy, its difference, and the shift of each block, averaged over the seeds."""
+    if not own:
+        return None
+    first = next(iter(own.values()))
+    found = {}
+    for size in first["top1"]:
+        here = {seed: 100 * values["top1"][size] for seed, values in own.items()}
+        there = {seed: 100 * values["top1"][size] for seed, values in others.items() if size in values["top1"]}
+        difference = paired(here, there)
+        shifts = [values["shift"].get(size, {}) for values in own.values()]
+        found[size] = {
+            "top1_percent": asdict(spread(list(here.values()))),
+            "difference_points": asdict(difference) if difference else None,
+            "shift": {block: sum(s[block] for s in shifts) / len(shifts) for block in shifts[0]},
+            "training_size": size == first["train_size"],
+        }
+    return found
+
+
+def _versions() -> dict[str, str]:
+    import lightning
+    import torch
+    import torchvision
+
+    from senet import __version__
+
+    libraries = {module.__name__: str(module.__version__) for module in (torch, torchvision, lightning)}
+    return {"senet": __version__, "python": platform.python_version(), **libraries}

@@ -1,0 +1,132 @@
+"""Pictures with boxes: the source of `voc:` and `coco:`, and the checks of their boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from senet.data.dense import Target, Trouble, object_counts
+from senet.data.images import BrokenImage, Facts, Stored, file_facts, load_image, read_stored, upright_size
+from senet.data.sources import PathList
+
+__all__ = ["BoxSource", "Boxed", "checked_boxes", "picture_size"]
+
+
+class Boxed(NamedTuple):
+    """One picture's boxes.
+
+    Attributes:
+        path: The picture.
+        boxes: (n, 4) float32 x1, y1, x2, y2 in pixels of the picture.
+        labels: (n,) int64 class numbers.
+        crowd: (n,) bool: no single object.
+        size: Width and height in pixels; zeros if the picture can't be read.
+        name: What the data set calls the picture: a number in COCO, else the file's name.
+    """
+
+    path: Path
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    size: tuple[int, int]
+    name: str | int
+
+
+class BoxSource:
+    """Picture files and their boxes.
+
+    Args:
+        rows: One a picture.
+        troubles: What was wrong with their annotations.
+    """
+
+    def __init__(self, rows: Sequence[Boxed], troubles: Sequence[Trouble] = ()) -> None:
+        self.paths = PathList(row.path for row in rows)
+        self.names = [row.name for row in rows]
+        self.labels = np.zeros(len(rows), dtype=np.int64)
+        self.sizes = np.array([row.size for row in rows], dtype=np.int64).reshape(-1, 2)
+        self.troubles = list(troubles)
+        self._ends = np.cumsum([0, *(len(row.labels) for row in rows)])
+        self._boxes = np.concatenate([np.zeros((0, 4), np.float32), *(row.boxes for row in rows)])
+        self._labels = np.concatenate([np.zeros(0, np.int64), *(row.labels for row in rows)])
+        self._crowd = np.concatenate([np.zeros(0, bool), *(row.crowd for row in rows)])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, Target]:
+        return load_image(self.paths[index]), self.target(index)
+
+    def target(self, index: int) -> Target:
+        """The boxes of one picture, without decoding it."""
+        index %= len(self)
+        own = slice(self._ends[index], self._ends[index + 1])
+        return {"boxes": self._boxes[own], "labels": self._labels[own], "crowd": self._crowd[own]}
+
+    def stored(self, index: int) -> Stored:
+        """The file's bytes."""
+        return read_stored(self.paths[index])
+
+    def locate(self, index: int) -> str:
+        """The file's path."""
+        return self.paths[index]
+
+    def facts(self, index: int) -> Facts:
+        """The file's stored form."""
+        return file_facts(self.paths[index])
+
+    def counts(self, classes: int) -> list[int]:
+        """Boxes of each class."""
+        return object_counts([self._labels[~self._crowd]], classes)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Width and height as the picture is shown, from its header; zeros if it can't be read."""
+    try:
+        return upright_size(path)
+    except BrokenImage:
+        return 0, 0
+
+
+def checked_boxes(
+    boxes: np.ndarray, size: tuple[int, int], where: str, names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, list[Trouble]]:
+    """Cut boxes to their picture, and find those of which nothing is left.
+
+    Args:
+        boxes: (n, 4) x1, y1, x2, y2.
+        size: Width and height; zeros if unknown, which checks for area alone.
+        where: The file that says it.
+        names: (n) the class of each box, for messages.
+
+    Returns:
+        The boxes, (n,) whether each is usable, and what was wrong.
+    """
+    troubles = []
+    usable = np.ones(len(boxes), dtype=bool)
+    cut = boxes.copy()
+    width, height = size
+    if width and height:
+        cut = np.stack([cut[:, 0].clip(0, width), cut[:, 1].clip(0, height),
+                        cut[:, 2].clip(0, width), cut[:, 3].clip(0, height)], 1)  # fmt: skip
+    for number, (box, part, name) in enumerate(zip(boxes, cut, names, strict=True)):
+        said = f"{name} box {_shown(box)}"
+        if not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
+            usable[number] = False
+            troubles.append(Trouble(where, f"{said} has no area; left out", fatal=False))
+        elif part[2] <= part[0] or part[3] <= part[1]:
+            usable[number] = False
+            troubles.append(Trouble(where, f"{said} lies outside its {width}x{height} picture; left out", fatal=False))
+        elif np.abs(part - box).max() > 1:  # one pixel is how formats differ, not a mistake
+            troubles.append(
+                Trouble(where, f"{said} reaches outside its {width}x{height} picture; cut to it", fatal=False)
+            )
+    return cut.astype(np.float32), usable, troubles
+
+
+def _shown(box: np.ndarray) -> str:
+    return f"({', '.join(f'{value:g}' for value in box)})"

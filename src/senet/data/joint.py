@@ -1,0 +1,166 @@
+"""Pictures varied together with their boxes or their mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from senet.data.augmentation import Augmentation
+from senet.data.dense import Target
+from senet.data.masks import VOID
+from senet.data.transforms import INTERPOLATIONS, to_tensor
+from senet.errors import SenetError
+from senet.preprocessing import Preprocessing
+
+__all__ = ["DETECTION_CROPS", "SEGMENTATION_CROPS", "Joint", "boxes_transform", "check_augmentation", "masks_transform"]
+
+DETECTION_CROPS = ("none", "zoom")
+SEGMENTATION_CROPS = ("zoom", "none")
+
+
+class Joint:
+    """(PIL image, target of arrays) -> (tensor, target of tensors).
+
+    Args:
+        together: What happens to picture and target alike; they come as PIL image, `BoundingBoxes` and `Mask`.
+        pixels: What happens to the picture alone, PIL image -> (C, H, W) float32.
+        grey: Whether the picture becomes grey, else RGB.
+    """
+
+    def __init__(self, together: Sequence[nn.Module], pixels: Callable[[Image.Image], Tensor], *, grey: bool) -> None:
+        self.together = v2.Compose([*together, v2.Identity()])
+        self.pixels = pixels
+        self.mode = "L" if grey else "RGB"
+
+    def __call__(self, image: Image.Image, target: Target) -> tuple[Tensor, dict[str, Tensor]]:
+        """One sample."""
+        image, wrapped = self.together(image.convert(self.mode), _wrapped(target, image.size))
+        return self.pixels(image), {key: torch.as_tensor(value).as_subclass(Tensor) for key, value in wrapped.items()}
+
+    def alone(self, image: Image.Image) -> Tensor:
+        """A picture of which nothing is known."""
+        return self.pixels(image.convert(self.mode))
+
+
+def _wrapped(target: Target, size: tuple[int, int]) -> dict[str, Any]:
+    """Arrays as torchvision's transforms know them."""
+    if "mask" in target:
+        return {"mask": tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(target["mask"])))}
+    boxes = torch.from_numpy(target["boxes"].copy())
+    return {
+        "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size[::-1]),
+        "labels": torch.from_numpy(target["labels"].copy()),
+        "crowd": torch.from_numpy(target["crowd"].copy()),
+    }
+
+
+def check_augmentation(augmentation: Augmentation, crops: Sequence[str], task: str) -> None:
+    """Raise a `SenetError` for a variation that this task has not."""
+    if augmentation.crop not in crops:
+        raise SenetError(f"crop={augmentation.crop!r} isn't for {task}; use {' or '.join(map(repr, crops))}")
+    for name in ("pixel_jitter", "erasing"):
+        if getattr(augmentation, name):
+            raise SenetError(f"{name}={getattr(augmentation, name)} isn't for {task}; use 0")
+
+
+def boxes_transform(preprocessing: Preprocessing, augmentation: Augmentation | None = None) -> Joint:
+    """For detection: the picture in 0..1 at its own size, which the network itself normalises and resizes.
+
+    Args:
+        preprocessing: Channels, and the size of a zoomed crop.
+        augmentation: What varies; None for evaluation.
+    """
+    steps: list[nn.Module] = []
+    if augmentation is not None:
+        steps = [*_varied(preprocessing, augmentation), v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(
+            labels_getter=_labels)]  # fmt: skip
+    return Joint(steps, _Unit(preprocessing), grey=preprocessing.in_channels == 1)
+
+
+def masks_transform(
+    preprocessing: Preprocessing, augmentation: Augmentation | None = None, *, stride: int = 32
+) -> Joint:
+    """For segmentation: normalised pictures; crops of one size to train on, whole ones to evaluate on.
+
+    To evaluate, the shorter edge becomes the shorter of `preprocessing.size` and both become multiples of `stride`; the
+    mask stays as it is, since a prediction is resized to it.
+
+    Args:
+        preprocessing: Channels, normalisation, size.
+        augmentation: What varies; None for evaluation.
+        stride: What the network's sizes must be multiples of.
+    """
+    pixels = v2.Compose(to_tensor(preprocessing))
+    grey = preprocessing.in_channels == 1
+    if augmentation is None:
+        return Joint([], v2.Compose([_Fit(preprocessing, stride), pixels]), grey=grey)
+    steps = _varied(preprocessing, augmentation)
+    if augmentation.crop == "none":
+        steps = [*_zoomed(preprocessing, (1.0, 1.0)), *steps]
+    return Joint(steps, pixels, grey=grey)
+
+
+def _varied(preprocessing: Preprocessing, a: Augmentation) -> list[nn.Module]:
+    moved = v2.RandomAffine(
+        a.rotation, (a.translate, a.translate), interpolation=INTERPOLATIONS["bilinear"], fill=_border(preprocessing)
+    )
+    steps = _zoomed(preprocessing, a.zoom) if a.crop == "zoom" else []
+    varied = [
+        (a.flip, v2.RandomHorizontalFlip(a.flip)),
+        (a.flip_vertical, v2.RandomVerticalFlip(a.flip_vertical)),
+        (a.rotation or a.translate, moved),
+        (a.jitter, v2.ColorJitter(a.jitter, a.jitter, a.jitter)),
+    ]
+    return [*steps, *(step for strength, step in varied if strength)]
+
+
+def _zoomed(preprocessing: Preprocessing, zoom: tuple[float, float]) -> list[nn.Module]:
+    """The picture times a random factor of what just fits the size, then a random crop or a border."""
+    scaled = v2.ScaleJitter(preprocessing.size, zoom, INTERPOLATIONS[preprocessing.interpolation])
+    return [scaled, v2.RandomCrop(preprocessing.size, pad_if_needed=True, fill=_border(preprocessing))]
+
+
+def _border(preprocessing: Preprocessing) -> dict[Any, Any]:
+    """The mean colour around pictures, nothing said around masks."""
+    levels = [round(255 * min(1.0, mean / preprocessing.value_range)) for mean in preprocessing.mean]
+    colour = levels[::-1] if preprocessing.channel_order == "BGR" else levels
+    return {Image.Image: colour, tv_tensors.Mask: VOID, tv_tensors.BoundingBoxes: 0}
+
+
+def _labels(inputs: Any) -> list[Tensor]:
+    """What belongs to single boxes and goes with them."""
+    return [inputs[1]["labels"], inputs[1]["crowd"]]
+
+
+class _Unit:
+    """PIL image -> (C, H, W) float32 in 0..1, in the network's order of channels."""
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.reverse = preprocessing.channel_order == "BGR"
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        tensor: Tensor = v2.functional.pil_to_tensor(image).float() / 255
+        return tensor.flip(0) if self.reverse else tensor
+
+
+class _Fit(nn.Module):
+    """Resize so that the shorter edge is near the size's, and both are multiples of the stride."""
+
+    def __init__(self, preprocessing: Preprocessing, stride: int) -> None:
+        super().__init__()
+        self.shorter = min(preprocessing.size)
+        self.stride = stride
+        self.interpolation = INTERPOLATIONS[preprocessing.interpolation]
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        """PIL image -> PIL image."""
+        factor = self.shorter / min(image.size)
+        width, height = (max(1, round(edge * factor / self.stride)) * self.stride for edge in image.size)
+        return v2.functional.resize(image, [height, width], interpolation=self.interpolation)

@@ -1,0 +1,89 @@
+"""Which pictures are trained, validated and tested on, where lists of names say so or none do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from senet.data.request import DEFAULT_FRACTION, Request
+from senet.errors import DataError
+
+__all__ = ["divide", "find_names", "listed_parts", "pictures_in", "read_lines"]
+
+NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def read_lines(path: Path) -> list[str]:
+    """A text file's lines without blanks at their ends, and without empty ones.
+
+    Raises:
+        DataError: It can't be read as text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} can't be read as text: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def listed_parts(folders: Sequence[Path]) -> dict[str, list[str]]:
+    """The names in `train.txt`, `val.txt`, `test.txt` of the first of these folders that has the first of them.
+
+    Without `val.txt` the test list is validated on. A line's first word counts, without a file's ending.
+    """
+    for folder in folders:
+        files = {
+            part: next((folder / f"{name}.txt" for name in names if (folder / f"{name}.txt").is_file()), None)
+            for part, names in NAMES.items()
+        }
+        if files["train"] is None:
+            continue
+        if files["val"] is None:
+            files = {"train": files["train"], "val": files["test"]}
+        if files["val"] is None:
+            raise DataError(f"{folder} has train.txt, but neither val.txt nor test.txt to validate on")
+        parts = {part: [_stem(line.split()[0]) for line in read_lines(f)] for part, f in files.items() if f}
+        for part, names in parts.items():
+            if not names:
+                raise DataError(f"{files[part]} names no picture")
+        return parts
+    return {}
+
+
+def _stem(name: str) -> str:
+    return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in PICTURES else name
+
+
+def divide(names: Sequence[str], request: Request) -> dict[str, list[str]]:
+    """Take the same pictures away for validation whenever the seed is the same.
+
+    Raises:
+        DataError: The fraction is none, or there are too few pictures.
+    """
+    fraction = DEFAULT_FRACTION if request.val_fraction is None else request.val_fraction
+    if not 0 < fraction < 1:
+        raise DataError(f"a validation fraction of {fraction} must lie between 0 and 1")
+    if len(names) < 2:
+        raise DataError(f"{request.name} has {len(names)} pictures; that is too few to keep some for validation")
+    order = np.random.RandomState(request.seed % 2**32).permutation(len(names))
+    cut = min(max(1, round(len(names) * fraction)), len(names) - 1)
+    return {"train": [names[i] for i in sorted(order[cut:])], "val": [names[i] for i in sorted(order[:cut])]}
+
+
+def pictures_in(folder: Path) -> dict[str, Path]:
+    """Picture files of a folder and of those in it: path below the folder without its ending, to the file."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} isn't there or is no folder; it should hold the pictures")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.name[0] != ".")
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+
+
+def find_names(parts: dict[str, list[str]], there: dict[str, Path], where: Path) -> None:
+    """Raise a `DataError` for names that are listed and aren't there."""
+    missing = [name for names in parts.values() for name in names if name not in there]
+    if missing:
+        raise DataError(f"{where} lacks {len(missing)} of the pictures that are listed, the first: {missing[0]}")

@@ -1,0 +1,116 @@
+"""Boxes in Pascal VOC's form: one XML file a picture."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from senet.data.boxes import Boxed, BoxSource, checked_boxes, picture_size
+from senet.data.dense import Trouble
+from senet.data.parts import divide, find_names, listed_parts, pictures_in, read_lines
+from senet.data.request import Request
+from senet.data.sources import Data
+from senet.errors import DataError
+
+__all__ = ["open_voc"]
+
+LAYOUT = (
+    "expected Annotations/NAME.xml and JPEGImages/NAME.jpg, and train.txt, val.txt, test.txt there or in ImageSets/Main"
+)
+
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class Annotation(NamedTuple):
+    """What one XML file says: (name, corners in pixels counted from 1, difficult) of each object."""
+
+    path: Path
+    objects: list[tuple[str, list[float], bool]]
+
+
+def open_voc(request: Request) -> Data:
+    """Read `voc:PATH`: Pascal VOC's own folders, or labelImg's.
+
+    The classes are those in `classes.txt` or `labels.txt`, else those of the annotations that are trained on, in
+    alphabetical order. Objects marked as difficult are neither learned nor counted, as in VOC's own evaluation.
+
+    Raises:
+        DataError: The folder, or what is listed in it, isn't there.
+    """
+    root = request.folder()
+    if not request.place or not root.is_dir():
+        raise DataError(f"{request.name}: {root if request.place else 'voc needs a path'}; {LAYOUT}")
+    pictures, xmls = pictures_in(root / "JPEGImages"), root / "Annotations"
+    if not xmls.is_dir():
+        raise DataError(f"{xmls} isn't there; {LAYOUT}")
+    parts = listed_parts([root, root / "ImageSets" / "Main"])
+    if parts:
+        request.refuse_fraction("it has its own lists of pictures")
+    else:
+        parts = divide([name for name in pictures if (xmls / f"{name}.xml").is_file()], request)
+    find_names(parts, pictures, root / "JPEGImages")
+    read = {part: [_read(xmls / f"{name}.xml") for name in names] for part, names in parts.items()}
+    classes = request.classes or _named_classes(root) or _seen_classes(read["train"])
+    if not classes:
+        raise DataError(f"{root}: no object is named in the annotations that are trained on")
+    sources = {
+        part: _source([pictures[name] for name in names], read[part], classes, root) for part, names in parts.items()
+    }
+    return Data(request.name, classes, sources["train"], sources["val"], sources.get("test"), task="detection")
+
+
+def _named_classes(root: Path) -> tuple[str, ...]:
+    found = next((root / name for name in ("classes.txt", "labels.txt") if (root / name).is_file()), None)
+    return tuple(read_lines(found)) if found else ()
+
+
+def _seen_classes(read: Sequence[Annotation | Trouble]) -> tuple[str, ...]:
+    return tuple(sorted({name for one in read if isinstance(one, Annotation) for name, _, _ in one.objects}))
+
+
+def _read(path: Path) -> Annotation | Trouble:
+    try:
+        tree = ET.parse(path).getroot()
+        found = []
+        for entry in tree.iter("object"):
+            name, box = (entry.findtext("name") or "").strip(), entry.find("bndbox")
+            if not name or box is None:
+                return Trouble(str(path), "an object without name or bndbox")
+            corners = [float(box.findtext(corner) or "nan") for corner in CORNERS]
+            found.append((name, corners, (entry.findtext("difficult") or "0").strip() == "1"))
+        return Annotation(path, found)
+    except FileNotFoundError:
+        return Trouble(str(path), "no such file; a picture without objects has an XML without <object>")
+    except (ET.ParseError, ValueError, OSError) as error:
+        return Trouble(str(path), f"not readable as VOC's XML ({error})")
+
+
+def _source(
+    pictures: Sequence[Path], read: Sequence[Annotation | Trouble], classes: Sequence[str], root: Path
+) -> BoxSource:
+    numbers = {name: number for number, name in enumerate(classes)}
+    rows, troubles = [], []
+    for picture, one in zip(pictures, read, strict=True):
+        annotation = one if isinstance(one, Annotation) else Annotation(root, [])
+        if isinstance(one, Trouble):
+            troubles.append(one)
+        known = [entry for entry in annotation.objects if entry[0] in numbers]
+        for strange in sorted({name for name, _, _ in annotation.objects} - numbers.keys()):
+            troubles.append(
+                Trouble(str(annotation.path), f"class {strange!r} is none of {', '.join(classes)}")
+            )  # fmt: skip
+        size = picture_size(picture)
+        # VOC counts pixels from 1, and the last one is inside.
+        corners = np.array([corners for _, corners, _ in known], dtype=np.float64).reshape(-1, 4)
+        names = [name for name, _, _ in known]
+        _, usable, wrong = checked_boxes(corners, size, str(annotation.path), names)
+        boxes, _, _ = checked_boxes(corners - [1, 1, 0, 0], size, "", names)
+        troubles += wrong
+        labels = np.array([numbers[name] for name in names], dtype=np.int64)
+        difficult = np.array([flag for _, _, flag in known], dtype=bool)
+        rows.append(Boxed(picture, boxes[usable], labels[usable], difficult[usable], size, picture.stem))
+    return BoxSource(rows, troubles)

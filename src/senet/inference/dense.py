@@ -1,0 +1,152 @@
+"""Evaluate and use networks whose answers lie in the picture: boxes and masks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from senet.data import BrokenImage, DenseSource, eval_loader, load_image
+from senet.errors import DataError
+from senet.inference.device import running
+from senet.tasks import task_named
+from senet.tasks.dense import DenseTask
+from senet.zoo import LoadedModel
+
+__all__ = ["DenseEvaluation", "Seen", "evaluate_dense", "look"]
+
+
+@dataclass(frozen=True)
+class DenseEvaluation:
+    """What an evaluation came to.
+
+    Attributes:
+        images: How many.
+        scores: The task's scores by key, in 0..1.
+        per_class: Class to its scores; a class that isn't there is left out.
+        seconds: Wall clock, loading included.
+    """
+
+    images: int
+    scores: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One picture and what the network says of it.
+
+    Attributes:
+        path: The file.
+        image: The picture as it was read; None if it can't be.
+        answer: Boxes, or a mask: see `DenseTask.answers`.
+        error: Why it can't be read; empty if it can.
+    """
+
+    path: str
+    image: Image.Image | None = None
+    answer: Any = None
+    error: str = ""
+
+
+def task_of(loaded: LoadedModel) -> DenseTask:
+    """The task of a network that isn't a classifier."""
+    task = task_named(loaded.description.task)
+    assert isinstance(task, DenseTask)
+    return task
+
+
+def evaluate_dense(
+    loaded: LoadedModel,
+    source: DenseSource,
+    classes: Sequence[str],
+    *,
+    batch_size: int = 8,
+    precision: str = "32",
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> DenseEvaluation:
+    """Run a network over every picture once, and measure at the picture's own size.
+
+    Args:
+        loaded: The network.
+        source: The pictures and what is known of them.
+        classes: What the labels mean; must be the network's.
+        batch_size: Pictures at a time.
+        precision: `"32"`, `"bf16"` or `"fp16"`.
+        workers: Processes that decode; None chooses.
+        progress: Called with the pictures done and in all.
+
+    Raises:
+        DataError: Other classes than the network's, or a picture that can't be read.
+    """
+    started = time.monotonic()
+    if tuple(classes) != loaded.classes:
+        raise DataError(
+            f"the network knows the classes {', '.join(loaded.classes)}; the data has {', '.join(classes)}"
+            " (--class-names says their names and order)"
+        )
+    task = task_of(loaded)
+    objective = task.objective(loaded.classes, alone=True)
+    dataset = task.evaluated(source, loaded.preprocessing, broken="refuse")
+    done = 0
+    with running(loaded.model, precision) as device:
+        objective.to(device)
+        for batch in eval_loader(dataset, batch_size=batch_size, workers=workers):
+            targets = [{key: value.to(device) for key, value in target.items()} for target in batch.targets]
+            images = [image.to(device) for image in batch.images]
+            objective.judge(loaded.model, batch._replace(images=images, targets=targets))
+            done += len(images)
+            if progress is not None:
+                progress(done, len(dataset))
+    scores = {key: float(value) for key, value in objective.judged().items()}
+    per_class = {name: dict(values) for name, values in objective.per_class.items()}
+    return DenseEvaluation(done, scores, per_class, time.monotonic() - started)
+
+
+def look(
+    loaded: LoadedModel,
+    paths: Sequence[str],
+    *,
+    batch_size: int = 8,
+    precision: str = "32",
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Seen]:
+    """Look at files, in their order; one that can't be read is told in its place.
+
+    Args:
+        loaded: The network.
+        paths: Image files.
+        batch_size: Files at a time.
+        precision: `"32"`, `"bf16"` or `"fp16"`.
+        progress: Called with the files done and in all.
+    """
+    task = task_of(loaded)
+    transform = task.transform(loaded.preprocessing, None)
+    with running(loaded.model, precision) as device:
+        for start in range(0, len(paths), batch_size):
+            read: list[Seen] = [_read(path) for path in paths[start : start + batch_size]]
+            pictures = [seen.image for seen in read if seen.image is not None]
+            images: list[Tensor] = [transform.alone(picture).to(device) for picture in pictures]
+            sizes = [(picture.height, picture.width) for picture in pictures]
+            answers = iter(task.answers(loaded.model, images, sizes) if images else ())
+            for seen in read:
+                yield seen if seen.image is None else Seen(seen.path, seen.image, next(answers))
+            if progress is not None:
+                progress(min(start + batch_size, len(paths)), len(paths))
+
+
+def _read(path: str) -> Seen:
+    try:
+        return Seen(path, load_image(path))
+    except BrokenImage as error:
+        return Seen(path, error=error.reason)

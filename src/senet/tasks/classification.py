@@ -1,0 +1,191 @@
+"""One label an image: cross entropy, top-1 and top-5 accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from senet.data import Batch, Data, ImageDataset, Mixing, Normalise, eval_transform, train_transform
+from senet.errors import SenetError
+from senet.preprocessing import Preprocessing
+from senet.tasks.task import Objective, Rules, Score, Task
+from senet.zoo import build_model, model_defaults
+
+__all__ = ["ClassificationTask", "accuracies", "run_blank"]
+
+
+def accuracies(num_classes: int) -> MetricCollection:
+    """Top-1 and, with more than five classes, top-5 accuracy over all images."""
+    metrics: dict[str, Metric | MetricCollection] = {"top1": MulticlassAccuracy(num_classes, average="micro")}
+    if num_classes > 5:
+        metrics["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
+    return MetricCollection(metrics)
+
+
+@final
+class ClassificationObjective(Objective):
+    """Cross entropy by a recipe.
+
+    Args:
+        num_classes: Outputs.
+        recipe: Smoothing of labels, mixing of images.
+        preprocessing: Of the network; makes uint8 images what it expects. None where they come ready.
+        channels_last: Bring images into that memory format.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        recipe: Rules | None,
+        *,
+        preprocessing: Preprocessing | None = None,
+        channels_last: bool = True,
+    ) -> None:
+        super().__init__()
+        self.normalise = Normalise(preprocessing) if preprocessing else nn.Identity()
+        self.label_smoothing = recipe.label_smoothing if recipe else 0.0
+        self.mixing: Mixing | None = None
+        if recipe and (recipe.mixup or recipe.cutmix):
+            self.mixing = Mixing(num_classes, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed)
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.train_loss, self.train_top1 = MeanMetric(), MulticlassAccuracy(num_classes, average="micro")
+        self.val_loss, self.val_accuracies = MeanMetric(), accuracies(num_classes)
+        for metric in (self.train_loss, self.train_top1):
+            metric.persistent(True)
+
+    def learn(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Loss of one batch, and how many first guesses are right."""
+        images, labels = self.normalise(batch.images), batch.labels
+        if self.mixing is not None:
+            images, labels = self.mixing(images, labels, batch.key)
+        logits = model(images.contiguous(memory_format=self.memory_format)).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        self.train_loss.update(loss.detach(), weight=len(images))
+        self.train_top1.update(logits.detach(), batch.labels)
+        return {"loss": loss, "right": (logits.detach().argmax(1) == batch.labels).sum()}
+
+    def judge(self, model: nn.Module, batch: Batch) -> None:
+        """Add one batch to the validation's sums."""
+        images = self.normalise(batch.images).contiguous(memory_format=self.memory_format)
+        logits, labels = model(images).float()[batch.valid], batch.labels[batch.valid]
+        if len(labels):
+            self.val_loss.update(F.cross_entropy(logits, labels), weight=len(labels))
+            self.val_accuracies.update(logits, labels)
+
+    def learned(self) -> dict[str, Tensor]:
+        """Loss and top-1 accuracy."""
+        values = {"loss": self.train_loss.compute(), "top1": self.train_top1.compute()}
+        self.train_loss.reset()
+        self.train_top1.reset()
+        return values
+
+    def judged(self) -> dict[str, Tensor]:
+        """Loss and accuracies."""
+        values = {"loss": self.val_loss.compute(), **self.val_accuracies.compute()}
+        self.val_loss.reset()
+        self.val_accuracies.reset()
+        return values
+
+
+@final
+class ClassificationTask(Task):
+    """(N, C, H, W) -> logits (N, classes)."""
+
+    name = "classification"
+    scores = (Score("top1", "top-1"), Score("top5", "top-5"))
+
+    def check_rules(self, recipe: Rules) -> None:
+        """All that a recipe says has an effect."""
+
+    def check_network(self, model: nn.Module, name: str, preprocessing: Preprocessing, classes: Sequence[str]) -> None:
+        """Run one blank image.
+
+        Raises:
+            SenetError: It can't take its own images, or doesn't give one logit a class.
+        """
+        output = run_blank(model, name, preprocessing)
+        if not isinstance(output, Tensor) or output.shape != (1, len(classes)):
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            raise SenetError(
+                f"{name} gives {shape} for one image; the data has {len(classes)} classes: (1, {len(classes)})"
+            )
+
+    def datasets(self, data: Data, preprocessing: Preprocessing, recipe: Rules) -> tuple[ImageDataset, ImageDataset]:
+        """Varied images to train on, whole ones to validate on."""
+        train = ImageDataset(data.train, train_transform(preprocessing, recipe.augmentation), seed=recipe.seed)
+        return train, ImageDataset(data.val, eval_transform(preprocessing))
+
+    def objective(
+        self,
+        classes: Sequence[str],
+        recipe: Rules | None = None,
+        *,
+        preprocessing: Preprocessing | None = None,
+        channels_last: bool = True,
+        alone: bool = False,  # noqa: ARG002 - `senet.inference.evaluate` says more than this task's sums
+    ) -> Objective:
+        """Cross entropy and accuracies."""
+        return ClassificationObjective(len(classes), recipe, preprocessing=preprocessing, channels_last=channels_last)
+
+    def eval_batch_size(self, share: int) -> int:
+        """Without gradients there is room for more."""
+        return max(share, 64)
+
+    def build(
+        self,
+        text: str,
+        *,
+        num_classes: int,
+        preprocessing: Preprocessing,
+        options: Mapping[str, Any],
+        head: Mapping[str, Any],
+        pretrained: bool = False,
+    ) -> nn.Module:
+        """As `senet.zoo.build_model`.
+
+        Raises:
+            SenetError: There is no such network, or it doesn't take these options; or there is a head.
+            CheckpointError: The public weights can't be had.
+        """
+        if head:
+            raise SenetError("--head is for --task detection and segmentation; a classifier has its own")
+        return build_model(
+            text,
+            num_classes=num_classes,
+            in_channels=preprocessing.in_channels,
+            options=options,
+            pretrained=pretrained,
+        )
+
+    def defaults(self, text: str) -> tuple[int, Preprocessing]:
+        """As `senet.zoo.model_defaults`."""
+        return model_defaults(text)
+
+
+def run_blank(model: nn.Module, name: str, preprocessing: Preprocessing) -> object:
+    """What a network answers to one blank image, (1, C, H, W), in evaluation mode.
+
+    Raises:
+        SenetError: It can't take one, or has no parameters.
+    """
+    like = next(model.parameters(), None)
+    if like is None:
+        raise SenetError(f"{name} has no parameters to train")
+    image = torch.zeros(1, preprocessing.in_channels, *preprocessing.size, dtype=like.dtype, device=like.device)
+    was = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            output: object = model(image)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise SenetError(f"{name} can't take an image of shape {tuple(image.shape[1:])}: {reason}") from error
+    finally:
+        model.train(was)
+    return output

@@ -1,0 +1,111 @@
+"""A detector's own losses, and COCO's mean average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.detection import MeanAveragePrecision
+
+from senet.data import DenseBatch
+from senet.tasks.dense import by_shape
+from senet.tasks.task import Objective
+
+__all__ = ["DetectionObjective", "detect"]
+
+
+def detect(model: nn.Module, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
+    """What a network finds in each image, on the processor.
+
+    Args:
+        model: One of torchvision's detectors, or one with their form, in evaluation mode.
+        images: (C, H, W) in 0..1.
+
+    Returns:
+        Of each image `boxes` (n, 4) in its pixels, `scores` (n,) falling, `labels` (n,) from 0.
+    """
+    found: list[dict[str, Tensor]] = [{} for _ in images]
+    for numbers, alike in by_shape(images):
+        for number, answer in zip(numbers, model(alike), strict=True):
+            boxes, scores = answer["boxes"].float().cpu(), answer["scores"].float().cpu()
+            found[number] = {"boxes": boxes, "scores": scores, "labels": answer["labels"].cpu() - 1}
+    return found
+
+
+@final
+class DetectionObjective(Objective):
+    """The sum of a detector's losses; mean average precision over IoU 0.5 to 0.95, and at 0.5.
+
+    torchvision's detectors count classes from 1: 0 is the background.
+
+    Args:
+        classes: Names of the classes.
+        alone: This process evaluates by itself.
+    """
+
+    def __init__(self, classes: Sequence[str], *, alone: bool = False) -> None:
+        super().__init__()
+        self.classes = tuple(classes)
+        self.train_loss = MeanMetric()
+        self.train_loss.persistent(True)
+        self.alone = alone
+        self._found: list[dict[str, Tensor]] = []
+        self._truth: list[dict[str, Tensor]] = []
+
+    def learn(self, model: nn.Module, batch: DenseBatch) -> dict[str, Tensor]:
+        """Loss of one batch; crowds are left out."""
+        losses: dict[str, Tensor] = model(batch.images, [_learned(target) for target in batch.targets])
+        loss = torch.stack([value.float() for value in losses.values()]).sum()
+        self.train_loss.update(loss.detach(), weight=len(batch.images))
+        return {"loss": loss}
+
+    def judge(self, model: nn.Module, batch: DenseBatch) -> None:
+        """Match one batch's boxes later; crowds neither count as missed nor what lies on them as wrong."""
+        kept = [number for number, valid in enumerate(batch.valid.tolist()) if valid]
+        if not kept:
+            return
+        self._found += detect(model, [batch.images[number] for number in kept])
+        for target in (batch.targets[number] for number in kept):
+            boxes, labels, crowd = (target[key].cpu() for key in ("boxes", "labels", "crowd"))
+            self._truth.append({"boxes": boxes, "labels": labels, "iscrowd": crowd.int()})
+
+    def learned(self) -> dict[str, Tensor]:
+        """The loss."""
+        values = {"loss": self.train_loss.compute()}
+        self.train_loss.reset()
+        return values
+
+    def judged(self) -> dict[str, Tensor]:
+        """Mean average precision; 0 where there is no box at all."""
+        # The boxes of all processes, who may have seen unequally many pictures, are gathered here: torchmetrics' own
+        # gathering waits for equally many.
+        precision = MeanAveragePrecision(
+            backend="faster_coco_eval", class_metrics=self.alone, sync_on_compute=False
+        )  # fmt: skip
+        precision.warn_on_many_detections = False
+        precision.update(_of_all(self._found, self.alone), _of_all(self._truth, self.alone))
+        self._found, self._truth = [], []
+        found: dict[str, Any] = precision.compute()
+        if "map_per_class" in found and found["map_per_class"].ndim:
+            pairs = zip(found["classes"].tolist(), found["map_per_class"].tolist(), strict=True)
+            self.per_class = {self.classes[int(number)]: {"map": max(0.0, value)} for number, value in pairs}
+        device = self.train_loss.device
+        return {name: found[key].clamp(min=0).to(device) for name, key in (("map", "map"), ("map50", "map_50"))}
+
+
+def _of_all(rows: list[dict[str, Tensor]], alone: bool) -> list[dict[str, Tensor]]:
+    """Those of this process and of all others."""
+    if alone or not dist.is_initialized():
+        return rows
+    parts: list[list[dict[str, Tensor]]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(parts, rows)
+    return [row for part in parts for row in part]
+
+
+def _learned(target: dict[str, Tensor]) -> dict[str, Tensor]:
+    single = ~target["crowd"]
+    return {"boxes": target["boxes"][single], "labels": target["labels"][single] + 1}

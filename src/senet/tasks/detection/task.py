@@ -1,0 +1,101 @@
+"""Detection: boxes around objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from senet.data.joint import DETECTION_CROPS, Joint, boxes_transform
+from senet.errors import SenetError
+from senet.preprocessing import Preprocessing
+from senet.tasks.dense import DenseTask
+from senet.tasks.detection.drawing import draw_boxes
+from senet.tasks.detection.heads import HEADS
+from senet.tasks.detection.objective import DetectionObjective, detect
+from senet.tasks.task import Objective, Rules, Score
+
+__all__ = ["DetectionTask"]
+
+
+@final
+class DetectionTask(DenseTask):
+    """Images, (C, H, W) in 0..1 each -> boxes, labels from 1 and scores each; or losses, as torchvision's detectors."""
+
+    name = "detection"
+    scores = (Score("map", "mAP"), Score("map50", "mAP50"))
+    heads = HEADS
+    default_head = "faster_rcnn"
+    default_size = (800, 1333)
+    crops = DETECTION_CROPS
+    unread = ("label_smoothing", "mixup", "cutmix")
+
+    def transform(self, preprocessing: Preprocessing, recipe: Rules | None) -> Joint:
+        """Boxes follow their picture."""
+        return boxes_transform(preprocessing, recipe.augmentation if recipe else None)
+
+    def check_network(self, model: nn.Module, name: str, preprocessing: Preprocessing, classes: Sequence[str]) -> None:  # noqa: ARG002
+        """Look at one blank image.
+
+        Raises:
+            SenetError: The network can't, or answers in another form than torchvision's detectors.
+        """
+        was = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                answer: Any = model(*self.example(preprocessing))
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            shape = (preprocessing.in_channels, *preprocessing.size)
+            raise SenetError(
+                f"{name} can't take a list of one image, {shape}, as torchvision's detectors do: {reason}"
+            ) from error
+        finally:
+            model.train(was)
+        keys = {"boxes", "labels", "scores"}
+        if not (isinstance(answer, list) and len(answer) == 1 and isinstance(answer[0], dict) and keys <= {*answer[0]}):
+            raise SenetError(f"{name} must give a list with boxes, labels and scores of each image, in evaluation mode")
+
+    def example(self, preprocessing: Preprocessing) -> list[Any]:
+        """A list of one blank image."""
+        image: Tensor = torch.zeros(preprocessing.in_channels, *preprocessing.size)
+        return [[image]]
+
+    def outputs(self, model: nn.Module, images: Tensor) -> list[Tensor]:
+        """The maps of the backbone (a network without good weights finds nothing), then what is found."""
+        body = getattr(model, "backbone", None)
+        maps = body(images) if isinstance(body, nn.Module) else []
+        found = model(list(images.sigmoid()))
+        return [leaf for leaf in tree_leaves([maps, found]) if isinstance(leaf, Tensor)]
+
+    def answers(
+        self,
+        model: nn.Module,
+        images: Sequence[Tensor],
+        sizes: Sequence[tuple[int, int]],  # noqa: ARG002 - boxes are in the picture's pixels already
+    ) -> list[dict[str, Tensor]]:
+        """`boxes`, `scores` and `labels` from 0 of each."""
+        return detect(model, images)
+
+    def drawn(
+        self, picture: Image.Image, answer: dict[str, Tensor], classes: Sequence[str], *, least: float = 0.5
+    ) -> Image.Image:
+        """Boxes with names and scores."""
+        return draw_boxes(picture, answer, classes, least=least)
+
+    def objective(
+        self,
+        classes: Sequence[str],
+        recipe: Rules | None = None,  # noqa: ARG002 - `check_rules` has seen to it
+        *,
+        preprocessing: Preprocessing | None = None,  # noqa: ARG002 - the network itself normalises
+        channels_last: bool = True,  # noqa: ARG002 - the network itself makes the batch
+        alone: bool = False,
+    ) -> Objective:
+        """The detector's losses and mean average precision."""
+        return DetectionObjective(classes, alone=alone)

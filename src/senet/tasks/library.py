@@ -1,0 +1,71 @@
+"""torchvision's detectors and segmenters by name: `torchvision:fasterrcnn_resnet50_fpn`."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from senet.errors import SenetError, UnknownNameError
+from senet.preprocessing import Preprocessing
+from senet.tasks.detection.heads import image_options
+from senet.upstream import upstream_errors
+
+__all__ = ["from_torchvision", "known_in_torchvision"]
+
+
+def _home(task: str) -> ModuleType:
+    from torchvision.models import detection, segmentation
+
+    return {"detection": detection, "segmentation": segmentation}[task]
+
+
+def _name(text: str, task: str) -> str:
+    from torchvision import models
+
+    library, _, name = text.partition(":")
+    if library != "torchvision":
+        raise SenetError(f"{text}: for {task} take a name of `senet list`, torchvision:NAME, or module:function")
+    known = [name for name in models.list_models(module=_home(task)) if "rcnn_" not in name or name[0] == "f"]
+    if name not in known:
+        raise UnknownNameError(f"{task} network of torchvision", name, known)
+    return name
+
+
+def known_in_torchvision(text: str, task: str) -> int:
+    """Classes that the published weights know.
+
+    Raises:
+        UnknownNameError: There is no such network.
+    """
+    from torchvision import models
+
+    categories = models.get_model_weights(_name(text, task)).DEFAULT.meta["categories"]
+    return len(categories) - (task == "detection")  # theirs begin with a background
+
+
+def from_torchvision(
+    text: str, task: str, num_classes: int, preprocessing: Preprocessing, *, pretrained: bool
+) -> nn.Module:
+    """One of torchvision's networks for these classes; a layer for others stays freshly initialised.
+
+    Raises:
+        CheckpointError: The pretrained weights can't be had.
+    """
+    from torchvision import models
+
+    name = _name(text, task)
+    if preprocessing.in_channels != 3:
+        raise SenetError(f"{text} takes images of three channels, not {preprocessing.in_channels}")
+    detecting = task == "detection"
+    options: dict[str, Any] = image_options(preprocessing) if detecting and "ssd" not in name else {}
+    outputs = num_classes + detecting
+    model: nn.Module = models.get_model(name, weights=None, weights_backbone=None, num_classes=outputs, **options)
+    if pretrained:
+        with upstream_errors(text):
+            given = models.get_model(name, weights="DEFAULT").state_dict()
+        own = model.state_dict()
+        same = {key: tensor for key, tensor in given.items() if key in own and own[key].shape == tensor.shape}
+        model.load_state_dict(own | same)
+    return model

@@ -1,0 +1,1 @@
+"""A class for each pixel: decoders on this package's networks."""

@@ -1,0 +1,121 @@
+"""Cross entropy a pixel; overlap of what is said and what is true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from senet.data import DenseBatch
+from senet.data.masks import VOID
+from senet.tasks.dense import by_shape
+from senet.tasks.task import Objective
+
+__all__ = ["SegmentationObjective", "logits_of", "overlaps", "segment"]
+
+
+def logits_of(output: Any) -> Tensor:
+    """A segmenter's answer as logits (N, classes, H, W); torchvision's stand under `out`."""
+    logits: Tensor = output["out"] if isinstance(output, dict) else output
+    return logits.float()
+
+
+def segment(model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """The likeliest class of each pixel, on the processor.
+
+    Args:
+        model: (N, C, H, W) -> logits, in evaluation mode.
+        images: (C, H, W) each, normalised.
+        sizes: Height and width of each mask that is wanted.
+
+    Returns:
+        (H, W) uint8 each.
+    """
+    found: list[Tensor] = [torch.empty(0)] * len(images)
+    for numbers, alike in by_shape(images):
+        logits = logits_of(model(torch.stack(alike)))
+        for number, one in zip(numbers, logits, strict=True):
+            whole = F.interpolate(one[None], size=sizes[number], mode="bilinear", align_corners=False)
+            found[number] = whole[0].argmax(0).to(torch.uint8).cpu()
+    return found
+
+
+def overlaps(confusion: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and Dice of each class, of all pixels together; NaN for a class that is neither there nor said.
+
+    Args:
+        confusion: (true class, said class) counts of pixels.
+    """
+    confusion = confusion.double()
+    right, true, said = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    return right / (true + said - right), 2 * right / (true + said)
+
+
+@final
+class SegmentationObjective(Objective):
+    """Cross entropy over the pixels of which something is said; mean IoU and mean Dice over the classes.
+
+    Args:
+        classes: Names of the classes.
+        label_smoothing: Of the cross entropy.
+        channels_last: Bring images into that memory format.
+        alone: This process evaluates by itself.
+    """
+
+    def __init__(
+        self, classes: Sequence[str], *, label_smoothing: float = 0.0, channels_last: bool = True, alone: bool = False
+    ) -> None:
+        super().__init__()
+        self.classes = tuple(classes)
+        self.label_smoothing = label_smoothing
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.train_loss = MeanMetric()
+        self.train_loss.persistent(True)
+        self.confusion = MulticlassConfusionMatrix(len(classes), ignore_index=VOID, sync_on_compute=not alone)
+
+    def learn(self, model: nn.Module, batch: DenseBatch) -> dict[str, Tensor]:
+        """Loss of one batch of crops."""
+        images = torch.stack(batch.images).contiguous(memory_format=self.memory_format)
+        masks = torch.stack([target["mask"] for target in batch.targets]).long()
+        output = model(images)
+        loss = self._loss(logits_of(output), masks)
+        if isinstance(output, dict) and "aux" in output:  # torchvision's second, shallower answer
+            loss = loss + 0.5 * self._loss(output["aux"].float(), masks)
+        self.train_loss.update(loss.detach(), weight=len(images))
+        return {"loss": loss}
+
+    def _loss(self, logits: Tensor, masks: Tensor) -> Tensor:
+        total = F.cross_entropy(
+            logits, masks, ignore_index=VOID, label_smoothing=self.label_smoothing, reduction="sum"
+        )  # fmt: skip
+        return total / (masks != VOID).sum().clamp(min=1)  # a batch of borders alone has a loss of 0, not of NaN
+
+    def judge(self, model: nn.Module, batch: DenseBatch) -> None:
+        """Count one batch's pixels, each picture at the size of its mask."""
+        kept = [number for number, valid in enumerate(batch.valid.tolist()) if valid]
+        masks = [batch.targets[number]["mask"] for number in kept]
+        said = segment(model, [batch.images[number] for number in kept], [(m.shape[0], m.shape[1]) for m in masks])
+        for prediction, mask in zip(said, masks, strict=True):
+            self.confusion.update(prediction.to(mask.device).long().flatten(), mask.long().flatten())
+
+    def learned(self) -> dict[str, Tensor]:
+        """The loss."""
+        values = {"loss": self.train_loss.compute()}
+        self.train_loss.reset()
+        return values
+
+    def judged(self) -> dict[str, Tensor]:
+        """Mean IoU and Dice over the classes that are there or said."""
+        iou, dice = overlaps(self.confusion.compute())
+        self.confusion.reset()
+        self.per_class = {
+            name: {"iou": i, "dice": d}
+            for name, i, d in zip(self.classes, iou.tolist(), dice.tolist(), strict=True)
+            if i == i  # not NaN
+        }
+        return {"miou": iou.nanmean().float(), "dice": dice.nanmean().float()}

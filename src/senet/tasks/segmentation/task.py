@@ -1,0 +1,85 @@
+"""Segmentation: a class for each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+from PIL import Image
+from torch import Tensor, nn
+
+from senet.data.joint import SEGMENTATION_CROPS, Joint, masks_transform
+from senet.errors import SenetError
+from senet.preprocessing import Preprocessing
+from senet.tasks.classification import run_blank
+from senet.tasks.dense import DenseTask
+from senet.tasks.segmentation.drawing import draw_mask
+from senet.tasks.segmentation.heads import HEADS
+from senet.tasks.segmentation.objective import SegmentationObjective, logits_of, segment
+from senet.tasks.task import Objective, Rules, Score
+
+__all__ = ["SegmentationTask"]
+
+
+@final
+class SegmentationTask(DenseTask):
+    """(N, C, H, W) -> logits (N, classes, H, W); or torchvision's dictionary with them under `out`."""
+
+    name = "segmentation"
+    scores = (Score("miou", "mIoU"), Score("dice", "Dice"))
+    heads = HEADS
+    default_head = "unet"
+    default_size = (512, 512)
+    crops = SEGMENTATION_CROPS
+    unread = ("mixup", "cutmix")
+
+    def transform(self, preprocessing: Preprocessing, recipe: Rules | None) -> Joint:
+        """Masks follow their picture."""
+        return masks_transform(preprocessing, recipe.augmentation if recipe else None)
+
+    def groups_by_shape(self, recipe: Rules) -> bool:  # noqa: ARG002
+        """All crops have one size."""
+        return False
+
+    def check_network(self, model: nn.Module, name: str, preprocessing: Preprocessing, classes: Sequence[str]) -> None:
+        """Look at one blank image.
+
+        Raises:
+            SenetError: The network can't, or doesn't give one logit a class and pixel.
+        """
+        output = run_blank(model, name, preprocessing)
+        wanted = (1, len(classes), *preprocessing.size)
+        try:
+            shape = tuple(logits_of(output).shape)
+        except (KeyError, AttributeError):
+            shape = type(output).__name__  # type: ignore[assignment]
+        if shape != wanted:
+            raise SenetError(f"{name} gives {shape} for one image; wanted is one logit a class and pixel, {wanted}")
+
+    def answers(self, model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """(H, W) uint8 class numbers of each."""
+        return segment(model, images, sizes)
+
+    def drawn(
+        self,
+        picture: Image.Image,
+        answer: Tensor,
+        classes: Sequence[str],
+        *,
+        least: float = 0.5,  # noqa: ARG002 - each pixel has one class
+    ) -> Image.Image:
+        """Classes in colours over the picture."""
+        return draw_mask(picture, answer.numpy(), len(classes))
+
+    def objective(
+        self,
+        classes: Sequence[str],
+        recipe: Rules | None = None,
+        *,
+        preprocessing: Preprocessing | None = None,  # noqa: ARG002 - its pictures are normalised one by one
+        channels_last: bool = True,
+        alone: bool = False,
+    ) -> Objective:
+        """Cross entropy and overlaps."""
+        smoothing = recipe.label_smoothing if recipe else 0.0
+        return SegmentationObjective(classes, label_smoothing=smoothing, channels_last=channels_last, alone=alone)

@@ -1,0 +1,88 @@
+"""What can end a training from outside, in a line or two: what happened, what is kept, how to go on."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from senet.errors import CheckpointError, SenetError
+
+if TYPE_CHECKING:
+    from senet.training.keeper import Keeper
+
+__all__ = ["Diverged", "is_dead_loader", "is_out_of_memory", "told_plainly"]
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Diverged(SenetError):  # noqa: N818 - named as what it is about
+    """A loss or weights that are no numbers: the training is lost from there on."""
+
+
+def is_dead_loader(error: BaseException) -> bool:
+    """Whether a process that loads images has died."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was refused, by Python, the processor's allocator or an accelerator's."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    told = ("can't allocate memory", "out of memory", "cannot allocate memory")
+    return isinstance(error, RuntimeError | OSError) and any(words in text for words in told)
+
+
+@contextmanager
+def told_plainly(keeper: Keeper, batch: str) -> Iterator[None]:
+    """Turn what ends a training within the block into a `SenetError` that says what is kept.
+
+    Args:
+        keeper: Knows what was saved.
+        batch: The images of a step, in words: "64 x 3 x 224 x 224".
+    """
+    try:
+        yield
+    except Diverged as error:
+        good = f"; the last good network is last.safetensors, of epoch {len(keeper.rows)}" if keeper.rows else ""
+        raise Diverged(f"{error}{good}") from error
+    except (SenetError, OSError, RuntimeError, MemoryError) as error:
+        words = _words(error, keeper.folder, batch)
+        if words is None:
+            raise
+        raise SenetError(f"{words}\n{_kept(keeper)}") from error
+
+
+def _words(error: BaseException, folder: Path, batch: str) -> str | None:
+    if is_out_of_memory(error):
+        return (
+            f"out of memory with batches of {batch}; --checkpointing or --precision bf16 need less, and so does a new "
+            "run with a smaller --batch-size"
+        )
+    if is_dead_loader(error):
+        memory = "its shared memory (/dev/shm)" if "shared memory" in str(error) else "memory"
+        return f"a process that loads images died ({_which(error)}); if {memory} ran out, fewer --workers need less"
+    full = isinstance(error, CheckpointError) and re.search(r"os error (\d+)", str(error))
+    number = int(full[1]) if full else error.errno if isinstance(error, OSError) else None
+    if number in NO_ROOM:
+        return f"{folder}: no room left to write"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or folder}: {error.strerror}"
+    return None
+
+
+def _which(error: BaseException) -> str:
+    """`pid 4711, killed by signal: Killed`, from PyTorch's sentence."""
+    found = re.search(r"\(pid(?:\(s\))? ([\d, ]+)\) (?:is )?([\w ]+(?:: [\w ]+)?)", str(error))
+    return f"pid {found[1]}, {found[2].strip()}" if found else str(error).splitlines()[0]
+
+
+def _kept(keeper: Keeper) -> str:
+    states = keeper.states.all()
+    if not states:
+        return "nothing was saved yet: begin anew"
+    return f"what was saved is whole, up to {states[0]}; go on with --resume {keeper.folder}"

@@ -1,0 +1,234 @@
+"""`senet compare` through its command line: what it trains, what it reuses, what it leaves."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from senet.cli import main
+from senet.training.module import TrainingModule
+
+TINY = ["--option", "depth=1", "--option", "widths=[16,32]"]
+QUICK = ["--data", "digits", "--limit", "96", "--size", "8", "--epochs", "1", "--batch-size", "32", "--workers", "0"]
+
+
+def compare(*arguments: object) -> int:
+    return main(["compare", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """Which images with which pixels each step saw, since the last `clear`."""
+    found, step = [], TrainingModule.training_step
+
+    def watched(self, batch, batch_idx):
+        found.append((self.recipe.seed, batch.indices.tolist(), float(batch.images.sum())))
+        return step(self, batch, batch_idx)
+
+    TrainingModule.training_step = watched
+    yield found
+    TrainingModule.training_step = step
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, seen) -> Path:
+    """A finished comparison."""
+    folder = tmp_path_factory.mktemp("compared") / "out"
+    arguments = [*QUICK, "--model", "se_cifar_resnet20", *TINY, "--seeds", 2, "--test-sizes", "8,10", "--out", folder]
+    assert compare(*arguments, "--timing-seconds", "0.1") == 0
+    return folder
+
+
+def result(folder: Path):
+    return json.loads((folder / "compare.json").read_text())
+
+
+def test_both_networks_see_the_same_images(done, seen):
+    by_run = [seen[i : i + 3] for i in range(0, 12, 3)]  # three steps an epoch, one epoch a run
+    assert by_run[0] == by_run[1]
+    assert by_run[2] == by_run[3]
+    assert by_run[0] != by_run[2]
+
+
+def test_what_it_leaves(done):
+    found = result(done)
+    plain, se = found["variants"]["plain"], found["variants"]["se"]
+    assert plain["options"]["attention"] is None
+    assert se["options"]["attention"]["kind"] == "se"
+    assert se["price"]["params"] > plain["price"]["params"]
+    assert se["price"]["saved_mb"] > 0
+    assert se["price"]["latency_ratio"] > 0
+    assert plain["difference_points"] is None
+    differences = [100 * (se["runs"][seed]["top1"] - plain["runs"][seed]["top1"]) for seed in ("0", "1")]
+    assert se["difference_points"]["mean"] == pytest.approx(sum(differences) / 2)
+    assert se["verdict"]
+    assert (done / "compare.png").read_bytes().startswith(b"\x89PNG")
+    text = (done / "compare.md").read_text()
+    assert f"se against plain: {se['verdict']}" in text
+    assert "senet compare" not in text or "```" in text
+    for name in ("plain-seed0", "se-seed1"):
+        assert (done / name / "best.safetensors").is_file()
+
+
+def test_other_sizes_show_the_shift_of_the_squeeze(done):
+    sizes = result(done)["variants"]["se"]["sizes"]
+    assert set(sizes) == {"8", "10"}
+    assert sizes["8"]["training_size"]
+    assert not sizes["8"]["shift"]
+    assert set(sizes["10"]["shift"]) == {"stages.2.0.se", "stages.3.0.se"}
+    assert all(value > 0 for value in sizes["10"]["shift"].values())
+    own = result(done)["variants"]["se"]["runs"]["0"]["top1"]
+    kept = json.loads((done / "se-seed0" / "sizes.json").read_text())
+    assert kept["top1"]["8"] == pytest.approx(own, abs=1e-6)
+
+
+def test_finished_runs_stay_and_more_seeds_are_added(done, seen, capsys):
+    seen.clear()
+    arguments = [*QUICK, "--model", "se_cifar_resnet20", *TINY, "--timing-seconds", 0, "--out", done]
+    assert compare(*arguments, "--seeds", 2) == 0
+    assert not seen
+    assert compare(*arguments, "--seeds", 3) == 0
+    assert {seed for seed, *_ in seen} == {2}
+    assert result(done)["variants"]["se"]["top1_percent"]["count"] == 3
+    assert compare(*arguments, "--seeds", 2, "--lr", "0.01") == 2
+    assert "was begun with recipe.lr = 0.05, now it is 0.01; choose another --out" in capsys.readouterr().err
+    assert compare("--resume", done, "--timing-seconds", 0) == 0
+
+
+def test_variants_and_tables(tmp_path, capsys):
+    words = ["depth=1", "widths=[16,32]"]
+    assert (
+        compare(
+            *QUICK, "--seeds", 1, "--timing-seconds", 0, "--out", tmp_path / "a", "--json",
+            "--variant", "plain=cifar_resnet20", *words,
+            "--variant", "late=cifar_resnet20", *words, "attention=se:reduction=4,gate=tanh", "stages=3",
+            "placement=pre",
+        )
+        == 0
+    )  # fmt: skip
+    found = json.loads(capsys.readouterr().out)
+    options = found["variants"]["late"]["options"]
+    assert options["attention"]["gate"] == "tanh"
+    assert (options["stages"], options["placement"]) == ([3], "pre")
+    assert "no verdict without several" in found["variants"]["late"]["verdict"]
+    tuned = ["--variant", f"tuned={tmp_path}/a/plain-seed0"]
+    assert (
+        compare(*QUICK[:4], *QUICK[6:], "--seeds", 1, "--timing-seconds", 0, "--out", tmp_path / "b", "--json", *tuned,
+                "--variant", f"se={tmp_path}/a/plain-seed0", "retrofit=se:reduction=4")
+        == 0
+    )  # fmt: skip
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["variants"]["se"]["options"]["retrofit"]) == 2
+    assert found["variants"]["se"]["recipe"]["lr"] == pytest.approx(0.1 / 10 * 32 / 64)
+    table = ["--recipe", "table14", "--model", "cifar_resnet20", "--only", "se", "post"]
+    assert compare(*QUICK, *table, "--seeds", 1, "--timing-seconds", 0, "--out", tmp_path / "c") == 0
+    said = capsys.readouterr().out
+    assert "post: published error 22.78/6.35 % (resnet50 on imagenet)" in said
+    assert "not the paper's" in said
+
+
+def test_a_run_that_diverges_is_a_result_too(tmp_path, capsys):
+    options = [
+        *QUICK,
+        "--model",
+        "se_cifar_resnet20",
+        *TINY,
+        "--seeds",
+        1,
+        "--timing-seconds",
+        0,
+        "--out",
+        tmp_path / "x",
+    ]
+    assert compare(*options, "--lr", 1e30, "--schedule", "constant", "--warmup-epochs", 0) == 2
+    said = capsys.readouterr().out
+    assert "failed: plain, seed 0: the " in said
+    assert "failed: se, seed 0: the " in said
+    assert not (tmp_path / "x" / "compare.png").exists()
+
+
+@pytest.mark.slow
+def test_on_two_devices_each_training_has_its_own_processes(tmp_path):
+    options = [
+        *QUICK,
+        "--model",
+        "se_cifar_resnet20",
+        *TINY,
+        "--seeds",
+        1,
+        "--timing-seconds",
+        0,
+        "--out",
+        tmp_path / "x",
+    ]
+    assert compare(*options, "--devices", 2, "--strategy", "ddp") == 0
+    assert result(tmp_path / "x")["finished_runs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--variant", "a=cifar_resnet20"], "nothing to be compared with"),
+        (["--variant", "a=cifar_resnet20", "--variant", "a=cifar_resnet20"], "two variants are called 'a'"),
+        (["--variant", "a=cifar_resnet20", "--variant", "b/c=cifar_resnet20"], "a name is made of letters"),
+        (["--variant", "a=cifar_resnet20", "--variant", "b=cifar_resnet20", "deep=3"], "unknown option"),
+        (["--variant", "a=cifar_resnet20", "--variant", "b=cifar_resnet20", "depth"], "not of the form KEY=VALUE"),
+        (["--variant", "cifar_resnet20", "--variant", "b=cifar_resnet20"], "write NAME=MODEL"),
+        (["--variant", "a=cifar_resnet20", "--model", "cifar_resnet20"], "--model says what one network is"),
+        (["--variant", "a=cifar_resnet20", "--variant", "b=cifar_resnet20", "where=x"], "retrofit="),
+        (["--model", "se_cifar_resnet20", "--attention", "none"], "leaves nothing to compare"),
+        (["--model", "se_cifar_resnet20", "--seeds", "0"], "--seeds 0 must be at least 1"),
+        (["--model", "se_cifar_resnet20", "--test-sizes", "big"], "write whole numbers"),
+        (["--model", "se_cifar_resnet20", "--only", "r2"], "--only chooses rows of a table"),
+        (["--recipe", "table10", "--attention", "eca"], "what is compared is what table10 says"),
+        (["--recipe", "table7"], "can't be trained"),
+        (["--resume", "nowhere"], "holds no comparison"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_before_anything_is_written(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    data = [] if "--resume" in arguments else ["--data", "digits"]
+    assert compare(*data, *arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) <= 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_training_keeps_in_memory():
+    from senet.cost import saved_bytes
+
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Sigmoid(), torch.nn.BatchNorm1d(16))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.eval()
+    # The input, the sigmoid's output (which the norm saves too), and the norm's mean and deviation.
+    assert saved_bytes(model, torch.randn(4, 8)) == 4 * (4 * 8 + 4 * 16 + 2 * 16)
+    assert not model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_candidates_are_timed_in_turns():
+    from senet.cost import in_turns
+
+    ran: list[str] = []
+    found = in_turns({"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}, seconds=0, least=5)
+    assert "".join(ran) == "ab" * 6
+    assert found["a"].ratio == 1
+    assert all(math.isfinite(timing.ms) and timing.rounds == 5 for timing in found.values())
+
+
+def test_the_shift_is_in_standard_deviations():
+    from senet.comparison.sizes import Moments, shift
+
+    here, there = Moments(), Moments()
+    values = torch.randn(500, 6, dtype=torch.float64) * torch.tensor([1.0, 2, 3, 4, 5, 0])
+    for part in values.split(100):
+        here.add(part)
+        there.add(part + 2 * torch.tensor([1.0, 2, 3, 4, 5, 9]))
+    assert here.sd[:5].tolist() == pytest.approx(values.std(0, correction=0)[:5].tolist())
+    assert shift(there, here) == pytest.approx(2, rel=0.1)
+    assert shift(here, here) == 0

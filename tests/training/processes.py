@@ -1,0 +1,125 @@
+"""Real processes that train, started without importing everything anew, and killed for real.
+
+A server process imports the package once and forks for each training; what is forked is a process of its own, with
+its own loader processes, that ends by exit code or signal.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    ["lightning.pytorch", "torchmetrics.classification", "torchvision.datasets", "torchvision.transforms.v2",
+     "sklearn.datasets", "matplotlib.figure", "torch.utils.tensorboard", "senet.training.fit", "senet.cli"]
+)  # fmt: skip
+
+
+@dataclass
+class Child:
+    """One training process."""
+
+    process: Any
+    log: Path
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text()
+
+    def finish(self, code: int = 0) -> str:
+        self.process.join()  # pytest's own time limit ends what hangs
+        assert self.process.exitcode == code, (self.process.exitcode, self.said)
+        return self.said
+
+    def signal(self, number: int) -> None:
+        os.kill(self.process.pid, number)
+
+    def wait(self) -> None:
+        """Until it has come to its `pause_at`."""
+        while not Path(f"{self.log}.paused").exists():
+            assert self.process.is_alive(), self.said
+            time.sleep(0.01)
+
+    def go_on(self) -> None:
+        """After its pause."""
+        Path(f"{self.log}.go").touch()
+
+
+def start(*arguments: object, log: Path, **how: Any) -> Child:
+    """`senet ARGUMENTS` as a process whose output goes to `log`; the rest is for `_run`."""
+    process = CONTEXT.Process(target=_run, args=([str(a) for a in arguments], str(log), how))
+    log.touch()
+    process.start()
+    return Child(process, log)
+
+
+def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
+    """What the process does.
+
+    Args:
+        arguments: Of the command line.
+        log: Gets what it says.
+        how: `die_at_replace`: see there. `largest_file`: bytes; writing more fails as on a full disk. `pause_at`: step
+            before which it waits for `Child.go_on`. `rate_at`: (step, learning rate from there on). `directory`: where.
+    """
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    import torch
+
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "die_at_replace" in how:
+        _die_at_replace(how["die_at_replace"])
+    if "largest_file" in how:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (how["largest_file"],) * 2)
+    os.chdir(how.get("directory", "."))
+    _disturb_steps(log, how.get("pause_at"), how.get("rate_at"))
+    from senet.cli import main
+
+    sys.exit(main(arguments))
+
+
+def _die_at_replace(number: int) -> None:
+    """SIGKILL when a finished file is put in its place: with 2n - 1 right after the n-th, with 2n right before it."""
+    replace = Path.replace
+    count = 0
+
+    def counted(path: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count == (number + 1) // 2 and number % 2 == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        done = replace(path, target)
+        if count == (number + 1) // 2 and number % 2 == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
+    Path.replace = counted  # type: ignore[method-assign]
+
+
+def _disturb_steps(log: str, pause_at: int | None, rate_at: tuple[int, float] | None) -> None:
+    from senet.training.module import TrainingModule
+
+    step = TrainingModule.training_step
+
+    def disturbed(self: Any, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == pause_at:
+            Path(f"{log}.paused").touch()
+            while not Path(f"{log}.go").exists():
+                time.sleep(0.01)
+        if rate_at is not None and self.global_step >= rate_at[0]:
+            for group in self.trainer.optimizers[0].param_groups:
+                group["lr"] = rate_at[1]
+        return step(self, batch, batch_idx)
+
+    TrainingModule.training_step = disturbed  # type: ignore[method-assign]
