@@ -11,11 +11,17 @@ from data_helpers import picture
 from PIL import Image
 from torchvision.models import Inception_V3_Weights, ResNet50_Weights
 
-from senet.data import Augmentation, eval_transform, train_transform
+from senet.data import Augmentation, Normalise, eval_transform, train_transform
 from senet.data.randomness import drawn_from
 from senet.preprocessing import CIFAR, IMAGENET, IMAGENET_CAFFE, Preprocessing
 
 PLAIN = Augmentation(crop="none", flip=0)
+
+
+def training(p, augmentation):
+    """What training sees of an image: the transform, then the normalisation of its batch."""
+    transform, normalise = train_transform(p, augmentation), Normalise(p)
+    return lambda image: normalise(transform(image)[None])[0]
 
 
 @pytest.mark.parametrize("size", [(300, 400), (500, 333), (100, 90), (224, 224), (1000, 257)])
@@ -78,7 +84,7 @@ def test_a_sliver_needs_no_gigabytes():
 
 def test_no_augmentation_is_the_evaluation():
     image = picture(5, (300, 260))
-    assert torch.equal(train_transform(IMAGENET, PLAIN)(image), eval_transform(IMAGENET)(image))
+    assert torch.equal(training(IMAGENET, PLAIN)(image), eval_transform(IMAGENET)(image))
 
 
 ALL = {
@@ -90,6 +96,8 @@ ALL = {
     "jitter": replace(PLAIN, jitter=0.4),
     "pixel_jitter": replace(PLAIN, pixel_jitter=20),
     "erasing": replace(PLAIN, erasing=0.5),
+    "flip_vertical": replace(PLAIN, flip_vertical=0.5),
+    "cutout": replace(PLAIN, cutout=12),
 }
 
 
@@ -98,7 +106,7 @@ ALL = {
 def test_each_augmentation_varies_and_repeats(name, order):
     channels = 3 if order == "RGB" else 1
     p = Preprocessing((32, 32), 1.0, mean=(0.4,) * channels, std=(0.2,) * channels, channel_order=order)
-    transform = train_transform(p, ALL[name])
+    transform = training(p, ALL[name])
     image = picture(7, (36, 34))
 
     def draw(key: int) -> torch.Tensor:
@@ -111,11 +119,37 @@ def test_each_augmentation_varies_and_repeats(name, order):
     assert all(tensor.shape == (channels, 32, 32) for tensor in draws)
 
 
+@pytest.mark.parametrize("change", [{}, {"channel_order": "BGR"}, {"value_range": 255.0, "mean": (100, 110, 120)}])
+def test_training_normalises_as_evaluation_does_to_the_last_bit(change):
+    p = replace(IMAGENET, crop_fraction=1.0, **change)
+    images = [picture(seed, (300, 224)) for seed in range(3)]
+    expected = torch.stack([eval_transform(p)(image) for image in images])
+    transform = train_transform(p, PLAIN)
+    batch = torch.stack([transform(image) for image in images])
+    assert batch.dtype == torch.uint8
+    assert torch.equal(Normalise(p)(batch), expected)
+    channels_last = batch.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(Normalise(p)(channels_last), expected)
+    assert Normalise(p)(expected) is expected, "an evaluation's images are normalised already"
+
+
+@pytest.mark.parametrize("how", [{"erasing": 1.0}, {"cutout": 12}])
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_erased_is_the_mean_colour(order, how):
+    p = replace(IMAGENET, size=(32, 32), channel_order=order, mean=(0.2, 0.4, 0.6))
+    with drawn_from("erased"):
+        seen = training(p, replace(PLAIN, **how))(Image.new("RGB", (32, 32), "white"))
+    erased = (seen[0] < 1).nonzero()
+    assert len(erased) > 10
+    assert all(seen[:, y, x].abs().max() < 0.5 / 255 / 0.224 for y, x in erased.tolist())
+    assert len(erased) < 32 * 32, "the rest is white"
+
+
 def test_flip_is_a_flip_with_its_probability():
     p = replace(CIFAR, mean=(0, 0, 0), std=(1, 1, 1))
     image = picture(8, (32, 32))
     plain = eval_transform(p)(image)
-    transform = train_transform(p, replace(PLAIN, flip=0.25))
+    transform = training(p, replace(PLAIN, flip=0.25))
     flipped = 0
     with drawn_from("flips"):
         for _ in range(400):
@@ -131,7 +165,7 @@ def test_padded_crop_is_a_window_of_the_padded_image():
     image = picture(9, (32, 32))
     padded = torch.nn.functional.pad(eval_transform(p)(image), (4, 4, 4, 4))
     windows = padded.unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4)
-    transform = train_transform(p, Augmentation(crop="pad", flip=0))
+    transform = training(p, Augmentation(crop="pad", flip=0))
     places = set()
     with drawn_from("windows"):
         for _ in range(60):
@@ -144,7 +178,7 @@ def test_padded_crop_is_a_window_of_the_padded_image():
 def test_pixel_jitter_shifts_whole_channels_by_at_most_its_levels():
     p = replace(CIFAR, mean=(0, 0, 0), std=(1, 1, 1), value_range=255.0)
     grey = Image.new("RGB", (32, 32), (100, 100, 100))
-    transform = train_transform(p, replace(PLAIN, pixel_jitter=20))
+    transform = training(p, replace(PLAIN, pixel_jitter=20))
     with drawn_from("jitter"):
         shifts = torch.stack([transform(grey) - 100 for _ in range(100)])
     assert torch.equal(shifts.amax((2, 3)), shifts.amin((2, 3)))

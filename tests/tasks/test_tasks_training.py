@@ -19,7 +19,6 @@ from senet.cli import main
 from senet.data.coco import read_coco
 from senet.errors import CheckpointError
 from senet.tasks import load_model, task_named
-from senet.training.keeper import Keeper
 
 SMALL = ["--model", "se_resnet18", "--option", "group_width=16", "--option", "depths=[1,1,1,1]", "--workers", "0"]
 HEADS = {"detection": "fcos:channels=64", "segmentation": "unet:channels=32"}
@@ -51,10 +50,10 @@ def test_train_resume_evaluate_predict(
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(command(task, data, "--out", str(whole), "--ema-decay", "0.5")) == 0
-    asked = iter([False, False, True])  # after the first epoch's third step
+    asked = iter([False, False, True, True])  # after the first epoch's third step: whether to save, whether to stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "_asked_to_stop", lambda *_: next(asked))
+        patch.setattr("senet.training.keeper._agreed", lambda *_: next(asked))
         assert main(command(task, data, "--out", str(parts), "--ema-decay", "0.5")) == 130
     assert not (parts / "metrics.csv").exists()
     assert main(["train", "--resume", str(parts)]) == 0

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from senet import __version__
-from senet.cli import compare, convert, cost, doctor, evaluate, inspect, predict, retrofit, train
+from senet.cli import compare, convert, cost, doctor, evaluate, inspect, predict, retrofit, shard, train
 from senet.cli import list as list_verb
 
 __all__ = ["main"]
@@ -24,6 +24,7 @@ VERBS = {
     "cost": cost,
     "convert": convert,
     "doctor": doctor,
+    "shard": shard,
 }
 
 USER_ERROR, BUG, INTERRUPTED = 2, 1, 130

@@ -19,6 +19,7 @@ __all__ = [
     "add_data_options",
     "add_field_options",
     "add_network_options",
+    "add_split_options",
     "add_use_options",
     "data_options",
     "given_fields",
@@ -41,9 +42,14 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None
         "--data",
         required=required,
         metavar="DATA",
-        help="digits (embedded), folder:PATH (one sub-folder a class), cifar10, cifar100, fashion_mnist, "
-        "imagenet:PATH; with boxes voc:PATH or coco:PATH; with masks masks:PATH",
+        help="digits (embedded), folder:PATH (one sub-folder a class), shards:DIR (made by senet shard), cifar10, "
+        "cifar100, fashion_mnist, imagenet:PATH; with boxes voc:PATH or coco:PATH; with masks masks:PATH",
     )
+    add_split_options(group)
+
+
+def add_split_options(group: argparse._ArgumentGroup) -> None:
+    """What says which images of the data are trained on, and where it is."""
     group.add_argument("--val-fraction", type=float, metavar="F", help="validate on this share (default 0.2)")
     group.add_argument("--split-seed", type=int, default=0, metavar="N", help="of the choice of that share")
     group.add_argument("--download", action="store_true", help="fetch a published data set that isn't there")

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from senet.data.opening import open_data
     from senet.data.sampler import EvalBatchSampler, Shard, TrainBatchSampler
     from senet.data.scanning import ScanReport, scan
+    from senet.data.sharding import Sharded, write_shards
+    from senet.data.shards import ShardSource
     from senet.data.sources import Data, FileSource, MemorySource, Source, Subset, thin, write_images
-    from senet.data.transforms import eval_transform, train_transform
+    from senet.data.transforms import Normalise, TrainTransform, eval_transform, train_transform
 
 __all__ = [
     "Augmentation",
@@ -37,12 +39,16 @@ __all__ = [
     "ImageDataset",
     "MemorySource",
     "Mixing",
+    "Normalise",
     "RefusedImage",
     "ScanReport",
     "Shard",
+    "ShardSource",
+    "Sharded",
     "Source",
     "Subset",
     "TrainBatchSampler",
+    "TrainTransform",
     "Trouble",
     "default_workers",
     "eval_loader",
@@ -56,6 +62,7 @@ __all__ = [
     "train_transform",
     "troubles_of",
     "write_images",
+    "write_shards",
 ]
 
 HOMES = {
@@ -70,8 +77,10 @@ HOMES = {
     "opening": ("open_data",),
     "sampler": ("EvalBatchSampler", "Shard", "TrainBatchSampler"),
     "scanning": ("ScanReport", "scan"),
+    "sharding": ("Sharded", "write_shards"),
+    "shards": ("ShardSource",),
     "sources": ("Data", "FileSource", "MemorySource", "Source", "Subset", "thin", "write_images"),
-    "transforms": ("eval_transform", "train_transform"),
+    "transforms": ("Normalise", "TrainTransform", "eval_transform", "train_transform"),
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from senet.data.dense import Target, Trouble, object_counts
-from senet.data.images import BrokenImage, Facts, file_facts, load_image, upright_size
+from senet.data.images import BrokenImage, Facts, Stored, file_facts, load_image, read_stored, upright_size
 from senet.data.sources import PathList
 
 __all__ = ["BoxSource", "Boxed", "checked_boxes", "picture_size"]
@@ -66,6 +66,10 @@ class BoxSource:
         index %= len(self)
         own = slice(self._ends[index], self._ends[index + 1])
         return {"boxes": self._boxes[own], "labels": self._labels[own], "crowd": self._crowd[own]}
+
+    def stored(self, index: int) -> Stored:
+        """The file's bytes."""
+        return read_stored(self.paths[index])
 
     def locate(self, index: int) -> str:
         """The file's path."""

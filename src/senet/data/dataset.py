@@ -12,7 +12,9 @@ from torch.utils.data import Dataset, default_collate
 
 from senet.data.images import BrokenImage
 from senet.data.randomness import drawn_from
+from senet.data.sampler import Order
 from senet.data.sources import Source
+from senet.data.transforms import TrainTransform
 from senet.errors import DataError
 
 __all__ = ["Batch", "ImageDataset", "RefusedImage", "Sample", "collate"]
@@ -35,7 +37,7 @@ class Batch(NamedTuple):
     """What a loader yields; Lightning and `pin_memory` move its tensors.
 
     Attributes:
-        images: (N, C, H, W) float32.
+        images: (N, C, H, W), as the transform leaves them: float32 in evaluation, uint8 in training, for `Normalise`.
         labels: (N,) int64 class numbers; of the stand-in, where an image couldn't be read.
         indices: (N,) int64 positions in the source that were asked for.
         valid: (N,) bool, False for a stand-in of an image that couldn't be read. Evaluation leaves it out.
@@ -104,16 +106,28 @@ class ImageDataset(Dataset[Sample]):
         epoch, index = key
         broken: list[tuple[str, str]] = []
         for step in range(min(len(self), MOST_IN_A_ROW)):
+            position = (index + step) % len(self)
             try:
-                image, label = self.source[(index + step) % len(self)]
+                with drawn_from("sample", self.seed, epoch, index):
+                    return Sample(self._image(position), int(self.source.labels[position]), (epoch, index), broken)
             except BrokenImage as error:
                 if self.broken == "refuse":
                     raise RefusedImage(f"broken image {error}") from error
                 broken.append((error.path, error.reason))
-                continue
-            with drawn_from("sample", self.seed, epoch, index):
-                return Sample(self.transform(image), label, (epoch, index), broken)
         raise RefusedImage(f"{len(broken)} images in a row can't be read, the first: {': '.join(broken[0])}")
+
+    @property
+    def order(self) -> Order | None:
+        """The order that the source is best read in; None where any is as good."""
+        return getattr(self.source, "order", None)
+
+    def _image(self, position: int) -> Tensor:
+        """One image, decoded by the transform where that needs a part of it only."""
+        if isinstance(self.transform, TrainTransform):
+            stored = self.source.stored(position)
+            if stored is not None:
+                return self.transform.decoded(stored)
+        return self.transform(self.source[position][0])
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """See `collate`."""

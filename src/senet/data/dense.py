@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from senet.data.dataset import MOST_IN_A_ROW, POLICIES, RefusedImage
 from senet.data.images import BrokenImage
 from senet.data.randomness import drawn_from
+from senet.data.sampler import Order
 from senet.data.sources import Data, Source, Subset
 
 __all__ = [
@@ -125,6 +126,7 @@ class DenseDataset(Dataset[DenseSample]):
         self.seed = seed
         self.broken = broken
         self.groups = groups
+        self.order: Order | None = None
 
     def __len__(self) -> int:
         return len(self.source)

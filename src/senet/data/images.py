@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -16,7 +17,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from senet.errors import DataError
 
-__all__ = ["BrokenImage", "Facts", "file_facts", "image_facts", "load_image", "upright_size"]
+__all__ = [
+    "BrokenImage", "Facts", "Stored", "file_facts", "image_facts", "load_image", "load_stored", "opened", "read_stored",
+    "stored_facts", "told_as_broken", "turned", "upright_size",
+]  # fmt: skip
+
+ORIENTATION = 0x0112
+"""EXIF's tag."""
 
 TROUBLE_OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """Failures to open a file that say nothing about the file."""
@@ -56,6 +63,13 @@ class Facts(NamedTuple):
     digest: bytes
 
 
+class Stored(NamedTuple):
+    """An image as it is stored: the bytes of a file of its own, and what a person would call it."""
+
+    name: str
+    content: bytearray
+
+
 def load_image(path: str | os.PathLike[str]) -> Image.Image:
     """Decode a whole image file into mode `"RGB"` or `"L"`, 8 bits a channel, turned upright by its EXIF.
 
@@ -68,11 +82,30 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         BrokenImage: The file can't be opened, isn't an image, is truncated or damaged, has too many pixels,
             or has 32-bit pixels, whose white is anybody's guess.
     """
-    with _told_as_broken(path), open(path, "rb") as file:
-        image = _opened(file)
-        image.load()
-        _turn_upright(image)
-        return _to_8_bits(image)
+    with told_as_broken(path), open(path, "rb") as file:
+        return _loaded(opened(file))
+
+
+def load_stored(stored: Stored) -> Image.Image:
+    """The same of a file that is in memory.
+
+    Raises:
+        BrokenImage: As `load_image`.
+    """
+    with told_as_broken(stored.name):
+        return _loaded(opened(BytesIO(stored.content)))
+
+
+def read_stored(path: str | os.PathLike[str]) -> Stored:
+    """Read a file's bytes, whatever they are.
+
+    Raises:
+        BrokenImage: It can't be opened.
+    """
+    with told_as_broken(path), open(path, "rb") as file:
+        content = bytearray(os.fstat(file.fileno()).st_size)  # one copy less than bytearray(file.read())
+        del content[file.readinto(content) :]
+        return Stored(os.fspath(path), content)
 
 
 def file_facts(path: str | os.PathLike[str]) -> Facts:
@@ -81,12 +114,24 @@ def file_facts(path: str | os.PathLike[str]) -> Facts:
     Raises:
         BrokenImage: As `load_image`.
     """
-    load_image(path)
-    with _told_as_broken(path), open(path, "rb") as file:
-        image = _opened(file)
-        file.seek(0)
-        digest = hashlib.blake2b(file.read(), digest_size=16).digest()
-        return Facts(image.mode, image.width, image.height, digest)
+    load_image(path)  # first: whatever isn't an image isn't read whole, be it as large as it likes
+    return _facts(read_stored(path))
+
+
+def stored_facts(stored: Stored) -> Facts:
+    """The same of a file that is in memory.
+
+    Raises:
+        BrokenImage: As `load_image`.
+    """
+    load_stored(stored)
+    return _facts(stored)
+
+
+def _facts(stored: Stored) -> Facts:
+    with told_as_broken(stored.name):
+        image = opened(BytesIO(stored.content))
+        return Facts(image.mode, *image.size, hashlib.blake2b(stored.content, digest_size=16).digest())
 
 
 def image_facts(image: Image.Image) -> Facts:
@@ -95,7 +140,7 @@ def image_facts(image: Image.Image) -> Facts:
 
 
 @contextmanager
-def _told_as_broken(path: str | os.PathLike[str]) -> Iterator[None]:
+def told_as_broken(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn whatever Pillow's decoders raise into `BrokenImage`; keep warnings about odd metadata quiet."""
     try:
         with warnings.catch_warnings():
@@ -110,7 +155,7 @@ def _told_as_broken(path: str | os.PathLike[str]) -> Iterator[None]:
         raise BrokenImage(path, _reason(error)) from error
 
 
-def _opened(file: BinaryIO) -> Image.Image:
+def opened(file: BinaryIO) -> Image.Image:
     """Read the header only."""
     if file.seek(0, os.SEEK_END) == 0:
         raise ValueError("empty file (0 bytes)")
@@ -138,9 +183,21 @@ def _too_large(text: str) -> str:
     return f"too large: {count}, limit {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:,.0f} million"
 
 
-def _turn_upright(image: Image.Image) -> None:
+def _loaded(image: Image.Image) -> Image.Image:
+    image.load()
     with suppress(Exception):  # damaged metadata; the pixels are fine
         ImageOps.exif_transpose(image, in_place=True)
+    return _to_8_bits(image)
+
+
+def turned(image: Image.Image) -> bool:
+    """Whether EXIF says that an image, of which the header is read, is stored lying or mirrored."""
+    if "exif" not in image.info:
+        return False
+    try:
+        return image.getexif().get(ORIENTATION, 1) != 1
+    except Exception:  # damaged metadata; the pixels are fine
+        return False
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
@@ -175,7 +232,7 @@ def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         BrokenImage: The header can't be read.
     """
-    with _told_as_broken(path), open(path, "rb") as file:
-        image = _opened(file)
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)  # the EXIF orientations that lie on their side
-        return image.size[::-1] if turned else image.size
+    with told_as_broken(path), open(path, "rb") as file:
+        image = opened(file)
+        lies = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        return image.size[::-1] if lies else image.size

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from senet.data.sampler import EvalBatchSampler, Key, Shard, TrainBatchSampler
+from senet.data.sampler import EvalBatchSampler, Key, Order, Shard, TrainBatchSampler
 
 __all__ = ["Samples", "default_workers", "eval_loader", "train_loader"]
 
@@ -22,10 +22,14 @@ class Samples(Protocol):
     Attributes:
         seed: The run's seed.
         groups: (N,) the group of each sample, where a batch shall be of one group as far as possible; else None.
+        order: From seed and epoch to the permutation that the samples are best read in; None for a random one.
     """
 
     seed: int
     groups: np.ndarray | None
+
+    @property
+    def order(self) -> Order | None: ...  # noqa: D102
 
     def __len__(self) -> int: ...
 
@@ -64,8 +68,9 @@ def train_loader(
         DataError: The set doesn't fill one batch.
     """
     order = TrainBatchSampler(
-        len(dataset), batch_size, seed=dataset.seed, shard=shard, drop_last=drop_last, groups=dataset.groups
-    )
+        len(dataset), batch_size, seed=dataset.seed, shard=shard, drop_last=drop_last, order=dataset.order,
+        groups=dataset.groups,
+    )  # fmt: skip
     return _loader(dataset, order, workers)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from senet.data.boxes import picture_size
 from senet.data.dense import Target, Trouble
-from senet.data.images import BrokenImage, Facts, file_facts, load_image
+from senet.data.images import BrokenImage, Facts, Stored, file_facts, load_image, read_stored
 from senet.data.parts import divide, find_names, listed_parts, pictures_in, read_lines
 from senet.data.request import Request
 from senet.data.sources import Data, PathList
@@ -131,6 +131,10 @@ class MaskSource:
     def __getitem__(self, index: int) -> tuple[Image.Image, Target]:
         image = load_image(self.paths[index])
         return image, {"mask": read_mask(self.masks[index], self.classes, instances=self.instances)}
+
+    def stored(self, index: int) -> Stored:
+        """The picture's bytes."""
+        return read_stored(self.paths[index])
 
     def locate(self, index: int) -> str:
         """The picture's path."""

@@ -12,6 +12,7 @@ from senet.data.folder import open_folder
 from senet.data.masks import open_masks
 from senet.data.published import PUBLISHED, open_imagenet
 from senet.data.request import Request
+from senet.data.shards import open_shards
 from senet.data.sources import Data
 from senet.data.voc import open_voc
 from senet.errors import DataError, UnknownNameError
@@ -22,6 +23,7 @@ KINDS: dict[str, Callable[[Request], Data]] = {
     "digits": open_digits,
     "folder": open_folder,
     "imagenet": open_imagenet,
+    "shards": open_shards,
     "voc": open_voc,
     "coco": open_coco,
     "masks": open_masks,
@@ -45,7 +47,7 @@ def open_data(
     """Open a data set by its name on the command line.
 
     Args:
-        text: `digits`, `folder:PATH`, `voc:PATH`, `coco:PATH`, `masks:PATH`, or `cifar10`, `cifar100`,
+        text: `digits`, `folder:PATH`, `shards:DIR`, `voc:PATH`, `coco:PATH`, `masks:PATH`, or `cifar10`, `cifar100`,
             `fashion_mnist`, `imagenet` with an optional `:FOLDER` that holds it.
         val_fraction: The share of each class to validate on, for a folder that isn't divided itself; None
             means 0.2.
@@ -65,7 +67,7 @@ def open_data(
         if os.path.isdir(os.path.expanduser(text)):
             raise DataError(f"{text} is a folder; write folder:{text}")
         raise UnknownNameError("data", kind, KINDS)
-    if kind in ("digits", "folder", *DENSE):
+    if kind in ("digits", "folder", "shards", *DENSE):
         for option, given in (("download", download), ("data-root", root is not None)):
             if given:
                 raise DataError(f"--{option} has no effect on {text}: it is for {', '.join(PUBLISHED)} and imagenet")

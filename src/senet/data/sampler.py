@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +12,13 @@ from torch.utils.data import Sampler
 from senet.data.randomness import generator
 from senet.errors import DataError
 
-__all__ = ["EvalBatchSampler", "Key", "Shard", "TrainBatchSampler"]
+__all__ = ["EvalBatchSampler", "Key", "Order", "Shard", "TrainBatchSampler"]
 
 Key = tuple[int, int]
 """Epoch and index: what `ImageDataset` is asked for."""
+
+Order = Callable[[int, int], torch.Tensor]
+"""From seed and epoch to a permutation of all indices, (N,) int64."""
 
 
 class Shard(NamedTuple):
@@ -50,6 +53,7 @@ class TrainBatchSampler(Sampler[list[Key]]):
         seed: The run's seed.
         shard: This process's share.
         drop_last: Whether to leave out an incomplete last batch.
+        order: From seed and epoch to a permutation, (length,) int64; None for a random one.
         groups: (length,) the group of each image; None for none.
 
     Raises:
@@ -65,8 +69,10 @@ class TrainBatchSampler(Sampler[list[Key]]):
         seed: int = 0,
         shard: Shard | None = None,
         drop_last: bool = True,
+        order: Order | None = None,
         groups: np.ndarray | None = None,
     ) -> None:
+        self.order = order or self._random
         self.shard = shard or Shard()
         _check(batch_size, self.shard)
         self.length = length
@@ -112,11 +118,14 @@ class TrainBatchSampler(Sampler[list[Key]]):
             yield [(epoch, index) for index in indices.tolist()]
 
     def _share(self, epoch: int) -> torch.Tensor:
-        order = torch.randperm(self.length, generator=generator("order", self.seed, epoch))
+        order = self.order(self.seed, epoch)
         if self.groups is not None:
             order = grouped(order, self.groups, self.batch_size * self.shard.world_size)
         order = torch.cat([order, order[: -self.length % self.shard.world_size]])
         return order[self.shard.rank :: self.shard.world_size]
+
+    def _random(self, seed: int, epoch: int) -> torch.Tensor:
+        return torch.randperm(self.length, generator=generator("order", seed, epoch))
 
 
 def grouped(order: torch.Tensor, groups: torch.Tensor, size: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from PIL import Image
 
-from senet.data.images import Facts, file_facts, image_facts, load_image
+from senet.data.images import Facts, Stored, file_facts, image_facts, load_image, read_stored
 from senet.errors import DataError
 from senet.preprocessing import Preprocessing
 
@@ -29,6 +29,9 @@ class Source(Protocol):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
         """Decode one image, and give its label (or what else is known of it); `BrokenImage` if that fails."""
+
+    def stored(self, index: int) -> Stored | None:
+        """One image's file, not decoded; None where images have no files; `BrokenImage` if it can't be had."""
 
     def locate(self, index: int) -> str:
         """What a person would call this image: its path, for a file."""
@@ -89,6 +92,25 @@ class PathList(Sequence[str]):
         self._text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
 
+    @property
+    def flat(self) -> tuple[np.ndarray, np.ndarray]:
+        """All bytes, and where each path ends (beginning with 0)."""
+        return self._text, self._ends
+
+    @classmethod
+    def from_flat(cls, text: np.ndarray, ends: np.ndarray) -> PathList:
+        """From what `flat` gave.
+
+        Raises:
+            ValueError: They don't belong together.
+        """
+        ends = np.asarray(ends, dtype=np.int64)
+        if ends.ndim != 1 or not len(ends) or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
+            raise ValueError("the ends of names aren't ends")
+        paths = cls(())
+        paths._text, paths._ends = np.asarray(text, dtype=np.uint8), ends
+        return paths
+
     def __len__(self) -> int:
         return len(self._ends) - 1
 
@@ -127,6 +149,10 @@ class FileSource:
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return load_image(self.paths[index]), int(self.labels[index])
 
+    def stored(self, index: int) -> Stored:
+        """The file's bytes."""
+        return read_stored(self.paths[index])
+
     def locate(self, index: int) -> str:
         """The file's path."""
         return self.paths[index]
@@ -156,6 +182,9 @@ class MemorySource:
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         return self.pictures[index][0], int(self.labels[index])
 
+    def stored(self, index: int) -> None:
+        """There is no file."""
+
     def locate(self, index: int) -> str:
         """The row's name and the number of the image."""
         return f"{self.name} image {index}"
@@ -178,6 +207,10 @@ class Subset:
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
         return self.source[int(self.indices[index])]
+
+    def stored(self, index: int) -> Stored | None:
+        """As the whole source has it."""
+        return self.source.stored(int(self.indices[index]))
 
     def locate(self, index: int) -> str:
         """As the whole source calls it."""
@@ -206,6 +239,11 @@ class Chain:
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
         source, position = self._place(index)
         return source[position]
+
+    def stored(self, index: int) -> Stored | None:
+        """The image's own source's."""
+        source, position = self._place(index)
+        return source.stored(position)
 
     def locate(self, index: int) -> str:
         """Where the image's own source finds it."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from senet.data import Batch, Data, ImageDataset, Mixing, eval_transform, train_transform
+from senet.data import Batch, Data, ImageDataset, Mixing, Normalise, eval_transform, train_transform
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.task import Objective, Rules, Score, Task
@@ -35,11 +35,20 @@ class ClassificationObjective(Objective):
     Args:
         num_classes: Outputs.
         recipe: Smoothing of labels, mixing of images.
+        preprocessing: Of the network; makes uint8 images what it expects. None where they come ready.
         channels_last: Bring images into that memory format.
     """
 
-    def __init__(self, num_classes: int, recipe: Rules | None, *, channels_last: bool = True) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        recipe: Rules | None,
+        *,
+        preprocessing: Preprocessing | None = None,
+        channels_last: bool = True,
+    ) -> None:
         super().__init__()
+        self.normalise = Normalise(preprocessing) if preprocessing else nn.Identity()
         self.label_smoothing = recipe.label_smoothing if recipe else 0.0
         self.mixing: Mixing | None = None
         if recipe and (recipe.mixup or recipe.cutmix):
@@ -52,7 +61,7 @@ class ClassificationObjective(Objective):
 
     def learn(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Loss of one batch, and how many first guesses are right."""
-        images, labels = batch.images, batch.labels
+        images, labels = self.normalise(batch.images), batch.labels
         if self.mixing is not None:
             images, labels = self.mixing(images, labels, batch.key)
         logits = model(images.contiguous(memory_format=self.memory_format)).float()
@@ -63,7 +72,7 @@ class ClassificationObjective(Objective):
 
     def judge(self, model: nn.Module, batch: Batch) -> None:
         """Add one batch to the validation's sums."""
-        images = batch.images.contiguous(memory_format=self.memory_format)
+        images = self.normalise(batch.images).contiguous(memory_format=self.memory_format)
         logits, labels = model(images).float()[batch.valid], batch.labels[batch.valid]
         if len(labels):
             self.val_loss.update(F.cross_entropy(logits, labels), weight=len(labels))
@@ -117,11 +126,12 @@ class ClassificationTask(Task):
         classes: Sequence[str],
         recipe: Rules | None = None,
         *,
+        preprocessing: Preprocessing | None = None,
         channels_last: bool = True,
         alone: bool = False,  # noqa: ARG002 - `senet.inference.evaluate` says more than this task's sums
     ) -> Objective:
         """Cross entropy and accuracies."""
-        return ClassificationObjective(len(classes), recipe, channels_last=channels_last)
+        return ClassificationObjective(len(classes), recipe, preprocessing=preprocessing, channels_last=channels_last)
 
     def eval_batch_size(self, share: int) -> int:
         """Without gradients there is room for more."""

@@ -110,13 +110,20 @@ class Task(ABC):
 
     @abstractmethod
     def objective(
-        self, classes: Sequence[str], recipe: Rules | None = None, *, channels_last: bool = True, alone: bool = False
+        self,
+        classes: Sequence[str],
+        recipe: Rules | None = None,
+        *,
+        preprocessing: Preprocessing | None = None,
+        channels_last: bool = True,
+        alone: bool = False,
     ) -> Objective:
         """Loss and metrics for a network of these classes.
 
         Args:
             classes: Their names.
             recipe: None where nothing is learned.
+            preprocessing: Of the network, where `datasets` leaves it to the objective to normalise whole batches.
             channels_last: Bring images into that memory format.
             alone: This process evaluates by itself, also after a training of several.
         """

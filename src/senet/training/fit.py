@@ -26,6 +26,7 @@ from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
 from senet.tasks import CLASSIFICATION, task_named
 from senet.tasks.task import Task
+from senet.training.cluster import is_first_process, placed
 from senet.training.console import plain_console
 from senet.training.failures import told_plainly
 from senet.training.folder import METRICS, RESULT, STATES, write_json
@@ -34,6 +35,8 @@ from senet.training.keeper import Keeper
 from senet.training.module import TrainingModule
 from senet.training.progress import ProgressLine
 from senet.training.recipe import Recipe, RunOptions
+from senet.training.rollcall import RollCall, connection_lost
+from senet.training.shared_norm import SharedStatistics
 from senet.training.states import Saved, States
 from senet.weights import Description
 
@@ -108,7 +111,7 @@ def fit(
         SenetError: Anything that can't work, before training starts; a loss that is no number, during it.
         Interrupted: Ctrl-C; the state is saved.
     """
-    run, console = run or RunOptions(), console or plain_console()
+    run, console = placed(run or RunOptions()), console or plain_console()
     started = time.monotonic()
     task = task_named(network.task)
     task.check_rules(recipe)
@@ -126,7 +129,7 @@ def fit(
     broken = BrokenReport(
         len(data.train) + len(data.val), tell=lambda *it: tell(f"skipped {': '.join(it)}"), data=data.name
     )
-    with StopRequest(tell) as stop, _quiet_lightning():
+    with StopRequest(tell if is_first_process() else str) as stop, _quiet_lightning():
         keeper = Keeper(
             folder,
             lambda metrics, epoch: Description(
@@ -146,12 +149,17 @@ def fit(
             broken=broken,
             title=f"{network.name} on {data.name}",
         )  # fmt: skip
-        trainer = _trainer(recipe, run, folder, [keeper, ProgressLine(console), *_early_stop(recipe, task)])
+        roll_call = RollCall(f"go on with: senet train --resume {folder}")
+        statistics = SharedStatistics()
+        callbacks = [keeper, ProgressLine(console), roll_call, *_early_stop(recipe, task)]
+        trainer = _trainer(recipe, run, folder, callbacks, [statistics] if run.sync_norm else [])
         found = _read_state(folder, recipe, tell) if resume else None
         loaders = _loaders(task, network, data, recipe, run, trainer)
         if found is not None:
             loaders[0].batch_sampler.resume_at(found.epoch, found.batch)  # type: ignore[union-attr]
-        objective = task.objective(data.classes, recipe, channels_last=run.channels_last)
+        objective = task.objective(
+            data.classes, recipe, preprocessing=network.preprocessing, channels_last=run.channels_last
+        )
         module = TrainingModule(network.model, recipe, objective, channels_last=run.channels_last, broken=broken)
         try:
             with told_plainly(keeper, _batch_words(loaders[0], network.preprocessing)):
@@ -161,6 +169,12 @@ def fit(
         except SIGTERMException:  # Lightning's, after the keeper has had its turn; at the end there is nothing to stop
             if len(keeper.rows) < recipe.epochs:
                 raise Interrupted from None
+        except RuntimeError as error:
+            if trainer.world_size > 1 and connection_lost(error):
+                raise SenetError(roll_call.explain()) from error
+            raise
+        finally:
+            statistics.revert(module)
     outcome = Outcome(keeper.rows, keeper.best, time.monotonic() - started, broken.summary())
     if trainer.is_global_zero:
         write_json(folder, RESULT, {"best": outcome.best, "last": outcome.rows[-1], "broken": outcome.broken})
@@ -208,7 +222,9 @@ def _turn_on_checkpointing(network: Network) -> None:
     able[0].checkpointing = True  # type: ignore[assignment]
 
 
-def _trainer(recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
+def _trainer(
+    recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Callback], plugins: list[Any]
+) -> L.Trainer:
     if recipe.ema_decay and run.strategy.startswith("fsdp"):
         raise SenetError("averaged weights (ema_decay) can't be kept under fsdp; use --ema-decay 0 or --strategy ddp")
     try:
@@ -225,6 +241,7 @@ def _trainer(recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Ca
             logger=False,  # the keeper logs, before it saves a state
             default_root_dir=folder,
             callbacks=callbacks,
+            plugins=plugins,
             use_distributed_sampler=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -250,6 +267,7 @@ def _loaders(
             f"batch_size={recipe.batch_size} can't be split equally over {shard.world_size} devices x "
             f"{recipe.accumulate} accumulated pieces; use a multiple of {pieces}"
         )
+    check_shares(len(data.val), world_size=shard.world_size)
     share = min(recipe.batch_size // pieces, len(data.train) // shard.world_size)
     workers = None if run.workers < 0 else run.workers
     train_set, val_set = task.datasets(data, network.preprocessing, recipe)
@@ -257,6 +275,19 @@ def _loaders(
         train_loader(train_set, batch_size=share, shard=shard, workers=workers),
         eval_loader(val_set, batch_size=task.eval_batch_size(share), shard=shard, workers=workers),
     )
+
+
+def check_shares(images: int, *, world_size: int) -> None:
+    """Refuse a validation in which a process has nothing to do: the others would wait for it.
+
+    Raises:
+        SenetError: There are fewer images than processes.
+    """
+    if images < world_size:
+        raise SenetError(
+            f"{images} image{'s' * (images != 1)} to validate on can't be shared by {world_size} processes; "
+            f"use at most {images} device{'s' * (images != 1)}"
+        )
 
 
 def _batch_words(loader: DataLoader[Batch], preprocessing: Preprocessing) -> str:

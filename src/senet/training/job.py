@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.errors import CheckpointError, SenetError
+from senet.training.cluster import is_first_process
 from senet.training.folder import JOB, STATES, holds_a_run, write_json
 from senet.training.lock import held
 from senet.training.recipe import Recipe, RunOptions
@@ -49,6 +50,7 @@ class DataOptions:
     limit: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))  # JSON, from which it is read, has lists only
         if self.limit is not None and self.limit < 1:
             raise SenetError(f"limit={self.limit} must be at least 1")
 
@@ -192,7 +194,7 @@ class Job:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             return cls(
-                source=DataOptions(**values["source"] | {"classes": tuple(values["source"].get("classes", ()))}),
+                source=DataOptions(**values["source"]),
                 network=Start.from_dict(values),
                 recipe=Recipe.from_dict(values["recipe"]),
                 run=RunOptions(**values["run"]),
@@ -211,10 +213,3 @@ def _tidy(folder: Path) -> None:
     if is_first_process():
         for path in (*folder.glob(".*.tmp*"), *(folder / STATES).glob(".*.tmp*")):
             path.unlink(missing_ok=True)
-
-
-def is_first_process() -> bool:
-    """Whether this is the process of a distributed run that speaks and writes."""
-    from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
-    return getattr(rank_zero_only, "rank", 0) == 0

@@ -95,6 +95,14 @@ class TrainingModule(L.LightningModule):
         """Hand the epoch's training loss and its like to callbacks."""
         self.log_dict({f"train/{name}": value for name, value in self.objective.learned().items()}, logger=False)
 
+    def on_train_end(self) -> None:
+        """Let every process know of the broken images that the others have met."""
+        if self.broken is not None and self.trainer.world_size > 1:
+            everyone: list[dict[str, str]] = [{} for _ in range(self.trainer.world_size)]
+            torch.distributed.all_gather_object(everyone, self.broken.reasons)
+            for reasons in everyone:
+                self.broken.reasons.update(reasons)
+
     def _report(self, batch: Any) -> None:
         if self.broken is not None:
             self.broken.add(batch.broken)

@@ -44,7 +44,10 @@ def epoch_line(row: dict[str, float], epochs: int, scores: Sequence[Score]) -> s
 
 
 class ProgressLine(L.Callback):
-    """Shows loss, accuracy, images a second and time left; the first process speaks, of its own images.
+    """Shows loss, accuracy, images a second, time lost to data and left; the first process speaks, of its own images.
+
+    Lost to data is what passes between one step's end and the next one's start: the share of the time in which this
+    process waited for images, or brought them to the device.
 
     It adds up for itself: asking a metric of a distributed run would wait for all processes to ask.
 
@@ -59,6 +62,8 @@ class ProgressLine(L.Callback):
         self._loss = 0.0
         self._right = 0
         self._since = 0.0
+        self._ended = 0.0
+        self._waited = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar, a resumed run's where it was."""
@@ -72,7 +77,14 @@ class ProgressLine(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the speed anew."""
-        self._images, self._loss, self._right, self._since = 0, 0.0, 0, time.monotonic()
+        self._images, self._loss, self._right, self._waited = 0, 0.0, 0, 0.0
+        self._since = self._ended = time.monotonic()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The images are there."""
+        self._waited += time.monotonic() - self._ended
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move the bar."""
@@ -82,13 +94,15 @@ class ProgressLine(L.Callback):
         self._images += count
         self._loss += float(outputs["loss"]) * count * trainer.accumulate_grad_batches
         self._right += int(outputs.get("right", 0))
-        speed = self._images * trainer.world_size / max(1e-9, time.monotonic() - self._since)
+        self._ended = time.monotonic()
+        spent = max(1e-9, self._ended - self._since)
+        speed = self._images * trainer.world_size / spent
         top1 = f"  top-1 {self._right / self._images:.1%}" if "right" in outputs else ""
         self.progress.update(
             self._train,
             completed=int(trainer.num_training_batches) * trainer.current_epoch + batch_idx + 1,
             description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
-            text=f"loss {self._loss / self._images:.3f}{top1}  {speed:.0f} images/s",
+            text=f"loss {self._loss / self._images:.3f}{top1}  {speed:.0f} images/s  data {self._waited / spent:.0%}",
         )
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -150,6 +150,8 @@ class RunOptions:
         devices: Devices of this machine; 0 is all accelerators, or the one processor.
         nodes: Machines.
         strategy: Lightning's: `"auto"`, `"ddp"`, `"fsdp"`, ...
+        sync_norm: Batch norms take their statistics over the images of all devices, so that a batch means the same on
+            any number of them; without it each device uses its own images, which is faster.
         workers: Processes that load images, a device; -1 chooses by the number of cores.
         channels_last: Maps as (N, H, W, C) in memory: faster on most hardware.
         checkpointing: Recompute maps in the backward pass to save memory.
@@ -164,6 +166,7 @@ class RunOptions:
     devices: int = 0
     nodes: int = 1
     strategy: str = "auto"
+    sync_norm: bool = True
     workers: int = -1
     channels_last: bool = True
     checkpointing: bool = False

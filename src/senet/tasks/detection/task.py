@@ -93,6 +93,7 @@ class DetectionTask(DenseTask):
         classes: Sequence[str],
         recipe: Rules | None = None,  # noqa: ARG002 - `check_rules` has seen to it
         *,
+        preprocessing: Preprocessing | None = None,  # noqa: ARG002 - the network itself normalises
         channels_last: bool = True,  # noqa: ARG002 - the network itself makes the batch
         alone: bool = False,
     ) -> Objective:

@@ -76,6 +76,7 @@ class SegmentationTask(DenseTask):
         classes: Sequence[str],
         recipe: Rules | None = None,
         *,
+        preprocessing: Preprocessing | None = None,  # noqa: ARG002 - its pictures are normalised one by one
         channels_last: bool = True,
         alone: bool = False,
     ) -> Objective:

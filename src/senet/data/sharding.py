@@ -1,0 +1,290 @@
+"""Making shards of a data set: checked, in random order, each file whole or not there, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from senet.data.broken import BrokenReport
+from senet.data.images import BrokenImage, Stored, load_stored, opened
+from senet.data.loader import default_workers
+from senet.data.randomness import generator
+from senet.data.shards import FORMAT, INDEX, Places
+from senet.data.sources import Data, PathList, Source
+from senet.errors import DataError
+from senet.weights import write_atomically
+
+__all__ = ["Sharded", "write_shards"]
+
+SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
+"""Of Pillow's formats that aren't called like their files."""
+
+PLAN = ".plan.json"
+SAMPLED = 64
+
+
+@dataclass(frozen=True)
+class Sharded:
+    """What `write_shards` came to.
+
+    Attributes:
+        images: Images written, by part.
+        shards: Files written, by part.
+        megabytes: Of all of them.
+        reused: Shards that an earlier call had finished.
+        broken: Name and reason of each image that was left out.
+    """
+
+    images: dict[str, int]
+    shards: dict[str, int]
+    megabytes: float
+    reused: int
+    broken: list[tuple[str, str]]
+
+
+class Piece(NamedTuple):
+    """One shard to be."""
+
+    part: str
+    name: str
+    indices: np.ndarray
+
+
+class Written(NamedTuple):
+    """One shard that is there."""
+
+    places: Places
+    broken: list[tuple[str, str]]
+    reused: bool
+
+
+def write_shards(
+    data: Data,
+    folder: Path,
+    *,
+    shard_mb: float = 256,
+    seed: int = 0,
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    tell: Callable[[str, str], None] | None = None,
+) -> Sharded:
+    """Write a data set as shards, which `shards:FOLDER` reads; the files of images stay as they are, byte for byte.
+
+    Every image is decoded once; a broken one is left out and told. A shard is there only when it is whole, and the
+    index only when all are: whoever stops this can call it again, and it goes on.
+
+    Args:
+        data: What to write, all its parts.
+        folder: Is made if need be.
+        shard_mb: About how large a shard becomes, in 10^6 bytes.
+        seed: Of the order in which images are dealt to shards.
+        workers: Processes that read and check; 0 for none, None for one a processor.
+        progress: Called with how many images are done, and of how many.
+        tell: Called with name and reason of each broken image.
+
+    Returns:
+        What was written.
+
+    Raises:
+        DataError: The folder holds something else, too many images are broken, or there is more to know of an image
+            than its class.
+    """
+    if data.task != "classification":
+        raise DataError(f"{data.name} is for {data.task}; shards hold images with one class each")
+    folder.mkdir(parents=True, exist_ok=True)
+    pieces = [piece for part in data.parts for piece in _pieces(data, part, shard_mb, seed)]
+    _agree_on_plan(folder, data, pieces)
+    report = BrokenReport(sum(map(len, data.parts.values())), tell=tell, data=data.name)
+    done: list[Written] = []
+    total = sum(len(piece.indices) for piece in pieces)
+    for piece, written in zip(pieces, _written(data, folder, pieces, workers), strict=True):
+        report.add(written.broken)
+        done.append(written)
+        if progress is not None:
+            progress(sum(len(p.indices) for p in pieces[: len(done)]), total)
+        assert len(written.places.labels) + len(written.broken) == len(piece.indices)
+    _finish(folder, data, pieces, done)
+    return _summary(folder, data, pieces, done)
+
+
+def _pieces(data: Data, part: str, shard_mb: float, seed: int) -> Iterator[Piece]:
+    """Equally many images a shard, so many that it becomes about as large as wanted."""
+    source = data.parts[part]
+    order = torch.randperm(len(source), generator=generator("sharding", seed, part)).numpy()
+    sizes = []
+    for index in order[:SAMPLED]:
+        try:
+            sizes.append(len(_file_of(source, int(index)).content))
+        except BrokenImage:
+            continue
+    each = max(1, int(shard_mb * 1e6 / (np.mean(sizes) if sizes else 1e5)))
+    for number, indices in enumerate(np.array_split(order, -(-len(order) // each))):
+        yield Piece(part, f"{part}-{number:05d}.tar", indices)
+
+
+def _agree_on_plan(folder: Path, data: Data, pieces: list[Piece]) -> None:
+    """Refuse a folder in which another set of shards was begun.
+
+    Raises:
+        DataError: It was.
+    """
+    digest = hashlib.sha256(repr((FORMAT, data.classes)).encode())
+    for piece in pieces:
+        source = data.parts[piece.part]
+        digest.update(piece.name.encode() + source.labels[piece.indices].tobytes())
+        for index in piece.indices:
+            digest.update(source.locate(int(index)).encode("utf-8", "surrogateescape") + b"\0")
+    plan, path = {"format": FORMAT, "of": data.name, "sha256": digest.hexdigest()}, folder / PLAN
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != plan:
+        raise DataError(f"{folder} holds other shards, of other images or options; choose another --out")
+    if not path.is_file() and any(folder.glob("*.tar")):
+        raise DataError(f"{folder} holds archives that aren't of `senet shard`; choose another --out")
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(plan), encoding="utf-8"))
+
+
+def _written(data: Data, folder: Path, pieces: list[Piece], workers: int | None) -> Iterator[Written]:
+    workers = default_workers() if workers is None else workers
+    if workers == 0 or len(pieces) == 1:
+        for piece in pieces:
+            yield _write(data.parts[piece.part], folder, piece)
+        return
+    with ProcessPoolExecutor(workers, initializer=_receive, initargs=(data.parts, folder, os.getpid())) as pool:
+        try:
+            yield from pool.map(_write_received, pieces)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_received: dict[str, Any] = {}
+"""Within a worker process: parts and folder, sent to it once."""
+
+
+def _receive(parts: dict[str, Source], folder: Path, parent: int) -> None:
+    _received.update(parts=parts, folder=folder)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent was killed; the pool's own way to tell would keep it for ever."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _write_received(piece: Piece) -> Written:
+    return _write(_received["parts"][piece.part], _received["folder"], piece)
+
+
+def _write(source: Source, folder: Path, piece: Piece) -> Written:
+    """One shard and, after it, the table of what is in it; or what an earlier call has left of both."""
+    path, table = folder / piece.name, _table(folder, piece)
+    if path.is_file() and table.is_file():
+        try:
+            return _finished(path, table)
+        except (ValueError, KeyError, OSError):
+            pass  # of no use; written anew
+    rows: list[tuple[int, int, int, int, str]] = []
+    broken: list[tuple[str, str]] = []
+
+    def fill(temporary: Path) -> None:
+        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
+            for index in map(int, piece.indices):
+                try:
+                    stored = _file_of(source, index)
+                    load_stored(stored)
+                except BrokenImage as error:
+                    broken.append((error.path, error.reason))
+                    continue
+                label = int(source.labels[index])
+                offset = _add(archive, f"{index:09d}", stored, label)
+                rows.append((offset, len(stored.content), label, zlib.crc32(stored.content), stored.name))
+
+    write_atomically(path, fill)
+    numbers = [np.array([row[column] for row in rows], dtype=np.int64) for column in range(4)]
+    places = Places(*numbers[:3], numbers[3].astype(np.uint32), PathList(row[4] for row in rows))  # type: ignore[call-arg, arg-type]
+    told = {"broken": np.array(broken, dtype=np.str_).reshape(-1, 2), "bytes": np.array(path.stat().st_size)}
+    write_atomically(table, lambda temporary: places.write(temporary, **told))
+    return Written(places, broken, reused=False)
+
+
+def _finished(path: Path, table: Path) -> Written:
+    content = table.read_bytes()
+    places = Places.read(content)
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        if int(arrays["bytes"]) != path.stat().st_size:
+            raise ValueError("another shard's")
+        return Written(places, [(str(name), str(reason)) for name, reason in arrays["broken"]], reused=True)
+
+
+def _file_of(source: Source, index: int) -> Stored:
+    """An image's own file; of a picture that is in memory, a PNG."""
+    stored = source.stored(index)
+    if stored is None:
+        content = io.BytesIO()
+        source[index][0].save(content, "PNG")
+        stored = Stored(source.locate(index), bytearray(content.getvalue()))
+    return stored
+
+
+def _add(archive: tarfile.TarFile, key: str, stored: Stored, label: int) -> int:
+    """Put an image and its class number in, as WebDataset's readers expect them; returns where the image begins."""
+    image_format = opened(io.BytesIO(stored.content)).format or "img"
+    members = ((SUFFIXES.get(image_format, image_format.lower()), stored.content), ("cls", str(label).encode()))
+    offset = archive.offset + tarfile.BLOCKSIZE
+    for suffix, content in members:
+        member = tarfile.TarInfo(f"{key}.{suffix}")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return offset
+
+
+def _table(folder: Path, piece: Piece) -> Path:
+    return folder / f".{piece.name}.npz"
+
+
+def _finish(folder: Path, data: Data, pieces: list[Piece], done: list[Written]) -> None:
+    """One table a part, then the index: whoever finds it finds all of it."""
+    parts = {}
+    for part in data.parts:
+        mine = [(piece, written.places) for piece, written in zip(pieces, done, strict=True) if piece.part == part]
+        table = folder / f"{part}.npz"
+        write_atomically(table, Places.joined([places for _, places in mine]).write)
+        parts[part] = {
+            "table": table.name,
+            "sha256": hashlib.sha256(table.read_bytes()).hexdigest(),
+            "shards": [
+                {"name": piece.name, "images": len(places.labels), "bytes": (folder / piece.name).stat().st_size}
+                for piece, places in mine
+            ],
+        }
+    left_out = [list(trouble) for written in done for trouble in written.broken]
+    index = {"format": FORMAT, "of": data.name, "classes": data.classes, "parts": parts, "left_out": left_out}
+    text = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(folder / INDEX, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def _summary(folder: Path, data: Data, pieces: list[Piece], done: list[Written]) -> Sharded:
+    images = dict.fromkeys(data.parts, 0)
+    shards = dict.fromkeys(data.parts, 0)
+    for piece, written in zip(pieces, done, strict=True):
+        images[piece.part] += len(written.places.labels)
+        shards[piece.part] += 1
+    return Sharded(
+        images, shards, sum((folder / piece.name).stat().st_size for piece in pieces) / 1e6,
+        sum(written.reused for written in done), [trouble for written in done for trouble in written.broken],
+    )  # fmt: skip

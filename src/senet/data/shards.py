@@ -1,0 +1,257 @@
+"""Data sets of any size as a few large files: tar archives of images, and an index that says where in them each one is.
+
+Training reads a shard's images at about the same time, in an order that follows from (seed, epoch) alone. So any number
+of processes and workers, and any interruption, give the same batches; `docs/data.md` says what was weighed against it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import zlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from senet.data.images import BrokenImage, Facts, Stored, load_stored, stored_facts, told_as_broken
+from senet.data.randomness import generator
+from senet.data.request import Request
+from senet.data.sources import Data, PathList
+from senet.errors import DataError
+
+__all__ = ["FORMAT", "INDEX", "LANES", "Places", "ShardSource", "open_shards", "shard_order"]
+
+INDEX = "shards.json"
+FORMAT = "senet shards 1"
+PARTS = ("train", "val", "test")
+
+LANES = 48
+"""An epoch is this many rows of shards, read side by side: 1, 2, 3, 4, 6, 8, 12, 16, 24 or 48 processes share the rows
+evenly, so that each reads its own shards; other numbers work as well, but there each process reads from all."""
+
+MOST_OPEN = 128
+"""Shards that a process keeps open."""
+
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""A shard lies in the index's own folder: no separators, no dots in front."""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the images of one or several shards are; rows belong together.
+
+    Attributes:
+        offsets: (N,) int64, bytes from the shard's beginning.
+        sizes: (N,) int64, bytes.
+        labels: (N,) int64 class numbers.
+        checksums: (N,) uint32, zlib's CRC-32 of the bytes.
+        names: What the images were called where they came from.
+    """
+
+    offsets: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray
+    checksums: np.ndarray
+    names: PathList
+
+    def write(self, path: Path, **more: np.ndarray) -> None:
+        """Write them as an .npz of plain numbers."""
+        text, ends = self.names.flat
+        with path.open("wb") as file:
+            np.savez(
+                file, offsets=self.offsets, sizes=self.sizes, labels=self.labels, checksums=self.checksums,
+                name_bytes=text, name_ends=ends, **more,  # type: ignore[arg-type]
+            )  # fmt: skip
+
+    @classmethod
+    def read(cls, content: bytes) -> Places:
+        """Read what `write` wrote; nothing in it is ever unpickled.
+
+        Raises:
+            ValueError: It is something else, or its rows don't belong together.
+        """
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            found = [np.asarray(arrays[name], dtype=np.int64) for name in ("offsets", "sizes", "labels")]
+            checksums = np.asarray(arrays["checksums"], dtype=np.uint32)
+            names = PathList.from_flat(arrays["name_bytes"], arrays["name_ends"])
+        if any(array.shape != (len(names),) for array in (*found, checksums)):  # type: ignore[attr-defined]
+            raise ValueError("its rows don't belong together")
+        return cls(found[0], found[1], found[2], checksums, names)
+
+    @classmethod
+    def joined(cls, parts: list[Places]) -> Places:
+        """The rows of several, one after another."""
+        arrays = ([getattr(part, name) for part in parts] for name in ("offsets", "sizes", "labels", "checksums"))
+        return cls(*(np.concatenate(rows) for rows in arrays), PathList(n for part in parts for n in part.names))  # type: ignore[call-arg, arg-type]
+
+
+class ShardSource:
+    """The images of one part of a sharded data set.
+
+    Args:
+        folder: Where the shards are.
+        shards: Names of the files, and how many images are in each.
+        places: Where in them; rows in the order of the shards.
+    """
+
+    def __init__(self, folder: Path, shards: Mapping[str, int], places: Places) -> None:
+        self.folder = folder
+        self.shards = list(shards)
+        self.starts = np.cumsum([0, *shards.values()])
+        self.places = places
+        self.labels = places.labels
+        self._open: OrderedDict[int, int] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return load_stored(self.stored(index)), int(self.labels[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": OrderedDict()}  # a spawned worker opens its own
+
+    def stored(self, index: int) -> Stored:
+        """The image's bytes, as they were in its own file.
+
+        Raises:
+            BrokenImage: They can't be read, or aren't what was written.
+        """
+        name, size = self.locate(index), int(self.places.sizes[index])
+        with told_as_broken(name):
+            content = bytearray(size)
+            got = os.preadv(self._file(index), [content], int(self.places.offsets[index]))
+        if got < size:
+            raise BrokenImage(name, "the shard is truncated")
+        if zlib.crc32(content) != self.places.checksums[index]:
+            raise BrokenImage(name, "damaged (its checksum is another)")
+        return Stored(name, content)
+
+    def locate(self, index: int) -> str:
+        """The shard, and what the image was called where it came from."""
+        return f"{self.folder / self.shards[self._shard(index)]}: {self.places.names[index]}"
+
+    def facts(self, index: int) -> Facts:
+        """The stored form."""
+        return stored_facts(self.stored(index))
+
+    def order(self, seed: int, epoch: int) -> torch.Tensor:
+        """An epoch's order, for `TrainBatchSampler`."""
+        return shard_order(torch.from_numpy(self.starts), generator("shards", seed, epoch))
+
+    def _shard(self, index: int) -> int:
+        return int(np.searchsorted(self.starts, index, side="right")) - 1
+
+    def _file(self, index: int) -> int:
+        """The open shard of an image. Reading says where, so that forked workers can share it."""
+        shard = self._shard(index)
+        if shard not in self._open:
+            self._open[shard] = os.open(self.folder / self.shards[shard], os.O_RDONLY)
+            if len(self._open) > MOST_OPEN:
+                os.close(self._open.popitem(last=False)[1])
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+    def __del__(self) -> None:
+        for file in getattr(self, "_open", {}).values():
+            os.close(file)
+
+
+def shard_order(starts: torch.Tensor, randomness: torch.Generator) -> torch.Tensor:
+    """All images once: shards in random order, each shuffled, the whole dealt to `LANES` rows that are read in turn.
+
+    Row l holds the images at l, l + LANES, l + 2 LANES, ... of the result: a process that takes every `world_size`-th
+    image takes whole rows, if it can, and so reads a `world_size`-th of the shards.
+
+    Args:
+        starts: (shards + 1,) int64: shard s holds the images from starts[s] to starts[s + 1].
+        randomness: What to draw from.
+
+    Returns:
+        (images,) int64, a permutation.
+    """
+    line = torch.cat(
+        [
+            starts[shard] + torch.randperm(int(starts[shard + 1] - starts[shard]), generator=randomness)
+            for shard in torch.randperm(len(starts) - 1, generator=randomness).tolist()
+        ]
+    )
+    rows = torch.tensor_split(line, LANES)
+    shortest = len(line) // LANES
+    table = torch.stack([row[:shortest] for row in rows])
+    return torch.cat([table.T.flatten(), *(row[shortest:] for row in rows)])
+
+
+def open_shards(request: Request) -> Data:
+    """Read `shards:DIR`, which `senet shard` has made.
+
+    Raises:
+        DataError: It isn't there, isn't complete, or isn't what the index says.
+    """
+    if not request.place:
+        raise DataError("shards needs a path: shards:DIR")
+    request.refuse_fraction("it is divided already; `senet shard` takes --val-fraction")
+    folder = request.folder().absolute()
+    index = _read_index(folder)
+    try:
+        classes = tuple(map(str, index["classes"]))
+        parts = {part: _part(folder, entry, len(classes)) for part, entry in index["parts"].items() if part in PARTS}
+        return Data(request.name, classes, parts["train"], parts["val"], parts.get("test"))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{folder / INDEX} isn't what `senet shard` writes: {type(error).__name__} {error}") from error
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    if not path.is_file():
+        found = "shards that aren't complete" if any(folder.glob("*.tar")) else f"no {INDEX}"
+        raise DataError(f"{folder} holds {found}; senet shard folder:PATH --out {folder} makes them (or goes on)")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} can't be read: {error}") from error
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise DataError(f"{path} isn't of the format {FORMAT!r}, which this version reads")
+    return index
+
+
+def _part(folder: Path, entry: Mapping[str, Any], classes: int) -> ShardSource:
+    table = folder / _plain(entry["table"], suffix=".npz")
+    content = table.read_bytes() if table.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise DataError(f"{table} is {'damaged' if content else 'missing'}; make the shards anew with `senet shard`")
+    places = Places.read(content)
+    shards = {_plain(shard["name"]): int(shard["images"]) for shard in entry["shards"]}
+    source = ShardSource(folder, shards, places)
+    if source.starts[-1] != len(places.labels) or len(shards) != len(entry["shards"]):
+        raise DataError(f"{folder / INDEX}: its shards and its {table.name} don't belong together")
+    if len(places.labels) == 0 or places.labels.min() < 0 or places.labels.max() >= classes:
+        raise DataError(f"{table}: labels must be 0..{classes - 1}, and there must be some")
+    lowest, ends = np.minimum(places.offsets, places.sizes), places.offsets + places.sizes
+    for position, shard in enumerate(entry["shards"]):
+        path, rows = folder / shard["name"], slice(source.starts[position], source.starts[position + 1])
+        size = path.stat().st_size if path.is_file() else -1
+        if size != shard["bytes"]:
+            found = "missing" if size < 0 else f"{size:,} bytes long instead of {shard['bytes']:,}"
+            raise DataError(f"{path} is {found}; copy it again, or delete it and run `senet shard` again")
+        if shard["images"] and (lowest[rows].min() < 0 or ends[rows].max() > size):
+            raise DataError(f"{table}: an image lies outside of {path.name}")
+    return source
+
+
+def _plain(name: Any, suffix: str = ".tar") -> str:
+    """A file name that leads nowhere else."""
+    if not (isinstance(name, str) and name.endswith(suffix) and PLAIN_NAME.fullmatch(name)):
+        raise DataError(f"a file called {name!r} can't belong to the shards: it must lie in their folder")
+    return name

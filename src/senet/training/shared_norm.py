@@ -1,0 +1,126 @@
+"""Batch norms that take their statistics over the images of all processes: a batch means the same on any number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.plugins import LayerSync
+from torch import Tensor, nn
+
+__all__ = ["SharedBatchNorm1d", "SharedBatchNorm2d", "SharedBatchNorm3d", "SharedStatistics"]
+
+
+class _Summed(torch.autograd.Function):
+    """The sum of a tensor over all processes; so is its gradient's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004 - autograd's signature
+        return _sum(x)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Tensor:  # noqa: ARG004
+        return _sum(dy)
+
+
+def _sum(x: Tensor) -> Tensor:
+    x = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(x)
+    return x
+
+
+class _Shared(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the images of all processes, in any backend, on any device.
+
+    Every process must hold equally many values a channel, as training batches do.
+
+    Differs: `nn.SyncBatchNorm` refuses tensors on processors; it is what stands in on GPUs (`SharedStatistics`).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) -> the same."""
+        shared = self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        if not shared:
+            return super().forward(x)
+        self._check_input_dim(x)
+        var, mean = self._statistics(x.float())
+        self._remember(mean.detach(), var.detach(), x.numel() // x.shape[1] * dist.get_world_size())
+        scale = torch.rsqrt(var + self.eps)
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -mean * scale
+        if self.bias is not None:
+            shift = shift + self.bias
+        channels = (1, -1, *(1 for _ in x.shape[2:]))
+        return torch.addcmul(shift.view(channels), x, scale.view(channels)).to(x.dtype)
+
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Variance and mean, (C,) each: within the processes, and of the processes' means around the common one."""
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        own_var, own_mean = torch.var_mean(x, axes, correction=0)
+        world = dist.get_world_size()
+        mean = _Summed.apply(own_mean) / world
+        return _Summed.apply(own_var + (own_mean - mean).square()) / world, mean
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, var: Tensor, count: int) -> None:
+        """Move the running statistics as `nn.BatchNorm2d` does."""
+        if self.running_mean is None or self.running_var is None:
+            return
+        momentum = self.momentum
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            momentum = 1 / float(self.num_batches_tracked) if momentum is None else momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum or 0.0)
+        self.running_var.lerp_(var.to(self.running_var.dtype) * (count / max(count - 1, 1)), momentum or 0.0)
+
+
+class SharedBatchNorm1d(_Shared, nn.BatchNorm1d):
+    """`nn.BatchNorm1d` over all processes."""
+
+
+class SharedBatchNorm2d(_Shared, nn.BatchNorm2d):
+    """`nn.BatchNorm2d` over all processes."""
+
+
+class SharedBatchNorm3d(_Shared, nn.BatchNorm3d):
+    """`nn.BatchNorm3d` over all processes."""
+
+
+OWN: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm1d: SharedBatchNorm1d,
+    nn.BatchNorm2d: SharedBatchNorm2d,
+    nn.BatchNorm3d: SharedBatchNorm3d,
+}
+
+
+class SharedStatistics(LayerSync):
+    """Lets a network's batch norms share their statistics while it trains on several processes.
+
+    A norm changes its class and stays the same object: parameters, running statistics and hooks (such as inserted
+    attention) stay where they are.
+    """
+
+    def __init__(self) -> None:
+        self._before: list[tuple[nn.Module, type[nn.Module]]] = []
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Share; a subclass of PyTorch's norms is left alone."""
+        for module in model.modules():
+            if type(module) in OWN:
+                self._before.append((module, type(module)))
+                parameter = next(module.parameters(), None)
+                if parameter is not None and parameter.device.type == "cuda":
+                    module.process_group = None  # type: ignore[assignment]
+                    module.__class__ = nn.SyncBatchNorm
+                else:
+                    module.__class__ = OWN[type(module)]
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Back to each process for itself."""
+        while self._before:
+            module, kind = self._before.pop()
+            module.__class__ = kind
+        return model

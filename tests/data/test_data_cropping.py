@@ -1,0 +1,137 @@
+"""The fast way to a random part of a photograph gives what Pillow and torchvision give."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from data_helpers import picture
+from PIL import Image
+from torchvision.transforms import InterpolationMode, v2
+
+from senet.data import Augmentation, BrokenImage, FileSource, ImageDataset, MemorySource, train_transform
+from senet.data.cropping import PartialCrop
+from senet.data.images import Stored, load_stored
+from senet.data.randomness import drawn_from
+from senet.preprocessing import IMAGENET
+
+
+def photo(seed: int, size: tuple[int, int] = (500, 375)) -> Image.Image:
+    """A picture with edges and gradients at all scales, such as a camera gives, and some noise."""
+    random = np.random.RandomState(seed)
+    image = np.zeros((size[1], size[0], 3), np.float32)
+    for edge in (3, 9, 27, 81):
+        layer = Image.fromarray(random.randint(0, 256, (edge, edge, 3)).astype(np.uint8))
+        image += np.asarray(layer.resize(size, Image.Resampling.BICUBIC), np.float32) / 4
+    return Image.fromarray((image + random.normal(0, 4, image.shape)).clip(0, 255).astype(np.uint8))
+
+
+def stored(image: Image.Image, format: str = "JPEG", **options) -> Stored:
+    file = io.BytesIO()
+    image.save(file, format, **({"quality": 90} if format == "JPEG" else {}) | options)
+    return Stored(f"photo.{format.lower()}", bytearray(file.getvalue()))
+
+
+def reference(file: Stored, crop: PartialCrop, key: int) -> torch.Tensor:
+    """Pillow decodes the whole image; torchvision takes the part."""
+    whole = load_stored(file).convert("RGB")
+    with drawn_from(key):
+        part = v2.RandomResizedCrop(crop.size, crop.scale, crop.ratio, crop.interpolation)(whole)
+    return v2.functional.pil_to_tensor(part)
+
+
+def fast(file: Stored, crop: PartialCrop, key: int) -> torch.Tensor:
+    with drawn_from(key):
+        return crop.decoded(file)
+
+
+CROP = PartialCrop((224, 224), (0.08, 1.0), (3 / 4, 4 / 3))
+
+
+@pytest.mark.parametrize("interpolation", [InterpolationMode.BILINEAR, InterpolationMode.BICUBIC])
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}], ids=str)
+def test_the_same_parts_to_a_grey_level_or_two(options, interpolation):
+    crop, most = replace(CROP, interpolation=interpolation), 1 if interpolation == InterpolationMode.BILINEAR else 2
+    for seed in range(4):
+        file = stored(photo(seed), **options)
+        difference = (fast(file, crop, seed).int() - reference(file, crop, seed).int()).abs()
+        assert difference.max() <= most
+        assert difference.float().mean() < 0.05
+
+
+def test_the_same_part_whatever_the_form():
+    """The draws see the size alone, so they don't depend on how the picture is decoded."""
+    image = photo(1)
+    parts = []
+    for form in (stored(image), stored(image, "PNG")):
+        with drawn_from("part"):
+            parts.append(CROP.decoded(form).float())
+    with drawn_from("part"):
+        parts.append(CROP(image).float())
+    assert torch.equal(parts[1], parts[2])
+    assert (parts[0] - parts[1]).abs().mean() < 3, "JPEG loses a little, another part would differ by far more"
+
+
+def test_every_kind_of_file_is_read_as_pillow_reads_it():
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    image = photo(2, (300, 200))
+    forms = [
+        stored(image, exif=lying),
+        stored(image.convert("L")),
+        stored(image.convert("CMYK")),
+        stored(image.convert("P"), "GIF"),
+        stored(image.convert("RGBA"), "PNG"),
+        stored(image, "WEBP", lossless=True),
+    ]
+    for number, file in enumerate(forms):
+        difference = (fast(file, CROP, number).int() - reference(file, CROP, number).int()).abs()
+        assert difference.max() <= 1, number
+
+
+def test_a_large_photograph_decoded_smaller_looks_the_same():
+    """Scaled by libjpeg: not equal, but a difference that is far below what a network is varied by."""
+    crop = replace(CROP, size=(64, 64), scale=(0.5, 1.0))
+    errors, shrinks = [], set()
+    for seed in range(8):
+        file = stored(photo(seed, (1023, 769)))
+        with drawn_from(seed):
+            shrinks.add(crop._shrink(crop._part(Image.open(io.BytesIO(file.content)))))
+        errors.append((fast(file, crop, seed).float() - reference(file, crop, seed).float()).square().mean().item())
+    assert min(shrinks) >= 4
+    psnr = 10 * np.log10(255**2 / np.array(errors))
+    assert psnr.min() > 38, psnr
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.02, 0.6, 0.99])
+def test_a_truncated_file_is_broken_as_in_evaluation(keep):
+    file = stored(photo(3))
+    del file.content[int(len(file.content) * keep) :]
+    with pytest.raises(BrokenImage) as evaluation:
+        load_stored(file)
+    with pytest.raises(BrokenImage) as training:
+        fast(file, CROP, 0)
+    assert str(training.value) == str(evaluation.value)
+
+
+def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(BrokenImage, match="too large"):
+        fast(stored(photo(4)), CROP, 0)
+
+
+def test_files_and_memory_are_varied_alike(tmp_path):
+    """The whole transform, on a lossless file and on the same picture in memory."""
+    pictures = [picture(seed, (80, 60)) for seed in range(4)]
+    for number, image in enumerate(pictures):
+        image.save(tmp_path / f"{number}.png")
+    files = FileSource([tmp_path / f"{number}.png" for number in range(4)], range(4))
+    memory = MemorySource([(image,) for image in pictures], range(4), name="pictures")
+    transform = train_transform(IMAGENET, Augmentation(jitter=0.2, rotation=5, pixel_jitter=9, erasing=0.5))
+    one, other = (ImageDataset(source, transform, seed=3) for source in (files, memory))
+    for index in range(4):
+        assert torch.equal(one[1, index].image, other[1, index].image)
+        assert one[1, index].label == index

@@ -1,0 +1,227 @@
+"""Several processes, for real: on one machine, under torchrun, on two "machines" of the loopback; and killed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from senet.errors import SenetError
+from senet.training.cluster import launched, placed
+from senet.training.recipe import RunOptions
+
+# A small learning rate: differences of the last bit grow with every step, and faster with larger ones.
+OPTIONS = [
+    *("--data", "digits", "--model", "cifar_resnet20", "--option", "depth=1", "--size", "8"),
+    *("--batch-size", "256", "--lr", "0.02", "--epochs", "3", "--workers", "0"),
+]
+TRAIN = ["-m", "senet", "train"]
+
+
+def start(where: Path, *words: str, **more: str) -> subprocess.Popen[str]:
+    gone = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK"}
+    environment = {k: v for k, v in os.environ.items() if k not in gone} | {"OMP_NUM_THREADS": "1"} | more
+    return subprocess.Popen(
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        cwd=where,
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int | None = 0, seconds: float = 280) -> str:
+    said, _ = process.communicate(timeout=seconds)
+    assert process.returncode == code if code is not None else process.returncode != 0, said
+    return said
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    with (folder / "metrics.csv").open() as table:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(table)]
+
+
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen[str]) -> None:
+    for _ in range(2400):
+        if any(folder.glob(pattern)):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError(f"{folder}/{pattern} never came")
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    finish(start(folder.parent, *TRAIN, *OPTIONS, "--out", str(folder)))
+    return folder
+
+
+def assert_the_same_curve(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+    mine, yours = rows(one), rows(other)
+    assert len(mine) == len(yours)
+    for a, b in zip(mine, yours, strict=True):
+        for key in ("train_loss", "val_loss", "lr"):
+            assert a[key] == pytest.approx(b[key], abs=tolerance), key
+        assert abs(a["val_top1"] - b["val_top1"]) <= 1.5 / 360, "an image on the border may fall either way"
+        assert a["step"] == b["step"]
+
+
+@pytest.mark.slow
+def test_two_processes_follow_the_curve_of_one(tmp_path, alone):
+    """Norms included: their statistics are of the whole batch."""
+    said = finish(start(tmp_path, *TRAIN, *OPTIONS, "--out", "run", "--devices", "2"))
+    assert said.count("epoch 3/3") == 1, "only the first process speaks"
+    assert_the_same_curve(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+def test_without_shared_statistics_the_curve_is_another(tmp_path, alone):
+    finish(start(tmp_path, *TRAIN, *OPTIONS, "--out", "run", "--devices", "2", "--no-sync-norm"))
+    assert abs(rows(tmp_path / "run")[0]["train_loss"] - rows(alone)[0]["train_loss"]) > 5e-5
+
+
+@pytest.mark.slow
+def test_under_torchrun(tmp_path, alone):
+    run = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
+    said = finish(start(tmp_path, *run, *TRAIN, *OPTIONS, "--out", "run"))
+    assert said.count("epoch 3/3") == 1
+    assert_the_same_curve(tmp_path / "run", alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["torchrun", "senet"])
+def test_on_two_nodes(tmp_path, alone, launcher):
+    port = free_port()
+    nodes = []
+    for node in ("0", "1"):
+        if launcher == "torchrun":
+            run = ["-m", "torch.distributed.run", "--nproc-per-node", "1", "--nnodes", "2", "--node-rank", node]
+            run += ["--master-addr", "127.0.0.1", "--master-port", port]
+            nodes.append(start(tmp_path, *run, *TRAIN, *OPTIONS, "--out", "run"))
+        else:
+            here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": node}
+            more = ["--out", "run", "--devices", "1", "--nodes", "2"]
+            nodes.append(start(tmp_path, *TRAIN, *OPTIONS, *more, **here))
+    said = [finish(node) for node in nodes]
+    assert [text.count("epoch 3/3") for text in said] == [1, 0]
+    assert_the_same_curve(tmp_path / "run", alone)
+
+
+LONG = [*OPTIONS[:-4], "--epochs", "300", "--workers", "0"]
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
+    return [int(pid) for pid in found.split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hanging"])
+@pytest.mark.parametrize("who", ["the first", "the second"])
+def test_a_lost_process_ends_the_training_which_can_be_resumed(tmp_path, who, how):
+    process = start(tmp_path, *TRAIN, *LONG, "--out", "run", "--devices", "2")
+    wait_for(tmp_path / "run", "states/*.ckpt", process)
+    others = children(process)
+    victim = process.pid if who == "the first" else next(pid for pid in others if "senet" in command_of(pid))
+    os.kill(victim, how)
+    lost = time.monotonic()
+    if who == "the first" and how == signal.SIGSTOP:  # its output ends when the second one's does
+        wait_until_gone([pid for pid in others if "senet" in command_of(pid)], 90)
+        os.kill(process.pid, signal.SIGKILL)
+        said = process.communicate(timeout=10)[0]
+    else:
+        said = finish(process, code=None, seconds=90)
+    assert time.monotonic() - lost < 75, "a minute, and something for a busy machine"
+    assert "senet train --resume run" in said.replace("\n", " "), said
+    assert "Traceback" not in said
+    assert "this is a bug" not in said
+    wait_until_gone([pid for pid in others if pid != victim], 20)
+    if how == signal.SIGSTOP:
+        for pid in (victim, *others):
+            if command_of(pid):
+                os.kill(pid, signal.SIGKILL)
+    done = len(rows(tmp_path / "run"))
+    process = start(tmp_path, *TRAIN, "--resume", "run")
+    while len(rows(tmp_path / "run")) <= done:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    finish(process, 130)
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def wait_until_gone(pids: list[int], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while any(command_of(pid) for pid in pids):
+        assert time.monotonic() < until, [command_of(pid) for pid in pids]
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_both_leave(tmp_path):
+    process = start(tmp_path, *TRAIN, *LONG, "--out", "run", "--devices", "2")
+    wait_for(tmp_path / "run", "states/*.ckpt", process)
+    for pid in (process.pid, *children(process)):  # as a terminal does: to all processes in it
+        os.kill(pid, signal.SIGINT)
+    said = finish(process, 130)
+    assert said.count("stopping after this step") == 1
+    assert "stopped and saved" in said
+    assert "Traceback" not in said
+
+
+def test_too_few_images_to_validate_on():
+    """Each process must validate something: said before anything is started."""
+    from senet.training.fit import check_shares
+
+    with pytest.raises(SenetError, match="1 image to validate on"):
+        check_shares(1, world_size=2)
+    check_shares(2, world_size=2)
+
+
+def test_what_a_launcher_says():
+    torchrun = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
+    slurm = {"SLURM_NTASKS": "16", "SLURM_PROCID": "3", "SLURM_NNODES": "2", "SLURM_NTASKS_PER_NODE": "8"}
+    assert placed(RunOptions(), torchrun) == RunOptions(devices=4, nodes=2)
+    assert placed(RunOptions(devices=4, nodes=2), torchrun) == RunOptions(devices=4, nodes=2)
+    assert placed(RunOptions(), slurm) == RunOptions(devices=8, nodes=2)
+    del slurm["SLURM_NTASKS_PER_NODE"]
+    assert placed(RunOptions(), slurm) == RunOptions(devices=8, nodes=2)
+    assert launched(slurm | {"SLURM_JOB_NAME": "bash"}) is None
+    assert launched({}) is None
+    with pytest.raises(SenetError, match="--devices 2, but torchrun has started 4; leave --devices out"):
+        placed(RunOptions(devices=2), torchrun)
+    with pytest.raises(SenetError, match="--nodes 3, but srun has started 2"):
+        placed(RunOptions(nodes=3), slurm)
+
+
+def test_several_nodes_need_to_know_each_other():
+    with pytest.raises(SenetError, match="--nodes 2 needs MASTER_PORT, NODE_RANK in the environment"):
+        placed(RunOptions(nodes=2), {"MASTER_ADDR": "10.0.0.1"})
+
+
+def test_the_first_machine_of_a_slurm_job():
+    """No SLURM here: only what Lightning makes of its variables is tested."""
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+    assert SLURMEnvironment.resolve_root_node_address("gpu[03-04]") == "gpu03"
