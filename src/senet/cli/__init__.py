@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from senet import __version__
-from senet.cli import convert, cost, doctor, evaluate, inspect, predict, retrofit, train
+from senet.cli import bench, convert, cost, doctor, evaluate, export, inspect, predict, retrofit, train
 from senet.cli import list as list_verb
 
 __all__ = ["main"]
@@ -19,6 +19,8 @@ VERBS = {
     "evaluate": evaluate,
     "predict": predict,
     "inspect": inspect,
+    "export": export,
+    "bench": bench,
     "list": list_verb,
     "cost": cost,
     "convert": convert,

@@ -1,6 +1,7 @@
 """Measure a trained network on a labelled data set.
 
 senet evaluate --checkpoint runs/flowers --data folder:PATH
+senet evaluate --checkpoint flowers.onnx --data folder:PATH --runtime openvino
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This verb's options."""
     shared.add_use_options(parser)
+    shared.add_runtime_option(parser)
     shared.add_data_options(parser, required=True)
     parser.add_argument(
         "--split", choices=("train", "val", "test", "all"), help="part of the data (default: test, else val)"
@@ -27,9 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluate and print."""
     from senet.inference import evaluate
-    from senet.zoo import load_model
 
-    loaded = load_model(options.checkpoint, factory=options.model)
+    loaded = shared.load_network(options)
     data = shared.data_options(options).open()
     split = options.split or ("test" if data.test is not None else "val")
     with counting("evaluating") as progress:

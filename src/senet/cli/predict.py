@@ -1,6 +1,7 @@
 """Classify image files and folders of them.
 
   senet predict photo.jpg holiday/ --checkpoint runs/flowers --out preds.csv
+  senet predict photo.jpg --checkpoint flowers.onnx
 
 A file that can't be read is a row with its error. The exit code is 1 if no file could be read.
 """
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This verb's options."""
     parser.add_argument("paths", nargs="+", metavar="PATHS", help="image files, and folders (searched at any depth)")
     shared.add_use_options(parser)
+    shared.add_runtime_option(parser)
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes a file (default 5)")
     parser.add_argument("--out", type=Path, metavar="CSV", help="write the rows there instead of printing them")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
@@ -35,14 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Predict and print or write."""
     from senet.inference import predict
-    from senet.zoo import load_model
 
     if options.top < 1:
         raise SenetError(f"--top {options.top} must be at least 1")
     if options.out is not None and not options.out.resolve().parent.is_dir():
         raise SenetError(f"--out {options.out}: there is no folder {options.out.parent}")
     paths = _files(options.paths)
-    loaded = load_model(options.checkpoint, factory=options.model)
+    loaded = shared.load_network(options)
     with counting("predicting") as progress:
         rows = list(
             predict(

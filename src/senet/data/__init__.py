@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from senet.data.mixing import Mixing
     from senet.data.opening import open_data
     from senet.data.sampler import EvalBatchSampler, Shard, TrainBatchSampler
+    from senet.data.samples import sample_pictures
     from senet.data.scanning import ScanReport, scan
     from senet.data.sources import Data, FileSource, MemorySource, Source, Subset, thin, write_images
     from senet.data.transforms import eval_transform, train_transform
@@ -45,6 +46,7 @@ __all__ = [
     "find_images",
     "load_image",
     "open_data",
+    "sample_pictures",
     "scan",
     "thin",
     "train_loader",
@@ -62,6 +64,7 @@ HOMES = {
     "mixing": ("Mixing",),
     "opening": ("open_data",),
     "sampler": ("EvalBatchSampler", "Shard", "TrainBatchSampler"),
+    "samples": ("sample_pictures",),
     "scanning": ("ScanReport", "scan"),
     "sources": ("Data", "FileSource", "MemorySource", "Source", "Subset", "thin", "write_images"),
     "transforms": ("eval_transform", "train_transform"),
