@@ -1,6 +1,6 @@
 """Networks made ready for use: the same function, computed faster, and in files that other programs run.
 
-Names are imported on first use (PEP 562): `senet.optimize` costs no data sets, and nothing here costs a runtime.
+What writes and reads files is imported on first use (PEP 562): `senet.optimize` costs no data sets and no runtime.
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from senet.deploy.optimize import OptimizeReport, optimize
+
 if TYPE_CHECKING:
     from senet.deploy.compiled import Compiled
-    from senet.deploy.export import Check, ExportReport, export
+    from senet.deploy.exporting import Check, ExportReport, export
     from senet.deploy.loading import load_exported
-    from senet.deploy.optimize import OptimizeReport, optimize
     from senet.deploy.passport import Passport
 
 __all__ = [
@@ -28,9 +29,8 @@ __all__ = [
 
 HOMES = {
     "compiled": ("Compiled",),
-    "export": ("Check", "ExportReport", "export"),
+    "exporting": ("Check", "ExportReport", "export"),
     "loading": ("load_exported",),
-    "optimize": ("OptimizeReport", "optimize"),
     "passport": ("Passport",),
 }
 
@@ -38,7 +38,5 @@ HOMES = {
 def __getattr__(name: str) -> Any:
     for home, names in HOMES.items():
         if name in names:
-            # Set here, over the submodule of the same name that the import binds.
-            value = globals()[name] = getattr(import_module(f"senet.deploy.{home}"), name)
-            return value
+            return getattr(import_module(f"senet.deploy.{home}"), name)
     raise AttributeError(f"module 'senet.deploy' has no attribute {name!r}")

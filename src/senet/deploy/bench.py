@@ -83,7 +83,7 @@ def bench(
     size: tuple[int, int] | None = None,
     seconds: float = 10.0,
     factory: str | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Row]:
     """Time networks and exported files.
 

@@ -73,7 +73,7 @@ def _onnx(source: Path, target: Path, batches: Sequence[np.ndarray], passport: P
         model = onnx.load(prepared)
         name = model.graph.input[0].name
 
-        class Reader(CalibrationDataReader):  # type: ignore[misc]
+        class Reader(CalibrationDataReader):
             def __init__(self) -> None:
                 self.left = iter(batches)
 

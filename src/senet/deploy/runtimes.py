@@ -19,7 +19,7 @@ from senet.errors import CheckpointError
 __all__ = ["RUNTIMES"]
 
 
-def _onnxruntime(path: Path, precision: str, threads: int | None) -> Run:
+def _onnxruntime(path: Path, _: str, threads: int | None) -> Run:
     ort = need("onnxruntime", f"--runtime onnxruntime ({path.name})")
     options = ort.SessionOptions()
     options.log_severity_level = 3  # its warnings are about its own optimizer
@@ -70,7 +70,7 @@ def _openvino_type(core: Any, precision: str) -> str:
     return "bf16" if precision == "bf16" and fast else "f32"
 
 
-def _torch(path: Path, precision: str, threads: int | None) -> Run:
+def _torch(path: Path, _: str, threads: int | None) -> Run:
     try:
         module = torch.export.load(path).module()
     except Exception as error:  # zipfile's, torch's and pickle's own types

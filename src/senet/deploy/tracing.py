@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
@@ -33,11 +35,9 @@ def traced(
     example = (torch.zeros(batch or 2, channels, *size),)
     with torch.no_grad():
         if any_size:
-            try:
-                shapes = ({**batches, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+            shapes = ({**batches, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+            with suppress(Exception):  # of many types; the second try tells what is wrong
                 return torch.export.export(network, example, dynamic_shapes=shapes), True
-            except Exception:  # noqa: S110 - of many types; the second try tells what is wrong
-                pass
         try:
             return torch.export.export(network, example, dynamic_shapes=(batches or None,)), False
         except Exception as error:

@@ -39,7 +39,7 @@ Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 
 
 def _silent(_: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    return nullcontext(lambda done, total: None)
+    return nullcontext(lambda *_: None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ def export(
     model: nn.Module | LoadedModel,
     path: str | os.PathLike[str],
     *,
-    format: str = "onnx",  # noqa: A002 - the word for it
+    format: str = "onnx",
     precision: str = "32",
     size: tuple[int, int] | None = None,
     batch: int | None = None,
@@ -235,7 +235,9 @@ def _write(
     batch: int | None,
     check: Check,
 ) -> tuple[Passport, list[str]]:
-    network, notes = exportable(loaded.model), []
+    # Measured with OpenVINO (benchmarks/deploy.md); int8 wants constant weights.
+    gated_weights = kind.name == "openvino" and precision != "int8" and batch == 1 and size is not None
+    network, notes = exportable(loaded.model, gated_weights=gated_weights), []
     if precision == "bf16" and kind.name == "torch":
         network = _InBf16(network)
     images = loaded.preprocessing
