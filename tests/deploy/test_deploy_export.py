@@ -76,7 +76,7 @@ def test_the_exported_form_is_exact(gate, gated_weights):
 
 @pytest.mark.parametrize("kind", SUFFIX)
 def test_the_file_says_what_it_is(exported, kind):
-    found = load_exported(exported[kind].path)
+    found = load_exported(exported[kind].path, runtime=exported[kind].runtime)
     assert found.classes == CLASSES
     assert found.preprocessing == SMALL
     assert found.description.model == "se_resnet50_v1_5"
@@ -273,7 +273,7 @@ def test_damaged_files(exported, kind, tmp_path):
     if kind == "openvino":
         (tmp_path / "net.bin").write_bytes(source.with_suffix(".bin").read_bytes())
     with pytest.raises(senet.SenetError, match=source.name):
-        load_exported(broken)
+        load_exported(broken, runtime="torch" if kind == "torch" else None)
 
 
 def test_weights_of_another_file(exported, tmp_path):
@@ -308,6 +308,8 @@ def test_a_missing_package_is_named_with_its_extra(exported, package, tmp_path, 
 def test_runtimes_that_do_not_fit(exported):
     with pytest.raises(senet.SenetError, match=r"openvino reads no \.pt2; use --runtime torch"):
         load_exported(exported["torch"].path, runtime="openvino")
+    with pytest.raises(senet.SenetError, match="say --runtime torch if you trust it"):
+        load_exported(exported["torch"].path)
     with pytest.raises(senet.SenetError, match="'onnxruntime'"):
         load_exported(exported["onnx"].path, runtime="onnx")
 
@@ -318,7 +320,8 @@ def test_bf16(tmp_path):
         report = export(loaded(), tmp_path / f"x{suffix}", format=kind, precision="bf16", check=Check(images=2))
         assert 1e-4 < report.drift < 0.05
         assert report.bytes < 0.65 * plain.bytes
-        assert load_exported(report.path).description.training["precision"] == "bf16"
+        made = load_exported(report.path, runtime=report.runtime)
+        assert made.description.training["precision"] == "bf16"
     with pytest.raises(senet.SenetError, match="isn't the network"):
         export(loaded(), tmp_path / "y.xml", format="openvino", precision="bf16", check=Check(images=2, tolerance=1e-4))
 
@@ -326,7 +329,7 @@ def test_bf16(tmp_path):
 def test_a_network_on_its_own_is_described(tmp_path):
     model = network("se_cifar_resnet20", depth=1)
     export(model, tmp_path / "x.pt2", format="torch", check=Check(images=2))
-    found = load_exported(tmp_path / "x.pt2")
+    found = load_exported(tmp_path / "x.pt2", runtime="torch")
     assert found.classes == ("0", "1", "2", "3", "4")
     assert found.preprocessing == model.spec.preprocessing
     assert isinstance(found, LoadedModel)

@@ -126,7 +126,10 @@ def _candidates(name: str, runtimes: Sequence[str], factory: str | None) -> Iter
         raise UnknownNameError("runtime", unknown, (*PLAIN, *RUNTIMES))
     kind = format_of(Path(name))
     able = PLAIN if kind is None else kind.runtimes
-    wanted = [r for r in runtimes if r in able] if runtimes else able[:1]
+    if runtimes:
+        wanted = [r for r in runtimes if r in able]
+    else:
+        wanted = [PLAIN[0] if kind is None else kind.runtime(Path(name), None)]
     if not wanted:
         raise SenetError(f"{name} runs in {' or '.join(able)}, not in {', '.join(runtimes)}")
     if kind is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "Format", "format_of"]
 
-ENTRY = "senet"
-"""Where formats have named sections, ours."""
+EXTRA = "senet.json"
+"""Our entry among a .pt2's extra files."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Format:
         precisions: What it can be written in.
         write: Writes a traced network.
         texts: Reads what is embedded.
+        safe: Loading a file runs no code that is in it.
     """
 
     name: str
@@ -45,10 +47,26 @@ class Format:
     precisions: tuple[str, ...]
     write: Callable[[ExportedProgram, Path, Passport], None]
     texts: Callable[[Path], Mapping[str, str]]
+    safe: bool = True
 
     def files(self, path: Path) -> list[Path]:
         """The files that make one export; the named one last."""
         return ([path.with_suffix(self.beside)] if self.beside else []) + [path]
+
+    def runtime(self, path: Path, wanted: str | None) -> str:
+        """What is to run a file: what the user wants, else the usual one.
+
+        Raises:
+            SenetError: It doesn't read this format; or nobody said that the file is to be trusted.
+        """
+        if wanted is None and not self.safe:
+            raise SenetError(
+                f"{path}: PyTorch runs code that such a file may hold when it loads it; "
+                f"say --runtime {self.runtimes[0]} if you trust it"
+            )
+        if wanted is not None and wanted not in self.runtimes:
+            raise SenetError(f"{path}: {wanted} reads no {self.suffix}; use --runtime {' or '.join(self.runtimes)}")
+        return wanted or self.runtimes[0]
 
 
 def format_of(path: Path) -> Format | None:
@@ -113,16 +131,17 @@ def _openvino_texts(path: Path) -> Mapping[str, str]:
 
 
 def _write_torch(program: ExportedProgram, path: Path, passport: Passport) -> None:
-    torch.export.save(program, path, extra_files={f"{ENTRY}.json": json.dumps(passport.to_texts())})
+    torch.export.save(program, path, extra_files={EXTRA: json.dumps(passport.to_texts())})
 
 
 def _torch_texts(path: Path) -> Mapping[str, str]:
-    found = {f"{ENTRY}.json": ""}
+    """Read from the archive itself: `torch.export.load` would run what is in it."""
     try:
-        torch.export.load(path, extra_files=found)
-        texts = json.loads(found[f"{ENTRY}.json"] or "{}")
-    except Exception as error:  # zipfile's, torch's and pickle's own types
-        raise CheckpointError(f"{path}: no file of torch.export, or a part of one ({reason(error)})") from error
+        with zipfile.ZipFile(path) as archive:
+            name = next((n for n in archive.namelist() if n.endswith(f"/extra/{EXTRA}")), None)
+            texts = json.loads(archive.read(name)) if name else {}
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise CheckpointError(f"{path}: no file of torch.export, or a part of one ({error})") from error
     return {str(key): str(value) for key, value in texts.items()} if isinstance(texts, dict) else {}
 
 
@@ -155,6 +174,7 @@ FORMATS = {
             precisions=("32", "bf16"),
             write=_write_torch,
             texts=_torch_texts,
+            safe=False,
         ),
     )
 }

@@ -9,7 +9,7 @@ from senet.deploy.compiled import Compiled
 from senet.deploy.formats import FORMATS, format_of
 from senet.deploy.passport import Passport
 from senet.deploy.runtimes import RUNTIMES
-from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.errors import CheckpointError, UnknownNameError
 from senet.weights import Description
 from senet.zoo import LoadedModel
 
@@ -44,7 +44,8 @@ def load_exported(
 
     Args:
         path: `.onnx`, `.xml` (with its `.bin`) or `.pt2`.
-        runtime: `"onnxruntime"`, `"openvino"` or `"torch"`; None is the format's own.
+        runtime: `"onnxruntime"`, `"openvino"` or `"torch"`; None is the format's own. A `.pt2` must be asked for with
+            `"torch"`, since loading it can run code that is in it.
         threads: That it computes with; None is as many as PyTorch uses.
 
     Returns:
@@ -52,7 +53,7 @@ def load_exported(
 
     Raises:
         CheckpointError: The file can't be used.
-        SenetError: The runtime isn't installed, or doesn't read that format.
+        SenetError: The runtime isn't installed, doesn't read that format, or would run code unasked.
         UnknownNameError: There is no such runtime.
     """
     path = Path(path)
@@ -61,10 +62,7 @@ def load_exported(
     passport = read_passport(path)
     kind = format_of(path)
     assert kind is not None
-    runtime = runtime or kind.runtimes[0]
-    if runtime not in kind.runtimes:
-        raise SenetError(f"{path}: {runtime} reads no {kind.suffix}; use --runtime {' or '.join(kind.runtimes)}")
-    run = RUNTIMES[runtime](path, passport.precision, threads)
+    run = RUNTIMES[kind.runtime(path, runtime)](path, passport.precision, threads)
     description = Description(
         model=passport.model,
         classes=passport.classes,

@@ -7,10 +7,11 @@ scale is left out, found by its shape: maps of 1x1 that end in a multiplication.
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ def _openvino(source: Path, target: Path, batches: Sequence[np.ndarray], passpor
     """Quantize with NNCF."""
     from senet.deploy.intermediate import read, save
 
-    nncf = need("nncf", "--precision int8 --format openvino")
     model = read(source)
     kept = _openvino_gates(model)
-    with _quiet("nncf"):
+    with _quiet():
+        nncf = need("nncf", "--precision int8 --format openvino")
         made = nncf.quantize(
             model,
             nncf.Dataset(batches),
@@ -68,7 +69,7 @@ def _onnx(source: Path, target: Path, batches: Sequence[np.ndarray], passport: P
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = source.with_name(f"prepared-{source.name}")
-    with _quiet("root"):
+    with _quiet():
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         model = onnx.load(prepared)
         name = model.graph.input[0].name
@@ -121,17 +122,19 @@ def _onnx_gates(model: Any) -> list[str]:
 
 
 @contextmanager
-def _quiet(logger: str) -> Iterator[None]:
-    """Libraries that report their progress in a language of their own."""
-    log = logging.getLogger(logger)
-    before = log.level
-    log.setLevel(logging.ERROR)
+def _quiet() -> Iterator[None]:
+    """Both libraries report in bars and log lines of their own, on standard output too, where our JSON goes."""
+    loggers = [logging.getLogger(name) for name in ("", "nncf", "torch.utils.cpp_extension")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 QUANTIZERS = {"openvino": _openvino, "onnx": _onnx}
