@@ -1,7 +1,7 @@
 """SE-ResNet-50 against ResNet-50, both exported by us, in OpenVINO: what attention costs where it runs.
 
     python benchmarks/bench_deploy.py FILES            # makes the files in that folder first (minutes), then measures
-    python benchmarks/bench_deploy.py FILES --only int8 --seconds 60
+    python benchmarks/bench_deploy.py FILES --cases "int8, batch 1" --seconds 60
 
 Weights are random and nowhere zero; int8 is calibrated on pieces of two photographs (accuracy means nothing here).
 All candidates of a case are called in turn in one process; a ratio is the median of the ratios of calls right after
@@ -148,13 +148,15 @@ def markdown(cases: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the exported files are, or go")
-    parser.add_argument("--only", default="", help="cases whose names contain this")
+    parser.add_argument(
+        "--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE", help="some only"
+    )
     parser.add_argument("--make", action="store_true", help="only make the files")
     parser.add_argument("--seconds", type=float, default=40.0, help="for each case")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("benchmarks/deploy"))
     options = parser.parse_args()
-    chosen = [name for name in CASES if options.only in name]
+    chosen: list[str] = options.cases
     options.folder.mkdir(parents=True, exist_ok=True)
     for candidate in dict.fromkeys(c for name in chosen for c in CASES[name][0]):
         make(options.folder, candidate)

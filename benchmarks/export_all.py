@@ -45,8 +45,8 @@ def tried(network: LoadedModel, kind: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"x{FORMATS[kind]}"
         report = export(network, path, format=kind, check=Check(images=2, tolerance=float("inf")))
-        edge = network.preprocessing.size[0]
-        shape = (3, network.preprocessing.in_channels, edge + 32, edge)
+        height, width = network.preprocessing.size
+        shape = (3, network.preprocessing.in_channels, height if report.passport.size else height + 32, width)
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             expected, found = network.model(x), load_exported(path).model(x)

@@ -49,8 +49,13 @@ def test_the_same_function_at_any_size_and_batch(exported, kind, runtime):
             assert difference(made.model(images(*shape)), model(images(*shape))) < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino"])
-@pytest.mark.parametrize("family", FAMILIES)
+def pairs() -> list[Any]:
+    """Each family in one format by default, in turn; the other pairs take a minute."""
+    both = [(family, kind) for family in FAMILIES for kind in ("onnx", "openvino")]
+    return [pytest.param(*pair, marks=[pytest.mark.slow] * (number % 4 in (1, 2))) for number, pair in enumerate(both)]
+
+
+@pytest.mark.parametrize(("family", "kind"), pairs())
 def test_families(family, kind, tmp_path):
     name, options = FAMILIES[family]
     model = network(name, **options)
