@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # not run since it was written: out of the default tests until it has been
+
 
 @pytest.fixture(scope="module")
 def files(trained, digit_folder, tmp_path_factory) -> dict[str, Path]:

@@ -1,8 +1,8 @@
-"""int8 by post-training quantization; the gates stay in float.
+"""int8 by post-training quantization; the layers of the gates stay in float.
 
-A gate is a factor of its whole channel: its error is an error of every pixel, and a squeeze that is rounded to 256
-levels is rounded for all of them. It is also next to nothing of the work. So what lies between a squeeze and the
-scale is left out, found by its shape: maps of 1x1 that end in a multiplication.
+A gate is a factor of its whole channel: an error in it is an error in every pixel. It is also next to nothing of the
+work. So what lies between a squeeze and the scale is left out, found by its shape: maps of 1x1 that end in a
+multiplication. The finished gate is still rounded once, where the libraries quantize what a multiplication takes in.
 """
 
 from __future__ import annotations
