@@ -54,6 +54,8 @@ __all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605 - a list of strings i
 
 
 def __getattr__(name: str) -> Any:
+    if name == "deploy":  # `senet.deploy.export` after a bare `import senet`
+        return importlib.import_module("senet.deploy")
     if name not in _HOME:
         raise AttributeError(f"module 'senet' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from senet import __version__
-from senet.cli import compare, convert, cost, doctor, evaluate, inspect, predict, retrofit, shard, train
+from senet.cli import bench, compare, convert, cost, doctor, evaluate, export, inspect, predict, retrofit, shard, train
 from senet.cli import list as list_verb
 
 __all__ = ["main"]
@@ -20,6 +20,8 @@ VERBS = {
     "evaluate": evaluate,
     "predict": predict,
     "inspect": inspect,
+    "export": export,
+    "bench": bench,
     "list": list_verb,
     "cost": cost,
     "convert": convert,

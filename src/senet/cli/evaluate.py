@@ -1,6 +1,7 @@
 """Measure a trained network on a labelled data set.
 
 senet evaluate --checkpoint runs/flowers --data folder:PATH
+senet evaluate --checkpoint flowers.onnx --data folder:PATH --runtime openvino
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This verb's options."""
     shared.add_use_options(parser)
+    shared.add_runtime_option(parser)
     shared.add_data_options(parser, required=True)
     parser.add_argument(
         "--split", choices=("train", "val", "test", "all"), help="part of the data (default: test, else val)"
@@ -28,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluate and print."""
     from senet.inference import evaluate
-    from senet.tasks import CLASSIFICATION, load_model
+    from senet.tasks import CLASSIFICATION
 
-    loaded = load_model(options.checkpoint, factory=options.model)
+    loaded = shared.load_network(options)
     if loaded.description.task != CLASSIFICATION:
         return dense.evaluate(options, loaded)
     data = shared.data_options(options).open()

@@ -13,19 +13,23 @@ from senet.errors import SenetError
 
 if TYPE_CHECKING:
     from senet.training.job import DataOptions
+    from senet.zoo import LoadedModel
 
 __all__ = [
     "NETWORKS",
     "add_data_options",
     "add_field_options",
     "add_network_options",
+    "add_runtime_option",
     "add_split_options",
     "add_use_options",
     "data_options",
     "given_fields",
+    "load_network",
     "named_options",
     "network_options",
     "parse_size",
+    "positive",
 ]
 
 NETWORKS = "a name of `senet list`, timm:NAME, torchvision:NAME, or module:function of your own network"
@@ -151,13 +155,43 @@ def add_use_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--model", metavar="M:F", help="your own network's module:function, if it was trained with one")
     group.add_argument(
-        "--batch-size", type=_positive, metavar="N", help=f"images at a time (default {BATCH}; 8 with boxes or masks)"
+        "--batch-size", type=positive, metavar="N", help=f"images at a time (default {BATCH}; 8 with boxes or masks)"
     )
     group.add_argument("--precision", default="32", metavar="P", help="32, bf16 or fp16 (default 32)")
     group.add_argument("--workers", type=int, metavar="N", help="processes that decode images")
 
 
-def _positive(text: str) -> int:
+def add_runtime_option(parser: argparse.ArgumentParser) -> None:
+    """`--runtime`, of verbs whose `--checkpoint` may be an exported file."""
+    parser.add_argument(
+        "--runtime",
+        metavar="R",
+        help="if X is a file of `senet export`: onnxruntime, openvino or torch (default: the format's own)",
+    )
+
+
+def load_network(options: argparse.Namespace) -> LoadedModel:
+    """What `--checkpoint` names: a checkpoint, or an exported file in its runtime.
+
+    Raises:
+        SenetError: An option has no effect on it.
+    """
+    from senet.deploy.loading import is_exported, load_exported
+    from senet.tasks import load_model
+
+    if not is_exported(options.checkpoint):
+        if options.runtime is not None:
+            raise SenetError(f"--runtime {options.runtime}: {options.checkpoint} is no file of `senet export`")
+        return load_model(options.checkpoint, factory=options.model)
+    if options.precision != "32":
+        raise SenetError(f"--precision {options.precision}: an exported file has its own; export it in another")
+    if options.model is not None:
+        raise SenetError(f"--model {options.model}: an exported file holds its network")
+    return load_exported(options.checkpoint, runtime=options.runtime)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)

@@ -2,6 +2,7 @@
 
   senet predict photo.jpg holiday/ --checkpoint runs/flowers --out preds.csv
   senet predict slides/            --checkpoint runs/cells   --out found/
+  senet predict photo.jpg --checkpoint flowers.onnx
 
 A detector writes pictures with boxes and COCO's JSON into --out, a segmenter masks and pictures with them. A file
 that can't be read is a row with its error. The exit code is 1 if no file could be read.
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This verb's options."""
     parser.add_argument("paths", nargs="+", metavar="PATHS", help="image files, and folders (searched at any depth)")
     shared.add_use_options(parser)
+    shared.add_runtime_option(parser)
     parser.add_argument("--top", type=int, metavar="K", help=f"classes a file (default {TOP})")
     parser.add_argument(
         "--out",
@@ -46,18 +48,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Predict and print or write."""
     from senet.inference import predict
-    from senet.tasks import CLASSIFICATION, load_model
+    from senet.tasks import CLASSIFICATION
 
     if options.top is not None and options.top < 1:
         raise SenetError(f"--top {options.top} must be at least 1")
-    paths = _files(options.paths)
-    loaded = load_model(options.checkpoint, factory=options.model)
+    loaded = shared.load_network(options)
     if loaded.description.task != CLASSIFICATION:
-        return dense.predict(options, loaded, paths)
+        return dense.predict(options, loaded, _files(options.paths))
     if options.score is not None:
         raise SenetError("--score is for detectors; a row names the likeliest classes with their probabilities")
     if options.out is not None and not options.out.resolve().parent.is_dir():
         raise SenetError(f"--out {options.out}: there is no folder {options.out.parent}")
+    paths = _files(options.paths)
     with counting("predicting") as progress:
         rows = list(
             predict(

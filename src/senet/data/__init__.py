@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from senet.data.mixing import Mixing
     from senet.data.opening import open_data
     from senet.data.sampler import EvalBatchSampler, Shard, TrainBatchSampler
+    from senet.data.samples import sample_pictures
     from senet.data.scanning import ScanReport, scan
     from senet.data.sharding import Sharded, write_shards
     from senet.data.shards import ShardSource
@@ -56,6 +57,7 @@ __all__ = [
     "find_images",
     "load_image",
     "open_data",
+    "sample_pictures",
     "scan",
     "thin",
     "train_loader",
@@ -76,6 +78,7 @@ HOMES = {
     "mixing": ("Mixing",),
     "opening": ("open_data",),
     "sampler": ("EvalBatchSampler", "Shard", "TrainBatchSampler"),
+    "samples": ("sample_pictures",),
     "scanning": ("ScanReport", "scan"),
     "sharding": ("Sharded", "write_shards"),
     "shards": ("ShardSource",),

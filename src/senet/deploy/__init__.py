@@ -1,5 +1,42 @@
-"""Networks made ready for use: the same function, computed faster."""
+"""Networks made ready for use: the same function, computed faster, and in files that other programs run.
+
+What writes and reads files is imported on first use (PEP 562): `senet.optimize` costs no data sets and no runtime.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from senet.deploy.optimize import OptimizeReport, optimize
 
-__all__ = ["OptimizeReport", "optimize"]
+if TYPE_CHECKING:
+    from senet.deploy.compiled import Compiled
+    from senet.deploy.exporting import Check, ExportReport, export
+    from senet.deploy.loading import load_exported
+    from senet.deploy.passport import Passport
+
+__all__ = [
+    "Check",
+    "Compiled",
+    "ExportReport",
+    "OptimizeReport",
+    "Passport",
+    "export",
+    "load_exported",
+    "optimize",
+]
+
+HOMES = {
+    "compiled": ("Compiled",),
+    "exporting": ("Check", "ExportReport", "export"),
+    "loading": ("load_exported",),
+    "passport": ("Passport",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in HOMES.items():
+        if name in names:
+            return getattr(import_module(f"senet.deploy.{home}"), name)
+    raise AttributeError(f"module 'senet.deploy' has no attribute {name!r}")

@@ -1,0 +1,249 @@
+"""Networks and exported files, timed in turn: a slow moment of the machine then hits all of them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from senet.deploy.formats import format_of
+from senet.deploy.loading import load_exported, read_passport
+from senet.deploy.optimize import optimize
+from senet.deploy.runtimes import RUNTIMES
+from senet.errors import SenetError, UnknownNameError
+from senet.zoo import build_model, load_model, model_defaults
+
+__all__ = ["Row", "bench", "machine", "randomise"]
+
+PLAIN: Final = ("eager", "optimized")
+"""How a network that isn't exported runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One network in one runtime, with one batch size and number of threads.
+
+    Attributes:
+        network: As it was named.
+        runtime: `"eager"`, `"optimized"`, or a key of `RUNTIMES`.
+        batch: Images at a time.
+        threads: Processor threads.
+        size: Height and width in pixels.
+        ms: Of one call; milliseconds, median.
+        ms_quartiles: First and third.
+        images_per_second: At that median.
+        ratio: To the first network's time right before it, median over the rounds; 1 for the first itself.
+        ratio_quartiles: First and third.
+        rounds: In which each was called once.
+    """
+
+    network: str
+    runtime: str
+    batch: int
+    threads: int
+    size: tuple[int, int]
+    ms: float
+    ms_quartiles: tuple[float, float]
+    images_per_second: float
+    ratio: float
+    ratio_quartiles: tuple[float, float]
+    rounds: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    network: str
+    runtime: str
+    channels: int
+    size: tuple[int, int]
+    open: Callable[[int], nn.Module]
+
+
+def bench(
+    networks: Sequence[str],
+    *,
+    runtimes: Sequence[str] = (),
+    batch_sizes: Sequence[int] = (1,),
+    threads: Sequence[int] | None = None,
+    size: tuple[int, int] | None = None,
+    seconds: float = 10.0,
+    factory: str | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> list[Row]:
+    """Time networks and exported files.
+
+    Args:
+        networks: Names of `list_models()` (with random weights), checkpoints, exported files.
+        runtimes: `"eager"` and `"optimized"` for networks, keys of `RUNTIMES` for files; empty: eager, and each
+            file's own.
+        batch_sizes: Images at a time.
+        threads: Numbers of processor threads; None is PyTorch's choice.
+        size: Height and width in pixels; None is the first network's own.
+        seconds: For each batch size and number of threads.
+        factory: `module:function` of the user's own network, where a checkpoint is of one.
+        progress: Called with what is done and in all.
+
+    Returns:
+        In the order measured: by threads, batch size, network.
+
+    Raises:
+        SenetError: A name is none, a file can't be used, or takes another size or batch.
+    """
+    candidates = [c for name in networks for c in _candidates(name, runtimes, factory)]
+    size = size or candidates[0].size
+    counts = tuple(threads or (torch.get_num_threads(),))
+    rows: list[Row] = []
+    for count in counts:
+        with _threads(count):
+            opened = [candidate.open(count) for candidate in candidates]
+            for batch in batch_sizes:
+                times = _timed(candidates, opened, batch, size, seconds)
+                rows += [
+                    _row(c, taken, times[0], batch, count, size) for c, taken in zip(candidates, times, strict=True)
+                ]
+                progress(len(rows), len(candidates) * len(batch_sizes) * len(counts))
+    return rows
+
+
+def _candidates(name: str, runtimes: Sequence[str], factory: str | None) -> Iterator[_Candidate]:
+    unknown = next((r for r in runtimes if r not in (*PLAIN, *RUNTIMES)), None)
+    if unknown is not None:
+        raise UnknownNameError("runtime", unknown, (*PLAIN, *RUNTIMES))
+    kind = format_of(Path(name))
+    able = PLAIN if kind is None else kind.runtimes
+    if runtimes:
+        wanted = [r for r in runtimes if r in able]
+    else:
+        wanted = [PLAIN[0] if kind is None else kind.runtime(Path(name), None)]
+    if not wanted:
+        raise SenetError(f"{name} runs in {' or '.join(able)}, not in {', '.join(runtimes)}")
+    if kind is not None:
+        images = read_passport(Path(name)).preprocessing
+        for runtime in wanted:
+            yield _Candidate(name, runtime, images.in_channels, images.size, _file_opener(name, runtime))
+        return
+    network, channels, size = _network(name, factory)
+    for runtime in wanted:
+        made = optimize(network)[0] if runtime == "optimized" else network
+        yield _Candidate(name, runtime, channels, size, lambda _, made=made: made)  # type: ignore[misc]
+
+
+def _file_opener(name: str, runtime: str) -> Callable[[int], nn.Module]:
+    return lambda threads: load_exported(name, runtime=runtime, threads=threads).model
+
+
+def _network(name: str, factory: str | None) -> tuple[nn.Module, int, tuple[int, int]]:
+    if os.path.exists(name):
+        loaded = load_model(name, factory=factory)
+        network, images = loaded.model, loaded.preprocessing
+    else:
+        classes, images = model_defaults(name)
+        network = randomise(build_model(name, num_classes=classes, in_channels=images.in_channels))
+    return network.eval().to(memory_format=torch.channels_last), images.in_channels, images.size
+
+
+def randomise(network: nn.Module) -> nn.Module:
+    """Draw norms, biases and statistics so that nothing is zero or one: zeros would hide work, and errors."""
+    drawn = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 1:
+                parameter.uniform_(0.2, 1.0, generator=drawn)
+        for name, buffer in network.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(0, 0.1, generator=drawn)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 1.5, generator=drawn)
+    return network
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _timed(
+    candidates: Sequence[_Candidate], opened: Sequence[nn.Module], batch: int, size: tuple[int, int], seconds: float
+) -> list[list[float]]:
+    """Seconds of each call, a list a candidate; after two calls that aren't counted."""
+    drawn = torch.Generator().manual_seed(0)
+    inputs: dict[int, Tensor] = {}
+    for c in candidates:
+        images = torch.randn(batch, c.channels, *size, generator=drawn)
+        inputs.setdefault(c.channels, images.contiguous(memory_format=torch.channels_last))
+    times: list[list[float]] = [[] for _ in candidates]
+    with torch.inference_mode():
+        for c, network in zip(candidates, opened, strict=True):
+            for _ in range(2):
+                network(inputs[c.channels])
+        started = time.perf_counter()
+        while len(times[0]) < 3 or time.perf_counter() - started < seconds:
+            for c, network, taken in zip(candidates, opened, times, strict=True):
+                before = time.perf_counter()
+                network(inputs[c.channels])
+                taken.append(time.perf_counter() - before)
+    return times
+
+
+def _row(
+    candidate: _Candidate, taken: list[float], first: list[float], batch: int, threads: int, size: tuple[int, int]
+) -> Row:
+    ratios = [a / b for a, b in zip(taken, first, strict=True)]
+    return Row(
+        network=candidate.network,
+        runtime=candidate.runtime,
+        batch=batch,
+        threads=threads,
+        size=size,
+        ms=median(taken) * 1e3,
+        ms_quartiles=_quartiles([t * 1e3 for t in taken]),
+        images_per_second=batch / median(taken),
+        ratio=median(ratios),
+        ratio_quartiles=_quartiles(ratios),
+        rounds=len(taken),
+    )
+
+
+def _quartiles(values: list[float]) -> tuple[float, float]:
+    low, _, high = quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
+def machine() -> dict[str, str]:
+    """Where and with what it was measured."""
+    found = {"processor": f"{_processor()}, {os.cpu_count()} cores", "date": datetime.now(timezone.utc).isoformat()}
+    for name in ("torch", "onnxruntime", "openvino"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+            return next(names, platform.machine())
+    except OSError:
+        return platform.processor() or platform.machine()

@@ -1,0 +1,376 @@
+"""`export`: a network as a file that other programs run, proven equal before it is left behind."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from senet.deploy.form import exportable
+from senet.deploy.formats import Format, look_up
+from senet.deploy.loading import load_exported
+from senet.deploy.passport import PRECISIONS, Passport
+from senet.deploy.quantize import QUANTIZERS
+from senet.deploy.tracing import traced
+from senet.errors import SenetError, UnknownNameError
+from senet.models import ConvNet
+from senet.preprocessing import Preprocessing
+from senet.weights import Description
+from senet.zoo import LoadedModel
+
+if TYPE_CHECKING:
+    from senet.data import Data, Source
+
+__all__ = ["Check", "ExportReport", "export"]
+
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Opens a progress bar of that name; within, call what it gives with (done, total)."""
+
+
+def _silent(_: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    return nullcontext(lambda *_: None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What a file must hold up to before it is left behind.
+
+    Attributes:
+        data: Images to compare on, and labels to measure accuracy with; int8 is calibrated on its training part. None:
+            two photographs, and no accuracy.
+        split: Its part that is compared and measured on; None: test, else val.
+        limit: At most so many images of that part; None: all.
+        images: Compared on, of those.
+        calibration: Images that int8's ranges are found on.
+        tolerance: Largest difference of a logit from the network's, as a share of the largest logit; None: 1e-4 in
+            float32, 0.05 in bf16, anything in int8, whose measure is accuracy.
+        max_drop: Percentage points of top-1 accuracy that may be lost.
+        progress: Opens a progress bar.
+    """
+
+    data: Data | None = None
+    split: str | None = None
+    limit: int | None = None
+    images: int = 16
+    calibration: int = 300
+    tolerance: float | None = None
+    max_drop: float = 0.5
+    progress: Progress = _silent
+
+    def __post_init__(self) -> None:
+        for name in ("images", "calibration"):
+            if getattr(self, name) < 1:
+                raise SenetError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.limit is not None and self.limit < 1:
+            raise SenetError(f"limit={self.limit} must be at least 1")
+
+
+TOLERANCES: Final[Mapping[str, float]] = {"32": 1e-4, "bf16": 0.05, "int8": float("inf")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What was written, and how it was found to be.
+
+    Attributes:
+        path: The file.
+        format: `"onnx"`, `"openvino"` or `"torch"`.
+        passport: What the file says of itself.
+        runtime: What it was checked with.
+        bytes: On disk.
+        images: Compared on.
+        drift: Largest difference of a logit from the network's, as a share of the largest logit.
+        tolerance: The largest that was allowed; None: any.
+        latency_ms: Of one image, in the runtime and, under `"eager"`, in PyTorch; milliseconds, median.
+        accuracy: Top-1 in 0..1 `"before"` and `"after"`, where there were labels.
+        evaluated: Images that it was measured on.
+        notes: What else to know.
+    """
+
+    path: str
+    format: str
+    passport: Passport
+    runtime: str
+    bytes: int
+    images: int
+    drift: float
+    tolerance: float | None
+    latency_ms: dict[str, float]
+    accuracy: dict[str, float] = field(default_factory=dict)
+    evaluated: int = 0
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        height, width = self.passport.preprocessing.size
+        limit = "" if self.tolerance is None else f" (limit {self.tolerance:g})"
+        lines = [
+            f"{self.path}: {self.format}, {self.passport}",
+            f"size      {self.bytes / 1e6:.1f} MB",
+            f"drift     {self.drift:.1e} of the largest logit, on {self.images} images{limit}",
+            f"latency   {self.latency_ms[self.runtime]:.1f} ms with {self.runtime}, {self.latency_ms['eager']:.1f} ms "
+            f"in PyTorch before (one image of {height}x{width} pixels)",
+        ]
+        if self.accuracy:
+            before, after = self.accuracy["before"], self.accuracy["after"]
+            lines.append(
+                f"accuracy  {before:.2%} before, {after:.2%} after ({(after - before) * 100:+.2f} points), "
+                f"on {self.evaluated:,} images"
+            )
+        return "\n".join([*lines, *(f"note      {note}" for note in self.notes)])
+
+
+def export(
+    model: nn.Module | LoadedModel,
+    path: str | os.PathLike[str],
+    *,
+    format: str = "onnx",
+    precision: str = "32",
+    size: tuple[int, int] | None = None,
+    batch: int | None = None,
+    check: Check | None = None,
+) -> ExportReport:
+    """Write a network as a file for other programs, and prove it equal.
+
+    The file holds the optimized network (see `senet.optimize`), and says which classes and preprocessing it has. It is
+    run and compared with the network on real images before it appears under its name; a failure leaves nothing behind.
+
+    Args:
+        model: A network of this package, what `senet.load_model` gave, or any network of images.
+        path: The file to write; its suffix is the format's: `.onnx`, `.xml` (and a `.bin` beside it), `.pt2`.
+        format: `"onnx"`, `"openvino"` or `"torch"`.
+        precision: `"32"`, `"bf16"` or `"int8"`, as far as the format has it.
+        size: The only height and width in pixels that it is to take; None: any.
+        batch: The only number of images; None: any. With 1 and a size, gates become part of the weights.
+        check: What it must hold up to.
+
+    Raises:
+        SenetError: The network can't be exported, the file differs too much, or a package is missing.
+        UnknownNameError: There is no such format or precision.
+
+    Example:
+        >>> senet.deploy.export(senet.load_model("runs/flowers"), "flowers.onnx")
+    """
+    path, check = Path(path), check or Check()
+    kind = look_up(format)
+    _refuse(path, kind, precision, size, batch, check)
+    loaded = _described(model)
+    if size is not None:
+        images = replace(loaded.preprocessing, size=size)
+        loaded = replace(loaded, preprocessing=images)
+    loaded = replace(loaded, model=copy.deepcopy(loaded.model).cpu().float().eval())
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        draft = Path(folder) / path.name
+        passport, notes = _write(loaded, draft, kind, precision, size, batch, check)
+        report = _examined(loaded, draft, kind, passport, check)
+        for file in kind.files(draft):
+            file.chmod(0o666 & ~_umask())
+            file.replace(path.with_name(file.name))
+    return replace(report, path=str(path), notes=(*notes, *report.notes))
+
+
+def _refuse(path: Path, kind: Format, precision: str, size: Any, batch: int | None, check: Check) -> None:
+    """What can't come to anything, before anything is computed."""
+    if precision not in PRECISIONS:
+        raise UnknownNameError("precision", precision, PRECISIONS)
+    if precision not in kind.precisions:
+        why = _WHY_NOT[kind.name, precision]
+        raise SenetError(f"--format {kind.name} has no {precision}: {why}")
+    if path.suffix != kind.suffix:
+        raise SenetError(f"{path}: give it a name that ends in {kind.suffix}, the suffix of {kind.name}")
+    if path.is_dir():
+        raise SenetError(f"{path}: that is a folder; give the file's name")
+    if not path.resolve().parent.is_dir():
+        raise SenetError(f"{path}: there is no folder {path.parent}")
+    if batch is not None and batch < 1:
+        raise SenetError(f"batch={batch} must be at least 1")
+    if size is not None and min(size) < 1:
+        raise SenetError(f"size={size} must be (height, width) in pixels")
+    if precision == "int8" and check.data is None:
+        raise SenetError("int8 needs --data: real images that its ranges are found on, and its accuracy is measured on")
+
+
+_WHY_NOT: Final[Mapping[tuple[str, str], str]] = {
+    ("onnx", "bf16"): "ONNX Runtime has no bf16 convolutions for processors; openvino and torch do",
+    ("torch", "int8"): "onnx and openvino do",
+}
+
+
+def _described(model: nn.Module | LoadedModel) -> LoadedModel:
+    if isinstance(model, LoadedModel):
+        return model
+    if not isinstance(model, nn.Module):
+        raise SenetError(f"export takes a network (an nn.Module) or a LoadedModel, got {type(model).__name__}")
+    images = model.spec.preprocessing if isinstance(model, ConvNet) else Preprocessing()
+    name = model.spec.name if isinstance(model, ConvNet) else type(model).__name__
+    with torch.no_grad():
+        example = torch.zeros(1, images.in_channels, *images.size)
+        logits = copy.deepcopy(model).cpu().float().eval()(example)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise SenetError(f"{name} gives no logits (N, classes); only classifiers can be exported")
+    classes = tuple(map(str, range(logits.shape[1])))
+    return LoadedModel(model, classes, images, Description(model=name, classes=classes, preprocessing=images))
+
+
+def _write(
+    loaded: LoadedModel,
+    draft: Path,
+    kind: Format,
+    precision: str,
+    size: tuple[int, int] | None,
+    batch: int | None,
+    check: Check,
+) -> tuple[Passport, list[str]]:
+    # Measured with OpenVINO (benchmarks/deploy.md); int8 wants constant weights.
+    gated_weights = kind.name == "openvino" and precision != "int8" and batch == 1 and size is not None
+    network, notes = exportable(loaded.model, gated_weights=gated_weights), []
+    if precision == "bf16" and kind.name == "torch":
+        network = _InBf16(network)
+    images = loaded.preprocessing
+    program, any_size = traced(network, images.in_channels, images.size, any_size=size is None, batch=batch)
+    if size is None and not any_size:
+        size = images.size
+        notes.append(f"this network takes images of {size[0]}x{size[1]} pixels only, and so does the file")
+    passport = Passport(
+        model=loaded.description.model,
+        classes=loaded.classes,
+        preprocessing=images,
+        size=size,
+        batch=batch,
+        precision=precision,
+    )
+    if precision == "int8":
+        plain = draft.with_name(f"float-{draft.name}")
+        kind.write(program, plain, replace(passport, precision="32"))
+        QUANTIZERS[kind.name](plain, draft, _calibration(loaded, check, batch), passport)
+    else:
+        kind.write(program, draft, passport)
+    return passport, notes
+
+
+class _InBf16(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.to(torch.bfloat16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.network(x.to(torch.bfloat16)).float()
+        return result
+
+
+def _examined(loaded: LoadedModel, draft: Path, kind: Format, passport: Passport, check: Check) -> ExportReport:
+    """Run the file; refuse it if it isn't what the network is."""
+    runtime = kind.runtimes[0]
+    made = load_exported(draft, runtime=runtime)
+    images = _images(loaded, check)
+    with torch.inference_mode():
+        expected, found = loaded.model(images), made.model(images)
+    drift = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+    tolerance = TOLERANCES[passport.precision] if check.tolerance is None else check.tolerance
+    if not drift <= tolerance:  # not a number is refused too
+        raise SenetError(
+            f"the {kind.name} file isn't the network: a logit differs by {drift:.1e} of the largest one, "
+            f"allowed are {tolerance:g}; it is not kept"
+        )
+    one = images[:1]
+    report = ExportReport(
+        path=str(draft),
+        format=kind.name,
+        passport=passport,
+        runtime=runtime,
+        bytes=sum(file.stat().st_size for file in kind.files(draft)),
+        images=len(images),
+        drift=drift,
+        tolerance=None if tolerance == float("inf") else tolerance,
+        latency_ms={runtime: _latency_ms(made.model, one), "eager": _latency_ms(loaded.model, one)},
+    )
+    return report if check.data is None else _measured(loaded, made, report, check, check.data)
+
+
+def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, check: Check, data: Data) -> ExportReport:
+    """Add the accuracies; refuse a drop that is too large. A float32 file has just been shown to be equal."""
+    from senet.inference import evaluate
+
+    if report.passport.precision == "32":
+        return report
+    accuracy = {}
+    source = _part(data, check)
+    for moment, network in (("before", loaded), ("after", made)):
+        with check.progress(f"accuracy {moment}") as progress:
+            accuracy[moment] = evaluate(network, source, data.classes, progress=progress).top1
+    drop = (accuracy["before"] - accuracy["after"]) * 100
+    if drop > check.max_drop:
+        raise SenetError(
+            f"{report.passport.precision} loses {drop:.2f} points of accuracy ({accuracy['before']:.2%} -> "
+            f"{accuracy['after']:.2%} on {len(source):,} images), allowed are {check.max_drop:g}; the file is not kept"
+        )
+    return replace(report, accuracy=accuracy, evaluated=len(source))
+
+
+def _part(data: Data, check: Check) -> Source:
+    from senet.data import thin
+
+    part = data.part(check.split or ("test" if data.test is not None else "val"))
+    return part if check.limit is None else thin(part, check.limit)
+
+
+def _images(loaded: LoadedModel, check: Check) -> Tensor:
+    """(N, C, H, W) real images, preprocessed."""
+    from senet.data import eval_transform, sample_pictures, thin
+
+    transform = eval_transform(loaded.preprocessing)
+    if check.data is None:
+        pictures = sample_pictures(check.images)
+    else:
+        source = thin(_part(check.data, check), check.images)
+        pictures = [source[i][0] for i in range(len(source))]
+    return torch.stack([transform(picture) for picture in pictures])
+
+
+def _calibration(loaded: LoadedModel, check: Check, batch: int | None) -> list[np.ndarray]:
+    """Batches of training images: those that accuracy is measured on must not have been seen."""
+    from senet.data import eval_transform, thin
+
+    assert check.data is not None
+    transform, source = eval_transform(loaded.preprocessing), thin(check.data.train, check.calibration)
+    step, found = batch or 1, []
+    with check.progress("calibrating") as progress:
+        for start in range(0, len(source) - step + 1, step):
+            images = torch.stack([transform(source[i][0]) for i in range(start, start + step)])
+            found.append(images.numpy())
+            progress(start + step, len(source))
+    if not found:
+        raise SenetError(f"batch={batch}: there are only {len(source)} training images to calibrate on")
+    return found
+
+
+def _latency_ms(model: nn.Module, image: Tensor, *, runs: int = 11) -> float:
+    taken = []
+    with torch.inference_mode():
+        for _ in range(2):
+            model(image)
+        for _ in range(runs):
+            started = time.perf_counter()
+            model(image)
+            taken.append(time.perf_counter() - started)
+    return median(taken) * 1e3
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

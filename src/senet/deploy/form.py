@@ -1,0 +1,130 @@
+"""The form of a network that is exported: what runtimes then compute in the fewest passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from senet.deploy.folded import FoldedUnit
+from senet.deploy.optimize import optimize
+from senet.nn import SqueezeExcite
+from senet.nn.squeeze import average, mean
+from senet.nn.tail import untouched
+
+__all__ = ["Gate", "ScaledMap", "ScaledUnit", "exportable"]
+
+
+def exportable(model: nn.Module, *, gated_weights: bool = False) -> nn.Module:
+    """An equivalent network of plain operations on float32 tensors of the processor; the given one stays as it is.
+
+    `optimize` folds norms and computes gates early. Gates then become 1x1 convolutions of a 1x1 map: a linear layer
+    would need the map's layout changed before and after it, which a runtime does with operators of their own, and a
+    convolution takes in the ReLU or sigmoid behind it.
+
+    Args:
+        model: Any network.
+        gated_weights: Scale the weights instead of the map, where they are smaller; for one image of a fixed size.
+    """
+    made, _ = optimize(model)
+    return _rebuilt(made.cpu().float(), gated_weights)
+
+
+def _rebuilt(module: nn.Module, gated_weights: bool) -> nn.Module:
+    if not untouched(module):
+        return module
+    if isinstance(module, FoldedUnit) and module.se is not None:
+        return ScaledUnit(module, gated_weights=gated_weights)
+    if isinstance(module, SqueezeExcite) and module.squeeze is mean and untouched(module.fc1, module.fc2):
+        return ScaledMap(Gate(module.fc1, module.fc2, module.activate))
+    for name, child in module.named_children():
+        setattr(module, name, _rebuilt(child, gated_weights))
+    return module
+
+
+@final
+class Gate(nn.Module):
+    """Squeeze and excitation without the scale.
+
+    Args:
+        fc1: The first linear layer.
+        fc2: The second.
+        activate: The gate's function.
+    """
+
+    def __init__(self, fc1: nn.Linear, fc2: nn.Linear, activate: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.reduce, self.expand, self.activate = _pointwise(fc1), _pointwise(fc2), activate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', 1, 1)."""
+        squeezed = average(x, (2, 3), keepdim=True)
+        return self.activate(self.expand(torch.relu(self.reduce(squeezed))))
+
+
+@final
+class ScaledMap(nn.Module):
+    """`x * gate(x)`.
+
+    Args:
+        gate: The gate.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same."""
+        return x * self.gate(x)
+
+
+@final
+class ScaledUnit(nn.Module):
+    """A residual unit, `relu(shortcut(x) + gate * (W h + b))`, in one of two orders.
+
+    Scaling the map: scale, sum and ReLU follow each other, and a runtime makes them one pass over it. Scaling the
+    weights, `(gate * [W b]) [h 1]`: the sum and the ReLU then belong to the convolution, as in a plain network, and
+    no pass is left. That takes a gate known before the convolution, and one image, whose gate it is.
+
+    Args:
+        unit: The unit, with its block.
+        gated_weights: Scale the weights where the map is larger.
+    """
+
+    def __init__(self, unit: FoldedUnit, *, gated_weights: bool) -> None:
+        super().__init__()
+        assert unit.se is not None
+        self.branch, self.shortcut, self.early = unit.branch, unit.shortcut, unit.early is not None
+        first = unit.se.fc1 if unit.early is None else unit.early
+        self.gate = Gate(first, unit.se.fc2, unit.se.activate)
+        self.gated_weights = gated_weights and self.early
+        if self.gated_weights:
+            last = unit.branch.last
+            both = torch.cat([last.weight, last.bias[:, None, None, None]], 1)
+            self.weight_and_bias = nn.Parameter(both, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        shortcut = self.shortcut(x)
+        h = self.branch.body(x)
+        if self.gated_weights and h.shape[2] * h.shape[3] > 2 * h.shape[1]:
+            return torch.relu(self._with_gated_weights(h) + shortcut)
+        y = self.branch.last(h)
+        return torch.relu(y * self.gate(h if self.early else y) + shortcut)
+
+    def _with_gated_weights(self, h: Tensor) -> Tensor:
+        """The scaled branch; a channel of ones brings the bias, which a runtime takes in only where it is constant."""
+        weight = self.weight_and_bias * self.gate(h).reshape(-1, 1, 1, 1)
+        return F.conv2d(F.pad(h, (0, 0, 0, 0, 0, 1), value=1.0), weight, None, self.branch.last.stride)
+
+
+def _pointwise(fc: nn.Linear) -> nn.Conv2d:
+    made = nn.Conv2d(fc.in_features, fc.out_features, 1, bias=fc.bias is not None)
+    made.weight = nn.Parameter(fc.weight.detach()[:, :, None, None].clone(), requires_grad=False)
+    if fc.bias is not None:
+        made.bias = nn.Parameter(fc.bias.detach().clone(), requires_grad=False)
+    return made

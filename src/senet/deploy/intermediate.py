@@ -1,0 +1,95 @@
+"""OpenVINO's intermediate representation: an .xml that says what is computed and a .bin with the weights."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from senet.deploy.extras import need
+from senet.deploy.passport import INPUT, OUTPUT, Passport
+from senet.deploy.tracing import reason
+from senet.errors import CheckpointError, SenetError
+from senet.weights.files import sha256
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+__all__ = ["convert", "read", "save", "texts"]
+
+SECTION, DIGEST = "senet", "weights_sha256"
+
+
+def convert(program: ExportedProgram, passport: Passport) -> Any:
+    """Make an `openvino.Model`; by way of torch.export, since ONNX's form of dynamic biases costs operators.
+
+    Raises:
+        SenetError: An operator has no counterpart.
+    """
+    ov = need("openvino", "--format openvino")
+    try:
+        model = ov.convert_model(program)
+    except Exception as error:  # its own types
+        raise SenetError(f"this network can't be exported to openvino: {reason(error)}") from error
+    model.inputs[0].get_tensor().set_names({INPUT})
+    model.outputs[0].get_tensor().set_names({OUTPUT})
+    _fix_shape(ov, model, passport)
+    if passport.precision == "bf16":
+        _store_as_bf16(ov, model)
+    return model
+
+
+def _fix_shape(ov: Any, model: Any, passport: Passport) -> None:
+    shape = [passport.batch or -1, passport.preprocessing.in_channels, *(passport.size or (-1, -1))]
+    model.reshape(ov.PartialShape(shape))
+
+
+def _store_as_bf16(ov: Any, model: Any) -> None:
+    """Store the float32 weights as bf16: half the size; the runtime computes in bf16 where the processor can."""
+    from openvino import opset13
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Constant" and node.get_element_type() == ov.Type.f32 and np.prod(node.shape) > 1:
+            small = opset13.constant(node.data, dtype=ov.Type.bf16)
+            back = opset13.convert(small, "f32")
+            for target in node.output(0).get_target_inputs():
+                target.replace_source_output(back.output(0))
+    model.validate_nodes_and_infer_types()
+
+
+def save(model: Any, path: Path, passport: Passport) -> None:
+    """Write both files. The .xml holds the hash of the .bin, so that each other's files are told apart."""
+    ov = need("openvino", "--format openvino")
+    weights = path.with_suffix(".bin")
+    for key, text in passport.to_texts().items():
+        model.set_rt_info(text, [SECTION, key])
+    ov.serialize(model, path, weights)
+    model.set_rt_info(sha256(weights), [SECTION, DIGEST])
+    ov.serialize(model, path, weights)
+
+
+def texts(path: Path) -> Mapping[str, str]:
+    """What `save` has embedded; needs no OpenVINO.
+
+    Raises:
+        CheckpointError: Damaged, or the .bin isn't the one that was written with it.
+    """
+    try:
+        section = ET.parse(path).getroot().find(f"rt_info/{SECTION}")
+    except ET.ParseError as error:
+        raise CheckpointError(f"{path}: no OpenVINO file, or a part of one ({error})") from error
+    found = {} if section is None else {entry.tag: entry.get("value", "") for entry in section}
+    digest = found.pop(DIGEST, None)
+    weights = path.with_suffix(".bin")
+    if digest is not None and sha256(weights) != digest:
+        raise CheckpointError(f"{weights}: its hash differs from the one in {path.name}: truncated, or of another file")
+    return found
+
+
+def read(path: Path) -> Any:
+    """The `openvino.Model` of a file."""
+    ov = need("openvino", "--format openvino")
+    return ov.Core().read_model(path)

@@ -1,0 +1,91 @@
+"""What an exported file says of itself: enough to use it with nothing but its runtime."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from senet.errors import CheckpointError
+from senet.preprocessing import Preprocessing
+
+__all__ = ["INPUT", "OUTPUT", "PRECISIONS", "Passport"]
+
+FORMAT = 1
+
+INPUT, OUTPUT = "images", "logits"
+"""Names of a file's input, (N, C, H, W) float32, and output, (N, classes) float32."""
+
+PRECISIONS = {"32": "float32", "bf16": "bf16", "int8": "int8"}
+"""As asked for, to what is told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passport:
+    """What is embedded in each exported file, one JSON text a field.
+
+    Attributes:
+        model: A name of `list_models()`, or what else the checkpoint called it.
+        classes: Class names, in the order of the logits.
+        preprocessing: What an image must go through.
+        size: Height and width in pixels that the file takes; None: any.
+        batch: Images at a time that it takes; None: any number.
+        precision: A key of `PRECISIONS`.
+        metrics: As measured when it was written; accuracies in 0..1.
+    """
+
+    model: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    size: tuple[int, int] | None = None
+    batch: int | None = None
+    precision: str = "32"
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def to_texts(self) -> dict[str, str]:
+        """Key to JSON; file formats hold texts only."""
+        values = {
+            "senet_format": FORMAT,
+            "model": self.model,
+            "classes": self.classes,
+            "preprocessing": self.preprocessing.to_dict(),
+            "size": self.size,
+            "batch": self.batch,
+            "precision": self.precision,
+            "metrics": self.metrics,
+        }
+        return {key: json.dumps(value) for key, value in values.items()}
+
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, str], path: Path) -> Passport:
+        """Read what `to_texts` wrote; `path` is told where it is none.
+
+        Raises:
+            CheckpointError: Another program wrote the file, or a newer release.
+        """
+        if "senet_format" not in texts:
+            raise CheckpointError(
+                f"{path}: no file of `senet export`: it doesn't say which classes and preprocessing it has"
+            )
+        try:
+            values = {key: json.loads(text) for key, text in texts.items() if key in _KEYS}
+            version = values.pop("senet_format")
+            if version != FORMAT:
+                raise CheckpointError(f"{path}: format {version}, this release reads {FORMAT}; upgrade senet to use it")
+            values["classes"] = tuple(values["classes"])
+            values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
+            values["size"] = values["size"] and tuple(values["size"])
+            return cls(**values)
+        except CheckpointError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: what it says of itself can't be read ({error})") from error
+
+    def __str__(self) -> str:
+        size = "any size" if self.size is None else f"{self.size[0]}x{self.size[1]} pixels"
+        batch = "any batch" if self.batch is None else f"batch {self.batch}"
+        return f"{PRECISIONS[self.precision]}, {size}, {batch}"
+
+
+_KEYS = ("senet_format", "model", "classes", "preprocessing", "size", "batch", "precision", "metrics")

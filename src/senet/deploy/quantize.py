@@ -1,0 +1,141 @@
+"""int8 by post-training quantization; the layers of the gates stay in float.
+
+A gate is a factor of its whole channel: an error in it is an error in every pixel. It is also next to nothing of the
+work. So what lies between a squeeze and the scale is left out, found by its shape: maps of 1x1 that end in a
+multiplication. The finished gate is still rounded once, where the libraries quantize what a multiplication takes in.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from senet.deploy.extras import need
+from senet.deploy.passport import Passport
+
+__all__ = ["QUANTIZERS"]
+
+
+def _openvino(source: Path, target: Path, batches: Sequence[np.ndarray], passport: Passport) -> None:
+    """Quantize with NNCF."""
+    from senet.deploy.intermediate import read, save
+
+    model = read(source)
+    kept = _openvino_gates(model)
+    with _quiet():
+        nncf = need("nncf", "--precision int8 --format openvino")
+        made = nncf.quantize(
+            model,
+            nncf.Dataset(batches),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(batches),
+            ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,
+        )
+    save(made, target, passport)
+
+
+def _openvino_gates(model: Any) -> list[str]:
+    """Names of the nodes from each squeeze to its scale, without the scale."""
+    found: dict[str, None] = {}
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "Multiply":
+            for value in node.input_values():
+                _collect(value.get_node(), found)
+    return list(found)
+
+
+def _collect(node: Any, found: dict[str, None]) -> None:
+    shape = node.output(0).get_partial_shape()
+    pooled = shape.rank.is_static and shape.rank.get_length() == 4 and all(shape[i] == 1 for i in (2, 3))
+    if not pooled or node.get_type_name() in ("Constant", "Parameter") or node.get_friendly_name() in found:
+        return
+    found[node.get_friendly_name()] = None
+    for value in node.input_values():
+        _collect(value.get_node(), found)
+
+
+def _onnx(source: Path, target: Path, batches: Sequence[np.ndarray], passport: Passport) -> None:
+    """Quantize with ONNX Runtime."""
+    need("onnxruntime", "--precision int8 --format onnx")
+    onnx = need("onnx", "--format onnx")
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = source.with_name(f"prepared-{source.name}")
+    with _quiet():
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
+        model = onnx.load(prepared)
+        name = model.graph.input[0].name
+
+        class Reader(CalibrationDataReader):
+            def __init__(self) -> None:
+                self.left = iter(batches)
+
+            def get_next(self) -> dict[str, np.ndarray] | None:
+                batch = next(self.left, None)
+                return None if batch is None else {name: batch}
+
+        quantize_static(
+            prepared,
+            target,
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=_onnx_gates(model),
+        )
+    prepared.unlink()
+    made = onnx.load(target)
+    onnx.helper.set_model_props(made, passport.to_texts())
+    onnx.save(made, target)
+
+
+def _onnx_gates(model: Any) -> list[str]:
+    makers = {output: node for node in model.graph.node for output in node.output}
+    shapes = {
+        info.name: [d.dim_value if d.HasField("dim_value") else -1 for d in info.type.tensor_type.shape.dim]
+        for info in model.graph.value_info
+    }
+    found: dict[str, None] = {}
+
+    def collect(name: str) -> None:
+        node = makers.get(name)
+        if node is None or node.name in found or shapes.get(name, [])[2:] != [1, 1]:
+            return
+        found[node.name] = None
+        for source in node.input:
+            collect(source)
+
+    for node in model.graph.node:
+        if node.op_type == "Mul":
+            for source in node.input:
+                collect(source)
+    return list(found)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Both libraries report in bars and log lines of their own, on standard output too, where our JSON goes."""
+    loggers = [logging.getLogger(name) for name in ("", "nncf", "torch.utils.cpp_extension")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+QUANTIZERS = {"openvino": _openvino, "onnx": _onnx}
+"""Format to what makes an int8 file of a float32 one: source, target, calibration batches, what it is."""

@@ -1,0 +1,96 @@
+"""What runs an exported file, behind one call: an array of images in, an array of logits out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from senet.deploy.compiled import Run
+from senet.deploy.extras import need
+from senet.deploy.tracing import reason
+from senet.errors import CheckpointError
+
+__all__ = ["RUNTIMES"]
+
+
+def _onnxruntime(path: Path, _: str, threads: int | None) -> Run:
+    ort = need("onnxruntime", f"--runtime onnxruntime ({path.name})")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # its warnings are about its own optimizer
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    try:
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own types, which derive from Exception only
+        raise CheckpointError(f"{path}: onnxruntime can't load it ({reason(error)})") from error
+    name = session.get_inputs()[0].name
+
+    def run(images: np.ndarray) -> np.ndarray:
+        logits: np.ndarray = session.run(None, {name: images})[0]
+        return logits
+
+    return run
+
+
+def _openvino(path: Path, precision: str, threads: int | None) -> Run:
+    ov = need("openvino", f"--runtime openvino ({path.name})")
+    core = ov.Core()
+    try:
+        model = core.read_model(path)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: openvino can't load it ({reason(error)})") from error
+    options: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": _openvino_type(core, precision),
+        "INFERENCE_NUM_THREADS": threads or torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+
+    @lru_cache(maxsize=4)  # a batch's own size and the last one's: for fixed shapes it makes faster code
+    def request(shape: tuple[int, ...]) -> Any:
+        fixed = model.clone()
+        fixed.reshape(shape)
+        return core.compile_model(fixed, "CPU", options).create_infer_request()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        made = request(images.shape)
+        made.infer([images])
+        return np.array(made.get_output_tensor().data)
+
+    return run
+
+
+def _openvino_type(core: Any, precision: str) -> str:
+    """bf16 where the processor has it: elsewhere it is imitated, several times slower than float32."""
+    fast = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "bf16" if precision == "bf16" and fast else "f32"
+
+
+def _torch(path: Path, _: str, threads: int | None) -> Run:
+    try:
+        module = torch.export.load(path).module()
+    except Exception as error:  # zipfile's, torch's and pickle's own types
+        raise CheckpointError(f"{path}: torch can't load it ({reason(error)})") from error
+    if threads is not None:
+        torch.set_num_threads(threads)
+    # What it says at each call with another number of images than it was traced with is no news.
+    logging.getLogger("torch.export").setLevel(logging.ERROR)
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            logits: np.ndarray = module(torch.from_numpy(images)).numpy()
+        return logits
+
+    return run
+
+
+RUNTIMES: Final[Mapping[str, Callable[[Path, str, int | None], Run]]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "torch": _torch,
+}
+"""Name to what opens a file: path, precision, threads (None: as many as PyTorch uses)."""

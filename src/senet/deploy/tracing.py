@@ -1,0 +1,54 @@
+"""From a network to a graph of operations, for images of any size where the network takes any."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from senet.errors import SenetError
+
+__all__ = ["reason", "traced"]
+
+
+def traced(
+    network: nn.Module, channels: int, size: tuple[int, int], *, any_size: bool, batch: int | None
+) -> tuple[ExportedProgram, bool]:
+    """Trace a network with `torch.export`.
+
+    Args:
+        network: In evaluation mode, on the processor.
+        channels: Of the image.
+        size: Height and width in pixels to trace with, or the only ones.
+        any_size: Whether other sizes are to be possible.
+        batch: The only number of images; None: any.
+
+    Returns:
+        The graph, and whether it takes any size: a network with a linear layer over a whole map takes one only.
+
+    Raises:
+        SenetError: It can't be traced: what it computes hangs on the values in the image.
+    """
+    batches = {} if batch else {0: Dim.DYNAMIC}
+    example = (torch.zeros(batch or 2, channels, *size),)
+    with torch.no_grad():
+        if any_size:
+            shapes = ({**batches, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+            with suppress(Exception):  # of many types; the second try tells what is wrong
+                return torch.export.export(network, example, dynamic_shapes=shapes), True
+        try:
+            return torch.export.export(network, example, dynamic_shapes=(batches or None,)), False
+        except Exception as error:
+            raise SenetError(f"this network can't be exported: {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """The telling line of a long message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if any(word in line for word in _TELLING)]
+    return (telling or lines or [type(error).__name__])[0][:300]
+
+
+_TELLING = ("No conversion", "no conversion", "not supported", "Unsupported", "unsupported", "data-dependent", "aten")
