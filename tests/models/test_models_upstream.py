@@ -141,10 +141,10 @@ def test_published_weights(published: tuple[str, dict[str, torch.Tensor]]) -> No
     text, tensors = published
     start = Start.public(text, {})
     assert start.images() == model_defaults(text)[1]
-    whole = start.build([str(n) for n in range(1000)], 3)
+    whole = start.build([str(n) for n in range(1000)], Preprocessing())
     assert whole.new_head == ""
     assert all(torch.equal(t, tensors[key]) for key, t in whole.model.state_dict().items())
-    fewer = start.build(["a", "b"], 3)
+    fewer = start.build(["a", "b"], Preprocessing())
     assert fewer.new_head == "the weights are for 1,000 classes, the data has 2"
     assert fewer.model.fc.weight.shape == (2, 512)
     assert all(torch.equal(t, tensors[key]) for key, t in fewer.model.state_dict().items() if "fc." not in key)
@@ -162,7 +162,7 @@ def test_weights_that_cannot_be_had_are_one_line(text: str, monkeypatch: pytest.
     with pytest.raises(
         senet.errors.CheckpointError, match=r"can't be had: no route to host; --no-pretrained begins"
     ) as caught:
-        Start.public(text, {}).build(["a", "b"], 3)
+        Start.public(text, {}).build(["a", "b"], Preprocessing())
     assert "\n" not in str(caught.value)
 
 
@@ -174,7 +174,7 @@ def test_published_weights_of_our_own_networks(monkeypatch: pytest.MonkeyPatch, 
     torch.save(senet.weights.to_layout(theirs, "timm"), tmp_path / "theirs.pth")
     monkeypatch.setattr("senet.zoo.fetch", lambda _: tmp_path / "theirs.pth")
     start = Start.from_dict(json.loads(json.dumps(Start.public("se_resnet50_v1_5", {}).to_dict())))
-    started = start.build(["a", "b"], 3)
+    started = start.build(["a", "b"], Preprocessing())
     assert started.new_head == "the weights are for 1,000 classes, the data has 2"
     own = started.model.state_dict()
     assert all(torch.equal(t, own[key]) for key, t in theirs.state_dict().items() if not key.startswith("head."))

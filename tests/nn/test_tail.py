@@ -359,7 +359,7 @@ def test_a_step_of_a_network_is_the_one_of_its_modules(
     loss = model(IMAGES).square().mean()
     loss.backward()
     assert fused
-    monkeypatch.setattr(home, "_processor", lambda x: False)
+    monkeypatch.setattr(home, "on_the_processor", lambda x: False)
     expected = plain(IMAGES).square().mean()
     expected.backward()
     torch.testing.assert_close(loss, expected)

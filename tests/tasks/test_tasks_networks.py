@@ -180,7 +180,7 @@ def test_equal_to_torchvision(kind: str, maker: Any) -> None:
         expected, found = theirs.double().eval()([i.double() for i in images]), ours.double().eval()(
             [i.double() for i in images])  # fmt: skip
         for one, other in zip(expected, found, strict=True):
-            assert len(one["boxes"]) > 3
+            assert len(one["boxes"]) > 0  # how many hangs on the processor: the weights are random
             assert torch.equal(one["labels"], other["labels"])
             torch.testing.assert_close(one["boxes"], other["boxes"], rtol=1e-7, atol=1e-5)
         losses = []
