@@ -131,3 +131,13 @@ def test_it_can_be_copied_saved_and_exported() -> None:
 def test_no_network() -> None:
     with pytest.raises(senet.SenetError, match="takes a network"):
         optimize("se_resnet50")  # type: ignore[arg-type]
+
+
+def test_made_and_run_in_inference_mode() -> None:
+    model = randomised("se_resnet50", depths=(1, 1))
+    x = images(48).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected = model(x)
+        made, _ = optimize(model)
+        for _ in range(2):  # the second time with prepared weights
+            torch.testing.assert_close(made(x), expected, rtol=1e-4, atol=1e-4)

@@ -173,14 +173,14 @@ def test_equal_to_torchvision(kind: str, maker: Any) -> None:
         if kind == "faster_rcnn":
             model.roi_heads.score_thresh = 0.0  # type: ignore[union-attr]
             for number in (model.rpn._pre_nms_top_n, model.rpn._post_nms_top_n):  # type: ignore[union-attr]
-                number.update(training=40, testing=40)  # type: ignore[union-attr, operator]
+                number.update(training=40, testing=400)  # type: ignore[union-attr, operator]
     images = [torch.rand(3, 90, 120), torch.rand(3, 70, 140)]
     targets = [{"boxes": torch.tensor([[4.0, 4, 60, 70]]), "labels": torch.tensor([1])}] * 2
     with torch.no_grad():
         expected, found = theirs.double().eval()([i.double() for i in images]), ours.double().eval()(
             [i.double() for i in images])  # fmt: skip
         for one, other in zip(expected, found, strict=True):
-            assert len(one["boxes"]) > 0  # how many hangs on the processor: the weights are random
+            assert len(one["boxes"]) > 3
             assert torch.equal(one["labels"], other["labels"])
             torch.testing.assert_close(one["boxes"], other["boxes"], rtol=1e-7, atol=1e-5)
         losses = []

@@ -60,7 +60,8 @@ class FoldedConv(nn.Module):
     def _prepared_weight(self, x: Tensor) -> Tensor:
         """The weight in oneDNN's own layout, which it would else be brought into at each call."""
         weight = self.weight
-        key = (weight.data_ptr(), weight._version, weight.dtype, torch.get_num_threads())
+        version = None if weight.is_inference() else weight._version  # what inference mode made counts no versions
+        key = (weight.data_ptr(), version, weight.dtype, torch.get_num_threads())
         if self._prepared is None or self._prepared[0] != key:
             shape = (self.padding, self.stride, self.dilation, self.groups, x.shape)
             self._prepared = key, torch.ops.mkldnn._reorder_convolution_weight(weight.detach(), *shape)
