@@ -15,11 +15,11 @@ class Augmentation:
     """The random changes of a training image, in the order in which they are applied.
 
     Attributes:
-        crop: `"resized"`: a random part of the picture, resized; `"pad"`: zero pixels all around, then a
-            random crop (the CIFAR way); `"none"`: the evaluation's centre crop.
+        crop: `"resized"`: a random part of the picture, resized; `"pad"`: a border of the mean colour (zero, once
+            normalised), then a random crop (the CIFAR way: He et al. 2016, section 4.2); `"none"`: the evaluation's centre crop.
         scale: Area of the part that `"resized"` takes, as a fraction of the picture's.
         ratio: Width over height of that part.
-        pad: Zero pixels that `"pad"` adds on each side.
+        pad: Pixels that `"pad"` adds on each side.
         zoom: Smallest and largest factor by which `"zoom"` multiplies the size.
         flip: Probability of a left-right flip. Use 0 where left and right matter, as in digits and text.
         flip_vertical: Probability of an upside-down flip, for pictures without an upright: cells, satellite images.

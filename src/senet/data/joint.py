@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from senet.data.augmentation import Augmentation
 from senet.data.dense import Target
 from senet.data.masks import VOID
-from senet.data.transforms import INTERPOLATIONS, to_tensor
+from senet.data.transforms import INTERPOLATIONS, mean_colour, to_tensor
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 
@@ -129,9 +129,7 @@ def _zoomed(preprocessing: Preprocessing, zoom: tuple[float, float]) -> list[nn.
 
 def _border(preprocessing: Preprocessing) -> dict[Any, Any]:
     """The mean colour around pictures, nothing said around masks."""
-    levels = [round(255 * min(1.0, mean / preprocessing.value_range)) for mean in preprocessing.mean]
-    colour = levels[::-1] if preprocessing.channel_order == "BGR" else levels
-    return {Image.Image: colour, tv_tensors.Mask: VOID, tv_tensors.BoundingBoxes: 0}
+    return {Image.Image: mean_colour(preprocessing), tv_tensors.Mask: VOID, tv_tensors.BoundingBoxes: 0}
 
 
 def _labels(inputs: Any) -> list[Tensor]:

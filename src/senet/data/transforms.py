@@ -16,7 +16,16 @@ from senet.data.images import Stored, load_stored
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 
-__all__ = ["Cover", "Normalise", "PixelJitter", "TrainTransform", "eval_transform", "to_tensor", "train_transform"]
+__all__ = [
+    "Cover",
+    "Normalise",
+    "PixelJitter",
+    "TrainTransform",
+    "eval_transform",
+    "mean_colour",
+    "to_tensor",
+    "train_transform",
+]
 
 INTERPOLATIONS = {
     "bilinear": InterpolationMode.BILINEAR,
@@ -68,8 +77,8 @@ class TrainTransform:
         ]
         of_tensors: list[tuple[float, nn.Module]] = [
             (a.pixel_jitter, PixelJitter(a.pixel_jitter)),
-            (a.erasing, v2.RandomErasing(a.erasing, value=_levels(preprocessing))),
-            (a.cutout, Cutout(a.cutout, _levels(preprocessing))),
+            (a.erasing, v2.RandomErasing(a.erasing, value=mean_colour(preprocessing))),
+            (a.cutout, Cutout(a.cutout, mean_colour(preprocessing))),
         ]
         self.mode = MODES[preprocessing.channel_order]()
         self.part = _part(preprocessing, a)
@@ -207,7 +216,10 @@ def _resized(preprocessing: Preprocessing, a: Augmentation) -> list[nn.Module]:
 
 def _padded(preprocessing: Preprocessing, a: Augmentation) -> list[nn.Module]:
     size = preprocessing.size
-    return [Cover(size, _interpolation(preprocessing)), v2.RandomCrop(size, padding=a.pad)]
+    return [
+        Cover(size, _interpolation(preprocessing)),
+        v2.RandomCrop(size, padding=a.pad, fill=mean_colour(preprocessing)),
+    ]
 
 
 CROPS: dict[str, Callable[[Preprocessing, Augmentation], list[nn.Module]]] = {
@@ -233,7 +245,7 @@ def _units(preprocessing: Preprocessing) -> tuple[float, list[float], list[float
     return 255.0 if stays else 1.0, mean, std
 
 
-def _levels(preprocessing: Preprocessing) -> list[float]:
+def mean_colour(preprocessing: Preprocessing) -> list[float]:
     """The mean colour in whole grey levels of 255, in the order of the stored channels."""
     levels = [float(min(255, max(0, round(value / preprocessing.value_range * 255)))) for value in preprocessing.mean]
     return levels[::-1] if preprocessing.channel_order == "BGR" else levels
