@@ -63,7 +63,7 @@ def test_what_it_leaves(done):
     assert se["price"]["saved_mb"] > 0
     assert se["price"]["latency_ratio"] > 0
     assert plain["difference_points"] is None
-    differences = [100 * (se["runs"][seed]["top1"] - plain["runs"][seed]["top1"]) for seed in ("0", "1")]
+    differences = [100 * (se["runs"][seed]["score"] - plain["runs"][seed]["score"]) for seed in ("0", "1")]
     assert se["difference_points"]["mean"] == pytest.approx(sum(differences) / 2)
     assert se["verdict"]
     assert (done / "compare.png").read_bytes().startswith(b"\x89PNG")
@@ -81,7 +81,7 @@ def test_other_sizes_show_the_shift_of_the_squeeze(done):
     assert not sizes["8"]["shift"]
     assert set(sizes["10"]["shift"]) == {"stages.2.0.se", "stages.3.0.se"}
     assert all(value > 0 for value in sizes["10"]["shift"].values())
-    own = result(done)["variants"]["se"]["runs"]["0"]["top1"]
+    own = result(done)["variants"]["se"]["runs"]["0"]["score"]
     kept = json.loads((done / "se-seed0" / "sizes.json").read_text())
     assert kept["top1"]["8"] == pytest.approx(own, abs=1e-6)
 
@@ -93,7 +93,7 @@ def test_finished_runs_stay_and_more_seeds_are_added(done, seen, capsys):
     assert not seen
     assert compare(*arguments, "--seeds", 3) == 0
     assert {seed for seed, *_ in seen} == {2}
-    assert result(done)["variants"]["se"]["top1_percent"]["count"] == 3
+    assert result(done)["variants"]["se"]["score_percent"]["count"] == 3
     assert compare(*arguments, "--seeds", 2, "--lr", "0.01") == 2
     assert "was begun with recipe.lr = 0.05, now it is 0.01; choose another --out" in capsys.readouterr().err
     assert compare("--resume", done, "--timing-seconds", 0) == 0

@@ -166,8 +166,9 @@ def _variants(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
 
 def _rows(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
     """The rows of the paper's table, as variants."""
-    given = [name for name in ("variant", "init", "pretrained", "attention", "placement", "stages", "option")
-             if getattr(options, name) is not None]  # fmt: skip
+    network = ("attention", "placement", "stages", "option")
+    fixed = ("variant", "init", "pretrained", "task", "head", "head_attention", *network)
+    given = [name for name in fixed if getattr(options, name) is not None]
     if given:
         raise SenetError(f"--{given[0]}: what is compared is what {options.recipe} says; leave it out")
     table = table_named(options.recipe)
@@ -200,7 +201,10 @@ def _arms(options: argparse.Namespace) -> list[Arm]:
     given = [name for name in ("model", "init", "attention", "placement", "stages", "option") if getattr(options, name)]
     if given:
         raise SenetError(f"--{given[0]} says what one network is; with --variant write it there")
-    arms = [parse_arm(words, options.size, pretrained=options.pretrained) for words in options.variant]
+    arms = [
+        parse_arm(words, options.size, pretrained=options.pretrained, task=options.task) for words in options.variant
+    ]
+    arms = [replace(arm, start=jobs.with_head(options, arm.start)) for arm in arms]
     if len(arms) == 1:
         raise SenetError("one --variant has nothing to be compared with; give a second, or --model instead")
     return arms
@@ -266,12 +270,12 @@ def _machine() -> str:
 
 
 def _print(result: dict[str, Any], folder: Path) -> None:
-    from senet.comparison.report import HEAD, REPORT, lines, rows, size_rows
+    from senet.comparison.report import REPORT, head, lines, rows, size_rows
 
-    print_table(HEAD, rows(result), title=result["title"])
-    head, table = size_rows(result)
+    print_table(head(result), rows(result), title=result["title"])
+    columns, table = size_rows(result)
     if table:
-        print_table(head, table, left=2)
+        print_table(columns, table, left=2)
     for line in lines(result):
         print(line)
     print(f"report: {folder / REPORT}")

@@ -28,6 +28,7 @@ __all__ = [
     "plan_line",
     "resumed",
     "run_options",
+    "with_head",
 ]
 
 FIXED = (
@@ -100,14 +101,14 @@ def chosen_start(options: argparse.Namespace, network: dict[str, Any], *, pretra
                 f"--{next(iter(network))} would change the network, which is that of {init}; "
                 "`senet retrofit` inserts attention into it"
             )
-        return _with_head(options, Start.checkpoint(init, model, options.size, task=options.task))
+        return with_head(options, Start.checkpoint(init, model, options.size, task=options.task))
     if model is None:
         raise SenetError("--model is missing (or --resume DIR); --help says more")
     begin = Start.public if (pretrained if options.pretrained is None else options.pretrained) else Start.built
-    return _with_head(options, begin(model, network, options.size, task=options.task or CLASSIFICATION))
+    return with_head(options, begin(model, network, options.size, task=options.task or CLASSIFICATION))
 
 
-def _with_head(options: argparse.Namespace, start: Start) -> Start:
+def with_head(options: argparse.Namespace, start: Start) -> Start:
     """With the head that `--head` and `--head-attention` mean; a network that has one keeps it."""
     said = [name for name in ("head", "head_attention") if getattr(options, name) is not None]
     task = task_named(start.task)

@@ -6,13 +6,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from senet.comparison.plan import Comparison
 from senet.comparison.variant import Variant
 from senet.cost import cost, in_turns, saved_bytes
+from senet.data import train_loader
 from senet.inference.device import DTYPES, default_device
+from senet.tasks import task_named
 from senet.training.start import BUILT
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def prices(comparison: Comparison, data: Data, *, seconds: float) -> dict[str, P
 
     Args:
         comparison: The networks, as they are before training: weights don't change what they cost.
-        data: Says how many classes there are.
+        data: Gives the images of a training step.
         seconds: For timing each group of networks that are compared with each other; 0 only counts.
     """
     found: dict[str, Price] = {}
@@ -94,37 +96,52 @@ def _group(comparison: Comparison, group: list[Variant], data: Data, seconds: fl
 
 
 class _Network:
-    """A network with random weights and images, ready to be timed."""
+    """A network as it is before training, with an image to evaluate and a batch to learn from, ready to be timed."""
 
     def __init__(self, comparison: Comparison, variant: Variant, data: Data) -> None:
-        job = comparison.job(variant, comparison.seeds[0])
+        job, run = comparison.job(variant, comparison.seeds[0]), comparison.run
         built = replace(job, network=replace(job.network, weights=BUILT)).build(data)
-        self.device, self.dtype = default_device(), DTYPES[comparison.run.precision]
-        layout = torch.channels_last if comparison.run.channels_last else torch.contiguous_format
-        self.model: nn.Module = built.model.to(self.device).to(memory_format=layout)
+        self.device, self.dtype = default_device(), DTYPES[run.precision]
+        self.layout = torch.channels_last if run.channels_last else torch.contiguous_format
+        self.model: nn.Module = built.model.to(self.device).to(memory_format=self.layout)
         self.size = (built.preprocessing.in_channels, *built.preprocessing.size)
-        self.batch = min(LARGEST_BATCH, job.recipe.batch_size)
+        task = task_named(built.task)
+        images, _ = task.datasets(data, built.preprocessing, job.recipe)
+        self.batch = min(LARGEST_BATCH, job.recipe.batch_size, len(images))
+        batch = next(iter(train_loader(images, batch_size=self.batch, workers=0)))
+        self.learned = tree_map_only(Tensor, lambda tensor: tensor.to(self.device), batch)
+        self.objective = task.objective(
+            data.classes, job.recipe, preprocessing=built.preprocessing, channels_last=run.channels_last
+        ).to(self.device)
         draw = torch.Generator().manual_seed(0)
-        images = torch.randn(self.batch, *self.size, generator=draw)
-        self.images = images.to(self.device).contiguous(memory_format=layout)
-        self.labels = torch.randint(len(data.classes), (self.batch,), generator=draw).to(self.device)
+        self.example = tree_map_only(
+            Tensor,
+            lambda tensor: self._placed(torch.rand(tensor.shape, generator=draw)),
+            task.example(built.preprocessing),
+        )
 
     def counted(self) -> Price:
-        counted, few = cost(self.model, self.size), self.images[:2]
-        saved = saved_bytes(self.model, few, run=self._call)
-        return Price(counted.params, counted.macs, saved / len(few) / 1e6)
+        image = self.example[0]
+        whole = cost(self.model, self.size, example_inputs=None if isinstance(image, Tensor) else self.example)
+        saved = saved_bytes(self.model, self.learned, run=self._learn)
+        return Price(whole.params, whole.macs, saved / self.batch / 1e6)
 
-    def _call(self, model: nn.Module, images: Tensor) -> Any:
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            return model(images)
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+
+    def _learn(self, model: nn.Module, batch: Any) -> Tensor:
+        with self._precision():
+            return self.objective.learn(model, batch)["loss"]
 
     def infer(self) -> None:
         self.model.eval()
-        with torch.inference_mode():
-            self._call(self.model, self.images[:1])
+        with torch.inference_mode(), self._precision():
+            self.model(*self.example)
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, memory_format=self.layout if tensor.ndim == 4 else torch.preserve_format)
 
     def step(self) -> None:
         self.model.train()
-        logits = self._call(self.model, self.images).float()
-        F.cross_entropy(logits, self.labels).backward()
+        self._learn(self.model, self.learned).backward()
         self.model.zero_grad(set_to_none=True)

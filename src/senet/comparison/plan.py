@@ -10,6 +10,7 @@ from typing import Any
 
 from senet.comparison.variant import Variant
 from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.tasks import CLASSIFICATION
 from senet.training.folder import write_json
 from senet.training.job import DataOptions, Job
 from senet.training.recipe import RunOptions
@@ -69,8 +70,18 @@ class Comparison:
         for variant in self.variants:
             if variant.against and variant.against not in names:
                 raise UnknownNameError("variant to compare with", variant.against, names)
+        tasks = sorted({variant.start.task for variant in self.variants})
+        if len(tasks) > 1:
+            raise SenetError(f"networks for {tasks[0]} and for {tasks[1]} can't be compared")
+        if self.sizes and tasks != [CLASSIFICATION]:
+            raise SenetError(f"--test-sizes is for classification; here it is {tasks[0]}")
         if not self.seeds:
             raise SenetError("a comparison needs at least one seed")
+
+    @property
+    def task(self) -> str:
+        """What all its networks are trained for."""
+        return self.variants[0].start.task
 
     def turns(self, folder: Path) -> Iterator[Turn]:
         """All trainings, seed by seed, so that one that was stopped early holds whole pairs."""

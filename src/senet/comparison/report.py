@@ -9,17 +9,22 @@ from typing import Any
 from senet.training.folder import write_json
 from senet.weights import write_atomically
 
-__all__ = ["HEAD", "PICTURE", "REPORT", "lines", "markdown", "rows", "size_rows", "write"]
+__all__ = ["PICTURE", "REPORT", "head", "lines", "markdown", "rows", "size_rows", "write"]
 
 REPORT, PICTURE = "compare.md", "compare.png"
 
-HEAD = (
-    "network", "top-1 %", "sd", "seeds", "difference, points", "params", "MACs", "saved MB/image", "latency ms",
-    "step", "training",
-)  # fmt: skip
-
 # Okabe and Ito: told apart by colour-blind people.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+
+
+def head(result: dict[str, Any]) -> list[str]:
+    """The table's columns."""
+    costs = ("params", "MACs", "saved MB/image", "latency ms", "step", "training")
+    return ["network", _title(result), "sd", "seeds", "difference, points", *costs]
+
+
+def _title(result: dict[str, Any]) -> str:
+    return f"{result['score']['title']} %"
 
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
@@ -28,7 +33,7 @@ def rows(result: dict[str, Any]) -> list[list[str]]:
 
 
 def _row(name: str, found: dict[str, Any]) -> list[str]:
-    accuracy, price, seconds = found["top1_percent"], found["price"] or {}, found["training_seconds"]
+    accuracy, price, seconds = found["score_percent"], found["price"] or {}, found["training_seconds"]
     return [
         name,
         f"{accuracy['mean']:.2f}" if accuracy else "-",
@@ -63,17 +68,17 @@ def size_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table over image sizes; no rows where no other size was asked for."""
     found = {name: variant["sizes"] for name, variant in result["variants"].items() if variant["sizes"]}
     sizes = list(dict.fromkeys(size for there in found.values() for size in there))
-    head = ["network", "", *(f"{size} px" for size in sizes)]
+    columns = ["network", "", *(f"{size} px" for size in sizes)]
     table = []
     for name, there in found.items():
         here = [there.get(size) for size in sizes]
-        table.append([name, "top-1 %", *(f"{s['top1_percent']['mean']:.2f}" if s else "-" for s in here)])
+        table.append([name, _title(result), *(f"{s['score_percent']['mean']:.2f}" if s else "-" for s in here)])
         if any(s and s["difference_points"] for s in here):
             table.append([name, "difference", *(_difference(s["difference_points"]) if s else "-" for s in here)])
         if any(s and s["shift"] for s in here):
             table.append([name, "squeeze shift, mean", *(_shift(s) for s in here)])
             table.append([name, "squeeze shift, largest", *(_largest(s) for s in here)])
-    return head, table
+    return columns, table
 
 
 def _shift(size: dict[str, Any] | None) -> str:
@@ -114,11 +119,11 @@ def markdown(result: dict[str, Any], command: str) -> str:
         f"# {result['title']}",
         "",
         *(["```", command, "```", ""] if command else []),
-        _table(HEAD, rows(result)),
+        _table(head(result), rows(result)),
         "",
         *(f"- {line}" for line in lines(result)),
         "",
-        f"![accuracy over the epochs, and differences]({PICTURE})",
+        f"![{result['score']['title']} over the epochs, and differences]({PICTURE})",
         "",
         "## What was compared",
         "",
@@ -126,16 +131,16 @@ def markdown(result: dict[str, Any], command: str) -> str:
         f"{result['precision']}; seeds {', '.join(map(str, result['seeds']))}.",
         *(f"- Recipe: {line}." for line in sorted(recipes)),
         "- Of one seed all networks see the same images in the same order with the same random changes.",
-        "- top-1: of the last epoch, on the validation images; the best epoch would be chosen on the images that it is "
-        "measured on. sd: standard deviation over the seeds. Interval: 95 %, Student's t of the differences paired by "
-        "seed: what another seed would move, not what other images would.",
+        f"- {result['score']['title']}: of the last epoch, on the validation images; the best epoch would be chosen on "
+        "the images that it is measured on. sd: standard deviation over the seeds. Interval: 95 %, Student's t of the "
+        "differences paired by seed: what another seed would move, not what other images would.",
         "- saved: what a training step keeps for its backward pass. latency: one image. step: time of forward and "
         "backward over the first network's, timed in turns; training: wall clock of a run, which other work on the "
         "machine prolongs.",
     ]
-    head, table = size_rows(result)
+    columns, table = size_rows(result)
     if table:
-        text += ["", "## Other image sizes", "", _table(head, table), "", SHIFT]
+        text += ["", "## Other image sizes", "", _table(columns, table), "", SHIFT]
     text += [
         "",
         f"{result['date']}; {result['machine']}; " + ", ".join(f"{k} {v}" for k, v in result["versions"].items()),
@@ -176,7 +181,7 @@ def write(result: dict[str, Any], folder: Path, command: str = "") -> None:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Accuracy over the epochs (a line a seed), and the differences with their intervals, as a PNG."""
+    """The score over the epochs (a line a seed), and the differences with their intervals, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -187,20 +192,20 @@ def draw(result: dict[str, Any], path: Path) -> None:
     for number, (name, variant) in enumerate(found.items()):
         colour = COLOURS[number % len(COLOURS)]
         for turn, run in enumerate(variant["runs"].values()):
-            accuracy = [100 * value for value in run["curve"]]
+            score = [100 * value for value in run["curve"]]
             label = name if turn == 0 else None
-            curves.plot(range(1, len(accuracy) + 1), accuracy, color=colour, linewidth=1, alpha=0.8, label=label)
+            curves.plot(range(1, len(score) + 1), score, color=colour, linewidth=1, alpha=0.8, label=label)
     curves.set_xlabel("epoch")
-    curves.set_ylabel("top-1 accuracy, %")
+    curves.set_ylabel(_title(result))
     curves.grid(alpha=0.3)
     curves.xaxis.get_major_locator().set_params(integer=True)
     curves.legend(frameon=False, fontsize=8)
-    _draw_differences(differences, found)
+    _draw_differences(differences, found, result["score"]["title"])
     figure.suptitle(result["title"], fontsize=10)
     figure.savefig(path, dpi=120, format="png")
 
 
-def _draw_differences(axes: Any, found: dict[str, Any]) -> None:
+def _draw_differences(axes: Any, found: dict[str, Any], score: str) -> None:
     shown = [(name, v) for name, v in found.items() if v["difference_points"]]
     for height, (name, variant) in enumerate(reversed(shown)):
         colour, difference = COLOURS[list(found).index(name) % len(COLOURS)], variant["difference_points"]
@@ -210,5 +215,5 @@ def _draw_differences(axes: Any, found: dict[str, Any]) -> None:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [f"{name}\n- {v['against']}" for name, v in reversed(shown)], fontsize=8)
     axes.set_ylim(-0.6, max(len(shown), 1) - 0.4)
-    axes.set_xlabel("difference of top-1 accuracy, points (95 % interval)")
+    axes.set_xlabel(f"difference of {score}, points (95 % interval)")
     axes.grid(alpha=0.3, axis="x")

@@ -13,6 +13,7 @@ from senet.comparison.measuring import Price
 from senet.comparison.plan import Comparison
 from senet.comparison.running import finished_rows
 from senet.comparison.statistics import Difference, paired, spread, verdict
+from senet.tasks import task_named
 
 __all__ = ["RESULT", "collect"]
 
@@ -41,6 +42,8 @@ def collect(
         failed: A sentence for each run whose loss became no number.
         machine: In words.
     """
+    score = task_named(comparison.task).scores[0]
+    column = f"val_{score.key}"
     runs: dict[str, dict[int, list[dict[str, float]]]] = {variant.name: {} for variant in comparison.variants}
     for turn in comparison.turns(folder):
         rows = finished_rows(turn.folder)
@@ -48,7 +51,7 @@ def collect(
             runs[turn.variant][turn.seed] = rows
     found = {}
     for variant in comparison.variants:
-        own, others = _last(runs[variant.name], "val_top1"), _last(runs.get(variant.against, {}), "val_top1")
+        own, others = _last(runs[variant.name], column), _last(runs.get(variant.against, {}), column)
         price = (prices or {}).get(variant.name)
         difference = paired(own, others) if variant.against else None
         found[variant.name] = {
@@ -59,8 +62,8 @@ def collect(
             "against": variant.against or None,
             "published": variant.published or None,
             "note": variant.note or None,
-            "runs": {str(seed): _run(rows) for seed, rows in runs[variant.name].items()},
-            "top1_percent": asdict(spread(list(own.values()))) if own else None,
+            "runs": {str(seed): _run(rows, column) for seed, rows in runs[variant.name].items()},
+            "score_percent": asdict(spread(list(own.values()))) if own else None,
             "difference_points": asdict(difference) if difference else None,
             "verdict": _verdict(difference, price),
             "training_seconds": asdict(spread(list(_seconds(runs[variant.name]).values()))) if own else None,
@@ -68,8 +71,10 @@ def collect(
             "sizes": _sizes((sizes or {}).get(variant.name, {}), (sizes or {}).get(variant.against, {})),
         }
     return {
-        "format": 1,
+        "format": 2,
         "title": comparison.title,
+        "task": comparison.task,
+        "score": asdict(score),
         "data": comparison.source.data,
         "training_images_at_most": comparison.source.limit,
         "seeds": list(comparison.seeds),
@@ -93,18 +98,16 @@ def _seconds(runs: dict[int, list[dict[str, float]]]) -> dict[int, float]:
     return {seed: sum(row["seconds"] for row in rows) for seed, rows in runs.items()}
 
 
-def _run(rows: list[dict[str, float]]) -> dict[str, Any]:
-    last, best = rows[-1], max(rows, key=lambda row: row["val_top1"])
+def _run(rows: list[dict[str, float]], column: str) -> dict[str, Any]:
+    best = max(rows, key=lambda row: row[column])
     return {
-        "top1": last["val_top1"],
-        "top5": last.get("val_top5"),
-        "loss": last["val_loss"],
-        "train_top1": last["train_top1"],
-        "best_top1": best["val_top1"],
+        "score": rows[-1][column],
+        "best_score": best[column],
         "best_epoch": best["epoch"],
-        "epochs": last["epoch"],
+        "epochs": rows[-1]["epoch"],
         "seconds": sum(row["seconds"] for row in rows),
-        "curve": [row["val_top1"] for row in rows],
+        "curve": [row[column] for row in rows],
+        "last_epoch": rows[-1],
     }
 
 
@@ -124,7 +127,7 @@ def _sizes(own: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]]) ->
         difference = paired(here, there)
         shifts = [values["shift"].get(size, {}) for values in own.values()]
         found[size] = {
-            "top1_percent": asdict(spread(list(here.values()))),
+            "score_percent": asdict(spread(list(here.values()))),
             "difference_points": asdict(difference) if difference else None,
             "shift": {block: sum(s[block] for s in shifts) / len(shifts) for block in shifts[0]},
             "training_size": size == first["train_size"],

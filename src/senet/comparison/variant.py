@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from senet.errors import SenetError
+from senet.tasks import CLASSIFICATION
 from senet.training.recipe import Recipe
 from senet.training.start import BUILT, Start
 
@@ -103,7 +104,9 @@ class _Words:
         self.values[key] = value
 
 
-def parse_arm(words: Sequence[str], size: tuple[int, int] | None, *, pretrained: bool | None = None) -> Arm:
+def parse_arm(
+    words: Sequence[str], size: tuple[int, int] | None, *, pretrained: bool | None = None, task: str | None = None
+) -> Arm:
     """Read one `--variant NAME=MODEL [KEY=VALUE ...]`.
 
     MODEL is what `senet train --model` takes, a checkpoint too. Keys are `attention`, `placement`, `stages`, any
@@ -114,6 +117,7 @@ def parse_arm(words: Sequence[str], size: tuple[int, int] | None, *, pretrained:
         words: As the shell divides them.
         size: Of the images.
         pretrained: Where the variant doesn't say.
+        task: What for; None is a checkpoint's own, else classification.
 
     Raises:
         SenetError: Not of that form, or no such network or option.
@@ -135,7 +139,8 @@ def parse_arm(words: Sequence[str], size: tuple[int, int] | None, *, pretrained:
     if wanted not in (None, "true", "false"):
         raise SenetError(f"--variant {text}: pretrained={wanted}: write true or false")
     public = pretrained if wanted is None else wanted == "true"
-    return Arm(name=name, start=start_of(model, _options(values), size, pretrained=bool(public)), surgery=surgery)
+    start = start_of(model, _options(values), size, pretrained=bool(public), task=task)
+    return Arm(name=name, start=start, surgery=surgery)
 
 
 def _surgery(values: dict[str, str]) -> dict[str, Any]:
@@ -183,7 +188,9 @@ def numbers(text: str, what: str) -> list[int]:
         raise SenetError(f"{what} {text}: write whole numbers with commas, such as 3,4") from None
 
 
-def start_of(model: str, options: dict[str, Any], size: tuple[int, int] | None, *, pretrained: bool) -> Start:
+def start_of(
+    model: str, options: dict[str, Any], size: tuple[int, int] | None, *, pretrained: bool, task: str | None = None
+) -> Start:
     """A network by name, with published weights if wanted, or a checkpoint's.
 
     Raises:
@@ -195,14 +202,13 @@ def start_of(model: str, options: dict[str, Any], size: tuple[int, int] | None, 
     if is_checkpoint(model):
         if options:
             raise SenetError(f"{next(iter(options))} would change the network of {model}; retrofit= inserts attention")
-        return Start.checkpoint(model, None, size)
+        return Start.checkpoint(model, None, size, task=task)
     if ":" not in model:
         model_spec(model, **options)  # a misspelt option is told before anything is trained
     elif options:
         raise SenetError(f"{next(iter(options))} is an option of this package's networks; {model} is none of them")
-    return (
-        Start.public(model, options, size) if pretrained and not is_code(model) else Start.built(model, options, size)
-    )
+    begin = Start.public if pretrained and not is_code(model) else Start.built
+    return begin(model, options, size, task=task or CLASSIFICATION)
 
 
 def default_arms(start: Start, attention: dict[str, Any] | None, where: dict[str, Any] | None = None) -> list[Arm]:

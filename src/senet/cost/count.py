@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from senet.errors import SenetError
@@ -91,7 +93,9 @@ def _row(part: PartCost, name: str | None = None) -> tuple[str, ...]:
     )
 
 
-def cost(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
+def cost(
+    model: nn.Module, input_size: Sequence[int] = (3, 224, 224), *, example_inputs: Sequence[Any] | None = None
+) -> Cost:
     """Count a network's parameters and multiply-accumulates.
 
     Runs the network on the meta device: nothing is computed, no weight is copied, the model is left as it was.
@@ -99,6 +103,8 @@ def cost(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
     Args:
         model: Any module that takes one image tensor; it may live on the meta device.
         input_size: (C, H, W) of one image (or (C, L), (C, D, H, W)).
+        example_inputs: All positional arguments, with one image, of a network that takes something else (a detector
+            takes a list of images). What such a network does can depend on values: a copy of it is really run.
 
     Returns:
         The whole and its parts.
@@ -109,7 +115,7 @@ def cost(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
     Source: counts like the paper's Tables 2 and 10-16 (multiply-accumulates of convolutions and fully connected
     layers), by torch's own counter.
     """
-    macs = _macs(model, tuple(input_size))
+    macs = _macs(model, tuple(input_size), example_inputs)
     attention = [name for name, module in model.named_modules() if isinstance(module, Attention)]
     whole = _part(model, "", macs, attention)
     parts = [_part(model, path, macs, attention) for path in _parts(model)]
@@ -130,8 +136,10 @@ class _FreeNorms(TorchFunctionMode):
         return args[0] if func is F.batch_norm else func(*args, **(kwargs or {}))
 
 
-def _macs(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, int]:
+def _macs(model: nn.Module, input_size: tuple[int, ...], example_inputs: Sequence[Any] | None = None) -> dict[str, int]:
     """Module path to multiply-accumulates, the submodules' included."""
+    if example_inputs is not None:
+        return _macs_of_a_run(model, example_inputs)
     tensors = [*model.named_parameters(), *model.named_buffers()]
     meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     dtype = next((t.dtype for _, t in tensors if t.is_floating_point()), torch.float32)
@@ -147,7 +155,23 @@ def _macs(model: nn.Module, input_size: tuple[int, ...]) -> dict[str, int]:
     finally:
         for module, training in modes:
             module.training = training
-    root = type(model).__name__
+    return _by_path(counter, type(model).__name__)
+
+
+def _macs_of_a_run(model: nn.Module, example_inputs: Sequence[Any]) -> dict[str, int]:
+    # In float64 every layer is PyTorch's own operators, which the counter knows: the compiled kernel isn't for it.
+    copy = deepcopy(model).cpu().double().eval()
+    inputs = tree_map_only(torch.Tensor, lambda tensor: tensor.detach().cpu().double(), list(example_inputs))
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            copy(*inputs)
+    except Exception as error:  # a user's network may refuse in its own way
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise SenetError(f"{type(model).__name__} can't be counted with these example inputs: {reason}") from error
+    return _by_path(counter, type(model).__name__)
+
+
+def _by_path(counter: FlopCounterMode, root: str) -> dict[str, int]:
     found = {}
     for path, operators in counter.get_flop_counts().items():
         if path == root or path.startswith(f"{root}."):

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 __all__ = ["saved_bytes"]
 
 
-def saved_bytes(model: nn.Module, images: Tensor, *, run: Callable[[nn.Module, Tensor], Any] | None = None) -> int:
+def saved_bytes(model: nn.Module, images: Any, *, run: Callable[[nn.Module, Any], Any] | None = None) -> int:
     """Bytes that autograd keeps of one forward pass in training mode, parameters left out; each storage counts once.
 
     Running statistics and the mode are given back.
 
     Args:
         model: Any network.
-        images: (N, C, H, W), where the network is.
+        images: (N, C, H, W), where the network is; or what `run` takes.
         run: How to call it, e.g. under autocast; None calls it.
     """
     kept: dict[int, int] = {}

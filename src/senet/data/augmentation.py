@@ -16,7 +16,8 @@ class Augmentation:
 
     Attributes:
         crop: `"resized"`: a random part of the picture, resized; `"pad"`: a border of the mean colour (zero, once
-            normalised), then a random crop (the CIFAR way: He et al. 2016, section 4.2); `"none"`: the evaluation's centre crop.
+            normalised), then a random crop (the CIFAR way: He et al. 2016, section 4.2); `"none"`: the
+            evaluation's centre crop.
         scale: Area of the part that `"resized"` takes, as a fraction of the picture's.
         ratio: Width over height of that part.
         pad: Pixels that `"pad"` adds on each side.

@@ -2,7 +2,7 @@
 
 A gate is a factor of its whole channel: an error in it is an error in every pixel. It is also next to nothing of the
 work. So what lies between a squeeze and the scale is left out, found by its shape: maps of 1x1 that end in a
-multiplication. The finished gate is still rounded once, where the libraries quantize what a multiplication takes in.
+multiplication; and that one too, since the libraries would round what it takes in, the finished gate.
 """
 
 from __future__ import annotations
@@ -42,19 +42,27 @@ def _openvino(source: Path, target: Path, batches: Sequence[np.ndarray], passpor
 
 
 def _openvino_gates(model: Any) -> list[str]:
-    """Names of the nodes from each squeeze to its scale, without the scale."""
+    """Names of the nodes from each squeeze to its scale."""
     found: dict[str, None] = {}
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Multiply":
-            for value in node.input_values():
-                _collect(value.get_node(), found)
+            gates = [value.get_node() for value in node.input_values() if _pooled(value.get_node())]
+            for gate in gates:
+                _collect(gate, found)
+            if gates:
+                found[node.get_friendly_name()] = None
     return list(found)
 
 
-def _collect(node: Any, found: dict[str, None]) -> None:
+def _pooled(node: Any) -> bool:
+    """Whether it computes a number a channel."""
     shape = node.output(0).get_partial_shape()
-    pooled = shape.rank.is_static and shape.rank.get_length() == 4 and all(shape[i] == 1 for i in (2, 3))
-    if not pooled or node.get_type_name() in ("Constant", "Parameter") or node.get_friendly_name() in found:
+    computed = node.get_type_name() not in ("Constant", "Parameter")
+    return computed and shape.rank.is_static and shape.rank.get_length() == 4 and all(shape[i] == 1 for i in (2, 3))
+
+
+def _collect(node: Any, found: dict[str, None]) -> None:
+    if not _pooled(node) or node.get_friendly_name() in found:
         return
     found[node.get_friendly_name()] = None
     for value in node.input_values():
@@ -106,18 +114,23 @@ def _onnx_gates(model: Any) -> list[str]:
     }
     found: dict[str, None] = {}
 
+    def pooled(name: str) -> bool:
+        return name in makers and shapes.get(name, [])[2:] == [1, 1]
+
     def collect(name: str) -> None:
-        node = makers.get(name)
-        if node is None or node.name in found or shapes.get(name, [])[2:] != [1, 1]:
+        if not pooled(name) or makers[name].name in found:
             return
-        found[node.name] = None
-        for source in node.input:
+        found[makers[name].name] = None
+        for source in makers[name].input:
             collect(source)
 
     for node in model.graph.node:
         if node.op_type == "Mul":
-            for source in node.input:
-                collect(source)
+            gates = [source for source in node.input if pooled(source)]
+            for gate in gates:
+                collect(gate)
+            if gates:
+                found[node.name] = None
     return list(found)
 
 

@@ -44,7 +44,7 @@ class _Shared(nn.modules.batchnorm._BatchNorm):
         if not shared:
             return super().forward(x)
         self._check_input_dim(x)
-        var, mean = self._statistics(x.float())
+        var, mean = self._statistics(x if x.dtype == torch.float64 else x.float())
         self._remember(mean.detach(), var.detach(), x.numel() // x.shape[1] * dist.get_world_size())
         scale = torch.rsqrt(var + self.eps)
         if self.weight is not None:
