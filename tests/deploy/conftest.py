@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from export_helpers import loaded
+from export_helpers import SUFFIX, loaded
 
 from senet.deploy import Check, ExportReport, export
-
-SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 
 
 @pytest.fixture(scope="session")

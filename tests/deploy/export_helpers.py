@@ -14,6 +14,7 @@ from senet.weights import Description
 from senet.zoo import LoadedModel
 
 SMALL = Preprocessing(size=(40, 56), crop_fraction=1.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+SUFFIX = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
 CLASSES = ("ash", "birch", "cedar", "date palm", 'elm "old"')
 
 

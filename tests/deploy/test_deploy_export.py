@@ -15,8 +15,7 @@ import onnxruntime
 import openvino
 import pytest
 import torch
-from conftest import SUFFIX
-from export_helpers import CLASSES, SMALL, difference, images, loaded, network
+from export_helpers import CLASSES, SMALL, SUFFIX, difference, images, loaded, network
 from torch import nn
 
 import senet

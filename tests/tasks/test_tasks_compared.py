@@ -13,6 +13,7 @@ from senet.cost import cost
 
 NETWORK = ["--model", "se_resnet18", "--option", "group_width=16", "--option", "depths=[1,1,1,1]"]
 HEADS = {"detection": "fcos:channels=64", "segmentation": "unet:channels=32"}
+WIDTHS = (64, 128, 256, 512)
 QUICK = ["--size", "64", "--epochs", "1", "--batch-size", "2", "--workers", "0", "--timing-seconds", "0.1"]
 
 
@@ -31,10 +32,10 @@ def test_plain_against_se(task, kind, score, request, tmp_path: Path) -> None:
         for run in variant["runs"].values():
             assert run["score"] == run["last_epoch"][f"val_{score}"]
     assert se["difference_points"]["count"] == 2
-    attention = sum(2 * c * c // 16 + c + c // 16 for c in (16, 32, 64, 128))
+    attention = sum(2 * c * c // 16 + c + c // 16 for c in WIDTHS)
     assert se["price"]["params"] - plain["price"]["params"] == attention
     # The squeeze leaves one vector a map: the products of the two layers are all that is added.
-    assert se["price"]["macs"] - plain["price"]["macs"] == sum(2 * c * c // 16 for c in (16, 32, 64, 128))
+    assert se["price"]["macs"] - plain["price"]["macs"] == sum(2 * c * c // 16 for c in WIDTHS)
     assert found["score"]["title"] in (out / "compare.md").read_text()
     assert (out / "compare.png").stat().st_size > 1000
 

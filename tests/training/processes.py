@@ -77,6 +77,8 @@ def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(1)
+    # What a forkserver has started would start its loader processes through another one; a user's command forks.
+    multiprocessing.set_start_method("fork", force=True)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if "die_at_replace" in how:
         _die_at_replace(how["die_at_replace"])

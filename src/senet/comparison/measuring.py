@@ -100,6 +100,7 @@ class _Network:
 
     def __init__(self, comparison: Comparison, variant: Variant, data: Data) -> None:
         job, run = comparison.job(variant, comparison.seeds[0]), comparison.run
+        data = job.open_data(data)
         built = replace(job, network=replace(job.network, weights=BUILT)).build(data)
         self.device, self.dtype = default_device(), DTYPES[run.precision]
         self.layout = torch.channels_last if run.channels_last else torch.contiguous_format
