@@ -82,7 +82,7 @@ def unpacked(data: Path, out: Path) -> Path:
 def one_run(task: str, data: str, out: Path, kind: str, seed: int) -> dict[str, object]:
     run = out / f"{task}-{kind}-{seed}"
     said = COMMANDS[task]
-    if (run / "state.ckpt").is_file() and not finished(run):
+    if any((run / "states").glob("*.ckpt")) and not finished(run):
         senet("train", "--resume", str(run))
     elif not finished(run):
         model = ("--model", NETWORKS[kind], "--seed", str(seed), *SMALL)

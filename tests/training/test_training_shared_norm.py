@@ -23,65 +23,73 @@ def batches() -> list[tuple[Tensor, Tensor]]:
     return list(zip(images, torch.randint(10, (STEPS, BATCH), generator=draw), strict=True))
 
 
-def built(dtype: torch.dtype) -> nn.Module:
+def built() -> nn.Module:
     torch.manual_seed(1)
     model = senet.create_model("se_cifar_resnet20", num_classes=10, depth=1)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):  # nothing starts with a gamma of zero, which would hide its branch
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.bias, -0.5, 0.5)
-    return model.to(dtype)
+    return model.double()
 
 
-def trained(model: nn.Module, rank: int, world: int, dtype: torch.dtype) -> dict[str, Any]:
+def trained(model: nn.Module, rank: int, world: int) -> dict[str, Any]:
     """Losses of this process's share, and where the weights and statistics end."""
     optimizer = torch.optim.SGD(model.parameters(), lr=LR, momentum=0.9)
     losses = []
     for images, labels in batches():
-        loss = F.cross_entropy(model(images[rank::world].to(dtype)), labels[rank::world])
+        loss = F.cross_entropy(model(images[rank::world]), labels[rank::world])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
-    return {"losses": losses, "state": {key: value.clone() for key, value in model.state_dict().items()}}
+        losses.append(loss.item())
+    state = {key.removeprefix("module."): value.clone() for key, value in model.state_dict().items()}
+    return {"losses": losses, "state": state}
 
 
-def process(rank: int, port: int, shared: bool, dtype: torch.dtype, folder: str) -> None:
+def process(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    model = built(dtype)
-    if shared:
-        SharedStatistics().apply(model)
-    found = trained(nn.parallel.DistributedDataParallel(model), rank, 2, dtype)
+    found = {}
+    for norms in ("shared", "own"):
+        model = built()
+        if norms == "shared":
+            SharedStatistics().apply(model)
+        found[norms] = trained(nn.parallel.DistributedDataParallel(model), rank, 2)
     torch.save(found, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def of_two(folder: Path, shared: bool, dtype: torch.dtype) -> tuple[list[float], dict[str, Tensor]]:
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes found, with shared norms and with its own."""
+    folder = tmp_path_factory.mktemp("two")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    torch.multiprocessing.spawn(process, (port, shared, dtype, str(folder)), nprocs=2)
-    both = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
-    losses = [sum(pair) / 2 for pair in zip(*(found["losses"] for found in both), strict=True)]
-    return losses, {key.removeprefix("module."): value for key, value in both[0]["state"].items()}
+    torch.multiprocessing.spawn(process, (port, str(folder)), nprocs=2)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])
-def test_two_processes_are_one(dtype, tolerance, tmp_path: Path) -> None:
-    expected = trained(built(dtype), 0, 1, dtype)
-    losses, state = of_two(tmp_path, True, dtype)
-    assert losses[0] == pytest.approx(expected["losses"][0], abs=1e-6)
+@pytest.fixture(scope="module")
+def of_one() -> dict[str, Any]:
+    return trained(built(), 0, 1)
+
+
+def common(of_two: list[dict[str, Any]], norms: str) -> list[float]:
+    return [sum(pair) / 2 for pair in zip(*(found[norms]["losses"] for found in of_two), strict=True)]
+
+
+def test_two_processes_are_one(of_one: dict[str, Any], of_two: list[dict[str, Any]]) -> None:
+    losses = common(of_two, "shared")
     assert max(losses) - min(losses) > 0.1, "it learns"
-    if dtype == torch.float64:
-        assert losses == pytest.approx(expected["losses"], abs=tolerance)
-        for key, value in expected["state"].items():
-            assert torch.allclose(state[key], value, rtol=0, atol=tolerance), key
-    else:  # rounding grows with every step; the first ones show that it is nothing else
-        assert losses[:4] == pytest.approx(expected["losses"][:4], abs=tolerance)
+    assert losses == pytest.approx(of_one["losses"], abs=1e-9)
+    for found in of_two:
+        for key, value in of_one["state"].items():
+            assert torch.allclose(found["shared"]["state"][key], value, rtol=0, atol=1e-9), key
 
 
-def test_norms_of_each_process_for_itself_are_something_else(tmp_path: Path) -> None:
-    expected = trained(built(torch.float64), 0, 1, torch.float64)
-    losses, _ = of_two(tmp_path, False, torch.float64)
-    assert abs(losses[0] - expected["losses"][0]) > 1e-4
+def test_norms_of_each_process_for_itself_are_something_else(
+    of_one: dict[str, Any], of_two: list[dict[str, Any]]
+) -> None:
+    assert abs(common(of_two, "own")[0] - of_one["losses"][0]) > 1e-4
