@@ -24,7 +24,7 @@ sanitize: .venv/installed-dev ## The kernel's tests under ASan and UBSan (Linux,
 	SENET_CFLAGS="$(SANITIZE)" $(BIN)/python setup.py -q build_ext --inplace
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 OMP_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/nn/test_tail.py tests/kernels -k "not compiled and not twice"; \
+	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/nn/test_tail.py tests/nn/test_early.py tests/kernels -k "not compiled and not twice"; \
 	  found=$$?; $(BIN)/python setup.py -q build_ext --inplace; exit $$found
 
 lint: .venv/installed-dev

@@ -42,6 +42,7 @@ class RollCall(L.Callback):
         self.advice = advice
         self.verdict = ""
         self._stop = threading.Event()
+        self._rounds = 0
         self._thread: threading.Thread | None = None
         self._children: list[subprocess.Popen[Any]] = []
 
@@ -61,6 +62,8 @@ class RollCall(L.Callback):
         trainer.strategy.barrier("rollcall")  # every process has given its first sign
         self._thread = threading.Thread(target=self._listen, daemon=True, name="senet-rollcall")
         self._thread.start()
+        if self._rank:
+            threading.Thread(target=self._watch, daemon=True, name="senet-rollcall-watch").start()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Say goodbye, and why, unless it is the loss of another process that ends this one."""
@@ -86,16 +89,15 @@ class RollCall(L.Callback):
         if self._thread is None or self._stop.is_set():
             return
         self._stop.set()
-        self._thread.join()
+        self._thread.join(PATIENCE * PERIOD_S)
         with suppress(RuntimeError):  # whoever keeps the store has left before
             self._store.set(str(self._rank), word)
 
     def _listen(self) -> None:
-        count = 0
         while not self._stop.wait(PERIOD_S):
-            count += 1
+            self._rounds += 1
             try:
-                self._give_sign(count)
+                self._give_sign(self._rounds)
                 verdict = self._look_after_all() if self._rank == 0 else self._ask_the_first()
             except RuntimeError:
                 verdict = "process 0 of this training, where all meet, is gone"
@@ -104,6 +106,15 @@ class RollCall(L.Callback):
                 break
         if self.verdict and not self._stop.wait(PERIOD_S):  # else the main thread has noticed, and speaks
             self._exit()
+
+    def _watch(self) -> None:
+        """End a process whose questions get no answer: while the first process hangs, so does the store in it."""
+        seen, missed = 0, 0
+        while not self._stop.wait(PERIOD_S):
+            seen, missed = self._rounds, missed + 1 if self._rounds == seen else 0
+            if missed > PATIENCE:
+                self.verdict = self._silent(0)
+                self._exit()
 
     def _give_sign(self, count: int) -> None:
         self._store.set(str(self._rank), f"alive {count}")
@@ -126,8 +137,11 @@ class RollCall(L.Callback):
         if word == "failed":
             return f"process {rank} of this training has stopped: {rest}"
         if word == "alive" and self._signs[rank][1] > PATIENCE:
-            return f"process {rank} of this training has given no sign for {PATIENCE * PERIOD_S:.0f} s"
+            return self._silent(rank)
         return ""
+
+    def _silent(self, rank: int) -> str:
+        return f"process {rank} of this training has given no sign for {PATIENCE * PERIOD_S:.0f} s"
 
     def _ended_child(self) -> str:
         """A process that this one started and that died; the others may take a while to be missed."""
