@@ -132,7 +132,8 @@ def run_the_papers(folder: Path, out: Path, pictures: int = 16) -> None:
         file.write_text(json.dumps(coco_document(rows, data.classes)))
     print(senet("train", "--task", "detection", "--data", f"coco:{sample}", "--model", "se_resnet50", "--recipe",
                 "coco", "--epochs", "1", "--batch-size", "4", "--size", "128x160", "--workers", "0",
-                "--out", str(out / "coco-se_resnet50")))  # fmt: skip
+                # The recipe begins with ImageNet's weights and keeps their norms; random ones would run away.
+                "--no-frozen-norms", "--frozen-stages", "0", "--out", str(out / "coco-se_resnet50")))  # fmt: skip
 
 
 def draw(task: str, folder: Path, out: Path, seed: int) -> None:
