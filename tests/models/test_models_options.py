@@ -39,15 +39,6 @@ def test_patterns() -> None:
     assert {"se_wrn16_8", "wrn16_8"} == set(senet.list_models("*wrn16*"))
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_every_network_builds_and_runs_on_the_meta_device(name: str) -> None:
-    model = senet.create_model(name, device="meta").eval()
-    size = model.spec.preprocessing.size
-    assert model.spec.name == name
-    assert model(torch.empty(2, 3, *size, device="meta")).shape == (2, model.spec.num_classes)
-    assert all(tensor.is_meta for tensor in model.state_dict().values())
-
-
 @pytest.mark.parametrize("name", [n for n in sorted(MODELS) if not n.startswith("se")])
 def test_every_plain_network_has_its_twin(name: str) -> None:
     plain, attended = MODELS[name], MODELS[f"se_{name}"]
