@@ -15,6 +15,8 @@ from senet.training.module import TrainingModule
 TINY = ["--option", "depth=1", "--option", "widths=[16,32]"]
 QUICK = ["--data", "digits", "--limit", "96", "--size", "8", "--epochs", "1", "--batch-size", "32", "--workers", "0"]
 
+ONE_SEED = [*QUICK, "--model", "se_cifar_resnet20", *TINY, "--seeds", "1", "--timing-seconds", "0"]
+
 
 def compare(*arguments: object) -> int:
     return main(["compare", *map(str, arguments)])
@@ -132,19 +134,9 @@ def test_variants_and_tables(tmp_path, capsys):
 
 
 def test_a_run_that_diverges_is_a_result_too(tmp_path, capsys):
-    options = [
-        *QUICK,
-        "--model",
-        "se_cifar_resnet20",
-        *TINY,
-        "--seeds",
-        1,
-        "--timing-seconds",
-        0,
-        "--out",
-        tmp_path / "x",
-    ]
-    assert compare(*options, "--lr", 1e30, "--schedule", "constant", "--warmup-epochs", 0) == 2
+    assert (
+        compare(*ONE_SEED, "--out", tmp_path / "x", "--lr", 1e30, "--schedule", "constant", "--warmup-epochs", 0) == 2
+    )
     said = capsys.readouterr().out
     assert "failed: plain, seed 0: the " in said
     assert "failed: se, seed 0: the " in said
@@ -153,19 +145,7 @@ def test_a_run_that_diverges_is_a_result_too(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_on_two_devices_each_training_has_its_own_processes(tmp_path):
-    options = [
-        *QUICK,
-        "--model",
-        "se_cifar_resnet20",
-        *TINY,
-        "--seeds",
-        1,
-        "--timing-seconds",
-        0,
-        "--out",
-        tmp_path / "x",
-    ]
-    assert compare(*options, "--devices", 2, "--strategy", "ddp") == 0
+    assert compare(*ONE_SEED, "--out", tmp_path / "x", "--devices", 2, "--strategy", "ddp") == 0
     assert result(tmp_path / "x")["finished_runs"] == 2
 
 

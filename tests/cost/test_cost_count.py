@@ -215,3 +215,15 @@ def test_a_network_without_weights() -> None:
     assert found.attention_params_share == found.attention_macs_share == 0
     json.dumps(found.to_dict())
     str(found)
+
+
+def test_layers_that_are_called_by_keyword():
+    class Named(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            return torch.sigmoid(input=torch.nn.functional.relu(input=self.conv(x)))
+
+    assert cost(Named(), (3, 2, 2)).macs == 3 * 4 * 4

@@ -136,7 +136,7 @@ class _FreeElementwise(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return args[0] if func in _FREE else func(*args, **(kwargs or {}))
+        return args[0] if args and func in _FREE else func(*args, **(kwargs or {}))
 
 
 def _macs(model: nn.Module, input_size: tuple[int, ...], example_inputs: Sequence[Any] | None = None) -> dict[str, int]:
