@@ -34,9 +34,9 @@ def main() -> None:
     x = torch.randn(8, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (8,))
 
-    def step(model: torch.nn.Module, eager: Callable[[], bool] = tail._eager) -> Callable[[], None]:
+    def step(model: torch.nn.Module, eager: Callable[[], bool] = tail.eager) -> Callable[[], None]:
         def run() -> None:
-            with patch.object(tail, "_eager", eager):  # read while the graph is made, and guarded
+            with patch.object(tail, "eager", eager):  # read while the graph is made, and guarded
                 F.cross_entropy(model(x), labels).backward()
             model.zero_grad(set_to_none=True)
 

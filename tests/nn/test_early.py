@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import senet
-from senet.kernels import choose
+from senet.kernels import Pointwise, choose
 from senet.nn import GATES, SqueezeExcite, early
-from senet.nn.early import convolved, rescaled
+from senet.nn.early import Convolved, rescaled
 
-needs_products = pytest.mark.skipif(not choose().multiplies, reason=choose().reason)
+needs_kernel = pytest.mark.skipif(choose().library is None, reason=choose().reason)
 
 
 def case(n: int, inner: int, channels: int, height: int, width: int, **options: Any) -> tuple[Any, ...]:
@@ -40,9 +40,8 @@ def case(n: int, inner: int, channels: int, height: int, width: int, **options: 
 
 
 def run(x: Tensor, conv: nn.Conv2d, shortcut: Tensor, first: nn.Linear, se: SqueezeExcite) -> Tensor:
-    assert conv.bias is not None
     with torch.no_grad():
-        return convolved(x, conv, shortcut, weight=conv.weight, bias=conv.bias, first=first, se=se)
+        return Convolved(conv, first, se)(x, shortcut)
 
 
 def truth(x: Tensor, conv: nn.Conv2d, shortcut: Tensor, first: nn.Linear, se: SqueezeExcite) -> Tensor:
@@ -56,7 +55,7 @@ def single(*parts: Any) -> tuple[Any, ...]:
     return tuple(copy.deepcopy(part).float() for part in parts)
 
 
-@needs_products
+@needs_kernel
 @settings(max_examples=40, deadline=None)
 @given(
     n=st.integers(1, 3), inner=st.integers(1, 40), channels=st.integers(1, 300), height=st.integers(1, 17),
@@ -70,25 +69,55 @@ def test_any_shape(n: int, inner: int, channels: int, height: int, width: int, g
     torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-@needs_products
-@pytest.mark.parametrize(("side", "with_product"), [(12, False), (3, True)])
-def test_it_is_the_kernel_that_computes(side: int, with_product: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[bool] = []
-    real = early.pointwise
+@needs_kernel
+def test_it_is_the_kernel_that_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Size] = []
 
-    def spy(*args: Any, product: Tensor | None) -> Tensor:
-        seen.append(product is not None)
-        return real(*args, product=product)
+    class Spy(Pointwise):  # type: ignore[misc] # final for everyone else
+        def __call__(self, x: Tensor, shortcut: Tensor) -> Tensor:
+            seen.append(x.shape)
+            return super().__call__(x, shortcut)
 
-    monkeypatch.setattr(early, "pointwise", spy)
-    parts = case(2, 16, 64, side, side)
+    monkeypatch.setattr(early, "Pointwise", Spy)
+    parts = case(2, 16, 64, 12, 12)
     torch.testing.assert_close(run(*single(*parts)).double(), truth(*parts), rtol=1e-4, atol=1e-4)
-    assert seen == [with_product]
+    assert len(seen) == 1
     torch.testing.assert_close(run(*parts), truth(*parts), rtol=1e-9, atol=1e-9)  # float64: the layers
     assert len(seen) == 1
 
 
-@needs_products
+@needs_kernel
+def test_weights_that_change_or_move_are_seen() -> None:
+    parts = single(*case(2, 16, 64, 12, 12))
+    x, conv, shortcut, first, se = parts
+    end = Convolved(conv, first, se)
+    with torch.no_grad():
+        before = end(x, shortcut)
+        conv.weight.mul_(2)  # in place
+        torch.testing.assert_close(end(x, shortcut), truth(*parts), rtol=1e-4, atol=1e-4)
+        se.fc2.bias.add_(0.5)
+        torch.testing.assert_close(end(x, shortcut), truth(*parts), rtol=1e-4, atol=1e-4)
+        conv.bias.data = conv.bias.data + 1  # elsewhere
+        se.fc2.weight = nn.Parameter(se.fc2.weight * 0.5)
+        torch.testing.assert_close(end(x, shortcut), truth(*parts), rtol=1e-4, atol=1e-4)
+    assert not torch.equal(before, end(x, shortcut))
+
+
+@needs_kernel
+def test_threads_give_the_same_bits() -> None:
+    x, conv, shortcut, first, se = single(*case(2, 33, 300, 17, 15))
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(run(x, conv, shortcut, first, se))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+@needs_kernel
 def test_a_nan_stays_one() -> None:
     x, *rest = single(*case(1, 16, 64, 12, 12))
     x[0, 3, 5, 5] = float("nan")

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.nn import SqueezeExcite
-from senet.nn.early import convolved, rescaled
+from senet.nn.early import Convolved, rescaled
 
 __all__ = ["FoldedBranch", "FoldedConv", "FoldedUnit"]
 
@@ -116,6 +116,7 @@ class FoldedUnit(nn.Module):
         self.shortcut = shortcut
         self.se = se
         self.early: nn.Linear | None = None
+        self._end: Convolved | None = None
         if se is None:
             branch.last.relu = True  # after the sum, which it takes in
         elif branch.last.weight.shape[2:] == (1, 1) and branch.last.stride == (1, 1) and branch.last.groups == 1:
@@ -131,7 +132,12 @@ class FoldedUnit(nn.Module):
         if self.early is None:
             y = last(h)
             return rescaled(y, self.se.gate(y).flatten(1), shortcut)
-        return convolved(h, last, shortcut, weight=last.weight, bias=last.bias, first=self.early, se=self.se)
+        if self._end is None:
+            self._end = Convolved(last, self.early, self.se)
+        return self._end(h, shortcut)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_end": None}  # it holds addresses, and is made anew
 
 
 def _onednn(x: Tensor) -> bool:

@@ -2,6 +2,6 @@
 
 from senet.kernels.library import Choice, choose, describe
 from senet.kernels.operators import rescale_, tail, tail_backward
-from senet.kernels.pointwise import Excitation, pointwise
+from senet.kernels.pointwise import Pointwise
 
-__all__ = ["Choice", "Excitation", "choose", "describe", "pointwise", "rescale_", "tail", "tail_backward"]
+__all__ = ["Choice", "Pointwise", "choose", "describe", "rescale_", "tail", "tail_backward"]

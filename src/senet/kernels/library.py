@@ -18,7 +18,7 @@ __all__ = ["Choice", "choose", "describe"]
 VARIABLE: Final = "SENET_KERNELS"
 CHOICES: Final = ("compiled", "reference")
 _FILE: Final = Path(__file__).with_name("_tail.so")
-_ABI: Final = 3  # SENET_ABI of tail.h
+_ABI: Final = 4  # SENET_ABI of tail.h
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,10 @@ class Choice:
     Attributes:
         library: The compiled kernel; None is the reference in plain PyTorch.
         reason: Which instructions it uses and whose threads, or why there is none.
-        multiplies: Whether it found PyTorch's BLAS library, which `pointwise` needs.
     """
 
     library: ctypes.CDLL | None
     reason: str
-    multiplies: bool = False
 
 
 @cache
@@ -58,8 +56,9 @@ def choose() -> Choice:
     if abi != _ABI:
         return Choice(None, f"{_FILE.name} is of another version of senet; install it again")
     library.senet_name.restype = ctypes.c_char_p
+    _share(library.senet_set_number, "omp_get_thread_num")
     threads = "PyTorch's threads" if _share(library.senet_set_region, "GOMP_parallel") else "one thread"
-    return Choice(library, f"{library.senet_name().decode()}, {threads}", _share(library.senet_set_sgemm, "sgemm_"))
+    return Choice(library, f"{library.senet_name().decode()}, {threads}")
 
 
 def describe() -> str:
@@ -69,10 +68,9 @@ def describe() -> str:
 
 
 def _share(setter: Any, name: str) -> bool:
-    """Hand the kernel a function of the libraries that PyTorch runs on; whether it was found.
+    """Hand the kernel a function of the OpenMP runtime that PyTorch runs on; whether it was found.
 
-    `GOMP_parallel` is the OpenMP runtime's: with a second runtime, threads would fight over the cores. `sgemm_` is the
-    BLAS library's.
+    With a second runtime, threads would fight over the cores.
     """
     setter.argtypes = [ctypes.c_void_p]
     for file in ("libtorch_cpu.so", "libtorch_cpu.dylib"):

@@ -612,4 +612,4 @@ static int rescale(const struct senet_tail *step, const void *x, const float *ga
 #define SYMBOL_(set) JOIN(senet_, set)
 #define SYMBOL(set) SYMBOL_(set)
 
-const struct senet_instruction_set SYMBOL(SET) = {NAME(SET), forward, backward, rescale, pointwise};
+const struct senet_instruction_set SYMBOL(SET) = {NAME(SET), PANEL, forward, backward, rescale, pointwise};

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* Changes with every change of the functions below; the caller compares it with its own. */
-#define SENET_ABI 3
+#define SENET_ABI 4
 
 /* The shape and options of a step. */
 struct senet_tail {
@@ -52,23 +52,19 @@ typedef int senet_rescale(const struct senet_tail *, const void *x, const float 
  *     y = relu(s * (weight x + bias) + shortcut)
  *
  * The gate is known before the convolution, since the squeeze commutes with it: w1 is the first linear layer times the
- * convolution's weight. Without `weight`, y holds weight x + bias already. */
+ * convolution's weight. `panels` holds `weight` as (panels, inner, channels of a panel); the last is filled up. */
 struct senet_pointwise {
-    int64_t n, c, hw, inner; /* samples, channels, pixels, channels of x */
-    int64_t hidden, gate, threads;
-    const float *weight, *bias, *w1, *b1, *w2, *b2; /* b1 and b2 may be NULL */
+    int64_t c, inner; /* channels of y, of x */
+    int64_t hidden, gate;
+    const float *panels, *bias, *w1, *b1, *w2, *b2; /* b1 and b2 may be NULL */
 };
 
-/* BLAS: c = alpha a b + beta c, column by column. */
-typedef void senet_sgemm(const char *ta, const char *tb, const int *m, const int *n, const int *k, const float *alpha,
-                         const float *a, const int *lda, const float *b, const int *ldb, const float *beta, float *c,
-                         const int *ldc);
-
-typedef int senet_pointwise_pass(const struct senet_pointwise *, senet_sgemm *, const float *x, const float *shortcut,
-                                 float *y);
+typedef int senet_pointwise_pass(const struct senet_pointwise *, int64_t n, int64_t hw, int64_t threads, const float *x,
+                                 const float *shortcut, float *y);
 
 struct senet_instruction_set {
     const char *name;
+    int64_t panel; /* channels in a panel of `senet_pointwise` */
     senet_forward *forward;
     senet_backward *backward;
     senet_rescale *rescale;

@@ -7,22 +7,18 @@ Source: Hu et al. 2018, eqs. 2-4 and Fig. 3; the authors fuse scale and addition
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from senet.kernels import Excitation, choose, pointwise, rescale_
+from senet.kernels import Pointwise, choose, rescale_
 from senet.nn._dims import over_space
 from senet.nn.block import SqueezeExcite
 from senet.nn.squeeze import mean
-from senet.nn.tail import GATE_POSITIONS, alike, on_the_processor
+from senet.nn.tail import GATE_POSITIONS, alike, eager, on_the_processor
 
-__all__ = ["convolved", "rescaled"]
-
-_LEAST_PIXELS: Final = 128
-"""Of a batch. With fewer, most of the product's time is spent on reading the weight, which oneDNN has prepared."""
+__all__ = ["Convolved", "rescaled"]
 
 
 def rescaled(x: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
@@ -39,39 +35,62 @@ def rescaled(x: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
     return torch.relu(x * over_space(gate, x) + shortcut)
 
 
-def convolved(
-    x: Tensor, conv: Callable[[Tensor], Tensor], shortcut: Tensor, *, weight: Tensor, bias: Tensor,
-    first: nn.Linear, se: SqueezeExcite,
-) -> Tensor:  # fmt: skip
-    """Return `relu(s * conv(x) + shortcut)` of a 1x1 convolution.
+@final
+class Convolved:
+    """The end `relu(s * conv(x) + shortcut)` of a unit whose last convolution is 1x1.
 
     Args:
-        x: (N, C, H, W).
-        conv: (N, C, H, W) -> (N, C', H, W).
-        shortcut: (N, C', H, W).
-        weight: That of `conv`, (C', C, 1, 1).
-        bias: That of `conv`, (C',).
+        conv: (N, C, H, W) -> (N, C', H, W), with the parameters `weight`, (C', C, 1, 1), and `bias`.
         first: The gate's first linear layer, merged into the convolution: it reads the mean of x.
         se: The block whose second layer and gate follow.
     """
-    if not _fits(x, weight, shortcut) or se.activate not in GATE_POSITIONS:
-        gate = se.activate(se.fc2(torch.relu(first(mean(x)))))
-        return rescaled(conv(x), gate, shortcut)
-    excitation = Excitation(first.weight, first.bias, se.fc2.weight, se.fc2.bias, GATE_POSITIONS[se.activate])
-    product = None
-    if x.numel() // x.shape[1] < _LEAST_PIXELS:
-        product = conv(x).contiguous(memory_format=torch.channels_last)  # a map of one channel may come as either
-    return pointwise(x, weight, bias, shortcut, excitation, product=product)
+
+    def __init__(self, conv: nn.Module, first: nn.Linear, se: SqueezeExcite) -> None:
+        self.conv, self.first, self.se = conv, first, se
+        self._gate = GATE_POSITIONS.get(se.activate)
+        layers = (conv, first, se.fc2)
+        # Where the parameters are kept: a module's attributes are looked for long.
+        self._places = tuple((layer._parameters, name) for layer in layers for name in ("weight", "bias"))
+        self._prepared: tuple[list[int | None], Pointwise] | None = None
+
+    def __call__(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        """Compute it.
+
+        Args:
+            x: (N, C, H, W).
+            shortcut: (N, C', H, W).
+        """
+        if self._gate is None or not _fits(x, shortcut):
+            gate = self.se.activate(self.se.fc2(torch.relu(self.first(mean(x)))))
+            return rescaled(self.conv(x), gate, shortcut)
+        return self._kernel(self._gate)(x, shortcut)
+
+    def _kernel(self, gate: int) -> Pointwise:
+        tensors = [kept[name] for kept, name in self._places]
+        weight, bias, w1, b1, w2, b2 = tensors
+        assert weight is not None
+        version = None if weight.is_inference() else weight._version  # what inference mode made counts no versions
+        key = [version, *(None if t is None else t.data_ptr() for t in tensors)]
+        if self._prepared is None or self._prepared[0] != key:
+            assert bias is not None
+            assert w1 is not None
+            assert w2 is not None
+            self._prepared = key, Pointwise(weight, bias, w1, b1, w2, b2, gate=gate)
+        return self._prepared[1]
 
 
-def _fits(x: Tensor, weight: Tensor, shortcut: Tensor) -> bool:
+def _fits(x: Tensor, shortcut: Tensor) -> bool:
     """Whether the compiled kernel can multiply, and nobody would miss the operators that it stands for."""
     return (
-        on_the_processor(x)
-        and choose().multiplies
+        type(x) is Tensor
         and type(shortcut) is Tensor
-        and x.dtype == weight.dtype == shortcut.dtype == torch.float32
-        and all(t.is_contiguous(memory_format=torch.channels_last) for t in (x, shortcut))
+        and x.dtype is torch.float32
+        and shortcut.dtype is torch.float32
+        and x.is_cpu
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and shortcut.is_contiguous(memory_format=torch.channels_last)
         and not torch.is_grad_enabled()
         and not torch._C._len_torch_dispatch_stack()
+        and eager()
+        and choose().library is not None
     )

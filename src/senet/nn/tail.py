@@ -27,7 +27,7 @@ from senet.nn.gate import GATES
 from senet.nn.inserted import inserted_after
 from senet.nn.squeeze import mean as spatial_mean
 
-__all__ = ["GATE_POSITIONS", "alike", "definition", "norm_relu", "on_the_processor", "tail", "untouched"]
+__all__ = ["GATE_POSITIONS", "alike", "definition", "eager", "norm_relu", "on_the_processor", "tail", "untouched"]
 
 _GATES: Final[tuple[Callable[[Tensor], Tensor], ...]] = tuple(
     function for gate in GATES.values() for function in (gate.plain, gate.centred)
@@ -101,7 +101,7 @@ def _fits(x: Tensor, norm: nn.BatchNorm2d, shortcut: Tensor | None) -> bool:
 def on_the_processor(x: Tensor) -> bool:
     """Whether the kernel takes such a map."""
     return (
-        _eager()
+        eager()
         and choose().library is not None
         and type(x) is Tensor
         and x.device.type == "cpu"
@@ -139,7 +139,7 @@ def _attention_fits(se: nn.Module) -> bool:
     )
 
 
-def _eager() -> bool:
+def eager() -> bool:
     """Whether numbers are computed now, and derived by autograd backwards: no tracing, no function transforms."""
     return not (
         torch.compiler.is_compiling()
