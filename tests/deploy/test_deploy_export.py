@@ -20,7 +20,7 @@ from export_helpers import CLASSES, SMALL, SUFFIX, difference, images, loaded, n
 from torch import nn
 
 import senet
-from senet.data import eval_transform, sample_pictures
+from senet.data import Data, MemorySource, eval_transform, sample_pictures
 from senet.deploy import Check, export, load_exported
 from senet.deploy.form import exportable
 from senet.deploy.tracing import traced
@@ -330,6 +330,28 @@ def test_runtimes_that_do_not_fit(exported):
         load_exported(exported["torch"].path)
     with pytest.raises(senet.SenetError, match="'onnxruntime'"):
         load_exported(exported["onnx"].path, runtime="onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_int8_squeezes_the_map_that_is_stored(kind, tmp_path):
+    """Behind a bottleneck's second convolution; a float copy of that map would be written for the squeeze alone."""
+    pytest.importorskip("nncf")
+    network, pictures = loaded(), [(picture,) for picture in sample_pictures(8)]
+    source = MemorySource(pictures, np.zeros(len(pictures)), name="photographs")
+    check = Check(images=2, data=Data("photographs", CLASSES, source, source), max_drop=100.0)
+    path = tmp_path / f"x{SUFFIX[kind]}"
+    assert 1e-4 < export(network, path, format=kind, precision="int8", check=check).drift < 0.1
+    if kind == "onnx":
+        graph = onnx.load(path).graph
+        makers = {output: node.op_type for node in graph.node for output in node.output}
+        read = [makers[node.input[0]] for node in graph.node if node.op_type == "ReduceMean"]
+        assert read.count("DequantizeLinear") >= 2
+    else:
+        ops = openvino.Core().read_model(path).get_ordered_ops()
+        means = [op for op in ops if op.get_type_name() == "ReduceMean"]
+        read = [op.input_value(0).get_node().get_type_name() for op in means]
+        assert read.count("FakeQuantize") >= 2
 
 
 @pytest.mark.slow

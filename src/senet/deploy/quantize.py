@@ -2,7 +2,8 @@
 
 A gate is a factor of its whole channel: an error in it is an error in every pixel. It is also next to nothing of the
 work. So what lies between a squeeze and the scale is left out, found by its shape: maps of 1x1 that end in a
-multiplication; and that one too, since the libraries would round what it takes in, the finished gate.
+multiplication; and that one too, since the libraries would round what it takes in, the finished gate. The squeeze itself
+averages the map as it is stored for the next convolution, rounded: else that would be written once more, in float.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def _openvino(source: Path, target: Path, batches: Sequence[np.ndarray], passpor
             subset_size=len(batches),
             ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,
         )
+    _squeeze_rounded(made, kept)
     save(made, target, passport)
 
 
@@ -52,6 +54,18 @@ def _openvino_gates(model: Any) -> list[str]:
             if gates:
                 found[node.get_friendly_name()] = None
     return list(found)
+
+
+def _squeeze_rounded(model: Any, gates: Sequence[str]) -> None:
+    """Let each squeeze read what the convolution beside it reads."""
+    for node in model.get_ordered_ops():
+        if node.get_friendly_name() not in gates or node.get_type_name() == "Multiply":
+            continue
+        read = node.input(0).get_source_output()
+        if not _pooled(read.get_node()):
+            for other in read.get_target_inputs():
+                if other.get_node().get_type_name() == "FakeQuantize":
+                    node.input(0).replace_source_output(other.get_node().output(0))
 
 
 def _pooled(node: Any) -> bool:
@@ -80,7 +94,7 @@ def _onnx(source: Path, target: Path, batches: Sequence[np.ndarray], passport: P
     with _quiet():
         quant_pre_process(source, prepared, skip_symbolic_shape=True)
         model = onnx.load(prepared)
-        name = model.graph.input[0].name
+        name, kept = model.graph.input[0].name, _onnx_gates(model)
 
         class Reader(CalibrationDataReader):
             def __init__(self) -> None:
@@ -98,10 +112,11 @@ def _onnx(source: Path, target: Path, batches: Sequence[np.ndarray], passport: P
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=_onnx_gates(model),
+            nodes_to_exclude=kept,
         )
     prepared.unlink()
     made = onnx.load(target)
+    _onnx_squeeze_rounded(made, kept)
     onnx.helper.set_model_props(made, passport.to_texts())
     onnx.save(made, target)
 
@@ -132,6 +147,15 @@ def _onnx_gates(model: Any) -> list[str]:
             if gates:
                 found[node.name] = None
     return list(found)
+
+
+def _onnx_squeeze_rounded(model: Any, gates: Sequence[str]) -> None:
+    """As `_squeeze_rounded`."""
+    rounded = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    restored = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    for node in model.graph.node:
+        if node.name in gates and node.op_type != "Mul" and node.input[0] in rounded:
+            node.input[0] = restored[rounded[node.input[0]]]
 
 
 @contextmanager
