@@ -5,7 +5,7 @@
 
 Weights are random and nowhere zero; int8 is calibrated on pieces of two photographs (accuracy means nothing here).
 All candidates of a case are called in turn in one process; a ratio is the median of the ratios of calls right after
-one another. Writes `<out>.json`, where measured cases replace older ones of the same name, and `<out>.md`.
+one another. Writes `<out>.json`, where measured cases replace older ones of the same name, and the table of `<out>.md`.
 """
 
 from __future__ import annotations
@@ -168,7 +168,9 @@ def main() -> None:
         found[name] = measured(name, options.folder, options.seconds, options.threads)
         cases = [found[name] for name in CASES if name in found]
         kept.write_text(json.dumps(cases, indent=1) + "\n")
-        options.out.with_suffix(".md").write_text(markdown(cases))
+        page = options.out.with_suffix(".md")
+        _, heading, by_hand = page.read_text().partition("\n## ") if page.exists() else ("", "", "")
+        page.write_text(markdown(cases) + heading + by_hand)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 A gate is a factor of its whole channel: an error in it is an error in every pixel. It is also next to nothing of the
 work. So what lies between a squeeze and the scale is left out, found by its shape: maps of 1x1 that end in a
-multiplication; and that one too, since the libraries would round what it takes in, the finished gate. The squeeze itself
-averages the map as it is stored for the next convolution, rounded: else that would be written once more, in float.
+multiplication; and that one too, since the libraries would round what it takes in, the finished gate. The squeeze
+itself averages the map as it is stored for the next convolution, rounded: else that would be written twice.
 """
 
 from __future__ import annotations
