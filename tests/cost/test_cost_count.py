@@ -84,7 +84,9 @@ def test_every_attention_is_all_attention(kind: str) -> None:
     assert found.attention_macs == found.macs
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (i % 3 > 0)) for i, name in enumerate(sorted(MODELS))]
+)
 def test_parts_add_up(name: str) -> None:
     model = senet.create_model(name, device="meta")
     found = cost(model, (3, 96, 96))

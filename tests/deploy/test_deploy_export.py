@@ -51,9 +51,10 @@ def test_the_same_function_at_any_size_and_batch(exported, kind, runtime):
 
 
 def pairs() -> list[Any]:
-    """Each family in one format by default, in turn; the other pairs take a minute."""
+    """Each family in one format by default, in turn; ShuffleNet and the other pairs take two minutes."""
     both = [(family, kind) for family in FAMILIES for kind in ("onnx", "openvino")]
-    return [pytest.param(*pair, marks=[pytest.mark.slow] * (number % 4 in (1, 2))) for number, pair in enumerate(both)]
+    slow = [number % 4 in (1, 2) or family == "shuffle" for number, (family, _) in enumerate(both)]
+    return [pytest.param(*pair, marks=[pytest.mark.slow] * late) for pair, late in zip(both, slow, strict=True)]
 
 
 @pytest.mark.parametrize(("family", "kind"), pairs())

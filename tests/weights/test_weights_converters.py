@@ -195,7 +195,10 @@ CASES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+# Those that run below have their keys looked at there too.
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case.run else case for case in CASES], ids=str
+)
 def test_every_key_has_its_place(case: Case) -> None:
     with torch.device("meta"):
         peer = case.make(case.peer)
