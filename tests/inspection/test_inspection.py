@@ -18,6 +18,7 @@ from torch import nn
 import senet
 from senet.errors import SenetError, UnknownNameError
 from senet.inspection import inspect, page
+from senet.inspection.blocks import findings
 from senet.inspection.curves import curves_of
 from senet.inspection.sampling import evenly
 from senet.nn.statistics import GateStatistics
@@ -79,6 +80,15 @@ def test_a_calm_block_is_told_with_what_it_costs() -> None:
     nn.init.zeros_(layer.fc2.weight)  # the channels differ, the images don't
     result = inspect(model, batches(1), CLASSES, examples=0)
     assert "stages.4.1 hardly varies: freezing it saves 2.13k parameters" in [f.text for f in result.findings]
+
+
+def test_many_alarms_of_a_kind_share_one(inspected) -> None:
+    calm = next(b for b in inspected.blocks if b.role != "constant")
+    blocks = [replace(calm, path=f"{i}.se", name=str(i), role="still", params=i + 1) for i in range(50)]
+    texts = [finding.text for finding in findings(blocks) if finding.level == "alarm"]
+    assert texts[:-1] == [f"{i} hardly varies: freezing it saves {i + 1} parameters" for i in range(45, 50)]
+    assert texts[-1] == "45 more blocks hardly vary; they have 1.03k parameters"  # 1 + ... + 45 = 1035
+    assert len(findings(blocks[:6])) >= 6
 
 
 def test_chance_is_not_taken_for_specificity() -> None:

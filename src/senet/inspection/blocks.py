@@ -14,6 +14,8 @@ STILL: Final = 0.02
 """A gate whose standard deviation over the images is below this says almost the same of every image."""
 FLAT: Final = 0.01
 """Factors that lie closer together than this, over images and channels, are one number."""
+TOLD: Final = 6
+"""Alarms of a kind that are told one by one; of more, all but the largest blocks share one."""
 MOST: Final = 0.5
 """The share of factors from which a block counts as saturated, or dead."""
 SPECIFIC: Final = 0.3
@@ -116,7 +118,15 @@ def role_of(statistics: GateStatistics, specificity: float | None) -> str:
 
 def findings(blocks: Sequence[Block]) -> list[Finding]:
     """What a reader should know first: alarms, then notes."""
-    alarms = [Finding("alarm", b.path, ALARMS[b.role](b)) for b in blocks if b.role in ALARMS]
+    alarms = []
+    for role, text in ALARMS.items():
+        alike = [b for b in blocks if b.role == role]
+        told = alike if len(alike) <= TOLD else sorted(alike, key=lambda b: -b.params)[: TOLD - 1]
+        alarms += [Finding("alarm", b.path, text(b)) for b in alike if b in told]
+        rest = [b for b in alike if b not in told]
+        if rest:
+            what = f"{len(rest)} more {MORE[role]}; they have {in_short(sum(b.params for b in rest))} parameters"
+            alarms.append(Finding("alarm", rest[0].path, what))
     return alarms + _notes(blocks)
 
 
@@ -138,6 +148,14 @@ ALARMS: Final = {
     ),
     "dead": lambda b: f"{b.name}: {b.dead:.0%} of its gates are below {DEAD}, so it switches most channels off",
     "still": lambda b: f"{b.name} hardly varies: freezing it saves {_saved(b)}",
+}
+
+
+MORE: Final = {
+    "constant": "blocks have gates that are all alike",
+    "saturated": f"blocks have most gates above {SATURATED}",
+    "dead": f"blocks have most gates below {DEAD}",
+    "still": "blocks hardly vary",
 }
 
 
