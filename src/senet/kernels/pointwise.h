@@ -47,7 +47,7 @@ INLINE void block(const struct pointwise *p, const float *panel, long row, long 
     const float *x = p->x + row * inner;
     float sums[BLOCK_ROWS * PANEL];
     vf left[BLOCK_ROWS], right[BLOCK_ROWS];
-#pragma GCC unroll 16
+UNROLLED
     for (int r = 0; r < rows; r++) {
         /* Meanwhile, what comes after the product is fetched. */
         __builtin_prefetch(p->shortcut + (row + r) * c + column);
@@ -56,13 +56,13 @@ INLINE void block(const struct pointwise *p, const float *panel, long row, long 
     }
     for (long i = 0; i < inner; i++, panel += PANEL) {
         const vf first = load_float(panel), second = load_float(panel + LANES);
-#pragma GCC unroll 16
+UNROLLED
         for (int r = 0; r < rows; r++) {
             left[r] += first * x[r * inner + i];
             right[r] += second * x[r * inner + i];
         }
     }
-#pragma GCC unroll 16
+UNROLLED
     for (int r = 0; r < rows; r++) {
         store_float(sums + r * PANEL, left[r]);
         store_float(sums + r * PANEL + LANES, right[r]);

@@ -8,14 +8,14 @@ INLINE void dots(const float *a, const float *b, float *out, const int rows, con
 {
     vf sum[16];
     long c = 0;
-#pragma GCC unroll 16
+UNROLLED
     for (int v = 0; v < rows * columns; v++)
         sum[v] = splat(0);
     for (; c + LANES <= inner; c += LANES)
-#pragma GCC unroll 4
+UNROLLED
         for (int j = 0; j < columns; j++) {
             vf factor = load_float(b + j * inner + c);
-#pragma GCC unroll 4
+UNROLLED
             for (int r = 0; r < rows; r++)
                 sum[j * rows + r] += load_float(a + r * inner + c) * factor;
         }
@@ -61,21 +61,21 @@ INLINE void outer(const float *a, long a_row, long a_step, const float *b, float
                   const int vectors, long part, long terms, long columns)
 {
     vf sum[16];
-#pragma GCC unroll 16
+UNROLLED
     for (int v = 0; v < rows * vectors; v++)
         sum[v] = splat(0);
     for (long i = 0; i < terms; i++)
-#pragma GCC unroll 4
+UNROLLED
         for (int v = 0; v < vectors; v++) {
             const float *from = b + i * columns + v * LANES;
             vf right = part ? load_part_float(from, part) : load_float(from);
-#pragma GCC unroll 4
+UNROLLED
             for (int r = 0; r < rows; r++)
                 sum[r * vectors + v] += right * a[r * a_row + i * a_step];
         }
-#pragma GCC unroll 4
+UNROLLED
     for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
+UNROLLED
         for (int v = 0; v < vectors; v++) {
             float *to = out + r * columns + v * LANES;
             if (part)
