@@ -216,6 +216,16 @@ def test_a_network_that_takes_one_size_only(tmp_path):
     assert load_exported(tmp_path / "x.onnx").model(images(3, 3, 224, 224)).shape == (3, 4)
 
 
+def test_any_size_also_from_one_that_leaves_a_single_pixel(tmp_path):
+    """Where a map is 1x1 as the gate is, the file's shapes would take the two for the same."""
+    tiny = loaded("se_resnet18", replace(SMALL, size=(32, 32)), depths=(1, 1, 1, 1))
+    report = export(tiny, tmp_path / "x.onnx", check=Check(images=1))
+    assert report.passport.size is None
+    x = images(3, 3, 96, 64)
+    with torch.no_grad():
+        assert difference(load_exported(tmp_path / "x.onnx").model(x), tiny.model(x)) < 1e-5
+
+
 def test_what_tracing_says_of_sizes_is_kept_from_the_user(caplog):
     logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     logger.addHandler(caplog.handler)  # it hands on to none above it
