@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.nn import SqueezeExcite
-from senet.nn.early import Convolved, rescaled
+from senet.nn.early import Convolved, rescaled, version
 
 __all__ = ["FoldedBranch", "FoldedConv", "FoldedUnit"]
 
@@ -60,8 +60,7 @@ class FoldedConv(nn.Module):
     def _prepared_weight(self, x: Tensor) -> Tensor:
         """The weight in oneDNN's own layout, which it would else be brought into at each call."""
         weight = self.weight
-        version = None if weight.is_inference() else weight._version  # what inference mode made counts no versions
-        key = (weight.data_ptr(), version, weight.dtype, torch.get_num_threads())
+        key = (weight.data_ptr(), version(weight), weight.dtype, torch.get_num_threads())
         if self._prepared is None or self._prepared[0] != key:
             shape = (self.padding, self.stride, self.dilation, self.groups, x.shape)
             self._prepared = key, torch.ops.mkldnn._reorder_convolution_weight(weight.detach(), *shape)

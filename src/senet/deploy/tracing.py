@@ -34,12 +34,12 @@ def traced(
     """
     batches = {} if batch else {0: Dim.DYNAMIC}
     example = (torch.zeros(batch or 2, channels, *size),)
-    # Of no side a map may have one pixel, as a gate does: what is added up or multiplied would pass for one size.
-    larger = torch.zeros(batch or 2, channels, 2 * size[0], 2 * size[1])
     # Inequalities of sizes that it can't solve it reports with hundreds of lines, and goes on.
     with torch.no_grad(), errors_only("torch.fx.experimental.symbolic_shapes"):
         if any_size:
             shapes = ({**batches, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
+            # No map may have one pixel, as a gate does: in ONNX the two would pass for one size.
+            larger = torch.zeros(batch or 2, channels, 2 * size[0], 2 * size[1])
             with suppress(Exception):  # of many types; the second try tells what is wrong
                 program = torch.export.export(network, (larger,), dynamic_shapes=shapes)
                 # A condition such as height * width = 50176 it leaves to the call.

@@ -13,7 +13,7 @@ import torch
 
 from senet.errors import UnknownNameError
 
-__all__ = ["Choice", "choose", "describe"]
+__all__ = ["Choice", "choose", "describe", "pointer"]
 
 VARIABLE: Final = "SENET_KERNELS"
 CHOICES: Final = ("compiled", "reference")
@@ -65,6 +65,11 @@ def describe() -> str:
     """One line for people."""
     chosen = choose()
     return f"{'reference' if chosen.library is None else 'compiled'} ({chosen.reason})"
+
+
+def pointer(tensor: torch.Tensor | None) -> int | None:
+    """The address of its first number, as ctypes takes it."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _share(setter: Any, name: str) -> bool:

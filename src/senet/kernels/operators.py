@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from senet.kernels.library import choose
+from senet.kernels.library import choose, pointer
 
 __all__ = ["rescale_", "tail", "tail_backward"]
 
@@ -68,7 +68,7 @@ def tail(
     """
     y, statistics, saved = _outputs(x, w1)
     step = _step(x, (gamma, beta, mean, var, w1, b1, w2, b2), training, eps, gate)
-    _run("senet_tail_forward", step, *map(_pointer, (x, shortcut, y, statistics, saved)))
+    _run("senet_tail_forward", step, *map(pointer, (x, shortcut, y, statistics, saved)))
     return y, statistics, saved
 
 
@@ -103,8 +103,8 @@ def tail_backward(
     gradients = _gradients(x, y, gamma, beta, w1, b1, w2, b2)
     dx, dshortcut, *small = [None if g.numel() == 0 else g for g in gradients]
     step = _step(x, (gamma, beta, None, None, w1, b1, w2, b2), training, eps, gate)
-    into = _Gradients(*map(_pointer, small))
-    _run("senet_tail_backward", step, *map(_pointer, (dy, x, y, saved, dx, dshortcut)), ctypes.byref(into))
+    into = _Gradients(*map(pointer, small))
+    _run("senet_tail_backward", step, *map(pointer, (dy, x, y, saved, dx, dshortcut)), ctypes.byref(into))
     return gradients
 
 
@@ -123,7 +123,7 @@ def rescale_(x: Tensor, gate: Tensor, shortcut: Tensor) -> None:
         shortcut: As x, in the same memory format.
     """
     step = _step(x, (), False, 0.0, 0)
-    _run("senet_tail_rescale", step, *map(_pointer, (x, gate, shortcut, x)))
+    _run("senet_tail_rescale", step, *map(pointer, (x, gate, shortcut, x)))
 
 
 def _outputs(x: Tensor, w1: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,10 +135,6 @@ def _outputs(x: Tensor, w1: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
 
 def _gradients(x: Tensor, y: Tensor | None, *parameters: Tensor | None) -> list[Tensor]:
     return [torch.empty_like(x), *(x.new_empty(0) if p is None else torch.empty_like(p) for p in (y, *parameters))]
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
 
 
 def _step(x: Tensor, parameters: Sequence[Tensor | None], training: bool, eps: float, gate: int) -> _Step:
@@ -156,7 +152,7 @@ def _step(x: Tensor, parameters: Sequence[Tensor | None], training: bool, eps: f
         gate,
         torch.get_num_threads(),
         eps,
-        *map(_pointer, parameters),
+        *map(pointer, parameters),
     )
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from senet.kernels.library import choose
+from senet.kernels.library import choose, pointer
 
 __all__ = ["Pointwise"]
 
@@ -56,7 +56,7 @@ class Pointwise:
         width = library.senet_panel()
         filled = F.pad(weight.detach().flatten(1), (0, 0, 0, -channels % width))
         self._panels = filled.unflatten(0, (-1, width)).transpose(1, 2).contiguous()
-        rest = [None if t is None else t.data_ptr() for t in (bias, w1, b1, w2, b2)]
+        rest = map(pointer, (bias, w1, b1, w2, b2))
         self._layer = _Layer(channels, inner, w1.shape[0], gate, self._panels.data_ptr(), *rest)
         self._address = ctypes.addressof(self._layer)
 

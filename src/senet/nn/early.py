@@ -12,13 +12,13 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from senet.kernels import Pointwise, choose, rescale_
+from senet.kernels import Pointwise, choose, pointer, rescale_
 from senet.nn._dims import over_space
 from senet.nn.block import SqueezeExcite
 from senet.nn.squeeze import mean
 from senet.nn.tail import GATE_POSITIONS, alike, eager, on_the_processor
 
-__all__ = ["Convolved", "rescaled"]
+__all__ = ["Convolved", "rescaled", "version"]
 
 
 def rescaled(x: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
@@ -69,14 +69,18 @@ class Convolved:
         tensors = [kept[name] for kept, name in self._places]
         weight, bias, w1, b1, w2, b2 = tensors
         assert weight is not None
-        version = None if weight.is_inference() else weight._version  # what inference mode made counts no versions
-        key = [version, *(None if t is None else t.data_ptr() for t in tensors)]
+        key = [version(weight), *map(pointer, tensors)]
         if self._prepared is None or self._prepared[0] != key:
             assert bias is not None
             assert w1 is not None
             assert w2 is not None
             self._prepared = key, Pointwise(weight, bias, w1, b1, w2, b2, gate=gate)
         return self._prepared[1]
+
+
+def version(tensor: Tensor) -> int | None:
+    """Changes when the tensor does in place; None of what inference mode made, which counts no versions."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _fits(x: Tensor, shortcut: Tensor) -> bool:
