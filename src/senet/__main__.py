@@ -2,6 +2,6 @@
 
 import sys
 
-from senet.cli import main
+from senet.cli import command
 
-sys.exit(main())
+sys.exit(command())

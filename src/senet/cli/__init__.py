@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from senet import __version__
 from senet.cli import bench, compare, convert, cost, doctor, evaluate, export, inspect, predict, retrofit, shard, train
 from senet.cli import list as list_verb
+from senet.cli.memory import keep_freed_memory
 
-__all__ = ["main"]
+__all__ = ["command", "main"]
 
 VERBS = {
     "train": train,
@@ -49,6 +50,12 @@ def make_parser() -> argparse.ArgumentParser:
         verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
         module.add_arguments(verb)
     return parser
+
+
+def command() -> int:
+    """`senet ...`, as a process of its own: see `main`."""
+    keep_freed_memory()
+    return main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
