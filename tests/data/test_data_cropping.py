@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 from data_helpers import picture
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
 from senet.data import Augmentation, BrokenImage, FileSource, ImageDataset, MemorySource, train_transform
-from senet.data.cropping import PartialCrop
+from senet.data.cropping import PaddedCrop, PartialCrop
 from senet.data.images import Stored, load_stored
 from senet.data.randomness import drawn_from
+from senet.data.transforms import Cover
 from senet.preprocessing import IMAGENET
 
 
@@ -43,7 +46,7 @@ def reference(file: Stored, crop: PartialCrop, key: int) -> torch.Tensor:
     return v2.functional.pil_to_tensor(part)
 
 
-def fast(file: Stored, crop: PartialCrop, key: int) -> torch.Tensor:
+def fast(file: Stored, crop: PartialCrop | PaddedCrop, key: int) -> torch.Tensor:
     with drawn_from(key):
         return crop.decoded(file)
 
@@ -106,14 +109,40 @@ def test_a_large_photograph_decoded_smaller_looks_the_same():
     assert psnr.min() > 38, psnr
 
 
+SIDES = st.tuples(st.integers(1, 40), st.integers(1, 40))
+FILL = (10.0, 200.0, 90.0)
+
+
+def padded(size: tuple[int, int], pad: int) -> PaddedCrop:
+    return PaddedCrop(size, pad, FILL, Cover(size, InterpolationMode.BILINEAR))
+
+
+@given(size=SIDES, stored_size=st.none() | SIDES, pad=st.integers(0, 50), seed=st.integers(0, 99), form=st.sampled_from(
+    ["JPEG", "PNG", "grey JPEG", "lying JPEG"]))  # fmt: skip
+def test_a_padded_crop_is_torchvisions_to_the_last_bit(size, stored_size, pad, seed, form):
+    image = picture(seed, stored_size or size[::-1]).convert("L" if form == "grey JPEG" else "RGB")
+    exif = Image.Exif()
+    if form == "lying JPEG":
+        exif[0x0112] = 6
+    file = stored(image, form.split()[-1], **({"exif": exif} if exif else {}))
+    whole = load_stored(file).convert("RGB")
+    steps = v2.Compose([Cover(size, InterpolationMode.BILINEAR), v2.RandomCrop(size, padding=pad, fill=list(FILL))])
+    with drawn_from(seed):
+        want = v2.functional.pil_to_tensor(steps(whole))
+    assert torch.equal(fast(file, padded(size, pad), seed), want)
+    with drawn_from(seed):
+        assert torch.equal(padded(size, pad)(whole), want)
+
+
+@pytest.mark.parametrize("crop", [CROP, padded((375, 500), 4), padded((32, 32), 4)], ids=["part", "padded", "smaller"])
 @pytest.mark.parametrize("keep", [0.0, 0.02, 0.6, 0.99])
-def test_a_truncated_file_is_broken_as_in_evaluation(keep):
+def test_a_truncated_file_is_broken_as_in_evaluation(keep, crop):
     file = stored(photo(3))
     del file.content[int(len(file.content) * keep) :]
     with pytest.raises(BrokenImage) as evaluation:
         load_stored(file)
     with pytest.raises(BrokenImage) as training:
-        fast(file, CROP, 0)
+        fast(file, crop, 0)
     assert str(training.value) == str(evaluation.value)
 
 

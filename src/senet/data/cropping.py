@@ -1,14 +1,16 @@
-"""A random part of a stored image, resized: the fast way to what Pillow gives.
+"""A random part of a stored image: the fast way to what Pillow and torchvision give.
 
-A JPEG is decoded by libjpeg-turbo straight into a tensor, to the same bytes as Pillow's, and the part is resized in
-8 bits by PyTorch's vectorised kernel, which differs from Pillow's by at most one grey level (two for
-bicubic). Of a photograph that is
-much larger than wanted, libjpeg gives every second, fourth or eighth pixel's worth in the first place.
+A JPEG is decoded by libjpeg-turbo straight into a tensor, to the same bytes as Pillow's. A part that is resized is
+so in 8 bits by PyTorch's vectorised kernel, which differs from Pillow's by at most one grey level (two for bicubic);
+of a photograph that is much larger than wanted, libjpeg gives every second, fourth or eighth pixel's worth in the
+first place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 
 import numpy as np
@@ -21,7 +23,7 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
 from senet.data.images import Stored, load_stored, opened, told_as_broken, turned
 
-__all__ = ["PartialCrop"]
+__all__ = ["PaddedCrop", "PartialCrop"]
 
 GAP = 2
 """A photograph is decoded smaller where the part would still be this many times larger than wanted."""
@@ -61,17 +63,13 @@ class PartialCrop:
         """
         with told_as_broken(stored.name):
             image = opened(BytesIO(stored.content))
-            if image.format != "JPEG" or image.mode not in ("RGB", "L") or turned(image):
+            if not _is_simple_jpeg(image):
                 return self(_rgb(load_stored(stored)))
             part = self._part(image)
             shrink = self._shrink(part)
             if shrink > 1:
                 return self._resized_from_smaller(image, part, shrink)
-            try:
-                whole = decode_jpeg(torch.frombuffer(stored.content, dtype=torch.uint8), mode=ImageReadMode.RGB)
-            except RuntimeError:  # what is wrong, or nothing for Pillow, it says in its own words
-                whole = _pixels(_rgb(load_stored(stored)))
-            return self._resized(whole, part)
+            return self._resized(_whole_jpeg(stored), part)
 
     def _part(self, image: Image.Image) -> tuple[int, int, int, int]:
         """Top, left, height and width; needs the header only."""
@@ -98,6 +96,70 @@ class PartialCrop:
         down, right = image.height / height, image.width / width
         box = (left * right, top * down, (left + columns) * right, (top + rows) * down)
         return _pixels(_rgb(image).resize(self.size[::-1], PILLOW_MODES[self.interpolation], box))
+
+
+@dataclass(frozen=True)
+class PaddedCrop:
+    """`RandomCrop` out of a border, with the same draws for the same place and the same pixels.
+
+    Attributes:
+        size: Height and width of the result, in pixels.
+        pad: Width of the border, in pixels.
+        fill: Its colour, in grey levels.
+        cover: What makes an image of another size cover that size.
+    """
+
+    size: tuple[int, int]
+    pad: int
+    fill: tuple[float, ...]
+    cover: Callable[[Image.Image], Image.Image]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB image -> (3, H, W) uint8."""
+        return self._cut(_pixels(self.cover(image)))
+
+    def decoded(self, stored: Stored) -> Tensor:
+        """A file's bytes -> (3, H, W) uint8.
+
+        Raises:
+            BrokenImage: It can't be decoded.
+        """
+        with told_as_broken(stored.name):
+            image = opened(BytesIO(stored.content))
+            if image.size == self.size[::-1] and _is_simple_jpeg(image):
+                return self._cut(_whole_jpeg(stored))
+            return self(_rgb(load_stored(stored)))
+
+    def _cut(self, image: Tensor) -> Tensor:
+        height, width = self.size
+        top, left = (self._start(side, wanted) for side, wanted in zip(image.shape[1:], self.size, strict=True))
+        result = self._border.clone()
+        seen = image[:, max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)]
+        there = result[:, max(0, -top) :, max(0, -left) :][:, : seen.shape[1], : seen.shape[2]]
+        there.copy_(seen)
+        return result
+
+    @cached_property
+    def _border(self) -> Tensor:
+        """(3, H, W), as `decode_jpeg` lays images out."""
+        return torch.tensor(self.fill).to(torch.uint8).expand(*self.size, -1).contiguous().permute(2, 0, 1)
+
+    def _start(self, side: int, wanted: int) -> int:
+        """Where the result begins in the image; negative within the border."""
+        room = side + 2 * self.pad - wanted
+        return (int(torch.randint(0, room + 1, size=())) if room else 0) - self.pad
+
+
+def _is_simple_jpeg(image: Image.Image) -> bool:
+    """Whether libjpeg-turbo alone gives what Pillow, and all that `load_stored` does after it, would give."""
+    return image.format == "JPEG" and image.mode in ("RGB", "L") and not turned(image)
+
+
+def _whole_jpeg(stored: Stored) -> Tensor:
+    try:
+        return decode_jpeg(torch.frombuffer(stored.content, dtype=torch.uint8), mode=ImageReadMode.RGB)
+    except RuntimeError:  # what is wrong, or nothing for Pillow, it says in its own words
+        return _pixels(_rgb(load_stored(stored)))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms import ConvertImageDtype, InterpolationMode, v2
 
 from senet.data.augmentation import Augmentation
-from senet.data.cropping import TENSOR_MODES, PartialCrop
+from senet.data.cropping import TENSOR_MODES, PaddedCrop, PartialCrop
 from senet.data.cutout import Cutout
 from senet.data.images import Stored, load_stored
 from senet.errors import SenetError
@@ -229,12 +229,16 @@ CROPS: dict[str, Callable[[Preprocessing, Augmentation], list[nn.Module]]] = {
 }
 
 
-def _part(preprocessing: Preprocessing, a: Augmentation) -> PartialCrop | None:
+def _part(preprocessing: Preprocessing, a: Augmentation) -> PartialCrop | PaddedCrop | None:
     """The crop that decodes what it needs, where it can give what `CROPS` would."""
-    interpolation = _interpolation(preprocessing)
-    if a.crop != "resized" or preprocessing.channel_order == "L" or interpolation not in TENSOR_MODES:
+    size, interpolation = preprocessing.size, _interpolation(preprocessing)
+    if preprocessing.channel_order == "L":
         return None
-    return PartialCrop(preprocessing.size, a.scale, a.ratio, interpolation)
+    if a.crop == "pad":
+        return PaddedCrop(size, a.pad, tuple(mean_colour(preprocessing)), Cover(size, interpolation))
+    if a.crop == "resized" and interpolation in TENSOR_MODES:
+        return PartialCrop(size, a.scale, a.ratio, interpolation)
+    return None
 
 
 def _units(preprocessing: Preprocessing) -> tuple[float, list[float], list[float]]:
