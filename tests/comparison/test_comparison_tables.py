@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +16,7 @@ from senet.errors import SenetError, UnknownNameError
 from senet.training.recipe import Recipe
 from senet.training.recipes import RECIPES
 from senet.training.tables import TABLES, table_named
+from senet.weights import Description, write_checkpoint
 from senet.zoo import create_model, model_spec
 
 ROWS = [(name, row) for name, table in TABLES.items() for row in table.rows]
@@ -36,7 +40,7 @@ def test_every_row_is_a_network_and_a_recipe(table, row):
     names = [other.name for other in TABLES[table].rows]
     assert names.count(row.name) == 1
     assert not row.against or row.against in names
-    assert all(0 < float(error) < 100 for error in row.error.split("/"))
+    assert all(0 < float(figure) < 100 for figure in row.published.split("/"))
 
 
 @pytest.mark.parametrize(
@@ -64,12 +68,12 @@ def from_options(options):
 @pytest.mark.slow
 @pytest.mark.parametrize(("table", "row"), ROWS, ids=IDS)
 def test_a_step_of_every_row(table, row):
-    """Real weights, one step of the row's optimiser on two small images."""
+    """Real weights, one step of the row's optimiser on two small images; of a detector's, in its backbone."""
     from senet.training.optim import make_optimizer
 
     torch.manual_seed(0)
     spec = model_spec(row.model, num_classes=10, **row.options)
-    model, pixels = spec.build(), 96 if "inception" in row.model else 64 if row.data == "imagenet" else 32
+    model, pixels = spec.build(), 96 if "inception" in row.model else 32 if row.data.startswith("cifar") else 64
     optimizer = make_optimizer(model, replace(row.recipe, lr=0.01))
     before = next(p for p in model.parameters() if p.requires_grad).clone()
     torch.nn.functional.cross_entropy(model(torch.randn(2, 3, pixels, pixels)), torch.tensor([1, 2])).backward()
@@ -98,5 +102,36 @@ def test_what_is_not_possible_says_so():
         from_table(TABLES["table10"], data, name="table10", model="cifar_resnet20")
     with pytest.raises(SenetError, match="of several networks"):
         from_table(TABLES["table2"], data, name="table2", model="cifar_resnet20")
-    with pytest.raises(SenetError, match="detection: Faster R-CNN"):
-        table_named("table7")
+    with pytest.raises(SenetError, match="table7 is about detection; digits is for classification"):
+        from_table(TABLES["table7"], data, name="table7")
+    with pytest.raises(SenetError, match="--init runs: the networks of table10 begin with random weights"):
+        from_table(TABLES["table10"], data, name="table10", weights=Path("runs"))
+    with pytest.raises(UnknownNameError, match="unknown table 'table9'"):
+        table_named("table9")
+
+
+CELLS = SimpleNamespace(task="detection", name="voc:cells", default_preprocessing=None)
+
+
+def test_detectors_begin_with_a_comparison_of_classifiers(tmp_path):
+    """Or with random weights, and then their norms learn."""
+    model = create_model("se_resnet50", num_classes=3)
+    description = Description(
+        model="se_resnet50", options={}, classes=("a", "b", "c"), preprocessing=model.spec.preprocessing
+    )
+    for seed in (10, 9):
+        (tmp_path / f"se_resnet50-seed{seed}").mkdir()
+        write_checkpoint(tmp_path / f"se_resnet50-seed{seed}" / "best.safetensors", model.state_dict(), description)
+    find = partial(from_table, TABLES["table7"], CELLS, name="table7")
+    [attended] = find(only=["se_resnet50"], weights=tmp_path)
+    assert attended.start.weights.endswith("se_resnet50-seed9")
+    assert attended.recipe == RECIPES["coco"]
+    assert attended.published.startswith("AP@.5/AP 61.0/40.4 %")
+    assert attended.start.build(("cell",), attended.start.images()).new_head == "the weights are the backbone's"
+    with pytest.raises(SenetError, match="holds no resnet50-seed0; it is the folder of a comparison of table2"):
+        find(weights=tmp_path)
+    plain, attended = find(only=["resnet50", "se_resnet50"])
+    assert attended.against == "resnet50"
+    assert attended.start.head["kind"] == "faster_rcnn"
+    assert plain.recipe == attended.recipe == RECIPES["detection"]
+    assert "not the paper's" in plain.note

@@ -50,6 +50,16 @@ def test_variants_get_the_head(voc: Path, tmp_path: Path) -> None:
     assert found["se"]["price"]["params"] > found["plain"]["price"]["params"]
 
 
+@pytest.mark.slow
+def test_table_7_on_a_few_pictures(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    said = ["--recipe", "table7", "--only", "resnet50", "se_resnet50", "--data", f"voc:{voc}", *QUICK, "--seeds", "1"]
+    assert main(["compare", *said, "--out", str(out)]) == 0
+    found = json.loads((out / "compare.json").read_text())
+    assert (found["task"], found["finished_runs"]) == ("detection", 2)
+    assert "se_resnet50: published AP@.5/AP 61.0/40.4 % (se_resnet50 on coco:COCO)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

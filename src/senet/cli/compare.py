@@ -6,7 +6,8 @@
   senet compare --recipe table10 --data folder:PATH --model cifar_resnet56 --limit 10000 --epochs 10
   senet compare --resume runs/does-se-help
 
---recipe takes a table of the paper too (`senet list --recipes`): its rows are what is compared.
+--recipe takes a table of the paper too (`senet list --recipes`): its rows are what is compared. Of table7, --init DIR
+is the folder of table2, with whose networks the detectors begin.
 With --model alone the network without attention is compared with the same with it. Each training is an ordinary run in
 a folder of --out; the same command again goes on where it stopped, also with more seeds. --out gets compare.md,
 compare.png and compare.json.
@@ -167,7 +168,7 @@ def _variants(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
 def _rows(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
     """The rows of the paper's table, as variants."""
     network = ("attention", "placement", "stages", "option")
-    fixed = ("variant", "init", "pretrained", "task", "head", "head_attention", *network)
+    fixed = ("variant", "pretrained", "task", "head", "head_attention", *network)
     given = [name for name in fixed if getattr(options, name) is not None]
     if given:
         raise SenetError(f"--{given[0]}: what is compared is what {options.recipe} says; leave it out")
@@ -179,6 +180,7 @@ def _rows(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
         only=options.only or (),
         model=options.model,
         size=options.size,
+        weights=Path(options.init) if options.init else None,
         change=lambda recipe: jobs.overridden(recipe, options),
     )
 

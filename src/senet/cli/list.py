@@ -73,10 +73,10 @@ def _recipes(options: argparse.Namespace) -> int:
     head = ("recipe", "epochs", "batch", "lr", "schedule", "should reach")
     print_table(head, rows, title="senet train --recipe", left=len(head))
     body = [
-        [name, row.name, row.model, row.data, str(row.recipe.epochs), row.error]
+        [name, row.name, row.model, row.data, str(row.recipe.epochs), f"{row.metric} {row.published}"]
         for name, table in TABLES.items() for row in table.rows
     ]  # fmt: skip
-    head = ("table", "row", "network", "data", "epochs", "published error %")
+    head = ("table", "row", "network", "data", "epochs", "published, %")
     print_table(head, body, title="senet compare --recipe", left=4)
     unstated: dict[str, list[str]] = {}
     for name, table in TABLES.items():

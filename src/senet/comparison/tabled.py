@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.comparison.variant import Variant
@@ -29,11 +31,13 @@ def from_table(
     only: Sequence[str] = (),
     model: str | None = None,
     size: tuple[int, int] | None = None,
+    weights: Path | None = None,
     change: Callable[[Recipe], Recipe] = lambda recipe: recipe,
 ) -> tuple[Variant, ...]:
     """A table's rows, ready to be trained on any data.
 
-    A row's own recipe is taken, but on small images the one that suits the data.
+    A row's own recipe is taken, but on small images the one that suits the data, and for a detector that begins with
+    random weights one in which its norms learn.
 
     Args:
         table: As `senet.training.tables` has it.
@@ -42,11 +46,13 @@ def from_table(
         only: Names of rows; none are all.
         model: Another network in place of the table's, where all its rows are of one.
         size: Of the images.
+        weights: Folder of the comparison that has trained the detectors' backbones.
         change: What the user wants otherwise in each recipe.
 
     Raises:
         UnknownNameError: No such row.
-        SenetError: The rows are of several networks; or a row isn't possible with that network.
+        SenetError: The rows are of several networks; or a row isn't possible with that network, that data or those
+            weights.
     """
     for wanted in only:
         if wanted not in [row.name for row in table.rows]:
@@ -54,22 +60,49 @@ def from_table(
     if model is not None and not table.any_network:
         raise SenetError(f"--model {model}: the rows of {name} are of several networks; --only chooses among them")
     chosen = [row for row in table.rows if not only or row.name in only]
+    for row in chosen:
+        if row.task != data.task:
+            raise SenetError(f"{name} is about {row.task}; {data.name} is for {data.task}")
+        if weights is not None and not row.head:
+            raise SenetError(f"--init {weights}: the networks of {name} begin with random weights")
     names = [row.name for row in chosen]
     # Without its baseline a row is compared with the first one.
     against = {row.name: row.against if row.against in names else names[0] for row in chosen if row.against}
     return tuple(
-        _variant(row, data, name, model, size, change, against.get(row.name, "") if row.name != names[0] else "")
+        _variant(
+            row, data, name, model, size, weights, change, against.get(row.name, "") if row.name != names[0] else ""
+        )
         for row in chosen
     )
 
 
 def _variant(
-    row: Row, data: Data, table: str, model: str | None, size: tuple[int, int] | None, change: Any, against: str
-) -> Variant:
+    row: Row, data: Data, table: str, model: str | None, size: tuple[int, int] | None, weights: Path | None,
+    change: Callable[[Recipe], Recipe], against: str,
+) -> Variant:  # fmt: skip
+    network, options = model or row.model, dict(row.options)
+    _check_network(row, table, network, options)
+    size = size or row.size
+    start = _on_backbone(row, size, weights) if row.head else Start.built(network, options, size)
+    pixels = start.images(data).size
+    recipe, note = row.recipe, ""
+    if row.head and weights is None:
+        note = "begun with random weights (--init), whose norms have to learn: recipe 'detection', not the paper's"
+        recipe = recipe_named("detection")
+    elif row.data == "imagenet" and max(pixels) <= SMALL:
+        found = recipe_for(data.name, pixels)
+        recipe, note = recipe_named(found), f"images of {pixels[0]} pixels: recipe {found!r}, not the paper's"
+    elif row.unstated:
+        note = "not stated in the paper: " + "; ".join(row.unstated)
+    return Variant(
+        name=row.name, start=start, recipe=change(recipe), against=against,
+        published=f"{row.metric} {row.published} % ({row.model} on {row.data})", note=note,
+    )  # fmt: skip
+
+
+def _check_network(row: Row, table: str, network: str, options: dict[str, Any]) -> None:
     from senet.zoo import model_spec
 
-    network = model or row.model
-    options = dict(row.options)
     if ":" in network:
         raise SenetError(f"--model {network}: a table's rows are options of this package's networks")
     try:
@@ -78,15 +111,21 @@ def _variant(
         raise SenetError(
             f"row {row.name} of {table} is not possible with {network}: {error}; --only leaves it out"
         ) from error
-    start = Start.built(network, options, size or row.size)
-    pixels = start.images(data).size
-    recipe, note = row.recipe, ""
-    if row.data == "imagenet" and max(pixels) <= SMALL:
-        found = recipe_for(data.name, pixels)
-        recipe, note = recipe_named(found), f"images of {pixels[0]} pixels: recipe {found!r}, not the paper's"
-    elif row.unstated:
-        note = "not stated in the paper: " + "; ".join(row.unstated)
-    return Variant(
-        name=row.name, start=start, recipe=change(recipe), against=against,
-        published=f"error {row.error} % ({row.model} on {row.data})", note=note,
-    )  # fmt: skip
+
+
+def _on_backbone(row: Row, size: tuple[int, int] | None, weights: Path | None) -> Start:
+    """The row's network under its head, with what a comparison of classifiers has trained in its lowest seed."""
+    from senet.tasks import task_named
+    from senet.tasks.dense import DenseTask
+    from senet.tasks.head import head_from_dict
+
+    task = task_named(row.task)
+    assert isinstance(task, DenseTask)
+    head = head_from_dict({"kind": row.head}, task.heads).to_dict()
+    if weights is None:
+        return replace(Start.built(row.model, dict(row.options), size, task=row.task), head=head)
+    seeds = {run.name.rpartition("seed")[2]: run for run in weights.glob(f"{row.model}-seed*")}
+    runs = [seeds[seed] for seed in sorted(filter(str.isdecimal, seeds), key=int)]
+    if not runs:
+        raise SenetError(f"--init {weights} holds no {row.model}-seed0; it is the folder of a comparison of table2")
+    return replace(Start.checkpoint(str(runs[0]), None, size, task=row.task), head=head)
