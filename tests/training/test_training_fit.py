@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from senet.data import Subset, open_data
 from senet.data.augmentation import Augmentation
 from senet.errors import SenetError
+from senet.training.failures import diverged
 from senet.training.fit import Network, fit
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import RECIPES
@@ -149,6 +151,18 @@ def test_patience_ends_a_training_that_no_longer_improves(train):
 def test_a_loss_that_is_no_number_stops_with_advice_and_keeps_the_last_good_network(train):
     with pytest.raises(SenetError, match=r"the (loss became (nan|inf)|weights became no numbers).*--lr"):
         train(lr=1e6, schedule="constant", warmup_epochs=0, epochs=20)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_it_names_frozen_norms_where_they_are_what_bounds_nothing(frozen):
+    trainer = SimpleNamespace(
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.02}])],
+        lightning_module=SimpleNamespace(recipe=Recipe(frozen_norms=frozen)),
+        global_step=7,
+    )
+    said = str(diverged("the loss became nan", trainer))
+    assert said.startswith("the loss became nan at step 7 (learning rate 0.02); try a smaller --lr")
+    assert ("--frozen-norms" in said) == frozen
 
 
 def test_more_classes_than_outputs_is_refused_before_training(few_digits, tmp_path):

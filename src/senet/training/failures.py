@@ -12,15 +12,27 @@ from typing import TYPE_CHECKING
 from senet.errors import CheckpointError, SenetError
 
 if TYPE_CHECKING:
+    import lightning as L
+
     from senet.training.keeper import Keeper
 
-__all__ = ["Diverged", "is_dead_loader", "is_out_of_memory", "told_plainly"]
+__all__ = ["Diverged", "diverged", "is_dead_loader", "is_out_of_memory", "told_plainly"]
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Diverged(SenetError):  # noqa: N818 - named as what it is about
     """A loss or weights that are no numbers: the training is lost from there on."""
+
+
+def diverged(what: str, trainer: L.Trainer) -> Diverged:
+    """The error to raise where something became no number in the step at hand."""
+    rate = trainer.optimizers[0].param_groups[0]["lr"]
+    frozen = trainer.lightning_module.recipe.frozen_norms  # type: ignore[union-attr]
+    hint = "; --frozen-norms is for pretrained weights: it bounds nothing" if frozen else ""
+    return Diverged(
+        f"{what} at step {trainer.global_step} (learning rate {rate:.4g}); try a smaller --lr or --clip-norm 1{hint}"
+    )
 
 
 def is_dead_loader(error: BaseException) -> bool:

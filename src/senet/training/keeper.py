@@ -16,7 +16,7 @@ from torch import Tensor
 from senet.data import BrokenReport
 from senet.tasks.task import Score
 from senet.training.curves import draw_curves
-from senet.training.failures import Diverged, is_dead_loader
+from senet.training.failures import diverged, is_dead_loader
 from senet.training.folder import BEST, CURVES, LAST, METRICS
 from senet.training.interruption import Interrupted, StopRequest
 from senet.training.logs import TensorBoard
@@ -232,10 +232,7 @@ def _agreed(trainer: L.Trainer, wanted: bool) -> bool:
 def _refuse_unfinite(trainer: L.Trainer) -> None:
     for name, tensor in trainer.lightning_module.named_parameters():
         if not torch.isfinite(tensor).all():
-            raise Diverged(
-                f"the weights became no numbers at step {trainer.global_step} ({name}; learning rate "
-                f"{trainer.optimizers[0].param_groups[0]['lr']:.4g}); try a smaller --lr or --clip-norm 1"
-            )
+            raise diverged(f"{name}: the weights became no numbers", trainer)
 
 
 def _kept_weights(trainer: L.Trainer) -> dict[str, Tensor]:

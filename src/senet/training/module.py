@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from senet.data import BrokenReport
 from senet.data.randomness import mixed
 from senet.tasks.task import Objective
-from senet.training.failures import Diverged
+from senet.training.failures import diverged
 from senet.training.optim import make_optimizer, make_schedule
 from senet.training.recipe import Recipe
 
@@ -70,10 +70,7 @@ class TrainingModule(L.LightningModule):
         outputs = self.objective.learn(self.model, batch)
         loss = outputs["loss"]
         if not torch.isfinite(loss):
-            raise Diverged(
-                f"the loss became {loss.item()} at step {self.global_step} (learning rate "
-                f"{self.trainer.optimizers[0].param_groups[0]['lr']:.4g}); try a smaller --lr or --clip-norm 1"
-            )
+            raise diverged(f"the loss became {loss.item()}", self.trainer)
         return outputs
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
