@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from senet.cli import main
 from senet.comparison.tabled import from_table
 from senet.data import open_data
 from senet.errors import SenetError, UnknownNameError
@@ -108,6 +110,18 @@ def test_what_is_not_possible_says_so():
         from_table(TABLES["table10"], data, name="table10", weights=Path("runs"))
     with pytest.raises(UnknownNameError, match="unknown table 'table9'"):
         table_named("table9")
+
+
+def test_they_are_listed(capsys):
+    assert main(["list", "--recipes", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["recipes"].keys() == RECIPES.keys()
+    rows = {name: [row["name"] for row in table["rows"]] for name, table in found["tables"].items()}
+    assert rows == {name: [row.name for row in table.rows] for name, table in TABLES.items()}
+    assert main(["list", "--recipes"]) == 0
+    said = capsys.readouterr().out
+    assert all(row.published in said for _, row in ROWS)
+    assert all(choice in said.replace("\n", " ") for _, row in ROWS for choice in row.unstated)
 
 
 CELLS = SimpleNamespace(task="detection", name="voc:cells", default_preprocessing=None)
