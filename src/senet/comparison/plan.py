@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from senet.comparison.variant import Variant
-from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.errors import SenetError, UnknownNameError
 from senet.tasks import CLASSIFICATION
-from senet.training.folder import write_json
+from senet.training.folder import reading, write_json
 from senet.training.job import DataOptions, Job
 from senet.training.recipe import RunOptions
 
@@ -114,11 +112,7 @@ class Comparison:
         Raises:
             CheckpointError: There is none, or it can't be read.
         """
-        path = folder / PLAN
-        if not path.is_file():
-            raise CheckpointError(f"{folder} holds no comparison to go on with: it has no {PLAN}")
-        try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        with reading(folder, PLAN, "comparison to go on with") as values:
             given = {
                 "source": DataOptions(**values["source"]),
                 "variants": tuple(map(Variant.from_dict, values["variants"])),
@@ -126,5 +120,3 @@ class Comparison:
             }
             tuples = {name: tuple(values[name]) for name in ("seeds", "sizes")}
             return cls(**values | given | tuples)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} can't be read: {error}") from error

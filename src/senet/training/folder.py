@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from senet.errors import SenetError
+from senet.errors import CheckpointError, SenetError
 
-__all__ = ["BEST", "CURVES", "JOB", "LAST", "METRICS", "RESULT", "STATES", "SURGERY", "holds_a_run", "write_json"]
+__all__ = [
+    "BEST", "CURVES", "JOB", "LAST", "METRICS", "RESULT", "STATES", "SURGERY", "holds_a_run", "reading",
+    "write_json",
+]  # fmt: skip
 
 JOB = "run.json"
 """What was asked for: data, network, recipe, how it runs."""
@@ -49,3 +53,24 @@ def write_json(folder: Path, name: str, content: Mapping[str, Any]) -> None:
         write_atomically(folder / name, lambda path: path.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise SenetError(f"--out {folder} can't be written to: {error.strerror}") from error
+
+
+@contextmanager
+def reading(folder: Path, name: str, what: str) -> Iterator[Any]:
+    """What `write_json` wrote, within a block that makes something of it.
+
+    Args:
+        folder: Where it is.
+        name: The file's.
+        what: Is not in the folder if the file isn't, in words.
+
+    Raises:
+        CheckpointError: There is none, it is damaged, or the block can't make anything of it.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise CheckpointError(f"{folder} holds no {what}: it has no {name}")
+    try:
+        yield json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} can't be read: {error}") from error

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.errors import CheckpointError, SenetError
+from senet.errors import SenetError
 from senet.training.cluster import is_first_process
-from senet.training.folder import JOB, STATES, holds_a_run, write_json
+from senet.training.folder import JOB, STATES, holds_a_run, reading, write_json
 from senet.training.lock import held
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.start import BUILT, Start
@@ -188,19 +187,13 @@ class Job:
         Raises:
             CheckpointError: There is none, or it can't be read.
         """
-        path = folder / JOB
-        if not path.is_file():
-            raise CheckpointError(f"{folder} holds no run to resume: it has no {JOB}")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+        with reading(folder, JOB, "run to resume") as values:
             return cls(
                 source=DataOptions(**values["source"]),
                 network=Start.from_dict(values),
                 recipe=Recipe.from_dict(values["recipe"]),
                 run=RunOptions(**values["run"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} can't be read: {error}") from error
 
 
 def _held(folder: Path) -> AbstractContextManager[None]:
