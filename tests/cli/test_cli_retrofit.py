@@ -239,7 +239,7 @@ def test_training_can_begin_with_a_checkpoint(senet, operated: Path, tmp_path: P
     assert weights(tmp_path / "run").keys() == weights(operated).keys()
 
 
-@pytest.mark.parametrize("model", ["timm:resnet10t", "torchvision:resnet18"])
+@pytest.mark.parametrize("model", ["timm:resnet10t", pytest.param("torchvision:resnet18", marks=pytest.mark.slow)])
 def test_networks_of_other_libraries(senet, model: str, few: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     common = ("--model", model, "--no-pretrained", "--data", f"folder:{few}", "--size", "16", *SHORT, "--out")

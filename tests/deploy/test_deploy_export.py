@@ -51,9 +51,9 @@ def test_the_same_function_at_any_size_and_batch(exported, kind, runtime):
 
 
 def pairs() -> list[Any]:
-    """Each family in one format by default, in turn; ShuffleNet and the other pairs take two minutes."""
+    """Residual families in one format by default, in turn; all others take three minutes."""
     both = [(family, kind) for family in FAMILIES for kind in ("onnx", "openvino")]
-    slow = [number % 4 in (1, 2) or family == "shuffle" for number, (family, _) in enumerate(both)]
+    slow = [number % 4 in (1, 2) or family in ("mobile", "shuffle", "dense") for number, (family, _) in enumerate(both)]
     return [pytest.param(*pair, marks=[pytest.mark.slow] * late) for pair, late in zip(both, slow, strict=True)]
 
 

@@ -22,8 +22,9 @@ def keep_freed_memory() -> bool:
     """Let freed memory stay with this process, to be used again.
 
     glibc gives each map of more than 32 MiB back to the system when it is freed. The next layer's comes as new pages,
-    which the system must find and clear: a fifth to a third of the time of a ResNet-50 on a processor
-    (benchmarks/memory_kept.json). It is for the whole process, so it is for a command to do, not for a library.
+    which the system must find and clear: of SE-ResNet-50 on a processor a tenth of a training step's time, a quarter of
+    inference in batches of 32, for a tenth to a fifth more memory (benchmarks/memory_kept.json). It is for the whole
+    process, so it is for a command to do, not for a library.
 
     Returns:
         Whether it is so now. Not with another C library than glibc, which does it otherwise.
