@@ -1,6 +1,6 @@
 """One process, two processes, two nodes: the same curve? A process killed or hanging: how soon do the others end?
 
-    python benchmarks/distributed.py [--only curves lost] [--json benchmarks/distributed.json]
+    python benchmarks/distributed.py [--only curves first-KILL ...] [--json benchmarks/distributed.json]
 
 Trains a small SE network on digits, on processors with the gloo backend. Nodes are two commands on the loopback.
 """
