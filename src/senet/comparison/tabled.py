@@ -66,20 +66,19 @@ def from_table(
         if weights is not None and not row.head:
             raise SenetError(f"--init {weights}: the networks of {name} begin with random weights")
     names = [row.name for row in chosen]
-    # Without its baseline a row is compared with the first one.
-    against = {row.name: row.against if row.against in names else names[0] for row in chosen if row.against}
-    return tuple(
-        _variant(
-            row, data, name, model, size, weights, change, against.get(row.name, "") if row.name != names[0] else ""
-        )
-        for row in chosen
-    )
+    variants = []
+    for row in chosen:
+        variant = _variant(row, data, name, model, size, weights)
+        # Without its baseline a row is compared with the first one.
+        baseline = row.against if row.against in names else names[0]
+        against = baseline if row.against and row is not chosen[0] else ""
+        variants.append(replace(variant, recipe=change(variant.recipe), against=against))
+    return tuple(variants)
 
 
 def _variant(
-    row: Row, data: Data, table: str, model: str | None, size: tuple[int, int] | None, weights: Path | None,
-    change: Callable[[Recipe], Recipe], against: str,
-) -> Variant:  # fmt: skip
+    row: Row, data: Data, table: str, model: str | None, size: tuple[int, int] | None, weights: Path | None
+) -> Variant:
     network, options = model or row.model, dict(row.options)
     _check_network(row, table, network, options)
     size = size or row.size
@@ -94,10 +93,8 @@ def _variant(
         recipe, note = recipe_named(found), f"images of {pixels[0]} pixels: recipe {found!r}, not the paper's"
     elif row.unstated:
         note = "not stated in the paper: " + "; ".join(row.unstated)
-    return Variant(
-        name=row.name, start=start, recipe=change(recipe), against=against,
-        published=f"{row.metric} {row.published} % ({row.model} on {row.data})", note=note,
-    )  # fmt: skip
+    published = f"{row.metric} {row.published} % ({row.model} on {row.data})"
+    return Variant(name=row.name, start=start, recipe=recipe, published=published, note=note)
 
 
 def _check_network(row: Row, table: str, network: str, options: dict[str, Any]) -> None:

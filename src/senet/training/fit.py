@@ -118,14 +118,7 @@ def fit(
     task.check_network(network.model, network.name, network.preprocessing, data.classes)
     tell = partial(console.print, soft_wrap=True)
     check_annotations(data, tell)
-    if recipe.frozen_stages or recipe.frozen_norms:
-        _freeze(network, recipe)
-    if recipe.train != "all":
-        trainable(network.model, recipe.train)
-    if run.checkpointing:
-        _turn_on_checkpointing(network)
-    if run.compile:
-        network.model.compile()
+    _prepare(network, recipe, run)
     broken = BrokenReport(
         len(data.train) + len(data.val), tell=lambda *it: tell(f"skipped {': '.join(it)}"), data=data.name
     )
@@ -203,6 +196,17 @@ def check_annotations(data: Data, tell: Callable[[str], object]) -> None:
         )
     for trouble in troubles:
         tell(f"{trouble.path}: {trouble.reason}")
+
+
+def _prepare(network: Network, recipe: Recipe, run: RunOptions) -> None:
+    if recipe.frozen_stages or recipe.frozen_norms:
+        _freeze(network, recipe)
+    if recipe.train != "all":
+        trainable(network.model, recipe.train)
+    if run.checkpointing:
+        _turn_on_checkpointing(network)
+    if run.compile:
+        network.model.compile()
 
 
 def _freeze(network: Network, recipe: Recipe) -> None:
