@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from processes import start
 
 from senet.cli import main
 from senet.training.module import TrainingModule
@@ -141,6 +143,42 @@ def test_a_run_that_diverges_is_a_result_too(tmp_path, capsys):
     assert "failed: plain, seed 0: the " in said
     assert "failed: se, seed 0: the " in said
     assert not (tmp_path / "x" / "compare.png").exists()
+
+
+def test_several_processes_share_the_runs(tmp_path, capsys):
+    out = tmp_path / "out"
+    first = start("compare", *ONE_SEED, "--out", out, log=tmp_path / "first", pause_at=1)
+    first.wait()  # in the first step of the plain network
+    assert compare("--resume", out) == 0
+    said = capsys.readouterr().err
+    assert f"helping process {first.process.pid} on " in said
+    assert "training se, seed 0" in said
+    assert "training plain" not in said
+    assert f"not finished: plain, seed 0: process {first.process.pid} on " in said
+    assert result(out)["finished_runs"] == 1
+    assert compare(*ONE_SEED, "--seeds", 2, "--out", out) == 2
+    assert f"{out} is in use by process {first.process.pid}" in capsys.readouterr().err.replace("\n", "")
+    first.go_on()
+    assert "training se" not in first.finish()
+    assert result(out)["finished_runs"] == 2
+    alone = tmp_path / "alone"
+    assert compare(*ONE_SEED, "--out", alone) == 0
+    shared, alone = ([found["runs"]["0"]["score"] for found in result(f)["variants"].values()] for f in (out, alone))
+    assert shared == alone
+
+
+def test_the_run_of_a_process_that_died_is_taken_over(tmp_path):
+    out = tmp_path / "out"
+    first = start("compare", *ONE_SEED, "--out", out, log=tmp_path / "first", pause_at=1)
+    first.wait()
+    second = start("compare", "--resume", out, log=tmp_path / "second", pause_at=1)
+    second.wait()  # in the SE network
+    first.signal(signal.SIGKILL)
+    first.finish(-signal.SIGKILL)
+    second.go_on()
+    said = second.finish()
+    assert said.index("training se, seed 0") < said.index("going on with plain, seed 0")
+    assert result(out)["finished_runs"] == 2
 
 
 @pytest.mark.slow

@@ -9,8 +9,9 @@
 --recipe takes a table of the paper too (`senet list --recipes`): its rows are what is compared. Of table7, --init DIR
 is the folder of table2, with whose networks the detectors begin.
 With --model alone the network without attention is compared with the same with it. Each training is an ordinary run in
-a folder of --out; the same command again goes on where it stopped, also with more seeds. --out gets compare.md,
-compare.png and compare.json.
+a folder of --out; the same command again goes on where it stopped, also with more seeds. Said again while it runs, on
+another GPU or node, it helps: each process takes the trainings that no other is at. --out gets compare.md, compare.png
+and compare.json.
 """
 
 from __future__ import annotations
@@ -72,27 +73,28 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from senet.comparison.measuring import prices
-    from senet.comparison.running import refuse_others, train_all
+    from senet.comparison.running import refuse_others, taking_part, train_all
     from senet.training.interruption import Interrupted
-    from senet.training.lock import held
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SenetError("senet compare starts the processes of each training itself (--devices N): call it once")
     console = Console(stderr=True)
     folder, comparison, data = _resumed(options) if options.resume is not None else _new(options)
     refuse_others(comparison, folder)
-    with held(folder):
-        comparison.write(folder)
+    with taking_part(comparison, folder, console):
         # Each network is built once before anything is trained: one that can't be is told now.
         counted = prices(comparison, data, seconds=0)
         report = partial(_report, comparison, folder, counted)
         try:
-            failed = train_all(comparison, folder, data, console, after_each=report)
+            failed, elsewhere = train_all(comparison, folder, data, console, after_each=report)
         except Interrupted:
             line = f"stopped and saved; go on with: senet compare --resume {folder}"
             console.print(line, highlight=False, soft_wrap=True)
             return 130
-        result = report(failed, data)
+        for line in elsewhere:
+            console.print(f"not finished: {line}", highlight=False, soft_wrap=True)
+        # What takes time is left to the process that finishes the last run.
+        result = report(failed, None if elsewhere else data)
     if options.json:
         print_json(result)
     else:

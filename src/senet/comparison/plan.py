@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -95,6 +96,15 @@ class Comparison:
     def baseline(self, variant: Variant) -> Variant | None:
         """What it is compared with."""
         return next((other for other in self.variants if other.name == variant.against), None)
+
+    def trains_as(self, other: Comparison) -> bool:
+        """Whether both ask for the same trainings, however these run."""
+        return self._trainings() == other._trainings()
+
+    def _trainings(self) -> str:
+        # Through JSON, as what was read from a file has been: a tuple has become a list.
+        variants = [variant.to_dict() for variant in self.variants]
+        return json.dumps([asdict(self.source), variants, self.seeds, self.run.precision])
 
     def write(self, folder: Path) -> None:
         """Write it down.

@@ -1,4 +1,7 @@
-"""Train what a comparison asks for, one run after the other; finished runs stay, half-finished ones go on."""
+"""Train what a comparison asks for, one run after the other; finished runs stay, half-finished ones go on.
+
+Several processes can work on one comparison, each at the runs that no other is at.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,20 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.comparison.plan import Comparison, Turn
+from senet.comparison.plan import PLAN, Comparison, Turn
 from senet.errors import SenetError
 from senet.training.failures import Diverged
 from senet.training.folder import JOB, METRICS, RESULT, write_json
 from senet.training.interruption import Interrupted
 from senet.training.job import Job
+from senet.training.lock import InUseError, held
 from senet.training.recipe import RunOptions
 
 if TYPE_CHECKING:
@@ -25,13 +31,35 @@ if TYPE_CHECKING:
 
     from senet.data import Data
 
-__all__ = ["finished_rows", "refuse_others", "train_all"]
+__all__ = ["finished_rows", "refuse_others", "taking_part", "train_all"]
+
+
+@contextmanager
+def taking_part(comparison: Comparison, folder: Path, console: Console) -> Iterator[None]:
+    """Write down in a folder what is compared, and let nobody compare anything else there within the block.
+
+    Raises:
+        InUseError: Another comparison is being made there.
+        SenetError: The folder can't be written to.
+    """
+    if not (folder / PLAN).is_file():  # whoever is late by a moment finds it
+        comparison.write(folder)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(held(folder))
+        except InUseError as error:
+            if not comparison.trains_as(Comparison.read(folder)):
+                raise
+            console.print(f"helping {error.holder} with {folder}", highlight=False, soft_wrap=True)
+        else:
+            comparison.write(folder)
+        yield
 
 
 def train_all(
     comparison: Comparison, folder: Path, data: Data, console: Console, *, after_each: Callable[[list[str]], object]
-) -> list[str]:
-    """Run every training that isn't finished.
+) -> tuple[list[str], list[str]]:
+    """Run every training that isn't finished and that no other process is at.
 
     A run whose loss becomes no number is told, and the others go on: that too is a result.
 
@@ -40,31 +68,43 @@ def train_all(
         folder: Each run gets a folder in it.
         data: Opened already.
         console: For bar and messages.
-        after_each: Called with what is returned so far when a run is done.
+        after_each: Called with the runs that failed so far when a run is done.
 
     Returns:
-        A sentence for each run that failed.
+        A sentence for each run that failed, and one for each that another process is at.
 
     Raises:
         SenetError: A run can't work.
         Interrupted: Ctrl-C; the run's state is saved.
     """
-    failed: list[str] = []
+    failed: dict[Path, str] = {}
+    elsewhere: dict[Path, str] = {}
     turns = list(comparison.turns(folder))
     train = _train_in_processes if _several_devices(comparison.run) else _train
-    for number, turn in enumerate(turns, 1):
-        if finished_rows(turn.folder) is not None:
-            continue
-        state = "going on with" if _begun(turn.folder) else "training"
-        line = f"run {number} of {len(turns)}: {state} {turn.variant}, seed {turn.seed}, in {turn.folder}"
-        console.print(line, highlight=False, soft_wrap=True)
-        try:
-            train(turn, data, console)
-        except Diverged as error:
-            failed.append(f"{turn.variant}, seed {turn.seed}: {error}")
-            console.print(failed[-1], highlight=False, soft_wrap=True)
-        after_each(failed)
-    return failed
+    tell = partial(console.print, highlight=False, soft_wrap=True)
+    trained = True
+    while trained:  # once more after the last one: a process that was at a run may have died
+        trained = False
+        elsewhere.clear()
+        for number, turn in enumerate(turns, 1):
+            if turn.folder in failed or finished_rows(turn.folder) is not None:
+                continue
+            name = f"{turn.variant}, seed {turn.seed}"
+            try:
+                with held(turn.folder):
+                    pass  # told before anything is built
+                state = "going on with" if _begun(turn.folder) else "training"
+                tell(f"run {number} of {len(turns)}: {state} {name}, in {turn.folder}")
+                train(turn, data, console)
+            except Diverged as error:
+                failed[turn.folder] = f"{name}: {error}"
+                tell(failed[turn.folder])
+            except InUseError as error:
+                elsewhere[turn.folder] = f"{name}: {error.holder} is at it"
+                continue
+            trained = True
+            after_each(list(failed.values()))
+    return list(failed.values()), list(elsewhere.values())
 
 
 def _train(turn: Turn, data: Data, console: Console) -> None:

@@ -19,13 +19,26 @@ try:
 except ImportError:  # Windows has none; there, nothing is locked
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK", "held"]
+__all__ = ["LOCK", "InUseError", "held"]
 
 LOCK = ".lock"
 """Who trains into the folder; the file stays, the lock on it goes with its process."""
 
 _ours: set[Path] = set()
 """Folders that this process holds: the system's lock is between processes only."""
+
+
+class InUseError(SenetError):
+    """Somebody trains into a folder already.
+
+    Args:
+        folder: That.
+        holder: Who, in words.
+    """
+
+    def __init__(self, folder: Path, holder: str) -> None:
+        super().__init__(f"{folder} is in use by {holder}; wait until it ends, or choose another --out")
+        self.holder = holder
 
 
 @contextmanager
@@ -36,17 +49,18 @@ def held(folder: Path) -> Iterator[None]:
     that load images. It works on network file systems that pass locks on.
 
     Raises:
-        SenetError: Another process holds it (the message says which), or the folder can't be written to.
+        InUseError: Another process holds it; the message says which.
+        SenetError: The folder can't be written to.
     """
     path = (folder / LOCK).resolve()
+    if path in _ours:  # before it is opened: closing it would give the lock up
+        raise InUseError(folder, "this very process")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
     except OSError as error:
         raise SenetError(f"{folder} can't be written to: {error.strerror}") from error
     with file:
-        if path in _ours:
-            raise SenetError(f"{folder} is in use by this very process; choose another --out")
         _take(file, folder)
         _ours.add(path)
         try:
@@ -61,9 +75,7 @@ def _take(file: IO[str], folder: Path) -> None:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        raise SenetError(
-            f"{folder} is in use by {_holder(file)}; wait until it ends, or choose another --out"
-        ) from None
+        raise InUseError(folder, _holder(file)) from None
     except OSError:
         return  # a file system without locks
     file.seek(0)
