@@ -11,6 +11,7 @@ import pytest
 from equality import assert_equal, rows
 from processes import Child, start
 
+from senet.training.lock import InUseError, held
 from senet.training.states import States
 
 OPTIONS = [
@@ -153,6 +154,14 @@ def test_one_process_a_folder(tmp_path, whole, begin):
     for loader in loaders:
         os.kill(loader, signal.SIGKILL)
     assert_equal(folder, whole)
+
+
+def test_who_asks_twice_does_not_give_the_lock_up(tmp_path, begin):
+    folder = tmp_path / "run"
+    with held(folder):
+        with pytest.raises(InUseError, match="this very process"), held(folder):
+            pass
+        assert f"is in use by process {os.getpid()} on" in begin().finish(2).replace("\n", "")
 
 
 def children(pid: int) -> list[int]:
