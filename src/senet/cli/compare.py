@@ -79,20 +79,20 @@ def run(options: argparse.Namespace) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SenetError("senet compare starts the processes of each training itself (--devices N): call it once")
     console = Console(stderr=True)
+    tell = partial(console.print, highlight=False, soft_wrap=True)
     folder, comparison, data = _resumed(options) if options.resume is not None else _new(options)
     refuse_others(comparison, folder)
-    with taking_part(comparison, folder, console):
+    with taking_part(comparison, folder, tell):
         # Each network is built once before anything is trained: one that can't be is told now.
         counted = prices(comparison, data, seconds=0)
         report = partial(_report, comparison, folder, counted)
         try:
             failed, elsewhere = train_all(comparison, folder, data, console, after_each=report)
         except Interrupted:
-            line = f"stopped and saved; go on with: senet compare --resume {folder}"
-            console.print(line, highlight=False, soft_wrap=True)
+            tell(f"stopped and saved; go on with: senet compare --resume {folder}")
             return 130
         for line in elsewhere:
-            console.print(f"not finished: {line}", highlight=False, soft_wrap=True)
+            tell(f"not finished: {line}")
         # What takes time is left to the process that finishes the last run.
         result = report(failed, None if elsewhere else data)
     if options.json:

@@ -35,7 +35,7 @@ __all__ = ["finished_rows", "refuse_others", "taking_part", "train_all"]
 
 
 @contextmanager
-def taking_part(comparison: Comparison, folder: Path, console: Console) -> Iterator[None]:
+def taking_part(comparison: Comparison, folder: Path, tell: Callable[[str], object]) -> Iterator[None]:
     """Write down in a folder what is compared, and let nobody compare anything else there within the block.
 
     Raises:
@@ -50,7 +50,7 @@ def taking_part(comparison: Comparison, folder: Path, console: Console) -> Itera
         except InUseError as error:
             if not comparison.trains_as(Comparison.read(folder)):
                 raise
-            console.print(f"helping {error.holder} with {folder}", highlight=False, soft_wrap=True)
+            tell(f"helping {error.holder} with {folder}")
         else:
             comparison.write(folder)
         yield
@@ -78,14 +78,13 @@ def train_all(
         Interrupted: Ctrl-C; the run's state is saved.
     """
     failed: dict[Path, str] = {}
-    elsewhere: dict[Path, str] = {}
     turns = list(comparison.turns(folder))
     train = _train_in_processes if _several_devices(comparison.run) else _train
     tell = partial(console.print, highlight=False, soft_wrap=True)
     trained = True
     while trained:  # once more after the last one: a process that was at a run may have died
         trained = False
-        elsewhere.clear()
+        elsewhere = []
         for number, turn in enumerate(turns, 1):
             if turn.folder in failed or finished_rows(turn.folder) is not None:
                 continue
@@ -100,11 +99,11 @@ def train_all(
                 failed[turn.folder] = f"{name}: {error}"
                 tell(failed[turn.folder])
             except InUseError as error:
-                elsewhere[turn.folder] = f"{name}: {error.holder} is at it"
+                elsewhere.append(f"{name}: {error.holder} is at it")
                 continue
             trained = True
             after_each(list(failed.values()))
-    return list(failed.values()), list(elsewhere.values())
+    return list(failed.values()), elsewhere
 
 
 def _train(turn: Turn, data: Data, console: Console) -> None:
