@@ -24,7 +24,7 @@ sanitize: .venv/installed-dev ## The kernel's tests under ASan and UBSan (Linux,
 	SENET_CFLAGS="$(SANITIZE)" $(BIN)/python setup.py -q build_ext --inplace
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
 	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 OMP_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/nn/test_tail.py tests/nn/test_early.py tests/kernels -k "not compiled and not twice"; \
+	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/ops tests/fusion -k "not compiled and not twice"; \
 	  found=$$?; $(BIN)/python setup.py -q build_ext --inplace; exit $$found
 
 lint: .venv/installed-dev
@@ -41,7 +41,7 @@ format: .venv/installed-dev
 	$(PYTHON) -m venv .venv
 
 # The kernel is compiled by the installation, so a change of its source installs again.
-KERNEL := setup.py $(wildcard src/senet/kernels/*.[ch])
+KERNEL := setup.py $(wildcard src/senet/ops/cpu/*.[ch])
 
 .venv/installed: pyproject.toml $(KERNEL) | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
@@ -52,4 +52,4 @@ KERNEL := setup.py $(wildcard src/senet/kernels/*.[ch])
 	touch .venv/installed $@
 
 clean:
-	rm -rf .venv demo build dist src/*.egg-info src/senet/kernels/*.so
+	rm -rf .venv demo build dist src/*.egg-info src/senet/ops/cpu/*.so

@@ -10,7 +10,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-KERNELS = Path("src/senet/kernels")
+KERNELS = Path("src/senet/ops/cpu")
 X86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
 SETS = {"baseline": []} | (
     {
@@ -48,7 +48,7 @@ class BuildKernel(build_ext):
         for name, flags in SETS.items():
             into = str(Path(self.build_temp) / name)
             options = [*FLAGS, *flags, f"-DSET={name}"]
-            objects += self.compiler.compile([str(KERNELS / "tail.c")], into, extra_postargs=options)
+            objects += self.compiler.compile([str(KERNELS / "kernel.c")], into, extra_postargs=options)
         options = [*FLAGS, *(["-DSENET_X86"] if X86 else [])]
         objects += self.compiler.compile([str(KERNELS / "dispatch.c")], self.build_temp, extra_postargs=options)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -57,6 +57,6 @@ class BuildKernel(build_ext):
 
 
 setup(
-    ext_modules=[Extension("senet.kernels._tail", [], optional=True)],
+    ext_modules=[Extension("senet.ops.cpu._kernel", [], optional=True)],
     cmdclass={"build_ext": BuildKernel},
 )

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import senet
-from senet.kernels import choose, describe, tail, tail_backward
+from senet.ops import choose, describe, tail, tail_backward
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 

@@ -17,8 +17,8 @@ import torch
 
 import senet
 from senet.data import eval_transform, open_data
+from senet.gates.measuring import gates
 from senet.inference import evaluate
-from senet.surgery.gates import gates
 from senet.zoo import load_model
 
 

@@ -21,7 +21,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 import senet
-from senet.kernels import choose
+from senet.ops import choose
 
 RUNS = {"compiled": "compiled", "reference": "reference", "reference, moved by 1e-7": "reference"}
 

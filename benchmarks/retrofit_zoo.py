@@ -34,9 +34,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from senet.errors import SenetError
+from senet.graph.flow import is_product
+from senet.graph.trace import Graph, trace
 from senet.surgery import Report, apply_sites, plan, trainable
-from senet.surgery.flow import is_product
-from senet.surgery.trace import Graph, trace
 
 HERE = Path(__file__).parent
 CACHE = HERE / "retrofit_zoo" / "cache.jsonl"

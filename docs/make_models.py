@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import senet
-from senet.cost import cost
 from senet.models import MODELS, PUBLISHED, Published
+from senet.profiling import cost
 from senet.weights import Card, cards
 
 PAGE = Path(__file__).with_name("models.md")

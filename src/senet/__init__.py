@@ -6,14 +6,12 @@ Nothing is imported until a name is used, so that the command line answers at on
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from senet.cost import cost as cost
-    from senet.deploy import optimize as optimize
     from senet.errors import SenetError as SenetError
+    from senet.fusion import optimize as optimize
+    from senet.gates import record_gates as record_gates
     from senet.nn import BAM as BAM
     from senet.nn import CBAM as CBAM
     from senet.nn import ECA as ECA
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from senet.nn import ScSE as ScSE
     from senet.nn import SpatialSE as SpatialSE
     from senet.nn import SqueezeExcite as SqueezeExcite
-    from senet.nn import record_gates as record_gates
+    from senet.profiling import cost as cost
     from senet.surgery import freeze as freeze
     from senet.surgery import plan as plan
     from senet.surgery import prune as prune
@@ -39,13 +37,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "cost": "senet.cost",
+    "cost": "senet.profiling",
     "load_model": "senet.tasks",
     "load_weights": "senet.weights",
-    "optimize": "senet.deploy",
+    "optimize": "senet.fusion",
     "SenetError": "senet.errors",
     **dict.fromkeys(("BAM", "CBAM", "ECA", "ESE", "GE", "SE", "SK", "ScSE", "SpatialSE", "SqueezeExcite"), "senet.nn"),
-    "record_gates": "senet.nn",
+    "record_gates": "senet.gates",
     **dict.fromkeys(("freeze", "plan", "prune", "remove", "retrofit", "trainable"), "senet.surgery"),
     **dict.fromkeys(("create_model", "list_models"), "senet.zoo"),
 }
@@ -65,14 +63,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
-
-
-class _Package(ModuleType):
-    """Python leaves an imported sub-package as an attribute here: `senet.cost` must stay the function of that name."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOME and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.external import LIBRARIES, upstream
 from senet.models import MODELS, Backbone, ConvNet, ModelSpec
 from senet.models.backbone import check_features
 from senet.preprocessing import Preprocessing
 from senet.surgery import Site, apply_sites
-from senet.upstream import LIBRARIES, upstream
 from senet.weights import Description, fetch, find_card, load_weights, read_checkpoint
 
 __all__ = [

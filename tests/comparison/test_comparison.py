@@ -218,7 +218,7 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path, monkeypatch, cap
 
 
 def test_what_a_training_keeps_in_memory():
-    from senet.cost import saved_bytes
+    from senet.profiling import saved_bytes
 
     model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Sigmoid(), torch.nn.BatchNorm1d(16))
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -230,7 +230,7 @@ def test_what_a_training_keeps_in_memory():
 
 
 def test_candidates_are_timed_in_turns():
-    from senet.cost import in_turns
+    from senet.profiling import in_turns
 
     ran: list[str] = []
     found = in_turns({"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}, seconds=0, least=5)

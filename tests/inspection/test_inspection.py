@@ -17,11 +17,11 @@ from torch import nn
 
 import senet
 from senet.errors import SenetError, UnknownNameError
+from senet.gates.statistics import GateStatistics
 from senet.inspection import inspect, page
 from senet.inspection.blocks import findings
 from senet.inspection.curves import curves_of
 from senet.inspection.sampling import evenly
-from senet.nn.statistics import GateStatistics
 
 
 def test_statistics_are_those_of_recorded_gates() -> None:

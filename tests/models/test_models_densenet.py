@@ -23,8 +23,8 @@ from peers import Naming, pictures, randomise
 from torch import nn
 
 import senet
-from senet.cost import cost
 from senet.models import MODELS
+from senet.profiling import cost
 
 NAMES = ("densenet121", "densenet169", "densenet201")
 SMALL, ODD = (33, 47), (75, 93)

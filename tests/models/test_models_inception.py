@@ -12,13 +12,13 @@ from peers import pictures, randomise
 from torch import Tensor, nn
 
 import senet
-from senet.cost import Cost, cost
 from senet.models import MODELS, ConvNet
 from senet.models.bn_inception import CutPool
 from senet.models.inception import InceptionUnit
 from senet.models.inception_resnet_v2 import ScaledResidualUnit
 from senet.nn import Attention
 from senet.preprocessing import IMAGENET_CAFFE
+from senet.profiling import Cost, cost
 
 SMALL: dict[str, dict[str, Any]] = {
     "se_bn_inception": {},

@@ -22,8 +22,8 @@ from by_hand import (
 from peers import Naming, pictures, randomise
 from torch import nn
 
-from senet.cost import cost
 from senet.models import MODELS
+from senet.profiling import cost
 
 SMALL, ODD = (32, 40), (75, 93)
 TINY: dict[str, Any] = {"depths": (1, 2, 1), "width": 0.5, "num_classes": 5}

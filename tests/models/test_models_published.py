@@ -13,8 +13,8 @@ import pytest
 
 import senet
 from senet.cli import main
-from senet.cost import cost
 from senet.models import MODELS, PUBLISHED
+from senet.profiling import cost
 
 MAKER = Path(__file__).resolve().parents[2] / "docs" / "make_models.py"
 

@@ -23,9 +23,9 @@ from peers import Naming, pictures, randomise
 from torch import Tensor, nn
 
 import senet
-from senet.cost import cost
 from senet.models import MODELS
 from senet.models.shufflenet_v1 import shuffle
+from senet.profiling import cost
 
 SMALL, ODD = (47, 33), (75, 93)
 TINY: dict[str, Any] = {"depths": (2, 2), "num_classes": 5}

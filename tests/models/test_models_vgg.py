@@ -24,8 +24,8 @@ from peers import pictures, randomise
 from torch import nn
 
 import senet
-from senet.cost import cost
 from senet.models import MODELS
+from senet.profiling import cost
 
 NAMES = ("vgg11", "vgg13", "vgg16", "vgg19")
 SMALL, ODD = (32, 32), (75, 61)

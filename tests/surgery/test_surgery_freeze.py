@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import senet
+from senet.gates.measuring import gates
+from senet.gates.statistics import GateStatistics
 from senet.nn import Attention, ConstantGate
-from senet.nn.statistics import GateStatistics
-from senet.surgery.gates import gates
 
 FAMILIES = {  # name: how many gates can't be folded, since their map is needed elsewhere too
     "se_resnet18": 0,

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import senet
+from senet.gates.measuring import gates
 from senet.nn import ATTENTIONS, PLACEMENTS, Attention
 from senet.surgery import apply_sites
-from senet.surgery.gates import gates
 
 
 class Unit(nn.Module):

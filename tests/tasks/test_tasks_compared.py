@@ -9,7 +9,7 @@ import pytest
 
 import senet
 from senet.cli import main
-from senet.cost import cost
+from senet.profiling import cost
 
 NETWORK = ["--model", "se_resnet18", "--option", "group_width=16", "--option", "depths=[1,1,1,1]"]
 HEADS = {"detection": "fcos:channels=64", "segmentation": "unet:channels=32"}

@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     """Count and print."""
     import torch
 
-    from senet.cost import cost
+    from senet.profiling import cost
     from senet.zoo import build_model, model_defaults
 
     changes = shared.network_options(options)

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 def _machine() -> dict[str, Any]:
     import torch
 
-    from senet.kernels import describe
+    from senet.ops import describe
 
     found: dict[str, Any] = {"python": f"{platform.python_version()} ({sys.executable})"}
     for name in LIBRARIES:

@@ -91,7 +91,7 @@ def _recipes(options: argparse.Namespace) -> int:
 
 
 def _cost(name: str) -> dict[str, Any]:
-    from senet.cost import cost
+    from senet.profiling import cost
     from senet.zoo import create_model
 
     model = create_model(name, device="meta")

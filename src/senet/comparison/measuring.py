@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_map_only
 
 from senet.comparison.plan import Comparison
 from senet.comparison.variant import Variant
-from senet.cost import cost, in_turns, saved_bytes
 from senet.data import train_loader
 from senet.inference.device import DTYPES, default_device
+from senet.profiling import cost, in_turns, saved_bytes
 from senet.tasks import task_named
 from senet.training.start import BUILT
 

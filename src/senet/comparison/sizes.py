@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import SenetError
+from senet.gates.recording import gated_layers
 from senet.inference import evaluate
 from senet.nn import SqueezeExcite
-from senet.nn.recording import gated_layers
 from senet.training.folder import LAST, write_json
 from senet.weights.files import sha256
 from senet.zoo import is_code, load_model

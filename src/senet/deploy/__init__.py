@@ -1,14 +1,12 @@
 """Networks made ready for use: the same function, computed faster, and in files that other programs run.
 
-What writes and reads files is imported on first use (PEP 562): `senet.optimize` costs no data sets and no runtime.
+What writes and reads files is imported on first use (PEP 562), so a bare import costs no data sets and no runtime.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from senet.deploy.optimize import OptimizeReport, optimize
 
 if TYPE_CHECKING:
     from senet.deploy.compiled import Compiled
@@ -20,11 +18,9 @@ __all__ = [
     "Check",
     "Compiled",
     "ExportReport",
-    "OptimizeReport",
     "Passport",
     "export",
     "load_exported",
-    "optimize",
 ]
 
 HOMES = {

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from senet.deploy.formats import format_of
 from senet.deploy.loading import load_exported, read_passport
-from senet.deploy.optimize import optimize
 from senet.deploy.runtimes import RUNTIMES
 from senet.errors import SenetError, UnknownNameError
+from senet.fusion.optimize import optimize
 from senet.zoo import build_model, load_model, model_defaults
 
 __all__ = ["Row", "bench", "machine", "randomise"]

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.deploy.folded import FoldedUnit
-from senet.deploy.optimize import optimize
+from senet.fusion.layers import FoldedUnit
+from senet.fusion.optimize import optimize
 from senet.nn import SqueezeExcite
+from senet.nn.epilogue import untouched
 from senet.nn.squeeze import average, mean
-from senet.nn.tail import untouched
 
 __all__ = ["Gate", "ScaledMap", "ScaledUnit", "exportable"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from senet.nn.statistics import DEAD, SATURATED, GateStatistics
+from senet.gates.statistics import DEAD, SATURATED, GateStatistics
 
 __all__ = ["Block", "Finding", "corrected", "findings", "in_short", "names_of", "role_of"]
 

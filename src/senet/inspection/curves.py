@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 from torch import Tensor
 
+from senet.gates.statistics import GateStatistics
 from senet.inspection.sampling import evenly
-from senet.nn.statistics import GateStatistics
 
 __all__ = ["Curves", "curves_of", "packed"]
 

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.nn.recording import evaluation_mode, watching
-from senet.nn.statistics import GateStatistics
+from senet.gates.recording import watching
+from senet.gates.statistics import GateStatistics
+from senet.nn.modes import evaluation_mode
 from senet.preprocessing import Preprocessing
 
 __all__ = ["Channel", "Example", "Heat", "look_at", "picture_of"]

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from senet.nn.statistics import GateStatistics
-from senet.surgery.gates import agreement_between, drift_between, run
+from senet.gates.measuring import agreement_between, drift_between, run
+from senet.gates.statistics import GateStatistics
 
 __all__ = ["Freezing", "Step", "try_freezing"]
 

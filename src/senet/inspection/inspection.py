@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import SenetError
+from senet.gates.recording import gated_layers, watching
+from senet.gates.statistics import GateStatistics
 from senet.inspection.blocks import Block, Finding, corrected, findings, names_of, role_of
 from senet.inspection.curves import Curves, curves_of
 from senet.inspection.examples import Example, look_at
 from senet.inspection.freezing import Freezing, try_freezing
 from senet.inspection.latency import latency
 from senet.inspection.sampling import Keeper, evenly, indices_of
-from senet.nn.recording import evaluation_mode, gated_layers, watching
-from senet.nn.statistics import GateStatistics
+from senet.nn.modes import evaluation_mode
 from senet.preprocessing import Preprocessing
-from senet.surgery.gates import layer_cost
+from senet.profiling.layer import layer_cost
 
 __all__ = ["Inspection", "inspect"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from senet.nn.recording import evaluation_mode
+from senet.nn.modes import evaluation_mode
 
 __all__ = ["latency"]
 

@@ -14,7 +14,7 @@ from senet.errors import SenetError
 from senet.models.spec import ModelSpec, UnitShape
 from senet.models.stages import ConvNet, Head, NormLast, ResidualUnit, conv, conv_norm, conv_norm_act
 from senet.nn import SE
-from senet.nn.tail import norm_relu
+from senet.nn.epilogue import norm_relu
 from senet.preprocessing import IMAGENET, IMAGENET_CAFFE
 
 __all__ = ["VARIANTS", "BasicBranch", "BottleneckBranch", "ResNetSpec"]

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from senet.models.dilation import dilate
 from senet.models.spec import FeatureInfo, ModelSpec, UnitShape
 from senet.nn import PLACEMENTS
-from senet.nn.tail import norm_relu, tail, untouched
+from senet.nn.epilogue import norm_relu, residual_epilogue, untouched
 
 __all__ = [
     "ConvNet",
@@ -102,7 +102,7 @@ class ResidualUnit(nn.Module):
         """(N, C, H, W) -> (N, C', H', W')."""
         if self.placement == "standard" and isinstance(self.branch, NormLast) and untouched(self.branch):
             shortcut = self.shortcut(x)
-            return tail(self.branch.before_norm(x), self.branch.last_norm, self.se, shortcut)
+            return residual_epilogue(self.branch.before_norm(x), self.branch.last_norm, self.se, shortcut)
         return PLACEMENTS[self.placement].apply(x, self.branch, self.shortcut, self.se, torch.relu)
 
 

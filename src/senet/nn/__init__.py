@@ -10,7 +10,6 @@ from senet.nn.gate import GATES, Gate
 from senet.nn.gather import GatherExcite
 from senet.nn.mixed import BottleneckAttention, ChannelSpatialSqueezeExcite, ConvolutionalBlockAttention
 from senet.nn.placement import PLACEMENTS, Placement
-from senet.nn.recording import record_gates
 from senet.nn.spatial import SpatialSqueezeExcite
 from senet.nn.spec import (
     ATTENTIONS,
@@ -64,5 +63,4 @@ __all__ = [
     "attention_from_dict",
     "hidden_width",
     "parse_attention",
-    "record_gates",
 ]

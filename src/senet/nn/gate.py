@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from senet.ops.gate_functions import hard_sigmoid_centred, relu_centred, sigmoid_centred, tanh_centred
+
 __all__ = ["GATES", "Gate"]
 
 
@@ -27,27 +29,10 @@ class Gate:
     centred: Callable[[Tensor], Tensor]
 
 
-def _sigmoid_centred(z: Tensor) -> Tensor:
-    return 2 * torch.sigmoid(z)
-
-
-def _hard_sigmoid_centred(z: Tensor) -> Tensor:
-    return 2 * F.hardsigmoid(z)
-
-
-def _tanh_centred(z: Tensor) -> Tensor:
-    return 1 + torch.tanh(z)
-
-
-def _relu_centred(z: Tensor) -> Tensor:
-    return torch.relu(1 + z)
-
-
 # Source: Hu et al. 2018, Table 12, for all but the hard sigmoid (Howard et al. 2019, MobileNetV3).
-# Named functions, not lambdas: a layer holds one of them and must pickle.
 GATES: Final[Mapping[str, Gate]] = {
-    "sigmoid": Gate(torch.sigmoid, _sigmoid_centred),
-    "hard-sigmoid": Gate(F.hardsigmoid, _hard_sigmoid_centred),
-    "tanh": Gate(torch.tanh, _tanh_centred),
-    "relu": Gate(torch.relu, _relu_centred),
+    "sigmoid": Gate(torch.sigmoid, sigmoid_centred),
+    "hard-sigmoid": Gate(F.hardsigmoid, hard_sigmoid_centred),
+    "tanh": Gate(torch.tanh, tanh_centred),
+    "relu": Gate(torch.relu, relu_centred),
 }

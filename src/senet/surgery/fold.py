@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from senet.surgery.flow import TRANSPARENT
-from senet.surgery.trace import NORMS, Call, Value
+from senet.graph.flow import TRANSPARENT
+from senet.graph.trace import NORMS, Call, Value
 
 __all__ = ["Target", "fold", "targets"]
 

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import SenetError, UnknownNameError
+from senet.gates.measuring import agreement_between, drift_between, gates, images_of, measure, run
+from senet.graph.trace import trace
 from senet.nn import ConstantGate
-from senet.nn.recording import evaluation_mode
+from senet.nn.modes import evaluation_mode
+from senet.profiling.layer import layer_cost
 from senet.surgery.fold import fold, targets
-from senet.surgery.gates import agreement_between, drift_between, gates, images_of, layer_cost, measure, run
 from senet.surgery.insertion import CHILD, extract, side_of
 from senet.surgery.report import aligned
-from senet.surgery.trace import trace
 
 __all__ = ["FreezeReport", "GateReport", "freeze", "prune"]
 

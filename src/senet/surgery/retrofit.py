@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import SenetError, UnknownNameError
+from senet.graph.block import CARRIES, Unit
+from senet.graph.blocks import find_units
+from senet.graph.trace import Graph, trace
 from senet.nn import PLACEMENTS, SE, Attention, AttentionSpec, attention_from_dict
-from senet.surgery.gates import layer_cost
+from senet.profiling.layer import layer_cost
 from senet.surgery.insertion import CHILD, extract, insert, inserted, side_of
 from senet.surgery.report import Report, Site, Skipped
 from senet.surgery.sites import Place, Places
-from senet.surgery.trace import Graph, trace
-from senet.surgery.unit import CARRIES, Unit
-from senet.surgery.units import find_units
 from senet.surgery.where import Where, chosen
 
 __all__ = ["apply_sites", "plan", "remove", "retrofit", "trainable"]

@@ -8,9 +8,9 @@ from typing import Literal
 
 from torch import nn
 
-from senet.surgery.flow import finish, steps_back
-from senet.surgery.trace import Call, Graph, Value
-from senet.surgery.unit import Unit
+from senet.graph.block import Unit
+from senet.graph.flow import finish, steps_back
+from senet.graph.trace import Call, Graph, Value
 
 __all__ = ["Place", "Places"]
 

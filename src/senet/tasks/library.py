@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from senet.errors import SenetError, UnknownNameError
+from senet.external import upstream_errors
 from senet.preprocessing import Preprocessing
 from senet.tasks.detection.heads import image_options
-from senet.upstream import upstream_errors
 
 __all__ = ["from_torchvision", "known_in_torchvision"]
 

@@ -1,0 +1,112 @@
+/* What the library offers: the kernel for this processor, run on the threads that PyTorch has. */
+
+#include <stddef.h>
+
+#include "kernel.h"
+
+#define OFFERED __attribute__((visibility("default")))
+
+extern const struct senet_instruction_set senet_baseline;
+#ifdef SENET_X86
+extern const struct senet_instruction_set senet_avx2, senet_avx512;
+#endif
+
+/* The OpenMP runtime's own entry point. It is PyTorch's runtime, and so the same threads: two runtimes would fight
+ * over the cores. */
+typedef void parallel_region(void (*)(void *), void *, unsigned, unsigned);
+
+typedef int thread_number(void);
+
+static parallel_region *region;
+static thread_number *number;
+
+enum { MOST_THREADS = 256 };
+
+struct job {
+    void (*task)(const void *, int64_t);
+    const void *context;
+    int64_t tasks, threads;
+    int64_t next[MOST_THREADS]; /* of each thread's own tasks */
+};
+
+/* First the tasks that are this thread's, as oneDNN divides a map: what its core has in the cache is what it wrote
+ * itself. Then what the others haven't begun. */
+static void work(void *shared)
+{
+    struct job *job = shared;
+    const int64_t self = number == NULL ? 0 : number();
+    for (int64_t k = 0; k < job->threads; k++) {
+        const int64_t whose = (self + k) % job->threads, end = (whose + 1) * job->tasks / job->threads;
+        int64_t i;
+        while ((i = __atomic_fetch_add(&job->next[whose], 1, __ATOMIC_RELAXED)) < end)
+            job->task(job->context, i);
+    }
+}
+
+void senet_parallel(void (*task)(const void *, int64_t), const void *context, int64_t tasks, int64_t threads)
+{
+    if (threads > tasks)
+        threads = tasks;
+    if (threads <= 1 || region == NULL) {
+        for (int64_t i = 0; i < tasks; i++)
+            task(context, i);
+        return;
+    }
+    struct job job;
+    job.task = task;
+    job.context = context;
+    job.tasks = tasks;
+    job.threads = threads < MOST_THREADS ? threads : MOST_THREADS;
+    for (int64_t i = 0; i < job.threads; i++)
+        job.next[i] = i * tasks / job.threads;
+    region(work, &job, (unsigned)job.threads, 0);
+}
+
+static const struct senet_instruction_set *best(void)
+{
+#ifdef SENET_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        return &senet_avx512;
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        return &senet_avx2;
+#endif
+    return &senet_baseline;
+}
+
+OFFERED int64_t senet_abi(void) { return SENET_ABI; }
+
+OFFERED const char *senet_name(void) { return best()->name; }
+
+OFFERED int64_t senet_panel(void) { return best()->panel; }
+
+/* GOMP_parallel of the runtime whose threads to use; NULL: one thread. */
+OFFERED void senet_set_region(parallel_region *given) { region = given; }
+
+/* omp_get_thread_num of that runtime; NULL: nobody knows which tasks are its own. */
+OFFERED void senet_set_number(thread_number *given) { number = given; }
+
+OFFERED int senet_tail_forward(const struct senet_tail *step, const void *x, const void *shortcut, void *y,
+                               float *statistics, float *saved)
+{
+    return best()->forward(step, x, shortcut, y, statistics, saved);
+}
+
+OFFERED int senet_tail_backward(const struct senet_tail *step, const void *dy, const void *x, const void *y,
+                                const float *saved, void *dx, void *dshortcut, const struct senet_gradients *gradients)
+{
+    return best()->backward(step, dy, x, y, saved, dx, dshortcut, gradients);
+}
+
+OFFERED int senet_tail_rescale(const struct senet_tail *step, const void *x, const float *gate, const void *shortcut,
+                               void *y)
+{
+    return best()->rescale(step, x, gate, shortcut, y);
+}
+
+OFFERED int senet_pointwise(const struct senet_pointwise *layer, int64_t n, int64_t hw, int64_t threads, const float *x,
+                            const float *shortcut, float *y)
+{
+    return best()->pointwise(layer, n, hw, threads, x, shortcut, y);
+}

@@ -1,0 +1,89 @@
+"""The compiled kernel: looked for beside this file, loaded, given PyTorch's threads."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from senet.errors import UnknownNameError
+
+__all__ = ["Choice", "choose", "describe", "pointer"]
+
+VARIABLE: Final = "SENET_KERNELS"
+CHOICES: Final = ("compiled", "reference")
+_FILE: Final = Path(__file__).with_name("_kernel.so")
+_ABI: Final = 4  # SENET_ABI of kernel.h
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the ends of residual units run on.
+
+    Attributes:
+        library: The compiled kernel; None is the reference in plain PyTorch.
+        reason: Which instructions it uses and whose threads, or why there is none.
+    """
+
+    library: ctypes.CDLL | None
+    reason: str
+
+
+@cache
+def choose() -> Choice:
+    """The compiled kernel if it was built and `SENET_KERNELS` isn't "reference"; decided once a process.
+
+    Raises:
+        UnknownNameError: `SENET_KERNELS` is neither "compiled" nor "reference".
+    """
+    wish = os.environ.get(VARIABLE) or "compiled"
+    if wish not in CHOICES:
+        raise UnknownNameError(f"value of {VARIABLE}", wish, CHOICES)
+    if wish == "reference":
+        return Choice(None, f"{VARIABLE}=reference")
+    if not _FILE.exists():
+        return Choice(None, "not compiled when senet was installed; with gcc or clang there, install it again")
+    try:
+        library = ctypes.CDLL(str(_FILE))
+        abi = library.senet_abi()
+    except (OSError, AttributeError) as error:
+        return Choice(None, f"{_FILE.name} can't be loaded: {error}")
+    if abi != _ABI:
+        return Choice(None, f"{_FILE.name} is of another version of senet; install it again")
+    library.senet_name.restype = ctypes.c_char_p
+    _share(library.senet_set_number, "omp_get_thread_num")
+    threads = "PyTorch's threads" if _share(library.senet_set_region, "GOMP_parallel") else "one thread"
+    return Choice(library, f"{library.senet_name().decode()}, {threads}")
+
+
+def describe() -> str:
+    """One line for people."""
+    chosen = choose()
+    return f"{'reference' if chosen.library is None else 'compiled'} ({chosen.reason})"
+
+
+def pointer(tensor: torch.Tensor | None) -> int | None:
+    """The address of its first number, as ctypes takes it."""
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _share(setter: Any, name: str) -> bool:
+    """Hand the kernel a function of the OpenMP runtime that PyTorch runs on; whether it was found.
+
+    With a second runtime, threads would fight over the cores.
+    """
+    setter.argtypes = [ctypes.c_void_p]
+    for file in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
+        path = Path(torch.__file__).with_name("lib") / file
+        if path.exists():
+            # Looked up in this library and in those that it needs.
+            found = getattr(ctypes.CDLL(str(path)), name, None)
+            if found is not None:
+                setter(ctypes.cast(found, ctypes.c_void_p))
+                return True
+    return False

@@ -1,0 +1,54 @@
+"""The gates that the fused operators compute, in the order in which the kernel numbers them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "GATE_FUNCTIONS",
+    "GATE_NUMBERS",
+    "hard_sigmoid_centred",
+    "relu_centred",
+    "sigmoid_centred",
+    "tanh_centred",
+]
+
+
+# Named functions, not lambdas: a layer holds one of them and must pickle.
+def sigmoid_centred(z: Tensor) -> Tensor:
+    """2 * sigmoid(z), in (0, 2)."""
+    return 2 * torch.sigmoid(z)
+
+
+def hard_sigmoid_centred(z: Tensor) -> Tensor:
+    """2 * hard_sigmoid(z), in [0, 2]."""
+    return 2 * F.hardsigmoid(z)
+
+
+def tanh_centred(z: Tensor) -> Tensor:
+    """1 + tanh(z), in (0, 2)."""
+    return 1 + torch.tanh(z)
+
+
+def relu_centred(z: Tensor) -> Tensor:
+    """relu(1 + z), 0 or more."""
+    return torch.relu(1 + z)
+
+
+# `enum gate` of excite.h.
+GATE_FUNCTIONS: Final[tuple[Callable[[Tensor], Tensor], ...]] = (
+    torch.sigmoid,
+    sigmoid_centred,
+    F.hardsigmoid,
+    hard_sigmoid_centred,
+    torch.tanh,
+    tanh_centred,
+    torch.relu,
+    relu_centred,
+)
+GATE_NUMBERS: Final = {function: number for number, function in enumerate(GATE_FUNCTIONS)}
