@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.fusion.layers import FoldedUnit
+from senet.fusion.layers import FusedBlock, FusedConv
 from senet.fusion.optimize import optimize
 from senet.nn import SqueezeExcite
 from senet.nn.epilogue import untouched
+from senet.nn.precomputed import PrecomputedGate
 from senet.nn.squeeze import average, mean
 
 __all__ = ["Gate", "ScaledMap", "ScaledUnit", "exportable"]
@@ -36,12 +37,16 @@ def exportable(model: nn.Module, *, gated_weights: bool = False) -> nn.Module:
 def _rebuilt(module: nn.Module, gated_weights: bool) -> nn.Module:
     if not untouched(module):
         return module
-    if isinstance(module, FoldedUnit) and module.se is not None:
-        return ScaledUnit(module, gated_weights=gated_weights)
+    if isinstance(module, FusedConv):
+        return module.dense()
+    if isinstance(module, PrecomputedGate):
+        return Gate(module.fc1, module.fc2, module.activate)
     if isinstance(module, SqueezeExcite) and module.squeeze is mean and untouched(module.fc1, module.fc2):
         return ScaledMap(Gate(module.fc1, module.fc2, module.activate))
     for name, child in module.named_children():
         setattr(module, name, _rebuilt(child, gated_weights))
+    if isinstance(module, FusedBlock) and isinstance(module.se, Gate | ScaledMap):
+        return ScaledUnit(module, gated_weights=gated_weights)
     return module
 
 
@@ -91,35 +96,35 @@ class ScaledUnit(nn.Module):
     no pass is left. That takes a gate known before the convolution, and one image, whose gate it is.
 
     Args:
-        unit: The unit, with its block.
+        unit: The block, its layers made ready for export.
         gated_weights: Scale the weights where the map is larger.
     """
 
-    def __init__(self, unit: FoldedUnit, *, gated_weights: bool) -> None:
+    def __init__(self, unit: FusedBlock, *, gated_weights: bool) -> None:
         super().__init__()
-        assert unit.se is not None
-        self.branch, self.shortcut, self.early = unit.branch, unit.shortcut, unit.early is not None
-        first = unit.se.fc1 if unit.early is None else unit.early
-        self.gate = Gate(first, unit.se.fc2, unit.se.activate)
-        self.gated_weights = gated_weights and self.early
+        self.body, self.last, self.shortcut = unit.branch.body, unit.branch.last, unit.shortcut
+        self.precomputed = isinstance(unit.se, Gate)
+        gate = unit.se.gate if isinstance(unit.se, ScaledMap) else unit.se
+        assert isinstance(gate, Gate)
+        self.gate = gate
+        self.gated_weights = gated_weights and self.precomputed
         if self.gated_weights:
-            last = unit.branch.last
-            both = torch.cat([last.weight, last.bias[:, None, None, None]], 1)
+            both = torch.cat([self.last.dense_weight, self.last.bias[:, None, None, None]], 1)
             self.weight_and_bias = nn.Parameter(both, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
         shortcut = self.shortcut(x)
-        h = self.branch.body(x)
+        h = self.body(x)
         if self.gated_weights and h.shape[2] * h.shape[3] > 2 * h.shape[1]:
             return torch.relu(self._with_gated_weights(h) + shortcut)
-        y = self.branch.last(h)
-        return torch.relu(y * self.gate(h if self.early else y) + shortcut)
+        y = self.last(h)
+        return torch.relu(y * self.gate(h if self.precomputed else y) + shortcut)
 
     def _with_gated_weights(self, h: Tensor) -> Tensor:
         """The scaled branch; a channel of ones brings the bias, which a runtime takes in only where it is constant."""
         weight = self.weight_and_bias * self.gate(h).reshape(-1, 1, 1, 1)
-        return F.conv2d(F.pad(h, (0, 0, 0, 0, 0, 1), value=1.0), weight, None, self.branch.last.stride)
+        return F.conv2d(F.pad(h, (0, 0, 0, 0, 0, 1), value=1.0), weight, None, self.last.geometry.stride)
 
 
 def _pointwise(fc: nn.Linear) -> nn.Conv2d:

@@ -1,161 +1,171 @@
-"""The layers of an optimized network: convolutions that took in their norms, and units that know their gate early."""
+"""The layers of an optimized network: convolutions that took in their norms, and residual blocks in few passes."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, final
+from dataclasses import dataclass
+from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.fusion.epilogue import Convolved, rescaled, version
 from senet.nn import SqueezeExcite
+from senet.nn.epilogue import untouched
+from senet.nn.precomputed import PrecomputedGate
+from senet.ops import GATE_NUMBERS, choose
+from senet.ops.arguments import needs_gradient
+from senet.ops.dense_convolution import dense_convolution
+from senet.ops.packed_convolution import SIGNATURE, definition, pack, packed_convolution, unpack
+from senet.ops.scale_add_relu import SIGNATURE as RESCALE
+from senet.ops.scale_add_relu import scale_add_relu_
 
-__all__ = ["FoldedBranch", "FoldedConv", "FoldedUnit"]
+__all__ = ["DenseConv", "FusedBlock", "FusedBranch", "FusedConv", "Geometry", "PackedConv", "fused_conv"]
+
+LEAST_PACKED = 1 << 14
+"""Numbers in a weight from which on it is packed: to bring a smaller one into oneDNN's layout takes no time."""
 
 
-@final
-class FoldedConv(nn.Module):
-    """A convolution that took in the norm behind it, and perhaps the ReLU behind that: `relu(conv(x) + added)`.
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution moves over a feature map; fields as those of `nn.Conv2d`, padding with zeros."""
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether it mixes the channels of each pixel and nothing else."""
+        return (self.kernel_size, self.stride, self.padding, self.groups) == ((1, 1), (1, 1), (0, 0), 1)
+
+
+class FusedConv(nn.Module, ABC):
+    """A convolution that took in the norm behind it, and perhaps the ReLU behind that.
+
+    Called with one feature map it computes `act(conv(x))`, with two `relu(conv(x) + added)`.
 
     Args:
-        conv: The convolution; its padding must be zeros.
-        norm: The norm, with running statistics; None: there was none.
+        bias: (C,).
+        geometry: Of the convolution.
         relu: A ReLU follows.
     """
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, *, relu: bool) -> None:
+    def __init__(self, bias: Tensor, geometry: Geometry, *, relu: bool) -> None:
         super().__init__()
-        weight = conv.weight.detach().double()
-        bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().double()
-        if norm is not None:
-            scale, offset = _affine(norm)
-            weight, bias = weight * scale[:, None, None, None], bias * scale + offset
-        kept = torch.channels_last if conv.weight.is_contiguous(memory_format=torch.channels_last) else None
-        self.weight = nn.Parameter(_as(weight, conv.weight, kept), requires_grad=False)
-        self.bias = nn.Parameter(_as(bias, conv.weight), requires_grad=False)
-        assert not isinstance(conv.padding, str)
-        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
-        self.relu = relu
-        self._prepared: tuple[Any, Tensor] | None = None
+        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.geometry, self.relu = geometry, relu
 
+    @property
+    @abstractmethod
+    def dense_weight(self) -> Tensor:
+        """The weight, (C, I / groups, Y, X)."""
+
+    @abstractmethod
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
-        if _onednn(x) and (added is None or _added_inside(added)):
-            return self._with_post_operations(x, added)
-        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        y = y if added is None else y + added
-        return torch.relu(y) if self.relu else y
+        """(N, I, H, W) -> (N, C, H', W')."""
 
-    def _with_post_operations(self, x: Tensor, added: Tensor | None) -> Tensor:
-        """Addition and ReLU while the convolution's result is still in registers."""
-        shape = (self._prepared_weight(x), self.bias, self.padding, self.stride, self.dilation, self.groups)
-        if added is None:
-            act = "relu" if self.relu else "none"
-            return torch.ops.mkldnn._convolution_pointwise(x, *shape, act, [], "")
-        act_or_none = "relu" if self.relu else None
-        return torch.ops.mkldnn._convolution_pointwise.binary(x, added, *shape, "add", 1.0, act_or_none, [], "")
-
-    def _prepared_weight(self, x: Tensor) -> Tensor:
-        """The weight in oneDNN's own layout, which it would else be brought into at each call."""
-        weight = self.weight
-        key = (weight.data_ptr(), version(weight), weight.dtype, torch.get_num_threads())
-        if self._prepared is None or self._prepared[0] != key:
-            shape = (self.padding, self.stride, self.dilation, self.groups, x.shape)
-            self._prepared = key, torch.ops.mkldnn._reorder_convolution_weight(weight.detach(), *shape)
-        return self._prepared[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_prepared": None}  # it can't be copied, and is made anew
+    def dense(self) -> DenseConv:
+        """The same with its weight in PyTorch's own layout."""
+        return DenseConv(self.dense_weight.detach().contiguous(), self.bias.detach(), self.geometry, relu=self.relu)
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        cout, cin, *kernel = self.weight.shape
-        return f"{cin * self.groups}, {cout}, kernel={tuple(kernel)}, stride={self.stride}, relu={self.relu}"
+        cout, cin, *kernel = self.dense_weight.shape
+        cin *= self.geometry.groups
+        return f"{cin}, {cout}, kernel={tuple(kernel)}, stride={self.geometry.stride}, relu={self.relu}"
 
 
 @final
-class FoldedBranch(nn.Module):
-    """A residual branch of folded convolutions.
+class DenseConv(FusedConv):
+    """`FusedConv` of a weight in PyTorch's own layout.
 
     Args:
-        body: All but the last convolution.
-        last: That one.
+        weight: (C, I / groups, Y, X).
+        bias: As in `FusedConv`.
+        geometry: As in `FusedConv`.
+        relu: As in `FusedConv`.
     """
 
-    def __init__(self, body: nn.Module, last: FoldedConv) -> None:
-        super().__init__()
-        self.body = body
-        self.last = last
+    def __init__(self, weight: Tensor, bias: Tensor, geometry: Geometry, *, relu: bool) -> None:
+        super().__init__(bias, geometry, relu=relu)
+        self.weight = nn.Parameter(weight, requires_grad=False)
 
-    def forward(self, x: Tensor, inner: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
-        x = self.body(x)
-        return self.last(inner(x) if inner else x)
+    @property
+    def dense_weight(self) -> Tensor:
+        """The weight."""
+        return self.weight
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """(N, I, H, W) -> (N, C, H', W')."""
+        g, relu = self.geometry, self.relu or added is not None
+        return dense_convolution(
+            x, self.weight, self.bias, added, g.stride, g.padding, g.dilation, g.groups, relu
+        )  # fmt: skip
 
 
 @final
-class FoldedUnit(nn.Module):
-    """A residual unit, `relu(shortcut(x) + se(branch(x)))`, in as few passes over the maps as it takes.
-
-    Behind a 1x1 convolution, which is linear in each pixel, the squeeze commutes with it: mean(W h + b) =
-    W mean(h) + b. So the gate comes from the convolution's input, with the first linear layer merged into W. Behind
-    a larger one it comes from its output, as everywhere.
+class PackedConv(FusedConv):
+    """`FusedConv` of a weight packed for the compiled kernel; an ordinary parameter, `panels`.
 
     Args:
-        branch: The branch.
-        shortcut: The identity or a projection.
-        se: The block; None in a plain network.
+        weight: (C, I, Y, X), of one group.
+        bias: As in `FusedConv`.
+        geometry: As in `FusedConv`.
+        relu: As in `FusedConv`.
     """
 
-    def __init__(self, branch: FoldedBranch, shortcut: nn.Module, se: SqueezeExcite | None) -> None:
-        super().__init__()
-        self.branch = branch
-        self.shortcut = shortcut
-        self.se = se
-        self.early: nn.Linear | None = None
-        self._end: Convolved | None = None
-        if se is None:
-            branch.last.relu = True  # after the sum, which it takes in
-        elif branch.last.weight.shape[2:] == (1, 1) and branch.last.stride == (1, 1) and branch.last.groups == 1:
-            self.early = _merged(se.fc1, branch.last)
+    def __init__(self, weight: Tensor, bias: Tensor, geometry: Geometry, *, relu: bool) -> None:
+        super().__init__(bias, geometry, relu=relu)
+        self.panels = nn.Parameter(pack(weight), requires_grad=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
-        shortcut = self.shortcut(x)
-        h = self.branch.body(x)
-        last = self.branch.last
-        if self.se is None:
-            return last(h, shortcut)
-        if self.early is None:
-            y = last(h)
-            return rescaled(y, self.se.gate(y).flatten(1), shortcut)
-        if self._end is None:
-            self._end = Convolved(last, self.early, self.se)
-        return self._end(h, shortcut)
+    @property
+    def dense_weight(self) -> Tensor:
+        """The weight, unpacked."""
+        return unpack(self.panels, len(self.bias))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_end": None}  # it holds addresses, and is made anew
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """(N, I, H, W) -> (N, C, H', W')."""
+        return self._computed(x, added, None)
 
+    def gated(self, x: Tensor, gate: PrecomputedGate, added: Tensor) -> Tensor:
+        """`relu(gate(x) * conv(x) + added)`, of a gate in `GATE_NUMBERS`; (N, I, H, W) -> (N, C, H, W)."""
+        return self._computed(x, added, gate)
 
-def _onednn(x: Tensor) -> bool:
-    return (
-        x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and not torch.is_grad_enabled()
-        and torch.backends.mkldnn.is_available()
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and type(x) is Tensor
-        and (x.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
+    def _computed(self, x: Tensor, added: Tensor | None, gate: PrecomputedGate | None) -> Tensor:
+        w1 = b1 = w2 = b2 = None
+        number = 0
+        if gate is not None:
+            w1, b1, w2, b2 = gate.fc1.weight, gate.fc1.bias, gate.fc2.weight, gate.fc2.bias
+            number = GATE_NUMBERS[gate.activate]
+        tensors = (x, self.panels, self.bias, added, w1, b1, w2, b2)
+        g, relu = self.geometry, self.relu or added is not None
+        fits = x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu") and SIGNATURE.takes(tensors)
+        fast = fits and choose().library is not None and not needs_gradient(tensors)
+        compute = packed_convolution if fast else definition
+        return compute(
+            x, self.panels, self.bias, added, w1, b1, w2, b2, g.stride, g.padding, g.dilation, relu, number
+        )  # fmt: skip
 
 
-def _added_inside(added: Tensor) -> bool:
-    # In another memory format the operator adds by itself, which it can't do in bfloat16.
-    return added.is_contiguous(memory_format=torch.channels_last)
+def fused_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d, *, relu: bool) -> FusedConv:
+    """A convolution with the norm behind it in one, computed in float64."""
+    weight = conv.weight.detach().double()
+    bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().double()
+    scale, offset = _affine(norm)
+    weight, bias = weight * scale[:, None, None, None], bias * scale + offset
+    assert not isinstance(conv.padding, str)
+    geometry = Geometry(conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
+    like = conv.weight
+    weight, bias = weight.to(like.dtype), bias.to(like.dtype)
+    packs = conv.groups == 1 and like.is_cpu and like.dtype is torch.float32 and like.numel() >= LEAST_PACKED
+    if packs and choose().library is not None:
+        return PackedConv(weight, bias, geometry, relu=relu)
+    last = like.is_contiguous(memory_format=torch.channels_last)
+    kept = torch.channels_last if last else torch.contiguous_format
+    return DenseConv(weight.contiguous(memory_format=kept), bias, geometry, relu=relu)
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -169,17 +179,84 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale, offset if norm.bias is None else offset + norm.bias.detach().double()
 
 
-def _merged(fc: nn.Linear, conv: FoldedConv) -> nn.Linear:
-    """The linear layer behind a 1x1 convolution, as one layer: fc(W x + b)."""
-    both = nn.Linear(conv.weight.shape[1], fc.out_features, device=fc.weight.device, dtype=fc.weight.dtype)
-    first, weight = fc.weight.detach().double(), conv.weight.double().flatten(1)
-    bias = first @ conv.bias.double()
-    if fc.bias is not None:
-        bias = bias + fc.bias.detach().double()
-    both.weight = nn.Parameter(_as(first @ weight, fc.weight), requires_grad=False)
-    both.bias = nn.Parameter(_as(bias, fc.weight), requires_grad=False)
-    return both
+@final
+class FusedBranch(nn.Module):
+    """A residual branch of fused convolutions.
+
+    Args:
+        body: All but the last convolution.
+        last: The last one.
+    """
+
+    def __init__(self, body: nn.Module, last: FusedConv) -> None:
+        super().__init__()
+        self.body = body
+        self.last = last
+
+    def forward(self, x: Tensor, inner: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        x = self.body(x)
+        return self.last(inner(x) if inner else x)
 
 
-def _as(value: Tensor, like: Tensor, kept: torch.memory_format | None = None) -> Tensor:
-    return value.to(like.dtype).contiguous(memory_format=kept or torch.contiguous_format)
+@final
+class FusedBlock(nn.Module):
+    """A residual block, `relu(shortcut(x) + se(branch(x)))`, in as few passes over the feature maps as it takes.
+
+    Behind a 1x1 convolution the gate is computed before it (`PrecomputedGate`), and scale, sum and ReLU belong to the
+    convolution. Behind a larger one the gate is computed from its output, as everywhere. Layers that somebody watches
+    are called one by one.
+
+    Args:
+        branch: The branch.
+        shortcut: The identity or a projection.
+        se: The attention; None in a plain network.
+    """
+
+    def __init__(self, branch: FusedBranch, shortcut: nn.Module, se: SqueezeExcite | None) -> None:
+        super().__init__()
+        self.branch = branch
+        self.shortcut = shortcut
+        self.se: nn.Module | None = se
+        if se is not None and branch.last.geometry.pointwise:
+            self.se = PrecomputedGate(se, branch.last.dense_weight, branch.last.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', H', W')."""
+        shortcut = self.shortcut(x)
+        if not untouched(self.branch):
+            return self._one_by_one(x, shortcut)
+        h = self.branch.body(x)
+        last, se = self.branch.last, self.se
+        if se is None:
+            return last(h, shortcut)
+        if isinstance(se, PrecomputedGate):
+            unwatched = untouched(last, se, se.fc1, se.fc2)
+            if isinstance(last, PackedConv) and se.activate in GATE_NUMBERS and unwatched:
+                return last.gated(h, se, shortcut)
+            return _rescaled(last(h), se(h), shortcut, ours=untouched(last))
+        y = last(h)
+        if not isinstance(se, SqueezeExcite) or not untouched(se):
+            return torch.relu(se(y) + shortcut)
+        return _rescaled(y, se.gate(y), shortcut, ours=untouched(last))
+
+    def _one_by_one(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        inner: list[Tensor] = []
+
+        def seen(h: Tensor) -> Tensor:
+            inner.append(h)
+            return h
+
+        y = self.branch(x, seen)
+        if isinstance(self.se, PrecomputedGate):
+            return torch.relu(self.se(inner[0]) * y + shortcut)
+        return torch.relu((y if self.se is None else self.se(y)) + shortcut)
+
+
+def _rescaled(y: Tensor, gate: Tensor, shortcut: Tensor, *, ours: bool) -> Tensor:
+    """`relu(gate * y + shortcut)` with a gate (N, C, 1, 1), written over y if it is `ours` alone."""
+    tensors = (y, gate.flatten(1).float() if gate.dtype is torch.bfloat16 else gate.flatten(1), shortcut)
+    if ours and RESCALE.takes(tensors) and not torch.compiler.is_compiling() and not needs_gradient(tensors):
+        scale_add_relu_(*tensors)
+        return y
+    return torch.relu(y * gate + shortcut)

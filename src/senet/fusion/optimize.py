@@ -1,4 +1,4 @@
-"""`optimize`: the same network for inference, with fewer passes over its maps."""
+"""`optimize`: the same network for inference, with fewer passes over its feature maps."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from senet.errors import SenetError
-from senet.fusion.layers import FoldedBranch, FoldedConv, FoldedUnit
+from senet.fusion.layers import FusedBlock, FusedBranch, FusedConv, fused_conv
 from senet.models.resnet import BasicBranch, BottleneckBranch
 from senet.models.stages import ConvNormAct, ResidualUnit
 from senet.nn import SqueezeExcite
 from senet.nn.epilogue import untouched
+from senet.nn.precomputed import PrecomputedGate
 from senet.nn.squeeze import mean
 
 __all__ = ["OptimizeReport", "optimize"]
@@ -28,8 +29,8 @@ class OptimizeReport:
     Attributes:
         norms_folded: Norms that their convolutions took in.
         norms_left: Paths of the norms that stayed: they follow no convolution, or something watches them.
-        units_fused: Residual units whose sum and ReLU (and scale) are one pass, or part of the convolution.
-        gates_early: Units whose gate is known before their last convolution runs.
+        units_fused: Residual blocks whose sum and ReLU (and scale) are one pass, or part of the convolution.
+        gates_early: Blocks whose gate is computed before their last convolution runs.
     """
 
     norms_folded: int = 0
@@ -49,8 +50,9 @@ def optimize(model: nn.Module) -> tuple[nn.Module, OptimizeReport]:
     """Return an equivalent network for inference, and what was done; the given one stays as it is.
 
     Convolutions take in the norms behind them, and ReLUs; a bottleneck's gate is computed from the input of its last
-    convolution; scale, sum and ReLU are one pass. What isn't recognised stays and computes what it did. The result
-    evaluates only; `torch.export` sees plain PyTorch operations in it.
+    convolution; scale, sum and ReLU are one pass. Large weights are packed once, for CPUs. Layers with hooks, and what
+    isn't recognised, stay and compute what they did. The result evaluates only; `torch.export` sees plain PyTorch
+    operations in it.
 
     Args:
         model: One of this package's networks, whole or as a backbone, or any network that contains its parts.
@@ -65,41 +67,61 @@ def optimize(model: nn.Module) -> tuple[nn.Module, OptimizeReport]:
     """
     if not isinstance(model, nn.Module):
         raise SenetError(f"optimize takes a network (an nn.Module), got {type(model).__name__}")
-    report = OptimizeReport()
-    before = sum(isinstance(m, _BatchNorm) for m in model.modules())
-    made = _rebuilt(copy.deepcopy(model), report).eval().requires_grad_(False)
-    report.norms_left = [path for path, m in made.named_modules() if isinstance(m, _BatchNorm)]
-    report.norms_folded = before - len(report.norms_left)
+    model = getattr(model, "_orig_mod", model)  # of torch.compile: its compiled code is that of the old layers
+    made = _Optimizing().rebuilt(copy.deepcopy(model), known=True).eval().requires_grad_(False)
+    report = OptimizeReport(norms_left=[path for path, m in made.named_modules() if isinstance(m, _BatchNorm)])
+    report.norms_folded = sum(isinstance(m, _BatchNorm) for m in model.modules()) - len(report.norms_left)
+    blocks = [m for m in made.modules() if isinstance(m, FusedBlock)]
+    report.units_fused = len(blocks)
+    report.gates_early = sum(isinstance(block.se, PrecomputedGate) for block in blocks)
     return made, report
 
 
-def _rebuilt(module: nn.Module, report: OptimizeReport) -> nn.Module:
-    """The module, or what takes its place; children first."""
-    if not untouched(module):
-        return module
-    branch = _BRANCHES.get(type(module))
-    if branch is not None:
-        return branch(module) or module
-    for name, child in module.named_children():
-        setattr(module, name, _rebuilt(child, report))
-    if type(module) in (nn.Sequential, ConvNormAct):
-        _fold_pairs(module)
-    if isinstance(module, ResidualUnit):
-        return _unit(module, report)
-    return module
+class _Optimizing:
+    """One run of `optimize`: a layer that has several names is replaced at all of them, by the same one."""
+
+    def __init__(self) -> None:
+        self.made: dict[nn.Module, nn.Module] = {}
+
+    def rebuilt(self, module: nn.Module, *, known: bool) -> nn.Module:
+        """The module, or what takes its place; children first.
+
+        `known` says that the module's owner calls it whole: somebody's own network may take what it likes out of a
+        `nn.Sequential`, so only those of this package's modules, and nested ones, are folded.
+        """
+        if module not in self.made:
+            self.made[module] = module  # also while its children are at work
+            self.made[module] = self._rebuilt(module, known)
+        return self.made[module]
+
+    def _rebuilt(self, module: nn.Module, known: bool) -> nn.Module:
+        if "forward" in module.__dict__:
+            return module  # nobody knows what it does with its children
+        branch = _BRANCHES.get(type(module))
+        if branch is not None:
+            return (branch(module) if untouched(module) else None) or module
+        plain = type(module) is nn.Sequential
+        inside = (plain and known) or type(module).__module__.partition(".")[0] == __name__.partition(".")[0]
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = self.rebuilt(child, known=inside)
+        if (plain and known) or type(module) is ConvNormAct:
+            _fold_pairs(module)
+        return _block(module) if isinstance(module, ResidualUnit) and untouched(module) else module
 
 
-def _conv(conv: nn.Module, norm: nn.Module, *, relu: bool) -> FoldedConv | None:
+def _conv(conv: nn.Module, norm: nn.Module, *, relu: bool) -> FusedConv | None:
     """Both in one, or None if they aren't such a pair."""
     if (
         type(conv) is nn.Conv2d
         and type(norm) is nn.BatchNorm2d
         and norm.running_mean is not None
+        and norm.running_var is not None
         and conv.padding_mode == "zeros"
         and not isinstance(conv.padding, str)
         and untouched(conv, norm)
     ):
-        return FoldedConv(conv, norm, relu=relu)
+        return fused_conv(conv, norm, relu=relu)
     return None
 
 
@@ -115,42 +137,39 @@ def _fold_pairs(sequence: nn.Module) -> None:
         folded = _conv(here, norm, relu=bool(relu))
         if folded is not None:
             layers[name] = folded
-            layers.update(dict.fromkeys([names[i + 1], *relu], nn.Identity()))
+            layers.update({n: nn.Identity() for n in (names[i + 1], *relu)})
 
 
-def _branch(branch: Any, pairs: tuple[tuple[str, str], ...]) -> FoldedBranch | None:
+def _branch(branch: Any, pairs: tuple[tuple[str, str], ...]) -> FusedBranch | None:
     if not untouched(branch.relu):
         return None
     last = pairs[-1]
     found = [_conv(getattr(branch, c), getattr(branch, n), relu=(c, n) != last) for c, n in pairs]
     folded = [conv for conv in found if conv is not None]
-    return FoldedBranch(nn.Sequential(*folded[:-1]), folded[-1]) if len(folded) == len(pairs) else None
+    return FusedBranch(nn.Sequential(*folded[:-1]), folded[-1]) if len(folded) == len(pairs) else None
 
 
-def _basic(branch: nn.Module) -> FoldedBranch | None:
+def _basic(branch: nn.Module) -> FusedBranch | None:
     return _branch(branch, (("conv1", "bn1"), ("conv2", "bn2")))
 
 
-def _bottleneck(branch: nn.Module) -> FoldedBranch | None:
+def _bottleneck(branch: nn.Module) -> FusedBranch | None:
     return _branch(branch, (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")))
 
 
-_BRANCHES: Final[Mapping[type[nn.Module], Callable[[nn.Module], FoldedBranch | None]]] = {
+_BRANCHES: Final[Mapping[type[nn.Module], Callable[[nn.Module], FusedBranch | None]]] = {
     BasicBranch: _basic,
     BottleneckBranch: _bottleneck,
 }
 
 
-def _unit(unit: ResidualUnit, report: OptimizeReport) -> nn.Module:
-    if unit.placement != "standard" or not isinstance(unit.branch, FoldedBranch):
-        return unit
-    se = unit.se
-    if type(se) is nn.Identity:
-        made = FoldedUnit(unit.branch, unit.shortcut, None)
-    elif isinstance(se, SqueezeExcite) and se.squeeze is mean and untouched(se, se.fc1, se.fc2):
-        made = FoldedUnit(unit.branch, unit.shortcut, se)
-    else:
-        return unit
-    report.units_fused += 1
-    report.gates_early += made.early is not None
-    return made
+def _block(block: ResidualUnit) -> nn.Module:
+    if block.placement != "standard" or not isinstance(block.branch, FusedBranch):
+        return block
+    se = block.se
+    if type(se) is nn.Identity and untouched(se):
+        return FusedBlock(block.branch, block.shortcut, None)
+    if type(se) is SqueezeExcite and se.squeeze is mean and untouched(se, se.fc1, se.fc2):
+        linear = type(se.fc1) is nn.Linear and type(se.fc2) is nn.Linear
+        return FusedBlock(block.branch, block.shortcut, se) if linear else block
+    return block

@@ -13,6 +13,7 @@ from senet.errors import SenetError
 from senet.nn.attention import Attention
 from senet.nn.constant import ConstantGate
 from senet.nn.modes import evaluation_mode
+from senet.nn.precomputed import PrecomputedGate
 
 __all__ = ["GateRecord", "gated_layers", "record_gates", "watching"]
 
@@ -32,7 +33,7 @@ def gated_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Path to attention layer, ours or one in `GATE_CHILDREN`; the outermost where they nest, constants left out."""
     found: dict[str, nn.Module] = {}
     for path, module in model.named_modules():
-        known = isinstance(module, Attention) or _gate_child(module) is not None
+        known = isinstance(module, Attention | PrecomputedGate) or _gate_child(module) is not None
         if known and not any(path.startswith(f"{outer}.") or not outer for outer in found):
             found[path] = module
     return {path: module for path, module in found.items() if not isinstance(module, ConstantGate)}
@@ -60,6 +61,8 @@ def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, int], 
         for path, layer in layers.items():
             if isinstance(layer, Attention):
                 handle = layer.register_forward_pre_hook(_call_gate(path, see))
+            elif isinstance(layer, PrecomputedGate):
+                handle = layer.register_forward_hook(_show_output(path, see))
             else:
                 child = _gate_child(layer)
                 assert child is not None

@@ -1,14 +1,11 @@
-"""The end of a residual unit as one operation: norm -> Squeeze-and-Excitation -> add -> ReLU.
+"""The choice between modules and fused operators: the end of a residual block, and a norm with its ReLU.
 
-Batch norm reads the whole map for its statistics; the sums of each sample in that same pass give the squeeze for
-nothing, since mean(norm(x)) = norm(mean(x)). One more pass writes `relu(s * norm(x) + shortcut)`. Backwards, one pass
-gives the gradient behind the ReLU and two sums, from which all small gradients follow, and one more the gradient of x.
-Kept for the backward pass are x, the result, and (N, C) vectors; not norm(x), not the scaled map.
-
-Source: Hu et al. 2018, eqs. 2-4 and Fig. 3; the authors fuse scale and addition in inference ("Axpy").
+Whatever watches or replaces one of the modules (hooks, another `forward`, a subclass) makes the choice: the modules.
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -18,19 +15,25 @@ from senet.nn.block import SqueezeExcite
 from senet.nn.inserted import inserted_after
 from senet.nn.squeeze import mean as spatial_mean
 from senet.ops import GATE_NUMBERS, bn_se_add_relu, choose
+from senet.ops.bn_se_add_relu import SIGNATURE
 
-__all__ = ["alike", "eager", "norm_relu", "on_the_processor", "residual_epilogue", "untouched"]
+__all__ = ["norm_relu", "residual_epilogue", "untouched"]
+
+# Numbers in a feature map from which on the operator is no slower than the modules. Below, its fixed cost counts.
+# Measured: benchmarks/operator_sizes.json.
+LEAST_TRAINING: Final = 1 << 14
+LEAST_INFERENCE: Final = 1 << 14
 
 
 def residual_epilogue(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tensor) -> Tensor:
-    """Return `relu(shortcut + se(norm(x)))`: by the compiled kernel where it can, else by the modules.
+    """Return `relu(shortcut + se(norm(x)))`: by the fused operator where it is faster, else by the modules.
 
-    The kernel takes over on processors, for float32 and bfloat16 maps of equal type and memory format, a
-    `nn.BatchNorm2d` in either mode, and `SqueezeExcite` with any gate (or `nn.Identity`), if nothing watches the
-    modules. Running statistics are updated as `nn.BatchNorm2d` does.
+    The operator takes over on CPUs, for float32 and bfloat16 feature maps, a `nn.BatchNorm2d` in either mode, and
+    `SqueezeExcite` with any gate (or `nn.Identity`), if nothing watches the modules. Running statistics are updated as
+    `nn.BatchNorm2d` does.
 
     Args:
-        x: What the branch's last convolution gives, (N, C, H, W).
+        x: Output of the branch's last convolution, (N, C, H, W).
         norm: The norm after it.
         se: The attention; the identity in a plain network.
         shortcut: As x.
@@ -38,22 +41,25 @@ def residual_epilogue(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tenso
     Returns:
         (N, C, H, W).
     """
-    if isinstance(norm, nn.BatchNorm2d) and _fits(x, norm, shortcut):
+    if type(norm) is nn.BatchNorm2d and _large(x):
         inserted = inserted_after(norm) if type(se) is nn.Identity else None
-        if inserted is not None and _attention_fits(inserted) and untouched(inserted, se) and _unwatched(norm, 1):
-            return _fused(x, norm, inserted, shortcut)
-        if _attention_fits(se) and untouched(norm, se):
-            return _fused(x, norm, se, shortcut)
+        attention = se if inserted is None else inserted
+        watched = not untouched(se) or not _unwatched(norm, 0 if inserted is None else 1)
+        if not watched and _is_fusible(attention):
+            y = _fused(x, norm, attention, shortcut)
+            if y is not None:
+                return y
     return torch.relu(shortcut + se(norm(x)))
 
 
 def norm_relu(x: Tensor, norm: nn.Module, relu: nn.Module) -> Tensor:
     """Return `relu(norm(x))`, (N, C, H, W) -> the same: `residual_epilogue` without attention and shortcut."""
-    if isinstance(norm, nn.BatchNorm2d) and _fits(x, norm, None) and type(relu) is nn.ReLU and untouched(norm):
+    if type(norm) is nn.BatchNorm2d and _large(x) and type(relu) is nn.ReLU and untouched(norm):
         inserted = inserted_after(relu)
         if _unwatched(relu, 0 if inserted is None else 1):
             y = _fused(x, norm, None, None)
-            return y if inserted is None else inserted(y)
+            if y is not None:
+                return y if inserted is None else inserted(y)
     return relu(norm(x))
 
 
@@ -68,48 +74,26 @@ def _unwatched(module: nn.Module, hooks: int) -> bool:
         module._forward_pre_hooks
         or module._backward_hooks
         or module._backward_pre_hooks
+        or module._compiled_call_impl is not None
         or "forward" in module.__dict__
         or "gate" in module.__dict__
     )
 
 
-def _fits(x: Tensor, norm: nn.BatchNorm2d, shortcut: Tensor | None) -> bool:
-    return (
-        on_the_processor(x)
-        and type(norm) is nn.BatchNorm2d
-        and x.shape[1] == norm.num_features
-        and x.numel() > x.shape[1]  # one value a channel: the norm's own error
-        and (shortcut is None or alike(x, shortcut))
-        and all(t is None or t.dtype == torch.float32 for t in (norm.weight, norm.running_mean))
-    )
+def _large(x: Tensor) -> bool:
+    """Whether x is large enough for the operator to pay, and the kernel is there."""
+    if torch.jit.is_tracing():
+        return False
+    return x.numel() >= (LEAST_TRAINING if torch.is_grad_enabled() else LEAST_INFERENCE) and _has_kernel()
 
 
-def on_the_processor(x: Tensor) -> bool:
-    """Whether the kernel takes such a map."""
-    return (
-        (eager() or _compiled_training())
-        and _has_kernel()
-        and type(x) is Tensor
-        and x.device.type == "cpu"
-        and x.dtype in (torch.float32, torch.bfloat16)
-        and x.ndim == 4
-        and x.numel() > 0
-        and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
-    )
+@torch.compiler.assume_constant_result
+def _has_kernel() -> bool:
+    return choose().library is not None
 
 
-def alike(x: Tensor, shortcut: Tensor) -> bool:
-    """Whether the shortcut has the shape, type and memory format of x."""
-    return (
-        type(shortcut) is Tensor
-        and shortcut.dtype == x.dtype
-        and shortcut.shape == x.shape
-        and shortcut.stride() == x.stride()
-        and shortcut.device == x.device
-    )
-
-
-def _attention_fits(se: nn.Module) -> bool:
+def _is_fusible(se: nn.Module) -> bool:
+    """Whether it is no attention, or attention that the operator knows and nothing watches."""
     if type(se) is nn.Identity:
         return True
     return (
@@ -118,62 +102,51 @@ def _attention_fits(se: nn.Module) -> bool:
         and se.activate in GATE_NUMBERS
         and type(se.fc1) is nn.Linear
         and type(se.fc2) is nn.Linear
-        and se.fc1.weight.dtype == torch.float32
-        and se.fc1.weight.is_contiguous()
-        and se.fc2.weight.is_contiguous()
-        and untouched(se.fc1, se.fc2)
+        and untouched(se, se.fc1, se.fc2)
     )
 
 
-def eager() -> bool:
-    """Whether numbers are computed now, and derived by autograd backwards: no tracing, no function transforms."""
-    return not (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.autograd.forward_ad._current_level >= 0
-    )
-
-
-def _compiled_training() -> bool:
-    """Whether `torch.compile` is making a training step: faster with the operator than with what Inductor fuses.
-
-    Measured: benchmarks/compile.json.
-    """
-    return torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting() and torch.is_grad_enabled()
-
-
-@torch.compiler.assume_constant_result
-def _has_kernel() -> bool:
-    return choose().library is not None
-
-
-def _fused(x: Tensor, norm: nn.BatchNorm2d, se: nn.Module | None, shortcut: Tensor | None) -> Tensor:
-    training = norm.training or norm.running_mean is None
+def _fused(x: Tensor, norm: nn.BatchNorm2d, se: nn.Module | None, shortcut: Tensor | None) -> Tensor | None:
+    """The operator's result; None if it can't take these tensors, or would not compute what the modules do."""
+    mean, var = norm.running_mean, norm.running_var
+    if (mean is None) != (var is None) or (norm.training and x.numel() == x.shape[1]):
+        return None  # the norm's own error
+    training = norm.training or mean is None
     w1 = b1 = w2 = b2 = None
     gate = 0
     if isinstance(se, SqueezeExcite):
         w1, b1, w2, b2 = se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias
         gate = GATE_NUMBERS[se.activate]
-    before = (None, None) if training else (norm.running_mean, norm.running_var)
+        if x.dtype is not torch.float32 and not torch.is_autocast_enabled("cpu"):
+            return None  # the linear layers' own error
+    tracked = norm.training and norm.track_running_stats and mean is not None
+    if tracked and not all(t.is_contiguous() for t in (mean, var) if t is not None):
+        return None  # numbers that share memory can't be written like others
+    # The statistics are checked also where they are only written.
+    tensors = (x, shortcut, norm.weight, norm.bias, mean, var, w1, b1, w2, b2)
+    if torch.compiler.is_compiling() and not torch.is_grad_enabled():
+        return None  # Inductor fuses plain operations better; measured: benchmarks/compile.json
+    if not SIGNATURE.takes(tensors) or any(t is not None and t.requires_grad for t in (mean, var)):
+        return None
+    used = (None, None) if training else (mean, var)
     y, statistics, _ = bn_se_add_relu(
-        x, shortcut, norm.weight, norm.bias, *before, w1, b1, w2, b2, training, norm.eps, gate
-    )
-    if norm.training and norm.running_mean is not None:
-        _update(norm, statistics)
+        x, shortcut, norm.weight, norm.bias, *used, w1, b1, w2, b2, training, norm.eps, gate
+    )  # fmt: skip
+    if tracked:
+        assert mean is not None
+        assert var is not None
+        _update(norm, mean, var, statistics)
     return y
 
 
 @torch.no_grad()
-def _update(norm: nn.BatchNorm2d, statistics: Tensor) -> None:
+def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, statistics: Tensor) -> None:
     """Move the running statistics as `nn.BatchNorm2d` does."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
     momentum = norm.momentum
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
         if momentum is None:
             momentum = 1 / float(norm.num_batches_tracked)
     momentum = momentum or 0.0
-    for running, batch in zip((norm.running_mean, norm.running_var), statistics, strict=True):
+    for running, batch in zip((mean, var), statistics, strict=True):
         running.mul_(1 - momentum).add_(batch, alpha=momentum)

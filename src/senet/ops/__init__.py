@@ -1,20 +1,18 @@
-"""Fused operators, one file each; their CPU back end is a kernel in C."""
+"""Fused operators, one file each: definition, registration, fake, derivative, batching rule; back ends in folders."""
 
-from senet.ops.bn_se_add_relu import bn_se_add_relu, bn_se_add_relu_backward
-from senet.ops.cpu import Choice, choose, describe, pointer
+from senet.ops.bn_se_add_relu import bn_se_add_relu
+from senet.ops.cpu import Choice, choose, describe
 from senet.ops.gate_functions import GATE_FUNCTIONS, GATE_NUMBERS
-from senet.ops.pointwise import Pointwise
+from senet.ops.packed_convolution import packed_convolution
 from senet.ops.scale_add_relu import scale_add_relu_
 
 __all__ = [
     "GATE_FUNCTIONS",
     "GATE_NUMBERS",
     "Choice",
-    "Pointwise",
     "bn_se_add_relu",
-    "bn_se_add_relu_backward",
     "choose",
     "describe",
-    "pointer",
+    "packed_convolution",
     "scale_add_relu_",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor
 __all__ = [
     "GATE_FUNCTIONS",
     "GATE_NUMBERS",
+    "GATE_SLOPES",
     "hard_sigmoid_centred",
     "relu_centred",
     "sigmoid_centred",
@@ -40,6 +41,18 @@ def relu_centred(z: Tensor) -> Tensor:
     return torch.relu(1 + z)
 
 
+def _sigmoid_slope(z: Tensor) -> Tensor:
+    return torch.sigmoid(z) * torch.sigmoid(-z)
+
+
+def _hard_sigmoid_slope(z: Tensor) -> Tensor:
+    return ((z > -3) & (z < 3)).to(z.dtype) / 6
+
+
+def _tanh_slope(z: Tensor) -> Tensor:
+    return 1 - torch.tanh(z).square()
+
+
 # `enum gate` of excite.h.
 GATE_FUNCTIONS: Final[tuple[Callable[[Tensor], Tensor], ...]] = (
     torch.sigmoid,
@@ -52,3 +65,15 @@ GATE_FUNCTIONS: Final[tuple[Callable[[Tensor], Tensor], ...]] = (
     relu_centred,
 )
 GATE_NUMBERS: Final = {function: number for number, function in enumerate(GATE_FUNCTIONS)}
+
+GATE_SLOPES: Final[tuple[Callable[[Tensor], Tensor], ...]] = (
+    _sigmoid_slope,
+    lambda z: 2 * _sigmoid_slope(z),
+    _hard_sigmoid_slope,
+    lambda z: 2 * _hard_sigmoid_slope(z),
+    _tanh_slope,
+    _tanh_slope,
+    lambda z: (z > 0).to(z.dtype),
+    lambda z: (z > -1).to(z.dtype),
+)
+"""The derivative of each gate at its argument."""

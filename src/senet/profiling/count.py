@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from senet.errors import SenetError
 from senet.nn import Attention
+from senet.nn.precomputed import PrecomputedGate
 
 __all__ = ["Cost", "PartCost", "cost"]
 
@@ -116,7 +117,7 @@ def cost(
     layers), by torch's own counter.
     """
     macs = _macs(model, tuple(input_size), example_inputs)
-    attention = [name for name, module in model.named_modules() if isinstance(module, Attention)]
+    attention = [name for name, module in model.named_modules() if isinstance(module, Attention | PrecomputedGate)]
     whole = _part(model, "", macs, attention)
     parts = [_part(model, path, macs, attention) for path in _parts(model)]
     parts.append(_rest(whole, parts))

@@ -79,34 +79,32 @@ OFFERED int64_t senet_abi(void) { return SENET_ABI; }
 
 OFFERED const char *senet_name(void) { return best()->name; }
 
-OFFERED int64_t senet_panel(void) { return best()->panel; }
-
 /* GOMP_parallel of the runtime whose threads to use; NULL: one thread. */
 OFFERED void senet_set_region(parallel_region *given) { region = given; }
 
 /* omp_get_thread_num of that runtime; NULL: nobody knows which tasks are its own. */
 OFFERED void senet_set_number(thread_number *given) { number = given; }
 
-OFFERED int senet_tail_forward(const struct senet_tail *step, const void *x, const void *shortcut, void *y,
+OFFERED int senet_step_forward(const struct senet_step *step, const void *x, const void *shortcut, void *y,
                                float *statistics, float *saved)
 {
     return best()->forward(step, x, shortcut, y, statistics, saved);
 }
 
-OFFERED int senet_tail_backward(const struct senet_tail *step, const void *dy, const void *x, const void *y,
+OFFERED int senet_step_backward(const struct senet_step *step, const void *dy, const void *x, const void *y,
                                 const float *saved, void *dx, void *dshortcut, const struct senet_gradients *gradients)
 {
     return best()->backward(step, dy, x, y, saved, dx, dshortcut, gradients);
 }
 
-OFFERED int senet_tail_rescale(const struct senet_tail *step, const void *x, const float *gate, const void *shortcut,
+OFFERED int senet_step_rescale(const struct senet_step *step, const void *x, const float *gate, const void *shortcut,
                                void *y)
 {
     return best()->rescale(step, x, gate, shortcut, y);
 }
 
-OFFERED int senet_pointwise(const struct senet_pointwise *layer, int64_t n, int64_t hw, int64_t threads, const float *x,
-                            const float *shortcut, float *y)
+OFFERED int senet_convolve(const struct senet_convolution *layer, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
+                           int64_t threads, const float *x, const float *added, float *y)
 {
-    return best()->pointwise(layer, n, hw, threads, x, shortcut, y);
+    return best()->convolution(layer, n, h, w, oh, ow, threads, x, added, y);
 }

@@ -3,9 +3,10 @@
 /* GATES of senet.nn.gate in their order, each plain and centred. */
 enum gate { SIGMOID, SIGMOID_CENTRED, HARD, HARD_CENTRED, TANH, TANH_CENTRED, RELU, RELU_CENTRED };
 
-/* e^x to about two units in the last place: 2^k e^r with |r| <= log(2) / 2. */
+/* e^x to about two units in the last place: 2^k e^r with |r| <= log(2) / 2. What is no number stays none. */
 INLINE vf exponential(vf x)
 {
+    const vf given = x;
     const float magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to a whole number */
     x = (vf)(((vi)x & ~(vi)(x > 88.0f)) | ((vi)splat(88.0f) & (vi)(x > 88.0f)));
     x = (vf)(((vi)x & ~(vi)(x < -87.0f)) | ((vi)splat(-87.0f) & (vi)(x < -87.0f)));
@@ -19,7 +20,8 @@ INLINE vf exponential(vf x)
     p = p * r + 1.6666667e-1f;
     p = p * r + 0.5f;
     p = p * r * r + r + 1.0f;
-    return (vf)((vi)p + ((vi)shifted << 23));
+    const vi number = (vi)(given == given);
+    return (vf)((((vi)p + ((vi)shifted << 23)) & number) | ((vi)given & ~number));
 }
 
 static void sigmoids(float *u, long many, float factor)

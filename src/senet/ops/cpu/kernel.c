@@ -49,7 +49,7 @@ static long divided(long a, long by)
     return (a + by - 1) / by;
 }
 
-static struct layout layout_of(const struct senet_tail *step)
+static struct layout layout_of(const struct senet_step *step)
 {
     const long piece = 1 << 16; /* numbers in a task: far more than what starting one costs, and many of them */
     struct layout l = {1, step->c, 1, step->hw, 1, 1};
@@ -76,7 +76,7 @@ struct range {
     long first, last;                 /* planes [first, last) */
 };
 
-static struct range range_of(const struct senet_tail *step, const struct layout *l, long i)
+static struct range range_of(const struct senet_step *step, const struct layout *l, long i)
 {
     struct range r = {0};
     if (step->channels_last) {
@@ -110,7 +110,7 @@ static struct piece piece_at(const struct piece *maps, long number, long size)
 enum pass { MOMENTS, APPLY, SUMS, GRAD };
 
 struct run {
-    const struct senet_tail *step;
+    const struct senet_step *step;
     const struct layout *layout;
     const struct passes *passes;
     enum pass pass;
@@ -185,14 +185,14 @@ static void run_task(const void *context, int64_t i)
 }
 
 /* Fewer numbers than this are done before a second thread is awake. */
-static long threads_for(const struct senet_tail *step, long numbers)
+static long threads_for(const struct senet_step *step, long numbers)
 {
     return numbers < 1 << 14 ? 1 : step->threads;
 }
 
 static void go(struct run *run, enum pass pass, int backwards)
 {
-    const struct senet_tail *step = run->step;
+    const struct senet_step *step = run->step;
     run->pass = pass;
     run->backwards = backwards;
     senet_parallel(run_task, run, run->layout->tasks, threads_for(step, step->n * step->c * step->hw));
@@ -253,7 +253,7 @@ struct saved {
     float *pivot, *shift, *inverse, *mean, *gate, *hidden;
 };
 
-static struct saved saved_in(const struct senet_tail *step, float *at)
+static struct saved saved_in(const struct senet_step *step, float *at)
 {
     struct saved s = {at, at + step->c, at + 2 * step->c, NULL, NULL, NULL};
     if (step->hidden) {
@@ -265,7 +265,7 @@ static struct saved saved_in(const struct senet_tail *step, float *at)
 }
 
 /* v = t * scale + offset. */
-static void affine(const struct senet_tail *step, struct saved s, float *scale, float *offset)
+static void affine(const struct senet_step *step, struct saved s, float *scale, float *offset)
 {
     for (long c = 0; c < step->c; c++) {
         scale[c] = (step->gamma ? step->gamma[c] : 1) * s.inverse[c];
@@ -274,21 +274,21 @@ static void affine(const struct senet_tail *step, struct saved s, float *scale, 
 }
 
 /* to[n][c] = gate[n][c] * from[c] */
-static void gated(const struct senet_tail *step, const float *gate, const float *from, float *to)
+static void gated(const struct senet_step *step, const float *gate, const float *from, float *to)
 {
     for (long n = 0; n < step->n; n++)
         for (long j = 0; j < step->c; j++)
             to[n * step->c + j] = gate[n * step->c + j] * from[j];
 }
 
-static const struct passes *passes_for(const struct senet_tail *step)
+static const struct passes *passes_for(const struct senet_step *step)
 {
     return step->bf16 ? &passes_bf16 : &passes_float;
 }
 
 /* --- forwards ------------------------------------------------------------------------------------------------------ */
 
-static void first_pixel(const struct senet_tail *step, const void *x, float *pivot)
+static void first_pixel(const struct senet_step *step, const void *x, float *pivot)
 {
     const long apart = step->channels_last ? 1 : step->hw;
     for (long c = 0; c < step->c; c++)
@@ -296,14 +296,14 @@ static void first_pixel(const struct senet_tail *step, const void *x, float *piv
 }
 
 /* How many pixels column-group `folded` of a task had. */
-static long pixels_in(const struct senet_tail *step, const struct layout *l, long part, long folded)
+static long pixels_in(const struct senet_step *step, const struct layout *l, long part, long folded)
 {
     long start = part * l->pixels, left = step->hw - start, pixels = left < l->pixels ? left : l->pixels;
     return pixels / l->fold + (folded < pixels % l->fold);
 }
 
 /* What the tasks of a table found: to the mean of each sample, and the sum of squared deviations from it of all. */
-static void join_moments(const struct senet_tail *step, const struct layout *l, const float *mean, const float *m2,
+static void join_moments(const struct senet_step *step, const struct layout *l, const float *mean, const float *m2,
                          float *sample_mean, double *square)
 {
     const long c = step->c;
@@ -330,7 +330,7 @@ static void join_moments(const struct senet_tail *step, const struct layout *l, 
 }
 
 /* Mean of each sample; statistics of all. */
-static void statistics_of(const struct senet_tail *step, const struct layout *l, const float *mean, const float *m2,
+static void statistics_of(const struct senet_step *step, const struct layout *l, const float *mean, const float *m2,
                           float *sample_mean, double *sum, double *square, struct saved s, float *statistics)
 {
     const long c = step->c, all = step->n * step->hw;
@@ -365,7 +365,7 @@ static void statistics_of(const struct senet_tail *step, const struct layout *l,
 }
 
 /* The gate of each sample and channel into s.gate. `z` is room for (n, c). */
-static void excite(const struct senet_tail *step, struct saved s, const float *scale, const float *offset, float *z)
+static void excite(const struct senet_step *step, struct saved s, const float *scale, const float *offset, float *z)
 {
     const long n = step->n, c = step->c, hidden = step->hidden;
     for (long i = 0; i < n; i++)
@@ -396,7 +396,7 @@ static const float *widened(const struct layout *l, const float *from, float **r
     return to;
 }
 
-static int forward(const struct senet_tail *step, const void *x, const void *shortcut, void *y, float *statistics,
+static int forward(const struct senet_step *step, const void *x, const void *shortcut, void *y, float *statistics,
                    float *saved)
 {
     const struct layout l = layout_of(step);
@@ -447,7 +447,7 @@ static int forward(const struct senet_tail *step, const void *x, const void *sho
 /* --- backwards ----------------------------------------------------------------------------------------------------- */
 
 /* What the tasks found, added up for each sample. */
-static void join_sums(const struct senet_tail *step, const struct layout *l, const float *found, float *sum)
+static void join_sums(const struct senet_step *step, const struct layout *l, const float *found, float *sum)
 {
     const long c = step->c, rows = l->parts * l->fold;
     if (!step->channels_last) {
@@ -463,7 +463,7 @@ static void join_sums(const struct senet_tail *step, const struct layout *l, con
 
 /* From the sums of g and g * t of each sample to the gradients of the linear layers, and of the mean of v: into `dz`,
  * divided by the pixels. `work` is room for (n, c) twice and (n, hidden). */
-static void excite_back(const struct senet_tail *step, struct saved s, const float *scale, const float *offset,
+static void excite_back(const struct senet_step *step, struct saved s, const float *scale, const float *offset,
                         const float *g, const float *gt, const struct senet_gradients *to, float *dz, float *work)
 {
     const long n = step->n, c = step->c, hidden = step->hidden;
@@ -487,7 +487,7 @@ static void excite_back(const struct senet_tail *step, struct saved s, const flo
 /* Sums over all of the gradient of v (dv), and of that times t - shift (dvt). Of one sample and channel they are, of
  * the part that comes straight: gate * g, gate * (gt - shift * g); by way of the gate: pixels * e, and with that
  * pixels * e * (mean - shift), where e is the gradient of v at each pixel. */
-static void sums_of_v(const struct senet_tail *step, struct saved s, const float *g, const float *gt, const float *e,
+static void sums_of_v(const struct senet_step *step, struct saved s, const float *g, const float *gt, const float *e,
                       double *dv, double *dvt)
 {
     const long c = step->c;
@@ -513,7 +513,7 @@ static void sums_of_v(const struct senet_tail *step, struct saved s, const float
 
 /* Gradients of gamma and beta, and the coefficients of dx = g * scales + offsets - t * slope. `offsets` holds the
  * gradient of v by way of the gate, a pixel; `level` is room for c. */
-static void norm_back(const struct senet_tail *step, struct saved s, const float *scale, const double *dv,
+static void norm_back(const struct senet_step *step, struct saved s, const float *scale, const double *dv,
                       const double *dvt, float *scales, float *offsets, float *slope, float *level,
                       const struct senet_gradients *to)
 {
@@ -539,7 +539,7 @@ static void norm_back(const struct senet_tail *step, struct saved s, const float
             offsets[n * c + j] = scale[j] * offsets[n * c + j] - level[j];
 }
 
-static int backward(const struct senet_tail *step, const void *dy, const void *x, const void *y, const float *saved,
+static int backward(const struct senet_step *step, const void *dy, const void *x, const void *y, const float *saved,
                     void *dx, void *dshortcut, const struct senet_gradients *to)
 {
     const struct layout l = layout_of(step);
@@ -588,7 +588,7 @@ static int backward(const struct senet_tail *step, const void *dy, const void *x
 
 /* --- inference ----------------------------------------------------------------------------------------------------- */
 
-static int rescale(const struct senet_tail *step, const void *x, const float *gate, const void *shortcut, void *y)
+static int rescale(const struct senet_step *step, const void *x, const float *gate, const void *shortcut, void *y)
 {
     const struct layout l = layout_of(step);
     const long rows = step->n;
@@ -605,11 +605,11 @@ static int rescale(const struct senet_tail *step, const void *x, const float *ga
     return 0;
 }
 
-#include "pointwise.h"
+#include "convolution.h"
 
 #define TEXT(name) #name
 #define NAME(set) TEXT(set)
 #define SYMBOL_(set) JOIN(senet_, set)
 #define SYMBOL(set) SYMBOL_(set)
 
-const struct senet_instruction_set SYMBOL(SET) = {NAME(SET), PANEL, forward, backward, rescale, pointwise};
+const struct senet_instruction_set SYMBOL(SET) = {NAME(SET), forward, backward, rescale, convolution};

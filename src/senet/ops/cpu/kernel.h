@@ -6,16 +6,16 @@
  *
  * The same bits come out for any number of threads. Nothing is kept between calls.
  */
-#ifndef SENET_TAIL_H
-#define SENET_TAIL_H
+#ifndef SENET_KERNEL_H
+#define SENET_KERNEL_H
 
 #include <stdint.h>
 
 /* Changes with every change of the functions below; the caller compares it with its own. */
-#define SENET_ABI 4
+#define SENET_ABI 5
 
 /* The shape and options of a step. */
-struct senet_tail {
+struct senet_step {
     int64_t n, c, hw;      /* samples, channels, pixels */
     int64_t hidden;        /* units between the two linear layers; 0: no Squeeze-and-Excitation */
     int64_t bf16;          /* the maps are stored in bfloat16, else in float; all else is float */
@@ -32,43 +32,45 @@ struct senet_tail {
  * with hidden: mean of x (n, c), s (n, c), hidden units (n, hidden). */
 #define SENET_SAVED(n, c, hidden) (3 * (c) + ((hidden) ? 2 * (n) * (c) + (n) * (hidden) : 0))
 
-/* Gradients of the parameters; NULL where `struct senet_tail` has none. */
+/* Gradients of the parameters; NULL where `struct senet_step` has none. */
 struct senet_gradients {
     float *gamma, *beta, *w1, *b1, *w2, *b2;
 };
 
 /* `statistics` gets mean and unbiased variance of the batch (2, c) if training. Returns 0, or 1 without memory. */
-typedef int senet_forward(const struct senet_tail *, const void *x, const void *shortcut, void *y, float *statistics,
+typedef int senet_forward(const struct senet_step *, const void *x, const void *shortcut, void *y, float *statistics,
                           float *saved);
 /* `y` is NULL if there was no shortcut, else `dshortcut` gets the shortcut's gradient. */
-typedef int senet_backward(const struct senet_tail *, const void *dy, const void *x, const void *y, const float *saved,
+typedef int senet_backward(const struct senet_step *, const void *dy, const void *x, const void *y, const float *saved,
                            void *dx, void *dshortcut, const struct senet_gradients *);
 /* y = relu(gate * x + shortcut) with the gate (n, c); y may be x. Of the step only shape, storage and threads count. */
-typedef int senet_rescale(const struct senet_tail *, const void *x, const float *gate, const void *shortcut, void *y);
+typedef int senet_rescale(const struct senet_step *, const void *x, const float *gate, const void *shortcut, void *y);
 
-/* A 1x1 convolution and what follows it, in inference; maps are float, channels_last.
+/* A convolution and what follows it, in inference; maps are float, channels_last.
  *
- *     s = gate(w2 relu(w1 mean(x) + b1) + b2)        per sample and channel
- *     y = relu(s * (weight x + bias) + shortcut)
+ *     s = gate(w2 relu(w1 mean(x) + b1) + b2)        per sample and channel; 1 without `hidden`
+ *     y = relu(s * (weight * x + bias) + added)      `added` is 0 if NULL; no ReLU without `relu`
  *
- * The gate is known before the convolution, since the squeeze commutes with it: w1 is the first linear layer times the
- * convolution's weight. `panels` holds `weight` as (panels, inner, channels of a panel); the last is filled up. */
-struct senet_pointwise {
+ * With a gate the kernel is 1x1 and its stride 1: the gate is known before the convolution, since the squeeze commutes
+ * with it, and w1 is the first linear layer times the convolution's weight. `panels` holds `weight` as (panels,
+ * kernel_y, kernel_x, inner, 32 channels); the last panel is filled up. */
+struct senet_convolution {
     int64_t c, inner; /* channels of y, of x */
+    int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
+    int64_t relu;
     int64_t hidden, gate;
     const float *panels, *bias, *w1, *b1, *w2, *b2; /* b1 and b2 may be NULL */
 };
 
-typedef int senet_pointwise_pass(const struct senet_pointwise *, int64_t n, int64_t hw, int64_t threads, const float *x,
-                                 const float *shortcut, float *y);
+typedef int senet_convolution_pass(const struct senet_convolution *, int64_t n, int64_t h, int64_t w, int64_t oh,
+                                   int64_t ow, int64_t threads, const float *x, const float *added, float *y);
 
 struct senet_instruction_set {
     const char *name;
-    int64_t panel; /* channels in a panel of `senet_pointwise` */
     senet_forward *forward;
     senet_backward *backward;
     senet_rescale *rescale;
-    senet_pointwise_pass *pointwise;
+    senet_convolution_pass *convolution;
 };
 
 /* Run `task(context, i)` for i in [0, tasks), each once, on up to `threads` threads. */

@@ -1,4 +1,4 @@
-"""The compiled kernel: looked for beside this file, loaded, given PyTorch's threads."""
+"""The compiled kernel: looked for beside this file, loaded, given PyTorch's threads, called."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ import torch
 
 from senet.errors import UnknownNameError
 
-__all__ = ["Choice", "choose", "describe", "pointer"]
+__all__ = ["Choice", "call", "choose", "describe"]
 
 VARIABLE: Final = "SENET_KERNELS"
 CHOICES: Final = ("compiled", "reference")
 _FILE: Final = Path(__file__).with_name("_kernel.so")
-_ABI: Final = 4  # SENET_ABI of kernel.h
+_ABI: Final = 5  # SENET_ABI of kernel.h
+# Arguments of the kernel's functions: s is a structure, p an address, i a size.
+_FUNCTIONS: Final = {
+    "senet_step_forward": "sppppp",
+    "senet_step_backward": "spppppps",
+    "senet_step_rescale": "spppp",
+    "senet_convolve": "siiiiiippp",
+}
+_KINDS: Final = {"s": ctypes.c_char_p, "p": ctypes.c_void_p, "i": ctypes.c_int64}
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,8 @@ def choose() -> Choice:
     if abi != _ABI:
         return Choice(None, f"{_FILE.name} is of another version of senet; install it again")
     library.senet_name.restype = ctypes.c_char_p
+    for name, kinds in _FUNCTIONS.items():
+        getattr(library, name).argtypes = [_KINDS[kind] for kind in kinds]
     _share(library.senet_set_number, "omp_get_thread_num")
     threads = "PyTorch's threads" if _share(library.senet_set_region, "GOMP_parallel") else "one thread"
     return Choice(library, f"{library.senet_name().decode()}, {threads}")
@@ -67,9 +77,20 @@ def describe() -> str:
     return f"{'reference' if chosen.library is None else 'compiled'} ({chosen.reason})"
 
 
-def pointer(tensor: torch.Tensor | None) -> int | None:
-    """The address of its first number, as ctypes takes it."""
-    return None if tensor is None else tensor.data_ptr()
+def call(name: str, *arguments: bytes | int) -> None:
+    """Call a function of the kernel.
+
+    Args:
+        name: A key of `_FUNCTIONS`.
+        arguments: Structures as bytes; sizes; addresses, 0 for what isn't there.
+
+    Raises:
+        MemoryError: It has no memory for its workspace.
+    """
+    library = choose().library
+    assert library is not None
+    if getattr(library, name)(*arguments):
+        raise MemoryError("out of memory in the fused operator's workspace")
 
 
 def _share(setter: Any, name: str) -> bool:

@@ -1,0 +1,61 @@
+"""The gate of Squeeze-and-Excitation, known before the convolution whose output it rescales."""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from senet.nn._dims import over_space
+from senet.nn.block import SqueezeExcite
+from senet.nn.squeeze import mean
+
+__all__ = ["PrecomputedGate"]
+
+
+@final
+class PrecomputedGate(nn.Module):
+    """The gate of a block behind a 1x1 convolution, from that convolution's input: for inference.
+
+    The squeeze is linear and commutes with the convolution, mean(W h + b) = W mean(h) + b. So the first linear layer,
+    merged with W and b, reads the mean of h.
+
+    Args:
+        se: The block; its squeeze is the mean.
+        weight: (C, I, 1, 1) of the convolution before it.
+        bias: (C,) of that convolution.
+
+    Shape:
+        (N, I, H, W) -> the gate, (N, C, 1, 1).
+
+    Source: Hu et al. 2018, eqs. 2-3.
+    """
+
+    def __init__(self, se: SqueezeExcite, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.channels = se.channels
+        self.activate = se.activate
+        self.fc1 = _merged(se.fc1, weight, bias)
+        self.fc2 = se.fc2
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(N, I, H, W) -> (N, C, 1, 1)."""
+        return over_space(self.activate(self.fc2(torch.relu(self.fc1(mean(h))))), h)
+
+    def extra_repr(self) -> str:
+        """Return what `print(layer)` shows beside the sublayers."""
+        return f"channels={self.channels}"
+
+
+def _merged(fc: nn.Linear, weight: Tensor, bias: Tensor) -> nn.Linear:
+    """The linear layer behind a 1x1 convolution, as one layer: fc(W x + b); computed in float64."""
+    like = fc.weight
+    both = nn.Linear(weight.shape[1], fc.out_features, device=like.device, dtype=like.dtype)
+    first = like.detach().double()
+    offset = first @ bias.detach().double()
+    if fc.bias is not None:
+        offset = offset + fc.bias.detach().double()
+    both.weight = nn.Parameter((first @ weight.detach().double().flatten(1)).to(like.dtype), requires_grad=False)
+    both.bias = nn.Parameter(offset.to(like.dtype), requires_grad=False)
+    return both

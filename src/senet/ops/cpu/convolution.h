@@ -1,0 +1,233 @@
+/* A convolution with what follows it in a residual block, for inference: see `senet_convolution` of kernel.h.
+ *
+ * The product is computed in blocks of BLOCK_ROWS pixels and PANEL channels, which stay in registers until scale, sum
+ * and ReLU are done. For each tap of the kernel a block reads its pixels through a list of addresses, so that stride,
+ * dilation and padding cost nothing in the inner loop: beyond the border stands a pixel of zeros. */
+
+/* Channels of a panel in memory, the same on every machine; those and the pixels of a block: so many sums as registers
+ * hold beside a row of the panel and a number of x. */
+enum { PANEL = 32, WIDE = 2 * LANES, BLOCK_ROWS = LANES == 16 ? 14 : 6 };
+
+/* The size of a task; measured, and from the shape alone. Fewer rows would read the weight too often, more would leave
+ * CPUs without work. */
+enum { TILE_COLUMNS = 256, LEAST_ROWS = 96, MOST_ROWS = 768, ROW_TILES = 16 };
+
+struct convolution {
+    const struct senet_convolution *layer;
+    long n, h, w, oh, ow, threads;
+    const float *x, *added, *zeros;
+    float *y;
+    const float *scale, *offset; /* (n, c); or NULL and (c) */
+    long offsets;                /* between the offsets of two samples */
+    long tile_rows, row_tiles, column_tiles;
+    int columns_first; /* neighbouring tasks share the columns: the weight is larger than x */
+    float *sums;       /* of each part of a sample */
+    long parts;
+};
+
+/* y = activation(sums * scale + offset + added) in WIDE channels of one pixel. */
+INLINE void finish(const struct convolution *p, const float *sums, long sample, long row, long column)
+{
+    const long c = p->layer->c, of = sample * p->offsets + column, at = row * c + column;
+    const int relu = p->layer->relu != 0;
+    for (int v = 0; v < WIDE; v += LANES) {
+        const long left = c - column - v;
+        if (left >= LANES) {
+            vf sum = load_float(sums + v);
+            if (p->scale)
+                sum *= load_float(p->scale + of + v);
+            sum += load_float(p->offset + of + v);
+            if (p->added)
+                sum += load_float(p->added + at + v);
+            store_float(p->y + at + v, relu ? where_positive(sum, sum) : sum);
+        } else if (left > 0) {
+            vf sum = load_float(sums + v);
+            if (p->scale)
+                sum *= load_part_float(p->scale + of + v, left);
+            sum += load_part_float(p->offset + of + v, left);
+            if (p->added)
+                sum += load_part_float(p->added + at + v, left);
+            store_part_float(p->y + at + v, relu ? where_positive(sum, sum) : sum, left);
+        }
+    }
+}
+
+/* Where each pixel of a block begins for one tap. */
+struct position {
+    long sample, y, x;
+};
+
+INLINE void step_position(const struct convolution *p, struct position *at)
+{
+    if (++at->x == p->ow) {
+        at->x = 0;
+        if (++at->y == p->oh) {
+            at->y = 0;
+            at->sample++;
+        }
+    }
+}
+
+/* `rows` pixels from `row` on, WIDE channels from `column` on. */
+INLINE void block(const struct convolution *p, const float *panel, long row, long column, const int rows)
+{
+    const struct senet_convolution *layer = p->layer;
+    const long inner = layer->inner, c = layer->c;
+    const struct position start = {row / (p->oh * p->ow), row / p->ow % p->oh, row % p->ow};
+    struct position at = start;
+    long top[BLOCK_ROWS], side[BLOCK_ROWS];
+    const float *base[BLOCK_ROWS], *from[BLOCK_ROWS];
+    vf left[BLOCK_ROWS], right[BLOCK_ROWS];
+    for (int r = 0; r < rows; r++) {
+        top[r] = at.y * layer->stride_y - layer->pad_y;
+        side[r] = at.x * layer->stride_x - layer->pad_x;
+        base[r] = p->x + at.sample * p->h * p->w * inner;
+        step_position(p, &at);
+        if (p->added) { /* meanwhile, what comes after the product is fetched */
+            __builtin_prefetch(p->added + (row + r) * c + column);
+            __builtin_prefetch(p->added + (row + r) * c + column + LANES);
+        }
+    }
+UNROLLED
+    for (int r = 0; r < rows; r++)
+        left[r] = right[r] = splat(0);
+    for (long ky = 0; ky < layer->kernel_y; ky++)
+        for (long kx = 0; kx < layer->kernel_x; kx++) {
+            for (int r = 0; r < rows; r++) {
+                const long y = top[r] + ky * layer->dilation_y, x = side[r] + kx * layer->dilation_x;
+                const int inside = y >= 0 && y < p->h && x >= 0 && x < p->w;
+                from[r] = inside ? base[r] + (y * p->w + x) * inner : p->zeros;
+            }
+            for (long i = 0; i < inner; i++, panel += PANEL) {
+                const vf first = load_float(panel), second = load_float(panel + LANES);
+UNROLLED
+                for (int r = 0; r < rows; r++) {
+                    left[r] += first * from[r][i];
+                    right[r] += second * from[r][i];
+                }
+            }
+        }
+    float sums[BLOCK_ROWS * WIDE];
+UNROLLED
+    for (int r = 0; r < rows; r++) {
+        store_float(sums + r * WIDE, left[r]);
+        store_float(sums + r * WIDE + LANES, right[r]);
+    }
+    at = start;
+#pragma GCC unroll 1
+    for (int r = 0; r < rows; r++) {
+        finish(p, sums + r * WIDE, at.sample, row + r, column);
+        step_position(p, &at);
+    }
+}
+
+static void convolution_task(const void *context, int64_t i)
+{
+    const struct convolution *p = context;
+    const struct senet_convolution *layer = p->layer;
+    const long all = p->n * p->oh * p->ow, c = layer->c;
+    const long each = layer->kernel_y * layer->kernel_x * layer->inner; /* rows of a panel */
+    const long tile = p->columns_first ? i % p->row_tiles : i / p->column_tiles;
+    const long group = p->columns_first ? i / p->row_tiles : i % p->column_tiles;
+    const long from = tile * p->tile_rows, to = from + p->tile_rows < all ? from + p->tile_rows : all;
+    const long end = (group + 1) * TILE_COLUMNS < c ? (group + 1) * TILE_COLUMNS : c;
+    /* Weights of many taps are long: one panel at a time stays in the cache, else one block of pixels. */
+    const int panels_first = layer->kernel_y * layer->kernel_x > 1;
+    const long columns = panels_first ? PANEL : end - group * TILE_COLUMNS;
+    for (long first = group * TILE_COLUMNS; first < end; first += columns)
+        for (long row = from; row < to;) {
+            const long left = to - row;
+            const int whole = left >= BLOCK_ROWS || to - from >= BLOCK_ROWS;
+            const long at = left >= BLOCK_ROWS ? row : to - BLOCK_ROWS; /* at the end some once more, the same */
+            for (long column = first; column < first + columns && column < end; column += WIDE) {
+                const float *panel = layer->panels + column / PANEL * PANEL * each + column % PANEL;
+                if (whole)
+                    block(p, panel, at, column, BLOCK_ROWS);
+                else
+                    block(p, panel, row, column, 1);
+            }
+            row += whole ? BLOCK_ROWS : 1;
+        }
+}
+
+/* Sums over the pixels of one part of a sample. */
+static void sums_task(const void *context, int64_t i)
+{
+    const struct convolution *p = context;
+    const long inner = p->layer->inner, hw = p->h * p->w, part = i % p->parts;
+    const long from = part * hw / p->parts, to = (part + 1) * hw / p->parts;
+    const float *x = p->x + (i / p->parts * hw + from) * inner;
+    float *sums = p->sums + i * inner;
+    for (long j = 0; j < inner; j += LANES) {
+        const long some = inner - j < LANES ? inner - j : 0;
+        vf sum = splat(0);
+        for (long r = 0; r < to - from; r++)
+            sum += some ? load_part_float(x + r * inner + j, some) : load_float(x + r * inner + j);
+        if (some)
+            store_part_float(sums + j, sum, some);
+        else
+            store_float(sums + j, sum);
+    }
+}
+
+/* The gate of each sample and channel, and the bias times it. `mean` is room for (n, inner), `units` for (n, hidden). */
+static void precomputed_gate(const struct convolution *p, float *scale, float *offset, float *mean, float *units)
+{
+    const struct senet_convolution *layer = p->layer;
+    const long n = p->n, hw = p->h * p->w, c = layer->c, inner = layer->inner, hidden = layer->hidden;
+    senet_parallel(sums_task, p, n * p->parts, n * hw * inner < 1 << 14 ? 1 : p->threads);
+    for (long i = 0; i < n; i++)
+        for (long j = 0; j < inner; j++) {
+            float sum = 0;
+            for (long part = 0; part < p->parts; part++)
+                sum += p->sums[(i * p->parts + part) * inner + j];
+            mean[i * inner + j] = sum / (float)hw;
+        }
+    multiply(p->threads, (struct product){block_a_bt, mean, layer->w1, layer->b1, units, NULL, n, inner, hidden, 0, 0},
+             hidden);
+    for (long i = 0; i < n * hidden; i++)
+        units[i] = units[i] < 0 ? 0 : units[i];
+    multiply(p->threads, (struct product){block_a_bt, units, layer->w2, layer->b2, scale, NULL, n, hidden, c, 0, 0}, c);
+    gates(scale, n * c, (enum gate)layer->gate);
+    for (long i = 0; i < n; i++)
+        for (long j = 0; j < c; j++)
+            offset[i * c + j] = scale[i * c + j] * layer->bias[j];
+}
+
+/* Tiles of about the same height. */
+static long tile_rows(long rows)
+{
+    const long least = divided(rows, MOST_ROWS), some = rows / LEAST_ROWS < ROW_TILES ? rows / LEAST_ROWS : ROW_TILES;
+    const long tiles = some > least ? some : least;
+    return divided(rows, tiles);
+}
+
+static int convolution(const struct senet_convolution *layer, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
+                       int64_t threads, const float *x, const float *added, float *y)
+{
+    const long c = layer->c, inner = layer->inner, rows = n * oh * ow, parts = divided(h * w, 128);
+    const long gated = layer->hidden ? n * ((parts + 1) * inner + layer->hidden + 2 * c) : 0;
+    float *room = calloc((size_t)(inner + gated), sizeof *room), *all = room;
+    if (!room)
+        return 1;
+    struct convolution p = {.layer = layer, .n = n, .h = h, .w = w, .oh = oh, .ow = ow, .threads = threads,
+                            .parts = parts, .x = x, .added = added, .y = y};
+    p.tile_rows = tile_rows(rows);
+    p.row_tiles = divided(rows, p.tile_rows);
+    p.column_tiles = divided(c, TILE_COLUMNS);
+    p.columns_first = c > rows;
+    p.zeros = take(&room, inner);
+    p.offset = layer->bias;
+    if (layer->hidden) {
+        float *scale = take(&room, n * c), *offset = take(&room, n * c);
+        p.sums = take(&room, n * parts * inner);
+        float *mean = take(&room, n * inner);
+        precomputed_gate(&p, scale, offset, mean, take(&room, n * layer->hidden));
+        p.scale = scale;
+        p.offset = offset;
+        p.offsets = c;
+    }
+    senet_parallel(convolution_task, &p, p.row_tiles * p.column_tiles, threads);
+    free(all);
+    return 0;
+}

@@ -1,0 +1,107 @@
+"""A convolution with the sum and the ReLU that follow it, by oneDNN where that is possible; for inference.
+
+PyTorch keeps the operators that oneDNN's "post-operations" hang on under private names. They are looked up once;
+without them plain operations serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from senet.ops.arguments import MAP_TYPES, convolved, eager, needs_gradient
+
+__all__ = ["definition", "dense_convolution"]
+
+
+def dense_convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    added: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    relu: bool,
+) -> Tensor:
+    """Return `act(conv(x) + added)`, (N, I, H, W) -> (N, C, H', W').
+
+    Args:
+        x: (N, I, H, W).
+        weight: (C, I / groups, Y, X).
+        bias: (C,).
+        added: As the result; None is zero.
+        stride: As in `torch.nn.functional.conv2d`, and so are `padding`, `dilation` and `groups`.
+        padding: With zeros.
+        dilation: Of the kernel.
+        groups: Of the channels.
+        relu: Whether a ReLU ends it.
+    """
+    arguments = (x, weight, bias, added, stride, padding, dilation, groups, relu)
+    if not _takes(x, weight, bias, added):
+        return definition(*arguments)
+    last = torch.channels_last
+    kept = last if x.is_contiguous(memory_format=last) else torch.contiguous_format
+    x, weight, bias = x.contiguous(memory_format=kept), _packed_together(weight), bias.contiguous()
+    others = (weight, bias, padding, stride, dilation, groups)
+    if added is None:
+        return _operator().default(x, *others, "relu" if relu else "none", [], "")
+    if not added.is_contiguous(memory_format=last):
+        return definition(*arguments)  # in another memory format oneDNN adds by itself, which it can't in bfloat16
+    if tuple(added.shape) != (len(x), len(weight), *convolved(x, weight.shape[2:], stride, padding, dilation)):
+        return definition(*arguments)  # broadcast, or torch's own error
+    return _operator().binary(x, added, *others, "add", 1.0, "relu" if relu else None, [], "")
+
+
+def definition(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    added: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    relu: bool,
+) -> Tensor:
+    """The same in plain PyTorch: any device, any type, differentiable."""
+    y = F.conv2d(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation), groups)
+    y = y if added is None else y + added
+    return torch.relu(y) if relu else y
+
+
+@cache
+def _operator() -> Any:
+    """oneDNN's convolution with post-operations; None where this PyTorch has none."""
+    found = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if torch.backends.mkldnn.is_available() else None
+    return found if found is not None and {"default", "binary"} <= set(found.overloads()) else None
+
+
+def _takes(*tensors: Tensor | None) -> bool:
+    x = tensors[0]
+    assert x is not None
+    return bool(
+        _operator() is not None
+        and torch.backends.mkldnn.enabled
+        and x.dtype in MAP_TYPES
+        and all(
+            t is None or (type(t) in (Tensor, nn.Parameter) and t.is_cpu and t.dtype is x.dtype and t.numel() > 0)
+            for t in tensors
+        )
+        and x.ndim == 4
+        and not torch.is_autocast_enabled("cpu")
+        and eager(*tensors)
+        and not needs_gradient(tensors)
+        and (x.dtype is torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    )
+
+
+def _packed_together(weight: Tensor) -> Tensor:
+    last = weight.is_contiguous(memory_format=torch.channels_last)
+    return weight if last or weight.is_contiguous() else weight.contiguous()

@@ -1,0 +1,211 @@
+"""`senet::packed_convolution`: a convolution with what follows it in a residual block, of weights packed in advance.
+
+The packed weight is an ordinary tensor and the only one that there is: it moves, loads, scales and is saved like any
+parameter. Its layout is this package's own and depends on neither the machine nor the size of an image.
+
+Behind a 1x1 convolution the gate of Squeeze-and-Excitation is known before the convolution runs: the squeeze is
+linear, and commutes with it. For inference: it has no derivative.
+
+Source: Hu et al. 2018, eqs. 2-4 and Fig. 3; the authors fuse scale and addition in inference ("Axpy").
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from senet.ops.arguments import Signature, convolved, eager, one_by_one
+from senet.ops.cpu import call, choose
+from senet.ops.gate_functions import GATE_FUNCTIONS
+
+__all__ = ["PANEL", "SIGNATURE", "definition", "pack", "packed_convolution", "unpack"]
+
+PANEL: Final = 32
+"""Output channels in a panel of the packed weight; `PANEL` of convolution.h."""
+
+SIGNATURE: Final = Signature(
+    "packed_convolution",
+    (
+        ("x", "NIHW"),
+        ("panels", "PYXIL"),
+        ("bias", "C"),
+        ("added", "NChw"),
+        ("w1", "KI"),
+        ("b1", "K"),
+        ("w2", "CK"),
+        ("b2", "C"),
+    ),
+    optional=frozenset(("added", "w1", "b1", "w2", "b2")),
+)
+Pair = Sequence[int]
+
+
+def pack(weight: Tensor) -> Tensor:
+    """Return a convolution's weight in panels.
+
+    Args:
+        weight: (C, I, Y, X), of one group.
+
+    Returns:
+        (ceil(C / PANEL), Y, X, I, PANEL); channels beyond C are zero.
+    """
+    filled = F.pad(weight.permute(2, 3, 1, 0), (0, -len(weight) % PANEL))
+    return filled.unflatten(3, (-1, PANEL)).permute(3, 0, 1, 2, 4).contiguous()
+
+
+def unpack(panels: Tensor, channels: int) -> Tensor:
+    """Return the weight, (C, I, Y, X), that `pack` packed."""
+    return panels.permute(0, 4, 3, 1, 2).flatten(0, 1)[:channels]
+
+
+def packed_convolution(
+    x: Tensor,
+    panels: Tensor,
+    bias: Tensor,
+    added: Tensor | None,
+    w1: Tensor | None,
+    b1: Tensor | None,
+    w2: Tensor | None,
+    b2: Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    relu: bool,
+    gate: int,
+) -> Tensor:
+    """Return `act(s * (conv(x) + bias) + added)`, with `s = gate(w2 relu(w1 mean(x) + b1) + b2)` if there is `w1`.
+
+    Args:
+        x: (N, I, H, W), float32 as all the others.
+        panels: What `pack` returns.
+        bias: (C,).
+        added: (N, C, H', W'); None is zero.
+        w1: (K, I) of the gate's first layer, merged with the convolution: it reads the mean of x; None means that
+            there is no gate. A gate needs a 1x1 kernel of stride 1.
+        b1: (K,) or None.
+        w2: (C, K).
+        b2: (C,) or None.
+        stride: Of the convolution, two numbers.
+        padding: With zeros.
+        dilation: Of the kernel.
+        relu: Whether a ReLU ends it.
+        gate: Number of the gate's function in `GATE_FUNCTIONS`.
+
+    Returns:
+        (N, C, H', W'), channels_last.
+
+    Raises:
+        ValueError: Sizes, types or devices don't belong together.
+    """
+    arguments = (x, panels, bias, added, w1, b1, w2, b2, stride, padding, dilation, relu, gate)
+    if not eager() or torch.autograd._profiler_enabled():
+        return torch.ops.senet.packed_convolution(*arguments)
+    return _compute(*arguments)
+
+
+def definition(x: Tensor, panels: Tensor, bias: Tensor, added: Tensor | None, *others: Any) -> Tensor:
+    """What the operator computes, in plain PyTorch: any device, any type, differentiable."""
+    w1, b1, w2, b2, stride, padding, dilation, relu, gate = others
+    y = F.conv2d(x, unpack(panels, len(bias)), bias, stride, padding, dilation)
+    if w1 is not None:
+        hidden = torch.relu(F.linear(x.mean((2, 3)), w1, b1))
+        y = y * GATE_FUNCTIONS[gate](F.linear(hidden, w2, b2))[:, :, None, None]
+    if added is not None:
+        y = y + added
+    return torch.relu(y) if relu else y
+
+
+@torch.library.custom_op("senet::packed_convolution", mutates_args=())
+def _operator(
+    x: Tensor,
+    panels: Tensor,
+    bias: Tensor,
+    added: Tensor | None,
+    w1: Tensor | None,
+    b1: Tensor | None,
+    w2: Tensor | None,
+    b2: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    relu: bool,
+    gate: int,
+) -> Tensor:
+    return _compute(x, panels, bias, added, w1, b1, w2, b2, stride, padding, dilation, relu, gate)
+
+
+@_operator.register_fake
+def _(x: Tensor, panels: Tensor, bias: Tensor, *others: Any) -> Tensor:
+    return _output(x, panels, bias, *others[5:8])
+
+
+@torch.library.register_vmap("senet::packed_convolution")
+def _(info: Any, dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
+    return torch.stack(one_by_one(torch.ops.senet.packed_convolution, info, dims, arguments)), 0
+
+
+def _output(x: Tensor, panels: Tensor, bias: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
+    sizes = convolved(x, panels.shape[1:3], stride, padding, dilation)
+    return torch.empty((len(x), len(bias), *sizes), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+# `struct senet_convolution` of kernel.h.
+_LAYER: Final = struct.Struct("@13q6P")
+
+
+def _check(tensors: Sequence[Tensor | None], stride: Pair, padding: Pair, dilation: Pair, gate: int) -> None:
+    x, panels, bias, _, w1, b1, w2, b2 = tensors
+    SIGNATURE.check(tensors)
+    assert x is not None
+    assert panels is not None
+    assert bias is not None
+    if x.dtype is not torch.float32:
+        raise ValueError(f"packed_convolution: x is {x.dtype}; it must be float32")
+    if panels.shape[4] != PANEL or panels.shape[0] != -(-len(bias) // PANEL):
+        raise ValueError(f"packed_convolution: panels of shape {tuple(panels.shape)} hold no {len(bias)} channels")
+    if any(len(pair) != 2 for pair in (stride, padding, dilation)) or min(*stride, *dilation) < 1 or min(*padding) < 0:
+        raise ValueError(f"packed_convolution: stride={stride}, padding={padding}, dilation={dilation} are none")
+    if (w1 is None) != (w2 is None) or (w1 is None and (b1 is not None or b2 is not None)):
+        raise ValueError("packed_convolution: w1 and w2 come together, and biases with them")
+    pointwise = tuple(panels.shape[1:3]) == (1, 1) and tuple(stride) == (1, 1) and tuple(padding) == (0, 0)
+    if w1 is not None and (not pointwise or w1.shape[0] < 1):
+        raise ValueError("packed_convolution: a gate needs a 1x1 kernel of stride 1 without padding, and a hidden unit")
+    if not 0 <= gate < len(GATE_FUNCTIONS):
+        raise ValueError(f"packed_convolution: gate={gate} is none; use 0..{len(GATE_FUNCTIONS) - 1}")
+
+
+def _compute(*arguments: Any) -> Tensor:
+    tensors, (stride, padding, dilation, relu, gate) = arguments[:8], arguments[8:]
+    _check(tensors, stride, padding, dilation, gate)
+    x, panels, bias, added, w1, b1, w2, b2 = tensors
+    if choose().library is None or not x.numel() or not len(bias) or 0 in panels.shape:
+        return definition(*arguments).contiguous(memory_format=torch.channels_last)
+    if min(convolved(x, panels.shape[1:3], stride, padding, dilation)) < 1:
+        return definition(*arguments)  # torch's own error: the kernel is larger than the image
+    y = _output(x, panels, bias, stride, padding, dilation)
+    if added is not None and added.shape != y.shape:
+        raise ValueError(f"packed_convolution: added has shape {tuple(added.shape)}; it must be {tuple(y.shape)}")
+    x = x.contiguous(memory_format=torch.channels_last)
+    added = None if added is None else added.contiguous(memory_format=torch.channels_last)
+    parameters = [None if t is None else t.contiguous() for t in (panels, bias, w1, b1, w2, b2)]
+    layer = _LAYER.pack(
+        y.shape[1],
+        x.shape[1],
+        panels.shape[1],
+        panels.shape[2],
+        *stride,
+        *padding,
+        *dilation,
+        relu,
+        0 if w1 is None else w1.shape[0],
+        gate,
+        *(0 if t is None else t.data_ptr() for t in parameters),
+    )
+    sizes = (len(x), *x.shape[2:], *y.shape[2:], torch.get_num_threads())
+    call("senet_convolve", layer, *sizes, x.data_ptr(), 0 if added is None else added.data_ptr(), y.data_ptr())
+    return y
