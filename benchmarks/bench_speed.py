@@ -1,11 +1,10 @@
 """Measure what Squeeze-and-Excitation costs in time and memory: training steps, inference, kernel passes.
 
-    python benchmarks/bench_speed.py [--quick] [--threads 2] [--seconds 600] [--only NAME] [--out benchmarks/speed]
+    python benchmarks/bench_speed.py [--quick] [--all] [--only NAME] [--processes 5] [--out benchmarks/speed]
 
-All candidates of a case run in turn, round after round, so that what else the machine does hits all of them; a ratio
-is the median over the rounds of the ratio within a round, with the quartiles. Weights, gammas, statistics and gates
-are random: zeros would hide work. Writes `<out>.json` and `<out>.md`; with `--only`, the parts whose names contain it
-are measured again ("memory" and "passes" are parts too) and the others stay as they stand there.
+A ratio is measured as `turns.py` says: two candidates in turns, in fresh processes. Weights, gammas, statistics and
+gates are random: zeros would hide work. Writes `<out>.json` and `<out>.md`. With `--only`, the parts whose names
+contain it are measured again ("memory" and "passes" are parts too) and the others stay as they stand there.
 """
 
 from __future__ import annotations
@@ -14,13 +13,8 @@ import argparse
 import ctypes
 import json
 import os
-import platform
-import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,81 +22,15 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
+from turns import child, in_turns, machine, randomised, ratio
 
 import senet
-from senet.ops import choose, describe, tail, tail_backward
+from senet.ops import bn_se_add_relu, using
+from senet.ops.bn_se_add_relu import _compute_backward as backward_of
+from senet.profiling import saved_bytes
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
-
-
-@dataclass
-class Case:
-    """Candidates that are measured in turn."""
-
-    name: str
-    candidates: dict[str, Callable[[], Any]]
-    ratios: list[tuple[str, str]]
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-
-
-@contextmanager
-def kernels(choice: str) -> Iterator[None]:
-    """Run on the compiled kernel or on the reference."""
-    os.environ["SENET_KERNELS"] = choice
-    choose.cache_clear()
-    choose()
-    try:
-        yield
-    finally:
-        del os.environ["SENET_KERNELS"]
-        choose.cache_clear()
-
-
-def randomised(model: nn.Module) -> nn.Module:
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            nn.init.uniform_(parameter, 0.2, 1.0)
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.normal_().mul_(0.1)
-        elif name.endswith("running_var"):
-            buffer.uniform_(0.5, 1.5)
-    return model.to(memory_format=torch.channels_last)
-
-
-def measure(case: Case, budget: float, least: int) -> None:
-    for run in case.candidates.values():
-        run()
-    started = time.perf_counter()
-    case.seconds = {name: [] for name in case.candidates}
-    while time.perf_counter() - started < budget or len(next(iter(case.seconds.values()))) < least:
-        for name, run in case.candidates.items():
-            before = time.perf_counter()
-            run()
-            case.seconds[name].append(time.perf_counter() - before)
-
-
-def quartiles(values: list[float]) -> tuple[float, float, float]:
-    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return low, middle, high
-
-
-def summary(case: Case) -> dict[str, Any]:
-    found: dict[str, Any] = {
-        "case": case.name,
-        "rounds": len(next(iter(case.seconds.values()))),
-        "ms": {},
-        "ratios": {},
-    }
-    for name, values in case.seconds.items():
-        low, middle, high = quartiles(values)
-        found["ms"][name] = {"median": middle * 1e3, "q1": low * 1e3, "q3": high * 1e3, "min": min(values) * 1e3}
-    for top, bottom in case.ratios:
-        pairs = zip(case.seconds[top], case.seconds[bottom], strict=True)
-        low, middle, high = quartiles([a / b for a, b in pairs])
-        found["ratios"][f"{top} / {bottom}"] = {"median": middle, "q1": low, "q3": high}
-    return found
-
+HERE = Path(__file__)
 
 # --- networks -----------------------------------------------------------------------------------------------------
 
@@ -112,15 +40,23 @@ NETWORKS = {  # ours with SE: timm's plain, timm's SE, pixels
     "mobilenet_v1": ("mobilenetv1_100", None, 224),
     "cifar_resnet20": (None, None, 32),
 }
+TRAINING = (("SE", "timm plain"), ("SE", "timm SE"), ("SE", "plain"), ("SE", "SE, reference"),
+            ("SE, reference", "plain, reference"))  # fmt: skip
+INFERENCE = (("SE, optimized", "timm plain"), ("SE, optimized", "timm SE"), ("SE, optimized", "plain, optimized"),
+             ("SE, optimized", "SE"))  # fmt: skip
 
 
-def networks(name: str) -> dict[str, nn.Module]:
+def network(name: str, candidate: str) -> nn.Module:
+    """The network of a candidate: "SE", "plain", "timm SE" or "timm plain", with what follows a comma left out."""
     torch.manual_seed(0)
     plain, attentive, _ = NETWORKS[name]
-    made = {"timm plain": timm.create_model(plain)} if plain else {}
-    made |= {"timm SE": timm.create_model(attentive)} if attentive else {}
-    made |= {"plain": senet.create_model(name), "SE": senet.create_model(f"se_{name}")}
-    return {key: randomised(model) for key, model in made.items()}
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "SE": lambda: senet.create_model(f"se_{name}"),
+        "plain": lambda: senet.create_model(name),
+        "timm SE": lambda: timm.create_model(attentive),
+        "timm plain": lambda: timm.create_model(plain),
+    }
+    return randomised(makers[candidate.partition(",")[0]]())
 
 
 def images(name: str, batch: int) -> torch.Tensor:
@@ -128,83 +64,50 @@ def images(name: str, batch: int) -> torch.Tensor:
     return torch.randn(batch, 3, pixels, pixels).contiguous(memory_format=torch.channels_last)
 
 
-def title(kind: str, name: str, batch: int, dtype: str) -> str:
-    return f"{kind}, {name}, batch {batch}, {dtype}"
+def step(model: nn.Module, x: torch.Tensor, dtype: str) -> Callable[[], None]:
+    labels = torch.randint(0, 10, (len(x),))
+
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+            loss = F.cross_entropy(model(x), labels)
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+
+    return run
 
 
-def training(name: str, batch: int, dtype: str) -> Case:
-    x, labels = images(name, batch), torch.randint(0, 10, (batch,))
+def forward(model: nn.Module, x: torch.Tensor, dtype: str) -> Callable[[], None]:
+    model, x = model.to(DTYPES[dtype]), x.to(DTYPES[dtype])
 
-    def step(model: nn.Module, choice: str) -> Callable[[], None]:
-        def run() -> None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
-                loss = F.cross_entropy(model(x), labels)
-            loss.backward()
-            model.zero_grad(set_to_none=True)
+    def run() -> None:
+        with torch.inference_mode():
+            model(x)
 
-        return under(choice, run)
-
-    made = {key: model.train() for key, model in networks(name).items()}
-    runs = {key: step(model, "compiled") for key, model in made.items()}
-    runs |= {f"{key}, reference": step(made[key], "reference") for key in ("plain", "SE")}
-    ratios = [("SE", key) for key in runs if key != "SE"] + [("SE, reference", "plain, reference")]
-    return Case(title("training step", name, batch, dtype), runs, ratios)
+    return run
 
 
-def inference(name: str, batch: int, dtype: str) -> Case:
-    x = images(name, batch).to(DTYPES[dtype])
-
-    def run(model: nn.Module) -> Callable[[], None]:
-        def forward() -> None:
-            with torch.inference_mode():
-                model(x)
-
-        return forward
-
-    made = {key: model.eval() for key, model in networks(name).items()}
-    made |= {f"{key}, optimized": senet.optimize(made[key])[0] for key in ("plain", "SE")}
-    ratios = [("SE, optimized", key) for key in made if key != "SE, optimized"]
-    return Case(
-        title("inference", name, batch, dtype),
-        {key: run(model.to(DTYPES[dtype])) for key, model in made.items()},
-        ratios,
-    )
-
-
-def under(choice: str, run: Callable[[], None]) -> Callable[[], None]:
-    """`run` on that kernel. The switch itself takes microseconds of a step's milliseconds."""
+def candidate(kind: str, name: str, batch: int, dtype: str, which: str) -> Callable[[], None]:
+    """What one candidate of a case does in a round."""
+    model, x = network(name, which), images(name, batch)
+    if kind == "training step":
+        run = step(model.train(), x, dtype)
+    else:
+        model = model.eval().to(DTYPES[dtype])
+        run = forward(senet.optimize(model)[0] if which.endswith("optimized") else model, x, dtype)
+    choice = "reference" if which.endswith("reference") else "compiled"
 
     def chosen() -> None:
-        if os.environ.get("SENET_KERNELS") != choice:
-            os.environ["SENET_KERNELS"] = choice
-            choose.cache_clear()
-        run()
+        with using(choice):
+            run()
 
     return chosen
 
 
-def saved_bytes(model: nn.Module, x: torch.Tensor) -> int:
-    sizes: dict[int, int] = {}
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        kept = model(x)
-    del kept
-    return sum(sizes.values())
-
-
 def memory(name: str, batch: int) -> dict[str, Any]:
-    made, x = {key: model.train() for key, model in networks(name).items()}, images(name, batch)
-    with kernels("compiled"):
-        found = {key: saved_bytes(model, x) for key, model in made.items()}
-    with kernels("reference"):
-        found |= {f"{key}, reference": saved_bytes(made[key], x) for key in ("plain", "SE")}
+    x, found = images(name, batch), {}
+    for which in ("plain", "SE", "plain, reference", "SE, reference"):
+        with using("reference" if which.endswith("reference") else "compiled"):
+            found[which] = saved_bytes(network(name, which).train(), x)
     return {
         "case": f"saved activations, {name}, batch {batch}",
         "bytes": found,
@@ -236,10 +139,11 @@ def roofline(repeats: int) -> list[dict[str, Any]]:
                 torch.randn(*size) / size[-1] ** 0.5  # as in a network: a gate at 1e-38 would be slow arithmetic
                 for size in ((hidden, channels), (hidden,), (channels, hidden), (channels,))
             )
-            y, _, saved = tail(x, shortcut, *norm, None, None, *layers, True, 1e-5, 0)
+            arguments = (*norm, None, None, *layers, True, 1e-5, 0)
+            y, _, saved = bn_se_add_relu(x, shortcut, *arguments)
             shape = f"8x{channels}x{side}x{side} {str(dtype).removeprefix('torch.')}"
-            forward = best(lambda: tail(x, shortcut, *norm, None, None, *layers, True, 1e-5, 0), repeats)  # noqa: B023
-            backward = best(lambda: tail_backward(dy, x, y, saved, *norm, *layers, True, 1e-5, 0), repeats)  # noqa: B023
+            forward = best(lambda: bn_se_add_relu(x, shortcut, *arguments), repeats)  # noqa: B023
+            backward = best(lambda: backward_of(dy, x, y, saved, *arguments), repeats)  # noqa: B023
             for kind, maps, taken in (("forwards", 4, forward), ("backwards", 7, backward)):
                 speed = maps * x.nbytes / taken
                 row = {"case": f"{kind}, {shape}", "ms": taken * 1e3, "maps": maps}
@@ -274,35 +178,21 @@ def best(run: Callable[[], Any], repeats: int) -> float:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def processor() -> str:
-    with open("/proc/cpuinfo") as lines:
-        return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def markdown(result: dict[str, Any]) -> str:
     lines = ["# Speed", "", *(f"- {key}: {value}" for key, value in result["machine"].items()), ""]
-    lines += ["## Ratios of times (median of rounds, quartiles)", "", "| case | ratio | median | quartiles | rounds |"]
-    lines += ["|---|---|---|---|---|"]
-    for case in result["cases"]:
-        for name, r in case["ratios"].items():
-            spread = f"{r['q1']:.3f} .. {r['q3']:.3f}"
-            lines.append(f"| {case['case']} | {name} | {r['median']:.3f} | {spread} | {case['rounds']} |")
-    lines += ["", "## Times, ms", "", "| case | candidate | median | quartiles | least |", "|---|---|---|---|---|"]
-    for case in result["cases"]:
-        for name, t in case["ms"].items():
-            spread = f"{t['q1']:.1f} .. {t['q3']:.1f}"
-            lines.append(f"| {case['case']} | {name} | {t['median']:.1f} | {spread} | {t['min']:.1f} |")
+    lines += ["## Ratios of times (median of fresh processes, least and greatest)", ""]
+    lines += ["| case | ratio | median | least .. greatest | processes | ms | ms |", "|---|---|---|---|---|---|---|"]
+    for row in result["cases"]:
+        lines.append(
+            f"| {row['case']} | {row['of']} | {row['ratio']:.3f} | {row['least']:.3f} .. {row['greatest']:.3f} | "
+            f"{row['processes']} | {row['first_ms']:.1f} | {row['second_ms']:.1f} |"
+        )
     lines += ["", "## Saved activations", "", "| case | candidate | MB |", "|---|---|---|"]
     for row in result["memory"]:
         lines += [f"| {row['case']} | {name} | {size / 1e6:.1f} |" for name, size in row["bytes"].items()]
         lines.append(f"| {row['case']} | SE / plain | {row['SE / plain']:.4f} |")
-    lines += [
-        "",
-        "## Kernel passes (best of the repeats)",
-        "",
-        "| pass | ms | GB/s | share of bandwidth |",
-        "|---|---|---|---|",
-    ]
+    lines += ["", "## Kernel passes (best of the repeats)", ""]
+    lines += ["| pass | ms | GB/s | share of bandwidth |", "|---|---|---|---|"]
     lines += [
         f"| {row['case']} | {row.get('ms', 0):.2f} | {row['GB/s']:.1f} | {row['share']:.0%} |"
         for row in result["roofline"]
@@ -310,51 +200,81 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plan(quick: bool) -> list[tuple[str, Callable[[], Case]]]:
-    """What to measure, by name, the most important first."""
+Case = tuple[str, str, int, str]
+
+
+def plan(quick: bool, everything: bool) -> list[Case]:
+    """What to measure, the most important first: kind, network, batch, type."""
     train, infer = "training step", "inference"
-    main = [(train, "resnet50_v1_5", 8, d) for d in DTYPES]
-    main += [(infer, "resnet50_v1_5", b, d) for b in (1, 8) for d in DTYPES]
-    main += [(train, "cifar_resnet20", 128, d) for d in DTYPES]
+    cases = [(train, "resnet50_v1_5", 8, "float32"), (infer, "resnet50_v1_5", 1, "float32")]
     if not quick:
-        main += [(train, "resnet50_v1_5", 32, d) for d in DTYPES] + [(infer, "resnet50_v1_5", 32, d) for d in DTYPES]
+        cases += [(infer, "resnet50_v1_5", 8, "float32"), (train, "cifar_resnet20", 128, "float32")]
+    if everything:
+        cases += [(train, "resnet50_v1_5", b, d) for b, d in ((8, "bf16"), (32, "float32"), (32, "bf16"))]
+        cases += [(infer, "resnet50_v1_5", b, d) for b, d in ((1, "bf16"), (8, "bf16"), (32, "float32"))]
         for name in ("resnext50_32x4d_v1_5", "mobilenet_v1"):
-            main += [(kind, name, 8, "float32") for kind in (train, infer)]
-        main += [(infer, "cifar_resnet20", 128, "float32")]
-    makers = {train: training, infer: inference}
-    return [(title(*a), lambda a=a: makers[a[0]](*a[1:])) for a in main]  # type: ignore[misc]
+            cases += [(kind, name, 8, "float32") for kind in (train, infer)]
+        cases += [(infer, "cifar_resnet20", 128, "float32"), (train, "cifar_resnet20", 128, "bf16")]
+    return cases
+
+
+def pairs(case: Case, quick: bool) -> list[tuple[str, str]]:
+    """The ratios of a case; those with timm where timm has the network."""
+    plain, attentive, _ = NETWORKS[case[1]]
+    known = {"timm plain": plain, "timm SE": attentive}
+    found = [
+        p
+        for p in (TRAINING if case[0] == "training step" else INFERENCE)
+        if all(known.get(w, "") is not None for w in p)
+    ]
+    return found[:2] if quick else found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer cases, fewer rounds")
+    parser.add_argument("--quick", action="store_true", help="two cases, two processes a ratio")
+    parser.add_argument("--all", action="store_true", help="every case; hours")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--seconds", type=float, default=600.0, help="for all cases together")
-    parser.add_argument("--rounds", type=int, default=5, help="at least so many of each case")
+    parser.add_argument("--processes", type=int, default=5, help="fresh processes a ratio")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of turns in each, at least three turns")
     parser.add_argument("--only", default="", help="the parts whose names contain this")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/speed"))
+    parser.add_argument("--child", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    machine = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
-        "processor": f"{processor()}, {os.cpu_count()} cores, {options.threads} threads",
-        "versions": f"python {platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}, "
-        f"senet {senet.__version__}",
-        "kernel": describe(),
-    }
+    if options.child:
+        kind, name, batch, dtype, *two = options.child
+        runs = [candidate(kind, name, int(batch), dtype, which) for which in two]
+        print(json.dumps(in_turns(*runs, seconds=options.seconds, least=3)))
+        return
     result = earlier(options.out) if options.only else {"cases": [], "memory": [], "roofline": []}
-    result["machine"] = machine
+    result["machine"] = machine(options.threads) | {"timm": timm.__version__}
     if options.only in "memory":
-        result["memory"] = [memory("resnet50_v1_5", 2)] if options.quick else [memory(n, 8) for n in NETWORKS]
-    wanted = [(name, make) for name, make in plan(options.quick) if options.only in name]
-    budget = (60.0 if options.quick else options.seconds) / max(1, len(wanted))
-    for name, make in wanted:
-        case = make()
-        measure(case, budget, least=2 if options.quick else options.rounds)
-        found = {**summary(case), "date": machine["date"]}
-        print(json.dumps(found["ratios"]), name, flush=True)
-        result["cases"] = [other for other in result["cases"] if other["case"] != name] + [found]
-        write(result, options.out)
+        result["memory"] = [memory(n, 2 if options.quick else 8) for n in list(NETWORKS)[: 1 if options.quick else 4]]
+    processes = 2 if options.quick else options.processes
+    for case in plan(options.quick, options.all):
+        title = f"{case[0]}, {case[1]}, batch {case[2]}, {case[3]}"
+        for two in pairs(case, options.quick) if options.only in title else ():
+            words = [
+                "--child",
+                *map(str, case),
+                *two,
+                "--threads",
+                str(options.threads),
+                "--seconds",
+                str(options.seconds),
+            ]
+            found = [child(str(HERE), words, threads=options.threads) for _ in range(processes)]
+            row = {
+                "case": title,
+                "of": " / ".join(two),
+                **ratio([f for f in found if f]),
+                "date": result["machine"]["date"],
+            }
+            print(json.dumps(row), flush=True)
+            others = [r for r in result["cases"] if (r["case"], r["of"]) != (row["case"], row["of"])]
+            result["cases"] = [*others, row]
+            write(result, options.out)
     if options.only in "passes":
         result["roofline"] = roofline(5 if options.quick else 60)
     write(result, options.out)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -21,7 +20,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 import senet
-from senet.ops import choose
+from senet.ops import using
 
 RUNS = {"compiled": "compiled", "reference": "reference", "reference, moved by 1e-7": "reference"}
 
@@ -48,11 +47,10 @@ def main() -> None:
         x = torch.stack([pil_to_tensor(image) for image, _ in batch]).float() / 64 - 2
         labels = torch.tensor([label for _, label in batch])
         for name, kernel in RUNS.items():
-            os.environ["SENET_KERNELS"] = kernel
-            choose.cache_clear()
-            loss = F.cross_entropy(models[name](x.contiguous(memory_format=torch.channels_last)), labels)
-            optimizers[name].zero_grad()
-            loss.backward()
+            with using(kernel):
+                loss = F.cross_entropy(models[name](x.contiguous(memory_format=torch.channels_last)), labels)
+                optimizers[name].zero_grad()
+                loss.backward()
             optimizers[name].step()
             losses[name].append(loss.item())
         if step % 50 == 0 or step == options.steps - 1:

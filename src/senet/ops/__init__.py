@@ -1,7 +1,7 @@
 """Fused operators, one file each: definition, registration, fake, derivative, batching rule; back ends in folders."""
 
 from senet.ops.bn_se_add_relu import bn_se_add_relu
-from senet.ops.cpu import Choice, choose, describe
+from senet.ops.cpu import Choice, choose, describe, using
 from senet.ops.gate_functions import GATE_FUNCTIONS, GATE_NUMBERS
 from senet.ops.packed_convolution import packed_convolution
 from senet.ops.scale_add_relu import scale_add_relu_
@@ -15,4 +15,5 @@ __all__ = [
     "describe",
     "packed_convolution",
     "scale_add_relu_",
+    "using",
 ]

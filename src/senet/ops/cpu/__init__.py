@@ -1,5 +1,5 @@
 """The CPU back end: a kernel in C, its loader, and the threads it runs on."""
 
-from senet.ops.cpu.library import Choice, call, choose, describe
+from senet.ops.cpu.library import Choice, call, choose, describe, using
 
-__all__ = ["Choice", "call", "choose", "describe"]
+__all__ = ["Choice", "call", "choose", "describe", "using"]

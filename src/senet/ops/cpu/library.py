@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 
 from senet.errors import UnknownNameError
 
-__all__ = ["Choice", "call", "choose", "describe"]
+__all__ = ["Choice", "call", "choose", "describe", "using"]
 
 VARIABLE: Final = "SENET_KERNELS"
 CHOICES: Final = ("compiled", "reference")
@@ -69,6 +71,23 @@ def choose() -> Choice:
     _share(library.senet_set_number, "omp_get_thread_num")
     threads = "PyTorch's threads" if _share(library.senet_set_region, "GOMP_parallel") else "one thread"
     return Choice(library, f"{library.senet_name().decode()}, {threads}")
+
+
+@contextmanager
+def using(wish: str) -> Iterator[None]:
+    """Within the block the operators run on "compiled" or "reference"; what the environment says comes back."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = wish
+    choose.cache_clear()
+    try:
+        choose()
+        yield
+    finally:
+        choose.cache_clear()
+        if before is None:
+            del os.environ[VARIABLE]
+        else:
+            os.environ[VARIABLE] = before
 
 
 def describe() -> str:

@@ -1,0 +1,114 @@
+"""Ratios of times: candidates in turns, each ratio in fresh processes that load nothing else.
+
+What else a process has loaded moves a ratio: with six networks in one process SE-ResNet-50 over ResNet-50 was 1.30, in
+processes of their own 0.97. So a process measures two candidates and no third, one after the other, round after round,
+so that what else the machine does hits both. Its figure is the median over its rounds of the ratio within a round. A
+ratio is the median over at least five processes, given with the least and the greatest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import torch
+from torch import nn
+
+import senet
+from senet.ops import describe
+
+__all__ = ["child", "in_turns", "machine", "randomised", "ratio"]
+
+Run = Callable[[], Any]
+
+
+def in_turns(first: Run, second: Run, *, seconds: float, least: int) -> dict[str, float]:
+    """Run both in turns, each once before that.
+
+    Returns:
+        `ratio`, the median of first / second within a round; `first` and `second`, the medians in seconds; `rounds`.
+    """
+    first()
+    second()
+    taken: tuple[list[float], list[float]] = ([], [])
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds or len(taken[0]) < least:
+        # Who goes first changes, so that what one leaves in the caches serves both.
+        order = ((0, first), (1, second)) if len(taken[0]) % 2 == 0 else ((1, second), (0, first))
+        for which, run in order:
+            before = time.perf_counter()
+            run()
+            taken[which].append(time.perf_counter() - before)
+    ratios = [a / b for a, b in zip(*taken, strict=True)]
+    return {
+        "ratio": statistics.median(ratios),
+        "first": statistics.median(taken[0]),
+        "second": statistics.median(taken[1]),
+        "rounds": len(ratios),
+    }
+
+
+def child(script: str, arguments: Sequence[str], *, threads: int, minutes: float = 30.0) -> dict[str, Any] | None:
+    """What a fresh process of `script` prints as its last line, in JSON; None if it ends without."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(sys.path)}
+    try:
+        command = [sys.executable, script, *arguments]
+        run = subprocess.run(
+            command, check=False, capture_output=True, text=True, env=environment, timeout=60 * minutes
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return None
+    lines = run.stdout.strip().splitlines()
+    if run.returncode or not lines:
+        print(run.stderr[-2000:], file=sys.stderr)
+        return None
+    return json.loads(lines[-1])
+
+
+def ratio(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of several processes in one: medians, and the least and greatest ratio."""
+    ratios = [f["ratio"] for f in found]
+    return {
+        "ratio": round(statistics.median(ratios), 4),
+        "least": round(min(ratios), 4),
+        "greatest": round(max(ratios), 4),
+        "first_ms": round(1e3 * statistics.median(f["first"] for f in found), 3),
+        "second_ms": round(1e3 * statistics.median(f["second"] for f in found), 3),
+        "processes": len(found),
+        "rounds": sum(f["rounds"] for f in found),
+    }
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """Gammas, biases, running statistics and gates at random: zeros hide work. The network is then channels_last."""
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            nn.init.uniform_(parameter, 0.2, 1.0)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_().mul_(0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
+    return model.to(memory_format=torch.channels_last)
+
+
+def machine(threads: int) -> dict[str, str]:
+    """Date, CPU, versions and kernel, for the head of a page."""
+    with open("/proc/cpuinfo") as lines:
+        text = lines.read()
+    name = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), "")
+    has = ", ".join(flag.upper() for flag in ("avx512f", "avx512_bf16", "amx_bf16") if f" {flag} " in text)
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="minutes"),
+        "CPU": f"{name or platform.machine()} ({has or 'no AVX-512'}), {os.cpu_count()} cores, {threads} threads",
+        "versions": f"python {platform.python_version()}, torch {torch.__version__}, senet {senet.__version__}",
+        "kernel": describe(),
+    }
