@@ -328,3 +328,37 @@ def test_freezing_norms_and_thawing() -> None:
     assert all(p.requires_grad for p in backbone.parameters())
     with pytest.raises(senet.SenetError, match="last=7"):
         backbone.freeze(7)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", ["residual", "preact"])
+def test_modes_stay_as_the_network_has_them(kind: str, training: bool) -> None:
+    network = _network(kind).train(training)
+    for module in (network.stem, network.stages["2"][0], network.final):
+        module.training = not training
+    before = {name: module.training for name, module in network.named_modules()}
+    backbone = Backbone(network)
+    assert backbone.training == training
+    assert all(module.training == before[name] for name, module in backbone.named_modules())
+    assert {name: module.training for name, module in network.named_modules()} == before
+    shortened = Backbone(network, out_stages=(2,))
+    assert all(module.training == before[name] for name, module in shortened.named_modules() if name != "final")
+
+
+def test_freezing_touches_only_what_it_freezes() -> None:
+    backbone = Backbone(_network("residual")).train()
+    own = _norms(backbone.stages["3"])[0].eval().requires_grad_(False)
+    backbone.freeze(2)
+    backbone.freeze(1)
+    assert not own.training
+    assert not own.weight.requires_grad
+    assert all(norm.training for norm in _norms(backbone.stages["2"]))
+    assert all(p.requires_grad for p in backbone.stages["2"].parameters())
+    assert not any(p.requires_grad for p in backbone.stem.parameters())
+
+
+def test_a_new_classifier_has_the_mode_of_the_old_one() -> None:
+    network = _network("residual").train()
+    network.head.eval()
+    network.reset_classifier(7)
+    assert not any(module.training for module in network.head.modules())

@@ -4,6 +4,7 @@ from senet.models.backbone import Backbone
 from senet.models.published import PUBLISHED, Published
 from senet.models.registry import MODELS
 from senet.models.spec import ModelSpec, UnitShape
+from senet.models.stage import Stage
 from senet.models.stages import ConvNet
 
-__all__ = ["MODELS", "PUBLISHED", "Backbone", "ConvNet", "ModelSpec", "Published", "UnitShape"]
+__all__ = ["MODELS", "PUBLISHED", "Backbone", "ConvNet", "ModelSpec", "Published", "Stage", "UnitShape"]

@@ -10,7 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from senet.errors import SenetError
 from senet.models.spec import FeatureInfo, ModelSpec
-from senet.models.stages import ConvNet, run_stage
+from senet.models.stage import recomputes, set_recomputing
+from senet.models.stages import ConvNet
 
 __all__ = ["Backbone", "check_features", "check_out_stages"]
 
@@ -60,7 +61,7 @@ class Backbone(nn.Module):
     Attributes:
         spec: What the network was built from.
         feature_info: Stage number, channels and stride of each map.
-        checkpointing: As in `ConvNet`.
+        checkpointing: As in `ConvNet`, whose stages these are.
 
     Raises:
         SenetError: `out_stages` are no stages of the network.
@@ -72,11 +73,12 @@ class Backbone(nn.Module):
         self.out_stages = check_out_stages(network.spec, out_stages)
         self.stem = network.stem
         self.stages = nn.ModuleDict({k: v for k, v in network.stages.items() if int(k) <= self.out_stages[-1]})
-        self.final = network.final if len(self.stages) == len(network.stages) else nn.Identity()
-        self.checkpointing = network.checkpointing
+        whole = len(self.stages) == len(network.stages)
+        self.final = network.final if whole else nn.Identity().train(network.training)
         self._frozen_to = 0
         self._frozen_norms = False
-        self.train(network.training)
+        # The network's modules keep their own modes (a norm that is frozen by hand): `self.train` would set them all.
+        self.training = self.stages.training = network.training
         self.register_load_state_dict_pre_hook(_leave_out)
 
     @property
@@ -94,12 +96,21 @@ class Backbone(nn.Module):
         """Pixels of the image to one step of each map."""
         return tuple(info.stride for info in self.feature_info)
 
+    @property
+    def checkpointing(self) -> bool:
+        """Whether units are recomputed in the backward pass."""
+        return recomputes(self.stages.values())
+
+    @checkpointing.setter
+    def checkpointing(self, recompute: bool) -> None:
+        set_recomputing(dict(self.stages.items()), recompute)
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, in_channels, H, W) -> the chosen stages' maps, the finest first."""
         maps = []
         x = self.stem(x)
         for number, stage in self.stages.items():
-            x = run_stage(stage, x, recompute=self.checkpointing and self.training)
+            x = stage(x)
             if int(number) in self.out_stages:
                 maps.append(x)
         maps[-1] = self.final(maps[-1])
@@ -124,11 +135,16 @@ class Backbone(nn.Module):
         numbers = (0, 1, *map(int, self.stages))
         if isinstance(last, bool) or last not in numbers:
             raise SenetError(f"last={last!r} is no stage of this backbone; use one of {tuple(sorted(set(numbers)))}")
+        for module in [*self._frozen_parts(), *self._held_norms()]:
+            module.requires_grad_()
+        for norm in self._held_norms():
+            norm.train(self.training)
         self._frozen_to, self._frozen_norms = last, norms
-        self.requires_grad_()
         for module in [*self._frozen_parts(), *self._held_norms()]:
             module.requires_grad_(False)
-        return self.train(self.training)
+        for norm in self._held_norms():
+            norm.eval()
+        return self
 
     def train(self, mode: bool = True) -> Backbone:
         """Set training mode; frozen batch norms stay as they are."""

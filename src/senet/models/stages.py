@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from typing import final
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from senet.models.dilation import dilate
 from senet.models.spec import FeatureInfo, ModelSpec, UnitShape
+from senet.models.stage import Stage, recomputes, set_recomputing
 from senet.nn import PLACEMENTS
 from senet.nn.epilogue import norm_relu, residual_epilogue, untouched
 
@@ -26,7 +25,6 @@ __all__ = [
     "conv",
     "conv_norm",
     "conv_norm_act",
-    "run_stage",
 ]
 
 
@@ -172,7 +170,8 @@ class ConvNet(nn.Module):
 
     Attributes:
         checkpointing: Recompute each unit in the backward pass instead of keeping its maps: about a quarter more
-            time, far less memory, the same numbers (running statistics are counted once).
+            time, far less memory, the same numbers (running statistics are counted once). Setting it sets it in
+            every stage.
     """
 
     def __init__(
@@ -191,7 +190,7 @@ class ConvNet(nn.Module):
         # Keyed by the paper's stage number, so that a parameter's path says its stage: stages.2.0.branch.conv1.
         self.stages = nn.ModuleDict(
             {
-                str(number): nn.Sequential(*(make_unit(number, unit) for unit in stage))
+                str(number): Stage(*(make_unit(number, unit) for unit in stage))
                 for number, stage in enumerate(stages, spec.first_stage)
             }
         )
@@ -199,7 +198,6 @@ class ConvNet(nn.Module):
         self.num_features = stages[-1][-1].out_channels
         self._make_head = make_head
         self.head = make_head(self.num_features, spec.num_classes)
-        self.checkpointing = False
         if spec.output_stride is not None:
             dilate(self, spec)
         _initialise(self)
@@ -209,11 +207,20 @@ class ConvNet(nn.Module):
         """Channels and stride of the map after each stage."""
         return self.spec.feature_info
 
+    @property
+    def checkpointing(self) -> bool:
+        """Whether units are recomputed in the backward pass."""
+        return recomputes(self.stages.values())
+
+    @checkpointing.setter
+    def checkpointing(self, recompute: bool) -> None:
+        set_recomputing(dict(self.stages.items()), recompute)
+
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> the last map (N, num_features, H', W')."""
         x = self.stem(x)
         for stage in self.stages.values():
-            x = run_stage(stage, x, recompute=self.checkpointing and self.training)
+            x = stage(x)
         return self.final(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -227,7 +234,7 @@ class ConvNet(nn.Module):
         """
         self.spec = self.spec.changed({"num_classes": num_classes})
         like = next(self.parameters())
-        head = self._make_head(self.num_features, num_classes).to(like.device, like.dtype).train(self.training)
+        head = self._make_head(self.num_features, num_classes).to(like.device, like.dtype).train(self.head.training)
         kept = {key: value for key, value in self.head.state_dict().items() if not key.startswith("fc.")}
         head.load_state_dict(kept, strict=False)
         self.head = head
@@ -238,28 +245,3 @@ def _initialise(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.bias is None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-
-def run_stage(stage: nn.Module, x: Tensor, *, recompute: bool) -> Tensor:
-    """Run a stage unit by unit, (N, C, H, W) -> (N, C', H', W'); with `recompute` each again in the backward pass."""
-    for unit in stage.children():
-        x = _recomputed(unit, x) if recompute else unit(x)
-    return x
-
-
-def _recomputed(unit: nn.Module, x: Tensor) -> Tensor:
-    norms = [m for m in unit.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    return checkpoint(unit, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _statistics_aside(norms)))
-
-
-@contextmanager
-def _statistics_aside(norms: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
-    """Let batch norms count the recomputed pass in copies that are thrown away: a batch must not count twice."""
-    kept = [(norm, name, buffer) for norm in norms for name, buffer in norm.named_buffers(recurse=False)]
-    try:
-        for norm, name, buffer in kept:
-            setattr(norm, name, buffer.clone())
-        yield
-    finally:
-        for norm, name, buffer in kept:
-            setattr(norm, name, buffer)
