@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CheckpointError", "DataError", "SenetError", "UnknownNameError"]
+__all__ = ["CheckpointError", "DataError", "NotSeenError", "SenetError", "UnknownNameError"]
 
 
 class SenetError(ValueError):
@@ -18,6 +18,12 @@ class DataError(SenetError):
 
 class CheckpointError(SenetError):
     """A checkpoint that can't be used: truncated, altered, without its description, or of another network."""
+
+
+class NotSeenError(SenetError, KeyError):
+    """A layer whose gates were asked for, but which hasn't run."""
+
+    __str__ = Exception.__str__  # a KeyError shows its message in quotes
 
 
 class UnknownNameError(SenetError):

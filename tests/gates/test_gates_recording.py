@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 import senet
 from senet.errors import SenetError
+from senet.gates import gated_layers
 from senet.gates.statistics import GateStatistics
 
 
@@ -117,3 +120,102 @@ def test_streaming_statistics_are_those_of_all_at_once(positions: tuple[int, ...
     assert statistics.counts[2] == 0
     assert statistics.dead == pytest.approx(float((gate < 0.05).double().mean()))
     assert statistics.saturated == pytest.approx(float((gate > 0.95).double().mean()))
+
+
+def test_a_layer_with_two_names_or_two_runs() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = senet.SE(reduction=2).build(4)
+            self.b = self.a
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(x=2 * self.a(x))
+
+    model, image = Twice(), torch.rand(3, 4, 2, 2)
+    with senet.record_gates(model) as gates:
+        model(image)
+    assert list(gates) == ["a"]
+    first = model.a.gate(image)
+    assert torch.equal(gates["a"], torch.cat([first, model.a.gate(2 * image * first)]))
+
+
+def test_a_layer_inside_another_and_outside() -> None:
+    inner = senet.SE(reduction=2).build(4)
+    outer = senet.ECA().build(4)
+    outer.inner = inner
+    model = nn.Sequential(outer, nn.ModuleDict({"alias": outer}), inner)
+    assert list(gated_layers(model)) == ["0", "2"]
+
+
+def test_a_layer_that_did_not_run_is_named() -> None:
+    model = nn.ModuleDict({"used": senet.SE(reduction=2).build(4), "unused": senet.SE(reduction=2).build(4)})
+    with senet.record_gates(model) as gates:
+        assert gates.not_seen == ("used", "unused")
+        model["used"](torch.rand(2, 4, 3, 3))
+    assert list(gates) == ["used"]
+    assert "unused" not in gates
+    assert gates.get("unused") is None
+    assert gates.not_seen == ("unused",)
+    with pytest.raises(SenetError, match=r"^'unused' hasn't run since `record_gates` began"):
+        gates["unused"]
+    with pytest.raises(KeyError, match="elsewhere"):
+        gates["elsewhere"]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["whole", "in place", "layer"])
+def test_a_network_compiled_before_shows_its_gates(how: str) -> None:
+    model = senet.create_model("se_cifar_resnet20", depth=1, num_classes=3).eval()
+    images = torch.randn(2, 3, 16, 16)
+    with senet.record_gates(model) as expected:
+        model(images)
+    run: nn.Module = model
+    if how == "whole":
+        run = torch.compile(model, backend="aot_eager")  # type: ignore[assignment]
+    else:
+        (model if how == "in place" else model.stages["2"]).compile(backend="aot_eager")
+    run(images)
+    with senet.record_gates(run) as gates:
+        run(images)
+    assert [path.removeprefix("_orig_mod.") for path in gates] == list(expected)
+    for found, gate in zip(gates.values(), expected.values(), strict=True):
+        assert torch.allclose(found, gate, atol=1e-5)
+
+
+def test_an_exception_in_the_forward_pass_gives_everything_back() -> None:
+    model = senet.create_model("se_cifar_resnet20", depth=1).train()
+    model.stages["2"].eval()
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(SenetError, match="expects"), senet.record_gates(model):
+        model.stages["2"][0].se(torch.rand(1, 3, 4, 4))
+    assert hooks(model) == 0
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_a_fused_block_shows_the_gate_that_it_computes() -> None:
+    class Fused(nn.Module):
+        watched = "se"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.se = senet.SE(reduction=2).build(4)
+            self.watchers: OrderedDict[int, Callable[[Tensor, int], None]] = OrderedDict()
+
+        def watch_gate(self, see: Callable[[Tensor, int], None]) -> RemovableHandle:
+            handle = RemovableHandle(self.watchers)
+            self.watchers[handle.id] = see
+            return handle
+
+        def forward(self, x: Tensor) -> Tensor:
+            gate = self.se.gate(x)
+            for see in self.watchers.values():
+                see(gate, len(x))
+            return x * gate + x
+
+    model, image = nn.Sequential(Fused()), torch.rand(3, 4, 2, 2)
+    with senet.record_gates(model) as gates:
+        model(image)
+    assert list(gates) == ["0.se"]
+    assert torch.equal(gates["0.se"], model[0].se.gate(image))
+    assert not model[0].watchers

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any, Final
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
+from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from senet.errors import SenetError
+from senet.errors import NotSeenError, SenetError
 from senet.nn.attention import Attention
 from senet.nn.constant import ConstantGate
 from senet.nn.modes import evaluation_mode
-from senet.nn.precomputed import PrecomputedGate
 
-__all__ = ["GateRecord", "gated_layers", "record_gates", "watching"]
+__all__ = ["GateRecord", "Watchable", "gated_layers", "record_gates", "watching"]
 
 GATE_CHILDREN: Final[Mapping[str, tuple[str, ...]]] = {
     "timm.SEModule": ("gate",),
@@ -29,14 +31,43 @@ GATE_CHILDREN: Final[Mapping[str, tuple[str, ...]]] = {
 """Package and class of others' attention layers, to the sublayers that may return the gate."""
 
 
+@runtime_checkable
+class Watchable(Protocol):
+    """A module that computes a gate without calling the attention layer (a fused block), and can show it.
+
+    Attributes:
+        watched: Path of the attention layer, relative to the module; "" is the module itself. The gate has this path
+            in `record_gates`, so that it is the same before and after fusing.
+    """
+
+    watched: str
+
+    def watch_gate(self, see: Callable[[Tensor, int], None]) -> RemovableHandle:
+        """Call `see(gate, images)` at every run, gate (N or 1, C, ...), until the handle is removed.
+
+        `RemovableHandle(watchers)` makes the handle of an `OrderedDict` of functions, and calls none of them.
+        """
+
+
 def gated_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Path to attention layer, ours or one in `GATE_CHILDREN`; the outermost where they nest, constants left out."""
+    """Path to attention layer: ours, one in `GATE_CHILDREN`, or a `Watchable`.
+
+    Of nested layers the outermost; of several names of one layer the first; constants are left out.
+    """
     found: dict[str, nn.Module] = {}
-    for path, module in model.named_modules():
-        known = isinstance(module, Attention | PrecomputedGate) or _gate_child(module) is not None
-        if known and not any(path.startswith(f"{outer}.") or not outer for outer in found):
-            found[path] = module
+    around: list[str] = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        if not _is_gated(module) or any(path.startswith(f"{outer}.") or not outer for outer in around):
+            continue
+        around.append(path)
+        if all(module is not other for other in found.values()):
+            watched = module.watched if isinstance(module, Watchable) else ""
+            found[".".join(filter(None, (path, watched)))] = module
     return {path: module for path, module in found.items() if not isinstance(module, ConstantGate)}
+
+
+def _is_gated(module: nn.Module) -> bool:
+    return isinstance(module, Attention | Watchable) or _gate_child(module) is not None
 
 
 def _gate_child(layer: nn.Module) -> nn.Module | None:
@@ -58,51 +89,76 @@ def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, int], 
         see: Gets the gate, (N or 1, C, ...), and N.
     """
     with ExitStack() as stack:
+        stack.enter_context(_eagerly())
         for path, layer in layers.items():
-            if isinstance(layer, Attention):
-                handle = layer.register_forward_pre_hook(_call_gate(path, see))
-            elif isinstance(layer, PrecomputedGate):
-                handle = layer.register_forward_hook(_show_output(path, see))
-            else:
-                child = _gate_child(layer)
-                assert child is not None
-                handle = child.register_forward_hook(_show_output(path, see))
-            stack.callback(handle.remove)
+            stack.callback(_watch(layer, partial(see, path)).remove)
         yield
 
 
-def _call_gate(path: str, see: Callable[[str, Tensor, int], None]) -> Callable[..., None]:
-    def hook(layer: nn.Module, args: Any) -> None:
+def _eagerly() -> AbstractContextManager[Any]:
+    """Run compiled networks by their modules within the block: compiled code ignores hooks that come later."""
+    # Whoever has compiled something has imported it; importing it takes seconds.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def _watch(layer: nn.Module, see: Callable[[Tensor, int], None]) -> RemovableHandle:
+    if isinstance(layer, Watchable):
+        return layer.watch_gate(see)
+    if isinstance(layer, Attention):
+        return layer.register_forward_pre_hook(_call_gate(see), with_kwargs=True)
+    child = _gate_child(layer)
+    assert child is not None
+    return child.register_forward_hook(_show_output(see))
+
+
+def _call_gate(see: Callable[[Tensor, int], None]) -> Callable[..., None]:
+    def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         assert isinstance(layer, Attention)
-        gate = layer.gate(args[0])
-        if gate.ndim > args[0].ndim:  # a selective kernel's factors, (N, M, C, ...): each branch has its own channels
+        x = args[0] if args else kwargs["x"]
+        layer.check_input(x)
+        gate = layer.gate(x)
+        if gate.ndim > x.ndim:  # a selective kernel's factors, (N, M, C, ...): each branch has its own channels
             gate = gate.flatten(1, 2)
-        see(path, gate, len(args[0]))
+        see(gate, len(x))
 
     return hook
 
 
-def _show_output(path: str, see: Callable[[str, Tensor, int], None]) -> Callable[..., None]:
+def _show_output(see: Callable[[Tensor, int], None]) -> Callable[..., None]:
     def hook(child: nn.Module, args: Any, output: Tensor) -> None:
         del child, args
         if output.ndim == 3 and output.shape[1] == 1:  # ECA convolves along the channels: (N, 1, C)
             output = output.movedim(1, 2)[..., None]
-        see(path, output, len(output))
+        see(output, len(output))
 
     return hook
 
 
 class GateRecord(Mapping[str, Tensor]):
-    """Gates of all images so far, by the path of the attention layer; (N, C, 1, ...), or with positions."""
+    """Gates of all images so far, by the path of the attention layer; (N, C, 1, ...), or with positions.
 
-    def __init__(self) -> None:
+    A layer that runs several times for an image has a gate for each run, in the order of the runs.
+
+    Args:
+        layers: Paths of the layers that are watched. It holds those that have run.
+    """
+
+    def __init__(self, layers: Iterable[str] = ()) -> None:
+        self._layers = tuple(layers)
         self._pieces: dict[str, list[Tensor]] = {}
+
+    @property
+    def not_seen(self) -> tuple[str, ...]:
+        """The layers that haven't run yet."""
+        return tuple(path for path in self._layers if path not in self._pieces)
 
     def see(self, path: str, gate: Tensor, images: int) -> None:
         """Keep the gate of a batch."""
         self._pieces.setdefault(path, []).append(gate.detach().expand(images, *gate.shape[1:]))
 
     def __getitem__(self, path: str) -> Tensor:
+        if path in self.not_seen:
+            raise NotSeenError(f"{path!r} hasn't run since `record_gates` began; run the network within the block")
         return torch.cat(self._pieces[path])
 
     def __iter__(self) -> Iterator[str]:
@@ -116,15 +172,16 @@ class GateRecord(Mapping[str, Tensor]):
 def record_gates(model: nn.Module) -> Iterator[GateRecord]:
     """Collect every gate that the network uses within the block, in evaluation mode.
 
-    Hooks and modes are given back at its end, also after an exception. All gates stay in memory; for a whole data
-    set take `senet inspect`.
+    Hooks and modes are given back at its end, also after an exception. A compiled network runs uncompiled meanwhile.
+    All gates stay in memory; for a whole data set take `senet inspect`.
 
     Args:
         model: Any network with attention layers of this package (its own, or a retrofitted network) or with those of
             timm (SE, effective SE, ECA), torchvision (`SqueezeExcitation`) or pytorchcv.
 
     Yields:
-        Path of the attention layer to its gates, (N, C, 1, 1), N being all images that it saw.
+        Path of the attention layer to its gates, (N, C, 1, 1), N being all images that it saw. A layer that hasn't run
+        is not in it, but in `not_seen`; asking for its gates is an error. A layer with several names has the first.
 
     Raises:
         SenetError: No attention layer that is known.
@@ -137,6 +194,6 @@ def record_gates(model: nn.Module) -> Iterator[GateRecord]:
     layers = gated_layers(model)
     if not layers:
         raise SenetError(f"{type(model).__name__} has no attention layer whose gate could be recorded")
-    record = GateRecord()
+    record = GateRecord(layers)
     with evaluation_mode(model), watching(layers, record.see):
         yield record
