@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
+import types
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import senet
-from senet.gates.measuring import gates
+from senet.gates.measuring import drift_between, gates
 from senet.gates.statistics import GateStatistics
-from senet.nn import Attention, ConstantGate
+from senet.nn import Attention, ConstantGate, SqueezeExcite
 
 FAMILIES = {  # name: how many gates can't be folded, since their map is needed elsewhere too
     "se_resnet18": 0,
@@ -181,3 +185,246 @@ def test_mistakes_are_told_and_change_nothing(act: object, message: str) -> None
         act(model)  # type: ignore[operator]
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+# One layer, several names and runs.
+
+
+class Small(nn.Module):
+    """Two convolutions and gates whose flow a test decides."""
+
+    def __init__(self, flow: Callable[[Any, Tensor], Any], **modules: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.c1, self.c2 = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.a = SqueezeExcite(8, 2)
+        for name, module in modules.items():
+            setattr(self, name, module)
+        self.flow = flow
+        self.double().eval()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.flow(self, x)
+
+
+PICTURES = [torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(n)) for n in (0, 1)]
+
+
+def alias(model: Small) -> Small:
+    model.b = model.a
+    return model
+
+
+def test_a_gate_with_two_names_is_frozen_under_both() -> None:
+    model = alias(Small(lambda m, x: m.b(m.c1(x))))
+    [gate] = senet.freeze(model, PICTURES).gates
+    assert (gate.path, gate.folded_into) == ("a", ("c1",))
+    assert type(model.a) is type(model.b) is nn.Identity
+
+
+def test_a_gate_in_two_places_becomes_the_mean_of_both() -> None:
+    model = alias(Small(lambda m, x: m.b(m.c2(m.a(m.c1(x))))))
+    first = [model.a.gate(model.c1(x)) for x in PICTURES]
+    second = [model.a.gate(model.c2(model.a(model.c1(x)))) for x in PICTURES]
+    mean = torch.cat([*first, *second]).mean((0, 2, 3)).detach()
+    macs = senet.freeze(Small(lambda m, x: m.a(m.c1(x))), PICTURES).gates[0].macs
+    [gate] = senet.freeze(model, PICTURES).gates
+    assert isinstance(model.a, ConstantGate)
+    assert model.a is model.b
+    assert torch.allclose(model.a.factors, mean, rtol=1e-12)
+    assert gate.reason == "it runs 2 times in a pass"
+    assert gate.macs == 2 * macs
+
+
+def test_a_part_of_the_network_that_runs_twice_or_has_two_names() -> None:
+    unit = nn.Sequential(nn.Conv2d(8, 8, 1), SqueezeExcite(8, 2))
+    model = Small(lambda m, x: m.again(m.once(m.c1(x))), once=unit, again=unit, a=nn.Identity())
+    report = senet.freeze(model, PICTURES)
+    assert [gate.path for gate in report.gates if gate.frozen] == ["once.1"]
+    assert isinstance(model.again[1], ConstantGate)
+    unit = nn.Sequential(nn.Conv2d(8, 8, 1), SqueezeExcite(8, 2))
+    model = Small(lambda m, x: m.names[1](m.c1(x)), names=nn.ModuleList([unit, unit]), a=nn.Identity())
+    report = senet.freeze(model, PICTURES)
+    assert [gate.folded_into for gate in report.gates if gate.path == "names.0.1"] == [("names.0.0",)]
+    assert type(model.names[1][1]) is nn.Identity
+
+
+def test_gates_in_a_row() -> None:
+    model = Small(lambda m, x: m.b(m.a(m.c1(x))), b=SqueezeExcite(8, 2))
+    twin = copy.deepcopy(model)
+    report = senet.freeze(model, PICTURES)
+    assert [bool(gate.folded_into) for gate in report.gates] == [True, False]
+    with torch.no_grad():
+        maps = [twin.c1(x) for x in PICTURES]
+        first = ConstantGate(torch.cat([twin.a.gate(y) for y in maps]).mean((0, 2, 3)))
+        second = ConstantGate(torch.cat([twin.b.gate(twin.a(y)) for y in maps]).mean((0, 2, 3)))
+    twin.a, twin.b = first, second
+    assert all(torch.allclose(model(x), twin(x), rtol=1e-9) for x in PICTURES)
+
+
+# Nothing by halves.
+
+
+def kept_state(model: nn.Module) -> tuple[list[Any], dict[str, Tensor]]:
+    """Modules with modes, hooks and own attributes; and all numbers."""
+    modules = [
+        (path, id(m), m.training, list(m._forward_hooks), list(m._forward_pre_hooks), sorted(m.__dict__))
+        for path, m in model.named_modules(remove_duplicate=False)
+    ]
+    return modules, {key: tensor.clone() for key, tensor in model.state_dict().items()}
+
+
+def assert_kept(model: nn.Module, before: tuple[list[Any], dict[str, Tensor]]) -> None:
+    modules, numbers = kept_state(model)
+    assert modules == before[0]
+    assert numbers.keys() == before[1].keys()
+    assert all(torch.equal(numbers[key], before[1][key]) for key in numbers)
+
+
+@pytest.mark.parametrize("budget", [None, {"params": 0}, {"latency_ms": 0}], ids=str)
+def test_whenever_a_run_fails_the_network_is_as_before(budget: dict[str, float] | None) -> None:
+    layers = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 32, 1), nn.BatchNorm2d(32))
+    senet.retrofit(layers, senet.SE(reduction=2), where=nn.BatchNorm2d, example_inputs=(torch.rand(2, 8, 4, 4),))
+    model = Small(lambda m, x: m.layers(m.b(m.a(m.c1(x)))), layers=layers)
+    alias(model)
+    runs = fails_at = 0
+
+    def fail(*_: object) -> None:
+        nonlocal runs
+        runs += 1
+        if runs == fails_at:
+            raise MemoryError("no more")
+
+    model.c1.register_forward_hook(fail)
+    model.train().layers[1].eval()
+    act = senet.freeze if budget is None else functools.partial(senet.prune, budget=budget)
+    act(copy.deepcopy(model), PICTURES)
+    total, failures = runs, 0
+    for number in range(1, total + 1):
+        fresh, runs, fails_at = copy.deepcopy(model), 0, number
+        before = kept_state(fresh)
+        try:
+            act(fresh, PICTURES)
+        except (MemoryError, senet.SenetError):
+            failures += 1
+            assert_kept(fresh, before)
+    assert failures > total / 2  # a run that only looks at the flow may be repeated in another way
+
+
+def test_a_network_that_looks_into_its_gates_is_left_alone() -> None:
+    model = Small(lambda m, x: m.a(m.c1(x)) + m.a.fc2.bias.sum())
+    before = kept_state(model)
+    with pytest.raises(senet.SenetError, match="doesn't run with a constant for a: 'ConstantGate' object"):
+        senet.freeze(model, PICTURES)
+    assert_kept(model, before)
+
+
+def test_a_gate_of_its_own_is_no_network() -> None:
+    with pytest.raises(senet.SenetError, match="is an attention layer itself"):
+        senet.freeze(SqueezeExcite(3, 1).double(), PICTURES)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("how", ["gate", "hidden gate", "weights", "images"])
+def test_numbers_that_are_none_are_told(how: str, number: float) -> None:
+    flow = (lambda m, x: m.a(m.c1(x)).nan_to_num(0, 0, 0)) if how == "hidden gate" else (lambda m, x: m.a(m.c1(x)))
+    model = Small(flow, a=SqueezeExcite(8, 2, gate="relu"))
+    batches = [batch.clone() for batch in PICTURES]
+    with torch.no_grad():
+        if how == "images":
+            batches[1][2, 0, 0, 0] = number
+        else:
+            (model.c1 if how == "weights" else model.a.fc2).bias[3] = number
+    before = kept_state(model)
+    for act in (senet.freeze, functools.partial(senet.prune, budget={"drift": 0.1})):
+        with pytest.raises(senet.SenetError, match="NaN or infinite"):
+            act(model, batches)
+    modules, numbers = kept_state(model)
+    assert modules == before[0]
+    assert all(torch.equal(numbers[k].nan_to_num(7), before[1][k].nan_to_num(7)) for k in numbers)
+
+
+def test_factors_beyond_the_layers_type_are_told() -> None:
+    model = Small(lambda m, x: m.a(m.c1(x)) / 1e6, a=SqueezeExcite(8, 2, gate="relu")).float()
+    with torch.no_grad():
+        model.a.fc2.bias.fill_(1e6)
+    model.a.half()
+    model.flow = lambda m, x: m.a(m.c1(x).half()).float() * 0
+    with pytest.raises(senet.SenetError, match="NaN or infinite"):
+        senet.freeze(model, [batch.float() for batch in PICTURES])
+
+
+def test_a_fold_that_would_change_another_batch_is_undone() -> None:
+    def flow(m: Any, x: Tensor) -> Tensor:
+        y = m.c1(x)
+        return m.a(y) if x.mean() > 0 else m.a(y) + y  # the first images don't show this use of the map
+
+    model = Small(flow)
+    batches = [PICTURES[0].abs(), -PICTURES[1].abs()]
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.a = ConstantGate(torch.cat([model.a.gate(model.c1(x)) for x in batches]).mean((0, 2, 3)))
+    [gate] = senet.freeze(model, batches).gates
+    assert gate.reason == "folding it would change the outputs"
+    assert all(torch.allclose(model(x), twin(x), rtol=1e-9) for x in batches)
+
+
+def test_only_the_fold_that_changes_something_is_undone() -> None:
+    def flow(m: Any, x: Tensor) -> Tensor:
+        y = m.c1(x)
+        z = m.b(m.c2(m.a(y)))
+        return z if x.mean() > 0 else z + y
+
+    model = Small(flow, b=SqueezeExcite(8, 2))
+    report = senet.freeze(model, [PICTURES[0].abs(), -PICTURES[1].abs()])
+    assert [(gate.path, gate.folded_into) for gate in report.gates] == [("a", ()), ("b", ("c2",))]
+
+
+def test_a_network_that_draws_numbers_in_evaluation() -> None:
+    model = Small(lambda m, x: m.a(nn.functional.dropout(m.c1(x), 0.5, training=True)))
+    nn.init.zeros_(model.a.fc2.weight)
+    state = torch.get_rng_state()
+    report = senet.freeze(model, PICTURES)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert report.drift < 1e-12
+    assert "would change" not in report.gates[0].reason
+
+
+def test_outputs_that_are_all_zero_hide_no_change() -> None:
+    assert drift_between([torch.zeros(2, 3)], [torch.zeros(2, 3)]) == 0
+    assert drift_between([torch.zeros(2, 3)], [torch.ones(2, 3)]) == float("inf")
+    assert drift_between([torch.ones(2, 3)], [torch.full((2, 3), float("nan"))]) == float("inf")
+
+
+def test_a_layer_that_gives_a_forward_of_its_own_keeps_it() -> None:
+    model = Small(lambda m, x: m.a(m.c1(x)))
+    own = model.a.forward = types.MethodType(lambda layer, x: x * layer.gate(x), model.a)
+    senet.prune(model, PICTURES, {"params": 10**9})
+    assert model.a.forward is own
+
+
+def test_a_compiled_network() -> None:
+    torch._dynamo.reset()
+    model = Small(lambda m, x: m.a(m.c1(x).relu()))
+    plain = copy.deepcopy(model)
+    model.compile(backend="aot_eager")
+    model(PICTURES[0])
+    senet.freeze(plain, PICTURES)
+    report = senet.freeze(model, PICTURES)
+    assert report.gates[0].folded_into == ("c1",)
+    assert torch.allclose(model(PICTURES[0]), plain(PICTURES[0]))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
+def test_coarse_types_fold_too(kind: torch.dtype) -> None:
+    model = trained("se_cifar_resnet20").to(kind)
+    report = senet.freeze(model, [batch.to(kind) for batch in images(model)])
+    assert all(gate.folded_into for gate in report.gates)
+    assert "constant: " not in str(report)
+
+
+def test_the_report_says_why_a_constant_stays() -> None:
+    model = alias(Small(lambda m, x: m.b(m.c2(m.a(m.c1(x))))))
+    report = senet.freeze(model, PICTURES)
+    assert "constant: it runs 2 times in a pass" in str(report)
+    assert report.to_dict()["gates"][0]["reason"] == "it runs 2 times in a pass"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from senet.errors import SenetError
-from senet.gates.recording import gated_layers, watching
+from senet.gates.recording import gated_layers, uncompiled, watching
 from senet.gates.statistics import GateStatistics
 from senet.nn import Attention, SelectiveKernel
 from senet.nn.modes import evaluation_mode
 
-__all__ = ["agreement_between", "drift_between", "gates", "images_of", "measure", "run"]
+__all__ = ["agreement_between", "drift_between", "gates", "images_of", "measure", "measuring", "run"]
 
 
 def gates(model: nn.Module) -> dict[str, Attention]:
@@ -28,7 +30,11 @@ def gates(model: nn.Module) -> dict[str, Attention]:
 
 
 def measure(model: nn.Module, batches: Sequence[Tensor]) -> tuple[dict[str, GateStatistics], list[Tensor]]:
-    """Run the batches once: each gate's statistics, and the outputs."""
+    """Run the batches once: each gate's statistics, and the outputs.
+
+    Raises:
+        SenetError: A gate doesn't run, or outputs are NaN or infinite, so that no drift can be measured.
+    """
     layers = gates(model)
     found = {path: GateStatistics(layer.channels) for path, layer in layers.items()}
     with watching(layers, lambda path, gate, images: found[path].add(gate, images)):
@@ -36,13 +42,35 @@ def measure(model: nn.Module, batches: Sequence[Tensor]) -> tuple[dict[str, Gate
     silent = [path for path, statistics in found.items() if statistics.count == 0]
     if silent:
         raise SenetError(f"{silent[0]} doesn't run on these batches, so its gate can't be measured")
+    if not all(output.isfinite().all() for output in outputs):
+        culprits = [path for path, statistics in found.items() if not statistics.mean.isfinite().all()]
+        where = f"; the gate of {culprits[0]} is the first" if culprits else ""
+        raise SenetError(f"{type(model).__name__} gives NaN or infinite outputs on these batches{where}")
     return found, outputs
 
 
 def run(model: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
-    """The outputs, one tensor (images, values) a batch; several outputs side by side."""
-    with torch.no_grad(), evaluation_mode(model):
+    """The outputs, one tensor (images, values) a batch; several outputs side by side.
+
+    A network that draws random numbers draws the same in each call.
+    """
+    with measuring(model):
+        torch.manual_seed(0)
         return [_flat(model(batch)) for batch in batches]
+
+
+@contextmanager
+def measuring(model: nn.Module) -> Iterator[None]:
+    """Within the block the network evaluates, module by module; modes and random generators are given back."""
+    device = next(model.parameters(), torch.zeros(())).device
+    kind, numbers = ("cuda", []) if device.type == "cpu" else (device.type, [device.index or 0])
+    with (
+        torch.no_grad(),
+        evaluation_mode(model),
+        uncompiled(),
+        torch.random.fork_rng(numbers, device_type=kind),
+    ):
+        yield
 
 
 def _flat(output: Any) -> Tensor:
@@ -71,10 +99,12 @@ def images_of(model: nn.Module, batches: Iterable[Any]) -> list[Tensor]:
 
 
 def drift_between(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """How far outputs moved: root mean square of the change over that of the outputs."""
+    """How far outputs moved: root mean square of the change over that of the outputs; infinite if that is unknown."""
     change = sum(float((a - b).square().sum()) for a, b in zip(after, before, strict=True))
     whole = sum(float(b.square().sum()) for b in before)
-    return (change / whole) ** 0.5 if whole else 0.0
+    if change == 0:
+        return 0.0
+    return (change / whole) ** 0.5 if whole and math.isfinite(change) else math.inf
 
 
 def agreement_between(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:

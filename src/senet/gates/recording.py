@@ -17,7 +17,7 @@ from senet.nn.attention import Attention
 from senet.nn.constant import ConstantGate
 from senet.nn.modes import evaluation_mode
 
-__all__ = ["GateRecord", "Watchable", "gated_layers", "record_gates", "watching"]
+__all__ = ["GateRecord", "Watchable", "gated_layers", "record_gates", "uncompiled", "watching"]
 
 GATE_CHILDREN: Final[Mapping[str, tuple[str, ...]]] = {
     "timm.SEModule": ("gate",),
@@ -89,13 +89,13 @@ def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, int], 
         see: Gets the gate, (N or 1, C, ...), and N.
     """
     with ExitStack() as stack:
-        stack.enter_context(_eagerly())
+        stack.enter_context(uncompiled())
         for path, layer in layers.items():
             stack.callback(_watch(layer, partial(see, path)).remove)
         yield
 
 
-def _eagerly() -> AbstractContextManager[Any]:
+def uncompiled() -> AbstractContextManager[Any]:
     """Run compiled networks by their modules within the block: compiled code ignores hooks that come later."""
     # Whoever has compiled something has imported it; importing it takes seconds.
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from senet.graph.flow import TRANSPARENT
-from senet.graph.trace import NORMS, Call, Value
+from senet.graph.trace import NORMS, Call, Graph, Value
+from senet.surgery.insertion import side_of
+from senet.surgery.parameter_use import ParameterUse
 
-__all__ = ["Target", "fold", "targets"]
+__all__ = ["Plan", "Planner", "Target", "fold"]
 
-# f(s * x) = s * f(x) for s > 0: the factor may as well come before them.
-HOMOGENEOUS: Final = (
-    *TRANSPARENT, "relu", "leaky_relu", "max_pool2d_with_indices", "max_pool3d_with_indices", "max_pool1d",
-    "max_pool2d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
-    "adaptive_max_pool2d",
+# f(s * x) = s * f(x) for any s: the factor may as well come before them.
+LINEAR: Final = (
+    *TRANSPARENT, "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
+)  # fmt: skip
+# For s >= 0 only: below zero, max(0, s * x) is s * min(0, x).
+RECTIFIERS: Final = ("relu", "leaky_relu")
+# For s > 0 only: with s = 0 all positions are equal, and the maximum's index is another one.
+MAX_POOLS: Final = (
+    "max_pool1d", "max_pool2d", "max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d",
 )  # fmt: skip
 LAYERS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -39,52 +45,139 @@ class Target:
     start: int
 
 
-def targets(layer: Call, times: Mapping[nn.Module, int]) -> list[Target] | None:
-    """The layers into which the factors of an attention layer's call can go exactly; None if there are none.
+@dataclass(frozen=True)
+class Plan:
+    """Where the factors of one attention layer can go exactly.
+
+    Attributes:
+        targets: Layers that take them; none if they can't be folded.
+        reason: Why they can't.
+    """
+
+    targets: tuple[Target, ...]
+    reason: str = ""
+
+
+class _UnfoldableError(Exception):
+    """Why a constant can't be folded."""
+
+
+class Planner:
+    """Finds the layers that can take an attention layer's factors.
 
     Args:
-        layer: The call.
-        times: How often each module of the network runs; what runs twice serves two maps.
+        graph: Of the network.
+        use: Of its parameters.
     """
-    [value] = layer.inputs
-    if times[layer.module] != 1 or any(not user.call.within(layer) for user in value.users):
-        return None  # somebody else needs the map as it is
-    return _behind(value, 0, times)
 
+    def __init__(self, graph: Graph, use: ParameterUse) -> None:
+        self._times = graph.times_called()
+        self._use = use
+        own = [value.call.module for value in graph.values if _is_weighted(value)]
+        self._single = {module for module in own if own.count(module) == 1}
+        # What leaves the network, or is seen by somebody's hook, must stay as it is.
+        self._shown = {*graph.root.outputs, *_watched(graph)}
 
-def _behind(value: Value, start: int, times: Mapping[nn.Module, int]) -> list[Target] | None:
-    module, own = value.call.module, value.conv_rank > 0 or any(n in value.op for n in NORMS)
-    if own:
-        plain = isinstance(module, LAYERS) and not parametrize.is_parametrized(module) and times[module] == 1
-        fits = plain and isinstance(module.weight, Tensor) and len(module.weight) == value.channels
-        return [Target(value.call.path, module, start)] if fits else None
-    if value.op == "cat":
+    def plan(self, calls: Sequence[Call], factors: Tensor) -> Plan:
+        """Say where these factors can go.
+
+        Args:
+            calls: Of the attention layer.
+            factors: (C,), float64.
+        """
+        try:
+            if len(calls) != 1:
+                raise _UnfoldableError(f"it runs {len(calls)} times in a pass")
+            [call] = calls
+            if len(call.inputs) != 1 or call.inputs[0].channels != len(factors):
+                raise _UnfoldableError("it doesn't rescale one map of the network")
+            [value] = call.inputs
+            self._check_alone(value, all(user.call.within(call) for user in value.users))
+            found = self._behind(value, 0, factors)
+            if len({target.module for target in found}) < len(found):
+                raise _UnfoldableError("the same map comes in twice")
+        except _UnfoldableError as reason:
+            return Plan((), str(reason))
+        return Plan(tuple(found))
+
+    def _behind(self, value: Value, start: int, factors: Tensor) -> list[Target]:
+        if _is_weighted(value):
+            return [self._target(value, start)]
+        if value.op == "cat":
+            return self._concatenated(value, start, factors)
+        piece = factors[start : start + value.channels]
+        if (value.op in RECTIFIERS and not (piece >= 0).all()) or (value.op in MAX_POOLS and not (piece > 0).all()):
+            raise _UnfoldableError(f"some factors are not positive, and {value.op} comes before")
+        scaled = value.op == "mul" and len(value.inputs) == 1  # by a number or a parameter
+        if value.op not in (*LINEAR, *RECTIFIERS, *MAX_POOLS) and not scaled:
+            raise _UnfoldableError(f"{value.op} comes before")
+        source, *others = value.inputs
+        if others or source.shape[:2] != value.shape[:2] or source.channel_dim != 1:
+            raise _UnfoldableError(f"{value.op} mixes channels")
+        self._check_alone(source, all(user is value for user in source.users))
+        return self._behind(source, start, factors)
+
+    def _concatenated(self, value: Value, start: int, factors: Tensor) -> list[Target]:
+        if sum(source.channels for source in value.inputs) != value.channels:
+            raise _UnfoldableError("the concatenation is not one of channels")
         found: list[Target] = []
         for source in value.inputs:
-            behind = _behind(source, start, times) if _alone(source, value) else None
-            if behind is None:
-                return None
-            found += behind
+            self._check_alone(source, all(user is value for user in source.users))
+            found += self._behind(source, start, factors)
             start += source.channels
         return found
-    if value.op in HOMOGENEOUS or (value.op == "mul" and len(value.inputs) == 1):
-        [source] = set(value.inputs)
-        same = source.shape[:2] == value.shape[:2] and source.channel_dim == 1
-        return _behind(source, start, times) if same and _alone(source, value) else None
-    return None
+
+    def _check_alone(self, value: Value, only_user: bool) -> None:
+        if not only_user or value in self._shown:
+            raise _UnfoldableError("the map before is needed elsewhere too")
+
+    def _target(self, value: Value, start: int) -> Target:
+        module, path = value.call.module, value.call.path
+        weight = module._parameters.get("weight")
+        if not isinstance(module, LAYERS) or weight is None or len(weight) != value.channels:
+            raise _UnfoldableError("no layer with weights of its own comes before")
+        if self._times[module] != 1:
+            raise _UnfoldableError(f"{path} before runs {self._times[module]} times")
+        if module not in self._single or not self._use.is_alone(module):
+            raise _UnfoldableError(f"the weights of {path} before are shared or computed")
+        return Target(path, module, start)
 
 
-def _alone(source: Value, user: Value) -> bool:
-    return all(other is user for other in source.users)
+def _is_weighted(value: Value) -> bool:
+    return value.conv_rank > 0 or any(norm in value.op for norm in NORMS)
 
 
-def fold(found: Sequence[Target], factors: Tensor) -> None:
-    """Multiply the layers' weights and biases, in place; computed in float64."""
-    with torch.no_grad():
-        for target in found:
-            for parameter in (target.module.weight, target.module.bias):
-                if parameter is not None:
-                    assert isinstance(parameter, Tensor)
-                    piece = factors[target.start : target.start + len(parameter)].to(parameter.device, torch.float64)
-                    piece = piece.reshape(-1, *(1 for _ in parameter.shape[1:]))
-                    parameter.copy_((parameter.double() * piece).to(parameter.dtype))
+def _watched(graph: Graph) -> set[Value]:
+    """Maps that somebody's hooks get; those of retrofitting keep none."""
+    found: set[Value] = set()
+    for call in graph.calls:
+        side = side_of(call.module)
+        if len(call.module._forward_hooks) > (side == "output"):
+            found.update(call.outputs)
+        if len(call.module._forward_pre_hooks) > (side == "input"):
+            found.update(call.inputs)
+    return found
+
+
+def fold(targets: Sequence[Target], factors: Tensor, undo: ExitStack) -> None:
+    """Multiply the layers' weights and biases, in place; computed in float64.
+
+    Args:
+        targets: The layers.
+        factors: (C,), float64.
+        undo: Closing it writes the old numbers back.
+    """
+    for target in targets:
+        for parameter in (target.module.weight, target.module.bias):
+            if parameter is None:
+                continue
+            assert isinstance(parameter, Tensor)
+            old = parameter.detach().clone()
+            piece = factors[target.start : target.start + len(old)].reshape(-1, *(1 for _ in old.shape[1:]))
+            undo.callback(_write, parameter, old)
+            _write(parameter, (old.cpu().double() * piece).to(old.dtype))  # not every device has float64
+
+
+@torch.no_grad()
+def _write(parameter: Tensor, numbers: Tensor) -> None:
+    parameter.copy_(numbers)

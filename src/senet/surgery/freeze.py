@@ -2,129 +2,37 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from senet.errors import SenetError, UnknownNameError
-from senet.gates.measuring import agreement_between, drift_between, gates, images_of, measure, run
+from senet.gates.measuring import agreement_between, drift_between, gates, images_of, measure, measuring, run
+from senet.gates.recording import uncompiled
 from senet.graph.trace import trace
 from senet.nn import ConstantGate
-from senet.nn.modes import evaluation_mode
 from senet.profiling.layer import layer_cost
-from senet.surgery.fold import fold, targets
-from senet.surgery.insertion import CHILD, extract, side_of
-from senet.surgery.report import aligned
+from senet.surgery.fold import Plan, Planner, fold
+from senet.surgery.freeze_report import FreezeReport, GateReport
+from senet.surgery.parameter_use import ParameterUse
+from senet.surgery.substitution import substitute
 
 __all__ = ["FreezeReport", "GateReport", "freeze", "prune"]
-
-
-@dataclass(frozen=True)
-class GateReport:
-    """One gate, measured.
-
-    Attributes:
-        path: Of the attention layer, as it was.
-        channels: That it rescales.
-        mean: Average factor over images and channels.
-        spread: Standard deviation over the images (and positions, if the gate has some), root mean square over the
-            channels: 0 is a gate that always says the same.
-        drift: How far the outputs move if this gate alone becomes its mean: root mean square of the change over that
-            of the outputs.
-        params: Parameters of the layer.
-        macs: Its multiply-accumulates for one image of the batches' size.
-        frozen: Whether it was replaced.
-        folded_into: The layers that took the factors; none where the constant stays as a layer of its own.
-    """
-
-    path: str
-    channels: int
-    mean: float
-    spread: float
-    drift: float
-    params: int
-    macs: int
-    frozen: bool
-    folded_into: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class FreezeReport:
-    """What freezing did.
-
-    Attributes:
-        gates: In the order of the network's modules.
-        drift: How far the outputs moved in all, as in `GateReport`.
-        agreement: Share of the images whose largest output is the same as before.
-        images: Number of images measured on.
-        latency_ms: Of the first batch: before and after, medians of interleaved runs.
-        met: Whether the budget was met; None without one.
-    """
-
-    gates: tuple[GateReport, ...]
-    drift: float
-    agreement: float
-    images: int
-    latency_ms: tuple[float, float]
-    met: bool | None = None
-
-    @property
-    def params_saved(self) -> int:
-        """Parameters of the frozen gates."""
-        return sum(gate.params for gate in self.gates if gate.frozen)
-
-    @property
-    def macs_saved(self) -> int:
-        """Multiply-accumulates of the frozen gates, for one image of the batches' size."""
-        return sum(gate.macs for gate in self.gates if gate.frozen)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self) | {"params_saved": self.params_saved, "macs_saved": self.macs_saved}
-
-    def to_json(self) -> str:
-        """The same as a JSON text."""
-        return json.dumps(self.to_dict(), indent=2)
-
-    def __str__(self) -> str:
-        head = ("gate", "now", "channels", "mean", "spread", "drift alone", "params", "MACs")
-        rows = [
-            (g.path, _state(g), str(g.channels), f"{g.mean:.3f}", f"{g.spread:.4f}", f"{g.drift:.3%}", f"{g.params:,}",
-             f"{g.macs:,}")
-            for g in self.gates
-        ]  # fmt: skip
-        frozen = sum(gate.frozen for gate in self.gates)
-        before, after = self.latency_ms
-        lines = aligned([head, *rows], left=2)
-        lines.append(
-            f"{frozen} of {len(self.gates)} gates frozen: {self.params_saved:,} parameters, {self.macs_saved:,} MACs "
-            f"less; {before:.1f} -> {after:.1f} ms a batch; outputs moved by {self.drift:.2%}, {self.agreement:.2%} of "
-            f"{self.images} images keep their class"
-        )
-        if self.met is False:
-            lines.append("the budget is not met")
-        return "\n".join(lines)
-
-
-def _state(gate: GateReport) -> str:
-    if not gate.frozen:
-        return "kept"
-    return f"in {', '.join(gate.folded_into)}" if gate.folded_into else "constant"
 
 
 def freeze(model: nn.Module, batches: Iterable[Any]) -> FreezeReport:
     """Replace every gate by its mean over data, and fold that constant into the layer before it, in place.
 
-    What can't be folded exactly (the map is needed elsewhere too, or comes from no norm or convolution) stays as a
-    `ConstantGate`. The network becomes a plain one, for whatever runs no attention. Its checkpoint's keys are then
-    those of the plain network.
+    A constant that can't be folded exactly stays as a `ConstantGate`, and the report says why: the map is needed
+    elsewhere too, the weights are shared or computed, a factor is negative and a ReLU comes before. If the network
+    with folded constants doesn't give what it gives with constant gates, folds are undone. A gate that runs several
+    times in a pass becomes one constant, its mean over all runs. If all constants are folded, the network is a plain
+    one, for whatever runs no attention, with the plain network's keys.
 
     Args:
         model: Any network with attention layers of this package: its own, or a retrofitted one.
@@ -132,7 +40,8 @@ def freeze(model: nn.Module, batches: Iterable[Any]) -> FreezeReport:
             will do; each gate costs one run over all of them, in which its own drift is measured.
 
     Raises:
-        SenetError: No attention, no batches, or one that doesn't run.
+        SenetError: No attention, no batches, one that doesn't run, or gates or outputs that are NaN or infinite. The
+            network is then as it was, as after any other exception.
 
     Source: Hu et al. 2018, section 7.2: the last stage's gates saturate, and removing them costs less than 0.1 points
         for a large share of the parameters.
@@ -177,7 +86,7 @@ def _chosen(freezing: _Freezing, name: str, limit: float) -> list[str]:
             break
         if name == "latency_ms" and freezing.latency_with(chosen) <= limit:
             break
-        if name == "drift" and freezing.drift_with([*chosen, path]) > limit:
+        if name == "drift" and not freezing.drift_with([*chosen, path]) <= limit:
             break
         chosen.append(path)
     return chosen
@@ -191,112 +100,142 @@ class _Freezing:
         self.gates = gates(model)
         if not self.gates:
             raise SenetError(f"{type(model).__name__} has no attention to freeze")
+        if "" in self.gates:
+            raise SenetError(f"{type(model).__name__} is an attention layer itself; give the network that it is in")
         self.batches = images_of(model, batches)
         self.statistics, self.outputs = measure(model, self.batches)
-        graph = trace(model, [self.batches[0][:2]])
-        self.calls = {call.path: call for call in graph.calls if call.path in self.gates}
-        times = graph.times_called()
-        self.targets = {path: targets(self.calls[path], times) for path in self.gates}
+        self.constants = {path: self._constant(path) for path in self.gates}
+        first = [self.batches[0][:2]]
+        with uncompiled():
+            graph, use = trace(model, first), ParameterUse(model, first)
+        self.calls = {path: [c for c in graph.calls if c.module is layer] for path, layer in self.gates.items()}
+        planner = Planner(graph, use)
+        self.plans = {path: planner.plan(calls, self.factors(path)) for path, calls in self.calls.items()}
 
     def factors(self, path: str) -> Tensor:
         return self.statistics[path].mean
+
+    def _constant(self, path: str) -> ConstantGate:
+        layer = self.gates[path]
+        like = next(layer.parameters(), self.batches[0])
+        factors = self.factors(path).to(like.device, like.dtype)
+        if not factors.isfinite().all():
+            raise SenetError(
+                f"{path}: the mean of its gate is NaN or infinite on these batches; it can't be a constant"
+            )
+        return ConstantGate(factors, ndim=layer.ndim).train(layer.training)
 
     def params_left(self, frozen: Sequence[str]) -> int:
         return sum(_params(layer) for path, layer in self.gates.items() if path not in frozen)
 
     def drift_with(self, frozen: Sequence[str]) -> float:
         """Drift if these gates were constants."""
-        with _Swapped(self, frozen):
-            return drift_between(self.outputs, run(self.model, self.batches))
+        with ExitStack() as undo:
+            self._put_constants(frozen, undo)
+            try:
+                return drift_between(self.outputs, run(self.model, self.batches))
+            except (AttributeError, TypeError) as error:  # the network looks into its attention layers
+                raise SenetError(f"the network doesn't run with a constant for {frozen[-1]}: {error}") from error
 
     def latency_with(self, frozen: Sequence[str]) -> float:
         """Milliseconds for the first batch if these gates were gone."""
-        shaped = self._without(frozen)
-        return statistics.median(_timed(shaped, self.batches[0]) for _ in range(7))
-
-    def _without(self, frozen: Sequence[str]) -> nn.Module:
-        """A copy that has the frozen network's layers, though not its numbers: for timing."""
-        shaped = copy.deepcopy(self.model)
-        for path in frozen:
-            _replace(shaped, path, None if self.targets[path] is not None else self._constant(path))
-        return shaped
+        return statistics.median(self._timed_without(frozen) for _ in range(7))
 
     def finish(self, frozen: Sequence[str] | None, budget: tuple[str, float] | None = None) -> FreezeReport:
         """Freeze these gates, or all, for good."""
         frozen = list(self.gates) if frozen is None else frozen
-        rows = [self._row(path, path in frozen) for path in self.gates]
-        latency = self._latencies(frozen)
-        for path in frozen:
-            found = self.targets[path]
-            if found is not None:
-                fold(found, self.factors(path))
-            _replace(self.model, path, None if found is not None else self._constant(path))
-        outputs = run(self.model, self.batches)
-        drift = drift_between(self.outputs, outputs)
-        return FreezeReport(
-            gates=tuple(rows),
+        drifts = {path: self.drift_with([path]) for path in self.gates}
+        outputs = self._checked(frozen)
+        drift, latency = drift_between(self.outputs, outputs), self._latencies(frozen)
+        report = FreezeReport(
+            gates=tuple(self._row(path, drifts[path], path in frozen) for path in self.gates),
             drift=drift,
             agreement=agreement_between(self.outputs, outputs),
             images=sum(len(batch) for batch in self.batches),
             latency_ms=latency,
             met=None if budget is None else self._met(frozen, budget, drift, latency[1]),
         )
+        with ExitStack() as undo:
+            self._put_constants(frozen, undo)
+            self._fold(self._foldable(frozen), undo)
+            undo.pop_all()  # nothing went wrong, so nothing is taken back
+        return report
+
+    def _checked(self, frozen: Sequence[str]) -> list[Tensor]:
+        """The frozen network's outputs, once no plan is left that would change those of constant gates."""
+        with ExitStack() as undo:
+            self._put_constants(frozen, undo)
+            expected = run(self.model, self.batches)
+
+            def changes(paths: Sequence[str]) -> bool:
+                return not drift_between(expected, self._outputs_folded(paths)) <= self._rounding()
+
+            if changes(self._foldable(frozen)):
+                self._leave([path for path in self._foldable(frozen) if changes([path])])
+            if changes(self._foldable(frozen)):  # each alone is right
+                self._leave(self._foldable(frozen))
+            return self._outputs_folded(self._foldable(frozen))
+
+    def _outputs_folded(self, paths: Sequence[str]) -> list[Tensor]:
+        with ExitStack() as undo:
+            self._fold(paths, undo)
+            return run(self.model, self.batches)
+
+    def _rounding(self) -> float:
+        """How far rounding alone may move the outputs: the root of the coarsest type's precision."""
+        tensors = [t for t in (*self.model.parameters(), *self.batches) if t.is_floating_point()]
+        precision = max(torch.finfo(t.dtype).eps for t in tensors)
+        # Elsewhere than on processors, float32 is often multiplied with ten bits (TF32).
+        return float(max(precision, 0 if self.batches[0].is_cpu else 2**-10) ** 0.5)
+
+    def _foldable(self, frozen: Iterable[str]) -> list[str]:
+        return [path for path in frozen if self.plans[path].targets]
+
+    def _leave(self, paths: Iterable[str]) -> None:
+        self.plans |= {path: Plan((), "folding it would change the outputs") for path in paths}
+
+    def _put_constants(self, paths: Iterable[str], undo: ExitStack) -> None:
+        for path in paths:
+            substitute(self.model, self.gates[path], self.constants[path], undo)
+
+    def _fold(self, paths: Iterable[str], undo: ExitStack) -> None:
+        """Fold constants that stand in the network."""
+        for path in paths:
+            fold(self.plans[path].targets, self.factors(path), undo)
+            substitute(self.model, self.constants[path], None, undo)
 
     def _met(self, frozen: Sequence[str], budget: tuple[str, float], drift: float, latency_ms: float) -> bool:
         name, limit = budget
         return {"params": self.params_left(frozen), "latency_ms": latency_ms, "drift": drift}[name] <= limit
 
-    def _row(self, path: str, frozen: bool) -> GateReport:
-        layer, found = self.gates[path], self.targets[path]
+    def _row(self, path: str, drift: float, frozen: bool) -> GateReport:
+        layer, plan = self.gates[path], self.plans[path]
         return GateReport(
             path=path,
             channels=layer.channels,
             mean=float(self.factors(path).mean()),
             spread=self.statistics[path].spread,
-            drift=self.drift_with([path]),
+            drift=drift,
             params=_params(layer),
-            macs=layer_cost(layer, self.calls[path].inputs[0].shape)[1],
+            macs=sum(layer_cost(layer, call.inputs[0].shape)[1] for call in self.calls[path] if call.inputs),
             frozen=frozen,
-            folded_into=tuple(t.path for t in found) if frozen and found else (),
+            folded_into=tuple(target.path for target in plan.targets) if frozen else (),
+            reason=plan.reason if frozen else "",
         )
-
-    def _constant(self, path: str) -> ConstantGate:
-        layer, like = self.gates[path], self.batches[0]
-        return ConstantGate(self.factors(path).to(like.device, like.dtype), ndim=layer.ndim).train(layer.training)
 
     def _latencies(self, frozen: Sequence[str]) -> tuple[float, float]:
         """Before and after, in turns, so that what else the machine does meets both."""
-        shaped = self._without(frozen)
-        rounds = [(_timed(self.model, self.batches[0]), _timed(shaped, self.batches[0])) for _ in range(7)]
+        rounds = [(_timed(self.model, self.batches[0]), self._timed_without(frozen)) for _ in range(7)]
         before, after = zip(*rounds[1:], strict=True)  # the first warms up
         return statistics.median(before), statistics.median(after)
 
-
-class _Swapped:
-    """Within the block some gates are constants."""
-
-    def __init__(self, freezing: _Freezing, paths: Sequence[str]) -> None:
-        self.freezing, self.paths = freezing, paths
-
-    def __enter__(self) -> None:
-        for path in self.paths:
-            self.freezing.gates[path].forward = self.freezing._constant(path).forward  # type: ignore[method-assign]
-
-    def __exit__(self, *_: object) -> None:
-        for path in self.paths:
-            del self.freezing.gates[path].forward
-
-
-def _replace(model: nn.Module, path: str, constant: ConstantGate | None) -> None:
-    """Put a constant, or nothing, in the place of an attention layer."""
-    parent_path, _, name = path.rpartition(".")
-    parent = model.get_submodule(parent_path)
-    if constant is not None:
-        setattr(parent, name, constant)
-    elif name == CHILD and side_of(parent) is not None:
-        extract(parent)
-    else:
-        setattr(parent, name, nn.Identity())
+    def _timed_without(self, frozen: Sequence[str]) -> float:
+        """Milliseconds with the frozen network's layers, though not its numbers."""
+        with ExitStack() as undo:
+            self._put_constants(frozen, undo)
+            for path in self._foldable(frozen):
+                substitute(self.model, self.constants[path], None, undo)
+            return _timed(self.model, self.batches[0])
 
 
 def _params(layer: nn.Module) -> int:
@@ -304,7 +243,7 @@ def _params(layer: nn.Module) -> int:
 
 
 def _timed(model: nn.Module, batch: Tensor) -> float:
-    with torch.no_grad(), evaluation_mode(model):
+    with measuring(model):
         started = time.perf_counter()
         model(batch)
         return 1000 * (time.perf_counter() - started)
