@@ -84,9 +84,15 @@ def _constant(layers: Mapping[str, nn.Module], means: Mapping[str, Tensor]) -> I
     with ExitStack() as stack:
         for path, layer in layers.items():
 
-            def rescale(_: nn.Module, args: tuple[Any, ...], output: Tensor, mean: Tensor = means[path]) -> Tensor:
+            def rescale(
+                _: nn.Module,
+                args: tuple[Any, ...],
+                kwargs: Mapping[str, Any],
+                output: Tensor,
+                mean: Tensor = means[path],
+            ) -> Tensor:
                 factors = mean.to(output.device, output.dtype)
-                return args[0] * factors.reshape(-1, *(1,) * (output.ndim - 2))
+                return next(iter((*args, *kwargs.values()))) * factors.reshape(-1, *(1,) * (output.ndim - 2))
 
-            stack.callback(layer.register_forward_hook(rescale).remove)
+            stack.callback(layer.register_forward_hook(rescale, with_kwargs=True).remove)
         yield
