@@ -21,6 +21,7 @@ from senet.gates.statistics import GateStatistics
 from senet.inspection import inspect, page
 from senet.inspection.blocks import findings
 from senet.inspection.curves import curves_of
+from senet.inspection.freezing import try_freezing
 from senet.inspection.sampling import evenly
 
 
@@ -201,3 +202,21 @@ def test_numbers_are_drawn_evenly() -> None:
     assert evenly(3, 50) == [0, 1, 2]
     assert evenly(2048, 50)[-1] == 2047
     assert evenly(5, 0) == []
+
+
+def test_freezing_is_tried_where_the_network_calls_attention_by_keyword() -> None:
+    class ByKeyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.se = senet.SE(reduction=2).build(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.se(x=x)
+
+    model, images = ByKeyword().eval(), torch.rand(3, 4, 5, 5)
+    statistics = GateStatistics(4)
+    statistics.add(model.se.gate(images), 3)
+    _, alone = try_freezing(model, {"se": model.se}, {"se": statistics}, {"se": (1, 1)}, images)
+    constant = images * statistics.mean.float()[:, None, None]
+    expected = (constant - model(images)).square().sum().sqrt() / model(images).square().sum().sqrt()
+    assert alone["se"] == pytest.approx(float(expected), rel=1e-4)
