@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 import senet
 from senet.errors import SenetError
@@ -191,31 +189,3 @@ def test_an_exception_in_the_forward_pass_gives_everything_back() -> None:
         model.stages["2"][0].se(torch.rand(1, 3, 4, 4))
     assert hooks(model) == 0
     assert [module.training for module in model.modules()] == modes
-
-
-def test_a_fused_block_shows_the_gate_that_it_computes() -> None:
-    class Fused(nn.Module):
-        watched = "se"
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.se = senet.SE(reduction=2).build(4)
-            self.watchers: OrderedDict[int, Callable[[Tensor, int], None]] = OrderedDict()
-
-        def watch_gate(self, see: Callable[[Tensor, int], None]) -> RemovableHandle:
-            handle = RemovableHandle(self.watchers)
-            self.watchers[handle.id] = see
-            return handle
-
-        def forward(self, x: Tensor) -> Tensor:
-            gate = self.se.gate(x)
-            for see in self.watchers.values():
-                see(gate, len(x))
-            return x * gate + x
-
-    model, image = nn.Sequential(Fused()), torch.rand(3, 4, 2, 2)
-    with senet.record_gates(model) as gates:
-        model(image)
-    assert list(gates) == ["0.se"]
-    assert torch.equal(gates["0.se"], model[0].se.gate(image))
-    assert not model[0].watchers

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,9 @@ from senet.errors import NotSeenError, SenetError
 from senet.nn.attention import Attention
 from senet.nn.constant import ConstantGate
 from senet.nn.modes import evaluation_mode
+from senet.nn.precomputed import PrecomputedGate
 
-__all__ = ["GateRecord", "Watchable", "gated_layers", "record_gates", "uncompiled", "watching"]
+__all__ = ["GateRecord", "gated_layers", "record_gates", "uncompiled", "watching"]
 
 GATE_CHILDREN: Final[Mapping[str, tuple[str, ...]]] = {
     "timm.SEModule": ("gate",),
@@ -31,26 +32,8 @@ GATE_CHILDREN: Final[Mapping[str, tuple[str, ...]]] = {
 """Package and class of others' attention layers, to the sublayers that may return the gate."""
 
 
-@runtime_checkable
-class Watchable(Protocol):
-    """A module that computes a gate without calling the attention layer (a fused block), and can show it.
-
-    Attributes:
-        watched: Path of the attention layer, relative to the module; "" is the module itself. The gate has this path
-            in `record_gates`, so that it is the same before and after fusing.
-    """
-
-    watched: str
-
-    def watch_gate(self, see: Callable[[Tensor, int], None]) -> RemovableHandle:
-        """Call `see(gate, images)` at every run, gate (N or 1, C, ...), until the handle is removed.
-
-        `RemovableHandle(watchers)` makes the handle of an `OrderedDict` of functions, and calls none of them.
-        """
-
-
 def gated_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Path to attention layer: ours, one in `GATE_CHILDREN`, or a `Watchable`.
+    """Path to attention layer: ours (also as a precomputed gate), or one in `GATE_CHILDREN`.
 
     Of nested layers the outermost; of several names of one layer the first; constants are left out.
     """
@@ -61,13 +44,12 @@ def gated_layers(model: nn.Module) -> dict[str, nn.Module]:
             continue
         around.append(path)
         if all(module is not other for other in found.values()):
-            watched = module.watched if isinstance(module, Watchable) else ""
-            found[".".join(filter(None, (path, watched)))] = module
+            found[path] = module
     return {path: module for path, module in found.items() if not isinstance(module, ConstantGate)}
 
 
 def _is_gated(module: nn.Module) -> bool:
-    return isinstance(module, Attention | Watchable) or _gate_child(module) is not None
+    return isinstance(module, Attention | PrecomputedGate) or _gate_child(module) is not None
 
 
 def _gate_child(layer: nn.Module) -> nn.Module | None:
@@ -102,8 +84,8 @@ def uncompiled() -> AbstractContextManager[Any]:
 
 
 def _watch(layer: nn.Module, see: Callable[[Tensor, int], None]) -> RemovableHandle:
-    if isinstance(layer, Watchable):
-        return layer.watch_gate(see)
+    if isinstance(layer, PrecomputedGate):
+        return layer.register_forward_hook(_show_output(see))
     if isinstance(layer, Attention):
         return layer.register_forward_pre_hook(_call_gate(see), with_kwargs=True)
     child = _gate_child(layer)
