@@ -115,14 +115,14 @@ def test_any_width_size_and_option_keeps_the_function(
 ) -> None:
     model = Net(channels, ndim).eval()
     x = image(ndim, side)
-    before = model(x)
-    report = senet.retrofit(model, senet.SE(reduction, gate=gate, squeeze=squeeze), example_inputs=[x])
-    assert torch.equal(model(x), before)
+    before, attention = model(x), senet.SE(reduction, gate=gate, squeeze=squeeze)
     if reduction > channels:
-        assert not report.inserted
-        assert f"use 1..{channels}" in report.skipped[0].reason
+        with pytest.raises(senet.SenetError, match=rf"use 1\.\.{channels}; reduction={channels // 2} fits"):
+            senet.retrofit(model, attention, example_inputs=[x])
     else:
+        report = senet.retrofit(model, attention, example_inputs=[x])
         assert [site.channels for site in report.inserted] == [channels] * 3
+    assert torch.equal(model(x), before)
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -2,6 +2,8 @@
 
 from senet.graph.block import Unit
 from senet.graph.blocks import find_units
-from senet.graph.trace import Call, Graph, Value, trace
+from senet.graph.inputs import ExampleInputs
+from senet.graph.trace import trace
+from senet.graph.values import Call, Graph, Value
 
-__all__ = ["Call", "Graph", "Unit", "Value", "find_units", "trace"]
+__all__ = ["Call", "ExampleInputs", "Graph", "Unit", "Value", "find_units", "trace"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from senet.graph.block import Unit
 from senet.graph.flow import POOLS, SHAPES, TRANSPARENT, between, finish, reach
-from senet.graph.trace import Call, Value
+from senet.graph.values import Call, Value
 from senet.nn import Attention
 
 __all__ = ["attended"]

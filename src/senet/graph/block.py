@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from senet.graph.flow import reach
-from senet.graph.trace import Call, Value
+from senet.graph.values import Call, Value
 
 __all__ = ["CARRIES", "SKIP", "Unit", "no_map", "unit_ending"]
 

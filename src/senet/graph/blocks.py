@@ -11,7 +11,7 @@ from senet.graph.block import CARRIES, Unit, no_map, unit_ending
 from senet.graph.concatenation import concatenations
 from senet.graph.flow import around, between, finish
 from senet.graph.residual import residual_units
-from senet.graph.trace import NORMS, Graph, Value
+from senet.graph.values import NORMS, Graph, Value
 
 __all__ = ["find_units"]
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from senet.graph.block import SKIP, Unit, unit_ending
 from senet.graph.flow import reach, source_of
-from senet.graph.trace import Graph, Value
+from senet.graph.values import Graph, Value
 
 __all__ = ["concatenations"]
 

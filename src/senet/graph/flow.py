@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from senet.graph.trace import CONVOLUTIONS, NORMS, RESHAPES, Call, Graph, Value
+from senet.graph.values import CONVOLUTIONS, NORMS, RESHAPES, Call, Graph, Value
 
 __all__ = [
     "POOLS",

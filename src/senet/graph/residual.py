@@ -7,7 +7,7 @@ from typing import Final
 
 from senet.graph.block import SKIP, Unit, no_map
 from senet.graph.flow import finish, is_product, reach
-from senet.graph.trace import Graph, Value
+from senet.graph.values import Graph, Value
 
 __all__ = ["residual_units"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.graph.flow import TRANSPARENT
-from senet.graph.trace import NORMS, Call, Graph, Value
+from senet.graph.values import NORMS, Call, Graph, Value
 from senet.surgery.insertion import side_of
 from senet.surgery.parameter_use import ParameterUse
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from senet.errors import SenetError
+from senet.graph.compiled import discard_compiled_code, plain_modules
 from senet.nn import Attention
 from senet.nn.inserted import CHILD, rescale_output
 
-__all__ = ["CHILD", "extract", "insert", "inserted"]
+__all__ = ["CHILD", "attach", "detach", "extract", "insert", "inserted", "side_of", "without_insertions"]
 
 
 def _rescale_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -35,9 +35,20 @@ def _fill_in(
 
 
 def insert(module: nn.Module, attention: Attention, side: str) -> None:
-    """Rescale `module`'s output, or its first input, from now on."""
-    if hasattr(module, CHILD):
-        raise SenetError(f"{type(module).__name__} has something called {CHILD!r} already")
+    """Rescale `module`'s output, or its first input, from now on, in compiled networks too."""
+    attach(module, attention, side)
+    discard_compiled_code()
+
+
+def extract(module: nn.Module) -> Attention:
+    """Take the inserted layer away and return it."""
+    attention = detach(module)
+    discard_compiled_code()
+    return attention
+
+
+def attach(module: nn.Module, attention: Attention, side: str) -> None:
+    """`insert` for a module that no compiled code has seen."""
     attention.train(module.training)
     attention.register_load_state_dict_pre_hook(_fill_in)
     module.add_module(CHILD, attention)
@@ -48,6 +59,17 @@ def insert(module: nn.Module, attention: Attention, side: str) -> None:
         module.register_forward_pre_hook(_rescale_input, prepend=True)
 
 
+def detach(module: nn.Module) -> Attention:
+    """`extract` for a module that no compiled code has seen."""
+    for hooks, ours in ((module._forward_hooks, rescale_output), (module._forward_pre_hooks, _rescale_input)):
+        for key in [key for key, hook in hooks.items() if hook is ours]:
+            del hooks[key]
+    attention = getattr(module, CHILD)
+    assert isinstance(attention, Attention)
+    delattr(module, CHILD)
+    return attention
+
+
 def side_of(module: nn.Module) -> str | None:
     """Where an inserted layer sits on this module; None if there is none."""
     if rescale_output in module._forward_hooks.values():
@@ -56,18 +78,14 @@ def side_of(module: nn.Module) -> str | None:
 
 
 def inserted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Path and module of each insertion."""
-    for path, module in model.named_modules():
+    """Path and module of each insertion, as in the network without compiled wrappers."""
+    for path, module in plain_modules(model).items():
         if side_of(module) is not None:
             yield path, module
 
 
-def extract(module: nn.Module) -> Attention:
-    """Take the inserted layer away and return it."""
-    for hooks, ours in ((module._forward_hooks, rescale_output), (module._forward_pre_hooks, _rescale_input)):
-        for key in [key for key, hook in hooks.items() if hook is ours]:
-            del hooks[key]
-    attention = getattr(module, CHILD)
-    assert isinstance(attention, Attention)
-    delattr(module, CHILD)
-    return attention
+def without_insertions(model: nn.Module) -> nn.Module:
+    """The same network after all inserted layers were taken away."""
+    for _, module in list(inserted(model)):
+        detach(module)
+    return model

@@ -118,6 +118,12 @@ class Report:
         skipped = (replace(item, path=longer(item.path)) for item in self.skipped)
         return Report(self.model, tuple(sites), tuple(skipped))
 
+    def without(self, reasons: Mapping[str, str]) -> Report:
+        """The same, with some sites skipped instead: path of the site to reason."""
+        kept = tuple(site for site in self.inserted if site.path not in reasons)
+        skipped = (Skipped(s.unit, s.kind, reasons[s.path]) for s in self.inserted if s.path in reasons)
+        return Report(self.model, kept, (*self.skipped, *skipped))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return asdict(self) | {"params": self.params, "macs": self.macs}

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from senet.errors import SenetError, UnknownNameError
 from senet.graph.block import CARRIES, Unit
 from senet.graph.blocks import find_units
-from senet.graph.trace import Graph, trace
-from senet.nn import PLACEMENTS, SE, Attention, AttentionSpec, attention_from_dict
+from senet.graph.compiled import plain_modules
+from senet.graph.inputs import ExampleInputs
+from senet.graph.trace import trace
+from senet.graph.values import Graph, Value
+from senet.nn import PLACEMENTS, SE, Attention, AttentionSpec
 from senet.profiling.layer import layer_cost
-from senet.surgery.insertion import CHILD, extract, insert, inserted, side_of
+from senet.surgery.apply import apply_sites
+from senet.surgery.insertion import CHILD, side_of, without_insertions
+from senet.surgery.network import operable
 from senet.surgery.report import Report, Site, Skipped
-from senet.surgery.sites import Place, Places
+from senet.surgery.sites import Place, Places, belongs
+from senet.surgery.trial import faults
 from senet.surgery.where import Where, chosen
 
-__all__ = ["apply_sites", "plan", "remove", "retrofit", "trainable"]
+__all__ = ["plan", "retrofit", "trainable"]
 
 
 def retrofit(
@@ -30,7 +35,7 @@ def retrofit(
     where: Where = "auto",
     placement: str = "standard",
     stages: Sequence[int] | None = None,
-    example_inputs: Tensor | Sequence[Any] | None = None,
+    example_inputs: ExampleInputs | None = None,
 ) -> Report:
     """Insert attention into any convolutional network, in place, and keep the function that it computes.
 
@@ -74,52 +79,37 @@ def plan(
     where: Where = "auto",
     placement: str = "standard",
     stages: Sequence[int] | None = None,
-    example_inputs: Tensor | Sequence[Any] | None = None,
+    example_inputs: ExampleInputs | None = None,
 ) -> Report:
-    """Say what `retrofit` would do with the same arguments, and touch nothing."""
+    """Say what `retrofit` would do with the same arguments, and touch nothing: copies of the network run."""
     spec = _identity_start(attention if attention is not None else SE())
     if placement not in PLACEMENTS:
         raise UnknownNameError("placement", placement, PLACEMENTS)
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        raise SenetError(
-            f"{type(model).__name__} has counted its parameters already: retrofit the module, then wrap it"
-        )
-    meant = None if isinstance(where, str) and where == "auto" else chosen(model, where)
-    graph = trace(model, (example_inputs,) if isinstance(example_inputs, Tensor) else example_inputs)
+    model = operable(model)
+    selected = None if isinstance(where, str) and where == "auto" else chosen(model, where)
+    # Without what an earlier call inserted: so this call finds the same units, and knows which of them are served.
+    graph = trace(model, example_inputs, edit=without_insertions)
     units = find_units(graph)
-    if meant is not None:
-        units = _meant_units(graph, units, meant)
+    if selected is not None:
+        units = _selected_units(graph, units, selected)
+    _mark_served(graph, units)
     if all(unit.reason and unit.reason != CARRIES for unit in units):
-        raise SenetError(_no_site(model, graph))
+        raise SenetError(_no_unit(model, graph))
     numbers = _stage_numbers(units)
     _check_stages(stages, numbers)
-    return _report(graph, units, spec, placement, numbers, stages)
+    report = _report(graph, units, spec, placement, numbers, stages)
+    report = report.without(faults(model, graph.inputs, report.inserted))
+    if not report.inserted and not any(item.reason == CARRIES for item in report.skipped):
+        raise SenetError(_no_site(report, spec, units))
+    return report
 
 
-def apply_sites(model: nn.Module, sites: Sequence[Site]) -> None:
-    """Insert what a report lists.
-
-    Raises:
-        SenetError: The model has no such module, or one with something there already; it is then unchanged.
-    """
-    modules = dict(model.named_modules())
-    for site in sites:
-        if site.path not in modules:
-            raise SenetError(f"{type(model).__name__} has no module {site.path!r} for attention; another network?")
-        if hasattr(modules[site.path], CHILD):
-            raise SenetError(f"{site.path} has something called {CHILD!r} already")
-    with torch.random.fork_rng(devices=[]):
-        for site in sites:
-            module = modules[site.path]
-            layer = attention_from_dict(site.attention).build(site.channels, ndim=len(site.space))
-            like = _like(model, module)
-            insert(module, layer.to(like.device, like.dtype), site.side)
-
-
-def _like(model: nn.Module, module: nn.Module) -> torch.Tensor:
-    """A tensor whose device and type the new layer takes: the module's own, else the network's."""
-    own = next((t for t in module.parameters() if t.is_floating_point()), None)
-    return own if own is not None else next((t for t in model.parameters() if t.is_floating_point()), torch.zeros(()))
+def _mark_served(graph: Graph, units: Sequence[Unit]) -> None:
+    """Give the units in which something is inserted their reason."""
+    served = [(call, side) for call in graph.calls if (side := side_of(call.module)) is not None]
+    for unit in units:
+        if not unit.reason and any(belongs(call, side, unit) for call, side in served):
+            unit.reason = CARRIES
 
 
 def _identity_start(spec: AttentionSpec) -> AttentionSpec:
@@ -203,11 +193,11 @@ def _check_stages(stages: Sequence[int] | None, numbers: dict[tuple[int, ...], i
             raise SenetError(f"stages: no stage {stage} here; there are {known}")
 
 
-def _meant_units(graph: Graph, units: Sequence[Unit], meant: set[str]) -> list[Unit]:
+def _selected_units(graph: Graph, units: Sequence[Unit], selected: set[str]) -> list[Unit]:
     """The units that the user's modules are or hold or end; for a module with none, its own output."""
     places = Places(graph)
     found: list[Unit] = []
-    for path in sorted(meant):
+    for path in sorted(selected):
         below = f"{path}."
         held = [u for u in units if u.call.path == path or u.call.path.startswith(below)]
         if not held:
@@ -230,9 +220,9 @@ def _outputs(graph: Graph, path: str) -> list[Unit]:
     return [Unit("module", call.parent or call, call.outputs[0], frozenset()) for call in calls]
 
 
-def _no_site(model: nn.Module, graph: Graph) -> str:
+def _no_unit(model: nn.Module, graph: Graph) -> str:
     name = type(model).__name__
-    convs = [path for path, m in model.named_modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
+    convs = [path for path, m in plain_modules(model).items() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
     listed = ", ".join(convs[:4]) + (f" and {len(convs) - 4} more" if len(convs) > 4 else "")
     if any("attention" in v.op or v.op in ("bmm", "softmax", "_softmax") for v in graph.values):
         return (
@@ -241,24 +231,30 @@ def _no_site(model: nn.Module, graph: Graph) -> str:
     return f"{name} has no unit that attention could sit in; its convolutions are {listed}; name a module by where="
 
 
-def remove(model: nn.Module) -> Report:
-    """Take out all that `retrofit` put in; modules, keys and hooks are then the original's.
+def _no_site(report: Report, spec: AttentionSpec, units: Sequence[Unit]) -> str:
+    """What keeps attention from every unit, and what would work."""
+    reasons = list(dict.fromkeys(item.reason for item in report.skipped))
+    more = f"; and {len(reasons) - 2} more reasons" if len(reasons) > 2 else ""
+    hint = _fitting(spec, units) or "choose another placement= or where="
+    return f"{report.model} has no unit that takes this attention: {'; '.join(reasons[:2])}{more}; {hint}"
 
-    Where gates have learned, the function changes: to keep it, see `freeze`.
 
-    Returns:
-        What was taken out, in `inserted`.
-    """
-    sites = []
-    for path, module in list(inserted(model)):
-        side = side_of(module)
-        layer = extract(module)
-        params = sum(p.numel() for p in layer.parameters())
-        sites.append(
-            Site(path, side or "", path.rpartition(".")[0], "module", 0, layer.channels, (), "",
-                 {"kind": type(layer).__name__}, params, 0)
-        )  # fmt: skip
-    return Report(type(model).__name__, tuple(sites), ())
+def _fitting(spec: AttentionSpec, units: Sequence[Unit]) -> str:
+    """A reduction that suits the units' channels, if the given one suits none; as a hint."""
+    ends = [unit.end for unit in units if not unit.reason]
+    if "reduction" not in {f.name for f in fields(spec)} or not ends or any(_fits(spec, end) for end in ends):
+        return ""
+    reduction = max(1, min(end.channels for end in ends) // 2)
+    smaller = replace(spec, reduction=reduction)  # type: ignore[call-arg]
+    return f"reduction={reduction} fits" if all(_fits(smaller, end) for end in ends) else ""
+
+
+def _fits(spec: AttentionSpec, end: Value) -> bool:
+    try:
+        spec.check(end.channels, ndim=len(end.space))
+    except SenetError:
+        return False
+    return True
 
 
 TRAINABLE = ("attention", "all")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from torch import nn
 
 from senet.graph.block import Unit
-from senet.graph.flow import finish, steps_back
-from senet.graph.trace import Call, Graph, Value
+from senet.graph.flow import between, finish, steps_back
+from senet.graph.values import Call, Graph, Value
 
-__all__ = ["Place", "Places"]
+__all__ = ["CONTAINERS", "Place", "Places", "belongs"]
+
+CONTAINERS: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+"""Modules that run their children, or hand them out: one more would be run as one of the network's own."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,17 @@ class Places:
         self.returned: Mapping[Value, list[Call]] = graph.returned_by()
         self.times = graph.times_called()
         self.calls = graph.calls
+        self.unhooked = graph.unhooked
 
     def of(self, unit: Unit, placement: str) -> Place | str:
         """The unit's place in that placement, or the reason why there is none."""
+        place = self._of(unit, placement)
+        past_hooks = [path for path in self.unhooked if _holds(unit.call.path, path)]
+        if isinstance(place, str) and past_hooks:
+            place += f"; {past_hooks[-1]} is run by .forward(), which goes past hooks: call the module itself"
+        return place
+
+    def _of(self, unit: Unit, placement: str) -> Place | str:
         if placement == "standard":
             place = self.after(unit.end, unit.call) or self.after(unit.end, None)
             return place or "no module's output is the branch's end"
@@ -89,7 +100,7 @@ class Places:
 
     def _suits(self, call: Call) -> bool:
         """Whether the module can be given a child: a container would run it as one of its own."""
-        if not call.path or isinstance(call.module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        if not call.path or isinstance(call.module, CONTAINERS):
             return False
         # One activation that serves many places is none of them.
         return self.times[call.module] == 1 or next(call.module.parameters(), None) is not None
@@ -111,3 +122,17 @@ class Places:
     def shared(self, places: Sequence[Place]) -> bool:
         """Whether the places' module also runs where it is none of them."""
         return self.times[places[0].call.module] != len({place.call for place in places})
+
+
+def belongs(call: Call, side: str, unit: Unit) -> bool:
+    """Whether attention on that side of a module rescales a map of this unit's branch, or its result."""
+    if side == "input":
+        return any(value in unit.members for value in call.outputs)
+    maps = {*unit.members, unit.end}
+    if unit.merge is not None:
+        maps |= {unit.merge, *between(unit.merge, finish(unit.merge))}
+    return any(value in maps for value in call.outputs)
+
+
+def _holds(path: str, inner: str) -> bool:
+    return not path or inner == path or inner.startswith(f"{path}.")

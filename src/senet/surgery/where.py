@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import nn
 
 from senet.errors import SenetError
+from senet.graph.compiled import plain_modules
+from senet.surgery.insertion import CHILD, inserted
 
 __all__ = ["Where", "chosen"]
 
@@ -26,7 +28,12 @@ def chosen(model: nn.Module, where: Where) -> set[str]:
     Raises:
         SenetError: None is meant, or one inside another.
     """
-    named = [(path, module) for path, module in model.named_modules() if path]
+    layers = [f"{path}.{CHILD}" for path, _ in inserted(model)]
+    named = [
+        (path, module)
+        for path, module in plain_modules(model).items()
+        if path and not any(path == layer or path.startswith(f"{layer}.") for layer in layers)
+    ]
     if isinstance(where, type | str):
         where = [where]
     if callable(where):
