@@ -372,8 +372,38 @@ def test_a_lazy_network_stays_lazy_and_is_refused(function: Callable[..., Any], 
     with pytest.raises(senet.SenetError, match=r"without weights yet \(conv1, norm1, .*run it once on a batch first"):
         function(model, example_inputs=example)
     assert isinstance(model.conv1, nn.LazyConv2d)
-    assert model(torch.randn(2, 4, 16, 16)).shape == (2, 5)
-    assert senet.retrofit(model).inserted
+    images = torch.randn(2, 4, 16, 16)
+    assert model(images).shape == (2, 5)
+    assert senet.retrofit(model, example_inputs=images).inserted
+
+
+class BuiltAtFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = conv(3, WIDTH), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        if self.conv is None:
+            self.conv = conv(WIDTH, WIDTH).to(x.device)
+        return F.relu(x + self.conv(x))
+
+
+def test_a_network_that_builds_its_layers_at_its_first_call_is_told() -> None:
+    model = BuiltAtFirst()
+    with pytest.raises(senet.SenetError, match=r"builds layers at its first call \(conv\): run it once on a batch"):
+        senet.retrofit(model, example_inputs=IMAGES)
+    assert model.conv is None
+    model(IMAGES)
+    assert [site.path for site in senet.retrofit(model, example_inputs=IMAGES).inserted] == ["conv"]
+
+
+def test_gates_inserted_in_inference_mode_can_learn() -> None:
+    model = Residuals()
+    with torch.inference_mode():
+        assert len(senet.retrofit(model, example_inputs=IMAGES).inserted) == 2
+    model(IMAGES).square().sum().backward()
+    assert all(gate.fc2.bias.grad.any() for gate in gates(model).values())
 
 
 # Compiled networks

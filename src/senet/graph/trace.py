@@ -41,9 +41,16 @@ def trace(
     for inputs in candidates:
         for meta in (True, False):
             try:
-                return _record(model, inputs, meta, edit)
+                graph, built = _record(model, inputs, meta, edit)
             except Exception as error:  # a user's network may refuse in its own way
                 first_error = first_error if first_error is not None and meta else error
+                continue
+            if built:
+                raise SenetError(
+                    f"{type(model).__name__} builds layers at its first call ({', '.join(built[:4])}): "
+                    "run it once on a batch first"
+                )
+            return graph
     assert first_error is not None
     reason = (str(first_error).strip().splitlines() or [type(first_error).__name__])[0]
     shapes = " or ".join(map(str, candidates))
@@ -64,13 +71,19 @@ def _refuse_lazy(model: nn.Module) -> None:
         )
 
 
-def _record(model: nn.Module, inputs: Inputs, meta: bool, edit: Callable[[nn.Module], object] | None) -> Graph:
+def _record(
+    model: nn.Module, inputs: Inputs, meta: bool, edit: Callable[[nn.Module], object] | None
+) -> tuple[Graph, list[str]]:
+    """What was seen, and the layers that weren't there before the run."""
     network = replica(model, meta=meta)
     originals = dict(zip(network.modules(), model.modules(), strict=True))
     if edit is not None:
         edit(network)
+    known = set(network.modules())
     recorder = Recorder(network, originals, inputs)
     given = inputs.on("meta") if meta else inputs.copied()
     with running(network, meta=meta), recorder.watching():
         given.call(network)
-    return recorder.graph
+    after = plain_modules(network).items()
+    built = [path for path, m in after if m not in known and next(m.parameters(), None) is not None]
+    return recorder.graph, built

@@ -17,6 +17,7 @@ from senet.surgery.sites import CONTAINERS
 __all__ = ["apply_sites", "layer_for", "remove"]
 
 
+@torch.inference_mode(False)  # whose tensors can't learn
 def apply_sites(model: nn.Module, sites: Sequence[Site]) -> None:
     """Insert what a report lists, without running the network.
 

@@ -43,6 +43,15 @@ def retrofit(
     original's bit for bit. (That takes the centred form of the gate, 2 * sigmoid in (0, 2), see `SqueezeExcite`.) No
     key of the state dict changes, so the original's checkpoints still load. A second call changes nothing.
 
+    Copies of the network try the insertion first. A layer that doesn't run exactly once at each run of its module, or
+    that changes the output, is left out, and the report says why. Such are modules whose forward loops over their
+    children, and modules that are run by `.forward()`, past all hooks. Outputs of a network that differ from run to
+    run aren't compared. Neither are those of a network that can't run for real on the example, or has no weights
+    (on the meta device): then the runs alone are counted.
+
+    A network that `torch.compile` has wrapped, or that compiled code calls, is compiled again at its next call, as is
+    everything else that was compiled in this process.
+
     Args:
         model: Any module: a classifier, or the backbone inside something larger.
         attention: What to insert; None is `senet.SE()`.
@@ -53,15 +62,16 @@ def retrofit(
             module: of each, the unit in it, or else its output.
         placement: As in `senet.nn.PLACEMENTS`; what a unit has no place for is skipped.
         stages: Only these; units at the largest resolution are stage 2, as in the paper's Table 13.
-        example_inputs: A batch, or all positional arguments, for one run in which the maps are watched; None guesses
-            an image.
+        example_inputs: What the copies run on: one tensor, all positional arguments in a tuple or list, or all
+            arguments by name in a dict. None guesses an image.
 
     Returns:
         Each site and each skipped unit.
 
     Raises:
-        SenetError: The network has no place for attention, `where` means nothing or is ambiguous, it doesn't run on
-            the example, or the options are wrong. The model is then unchanged.
+        SenetError: No unit takes the attention, `where` means nothing or is ambiguous, or the options are wrong. Or
+            the network doesn't run on the example, has lazy layers, is scripted, quantized, or wrapped for several
+            devices. The model is then unchanged.
 
     Source: Hu et al. 2018, section 3.3, Figs. 2-3; sections 6.4 and 6.5 for stages and placements.
     """
@@ -72,6 +82,7 @@ def retrofit(
     return report
 
 
+@torch.inference_mode(False)  # whose tensors can't be watched
 def plan(
     model: nn.Module,
     attention: AttentionSpec | None = None,
