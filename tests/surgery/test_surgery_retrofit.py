@@ -191,10 +191,9 @@ def test_second_call_changes_nothing(resnet: nn.Module) -> None:
     assert not report.inserted
     assert {skipped.reason for skipped in report.skipped} == {"carries attention already"}
     assert list(resnet.state_dict()) == keys
-    assert senet.plan(randomise(torchvision.models.vgg11_bn())).inserted
     vgg = torchvision.models.vgg11_bn()
-    senet.retrofit(vgg)
-    assert not senet.retrofit(vgg).inserted
+    assert senet.retrofit(vgg, example_inputs=image(side=64)).inserted
+    assert not senet.retrofit(vgg, example_inputs=image(side=64)).inserted
 
 
 def test_remove_gives_the_original_back(resnet: nn.Module) -> None:
@@ -249,7 +248,7 @@ def _unit_on(unit: nn.Module, into: Tensor, shortcut: Tensor) -> Tensor:
 
 def test_where_takes_patterns_types_lists_and_predicates(resnet: nn.Module) -> None:
     def paths(where: object) -> list[str]:
-        return [site.path for site in senet.plan(resnet, where=where).inserted]
+        return [site.path for site in senet.plan(resnet, where=where, example_inputs=image(side=64)).inserted]
 
     assert paths("layer4.*") == ["layer4.0.bn2", "layer4.1.bn2"]
     assert paths("layer[34]") == ["layer3.0.bn2", "layer3.1.bn2", "layer4.0.bn2", "layer4.1.bn2"]

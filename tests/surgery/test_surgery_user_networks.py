@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import io
 import random
 import re
@@ -24,22 +23,18 @@ from user_networks import (
     NETWORKS,
     WIDTH,
     Branches,
-    ByName,
     Closures,
-    InSpace,
     Lazy,
     Loop,
     PastHooks,
-    Quantizable,
-    Recurrent,
     Residuals,
-    WithTable,
     conv,
+    gates,
+    randomise_gates,
 )
 
 import senet
-from senet.nn import PLACEMENTS, Attention
-from senet.surgery import apply_sites
+from senet.nn import PLACEMENTS
 
 
 def call(model: nn.Module, example: Any) -> list[Tensor]:
@@ -59,16 +54,6 @@ def build(name: str) -> tuple[nn.Module, Any]:
 
 def equal(first: list[Tensor], second: list[Tensor]) -> bool:
     return len(first) == len(second) and all(map(torch.equal, first, second))
-
-
-def gates(model: nn.Module) -> dict[str, Attention]:
-    return {path: module for path, module in model.named_modules() if isinstance(module, Attention)}
-
-
-def randomise_gates(model: nn.Module) -> None:
-    for gate in gates(model).values():
-        for parameter in gate.parameters():
-            nn.init.normal_(parameter)
 
 
 def runs(model: nn.Module, example: Any) -> Counter[str]:
@@ -404,238 +389,3 @@ def test_gates_inserted_in_inference_mode_can_learn() -> None:
         assert len(senet.retrofit(model, example_inputs=IMAGES).inserted) == 2
     model(IMAGES).square().sum().backward()
     assert all(gate.fc2.bias.grad.any() for gate in gates(model).values())
-
-
-# Compiled networks
-
-
-def outer(model: Residuals) -> tuple[Callable[..., Any], nn.Module]:
-    compiled = torch.compile(model, backend="eager")
-    return compiled, compiled
-
-
-def inner(model: Residuals) -> tuple[Callable[..., Any], nn.Module]:
-    return torch.compile(model, backend="eager"), model
-
-
-def in_place(model: Residuals) -> tuple[Callable[..., Any], nn.Module]:
-    model.compile(backend="eager")
-    return model, model
-
-
-def part(model: Residuals) -> tuple[Callable[..., Any], nn.Module]:
-    model.blocks[0] = torch.compile(model.blocks[0], backend="eager")
-    model.blocks[1].compile(backend="eager")
-    return model, model
-
-
-def place(model: Residuals) -> tuple[Callable[..., Any], nn.Module]:
-    model.blocks[0].norm2 = torch.compile(model.blocks[0].norm2, backend="eager")
-    return model, model
-
-
-def method(model: Residuals) -> tuple[Callable[..., Any], nn.Module]:
-    model.forward = torch.compile(model.forward, backend="eager")  # type: ignore[method-assign]
-    return model, model
-
-
-def step(model: Residuals) -> tuple[Callable[..., Any], nn.Module]:
-    return torch.compile(lambda x: model(x), backend="eager"), model
-
-
-@pytest.mark.parametrize("compiling", [outer, inner, in_place, part, place, method, step])
-def test_compiled_networks_use_train_and_lose_their_gates(compiling: Callable[..., Any]) -> None:
-    model = Residuals().train()
-    run, given = compiling(model)
-    original = run(IMAGES)
-    original.sum().backward()
-    keys = list(model.state_dict())
-    report = senet.retrofit(given, example_inputs=IMAGES)
-    assert [site.path for site in report.inserted] == ["blocks.0.norm2", "blocks.1.norm2"]
-    assert torch.equal(run(IMAGES), original)
-    run(IMAGES).square().sum().backward()
-    learned = [p.grad is not None and bool(p.grad.any()) for gate in gates(model).values() for p in gate.parameters()]
-    assert learned == [False, False, True, True] * 2  # at the start nothing passes the zeros of the second layer
-    assert not senet.retrofit(given, example_inputs=IMAGES).inserted
-    randomise_gates(model)
-    assert not torch.allclose(run(IMAGES), original)
-    assert [site.path for site in senet.remove(given).inserted] == ["blocks.0.norm2", "blocks.1.norm2"]
-    assert torch.equal(run(IMAGES), original)
-    assert list(model.state_dict()) == keys
-    plain = Residuals()
-    apply_sites(plain, report.inserted)
-    assert len(gates(plain)) == 2
-    assert len(senet.plan(given, where="blocks.1", example_inputs=IMAGES).inserted) == 1
-
-
-def test_a_plan_leaves_compiled_code_alone() -> None:
-    compilations = 0
-
-    def backend(graph: torch.fx.GraphModule, _: Any) -> Callable[..., Any]:
-        nonlocal compilations
-        compilations += 1
-        return graph.forward
-
-    model = torch.compile(Residuals().eval(), backend=backend)
-    model(IMAGES)
-    before = compilations
-    senet.plan(model, example_inputs=IMAGES)
-    model(IMAGES)
-    assert compilations == before > 0
-
-
-def test_sites_of_a_compiled_network_fit_under_their_old_names_too() -> None:
-    [site, _] = senet.plan(Residuals(), example_inputs=IMAGES).inserted
-    old = dataclasses.replace(site, path=f"_orig_mod.{site.path}")
-    for model in (Residuals(), torch.compile(Residuals(), backend="eager")):
-        apply_sites(model, [old])
-        assert len(gates(model)) == 1
-
-
-# Example inputs
-
-
-def test_example_inputs_are_positional_or_by_name() -> None:
-    for model in (WithTable(), ByName()):
-        with pytest.raises(senet.SenetError, match="or a dict of arguments by name"):
-            senet.plan(model)
-    table = torch.ones(2, 7)
-    by_name = senet.plan(WithTable(), example_inputs={"table": table, "image": IMAGES})
-    assert by_name.inserted == senet.plan(WithTable(), example_inputs=[IMAGES, table, 2.0]).inserted
-    assert by_name.inserted == senet.plan(WithTable(), example_inputs=(IMAGES, table)).inserted
-    assert len(senet.plan(Residuals(), example_inputs=IMAGES).inserted) == 2
-    for wrong in ("image", 3, {1: IMAGES}, iter([IMAGES])):
-        with pytest.raises(senet.SenetError, match="give a tensor, a tuple of all positional arguments, or a dict"):
-            senet.plan(Residuals(), example_inputs=wrong)
-    with pytest.raises(senet.SenetError, match=r"can't run on no tensor"):
-        senet.plan(Residuals(), example_inputs=())
-
-
-# Networks without a place
-
-
-def test_a_narrow_network_is_told_what_would_fit() -> None:
-    model = InSpace(3, 1, width=8)
-    with pytest.raises(
-        senet.SenetError, match=r"InSpace has no unit .*reduction=16 leaves no hidden unit.*reduction=4 fits"
-    ):
-        senet.retrofit(model)
-    assert not gates(model)
-    assert len(senet.retrofit(model, senet.SE(reduction=4)).inserted) == 1
-    assert not senet.retrofit(model).inserted  # it carries attention already, so there is nothing to tell
-    with pytest.raises(senet.SenetError, match="without a module; choose another placement="):
-        senet.retrofit(Recurrent(), placement="identity")
-
-
-def test_a_part_that_is_too_narrow_is_skipped() -> None:
-    model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 32), nn.ReLU(), conv(32, 8), nn.ReLU())
-    first, second = senet.retrofit(model), senet.retrofit(model)
-    assert ([site.path for site in first.inserted], len(first.skipped)) == (["3"], 1)
-    assert not second.inserted
-    assert len(second.skipped) == 2
-
-
-# Networks that surgery can't work on
-
-
-def traced() -> nn.Module:
-    return torch.jit.trace(Residuals().eval(), IMAGES)
-
-
-def int8() -> nn.Module:
-    model = Quantizable().eval()
-    model.qconfig = torch.ao.quantization.get_default_qconfig("x86")
-    prepared = torch.ao.quantization.prepare(model)
-    prepared(IMAGES)
-    return torch.ao.quantization.convert(prepared)
-
-
-def int8_graph() -> nn.Module:
-    from torch.ao.quantization import get_default_qconfig_mapping
-    from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
-
-    prepared = prepare_fx(Residuals().eval(), get_default_qconfig_mapping("x86"), (IMAGES,))
-    prepared(IMAGES)
-    return convert_fx(prepared)
-
-
-def int8_linear() -> nn.Module:
-    return torch.ao.quantization.quantize_dynamic(Residuals(), {nn.Linear})
-
-
-REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "scripted": (lambda: torch.jit.script(Residuals()), "scripted or traced.* retrofit the network, then script it"),
-    "traced": (traced, "scripted or traced"),
-    "int8": (int8, r"is quantized .* retrofit the network in floating point"),
-    "int8 graph": (int8_graph, "is quantized"),
-    "int8 layer": (int8_linear, "Residuals's head is quantized"),
-    "data parallel": (lambda: nn.DataParallel(Residuals()), "retrofit the module, then wrap it"),
-    "wrapped part": (lambda: nn.Sequential(nn.DataParallel(Residuals())), "Sequential's 0 .*, then wrap it"),
-    "no module": (lambda: Residuals().forward, "is method, not a torch.nn.Module"),
-}
-
-
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", REFUSED)
-def test_scripted_quantized_and_wrapped_networks_are_refused(kind: str) -> None:
-    build, reason = REFUSED[kind]
-    for function in (senet.plan, senet.retrofit):
-        with pytest.raises(senet.SenetError, match=reason):
-            function(build(), example_inputs=IMAGES)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_networks_that_are_still_in_floating_point_are_taken() -> None:
-    model = Quantizable().train()
-    model.qconfig = torch.ao.quantization.get_default_qat_qconfig("x86")
-    model = torch.ao.quantization.prepare_qat(model)
-    assert len(senet.retrofit(model, example_inputs=IMAGES).inserted) == 1
-    scripted_part = nn.Sequential(torch.jit.script(nn.Sequential(nn.ReLU())), Residuals())
-    assert len(senet.retrofit(scripted_part, example_inputs=IMAGES).inserted) == 2
-
-
-# Sites
-
-
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "kind": ({"attention": {"kind": "nope"}}, "nope"),
-    "option": ({"attention": {"kind": "se", "size": 3}}, "size"),
-    "path": ({"path": "blocks.9"}, "no module 'blocks.9'"),
-    "container": ({"path": "blocks"}, "takes no further module"),
-    "side": ({"side": "middle"}, "must be 'input' or 'output'"),
-    "channels": ({"channels": 99}, "has 32 channels, not 99"),
-    "narrow": ({"channels": 8, "path": "blocks.1"}, "no hidden unit"),
-    "dimensions": ({"space": (4, 4, 4, 4)}, "ndim"),
-    "twice": ({"path": "blocks.0.norm2", "channels": WIDTH}, "blocks.0.norm2 is listed twice"),
-    "old name": ({"path": "_orig_mod.blocks.0.norm2", "channels": WIDTH}, "blocks.0.norm2 is listed twice"),
-}
-
-
-@pytest.mark.parametrize("kind", WRONG)
-def test_sites_are_applied_all_or_none(kind: str) -> None:
-    change, message = WRONG[kind]
-    model = Residuals()
-    first, second = senet.plan(model, example_inputs=IMAGES).inserted
-    keys, seed = list(model.state_dict()), torch.get_rng_state()
-    with pytest.raises(senet.SenetError, match=message):
-        apply_sites(model, [first, dataclasses.replace(second, **change)])
-    assert list(model.state_dict()) == keys
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    assert torch.equal(torch.get_rng_state(), seed)
-    apply_sites(model, [first, second])
-    with pytest.raises(senet.SenetError, match="has something called 'attention' already"):
-        apply_sites(model, [second])
-
-
-def test_sites_are_taken_back_if_a_module_refuses_its_layer() -> None:
-    class Closed(nn.BatchNorm2d):
-        def add_module(self, name: str, module: nn.Module | None) -> None:
-            raise RuntimeError("closed")
-
-    model = Residuals()
-    sites = senet.plan(model, example_inputs=IMAGES).inserted
-    model.blocks[1].norm2 = Closed(2 * WIDTH)
-    with pytest.raises(RuntimeError, match="closed"):
-        apply_sites(model, sites)
-    assert not gates(model)
-    assert not any(module._forward_hooks for module in model.modules())

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 from torch.utils.checkpoint import checkpoint
 
+from senet.nn import Attention
+
 WIDTH = 16
 
 
@@ -303,3 +305,13 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Any, int]] = {
     "frozen weights": (frozen, IMAGES, 2),
     "half weights": (lambda: Residuals().half(), IMAGES.half(), 2),
 }
+
+
+def gates(model: nn.Module) -> dict[str, Attention]:
+    return {path: module for path, module in model.named_modules() if isinstance(module, Attention)}
+
+
+def randomise_gates(model: nn.Module) -> None:
+    for gate in gates(model).values():
+        for parameter in gate.parameters():
+            nn.init.normal_(parameter)

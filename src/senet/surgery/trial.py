@@ -118,7 +118,8 @@ class _Trial:
                 module = modules[site.path]
                 module.forward = _counted(module.forward, runs, site.path)
         with running(network, meta=self.meta):
-            return list(tensors_in(self.inputs.copied().call(network))), runs
+            output = tensors_in(self.inputs.copied().call(network))
+            return [tensor for tensor in output if tensor.layout == torch.strided and not tensor.is_nested], runs
 
     def _runs_without(self) -> bool:
         """Whether the network runs as it is (a detector doesn't train without targets, say)."""
