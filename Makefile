@@ -15,16 +15,18 @@ test: lint ## Linter, type checker, import contracts, tests
 test-all: lint ## The same with the tests that take minutes
 	$(PYTEST)
 
-bench: .venv/installed-dev ## What attention costs in time and memory, about 10 minutes; BENCH=--quick for two
+bench: .venv/installed-dev ## What attention costs in time and memory, about 20 minutes; BENCH=--quick for two
 	$(BIN)/python benchmarks/bench_speed.py $(BENCH)
 
 # The kernel with the address and undefined-behaviour sanitizers, through its own tests; the plain one comes back after.
+# EXAMPLES=10000 draws so many odd arguments for each operator.
+EXAMPLES ?= 150
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g
 sanitize: .venv/installed-dev ## The kernel's tests under ASan and UBSan (Linux, gcc)
 	SENET_CFLAGS="$(SANITIZE)" $(BIN)/python setup.py -q build_ext --inplace
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 OMP_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/ops tests/fusion -k "not compiled and not twice"; \
+	  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 OMP_NUM_THREADS=1 SENET_EXAMPLES=$(EXAMPLES) \
+	  $(BIN)/python -m pytest -q -p no:cacheprovider --timeout=0 tests/ops tests/fusion -k "not compiled"; \
 	  found=$$?; $(BIN)/python setup.py -q build_ext --inplace; exit $$found
 
 lint: .venv/installed-dev

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from senet.graph.trace import CONVOLUTIONS, NORMS
+from senet.graph.values import CONVOLUTIONS, NORMS
 from senet.nn.modes import evaluation_mode
 
 __all__ = ["ParameterUse"]
