@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CheckpointError", "DataError", "NotSeenError", "SenetError", "UnknownNameError"]
+__all__ = ["CheckpointError", "DataError", "NotSeenError", "SenetError", "UnknownNameError", "shown"]
 
 
 class SenetError(ValueError):
@@ -44,3 +44,13 @@ class UnknownNameError(SenetError):
             shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
             hint = f"known: {shown}"
         super().__init__(f"unknown {kind} {str(name)!r}; {hint}")
+
+
+def shown(value: object, most: int = 80) -> str:
+    """A value as a message shows it: on one line and cut, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # deeper than Python recurses, longer than it prints, or a class of its own
+        text = f"a {type(value).__name__}"
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral, Real
+from typing import Any, Final, TypeVar
+
+from senet.errors import SenetError, UnknownNameError, shown
 
 __all__ = ["CIFAR", "IMAGENET", "IMAGENET_CAFFE", "Preprocessing"]
+
+T = TypeVar("T")
+
+INTERPOLATIONS: Final = ("bilinear", "bicubic", "nearest")
+CHANNELS: Final = {"RGB": 3, "BGR": 3, "L": 1, "other": None}
+"""Channel order to the number of channels; None: as many as the mean has."""
+
+MOST_PIXELS, MOST_CHANNELS = 65_535, 65_535
+LARGEST: Final = 3.4e38
+"""The largest float32, rounded down: networks compute in it."""
+SMALLEST: Final = 1.2e-38
+"""The smallest normal float32, rounded up."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +35,12 @@ class Preprocessing:
         interpolation: `"bilinear"`, `"bicubic"` or `"nearest"`.
         mean: Per channel, subtracted after scaling to `value_range`.
         std: Per channel, divided by after the subtraction.
-        channel_order: `"RGB"`, `"BGR"` (Caffe's) or `"L"` (one grey channel).
+        channel_order: `"RGB"`, `"BGR"` (Caffe's), `"L"` (one grey channel), or `"other"`: any number of channels, as
+            many as `mean` has. Image files hold no such channels, so your own code makes those tensors.
         value_range: The value of a white pixel before normalising: 1.0, or 255.0 for Caffe's networks.
 
     Raises:
-        ValueError: A field outside what is listed above.
+        SenetError: A field outside what is listed above, or numbers with which an image overflows float32.
     """
 
     size: tuple[int, int] = (224, 224)
@@ -36,23 +52,57 @@ class Preprocessing:
     value_range: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            self._set(name, _several(name, getattr(self, name), _number))
+        for name in ("crop_fraction", "value_range"):
+            self._set(name, _number(name, getattr(self, name)))
+        self._set("size", _several("size", self.size, _whole))
+        self._check_picture()
+        self._check_channels()
+        self._check_values()
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the dataclass is frozen
+
+    def _check_picture(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size={self.size} must be (height, width) in pixels, both at least 1")
+            raise SenetError(f"size={shown(self.size)} must be (height, width) in pixels, both at least 1")
         if not 0 < self.crop_fraction <= 1:
-            raise ValueError(f"crop_fraction={self.crop_fraction} must lie in (0, 1]")
-        if self.interpolation not in ("bilinear", "bicubic", "nearest"):
-            raise ValueError(f"interpolation={self.interpolation!r}; use 'bilinear', 'bicubic' or 'nearest'")
-        if self.channel_order not in ("RGB", "BGR", "L"):
-            raise ValueError(f"channel_order={self.channel_order!r}; use 'RGB', 'BGR' or 'L'")
-        if not len(self.mean) == len(self.std) == self.in_channels:
-            raise ValueError(
+            raise SenetError(f"crop_fraction={self.crop_fraction} must lie in (0, 1]")
+        if max(self.size) / self.crop_fraction > MOST_PIXELS:
+            raise SenetError(f"size={self.size} / crop_fraction={self.crop_fraction} is over {MOST_PIXELS:,} pixels")
+        if not isinstance(self.interpolation, str) or self.interpolation not in INTERPOLATIONS:
+            raise SenetError(f"interpolation={shown(self.interpolation)}; use 'bilinear', 'bicubic' or 'nearest'")
+
+    def _check_channels(self) -> None:
+        if not isinstance(self.channel_order, str) or self.channel_order not in CHANNELS:
+            raise SenetError(f"channel_order={shown(self.channel_order)}; use 'RGB', 'BGR', 'L' or 'other'")
+        needed = CHANNELS[self.channel_order]
+        if needed is None and len(self.mean) == len(self.std) and 1 <= len(self.mean) <= MOST_CHANNELS:
+            return
+        if not len(self.mean) == len(self.std) == needed:
+            needs = f"{needed} of each" if needed else f"as many of each, 1 to {MOST_CHANNELS:,}"
+            raise SenetError(
                 f"mean has {len(self.mean)} and std {len(self.std)} values; "
-                f"channel_order={self.channel_order!r} needs {self.in_channels} of each"
+                f"channel_order={self.channel_order!r} needs {needs}"
             )
-        if not all(map(math.isfinite, (*self.mean, *self.std, self.value_range))):
-            raise ValueError(f"mean={self.mean}, std={self.std} and value_range={self.value_range} must be finite")
-        if min(self.std) <= 0 or self.value_range <= 0:
-            raise ValueError(f"std={self.std} and value_range={self.value_range} must be positive")
+
+    def _check_values(self) -> None:
+        # Written so that values that are no numbers fail too.
+        if not all(abs(value) <= LARGEST for value in (*self.mean, *self.std, self.value_range)):
+            raise SenetError(
+                f"mean={shown(self.mean)}, std={shown(self.std)} and value_range={self.value_range} must be finite"
+            )
+        if min(*self.std, self.value_range) < SMALLEST:
+            raise SenetError(f"std={shown(self.std)} and value_range={self.value_range} must be positive")
+        white = self.value_range
+        for mean, std in zip(self.mean, self.std, strict=True):
+            # Of black and white as normalised, and of both statistics in units of white.
+            if (
+                not max(abs(mean) / std, abs(white - mean) / std, abs(mean) / white, std / white, white / std)
+                <= LARGEST
+            ):
+                raise SenetError(f"mean={mean} and std={std} with value_range={white} overflow float32")
 
     def __str__(self) -> str:
         height, width = self.size
@@ -65,17 +115,73 @@ class Preprocessing:
     @property
     def in_channels(self) -> int:
         """Number of channels of the tensor."""
-        return 1 if self.channel_order == "L" else 3
+        return CHANNELS[self.channel_order] or len(self.mean)
+
+    def with_channels(self, channels: int) -> Preprocessing:
+        """The same path for images with another number of channels: the default where nobody gives statistics.
+
+        One channel is grey, with the average of mean and std. Any other number repeats the statistics in turn, as
+        `load_weights` repeats the weights of a first convolution.
+
+        Raises:
+            SenetError: No possible number of channels.
+        """
+        if channels == self.in_channels:
+            return self
+        if not 1 <= channels <= MOST_CHANNELS:
+            raise SenetError(f"in_channels={channels}: images have 1 to {MOST_CHANNELS:,} channels")
+        if channels == 1 and self.channel_order in ("RGB", "BGR"):
+            mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
+            return replace(self, mean=(mean,), std=(std,), channel_order="L")
+        order = "RGB" if self.channel_order == "L" and channels == 3 else "other"
+        given = range(channels)
+        return replace(
+            self,
+            mean=tuple(self.mean[c % self.in_channels] for c in given),
+            std=tuple(self.std[c % self.in_channels] for c in given),
+            channel_order=order,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready description; `from_dict` reads it back."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Preprocessing:
-        """Read what `to_dict` wrote (lists, as JSON has them, become tuples)."""
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Read what `to_dict` wrote, or a part of it: a field that is left out has its default.
+
+        Raises:
+            UnknownNameError: There is no such field; names the nearest.
+            SenetError: It is no dictionary, or has an impossible value.
+        """
+        if not isinstance(values, Mapping):
+            raise SenetError(f"preprocessing={shown(values)} must be a dictionary of its fields")
+        known = {f.name for f in fields(cls)}
+        for key in values:
+            if key not in known:
+                raise UnknownNameError("field of preprocessing", key, known)
         return cls(**values)
+
+
+def _several(name: str, values: object, convert: Callable[[str, object], T]) -> tuple[T, ...]:
+    if not isinstance(values, tuple | list):
+        raise SenetError(f"{name}={shown(values)} must be a list of numbers")
+    return tuple(convert(name, value) for value in values)
+
+
+def _number(name: str, value: object) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise SenetError(f"{name}: {shown(value)} is no number")
+    try:
+        return float(value)
+    except OverflowError:
+        raise SenetError(f"{name}: {shown(value)} must be finite") from None
+
+
+def _whole(name: str, value: object) -> int:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise SenetError(f"{name}: {shown(value)} is no whole number")
+    return int(value)
 
 
 IMAGENET = Preprocessing()

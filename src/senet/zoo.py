@@ -7,7 +7,8 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, overload
@@ -15,13 +16,15 @@ from typing import Any, Final, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.errors import CheckpointError, SenetError, UnknownNameError, shown
 from senet.external import LIBRARIES, upstream
 from senet.models import MODELS, Backbone, ConvNet, ModelSpec
 from senet.models.backbone import check_features
 from senet.preprocessing import Preprocessing
 from senet.surgery import Site, apply_sites
 from senet.weights import Description, fetch, find_card, load_weights, read_checkpoint
+from senet.weights.values import impossible, other_kind
+from senet.weights.wrappers import bare, plain_names
 
 __all__ = [
     "INSERTED",
@@ -99,7 +102,8 @@ def create_model(
         device: Where to make it; `"meta"` allocates no weights.
         features_only: Without a head: a `Backbone`, which gives the list of the stages' maps.
         out_stages: Numbers of the stages whose maps a backbone gives, ascending; None is all of them.
-        **options: Any field of the network's spec instead of its own value: `num_classes`, `in_channels`,
+        **options: Any field of the network's spec instead of its own value: `num_classes`, `in_channels`
+            (the `preprocessing` follows it: grey for one channel, statistics repeated in turn for others),
             `attention` (a spec such as `senet.SE(reduction=8)`, or None for the plain network), `placement`,
             `stages` (numbered as in the paper's Table 13: the first residual stage is 2), `output_stride`
             (8, 16 or 32: later stages are dilated instead), and what the family adds (`depths`, `groups`, ...).
@@ -118,6 +122,9 @@ def create_model(
         model_spec(name)  # an unknown network is told before an unknown checkpoint
         card = find_card(name, pretrained)
     spec = model_spec(name, **(card.network_options() if card else {}) | options)
+    images = options.get("preprocessing")
+    if isinstance(images, Preprocessing) and images.in_channels != spec.in_channels:
+        raise SenetError(f"preprocessing is for {images.in_channels} channels and in_channels={spec.in_channels}")
     check_features(spec, features_only, out_stages, options)
     weights = fetch(card) if card else None
     with torch.device(device if device is not None else torch.get_default_device()):
@@ -138,8 +145,8 @@ def build_model(
 ) -> nn.Module:
     """Build what a command line's `--model` or a checkpoint names, and insert what surgery had inserted.
 
-    A user's function is imported with the working directory on the path and called with `num_classes` and
-    `in_channels` where it takes them.
+    A user's function is imported and called with the working directory on `sys.path`, which is then as it was, but for
+    what the function's own code put there. It gets `num_classes` and `in_channels` where it takes them.
 
     Args:
         text: One of `list_models()`, `timm:NAME`, `torchvision:NAME`, or a user's `module:function`.
@@ -153,7 +160,7 @@ def build_model(
         CheckpointError: The public weights can't be had.
     """
     options = dict(options or {})
-    sites = [Site.from_dict(values) for values in options.pop(INSERTED, ())]
+    sites = _sites(options.pop(INSERTED, ()))
     size = {"num_classes": num_classes, "in_channels": in_channels}
     if ":" not in text:
         if pretrained:
@@ -165,8 +172,9 @@ def build_model(
     elif (other := upstream(text)) is not None:
         model = other.build(**size, pretrained=pretrained)
     else:
-        factory = _user_function(text)
-        model = factory(**_accepted(text, factory, size))
+        with importable(os.getcwd()):
+            factory = _user_function(text)
+            model = factory(**_accepted(text, factory, size))
         if not isinstance(model, nn.Module):
             raise SenetError(f"{text} returned {type(model).__name__}, not a torch.nn.Module")
     apply_sites(model, sites)
@@ -190,17 +198,41 @@ def model_defaults(text: str) -> tuple[int, Preprocessing]:
     return described.num_classes, described.preprocessing
 
 
+def _sites(values: object) -> list[Site]:
+    if not isinstance(values, list | tuple) or not all(isinstance(site, Mapping) for site in values):
+        raise SenetError(f"{INSERTED}={shown(values)} must be a list of places, as Site.to_dict writes them")
+    return [Site.from_dict(site) for site in values]
+
+
+class _Entry(str):
+    """One entry of `sys.path`, told from equal ones by identity."""
+
+    __slots__ = ()
+
+
+@contextmanager
+def importable(folder: str) -> Iterator[None]:
+    """Have a folder first on `sys.path` for a while; entries that others add, move or remove meanwhile stay theirs."""
+    entry = _Entry(folder)
+    sys.path.insert(0, entry)
+    importlib.invalidate_caches()  # a module may have been written just now
+    try:
+        yield
+    finally:
+        for place, other in enumerate(sys.path):
+            if other is entry:
+                del sys.path[place]
+                break
+
+
 def _user_function(text: str) -> Callable[..., Any]:
     module_name, _, function_name = text.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
         raise SenetError(f"--model {text}: write it as module:function")
-    sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise SenetError(f"--model {text}: no module {error.name!r} here or among the installed ones") from error
-    finally:
-        sys.path.pop(0)
     function = getattr(module, function_name, None)
     if not callable(function):
         raise SenetError(f"--model {text}: {module_name} has no function {function_name!r}")
@@ -274,15 +306,34 @@ def load_network(
     """
     tensors, description = read_checkpoint(Path(path))
     name = network_of(path, description, factory)
-    try:
-        model = build(name, description)
-    except SenetError as error:
-        raise CheckpointError(f"{path} describes no network that can be built: {error}") from error
-    wrong = misfits(model.state_dict(), tensors)
-    if wrong:
-        raise CheckpointError(f"{path} doesn't fit {name}: {wrong}")
-    model.load_state_dict(tensors)
+    if ":" not in name:  # without memory first: a description may claim any size
+        with torch.device("meta"):
+            _fitting(_built(path, name, build, description), tensors, f"{path} doesn't fit {name}")
+    model = _built(path, name, build, description)
+    model.load_state_dict(_fitting(model, tensors, f"{path} doesn't fit {name}"))
     return LoadedModel(model.eval(), description.classes, description.preprocessing, description)
+
+
+def _built(
+    path: str | os.PathLike[str], name: str, build: Callable[[str, Description], nn.Module], description: Description
+) -> nn.Module:
+    # What a file says can be of any type and size; what a user's own code raises is the user's.
+    expected = SenetError if is_code(name) else Exception
+    try:
+        return build(name, description)
+    except expected as error:
+        reason = str(error) if isinstance(error, SenetError) else f"{type(error).__name__}: {shown(str(error), 200)}"
+        raise CheckpointError(f"{path} describes no network that can be built: {reason}") from error
+
+
+def _fitting(model: nn.Module, given: Mapping[str, Tensor], message: str) -> dict[str, Tensor]:
+    """The weights under the network's keys; an error that begins with `message` if they don't fit."""
+    state, names = model.state_dict(), plain_names(model)
+    tensors = bare(given, message)
+    wrong = misfits({plain: state[key] for plain, key in names.items()}, tensors)
+    if wrong:
+        raise CheckpointError(f"{message}: {wrong}")
+    return {names[plain]: tensor for plain, tensor in tensors.items()}
 
 
 def network_of(path: str | os.PathLike[str], description: Description, factory: str | None, *, beside: str = "") -> str:
@@ -312,6 +363,12 @@ def misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     if shapes:
         key = min(shapes)
         return f"{key} is {tuple(given[key].shape)} in the file and {tuple(own[key].shape)} in the network"
+    for key in sorted(own.keys() & given.keys()):
+        if other_kind(given[key], own[key]):
+            return f"{key} is {given[key].dtype} in the file and {own[key].dtype} in the network"
+        wrong = impossible(key, given[key], own[key].dtype)
+        if wrong:
+            return f"{key} {wrong}"
     found = [
         f"{keys[0]} {what} ({len(keys)} in all)"
         for keys, what in ((missing, "is missing"), (extra, "is extra"))

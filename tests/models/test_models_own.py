@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -100,3 +101,78 @@ def test_without_a_colon_it_is_one_of_ours() -> None:
     assert model.spec.in_channels == 1
     with pytest.raises(senet.SenetError, match="unknown model"):
         build_model("resnet", num_classes=2)
+
+
+def test_what_the_users_code_puts_on_the_path_stays(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = list(sys.path)
+    here = str(Path.cwd())
+    Path(f"{own}_first.py").write_text(
+        f"import sys\nsys.path.insert(0, '/opt/mine')\nsys.path.append({here!r})\nfrom torch import nn\n"
+        "def build(num_classes):\n    sys.path.insert(0, '/opt/later')\n    return nn.Linear(3, num_classes)\n"
+    )
+    build_model(f"{own}_first:build", num_classes=2)
+    assert sys.path == ["/opt/later", "/opt/mine", *before, here]
+
+
+def test_a_path_that_the_users_code_replaces_or_clears(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    end = "\nfrom torch import nn\ndef build(num_classes):\n    return nn.Linear(3, num_classes)\n"
+    Path(f"{own}_new.py").write_text("import sys\nsys.path = ['/opt/new', *sys.path]" + end)
+    before = list(sys.path)
+    build_model(f"{own}_new:build", num_classes=2)
+    assert sys.path == ["/opt/new", *before]
+    Path(f"{own}_without.py").write_text("import sys\nsys.path.pop(0)" + end)
+    build_model(f"{own}_without:build", num_classes=2)
+    assert sys.path == ["/opt/new", *before]
+
+
+def test_an_entry_of_the_users_own_for_the_working_directory_stays(own: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = str(Path.cwd())
+    monkeypatch.setattr(sys, "path", [*sys.path, here])
+    before = list(sys.path)
+    build_model(f"{own}:both", num_classes=2)
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    "mistake", ["raise ZeroDivisionError('mine')", "raise KeyboardInterrupt", "def (", "import absent_one"]
+)
+@pytest.mark.parametrize("where", ["module", "function"])
+def test_the_path_survives_mistakes(mistake: str, where: str, own: str) -> None:
+    before = list(sys.path)
+    name = f"{own}_wrong"
+    inside = f"def build():\n    exec({mistake!r})\n"
+    Path(f"{name}.py").write_text(inside if where == "function" else mistake)
+    with pytest.raises((Exception, KeyboardInterrupt)):
+        build_model(f"{name}:build", num_classes=2)
+    assert sys.path == before
+    assert build_model(f"{own}:both", num_classes=2) is not None
+
+
+def test_nested_and_late_imports(own: str) -> None:
+    before = list(sys.path)
+    Path(f"{own}_part.py").write_text(
+        "from torch import nn\ndef build(num_classes):\n    return nn.Linear(4, num_classes)\n"
+    )
+    Path(f"{own}_outer.py").write_text(
+        "from senet.zoo import build_model\n"
+        f"inner = build_model('{own}_part:build', num_classes=3)\n"
+        f"def build(num_classes):\n    import {own}_late\n    return {own}_late.made(inner)\n"
+    )
+    Path(f"{own}_late.py").write_text("made = lambda inner: inner\n")
+    assert build_model(f"{own}_outer:build", num_classes=3).out_features == 3
+    assert sys.path == before
+
+
+def test_threads_leave_the_path_as_it_was(own: str) -> None:
+    before = list(sys.path)
+    for number in range(8):
+        Path(f"{own}_t{number}.py").write_text(
+            "import time\nfrom torch import nn\n"
+            "def build(num_classes):\n    time.sleep(0.01)\n    return nn.Linear(3, num_classes)\n"
+        )
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda n: build_model(f"{own}_t{n % 8}:build", num_classes=n + 1), range(40)))
+    assert [model.out_features for model in made] == list(range(1, 41))
+    assert sys.path == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import senet
 from senet.errors import CheckpointError
 from senet.preprocessing import CIFAR, IMAGENET_CAFFE
 from senet.weights import Description, read_checkpoint, write_atomically, write_checkpoint
-from senet.weights.files import sha256
+from senet.weights.files import new_file_mode, sha256
 
 OPTIONS = {"depth": 1, "attention": senet.SE(reduction=8).to_dict(), "stages": [2, 3]}
 DESCRIPTION = Description(
@@ -209,6 +210,45 @@ def test_a_new_file_is_readable_as_any_other(tmp_path: Path) -> None:
     (tmp_path / "usual").write_text("")
     write_atomically(tmp_path / "ours", lambda temporary: temporary.write_text(""))
     assert os.stat(tmp_path / "ours").st_mode == os.stat(tmp_path / "usual").st_mode
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_writing_changes_nothing_for_other_threads(mask: int, tmp_path: Path) -> None:
+    """A process has one umask: who asks for it by setting it opens the files of other threads for everybody."""
+    before, done, modes = os.umask(mask), threading.Event(), set()
+
+    def others() -> None:
+        number = 0
+        while not done.is_set() or not number:
+            path = tmp_path / f"other-{threading.get_ident()}-{number}"
+            path.write_text("")
+            modes.add(path.stat().st_mode & 0o777)
+            path.unlink()
+            number += 1
+
+    threads = [threading.Thread(target=others) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(200):
+            write_atomically(tmp_path / "ours", lambda temporary: temporary.write_text(""))
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert os.umask(before) == mask
+    assert modes == {0o666 & ~mask}
+    assert (tmp_path / "ours").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_writer_that_puts_a_file_of_its_own_there(tmp_path: Path) -> None:
+    def replace_it(temporary: Path) -> None:
+        (tmp_path / "secret").touch(0o600)
+        (tmp_path / "secret").replace(temporary)
+
+    write_atomically(tmp_path / "ours", replace_it)
+    assert (tmp_path / "ours").stat().st_mode & 0o777 == new_file_mode(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["ours"]
 
 
 def test_load_model(written: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_folded_bias_moves_the_mean_and_a_dropped_key_disappears() -> None:
     rules = (Rule("bn.{p}", "1.{p}"), Folded("conv.bias", "1.running_mean"), Dropped("aux.{rest:.+}"))
     table = Table("x", "x", rules)
     found = table.translate({"conv.bias": torch.ones(2), "bn.running_mean": torch.zeros(2), "aux.fc": torch.ones(1)})
-    assert torch.equal(found.tensors["1.running_mean"], -torch.ones(2, dtype=torch.float64))
+    assert torch.equal(found.fold("1.running_mean"), -torch.ones(2, dtype=torch.float64))
     assert not found.leftover
     assert table.one_way
 

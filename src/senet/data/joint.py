@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from senet.data.augmentation import Augmentation
 from senet.data.dense import Target
 from senet.data.masks import VOID
-from senet.data.transforms import INTERPOLATIONS, mean_colour, to_tensor
+from senet.data.transforms import INTERPOLATIONS, mean_colour, pillow_mode, to_tensor
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 
@@ -31,13 +31,13 @@ class Joint:
     Args:
         together: What happens to picture and target alike; they come as PIL image, `BoundingBoxes` and `Mask`.
         pixels: What happens to the picture alone, PIL image -> (C, H, W) float32.
-        grey: Whether the picture becomes grey, else RGB.
+        mode: What the picture becomes first, `"RGB"` or `"L"`.
     """
 
-    def __init__(self, together: Sequence[nn.Module], pixels: Callable[[Image.Image], Tensor], *, grey: bool) -> None:
+    def __init__(self, together: Sequence[nn.Module], pixels: Callable[[Image.Image], Tensor], *, mode: str) -> None:
         self.together = v2.Compose([*together, v2.Identity()])
         self.pixels = pixels
-        self.mode = "L" if grey else "RGB"
+        self.mode = mode
 
     def __call__(self, image: Image.Image, target: Target) -> tuple[Tensor, dict[str, Tensor]]:
         """One sample."""
@@ -81,7 +81,7 @@ def boxes_transform(preprocessing: Preprocessing, augmentation: Augmentation | N
     if augmentation is not None:
         steps = [*_varied(preprocessing, augmentation), v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(
             labels_getter=_labels)]  # fmt: skip
-    return Joint(steps, _Unit(preprocessing), grey=preprocessing.in_channels == 1)
+    return Joint(steps, _Unit(preprocessing), mode=pillow_mode(preprocessing))
 
 
 def masks_transform(
@@ -98,13 +98,13 @@ def masks_transform(
         stride: What the network's sizes must be multiples of.
     """
     pixels = v2.Compose(to_tensor(preprocessing))
-    grey = preprocessing.in_channels == 1
+    mode = pillow_mode(preprocessing)
     if augmentation is None:
-        return Joint([], v2.Compose([_Fit(preprocessing, stride), pixels]), grey=grey)
+        return Joint([], v2.Compose([_Fit(preprocessing, stride), pixels]), mode=mode)
     steps = _varied(preprocessing, augmentation)
     if augmentation.crop == "none":
         steps = [*_zoomed(preprocessing, (1.0, 1.0)), *steps]
-    return Joint(steps, pixels, grey=grey)
+    return Joint(steps, pixels, mode=mode)
 
 
 def _varied(preprocessing: Preprocessing, a: Augmentation) -> list[nn.Module]:

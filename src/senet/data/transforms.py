@@ -23,6 +23,7 @@ __all__ = [
     "TrainTransform",
     "eval_transform",
     "mean_colour",
+    "pillow_mode",
     "to_tensor",
     "train_transform",
 ]
@@ -33,7 +34,7 @@ INTERPOLATIONS = {
     "nearest": InterpolationMode.NEAREST,
 }
 
-MODES = {"RGB": v2.RGB, "BGR": v2.RGB, "L": v2.Grayscale}
+MODES = {"RGB": v2.RGB, "L": v2.Grayscale}
 
 LONGEST = 16
 """A picture longer than this many times its width is cut to it first: a 1 x 10,000 sliver, resized to cover
@@ -45,7 +46,21 @@ def eval_transform(preprocessing: Preprocessing) -> v2.Compose:
 
     Resizing is Pillow's (with its antialiasing), as in the presets of torchvision's weights.
     """
-    return v2.Compose([MODES[preprocessing.channel_order](), *_whole(preprocessing), *to_tensor(preprocessing)])
+    return v2.Compose([MODES[pillow_mode(preprocessing)](), *_whole(preprocessing), *to_tensor(preprocessing)])
+
+
+def pillow_mode(preprocessing: Preprocessing) -> str:
+    """What a picture becomes first: `"RGB"` or `"L"`.
+
+    Raises:
+        SenetError: The network takes channels that no image file has.
+    """
+    if preprocessing.channel_order == "other":
+        raise SenetError(
+            f"this network takes images of {preprocessing.in_channels} channels in an order of its own, and image "
+            "files are RGB or grey; make its tensors in your own code"
+        )
+    return "L" if preprocessing.channel_order == "L" else "RGB"
 
 
 def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> TrainTransform:
@@ -80,7 +95,7 @@ class TrainTransform:
             (a.erasing, v2.RandomErasing(a.erasing, value=mean_colour(preprocessing))),
             (a.cutout, Cutout(a.cutout, mean_colour(preprocessing))),
         ]
-        self.mode = MODES[preprocessing.channel_order]()
+        self.mode = MODES[pillow_mode(preprocessing)]()
         self.part = _part(preprocessing, a)
         self.crop = [] if self.part else CROPS[a.crop](preprocessing, a)
         self.flip, self.flip_vertical = a.flip, a.flip_vertical

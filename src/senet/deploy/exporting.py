@@ -27,6 +27,7 @@ from senet.errors import SenetError, UnknownNameError
 from senet.models import ConvNet
 from senet.preprocessing import Preprocessing
 from senet.weights import Description
+from senet.weights.files import new_file_mode
 from senet.zoo import LoadedModel
 
 if TYPE_CHECKING:
@@ -177,8 +178,9 @@ def export(
         draft = Path(folder) / path.name
         passport, notes = _write(loaded, draft, kind, precision, size, batch, check)
         report = _examined(loaded, draft, kind, passport, check)
+        mode = new_file_mode(path.parent)
         for file in kind.files(draft):
-            file.chmod(0o666 & ~_umask())
+            file.chmod(mode)
             file.replace(path.with_name(file.name))
     return replace(report, path=str(path), notes=(*notes, *report.notes))
 
@@ -368,9 +370,3 @@ def _latency_ms(model: nn.Module, image: Tensor, *, runs: int = 11) -> float:
             model(image)
             taken.append(time.perf_counter() - started)
     return median(taken) * 1e3
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -68,7 +68,7 @@ class ModelSpec(ABC):
         placement: Where in the unit (paper, section 6.5): `standard`, `pre`, `post`, `identity` or `conv3x3`.
         stages: The stages whose units carry attention, numbered as in the paper's Table 13 (the stem is
             stage 1, so the first residual stage is 2); None is all of them.
-        preprocessing: What its images go through.
+        preprocessing: What its images go through; `changed` adapts it to another number of channels.
         output_stride: No map is coarser than this many pixels of the image to a step (8, 16 or 32): later stages keep
             the resolution and are dilated instead, see `senet.models.dilation`. Weights fit with and without.
 
@@ -179,18 +179,24 @@ class ModelSpec(ABC):
     def changed(self, options: Mapping[str, Any]) -> ModelSpec:
         """This spec with other values; an option that it doesn't have is an error with the nearest names.
 
-        Values may be as JSON has them (lists, dictionaries), so that a checkpoint's description can be read.
+        Values may be as JSON has them (lists, dictionaries), so that a checkpoint's description can be read. With
+        another number of channels, the preprocessing is adapted to it (`Preprocessing.with_channels`).
         """
         known = {f.name for f in fields(self)} - {"name"}
         for key in options:
             if key not in known:
                 raise UnknownNameError(f"option of {self.name}", key, known)
-        return replace(self, **{key: _from_json(key, value) for key, value in options.items()})
+        values = {key: _from_json(key, value) for key, value in options.items()}
+        channels, images = values.get("in_channels", self.in_channels), values.get("preprocessing", self.preprocessing)
+        if type(channels) is int and isinstance(images, Preprocessing) and channels > 0:
+            values["preprocessing"] = images.with_channels(channels)
+        return replace(self, **values)
 
     def differences(self, other: ModelSpec) -> dict[str, Any]:
         """What makes this spec another than `other`, JSON-ready; `other.changed(...)` of it gives this spec."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
-        return {k: _to_json(v) for k, v in values.items() if v != getattr(other, k)}
+        alike = {"preprocessing": other.preprocessing.with_channels(self.in_channels)}
+        return {k: _to_json(v) for k, v in values.items() if v != alike.get(k, getattr(other, k))}
 
 
 def _is_a(value: Any, hint: Any) -> bool:

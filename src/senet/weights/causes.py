@@ -94,8 +94,11 @@ def _reduction(widths: Mapping[str, tuple[int, int]]) -> tuple[int, str] | None:
 
 def _classes(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     for key, tensor in own.items():
-        if key.startswith("head.") and key.endswith(".bias") and key in wanted and wanted[key].shape != tensor.shape:
-            return f"checkpoint num_classes={len(wanted[key])}, model num_classes={len(tensor)}"
+        there = wanted.get(key)
+        if key != "head.fc.bias" or there is None or there.ndim != 1 or tensor.ndim != 1:
+            continue
+        if there.shape != tensor.shape:
+            return f"checkpoint num_classes={len(there)}, model num_classes={len(tensor)}"
     return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,9 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from senet.errors import CheckpointError
+from senet.errors import CheckpointError, shown
 from senet.preprocessing import Preprocessing
 from senet.weights.files import sha256, write_atomically
+from senet.weights.strict_json import MOST_BYTES, parse_object
+from senet.weights.values import unreadable
 
 __all__ = ["Description", "read_checkpoint", "write_checkpoint", "write_tensors"]
 
@@ -55,14 +58,32 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: Des
     Args:
         path: Ends in `.safetensors`; the description goes to the same name with `.json`.
         tensors: State dict.
-        description: What they are.
+        description: What they are. A metric that is no finite number is written as null.
+
+    Raises:
+        CheckpointError: The description holds what JSON can't (nothing is written), or the file system refuses it.
     """
-    write_tensors(path, tensors)
-    content = {"format": FORMAT, "sha256": sha256(path)} | asdict(description)
+    path = Path(path)
+    content = asdict(description)
+    content["metrics"] = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in description.metrics.items()
+    }
     if description.task == "classification":  # as releases wrote it that knew no other task
         del content["task"], content["head"]
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    _in_json(content, path)
+    write_tensors(path, tensors)
+    text = _in_json({"format": FORMAT, "sha256": sha256(path)} | content, path) + "\n"
     write_atomically(path.with_suffix(".json"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def _in_json(content: dict[str, Any], path: Path) -> str:
+    try:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        parse_object(text)
+        return text
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path.with_suffix('.json')}: its description can't be written ({error})") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -72,6 +93,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         CheckpointError: The file system refuses it in the middle: no space left, too large.
     """
     # A copy of each, since the format refuses tensors that share memory (tied weights).
+    path = Path(path)
     plain = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
     try:
         write_atomically(path, lambda temporary: save_file(plain, temporary, metadata={"format": "pt"}))
@@ -88,34 +110,42 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Description]:
     Raises:
         CheckpointError: Missing, truncated, altered, of a newer format, or with weights that are no numbers.
     """
-    path = _weights_file(path)
-    description_file = path.with_suffix(".json")
-    if not description_file.is_file():
-        raise CheckpointError(f"{path}: its description {description_file.name} is missing beside it; copy both files")
+    path = _weights_file(Path(path))
+    description, digest = _read_description(path.with_suffix(".json"), path)
     try:
-        content = json.loads(description_file.read_text(encoding="utf-8"))
+        found = sha256(path)
+        if found == digest:
+            tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
+    if found != digest:
+        raise CheckpointError(
+            f"{path}: its hash differs from the one in {path.stem}.json: truncated, altered, or from another run"
+        )
+    for key, tensor in tensors.items():
+        wrong = unreadable(tensor)
+        if wrong:
+            raise CheckpointError(f"{path}: {key} {wrong}")
+    return tensors, description
+
+
+def _read_description(file: Path, weights: Path) -> tuple[Description, str]:
+    """The description and the hash that the weights must have."""
+    if not file.is_file():
+        raise CheckpointError(f"{weights}: its description {file.name} is missing beside it; copy both files")
+    try:
+        with file.open("rb") as opened:
+            content = parse_object(opened.read(MOST_BYTES + 1))
         version, digest = content.pop("format"), content.pop("sha256")
-        if version != FORMAT:
+        if type(version) is not int or version != FORMAT:
             raise CheckpointError(
-                f"{description_file}: format {version}, this release reads {FORMAT}; upgrade senet to use it"
+                f"{file}: format {shown(version)}, this release reads {FORMAT}; upgrade senet to use it"
             )
-        description = _description(**content)
+        return _description(**content), digest
     except CheckpointError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{description_file}: not a checkpoint description ({error})") from error
-    if sha256(path) != digest:
-        raise CheckpointError(
-            f"{path}: its hash differs from the one in {description_file.name}: truncated, altered, or from another run"
-        )
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
-    for key, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: {key} holds values that are no finite numbers")
-    return tensors, description
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise CheckpointError(f"{file}: not a checkpoint description ({error})") from error
 
 
 def _description(*, classes: list[str], preprocessing: dict[str, Any], **others: Any) -> Description:
@@ -127,7 +157,18 @@ def _description(*, classes: list[str], preprocessing: dict[str, Any], **others:
     for key, kind in kinds.items():
         if not isinstance(others[key], kind):
             raise TypeError(f"{key} must be a {kind.__name__}")
+    if not others["model"] or not others["model"].isprintable():
+        raise TypeError(f"model={shown(others['model'])} is no name")
+    others["metrics"] = {name: _metric(name, value) for name, value in others["metrics"].items()}
     return Description(classes=tuple(classes), preprocessing=Preprocessing.from_dict(preprocessing), **others)
+
+
+def _metric(name: str, value: Any) -> float:
+    if value is None:
+        return math.nan
+    if type(value) not in (int, float):
+        raise TypeError(f"the metric {name}={shown(value)} must be a number")
+    return float(value)
 
 
 def _weights_file(path: Path) -> Path:

@@ -4,43 +4,61 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["sha256", "write_atomically"]
+__all__ = ["new_file_mode", "sha256", "write_atomically"]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a temporary file beside `path`, then put it there in one step.
 
-    A reader sees the old file or the new one, never a piece; a failure leaves the old one and no rubbish.
+    A reader sees the old file or the new one, never a piece; a failure leaves the old one and no rubbish. The file has
+    the permissions of any new file.
 
     Args:
         path: The file to make or replace.
         write: Writes the content to the path that it is given.
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".tmp{path.suffix}", dir=path.parent)
+        temporary, mode = _new_file(path.parent, f".{path.name}.", f".tmp{path.suffix}")
     except OSError as error:
         error.filename = os.fspath(path)  # the name that the user knows
         raise
-    os.close(handle)
-    temporary = Path(name)
     try:
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        temporary.chmod(mode)  # some writers put a file of their own in its place
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def new_file_mode(folder: Path) -> int:
+    """The permissions that a new file gets in this folder.
+
+    Found by making one: to ask for the umask is to change it for all threads of the process.
+    """
+    probe, mode = _new_file(folder, ".", ".tmp")
+    probe.unlink()
+    return mode
+
+
+def _new_file(folder: Path, start: str, end: str) -> tuple[Path, int]:
+    """An empty file with a name that nobody has, and its permissions."""
+    while True:
+        path = folder / f"{start}{secrets.token_hex(4)}{end}"
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            continue
+        try:
+            return path, stat.S_IMODE(os.fstat(handle).st_mode)
+        finally:
+            os.close(handle)
 
 
 def sha256(path: Path) -> str:

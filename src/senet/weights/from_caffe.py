@@ -152,10 +152,17 @@ def _weight_and_bias(layer: _Layer) -> Iterator[tuple[str, Tensor]]:
             raise CheckpointError(f"layer {layer.name}: a matrix of shape {tuple(weight.shape)}")
         weight = weight.reshape(weight.shape[-2:])  # old files keep (1, 1, out, in)
     elif layer.kind == "Scale":
-        weight = weight.flatten()
+        weight = _vector(layer, weight)
     yield "weight", weight
     if len(blobs) == 2:
-        yield "bias", blobs[1].flatten()
+        yield "bias", _vector(layer, blobs[1])
+
+
+def _vector(layer: _Layer, blob: Tensor) -> Tensor:
+    """One number a channel; old files keep (1, 1, 1, C)."""
+    if max(blob.shape, default=1) != blob.numel():
+        raise CheckpointError(f"layer {layer.name}: one number a channel, of shape {tuple(blob.shape)}")
+    return blob.flatten()
 
 
 def _statistics(layer: _Layer) -> Iterator[tuple[str, Tensor]]:
@@ -165,7 +172,7 @@ def _statistics(layer: _Layer) -> Iterator[tuple[str, Tensor]]:
     if not factor.isfinite().all():
         raise CheckpointError(f"layer {layer.name}: a factor that is no finite number")
     for name, blob in (("running_mean", mean), ("running_var", variance)):
-        sums = blob.flatten().double()
+        sums = _vector(layer, blob).double()
         yield name, sums / factor.double().flatten() if factor.item() else torch.zeros_like(sums)
 
 

@@ -17,12 +17,15 @@ from senet.nn import hidden_width
 from senet.preprocessing import Preprocessing
 from senet.weights.causes import likely_cause
 from senet.weights.layouts import LAYOUTS
-from senet.weights.reading import all_finite, checked, read_tensors
+from senet.weights.reading import checked, read_tensors
 from senet.weights.rules import Table, Translation
+from senet.weights.values import impossible, other_kind
+from senet.weights.wrappers import plain_names, unwrapped, without_module
 
 __all__ = ["LoadReport", "load_weights", "stem_weight", "to_layout"]
 
 _COUNTER = "num_batches_tracked"
+_MOST_CHANNELS = 65_535
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def load_weights(
     Everything is checked first: a failure leaves the network as it was.
 
     Args:
-        model: A network of this package, on any device; on `meta` it takes the tensors themselves.
+        model: A network of this package, on any device; on `meta` it takes the tensors themselves. It may be compiled,
+            or lie in `DataParallel` and the like.
         source: A file (see `read_tensors`), or a state dict.
         layout: A name in `LAYOUTS`, or `auto`: told from the keys.
         transfer: The classifier may have another number of classes, and keeps its own weights then; the first
@@ -66,35 +70,57 @@ def load_weights(
 
     Raises:
         CheckpointError: The weights can't be used; says which key, and the likely cause.
+        SenetError: It is no network, or its weights can't be written.
         UnknownNameError: There is no such layout.
     """
-    if isinstance(source, Mapping):
-        name, tensors = "the state dict", checked(source, "the state dict")
-    else:
-        name, tensors = os.fspath(source), read_tensors(Path(source))
-    own = model.state_dict()
-    table, found = _recognised(tensors, own, layout, name)
+    model, name = _network(model), _source_name(source)
+    tensors = checked(source, name) if isinstance(source, Mapping) else read_tensors(Path(source))
+    actual, state = plain_names(model), model.state_dict()
+    own = {plain: state[key] for plain, key in actual.items()}
+    table, found = _recognised(without_module(tensors, own, name), own, layout, name)
     wanted = dict(found.tensors) | table.zeros(found.tensors, own)
     fresh: list[str] = []
     if transfer:
-        _adapt_stem(model, wanted)
+        _adapt_stem(model, wanted, own, actual)
         fresh = _leave_head(wanted, own)
     problem = _misfit(wanted, found, own, fresh)
     if problem:
         raise CheckpointError(f"{name} ({table.title}) doesn't fit {_called(model)}: {problem}")
+    wanted |= {key: found.fold(key) for key in found.biases}
     only_names = isinstance(source, Mapping) and all(tensor.is_meta for tensor in own.values())
     for key, tensor in wanted.items():
-        wrong = None if only_names and tensor.is_meta else _impossible(key, tensor, own[key].dtype)
+        wrong = None if only_names and tensor.is_meta else impossible(key, tensor, own[key].dtype)
         if wrong:
             raise CheckpointError(f"{name}: {_both(key, found)} {wrong}")
     reason = _broken_convention(table, model)
     if reason:
         raise CheckpointError(f"{name}: {reason}")
+    _put(model, {actual[key]: tensor for key, tensor in wanted.items()}, state)
     if fresh:
         told = f"{', '.join(fresh)}: freshly initialised; {name} is for another number of classes"
         warnings.warn(told, stacklevel=2)
-    _put(model, wanted, own)
     return LoadReport(table.layout, len(wanted), tuple(fresh), table.images)
+
+
+def _network(model: nn.Module) -> nn.Module:
+    """The network itself, whatever is wrapped around it, if weights can be written into it."""
+    if not isinstance(model, nn.Module):
+        raise SenetError(f"load_weights takes a network (an nn.Module), got {type(model).__name__}")
+    model = unwrapped(model)
+    frozen = next((key for key, tensor in model.state_dict().items() if tensor.is_inference()), None)
+    if frozen is not None:
+        raise SenetError(
+            f"{frozen} was made in torch.inference_mode() and can't be replaced; build the network outside"
+        )
+    return model
+
+
+def _source_name(source: str | os.PathLike[str] | Mapping[str, Any]) -> str:
+    if isinstance(source, Mapping):
+        return "the state dict"
+    if not isinstance(source, str | os.PathLike):
+        raise SenetError(f"weights come from a file's path or a state dict, not from a {type(source).__name__}")
+    return os.fspath(source)
 
 
 def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
@@ -108,7 +134,9 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
         SenetError: That library has no such network, or one that computes something else.
         UnknownNameError: There is no such layout.
     """
-    own, reasons = model.state_dict(), []
+    model, reasons = unwrapped(model), []
+    state = model.state_dict()
+    own = {plain: state[key] for plain, key in plain_names(model).items()}
     for table in _tables(layout):
         found = table.translate(own, back=True)
         if found.leftover:
@@ -195,7 +223,13 @@ def _misfit(wanted: Mapping[str, Tensor], found: Translation, own: Mapping[str, 
         for key in own
         if key in wanted and wanted[key].shape != own[key].shape
     ]
-    kinds = [key for key in own if key in wanted and wanted[key].is_floating_point() != own[key].is_floating_point()]
+    shapes += [
+        (theirs, tuple(bias.shape), tuple(own[key].shape))
+        for key, (theirs, bias) in found.biases.items()
+        if key in own and bias.shape != own[key].shape
+    ]
+    kinds = [(_both(key, found), tensor.dtype) for key, tensor in wanted.items() if other_kind(tensor, own.get(key))]
+    kinds += [(theirs, bias.dtype) for key, (theirs, bias) in found.biases.items() if other_kind(bias, own.get(key))]
     problems = []
     if shapes:
         key, theirs, ours = shapes[0]
@@ -205,22 +239,11 @@ def _misfit(wanted: Mapping[str, Tensor], found: Translation, own: Mapping[str, 
     if missing:
         problems.append(f"{missing[0]} is missing in the file{_more(missing)}")
     if kinds and not problems:
-        problems.append(f"{_both(kinds[0], found)} is {wanted[kinds[0]].dtype} in the file{_more(kinds)}")
+        problems.append(f"{kinds[0][0]} is {kinds[0][1]} in the file{_more(kinds)}")
     if not problems:
         return ""
     cause = likely_cause(wanted, own)
     return "; ".join(problems) + (f". {cause}" if cause else "")
-
-
-def _impossible(key: str, tensor: Tensor, dtype: torch.dtype) -> str | None:
-    """What is wrong with the values of a weight that is going to be of this type."""
-    if tensor.is_meta:
-        return "has no values: it was saved from the meta device"
-    if tensor.dtype != dtype and dtype.is_floating_point and not all_finite(tensor.to(dtype)):
-        return f"holds values that {dtype} can't"
-    if key.endswith("running_var") and tensor.min() < 0:
-        return "holds negative variances"
-    return None
 
 
 def _both(key: str, found: Translation) -> str:
@@ -238,23 +261,33 @@ def _called(model: nn.Module) -> str:
 
 def _leave_head(wanted: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
     """Take out what doesn't fit the head; what the network keeps there."""
-    for key in [key for key in wanted if key.startswith("head.") and key not in own]:
+    headless = not any(key.startswith("head.") for key in own)
+    for key in [key for key in wanted if headless and key.startswith(("head.fc.", "head.hidden."))]:
         del wanted[key]
-    fresh = [key for key in own if key.startswith("head.") and key in wanted and wanted[key].shape != own[key].shape]
+    fresh = [
+        key for key in own if key.startswith("head.fc.") and key in wanted and _fewer_or_more(wanted[key], own[key])
+    ]
     for key in fresh:
         del wanted[key]
     return fresh
 
 
-def _adapt_stem(model: nn.Module, wanted: dict[str, Tensor]) -> None:
-    first = next(((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
-    if first is None:
+def _fewer_or_more(given: Tensor, own: Tensor) -> bool:
+    """Whether the first dimension alone differs: the number of classes."""
+    return given.ndim == own.ndim and given.shape[1:] == own.shape[1:] and given.shape != own.shape
+
+
+def _adapt_stem(
+    model: nn.Module, wanted: dict[str, Tensor], own: Mapping[str, Tensor], actual: Mapping[str, str]
+) -> None:
+    first = next((f"{path}.weight" for path, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
+    key = next((plain for plain, name in actual.items() if name == first), "")
+    if key not in wanted:
         return
-    key, channels = f"{first[0]}.weight", first[1].in_channels
-    weight = wanted.get(key)
-    if weight is None or weight.ndim != 4 or weight.shape[1] == channels:
-        return
-    wanted[key] = stem_weight(weight, channels)
+    there, here = wanted[key].shape, own[key].shape
+    # Checked first: what doesn't fit anyway may claim any size.
+    if len(there) == 4 and 0 < there[1] <= _MOST_CHANNELS and (there[0], *there[2:]) == (here[0], *here[2:]):
+        wanted[key] = stem_weight(wanted[key], here[1]) if there[1] != here[1] else wanted[key]
 
 
 def stem_weight(weight: Tensor, channels: int) -> Tensor:

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from senet.errors import CheckpointError
 from senet.weights.checkpoint import read_checkpoint
 from senet.weights.from_caffe import read_caffemodel
+from senet.weights.values import overclaimed, unreadable
+from senet.weights.wrappers import bare
 
-__all__ = ["all_finite", "checked", "read_tensors"]
+__all__ = ["checked", "read_tensors"]
 
+_MOST_UNPACKED, _SLACK_BYTES = 16, 1 << 26
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
-_PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -32,6 +33,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: Missing, truncated, altered, of another format, with anything but tensors, or with values
             that are no finite numbers.
     """
+    path = Path(path)
     if path.is_dir():
         return read_checkpoint(path)[0]
     if not path.is_file():
@@ -62,27 +64,15 @@ def checked(content: Any, source: str) -> dict[str, Tensor]:
             raise CheckpointError(f"{source}: {key!r} is no name of a weight")
         if not isinstance(value, Tensor):
             raise CheckpointError(f"{source}: {key} is a {type(value).__name__}, not a tensor")
-        if value.layout is not torch.strided or value.is_quantized:
-            raise CheckpointError(f"{source}: {key} is sparse or quantized; only plain tensors are read")
-        if value.is_floating_point() and not value.is_meta and not all_finite(value):
-            raise CheckpointError(f"{source}: {key} holds values that are no finite numbers")
-    return _bare(dict(content))
-
-
-def all_finite(tensor: Tensor) -> bool:
-    """Whether no value is infinite or no number."""
-    if tensor.itemsize == 1:  # nothing is computed in floats of a byte
-        tensor = tensor.float()
-    # A finite sum has finite terms only, and is found several times faster; an infinite one may have overflown.
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
-
-
-def _bare(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefixes that wrappers of networks put before every key."""
-    for prefix in _PREFIXES:
-        if all(key.startswith(prefix) for key in tensors):
-            return _bare({key.removeprefix(prefix): tensor for key, tensor in tensors.items()})
-    return tensors
+    tensors = dict(content)
+    wrong = overclaimed(tensors)
+    if wrong:
+        raise CheckpointError(f"{source}: {wrong}")
+    for key, value in tensors.items():
+        wrong = unreadable(value)
+        if wrong:
+            raise CheckpointError(f"{source}: {key} {wrong}")
+    return bare(tensors, source)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -90,11 +80,12 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         return read_checkpoint(path)[0]
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
+    except Exception as error:  # its own types, and those of PyTorch for types that it doesn't know
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
 
 
 def _torch_file(path: Path) -> Any:
+    _check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the pickle's protocol: it loads or it doesn't
@@ -106,9 +97,19 @@ def _torch_file(path: Path) -> Any:
         raise CheckpointError(
             f"{path}: not only weights, and loading the rest could run code; nothing was loaded ({reason})"
         ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, AttributeError,
-            IndexError, AssertionError, OverflowError, MemoryError) as error:  # fmt: skip
+    except Exception as error:  # a damaged file makes the unpickler raise anything
         raise CheckpointError(f"{path}: not a whole PyTorch file ({_first_sentence(error) or 'empty'})") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that unpacks to many times its size: PyTorch doesn't compress."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except Exception:  # no archive, or a damaged one: the reader says so
+        return
+    if size > _MOST_UNPACKED * path.stat().st_size + _SLACK_BYTES:
+        raise CheckpointError(f"{path}: its {path.stat().st_size:,} bytes unpack to {size:,}; no weights do")
 
 
 def _first_sentence(error: Exception) -> str:

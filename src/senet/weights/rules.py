@@ -154,11 +154,23 @@ class Translation:
         tensors: New name to tensor.
         sources: New name to the name that it had.
         leftover: Keys that no rule took.
+        biases: Name of a norm's mean to the key and the bias that is to be subtracted from it.
     """
 
     tensors: dict[str, Tensor]
     sources: dict[str, str]
     leftover: list[str]
+    biases: dict[str, tuple[str, Tensor]] = field(default_factory=dict)
+
+    def fold(self, name: str) -> Tensor:
+        """A tensor with its bias folded in; only for shapes that are known to be equal."""
+        tensor = self.tensors[name]
+        if name not in self.biases:
+            return tensor
+        bias = self.biases[name][1]
+        assert bias.shape == tensor.shape
+        where = "meta" if bias.is_meta else tensor.device
+        return tensor.to(where).double() - bias.to(tensor.to(where).device).double()
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,7 +211,6 @@ class Table:
             CheckpointError: Two keys would get one name.
         """
         result = Translation({}, {}, [])
-        folded: list[tuple[str, Tensor]] = []
         for key, tensor in tensors.items():
             found = self._rule(key, back)
             if found is None:
@@ -207,16 +218,14 @@ class Table:
                 continue
             rule, name = found
             if isinstance(rule, Folded):
-                folded.append((name, tensor))
-            if not isinstance(rule, Rule):
-                continue
-            if name in result.tensors:
-                raise CheckpointError(f"{key} and {result.sources[name]} are two names for one weight, {name}")
-            result.tensors[name] = _reshaped(rule, tensor, back)
-            result.sources[name] = key
-        for name, bias in folded:
-            if name in result.tensors:
-                result.tensors[name] = result.tensors[name].double() - bias.double()
+                _take(name, key, {mean: k for mean, (k, _) in result.biases.items()})
+                result.biases[name] = (key, tensor)
+            elif isinstance(rule, Rule):
+                _take(name, key, result.sources)
+                result.tensors[name] = _reshaped(rule, tensor, back)
+                result.sources[name] = key
+        alone = [mean for mean in result.biases if mean not in result.tensors]
+        result.leftover.extend(result.biases.pop(mean)[0] for mean in alone)
         return result
 
     def _rule(self, key: str, back: bool) -> tuple[AnyRule, str] | None:
@@ -232,6 +241,11 @@ class Table:
         pattern = _Pattern(self.zero)
         absent = [key for key in own if key not in found and pattern.values(key) is not None]
         return {key: torch.zeros(own[key].shape, dtype=own[key].dtype) for key in absent}
+
+
+def _take(name: str, key: str, taken: Mapping[str, str]) -> None:
+    if name in taken:
+        raise CheckpointError(f"{key} and {taken[name]} are two names for one weight, {name}")
 
 
 def _reshaped(rule: Rule, tensor: Tensor, back: bool) -> Tensor:
