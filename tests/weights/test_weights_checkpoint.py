@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import threading
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,30 +216,37 @@ def test_a_new_file_is_readable_as_any_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
 def test_writing_changes_nothing_for_other_threads(mask: int, tmp_path: Path) -> None:
     """A process has one umask: who asks for it by setting it opens the files of other threads for everybody."""
-    before, done, modes = os.umask(mask), threading.Event(), set()
+    modes: set[int] = set()
 
-    def others() -> None:
-        number = 0
-        while not done.is_set() or not number:
-            path = tmp_path / f"other-{threading.get_ident()}-{number}"
-            path.write_text("")
-            modes.add(path.stat().st_mode & 0o777)
-            path.unlink()
-            number += 1
+    def look(frame: Any, event: str, function: Any) -> None:
+        """What another thread would meet if it got its turn now: after any call of the standard library."""
+        if event == "c_return":
+            sys.setprofile(None)
+            handle = os.open(tmp_path / "other", os.O_CREAT | os.O_EXCL, 0o666)
+            modes.add(os.fstat(handle).st_mode & 0o777)
+            os.close(handle)
+            os.unlink(tmp_path / "other")
+            sys.setprofile(look)
 
-    threads = [threading.Thread(target=others) for _ in range(2)]
+    before = os.umask(mask)
     try:
-        for thread in threads:
-            thread.start()
-        for _ in range(200):
-            write_atomically(tmp_path / "ours", lambda temporary: temporary.write_text(""))
+        sys.setprofile(look)
+        write_atomically(tmp_path / "ours", lambda temporary: temporary.write_text(""))
+        new_file_mode(tmp_path)
     finally:
-        done.set()
-        for thread in threads:
-            thread.join()
+        sys.setprofile(None)
         assert os.umask(before) == mask
     assert modes == {0o666 & ~mask}
     assert (tmp_path / "ours").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_threads_write_side_by_side(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for number in range(100):
+            pool.submit(write_atomically, tmp_path / f"{number % 5}", lambda temporary: temporary.write_text("whole"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "3", "4"]
+    assert {path.read_text() for path in tmp_path.iterdir()} == {"whole"}
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {new_file_mode(tmp_path)}
 
 
 def test_a_writer_that_puts_a_file_of_its_own_there(tmp_path: Path) -> None:
