@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import tempfile
 import time
@@ -17,12 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from senet.deploy.copying import copied
 from senet.deploy.form import exportable
 from senet.deploy.formats import Format, look_up
 from senet.deploy.loading import load_exported
 from senet.deploy.passport import PRECISIONS, Passport
 from senet.deploy.quantize import QUANTIZERS
-from senet.deploy.tracing import traced
+from senet.deploy.tracing import reason, traced
 from senet.errors import SenetError, UnknownNameError
 from senet.models import ConvNet
 from senet.preprocessing import Preprocessing
@@ -144,6 +144,7 @@ def export(
     size: tuple[int, int] | None = None,
     batch: int | None = None,
     check: Check | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> ExportReport:
     """Write a network as a file for other programs, and prove it equal.
 
@@ -158,6 +159,8 @@ def export(
         size: The only height and width in pixels that it is to take; None: any.
         batch: The only number of images; None: any. With 1 and a size, gates become part of the weights.
         check: What it must hold up to.
+        preprocessing: What its images go through; None: what the network or the checkpoint says, else ImageNet's, for
+            as many channels as the network's first convolution takes (`Preprocessing.with_channels`).
 
     Raises:
         SenetError: The network can't be exported, the file differs too much, or a package is missing.
@@ -169,11 +172,10 @@ def export(
     path, check = Path(path), check or Check()
     kind = look_up(format)
     _refuse(path, kind, precision, size, batch, check)
-    loaded = _described(model)
+    loaded = _described(model, preprocessing)
     if size is not None:
         images = replace(loaded.preprocessing, size=size)
         loaded = replace(loaded, preprocessing=images)
-    loaded = replace(loaded, model=copy.deepcopy(loaded.model).cpu().float().eval())
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         draft = Path(folder) / path.name
         passport, notes = _write(loaded, draft, kind, precision, size, batch, check)
@@ -212,20 +214,34 @@ _WHY_NOT: Final[Mapping[tuple[str, str], str]] = {
 }
 
 
-def _described(model: nn.Module | LoadedModel) -> LoadedModel:
+def _described(model: nn.Module | LoadedModel, preprocessing: Preprocessing | None) -> LoadedModel:
+    """A copy of the network, with its classes and what its images go through."""
     if isinstance(model, LoadedModel):
-        return model
+        return replace(model, model=copied(model.model), preprocessing=preprocessing or model.preprocessing)
     if not isinstance(model, nn.Module):
         raise SenetError(f"export takes a network (an nn.Module) or a LoadedModel, got {type(model).__name__}")
-    images = model.spec.preprocessing if isinstance(model, ConvNet) else Preprocessing()
-    name = model.spec.name if isinstance(model, ConvNet) else type(model).__name__
-    with torch.no_grad():
-        example = torch.zeros(1, images.in_channels, *images.size)
-        logits = copy.deepcopy(model).cpu().float().eval()(example)
+    made = copied(model)
+    name = made.spec.name if isinstance(made, ConvNet) else type(made).__name__
+    images = preprocessing or _default_preprocessing(made)
+    example = torch.zeros(1, images.in_channels, *images.size)
+    try:
+        with torch.no_grad():
+            logits = made(example)
+    except Exception as error:  # whatever the user's code raises
+        raise SenetError(
+            f"{name} can't take images {tuple(example.shape)}: {reason(error)}; say what it takes with preprocessing="
+        ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise SenetError(f"{name} gives no logits (N, classes); only classifiers can be exported")
     classes = tuple(map(str, range(logits.shape[1])))
-    return LoadedModel(model, classes, images, Description(model=name, classes=classes, preprocessing=images))
+    return LoadedModel(made, classes, images, Description(model=name, classes=classes, preprocessing=images))
+
+
+def _default_preprocessing(network: nn.Module) -> Preprocessing:
+    if isinstance(network, ConvNet):
+        return network.spec.preprocessing
+    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    return Preprocessing() if first is None else Preprocessing().with_channels(first.in_channels)
 
 
 def _write(
@@ -334,13 +350,20 @@ def _images(loaded: LoadedModel, check: Check) -> Tensor:
     """(N, C, H, W) real images, preprocessed."""
     from senet.data import eval_transform, sample_pictures, thin
 
-    transform = eval_transform(loaded.preprocessing)
-    if check.data is None:
-        pictures = sample_pictures(check.images)
-    else:
-        source = thin(_part(check.data, check), check.images)
-        pictures = [source[i][0] for i in range(len(source))]
-    return torch.stack([transform(picture) for picture in pictures])
+    images = loaded.preprocessing
+    if check.data is not None:
+        source, transform = thin(_part(check.data, check), check.images), eval_transform(images)
+        return torch.stack([transform(source[i][0]) for i in range(len(source))])
+    pictures = sample_pictures(check.images)
+    if images.channel_order != "other":
+        transform = eval_transform(images)
+        return torch.stack([transform(picture) for picture in pictures])
+    # No photograph has such channels: its own are repeated in turn.
+    black, one = (0.0,) * 3, (1.0,) * 3
+    transform = eval_transform(replace(images, mean=black, std=one, channel_order="RGB"))
+    pixels = torch.stack([transform(picture) for picture in pictures])[:, [c % 3 for c in range(images.in_channels)]]
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (images.mean, images.std))
+    return (pixels - mean) / std
 
 
 def _calibration(loaded: LoadedModel, check: Check, batch: int | None) -> list[np.ndarray]:

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from senet.deploy.copying import copied, with_plain_weights
 from senet.fusion.layers import FusedBlock, FusedConv
 from senet.fusion.optimize import optimize
 from senet.nn import SqueezeExcite
+from senet.nn._dims import CONV
 from senet.nn.epilogue import untouched
 from senet.nn.precomputed import PrecomputedGate
 from senet.nn.squeeze import average, mean
@@ -30,21 +32,27 @@ def exportable(model: nn.Module, *, gated_weights: bool = False) -> nn.Module:
         model: Any network.
         gated_weights: Scale the weights instead of the map, where they are smaller; for one image of a fixed size.
     """
-    made, _ = optimize(model)
-    return _rebuilt(made.cpu().float(), gated_weights)
+    made, _ = optimize(with_plain_weights(copied(model)))
+    return _rebuilt(made, gated_weights)
 
 
-def _rebuilt(module: nn.Module, gated_weights: bool) -> nn.Module:
-    if not untouched(module):
-        return module
+def _rebuilt(module: nn.Module, gated_weights: bool, made: dict[nn.Module, nn.Module]) -> nn.Module:
+    """The module in the form for export; one that has several names is made once."""
+    if module not in made:
+        made[module] = module if not untouched(module) else _replacement(module, gated_weights, made)
+    return made[module]
+
+
+def _replacement(module: nn.Module, gated_weights: bool, made: dict[nn.Module, nn.Module]) -> nn.Module:
     if isinstance(module, FusedConv):
         return module.dense()
     if isinstance(module, PrecomputedGate):
         return Gate(module.fc1, module.fc2, module.activate)
-    if isinstance(module, SqueezeExcite) and module.squeeze is mean and untouched(module.fc1, module.fc2):
-        return ScaledMap(Gate(module.fc1, module.fc2, module.activate))
-    for name, child in module.named_children():
-        setattr(module, name, _rebuilt(child, gated_weights))
+    if isinstance(module, SqueezeExcite) and module.squeeze is mean and _linear(module.fc1) and _linear(module.fc2):
+        return ScaledMap(Gate(module.fc1, module.fc2, module.activate, ndim=module.ndim))
+    for name, child in module._modules.items():
+        if child is not None:
+            module._modules[name] = _rebuilt(child, gated_weights, made)
     if isinstance(module, FusedBlock) and isinstance(module.se, Gate | ScaledMap):
         return ScaledUnit(module, gated_weights=gated_weights)
     return module
@@ -58,15 +66,17 @@ class Gate(nn.Module):
         fc1: The first linear layer.
         fc2: The second.
         activate: The gate's function.
+        ndim: Spatial dimensions of the map.
     """
 
-    def __init__(self, fc1: nn.Linear, fc2: nn.Linear, activate: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, fc1: nn.Linear, fc2: nn.Linear, activate: Callable[[Tensor], Tensor], *, ndim: int = 2) -> None:
         super().__init__()
-        self.reduce, self.expand, self.activate = _pointwise(fc1), _pointwise(fc2), activate
+        self.reduce, self.expand, self.activate = _pointwise(fc1, ndim), _pointwise(fc2, ndim), activate
+        self.space = tuple(range(2, 2 + ndim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', 1, 1)."""
-        squeezed = average(x, (2, 3), keepdim=True)
+        """(N, C, *spatial) -> (N, C', 1, ...)."""
+        squeezed = average(x, self.space, keepdim=True)
         return self.activate(self.expand(torch.relu(self.reduce(squeezed))))
 
 
@@ -83,7 +93,7 @@ class ScaledMap(nn.Module):
         self.gate = gate
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same."""
+        """(N, C, *spatial) -> the same."""
         return x * self.gate(x)
 
 
@@ -127,9 +137,10 @@ class ScaledUnit(nn.Module):
         return F.conv2d(F.pad(h, (0, 0, 0, 0, 0, 1), value=1.0), weight, None, self.last.geometry.stride)
 
 
-def _pointwise(fc: nn.Linear) -> nn.Conv2d:
-    made = nn.Conv2d(fc.in_features, fc.out_features, 1, bias=fc.bias is not None)
-    made.weight = nn.Parameter(fc.weight.detach()[:, :, None, None].clone(), requires_grad=False)
+def _pointwise(fc: nn.Linear, ndim: int) -> nn.Module:
+    made = CONV[ndim](fc.in_features, fc.out_features, 1, bias=fc.bias is not None)
+    weight = fc.weight.detach().reshape(*fc.weight.shape, *[1] * ndim)
+    made.weight = nn.Parameter(weight.clone(), requires_grad=False)
     if fc.bias is not None:
         made.bias = nn.Parameter(fc.bias.detach().clone(), requires_grad=False)
     return made

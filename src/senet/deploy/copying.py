@@ -1,0 +1,71 @@
+"""Copies of any network for inference: equal to it, and with plain parameters for weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from senet.errors import SenetError
+from senet.weights.wrappers import unwrapped
+
+__all__ = ["copied", "with_plain_weights"]
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy in float32 on the processor, in evaluation mode, without what is wrapped around it or its parts.
+
+    Hooks for gradients are left out: nothing is derived here.
+
+    Raises:
+        SenetError: It can't be copied.
+    """
+    model = unwrapped(model)
+    # Weights that a hook computes before each call (weight norm, masks) are no leaves, which `deepcopy` refuses.
+    made = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in (*vars(module).values(), *module._buffers.values())
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    try:
+        result = copy.deepcopy(model, made).cpu().float().eval()
+    except Exception as error:  # of the network's own attributes: locks, files, generators
+        raise SenetError(f"{type(model).__name__} can't be copied: {error}") from error
+    for module in list(result.modules()):
+        for name, child in module.named_children():
+            setattr(module, name, unwrapped(child))
+        module._backward_hooks.clear()
+        module._backward_pre_hooks.clear()
+    return result
+
+
+@torch.no_grad()
+def with_plain_weights(model: nn.Module) -> nn.Module:
+    """Replace weights that are computed at each call by what they are, in place: norms and masks of weights."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            _end_parametrizations(module)
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+            elif isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
+    return model
+
+
+def _end_parametrizations(module: nn.Module) -> None:
+    """As `remove_parametrizations`, which would take the weight from the class, and so from the copied network too."""
+    lists = module.parametrizations
+    assert isinstance(lists, nn.ModuleDict)
+    values = {name: getattr(module, name).detach().clone() for name in lists}
+    module.__class__ = parametrize.type_before_parametrizations(module)
+    del module.parametrizations
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value, requires_grad=False))
