@@ -145,6 +145,15 @@ class TestContract:
         assert out.dtype == dtype
         torch.testing.assert_close(out.float(), layer(x), rtol=0.05, atol=0.05)
 
+    @pytest.mark.parametrize("space", [(90_000,), (300, 300), (40, 40, 40)], ids=len)
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+    def test_half_precision_of_large_maps_is_finite(self, spec, space, dtype):
+        """The sum of such a map is beyond half precision, its mean isn't."""
+        torch.manual_seed(0)
+        layer = spec.build(C, ndim=len(space)).eval()
+        x = torch.full((1, C, *space), 20_000.0)
+        assert layer.to(dtype)(x.to(dtype)).isfinite().all()
+
     def test_autocast_runs_and_keeps_the_type_of_the_map(self, layer):
         x = noise(2, C, 9, 8)
         with torch.autocast("cpu", torch.bfloat16):

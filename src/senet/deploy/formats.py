@@ -15,6 +15,7 @@ from senet.deploy.extras import need
 from senet.deploy.passport import INPUT, OUTPUT, Passport
 from senet.deploy.tracing import reason
 from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.weights.strict_json import MOST_BYTES, parse_object
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -139,10 +140,16 @@ def _torch_texts(path: Path) -> Mapping[str, str]:
     try:
         with zipfile.ZipFile(path) as archive:
             name = next((n for n in archive.namelist() if n.endswith(f"/extra/{EXTRA}")), None)
-            texts = json.loads(archive.read(name)) if name else {}
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+            texts = parse_object(_content(archive, name)) if name else {}
+    except Exception as error:  # a damaged archive makes the reader raise anything
         raise CheckpointError(f"{path}: no file of torch.export, or a part of one ({error})") from error
-    return {str(key): str(value) for key, value in texts.items()} if isinstance(texts, dict) else {}
+    return {key: str(value) for key, value in texts.items()}
+
+
+def _content(archive: zipfile.ZipFile, name: str) -> bytes:
+    """An entry, of which no more is unpacked than may be read."""
+    with archive.open(name) as entry:
+        return entry.read(MOST_BYTES + 1)
 
 
 FORMATS = {

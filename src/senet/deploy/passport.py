@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
-from senet.errors import CheckpointError
+from senet.errors import CheckpointError, shown
 from senet.preprocessing import Preprocessing
+from senet.weights.strict_json import parse
 
 __all__ = ["INPUT", "OUTPUT", "PRECISIONS", "Passport"]
 
@@ -69,17 +71,22 @@ class Passport:
                 f"{path}: no file of `senet export`: it doesn't say which classes and preprocessing it has"
             )
         try:
-            values = {key: json.loads(text) for key, text in texts.items() if key in _KEYS}
+            values = {key: parse(text) for key, text in texts.items() if key in _KEYS}
             version = values.pop("senet_format")
-            if version != FORMAT:
-                raise CheckpointError(f"{path}: format {version}, this release reads {FORMAT}; upgrade senet to use it")
+            if type(version) is not int or version != FORMAT:
+                raise CheckpointError(
+                    f"{path}: format {shown(version)}, this release reads {FORMAT}; upgrade senet to use it"
+                )
+            for key, valid in _VALID.items():
+                if key in values and not valid(values[key]):
+                    raise TypeError(f"{key}={shown(values[key])}")
             values["classes"] = tuple(values["classes"])
             values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
-            values["size"] = values["size"] and tuple(values["size"])
+            values["size"] = tuple(values["size"]) if values.get("size") else None
             return cls(**values)
         except CheckpointError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path}: what it says of itself can't be read ({error})") from error
 
     def __str__(self) -> str:
@@ -89,3 +96,18 @@ class Passport:
 
 
 _KEYS = ("senet_format", "model", "classes", "preprocessing", "size", "batch", "precision", "metrics")
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+_VALID: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "model": lambda value: isinstance(value, str),
+    "classes": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+    "size": lambda value: value is None or (isinstance(value, list) and len(value) == 2 and all(map(_count, value))),
+    "batch": lambda value: value is None or _count(value),
+    "precision": lambda value: isinstance(value, str) and value in PRECISIONS,
+    "metrics": lambda value: isinstance(value, dict) and all(type(v) in (int, float) for v in value.values()),
+}
+"""What each field may be, as JSON has it."""
