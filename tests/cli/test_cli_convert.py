@@ -138,7 +138,7 @@ def test_options_of_the_network_that_have_no_flag(senet, theirs: Path) -> None:
         (("--value-range", "nan"), "must be finite"),
         (("--mean", "a"), "invalid float value"),
         (("--interpolation", "cubic"), "use 'bilinear', 'bicubic' or 'nearest'"),
-        (("--channel-order", "RGBA"), "use 'RGB', 'BGR' or 'L'"),
+        (("--channel-order", "RGBA"), "use 'RGB', 'BGR', 'L' or 'other'"),
         (("--channel-order", "L", "--mean", "0", "--std", "1"), "checkpoint in_channels=3, model in_channels=1"),
         (("--crop-fraction", "2"), "must lie in (0, 1]"),
         (("--size", "0"), "write 224, or 256x192"),

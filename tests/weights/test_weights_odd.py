@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import senet
+from senet.cli import main
 from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.preprocessing import CIFAR, IMAGENET, Preprocessing
 from senet.weights import LAYOUTS, Description, load_weights, read_checkpoint, read_tensors, write_checkpoint
@@ -453,3 +454,25 @@ def test_the_hash_is_checked_before_the_weights_are_read(written: Path) -> None:
     assert "its hash differs" in refused(written)
     rewrite(written, sha256=sha256(written))
     senet.load_model(written)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.with_suffix(".json").write_text("[" * 100_000),
+    lambda path: rewrite(path, options={"retrofit": 5}),
+    lambda path: rewrite(path, preprocessing={"std": [0, 0, 0]}),
+    lambda path: write_checkpoint(path, ODD_TENSORS["a bias of no dimension"], DESCRIPTION),
+], ids=["deep", "retrofit", "preprocessing", "bias"])  # fmt: skip
+def test_commands_exit_with_2_and_one_line(damage: Any, written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damage(written)
+    assert main(["predict", "picture.jpg", "--checkpoint", str(written)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("senet predict: ")
+    assert told.count("\n") == 1
+
+
+def test_conversion_of_an_odd_file_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = saved(tmp_path / "x.pth", ODD_TENSORS["a bias of no dimension"]), tmp_path / "out.safetensors"
+    given = ["convert", str(source), "--model", "cifar_resnet20", "--option", "depth=1", "--num-classes", "3"]
+    assert main([*given, "--out", str(out)]) == 2
+    assert "head.fc.bias is () in the file and (3,) in the network" in capsys.readouterr().err
+    assert not out.exists()
