@@ -195,7 +195,9 @@ HOOKS: dict[str, Any] = {
     "keeps a map": lambda m: m.norm.register_forward_hook(lambda module, args, out: setattr(module, "seen", out)),
     "of gradients": lambda m: m.conv.register_full_backward_hook(lambda *args: None),
     "a forward of its own": lambda m: setattr(m.se, "forward", lambda x: x * 0.3),
-    "inserted attention": lambda m: senet.retrofit(m, where="conv", example_inputs=[torch.zeros(1, 3, 24, 24)]),
+    "inserted attention": lambda m: senet.retrofit(
+        m, senet.SE(4), where="conv", example_inputs=[torch.zeros(1, 3, 24, 24)]
+    ),
 }
 
 

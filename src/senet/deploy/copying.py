@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from senet.errors import SenetError
+from senet.graph.replica import replica
 from senet.weights.wrappers import unwrapped
 
 __all__ = ["copied", "with_plain_weights"]
@@ -25,16 +24,9 @@ def copied(model: nn.Module) -> nn.Module:
         SenetError: It can't be copied.
     """
     model = unwrapped(model)
-    # Weights that a hook computes before each call (weight norm, masks) are no leaves, which `deepcopy` refuses.
-    made = {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        for value in (*vars(module).values(), *module._buffers.values())
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
     try:
-        result = copy.deepcopy(model, made).cpu().float().eval()
-    except Exception as error:  # of the network's own attributes: locks, files, generators
+        result = replica(model, meta=False).cpu().float()
+    except Exception as error:  # of the network's own attributes: files, generators
         raise SenetError(f"{type(model).__name__} can't be copied: {error}") from error
     for module in list(result.modules()):
         for name, child in module.named_children():

@@ -33,29 +33,37 @@ def exportable(model: nn.Module, *, gated_weights: bool = False) -> nn.Module:
         gated_weights: Scale the weights instead of the map, where they are smaller; for one image of a fixed size.
     """
     made, _ = optimize(with_plain_weights(copied(model)))
-    return _rebuilt(made, gated_weights)
+    return _rebuilt(made, gated_weights, {})
 
 
 def _rebuilt(module: nn.Module, gated_weights: bool, made: dict[nn.Module, nn.Module]) -> nn.Module:
     """The module in the form for export; one that has several names is made once."""
     if module not in made:
-        made[module] = module if not untouched(module) else _replacement(module, gated_weights, made)
+        replaced = _replacement(module) if untouched(module) else None
+        made[module] = module if replaced is None else replaced
+        if replaced is None and "forward" not in module.__dict__:
+            for name, child in module._modules.items():
+                if child is not None:
+                    module._modules[name] = _rebuilt(child, gated_weights, made)
+            if isinstance(module, FusedBlock) and isinstance(module.se, Gate | ScaledMap):
+                made[module] = ScaledUnit(module, gated_weights=gated_weights)
     return made[module]
 
 
-def _replacement(module: nn.Module, gated_weights: bool, made: dict[nn.Module, nn.Module]) -> nn.Module:
+def _replacement(module: nn.Module) -> nn.Module | None:
+    """What takes the place of a layer; None for all others."""
     if isinstance(module, FusedConv):
         return module.dense()
     if isinstance(module, PrecomputedGate):
         return Gate(module.fc1, module.fc2, module.activate)
     if isinstance(module, SqueezeExcite) and module.squeeze is mean and _linear(module.fc1) and _linear(module.fc2):
         return ScaledMap(Gate(module.fc1, module.fc2, module.activate, ndim=module.ndim))
-    for name, child in module._modules.items():
-        if child is not None:
-            module._modules[name] = _rebuilt(child, gated_weights, made)
-    if isinstance(module, FusedBlock) and isinstance(module.se, Gate | ScaledMap):
-        return ScaledUnit(module, gated_weights=gated_weights)
-    return module
+    return None
+
+
+def _linear(layer: nn.Module) -> bool:
+    """Whether a layer computes what its weight and bias say, and nothing else."""
+    return type(layer) is nn.Linear and untouched(layer)
 
 
 @final

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -12,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from senet.errors import SenetError
 from senet.fusion.layers import FusedBlock, FusedBranch, FusedConv, fused_conv
+from senet.graph.replica import replica
 from senet.models.resnet import BasicBranch, BottleneckBranch
 from senet.models.stages import ConvNormAct, ResidualUnit
 from senet.nn import SqueezeExcite
@@ -68,7 +68,7 @@ def optimize(model: nn.Module) -> tuple[nn.Module, OptimizeReport]:
     if not isinstance(model, nn.Module):
         raise SenetError(f"optimize takes a network (an nn.Module), got {type(model).__name__}")
     model = getattr(model, "_orig_mod", model)  # of torch.compile: its compiled code is that of the old layers
-    made = _Optimizing().rebuilt(copy.deepcopy(model), known=True).eval().requires_grad_(False)
+    made = _Optimizing().rebuilt(replica(model, meta=False), known=True).eval().requires_grad_(False)
     report = OptimizeReport(norms_left=[path for path, m in made.named_modules() if isinstance(m, _BatchNorm)])
     report.norms_folded = sum(isinstance(m, _BatchNorm) for m in model.modules()) - len(report.norms_left)
     blocks = [m for m in made.modules() if isinstance(m, FusedBlock)]

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from senet.errors import SenetError
-from senet.gates.recording import gated_layers, uncompiled, watching
+from senet.gates.recording import gated_layers, watching
 from senet.gates.statistics import GateStatistics
 from senet.nn import Attention, SelectiveKernel
-from senet.nn.modes import evaluation_mode
+from senet.nn.modes import evaluation_mode, uncompiled
 
 __all__ = ["agreement_between", "drift_between", "gates", "images_of", "measure", "measuring", "run"]
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -15,10 +14,10 @@ from torch.utils.hooks import RemovableHandle
 from senet.errors import NotSeenError, SenetError
 from senet.nn.attention import Attention
 from senet.nn.constant import ConstantGate
-from senet.nn.modes import evaluation_mode
+from senet.nn.modes import evaluation_mode, uncompiled
 from senet.nn.precomputed import PrecomputedGate
 
-__all__ = ["GateRecord", "gated_layers", "record_gates", "uncompiled", "watching"]
+__all__ = ["GateRecord", "gated_layers", "record_gates", "watching"]
 
 GATE_CHILDREN: Final[Mapping[str, tuple[str, ...]]] = {
     "timm.SEModule": ("gate",),
@@ -75,12 +74,6 @@ def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, int], 
         for path, layer in layers.items():
             stack.callback(_watch(layer, partial(see, path)).remove)
         yield
-
-
-def uncompiled() -> AbstractContextManager[Any]:
-    """Run compiled networks by their modules within the block: compiled code ignores hooks that come later."""
-    # Whoever has compiled something has imported it; importing it takes seconds.
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _watch(layer: nn.Module, see: Callable[[Tensor, int], None]) -> RemovableHandle:

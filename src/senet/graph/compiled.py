@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import torch
 from torch import nn
 
-__all__ = ["discard_compiled_code", "plain_modules", "plain_path", "uncompiled"]
+__all__ = ["discard_compiled_code", "plain_modules", "plain_path"]
 
 WRAPPED: Final = "_orig_mod"
 """Name of the network in the wrapper that `torch.compile` puts around it."""
@@ -33,16 +31,6 @@ def _is_wrapper(module: nn.Module) -> bool:
     # Nothing is compiled before this package of torch, slow to import, has been imported.
     compiler = sys.modules.get("torch._dynamo.eval_frame")
     return compiler is not None and isinstance(module, compiler.OptimizedModule)
-
-
-@contextmanager
-def uncompiled() -> Iterator[None]:
-    """Within the block compiled functions and modules run as they were written."""
-    if "torch._dynamo" not in sys.modules:
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield
 
 
 def discard_compiled_code() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from senet.graph.closures import Closures
-from senet.graph.compiled import uncompiled
+from senet.nn.modes import uncompiled
 
 __all__ = ["replica", "running"]
 

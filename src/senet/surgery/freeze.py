@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from senet.errors import SenetError, UnknownNameError
 from senet.gates.measuring import agreement_between, drift_between, gates, images_of, measure, measuring, run
-from senet.gates.recording import uncompiled
 from senet.graph.trace import trace
 from senet.nn import ConstantGate
+from senet.nn.modes import uncompiled
 from senet.profiling.layer import layer_cost
 from senet.surgery.fold import Plan, Planner, fold
 from senet.surgery.freeze_report import FreezeReport, GateReport
