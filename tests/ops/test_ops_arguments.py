@@ -28,8 +28,7 @@ needs_kernel = pytest.mark.skipif(choose().library is None, reason=choose().reas
 
 @pytest.fixture(autouse=True)
 def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(home, "LEAST_TRAINING", 0)
-    monkeypatch.setattr(home, "LEAST_INFERENCE", 0)
+    monkeypatch.setattr(home, "LEAST", dict.fromkeys(home.LEAST, 0))
 
 
 def _scaled(x: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:

@@ -219,8 +219,7 @@ def by_modules(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tensor) -> T
 @pytest.fixture(autouse=True)
 def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small maps, too, go through the operator."""
-    monkeypatch.setattr(home, "LEAST_TRAINING", 0)
-    monkeypatch.setattr(home, "LEAST_INFERENCE", 0)
+    monkeypatch.setattr(home, "LEAST", dict.fromkeys(home.LEAST, 0))
 
 
 @pytest.fixture
@@ -363,7 +362,7 @@ def test_a_step_of_a_network_is_the_one_of_its_modules(
     loss = model(IMAGES).square().mean()
     loss.backward()
     assert fused
-    monkeypatch.setattr(home, "_large", lambda x: False)
+    monkeypatch.setattr(home, "_is_large", lambda x, attended: False)
     expected = plain(IMAGES).square().mean()
     expected.backward()
     torch.testing.assert_close(loss, expected)

@@ -37,8 +37,7 @@ TYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
 @pytest.fixture(autouse=True)
 def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small maps and weights, too, go through the operators."""
-    monkeypatch.setattr(home, "LEAST_TRAINING", 0)
-    monkeypatch.setattr(home, "LEAST_INFERENCE", 0)
+    monkeypatch.setattr(home, "LEAST", dict.fromkeys(home.LEAST, 0))
     monkeypatch.setattr(fusion, "LEAST_PACKED", 0)
 
 

@@ -18,8 +18,7 @@ from senet.ops.bn_se_add_relu import definition, derivative
 
 @pytest.fixture(autouse=True)
 def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(home, "LEAST_TRAINING", 0)
-    monkeypatch.setattr(home, "LEAST_INFERENCE", 0)
+    monkeypatch.setattr(home, "LEAST", dict.fromkeys(home.LEAST, 0))
 
 
 def by_modules(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tensor) -> Tensor:

@@ -19,10 +19,18 @@ from senet.ops.bn_se_add_relu import SIGNATURE
 
 __all__ = ["norm_relu", "residual_epilogue", "untouched"]
 
-# Numbers in a feature map from which on the operator is no slower than the modules. Below, its fixed cost counts.
-# Measured: benchmarks/operator_sizes.json.
-LEAST_TRAINING: Final = 1 << 14
-LEAST_INFERENCE: Final = 1 << 14
+# Numbers in a feature map from which on the operator is no slower than the modules, with attention or without it, in
+# training or inference; below, its fixed cost counts. Measured: benchmarks/operator_sizes.json.
+LEAST: Final = {
+    (True, True): 1 << 14,
+    (True, False): 1 << 16,
+    (False, True): 3 << 17,
+    (False, False): 3 << 17,
+}
+# In contiguous memory each channel of an image is a run of its own. Short ones take longer: pixels, and how much more
+# numbers there must be.
+SHORT_RUN: Final = 1024
+SHORT_RUNS_COST: Final = 4
 
 
 def residual_epilogue(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tensor) -> Tensor:
@@ -41,11 +49,12 @@ def residual_epilogue(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tenso
     Returns:
         (N, C, H, W).
     """
-    if type(norm) is nn.BatchNorm2d and _large(x):
+    if type(norm) is nn.BatchNorm2d:
         inserted = inserted_after(norm) if type(se) is nn.Identity else None
         attention = se if inserted is None else inserted
-        watched = not untouched(se) or not _unwatched(norm, 0 if inserted is None else 1)
-        if not watched and _is_fusible(attention):
+        large = _is_large(x, attended=type(attention) is not nn.Identity)
+        unwatched = large and untouched(se) and _unwatched(norm, 0 if inserted is None else 1)
+        if unwatched and _is_fusible(attention):
             y = _fused(x, norm, attention, shortcut)
             if y is not None:
                 return y
@@ -54,7 +63,7 @@ def residual_epilogue(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tenso
 
 def norm_relu(x: Tensor, norm: nn.Module, relu: nn.Module) -> Tensor:
     """Return `relu(norm(x))`, (N, C, H, W) -> the same: `residual_epilogue` without attention and shortcut."""
-    if type(norm) is nn.BatchNorm2d and _large(x) and type(relu) is nn.ReLU and untouched(norm):
+    if type(norm) is nn.BatchNorm2d and _is_large(x, attended=False) and type(relu) is nn.ReLU and untouched(norm):
         inserted = inserted_after(relu)
         if _unwatched(relu, 0 if inserted is None else 1):
             y = _fused(x, norm, None, None)
@@ -80,11 +89,14 @@ def _unwatched(module: nn.Module, hooks: int) -> bool:
     )
 
 
-def _large(x: Tensor) -> bool:
+def _is_large(x: Tensor, *, attended: bool) -> bool:
     """Whether x is large enough for the operator to pay, and the kernel is there."""
-    if torch.jit.is_tracing():
+    if torch.jit.is_tracing() or x.ndim != 4 or not _has_kernel():
         return False
-    return x.numel() >= (LEAST_TRAINING if torch.is_grad_enabled() else LEAST_INFERENCE) and _has_kernel()
+    least = LEAST[attended, torch.is_grad_enabled()]
+    if x.shape[2] * x.shape[3] < SHORT_RUN and x.is_contiguous():
+        least *= SHORT_RUNS_COST
+    return x.numel() >= least
 
 
 @torch.compiler.assume_constant_result
