@@ -30,19 +30,29 @@ __all__ = ["child", "in_turns", "machine", "randomised", "ratio"]
 Run = Callable[[], Any]
 
 
-def in_turns(first: Run, second: Run, *, seconds: float, least: int) -> dict[str, float]:
+def in_turns(first: Run, second: Run, *, seconds: float, least: int = 1, swapped: bool = False) -> dict[str, float]:
     """Run both in turns, each once before that.
+
+    Args:
+        first: One candidate.
+        second: The other.
+        seconds: Rounds go on so long.
+        least: There are at least so many.
+        swapped: The second begins: every other process should be so, where one has time for one round only.
 
     Returns:
         `ratio`, the median of first / second within a round; `first` and `second`, the medians in seconds; `rounds`.
     """
-    first()
-    second()
+    if seconds:
+        before = time.perf_counter()
+        first()
+        if time.perf_counter() - before < seconds:  # else each round is long, and one of two warms up for both
+            second()
     taken: tuple[list[float], list[float]] = ([], [])
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(taken[0]) < least:
         # Who goes first changes, so that what one leaves in the caches serves both.
-        order = ((0, first), (1, second)) if len(taken[0]) % 2 == 0 else ((1, second), (0, first))
+        order = ((0, first), (1, second)) if (len(taken[0]) + swapped) % 2 == 0 else ((1, second), (0, first))
         for which, run in order:
             before = time.perf_counter()
             run()

@@ -22,7 +22,7 @@ __all__ = ["norm_relu", "residual_epilogue", "untouched"]
 # Numbers in a feature map from which on the operator is no slower than the modules, with attention or without it, in
 # training or inference; below, its fixed cost counts. Measured: benchmarks/operator_sizes.json.
 LEAST: Final = {
-    (True, True): 1 << 14,
+    (True, True): 1 << 15,
     (True, False): 1 << 16,
     (False, True): 3 << 17,
     (False, False): 3 << 17,
@@ -91,12 +91,13 @@ def _unwatched(module: nn.Module, hooks: int) -> bool:
 
 def _is_large(x: Tensor, *, attended: bool) -> bool:
     """Whether x is large enough for the operator to pay, and the kernel is there."""
-    if torch.jit.is_tracing() or x.ndim != 4 or not _has_kernel():
+    if torch.jit.is_tracing():
         return False
-    least = LEAST[attended, torch.is_grad_enabled()]
-    if x.shape[2] * x.shape[3] < SHORT_RUN and x.is_contiguous():
-        least *= SHORT_RUNS_COST
-    return x.numel() >= least
+    numbers, least = x.numel(), LEAST[attended, torch.is_grad_enabled()]
+    if numbers < least or x.ndim != 4 or not _has_kernel():
+        return False
+    short = x.shape[2] * x.shape[3] < SHORT_RUN and x.is_contiguous()
+    return not short or numbers >= SHORT_RUNS_COST * least
 
 
 @torch.compiler.assume_constant_result

@@ -54,17 +54,21 @@ def choose() -> Choice:
     wish = os.environ.get(VARIABLE) or "compiled"
     if wish not in CHOICES:
         raise UnknownNameError(f"value of {VARIABLE}", wish, CHOICES)
-    if wish == "reference":
-        return Choice(None, f"{VARIABLE}=reference")
-    if not _FILE.exists():
+    return Choice(None, f"{VARIABLE}=reference") if wish == "reference" else _loaded(_FILE)
+
+
+@cache
+def _loaded(file: Path) -> Choice:
+    """The kernel in this file."""
+    if not file.exists():
         return Choice(None, "not compiled when senet was installed; with gcc or clang there, install it again")
     try:
-        library = ctypes.CDLL(str(_FILE))
+        library = ctypes.CDLL(str(file))
         abi = library.senet_abi()
     except (OSError, AttributeError) as error:
-        return Choice(None, f"{_FILE.name} can't be loaded: {error}")
+        return Choice(None, f"{file.name} can't be loaded: {error}")
     if abi != _ABI:
-        return Choice(None, f"{_FILE.name} is of another version of senet; install it again")
+        return Choice(None, f"{file.name} is of another version of senet; install it again")
     library.senet_name.restype = ctypes.c_char_p
     for name, kinds in _FUNCTIONS.items():
         getattr(library, name).argtypes = [_KINDS[kind] for kind in kinds]
