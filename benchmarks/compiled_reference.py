@@ -51,9 +51,8 @@ def measure(name: str, batch: int, mode: str, *, seconds: float, swapped: bool) 
             step()
 
     calls = counted(lambda: on("compiled"))
-    return in_turns(lambda: on("compiled"), lambda: on("reference"), seconds=seconds, swapped=swapped) | {
-        "calls": calls
-    }
+    found = in_turns(lambda: on("compiled"), lambda: on("reference"), seconds=seconds, swapped=swapped)
+    return found | {"calls": calls}
 
 
 def counted(run: Callable[[], None]) -> int:
@@ -107,15 +106,8 @@ def main() -> None:
                 continue
             if time.monotonic() > ends:
                 return
-            words = [
-                "--child",
-                *map(str, case),
-                str(process),
-                "--seconds",
-                str(options.seconds),
-                "--threads",
-                str(options.threads),
-            ]
+            limits = ["--seconds", str(options.seconds), "--threads", str(options.threads)]
+            words = ["--child", *map(str, case), str(process), *limits]
             found = child(str(HERE), words, threads=options.threads)
             results.add(case, found or {"error": "ended without a result"})
             print(*case, found, flush=True)
@@ -165,8 +157,8 @@ class Results:
             "",
             "Time with the compiled operators over time without: `python benchmarks/compiled_reference.py`.",
             "Median over five fresh processes, in turns; the number of processes in brackets where they are fewer.",
-            f"{above} of {measured} ratios are above 1.02. Where a step is too small for the operator to pay, both sides",
-            "run the same modules: `=` marks these, whose ratio shows the cost of the choice and the noise of the machine.",
+            f"{above} of {measured} ratios are above 1.02. Where a step is too small for the operator to pay, both",
+            "sides run the same modules: `=` marks these. Their ratio is the cost of the choice, and noise.",
             "",
             *(f"- {key}: {value}" for key, value in self.kept["machine"].items()),
             "",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import senet
 from senet.fusion import optimize
+from senet.inspection import inspect
 from senet.nn import GATES
 
 NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {
@@ -141,3 +142,26 @@ def test_made_and_run_in_inference_mode() -> None:
         made, _ = optimize(model)
         for _ in range(2):  # the second time with prepared weights
             torch.testing.assert_close(made(x), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["se_resnet50", "se_resnet18", "resnet18"])
+def test_surgery_comes_before(name: str) -> None:
+    made, _ = optimize(randomised(name, depths=(1, 1)))
+    x = images(48)
+    kept = {key: value.clone() for key, value in made.state_dict().items()}
+    with pytest.raises(senet.SenetError, match="was optimized for inference: retrofit the network, then optimize it"):
+        senet.retrofit(made)
+    with pytest.raises(senet.SenetError, match="freeze the network, then optimize it"):
+        senet.freeze(made, [x])
+    with pytest.raises(senet.SenetError, match="inspect the network, then optimize it"):
+        inspect(made, [(x, torch.zeros(2, dtype=torch.int64))], ("a",))
+    assert all(torch.equal(value, kept[key]) for key, value in made.state_dict().items())
+
+
+def test_a_network_whose_weights_are_computed() -> None:
+    """Weight norm leaves a weight that is no leaf behind, which can't be copied as it is."""
+    model = nn.Sequential(torch.nn.utils.weight_norm(nn.Conv2d(3, 8, 3)), nn.BatchNorm2d(8))
+    x = images(16)
+    model(x).sum().backward()
+    model.eval()
+    torch.testing.assert_close(optimize(model)[0](x), model(x))

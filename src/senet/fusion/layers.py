@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from senet.nn import SqueezeExcite
 from senet.nn.epilogue import untouched
+from senet.nn.optimized import Optimized
 from senet.nn.precomputed import PrecomputedGate
 from senet.ops import GATE_NUMBERS, choose
 from senet.ops.arguments import needs_gradient
@@ -42,7 +43,7 @@ class Geometry:
         return (self.kernel_size, self.stride, self.padding, self.groups) == ((1, 1), (1, 1), (0, 0), 1)
 
 
-class FusedConv(nn.Module, ABC):
+class FusedConv(Optimized, ABC):
     """A convolution that took in the norm behind it, and perhaps the ReLU behind that.
 
     Called with one feature map it computes `act(conv(x))`, with two `relu(conv(x) + added)`.
@@ -180,7 +181,7 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 @final
-class FusedBranch(nn.Module):
+class FusedBranch(Optimized):
     """A residual branch of fused convolutions.
 
     Args:
@@ -200,7 +201,7 @@ class FusedBranch(nn.Module):
 
 
 @final
-class FusedBlock(nn.Module):
+class FusedBlock(Optimized):
     """A residual block, `relu(shortcut(x) + se(branch(x)))`, in as few passes over the feature maps as it takes.
 
     Behind a 1x1 convolution the gate is computed before it (`PrecomputedGate`), and scale, sum and ReLU belong to the

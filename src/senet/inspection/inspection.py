@@ -20,6 +20,7 @@ from senet.inspection.freezing import Freezing, try_freezing
 from senet.inspection.latency import latency
 from senet.inspection.sampling import Keeper, evenly, indices_of
 from senet.nn.modes import evaluation_mode
+from senet.nn.optimized import refuse_optimized
 from senet.preprocessing import Preprocessing
 from senet.profiling.layer import layer_cost
 
@@ -124,6 +125,7 @@ def inspect(
 
     Source: Hu et al. 2018, section 7.2, Figures 6 and 7.
     """
+    refuse_optimized(model, "inspect")
     layers = gated_layers(model)
     if not layers:
         raise SenetError(f"{type(model).__name__} has no attention layer whose gate could be inspected")

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from senet.nn._dims import over_space
 from senet.nn.block import SqueezeExcite
+from senet.nn.optimized import Optimized
 from senet.nn.squeeze import mean
 
 __all__ = ["PrecomputedGate"]
 
 
 @final
-class PrecomputedGate(nn.Module):
+class PrecomputedGate(Optimized):
     """The gate of a block behind a 1x1 convolution, from that convolution's input: for inference.
 
     The squeeze is linear and commutes with the convolution, mean(W h + b) = W mean(h) + b. So the first linear layer,

@@ -16,6 +16,7 @@ from senet.gates.measuring import agreement_between, drift_between, gates, image
 from senet.graph.trace import trace
 from senet.nn import ConstantGate
 from senet.nn.modes import uncompiled
+from senet.nn.optimized import refuse_optimized
 from senet.profiling.layer import layer_cost
 from senet.surgery.fold import Plan, Planner, fold
 from senet.surgery.freeze_report import FreezeReport, GateReport
@@ -96,6 +97,7 @@ class _Freezing:
     """One freezing: what was measured, and what can be folded where. Nothing changes before `finish`."""
 
     def __init__(self, model: nn.Module, batches: Iterable[Any]) -> None:
+        refuse_optimized(model, "freeze")
         self.model = model
         self.gates = gates(model)
         if not self.gates:

@@ -9,6 +9,7 @@ from torch import nn
 
 from senet.errors import SenetError
 from senet.graph.compiled import plain_modules
+from senet.nn.optimized import refuse_optimized
 
 __all__ = ["operable"]
 
@@ -22,11 +23,12 @@ def operable(model: nn.Module) -> nn.Module:
     """The network itself, without the wrapper of `torch.compile`.
 
     Raises:
-        SenetError: It is wrapped for several processes, scripted, or quantized.
+        SenetError: It is wrapped for several processes, scripted, quantized, or optimized for inference.
     """
     if not isinstance(model, nn.Module):
         raise SenetError(f"model is {type(model).__name__}, not a torch.nn.Module")
     model = plain_modules(model)[""]
+    refuse_optimized(model, "retrofit")
     name = type(model).__name__
     for path, module in plain_modules(model).items():
         which = f"{name}'s {path}" if path else name
