@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from senet.ops import choose, describe
+from senet.ops import choose, describe, using
 from senet.ops.cpu import library
 
 LOOK = "from senet.ops import describe; print(describe())"
@@ -38,19 +38,18 @@ def test_where_a_compiler_was_there_it_is_compiled() -> None:
     assert describe().startswith("compiled (")
 
 
-def test_without_the_file_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("SENET_KERNELS", raising=False)
-    monkeypatch.setattr(library, "_FILE", tmp_path / "_kernel.so")
-    assert "not compiled when senet was installed" in choose.__wrapped__().reason
-    (tmp_path / "_kernel.so").write_bytes(b"not a library")
-    assert "can't be loaded" in choose.__wrapped__().reason
+def test_without_the_file_it_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "_kernel.so"
+    assert "not compiled when senet was installed" in library._loaded.__wrapped__(file).reason
+    file.write_bytes(b"not a library")
+    assert "can't be loaded" in library._loaded.__wrapped__(file).reason
 
 
 def test_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     if choose().library is None:
         pytest.skip(choose().reason)
     monkeypatch.setattr(library, "_ABI", -1)
-    chosen = choose.__wrapped__()
+    chosen = library._loaded.__wrapped__(library._FILE)
     assert chosen.library is None
     assert "another version" in chosen.reason
 
@@ -60,3 +59,20 @@ def test_it_runs_on_the_threads_of_torch() -> None:
         pytest.skip(choose().reason)
     if sys.platform == "linux":
         assert "PyTorch's threads" in choose().reason
+
+
+def test_a_measurement_switches_and_switches_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    for before in ("reference", None):
+        monkeypatch.delenv("SENET_KERNELS", raising=False)
+        if before:
+            monkeypatch.setenv("SENET_KERNELS", before)
+        choose.cache_clear()
+        first = choose()
+        for wish in ("reference", "compiled"):
+            with pytest.raises(ZeroDivisionError), using(wish):
+                assert (choose().reason == "SENET_KERNELS=reference") == (wish == "reference")
+                raise ZeroDivisionError
+        assert os.environ.get("SENET_KERNELS") == before
+        assert choose() == first
+    monkeypatch.undo()
+    choose.cache_clear()
