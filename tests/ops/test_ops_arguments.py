@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import mmap
 import sys
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 import senet.nn.epilogue as home
 from senet.nn import SqueezeExcite
 from senet.nn.epilogue import residual_epilogue
-from senet.ops import bn_se_add_relu, choose, packed_convolution, scale_add_relu_
+from senet.ops import arguments, bn_se_add_relu, choose, packed_convolution, scale_add_relu_
 from senet.ops.bn_se_add_relu import definition as bn_definition
 from senet.ops.packed_convolution import definition as conv_definition
 from senet.ops.packed_convolution import pack
@@ -190,3 +191,16 @@ def test_in_place_over_memory_that_is_read() -> None:
     expected = scale_definition(x, gate, shortcut)
     scale_add_relu_(x, gate, shortcut)
     torch.testing.assert_close(x, expected)
+
+
+def test_without_torchs_private_names_the_modules_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    norm, se, x = nn.BatchNorm2d(16), SqueezeExcite(16, 4), torch.randn(4, 16, 6, 5)
+    expected = torch.relu(x + se(copy.deepcopy(norm)(x)))
+    called: list[int] = []
+    monkeypatch.setattr(home, "bn_se_add_relu", lambda *_: called.append(1))
+    monkeypatch.setattr(arguments, "_PRIVATE", None)
+    torch.testing.assert_close(residual_epilogue(x, norm, se, x), expected)
+    assert not called
+    # Who calls the operator itself still gets its numbers.
+    y, *_ = bn_se_add_relu(x, x, norm.weight, norm.bias, None, None, None, None, None, None, True, 1e-5, 0)
+    torch.testing.assert_close(y, torch.relu(x + nn.BatchNorm2d(16)(x)))

@@ -261,7 +261,7 @@ def test_a_metric_that_is_no_number_comes_back_as_none(tmp_path: Path) -> None:
     assert math.isnan(found["map"])
 
 
-@pytest.mark.parametrize("training", [{"lr": math.inf}, {"a": object()}, {"a": "\ud800"}], ids=repr)
+@pytest.mark.parametrize("training", [{"lr": math.inf}, {"a": {1}}, {"a": "\ud800"}], ids=repr)
 def test_what_could_not_be_read_is_not_written(training: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="can't be written"):
         write_checkpoint(tmp_path / "x.safetensors", {"a": torch.ones(1)}, replace(DESCRIPTION, training=training))

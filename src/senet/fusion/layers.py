@@ -235,11 +235,11 @@ class FusedBlock(Optimized):
             unwatched = untouched(last, se, se.fc1, se.fc2)
             if isinstance(last, PackedConv) and se.activate in GATE_NUMBERS and unwatched:
                 return last.gated(h, se, shortcut)
-            return _rescaled(last(h), se(h), shortcut, ours=untouched(last))
+            return _rescaled(last(h), se(h), shortcut, ours=_gives_new_map(last))
         y = last(h)
         if not isinstance(se, SqueezeExcite) or not untouched(se):
             return torch.relu(se(y) + shortcut)
-        return _rescaled(y, se.gate(y), shortcut, ours=untouched(last))
+        return _rescaled(y, se.gate(y), shortcut, ours=_gives_new_map(last))
 
     def _one_by_one(self, x: Tensor, shortcut: Tensor) -> Tensor:
         inner: list[Tensor] = []
@@ -252,6 +252,11 @@ class FusedBlock(Optimized):
         if isinstance(self.se, PrecomputedGate):
             return torch.relu(self.se(inner[0]) * y + shortcut)
         return torch.relu((y if self.se is None else self.se(y)) + shortcut)
+
+
+def _gives_new_map(layer: nn.Module) -> bool:
+    """Whether nobody else has what the layer returns."""
+    return isinstance(layer, FusedConv) and untouched(layer)
 
 
 def _rescaled(y: Tensor, gate: Tensor, shortcut: Tensor, *, ours: bool) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MAP_TYPES", "Signature", "convolved", "eager", "memory_format", "needs_gradient", "one_by_one"]
+__all__ = ["MAP_TYPES", "Signature", "convolved", "eager", "memory_format", "needs_gradient", "one_by_one", "watched"]
 
 MAP_TYPES: Final = (torch.float32, torch.bfloat16)
 
@@ -84,20 +84,41 @@ class Signature:
         )
 
 
+def _private_names() -> tuple[Any, ...] | None:
+    """Torch's own names for what `eager` asks; None where this version lacks one: nothing is eager then."""
+    try:
+        functorch = torch._C._functorch
+        stacks = (torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack)
+        interpreter, batched = functorch.peek_interpreter_stack, functorch.is_legacy_batchedtensor
+        level = torch.autograd.forward_ad._current_level
+    except AttributeError:
+        return None
+    return (*stacks, interpreter, batched) if isinstance(level, int) else None
+
+
+_PRIVATE: Final = _private_names()
+
+
 def eager(*tensors: Tensor | None) -> bool:
     """Whether numbers are computed now and derived by autograd backwards: no tracing, no mode, no function transform.
 
     Gradients that are computed in batches (`is_grads_batched`) are batched tensors without a transform around them.
     """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _PRIVATE is None:
+        return False
+    dispatch_modes, function_modes, interpreter, is_batched = _PRIVATE
     return not (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
+        dispatch_modes()
+        or function_modes()
+        or interpreter() is not None
         or torch.autograd.forward_ad._current_level >= 0
-        or any(t is not None and torch._C._functorch.is_legacy_batchedtensor(t) for t in tensors)
+        or any(t is not None and is_batched(t) for t in tensors)
     )
+
+
+def watched() -> bool:
+    """Whether somebody wants to see each operator: a mode, a transform, a profiler."""
+    return not eager() or getattr(torch.autograd.profiler, "_is_profiler_enabled", False)
 
 
 def _compiled() -> bool:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from senet.ops.arguments import Signature, eager, memory_format, needs_gradient, one_by_one
+from senet.ops.arguments import Signature, eager, memory_format, needs_gradient, one_by_one, watched
 from senet.ops.cpu import call, choose
 from senet.ops.gate_functions import GATE_FUNCTIONS, GATE_SLOPES
 
@@ -83,7 +83,7 @@ def bn_se_add_relu(
     """
     tensors = (x, shortcut, gamma, beta, mean, var, w1, b1, w2, b2)
     arguments = (*tensors, training, eps, gate)
-    if not eager() or torch.autograd._profiler_enabled():
+    if watched():
         return torch.ops.senet.bn_se_add_relu(*arguments)
     if needs_gradient(tensors):
         return _Derived.apply(*arguments)

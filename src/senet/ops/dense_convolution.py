@@ -83,6 +83,13 @@ def _operator() -> Any:
     return found if found is not None and {"default", "binary"} <= set(found.overloads()) else None
 
 
+@cache
+def _has_bfloat16() -> bool:
+    """Whether oneDNN computes in bfloat16 on this CPU."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return supported is not None and supported()
+
+
 def _takes(*tensors: Tensor | None) -> bool:
     x = tensors[0]
     assert x is not None
@@ -98,7 +105,7 @@ def _takes(*tensors: Tensor | None) -> bool:
         and not torch.is_autocast_enabled("cpu")
         and eager(*tensors)
         and not needs_gradient(tensors)
-        and (x.dtype is torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        and (x.dtype is torch.float32 or _has_bfloat16())
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from senet.ops.arguments import Signature, eager, memory_format, one_by_one
+from senet.ops.arguments import Signature, memory_format, one_by_one, watched
 from senet.ops.cpu import call, choose
 
 __all__ = ["SIGNATURE", "definition", "scale_add_relu_"]
@@ -36,7 +36,7 @@ def scale_add_relu_(x: Tensor, gate: Tensor, shortcut: Tensor) -> None:
     Raises:
         ValueError: Sizes, types or devices don't belong together.
     """
-    if not eager() or torch.autograd._profiler_enabled():
+    if watched():
         torch.ops.senet.scale_add_relu_(x, gate, shortcut)
     else:
         _compute(x, gate, shortcut)
