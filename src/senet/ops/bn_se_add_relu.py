@@ -10,7 +10,6 @@ Source: Hu et al. 2018, eqs. 2-4 and Fig. 3; the authors fuse scale and addition
 
 from __future__ import annotations
 
-import struct
 from typing import Any, Final
 
 import torch
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from senet.ops.arguments import Signature, eager, memory_format, needs_gradient, one_by_one, watched
-from senet.ops.cpu import call, choose
+from senet.ops.cpu import choose, step
 from senet.ops.gate_functions import GATE_FUNCTIONS, GATE_SLOPES
 
 __all__ = ["SIGNATURE", "bn_se_add_relu", "definition", "derivative"]
@@ -162,35 +161,6 @@ def _gradients(x: Tensor, y: Tensor | None, *parameters: Tensor | None) -> list[
 
 # --- the CPU ------------------------------------------------------------------------------------------------------
 
-# `struct senet_step` of kernel.h: sizes and options, eps, the parameters' addresses.
-_STEP: Final = struct.Struct("@9qd8P")
-# `struct senet_gradients`.
-_ADDRESSES: Final = struct.Struct("@6P")
-
-
-def _step(x: Tensor, kept: torch.memory_format, parameters: tuple[Tensor | None, ...], *options: Any) -> bytes:
-    """The step as the kernel reads it; the parameters are contiguous and outlive the call."""
-    n, c, height, width = x.shape
-    w1 = parameters[4]
-    training, eps, gate = options
-    return _STEP.pack(
-        n,
-        c,
-        height * width,
-        0 if w1 is None else w1.shape[0],
-        x.dtype is torch.bfloat16,
-        kept is torch.channels_last,
-        training,
-        gate,
-        torch.get_num_threads(),
-        eps,
-        *_pointers(parameters),
-    )
-
-
-def _pointers(tensors: Any) -> list[int]:
-    return [0 if t is None else t.data_ptr() for t in tensors]
-
 
 def _contiguous(tensors: Any) -> tuple[Tensor | None, ...]:
     return tuple(None if t is None else t.contiguous() for t in tensors)
@@ -223,10 +193,9 @@ def _compute(x: Tensor, shortcut: Tensor | None, *others: Any) -> tuple[Tensor, 
     x = x.contiguous(memory_format=kept)
     shortcut = None if shortcut is None else shortcut.contiguous(memory_format=kept)
     parameters = _contiguous(parameters)
-    y, statistics, saved = _outputs(x, parameters[4])
-    step = _step(x, kept, parameters, training, eps, gate)
-    call("senet_step_forward", step, *_pointers((x, shortcut, y, statistics, saved)))
-    return y, statistics, saved
+    outputs = _outputs(x, parameters[4])
+    step.forward(x, shortcut, parameters, (training, eps, gate), outputs)
+    return outputs
 
 
 def _compute_backward(
@@ -245,9 +214,7 @@ def _compute_backward(
     saved, parameters = saved.contiguous(), _contiguous(parameters)
     gamma, beta, _mean, _var, *layers = parameters
     gradients = _gradients(x, y, gamma, beta, *layers)
-    step = _step(x, kept, (gamma, beta, None, None, *layers), training, eps, gate)
-    into = _ADDRESSES.pack(*_pointers(gradients[2:]))
-    call("senet_step_backward", step, *_pointers((dy, x, y, saved, *gradients[:2])), into)
+    step.backward((dy, x, y, saved), (gamma, beta, None, None, *layers), (training, eps, gate), gradients)
     return gradients
 
 

@@ -11,7 +11,6 @@ Source: Hu et al. 2018, eqs. 2-4 and Fig. 3; the authors fuse scale and addition
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -20,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from senet.ops.arguments import Signature, convolved, one_by_one, watched
-from senet.ops.cpu import call, choose
+from senet.ops.cpu import choose
+from senet.ops.cpu.convolution import convolve
 from senet.ops.gate_functions import GATE_FUNCTIONS
 
 __all__ = ["PANEL", "SIGNATURE", "definition", "pack", "packed_convolution", "unpack"]
@@ -154,10 +154,6 @@ def _output(x: Tensor, panels: Tensor, bias: Tensor, stride: Pair, padding: Pair
     return torch.empty((len(x), len(bias), *sizes), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-# `struct senet_convolution` of kernel.h.
-_LAYER: Final = struct.Struct("@13q6P")
-
-
 def _check(tensors: Sequence[Tensor | None], stride: Pair, padding: Pair, dilation: Pair, gate: int) -> None:
     x, panels, bias, _, w1, b1, w2, b2 = tensors
     SIGNATURE.check(tensors)
@@ -193,19 +189,5 @@ def _compute(*arguments: Any) -> Tensor:
     x = x.contiguous(memory_format=torch.channels_last)
     added = None if added is None else added.contiguous(memory_format=torch.channels_last)
     parameters = [None if t is None else t.contiguous() for t in (panels, bias, w1, b1, w2, b2)]
-    layer = _LAYER.pack(
-        y.shape[1],
-        x.shape[1],
-        panels.shape[1],
-        panels.shape[2],
-        *stride,
-        *padding,
-        *dilation,
-        relu,
-        0 if w1 is None else w1.shape[0],
-        gate,
-        *(0 if t is None else t.data_ptr() for t in parameters),
-    )
-    sizes = (len(x), *x.shape[2:], *y.shape[2:], torch.get_num_threads())
-    call("senet_convolve", layer, *sizes, x.data_ptr(), 0 if added is None else added.data_ptr(), y.data_ptr())
+    convolve(x, added, y, parameters, (*stride, *padding, *dilation, relu), gate)
     return y

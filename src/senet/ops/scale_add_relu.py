@@ -7,22 +7,19 @@ Source: Hu et al. 2018, eq. 4 and Fig. 3; the authors fuse scale and addition in
 
 from __future__ import annotations
 
-import struct
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from senet.ops.arguments import Signature, memory_format, one_by_one, watched
-from senet.ops.cpu import call, choose
+from senet.ops.cpu import choose, step
 
 __all__ = ["SIGNATURE", "definition", "scale_add_relu_"]
 
 SIGNATURE: Final = Signature(
     "scale_add_relu_", (("x", "NCHW"), ("gate", "NC"), ("shortcut", "NCHW")), optional=frozenset()
 )
-# `struct senet_step` of kernel.h; of it only shape, storage and threads count here.
-_STEP: Final = struct.Struct("@9qd8P")
 
 
 def scale_add_relu_(x: Tensor, gate: Tensor, shortcut: Tensor) -> None:
@@ -76,9 +73,4 @@ def _compute(x: Tensor, gate: Tensor, shortcut: Tensor) -> None:
     if choose().library is None or not x.is_contiguous(memory_format=kept) or not apart:
         x.copy_(definition(x, gate, shortcut))
         return
-    n, c, height, width = x.shape
-    shortcut, gate = shortcut.contiguous(memory_format=kept), gate.contiguous()
-    last = kept is torch.channels_last
-    sizes = (n, c, height * width, 0, x.dtype is torch.bfloat16, last, False, 0, torch.get_num_threads(), 0.0)
-    step = _STEP.pack(*sizes, *(0,) * 8)
-    call("senet_step_rescale", step, x.data_ptr(), gate.data_ptr(), shortcut.data_ptr(), x.data_ptr())
+    step.rescale(x, gate.contiguous(), shortcut.contiguous(memory_format=kept))
