@@ -11,6 +11,7 @@ from torch import nn
 
 import senet
 from senet.nn import PLACEMENTS, Attention
+from senet.ops import using
 
 UNITS: dict[str, tuple[str, dict[str, Any]]] = {
     "basic": ("se_resnet18", {"depths": (2, 1)}),
@@ -75,9 +76,10 @@ def test_a_gate_of_one_is_the_plain_network(kind: str) -> None:
         missing = attended.load_state_dict(plain.state_dict(), strict=False)
         assert not missing.unexpected_keys
         assert all(".se." in key for key in missing.missing_keys)
-        # Other placements leave the one operation in which norm, attention, sum and ReLU run, and so round elsewhere.
-        rtol = 0 if placement == "standard" else 1e-5
-        torch.testing.assert_close(attended(IMAGES), plain(IMAGES), rtol=rtol, atol=10 * rtol)
+        # By the fused operator norm, attention, sum and ReLU are one, and round elsewhere.
+        torch.testing.assert_close(attended(IMAGES), plain(IMAGES), rtol=1e-5, atol=1e-4)
+        with using("reference"):
+            torch.testing.assert_close(attended(IMAGES), plain(IMAGES), rtol=0, atol=0)
 
 
 def _units(model: nn.Module) -> list[nn.Module]:

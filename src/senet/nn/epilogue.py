@@ -52,7 +52,8 @@ def residual_epilogue(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tenso
     if type(norm) is nn.BatchNorm2d:
         inserted = inserted_after(norm) if type(se) is nn.Identity else None
         attention = se if inserted is None else inserted
-        large = _is_large(x, attended=type(attention) is not nn.Identity)
+        # Inserted attention makes no difference here: until it has learned, the output is that without it, bit for bit.
+        large = _is_large(x, attended=type(se) is not nn.Identity)
         unwatched = large and untouched(se) and _unwatched(norm, 0 if inserted is None else 1)
         if unwatched and _is_fusible(attention):
             y = _fused(x, norm, attention, shortcut)
@@ -90,9 +91,15 @@ def _unwatched(module: nn.Module, hooks: int) -> bool:
 
 
 def _is_large(x: Tensor, *, attended: bool) -> bool:
-    """Whether x is large enough for the operator to pay, and the kernel is there."""
+    """Whether x is large enough for the operator to pay, and the kernel is there.
+
+    Under `torch.compile` it pays in training, at any size: a comparison would fix the size. In inference Inductor fuses
+    plain operations better. Measured: benchmarks/compile.json.
+    """
     if torch.jit.is_tracing():
         return False
+    if torch.compiler.is_compiling():
+        return torch.is_grad_enabled() and not torch.compiler.is_exporting() and _has_kernel()
     numbers, least = x.numel(), LEAST[attended, torch.is_grad_enabled()]
     if numbers < least or x.ndim != 4 or not _has_kernel():
         return False
@@ -137,8 +144,6 @@ def _fused(x: Tensor, norm: nn.BatchNorm2d, se: nn.Module | None, shortcut: Tens
         return None  # numbers that share memory can't be written like others
     # The statistics are checked also where they are only written.
     tensors = (x, shortcut, norm.weight, norm.bias, mean, var, w1, b1, w2, b2)
-    if torch.compiler.is_compiling() and not torch.is_grad_enabled():
-        return None  # Inductor fuses plain operations better; measured: benchmarks/compile.json
     if not SIGNATURE.takes(tensors) or any(t is not None and t.requires_grad for t in (mean, var)):
         return None
     used = (None, None) if training else (mean, var)
