@@ -15,7 +15,7 @@ test: lint ## Linter, type checker, import contracts, tests
 test-all: lint ## The same with the tests that take minutes
 	$(PYTEST)
 
-bench: .venv/installed-dev ## What attention costs in time and memory, about 20 minutes; BENCH=--quick for two
+bench: .venv/installed-dev ## What attention costs in time and memory, about 25 minutes; BENCH=--quick for two
 	$(BIN)/python benchmarks/bench_speed.py $(BENCH)
 
 # The kernel with the address and undefined-behaviour sanitizers, through its own tests; the plain one comes back after.
