@@ -92,30 +92,6 @@ def bn_se_add_relu(
 # --- the operator -------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("senet::bn_se_add_relu", mutates_args=())
-def _operator(
-    x: Tensor,
-    shortcut: Tensor | None,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    w1: Tensor | None,
-    b1: Tensor | None,
-    w2: Tensor | None,
-    b2: Tensor | None,
-    training: bool,
-    eps: float,
-    gate: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _compute(x, shortcut, gamma, beta, mean, var, w1, b1, w2, b2, training, eps, gate)
-
-
-@_operator.register_fake
-def _(x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return _outputs(x, others[5])
-
-
 @torch.library.custom_op("senet::bn_se_add_relu_backward", mutates_args=())
 def _backward_operator(
     dy: Tensor,
@@ -216,6 +192,19 @@ def _compute_backward(
     gradients = _gradients(x, y, gamma, beta, *layers)
     step.backward((dy, x, y, saved), (gamma, beta, None, None, *layers), (training, eps, gate), gradients)
     return gradients
+
+
+_operator = torch.library.custom_op(
+    "senet::bn_se_add_relu",
+    _compute,
+    mutates_args=(),
+    schema=torch.library.infer_schema(bn_se_add_relu, mutates_args=()),
+)
+
+
+@_operator.register_fake
+def _(x: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return _outputs(x, others[5])
 
 
 # --- the derivative -----------------------------------------------------------------------------------------------

@@ -120,35 +120,6 @@ def definition(x: Tensor, panels: Tensor, bias: Tensor, added: Tensor | None, *o
     return torch.relu(y) if relu else y
 
 
-@torch.library.custom_op("senet::packed_convolution", mutates_args=())
-def _operator(
-    x: Tensor,
-    panels: Tensor,
-    bias: Tensor,
-    added: Tensor | None,
-    w1: Tensor | None,
-    b1: Tensor | None,
-    w2: Tensor | None,
-    b2: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    relu: bool,
-    gate: int,
-) -> Tensor:
-    return _compute(x, panels, bias, added, w1, b1, w2, b2, stride, padding, dilation, relu, gate)
-
-
-@_operator.register_fake
-def _(x: Tensor, panels: Tensor, bias: Tensor, *others: Any) -> Tensor:
-    return _output(x, panels, bias, *others[5:8])
-
-
-@torch.library.register_vmap("senet::packed_convolution")
-def _(info: Any, dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-    return torch.stack(one_by_one(torch.ops.senet.packed_convolution, info, dims, arguments)), 0
-
-
 def _output(x: Tensor, panels: Tensor, bias: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
     sizes = convolved(x, panels.shape[1:3], stride, padding, dilation)
     return torch.empty((len(x), len(bias), *sizes), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
@@ -191,3 +162,21 @@ def _compute(*arguments: Any) -> Tensor:
     parameters = [None if t is None else t.contiguous() for t in (panels, bias, w1, b1, w2, b2)]
     convolve(x, added, y, parameters, (*stride, *padding, *dilation, relu), gate)
     return y
+
+
+_operator = torch.library.custom_op(
+    "senet::packed_convolution",
+    _compute,
+    mutates_args=(),
+    schema=torch.library.infer_schema(packed_convolution, mutates_args=()),
+)
+
+
+@_operator.register_fake
+def _(x: Tensor, panels: Tensor, bias: Tensor, *others: Any) -> Tensor:
+    return _output(x, panels, bias, *others[5:8])
+
+
+@torch.library.register_vmap("senet::packed_convolution")
+def _(info: Any, dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
+    return torch.stack(one_by_one(torch.ops.senet.packed_convolution, info, dims, arguments)), 0
