@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -61,10 +61,3 @@ def outcome(compute: Callable[[], Any]) -> Any:
         return compute()
     except Exception as error:
         return next(kind for kind in (ValueError, TypeError, RuntimeError, Exception) if isinstance(error, kind))
-
-
-def double(module: nn.Module) -> nn.Module:
-    """A copy in float64, whatever types its tensors have."""
-    import copy
-
-    return copy.deepcopy(module).double()

@@ -27,11 +27,6 @@ from senet.ops.scale_add_relu import definition as scale_definition
 needs_kernel = pytest.mark.skipif(choose().library is None, reason=choose().reason)
 
 
-@pytest.fixture(autouse=True)
-def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(home, "LEAST", dict.fromkeys(home.LEAST, 0))
-
-
 def _scaled(x: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
     x = x.clone()  # in the form that it has
     scale_add_relu_(x, gate, shortcut)

@@ -217,12 +217,6 @@ def by_modules(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tensor) -> T
     return torch.relu(shortcut + se(norm(x)))
 
 
-@pytest.fixture(autouse=True)
-def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small maps, too, go through the operator."""
-    monkeypatch.setattr(home, "LEAST", dict.fromkeys(home.LEAST, 0))
-
-
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the calls of the operator."""

@@ -10,15 +10,12 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ops.odd import FORMS, in_form, outcome, surroundings
 from torch import Tensor, nn
 
-import senet.nn.epilogue as home
-from senet.fusion import layers as fusion
 from senet.fusion import optimize
 from senet.models.resnet import BasicBranch, BottleneckBranch
 from senet.models.spec import UnitShape
@@ -32,13 +29,6 @@ drawn = settings(
 )
 PLACES = ("", "no grad", "inference", "dispatch mode", "function mode", "autocast", "profiler")
 TYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
-
-
-@pytest.fixture(autouse=True)
-def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small maps and weights, too, go through the operators."""
-    monkeypatch.setattr(home, "LEAST", dict.fromkeys(home.LEAST, 0))
-    monkeypatch.setattr(fusion, "LEAST_PACKED", 0)
 
 
 @dataclass

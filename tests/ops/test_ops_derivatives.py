@@ -9,16 +9,10 @@ import torch
 from torch import Tensor, nn
 
 import senet
-import senet.nn.epilogue as home
 from senet.nn import SqueezeExcite
 from senet.nn.epilogue import residual_epilogue
 from senet.ops import GATE_FUNCTIONS
 from senet.ops.bn_se_add_relu import definition, derivative
-
-
-@pytest.fixture(autouse=True)
-def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(home, "LEAST", dict.fromkeys(home.LEAST, 0))
 
 
 def by_modules(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tensor) -> Tensor:

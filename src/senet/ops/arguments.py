@@ -9,6 +9,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from senet.ops.gate_functions import GATE_FUNCTIONS
+
 __all__ = ["MAP_TYPES", "Signature", "convolved", "eager", "memory_format", "needs_gradient", "one_by_one", "watched"]
 
 MAP_TYPES: Final = (torch.float32, torch.bfloat16)
@@ -69,6 +71,19 @@ class Signature:
         reason = self.mismatch(tensors)
         if reason:
             raise ValueError(f"{self.operator}: {reason}")
+
+    def check_gate(self, w1: Tensor | None, b1: Tensor | None, w2: Tensor | None, b2: Tensor | None, gate: int) -> None:
+        """Raise if these are no two layers of a gate and its number; without w1 there is no gate.
+
+        Raises:
+            ValueError: A layer is missing or has no unit, or the number is none of `GATE_FUNCTIONS`.
+        """
+        if (w1 is None) != (w2 is None) or (w1 is None and (b1 is not None or b2 is not None)):
+            raise ValueError(f"{self.operator}: w1 and w2 come together, and biases with them")
+        if w1 is not None and w1.shape[0] < 1:
+            raise ValueError(f"{self.operator}: w1 has no hidden unit")
+        if not 0 <= gate < len(GATE_FUNCTIONS):
+            raise ValueError(f"{self.operator}: gate={gate} is none; use 0..{len(GATE_FUNCTIONS) - 1}")
 
     def takes(self, tensors: Sequence[Tensor | None]) -> bool:
         """Whether the operator can stand for plain operations on these tensors now.

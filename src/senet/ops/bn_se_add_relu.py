@@ -149,14 +149,9 @@ def _check(
     SIGNATURE.check((x, shortcut, *parameters))
     if not training and (mean is None or var is None):
         raise ValueError("bn_se_add_relu: without training it needs mean and var")
-    if (w1 is None) != (w2 is None) or (w1 is None and (b1 is not None or b2 is not None)):
-        raise ValueError("bn_se_add_relu: w1 and w2 come together, and biases with them")
-    if w1 is not None and w1.shape[0] < 1:
-        raise ValueError("bn_se_add_relu: w1 has no hidden unit")
+    SIGNATURE.check_gate(w1, b1, w2, b2, gate)
     if training and x.numel() == x.shape[1]:
         raise ValueError(f"bn_se_add_relu: expected more than 1 value per channel when training, got {tuple(x.shape)}")
-    if not 0 <= gate < len(GATE_FUNCTIONS):
-        raise ValueError(f"bn_se_add_relu: gate={gate} is none; use 0..{len(GATE_FUNCTIONS) - 1}")
 
 
 def _compute(x: Tensor, shortcut: Tensor | None, *others: Any) -> tuple[Tensor, Tensor, Tensor]:

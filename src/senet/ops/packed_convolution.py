@@ -137,13 +137,10 @@ def _check(tensors: Sequence[Tensor | None], stride: Pair, padding: Pair, dilati
         raise ValueError(f"packed_convolution: panels of shape {tuple(panels.shape)} hold no {len(bias)} channels")
     if any(len(pair) != 2 for pair in (stride, padding, dilation)) or min(*stride, *dilation) < 1 or min(*padding) < 0:
         raise ValueError(f"packed_convolution: stride={stride}, padding={padding}, dilation={dilation} are none")
-    if (w1 is None) != (w2 is None) or (w1 is None and (b1 is not None or b2 is not None)):
-        raise ValueError("packed_convolution: w1 and w2 come together, and biases with them")
+    SIGNATURE.check_gate(w1, b1, w2, b2, gate)
     pointwise = tuple(panels.shape[1:3]) == (1, 1) and tuple(stride) == (1, 1) and tuple(padding) == (0, 0)
-    if w1 is not None and (not pointwise or w1.shape[0] < 1):
-        raise ValueError("packed_convolution: a gate needs a 1x1 kernel of stride 1 without padding, and a hidden unit")
-    if not 0 <= gate < len(GATE_FUNCTIONS):
-        raise ValueError(f"packed_convolution: gate={gate} is none; use 0..{len(GATE_FUNCTIONS) - 1}")
+    if w1 is not None and not pointwise:
+        raise ValueError("packed_convolution: a gate needs a 1x1 kernel of stride 1 without padding")
 
 
 def _compute(*arguments: Any) -> Tensor:

@@ -1,0 +1,14 @@
+"""Small maps and weights, too, go through the operators here."""
+
+from __future__ import annotations
+
+import pytest
+
+import senet.nn.epilogue as epilogue
+from senet.fusion import layers
+
+
+@pytest.fixture(autouse=True)
+def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epilogue, "LEAST", dict.fromkeys(epilogue.LEAST, 0))
+    monkeypatch.setattr(layers, "LEAST_PACKED", 0)
