@@ -123,6 +123,14 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
         assert torch.equal(made(x), again(x))
 
 
+@pytest.mark.parametrize("length", [1, 60, 65, 100])
+def test_a_bias_of_another_length_is_an_error(length: int) -> None:
+    made, _ = optimize(network())
+    name = next(key for key, value in made.named_parameters() if key.endswith("body.1.bias"))
+    with torch.no_grad(), pytest.raises((ValueError, RuntimeError), match="bias"):
+        functional_call(made, {name: torch.zeros(length)}, (images(),))
+
+
 @pytest.mark.skipif(choose().library is None, reason=choose().reason)
 def test_the_first_image_decides_nothing() -> None:
     """The layout of the weights is the same after any size of image."""

@@ -121,11 +121,12 @@ class PackedConv(FusedConv):
     def __init__(self, weight: Tensor, bias: Tensor, geometry: Geometry, *, relu: bool) -> None:
         super().__init__(bias, geometry, relu=relu)
         self.panels = nn.Parameter(pack(weight), requires_grad=False)
+        self.channels = len(weight)  # the last panel is filled up, so its shape doesn't say
 
     @property
     def dense_weight(self) -> Tensor:
         """The weight, unpacked."""
-        return unpack(self.panels, len(self.bias))
+        return unpack(self.panels, self.channels)
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """(N, I, H, W) -> (N, C, H', W')."""
@@ -136,6 +137,8 @@ class PackedConv(FusedConv):
         return self._computed(x, added, gate)
 
     def _computed(self, x: Tensor, added: Tensor | None, gate: PrecomputedGate | None) -> Tensor:
+        if self.bias.shape != (self.channels,):
+            raise ValueError(f"bias has shape {tuple(self.bias.shape)}; it must be ({self.channels},)")
         w1 = b1 = w2 = b2 = None
         number = 0
         if gate is not None:
