@@ -31,10 +31,11 @@ def refused(root: Path, **options) -> str:
 
 
 def test_single_tree_is_divided_by_class(tmp_path):
-    data = opened(tree(tmp_path, {"rose": 10, "daisy": 20, "Tulip": 5}))
+    data = opened(tree(tmp_path, {"rose": 100, "daisy": 200, "Tulip": 50}))
     assert data.classes == ("Tulip", "daisy", "rose")  # sorted as torchvision's ImageFolder sorts
-    assert np.bincount(data.val.labels).tolist() == [1, 4, 2]
-    assert np.bincount(data.train.labels).tolist() == [4, 16, 8]
+    val, train = np.bincount(data.val.labels), np.bincount(data.train.labels)
+    assert (val + train).tolist() == [50, 200, 100]
+    assert np.abs(val - [10, 40, 20]).max() <= 10, "about a fifth of each class"
     assert data.test is None
     assert data.default_preprocessing is None
 
@@ -80,16 +81,17 @@ def test_test_folder_beside_val_is_the_test_set(tmp_path):
 
 
 def test_part_that_is_not_there(tmp_path):
-    data = opened(tree(tmp_path, {"a": 3, "b": 3}))
+    data = opened(tree(tmp_path, {"a": 3, "b": 3}), val_fraction=0.5)
     with pytest.raises(DataError, match="has no 'test' part; it has train, val"):
         data.part("test")
 
 
 def test_train_alone_is_divided(tmp_path):
-    tree(tmp_path / "train", {"a": 5, "b": 5})
-    data = opened(tmp_path)
+    tree(tmp_path / "train", {"a": 20, "b": 20})
+    data, inner = opened(tmp_path), opened(tmp_path / "train")
     assert data.classes == ("a", "b")
-    assert len(data.val) == 2
+    assert len(data.train) + len(data.val) == 40
+    assert data.val.indices.tolist() == inner.val.indices.tolist()
 
 
 def test_hidden_and_foreign_files_are_ignored(tmp_path):
@@ -97,14 +99,15 @@ def test_hidden_and_foreign_files_are_ignored(tmp_path):
     for clutter in ("a/._000.png", "a/.DS_Store", "a/notes.txt", "a/Thumbs.db", ".git/x.png", "a/.cache/y.png"):
         (tmp_path / clutter).parent.mkdir(exist_ok=True)
         (tmp_path / clutter).write_bytes(b"not an image")
-    data = opened(tmp_path)
+    data = opened(tmp_path, val_fraction=0.5)
     assert data.classes == ("a", "b")
     assert len(data.train) + len(data.val) == 6
 
 
 def test_a_hidden_folder_above_the_data_hides_nothing(tmp_path):
     root = tree(tmp_path / ".cache" / "flowers", {"a": 3, "b": 3})
-    assert len(opened(root).train) == 4
+    data = opened(root, val_fraction=0.5)
+    assert len(data.train) + len(data.val) == 6
     assert len(find_images(root.parent)) == 6
 
 
@@ -112,7 +115,7 @@ def test_images_at_any_depth_and_in_any_case(tmp_path):
     tree(tmp_path, {"a": 2, "b": 2})
     tree(tmp_path / "a", {"deep/er": 1}, suffix=".JPG")
     assert len(find_images(tmp_path)) == 5
-    assert len(opened(tmp_path).train.source) == 5
+    assert len(opened(tmp_path, val_fraction=0.5).train.source) == 5
 
 
 def test_missing_folder(tmp_path):
@@ -231,7 +234,7 @@ def test_listing_is_fast_and_decodes_nothing(tmp_path):
     start = time.perf_counter()
     data = opened(tmp_path)
     assert time.perf_counter() - start < 2
-    assert len(data.train) == 4800
+    assert len(data.train) + len(data.val) == 6000
 
 
 @pytest.mark.slow

@@ -52,6 +52,6 @@ def test_nothing_readable(tmp_path):
     tree(tmp_path, {"a": 2, "b": 2})
     for path in tmp_path.rglob("*.png"):
         path.write_bytes(b"x")
-    report = scan(open_data(f"folder:{tmp_path}"))
+    report = scan(open_data(f"folder:{tmp_path}", val_fraction=0.5))
     assert report.parts["train"].width is None
     assert len(report.broken) == 4

@@ -77,7 +77,7 @@ def test_every_image_is_there_once_byte_for_byte(made):
     image, label = again.train[3]
     assert image.size == (24, 20)
     assert label == again.train.labels[3]
-    assert f"/{again.classes[label]}/" in again.train.locate(3), "it is called as it was in the folder"
+    assert f" {again.classes[label]}/" in again.train.locate(3), "it is called as it was in the folder"
 
 
 def test_the_archives_are_ordinary_ones(made):
@@ -151,7 +151,8 @@ def test_the_loader_uses_the_order_with_any_number_of_workers(made):
     for workers in (0, 2):
         loader = train_loader(ImageDataset(source, eval_transform(CIFAR), seed=3), batch_size=5, workers=workers)
         found.append(list(loader))
-    assert torch.cat([batch.indices for batch in found[0]]).tolist() == source.order(3, 0)[:60].tolist()
+    whole = len(source) // 5 * 5
+    assert torch.cat([batch.indices for batch in found[0]]).tolist() == source.order(3, 0)[:whole].tolist()
     assert all(torch.equal(a.images, b.images) for a, b in zip(*found, strict=True))
 
 

@@ -50,6 +50,8 @@ def test_it_learns_and_leaves_a_usable_network(train, few_digits):
     assert [int(r["epoch"]) for r in rows] == list(range(1, 16))
     assert float(rows[-1]["val_top1"]) == outcome.rows[-1]["val_top1"]
     best = json.loads((folder / "best.json").read_text())
+    assert (best["data"]["train"], best["data"]["val"]) == (len(few_digits.train), len(few_digits.val))
+    assert best["data"]["digest"] == few_digits.digest
     assert best["metrics"]["top1"] == max(float(r["val_top1"]) for r in rows)
     assert not [p for p in folder.iterdir() if ".tmp" in p.name]
 

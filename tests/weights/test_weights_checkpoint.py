@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import senet
 from senet.errors import CheckpointError
 from senet.preprocessing import CIFAR, IMAGENET_CAFFE
-from senet.weights import Description, read_checkpoint, write_atomically, write_checkpoint
+from senet.weights import DataRecord, Description, read_checkpoint, write_atomically, write_checkpoint
 from senet.weights.files import new_file_mode, sha256
 
 OPTIONS = {"depth": 1, "attention": senet.SE(reduction=8).to_dict(), "stages": [2, 3]}
@@ -338,3 +338,41 @@ def test_a_checkpoint_does_not_choose_the_code_that_runs(tmp_path: Path, monkeyp
     loaded = senet.load_model(tmp_path, factory=name)
     assert Path("imported").exists()
     assert loaded.model(torch.ones(1, 3, 2, 2)).shape == (1, 3)
+
+
+RECORD = DataRecord(
+    name="folder:/data/flowers",
+    val_fraction=0.2,
+    split_seed=0,
+    digest="ab" * 32,
+    train=2,
+    val=1,
+    sample=("0123456789abcdef", "fedcba9876543210"),
+)
+
+
+@pytest.mark.parametrize("record", [RECORD, replace(RECORD, val_fraction=None, split_seed=None, sample=())])
+def test_the_data_is_recorded(tmp_path: Path, record: DataRecord) -> None:
+    write_checkpoint(tmp_path / "x.safetensors", {"w": torch.ones(1)}, replace(DESCRIPTION, data=record))
+    assert read_checkpoint(tmp_path / "x.safetensors")[1].data == record
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": 1.0}, "train=1.0 must be a whole number"),
+        ({"val": -1}, "val=-1 must be a whole number"),
+        ({"val_fraction": 1.5}, "val_fraction=1.5 must lie between 0 and 1"),
+        ({"val_fraction": None}, "val_fraction and split_seed belong together"),
+        ({"split_seed": True}, "split_seed=True must be a whole number"),
+        ({"digest": "zz"}, "digest 64 hexadecimal digits"),
+        ({"name": 3}, "name must be text"),
+        ({"sample": ["x"]}, "16 hexadecimal digits each"),
+        ({"sample": list(reversed(RECORD.sample))}, "sample must be ascending"),
+        ({"more": 1}, "data must be an object of name, "),
+    ],
+)
+def test_a_record_of_data_is_read_strictly(written: Path, change: dict[str, Any], message: str) -> None:
+    _rewrite(written, data=RECORD.to_dict() | change)
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(written)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from PIL import Image
 
 from senet.data.dense import Target, Trouble, object_counts
 from senet.data.images import BrokenImage, Facts, Stored, file_facts, load_image, read_stored, upright_size
+from senet.data.listing import Entry, file_size, path_below
 from senet.data.sources import PathList
 
 __all__ = ["BoxSource", "Boxed", "checked_boxes", "picture_size"]
@@ -42,9 +44,11 @@ class BoxSource:
     Args:
         rows: One a picture.
         troubles: What was wrong with their annotations.
+        root: The folder below which a picture's path names it.
     """
 
-    def __init__(self, rows: Sequence[Boxed], troubles: Sequence[Trouble] = ()) -> None:
+    def __init__(self, rows: Sequence[Boxed], troubles: Sequence[Trouble] = (), *, root: Path | None = None) -> None:
+        self.root = root
         self.paths = PathList(row.path for row in rows)
         self.names = [row.name for row in rows]
         self.labels = np.zeros(len(rows), dtype=np.int64)
@@ -78,6 +82,13 @@ class BoxSource:
     def facts(self, index: int) -> Facts:
         """The file's stored form."""
         return file_facts(self.paths[index])
+
+    def entry(self, index: int) -> Entry:
+        """Path below the root, size, and a hash of the boxes."""
+        path, found = self.paths[index], hashlib.sha256()
+        for key, values in sorted(self.target(index).items()):
+            found.update(key.encode() + values.tobytes())
+        return Entry(path_below(path, self.root), file_size(path), found.hexdigest())
 
     def counts(self, classes: int) -> list[int]:
         """Boxes of each class."""

@@ -128,7 +128,7 @@ def read_coco(
         troubles += more
         crowd = np.array([bool(entry.get("iscrowd", 0)) for entry in entries], dtype=bool)
         rows.append(Boxed(path, boxes[usable], labels[usable], crowd[usable], size, picture["id"]))
-    return BoxSource(rows, troubles)
+    return BoxSource(rows, troubles, root=folders[-1])
 
 
 def _wrong(entry: dict[str, Any], pictures: set[Any], numbers: dict[int, int]) -> str:

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, has_file_allowed_extension, make_dataset
 
-from senet.data.request import DEFAULT_FRACTION, Request
+from senet.data.listing import path_below
+from senet.data.request import Request
 from senet.data.sources import Data, FileSource, Subset
-from senet.data.split import stratified_split
+from senet.data.split import hash_split
 from senet.errors import DataError
 
 __all__ = ["find_images", "open_folder"]
@@ -42,7 +43,7 @@ def find_images(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def open_folder(request: Request) -> Data:
-    """Read `folder:PATH`, by its own division into train and validation, else by a stratified random one.
+    """Read `folder:PATH`, by its own division into train and validation, else by `hash_split`.
 
     Beside `train`, the first of `val`, `valid`, `validation` and `test` is validated on, and `test`, if it
     isn't that one, is the test set. A folder whose only sub-folder is `train` is read as if it were that one.
@@ -115,7 +116,7 @@ def _tree(root: Path) -> Tree:
     empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
     if len(empty):
         raise DataError(_about_empty(root, [classes[label] for label in empty]))
-    return Tree(root, tuple(classes), FileSource((path for path, _ in listed), labels))
+    return Tree(root, tuple(classes), FileSource((path for path, _ in listed), labels, root=root))
 
 
 def _about_empty(root: Path, names: list[str]) -> str:
@@ -142,11 +143,17 @@ def _divide(tree: Tree, request: Request) -> Data:
             f"{tree.root}: too few images to keep some for validation: {_some(lonely)} (1 image each); "
             "add images, or make train and val folders yourself"
         )
-    fraction = DEFAULT_FRACTION if request.val_fraction is None else request.val_fraction
-    if not 0 < fraction < 1:
-        raise DataError(f"a validation fraction of {fraction} must lie between 0 and 1")
-    train, val = stratified_split(tree.source.labels, fraction, seed=request.seed)
-    return Data(request.name, tree.classes, Subset(tree.source, train), Subset(tree.source, val))
+    split, source = request.split, tree.source
+    train, val = hash_split((path_below(path, tree.root) for path in source.paths), split)
+    request.refuse_empty(train=len(train), val=len(val))
+    missed = np.flatnonzero(np.bincount(source.labels[train], minlength=len(tree.classes)) == 0)
+    if len(missed):
+        raise DataError(
+            f"{tree.root}: no image is left to train on of {_some([tree.classes[label] for label in missed])} (a share "
+            f"of {split.fraction:g} is validated on, image by image); add images, choose another --split-seed, or make "
+            "train and val folders yourself"
+        )
+    return Data(request.name, tree.classes, Subset(source, train), Subset(source, val), split=split)
 
 
 def _some(names: Collection[str] | Iterable[str], most: int = 5) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 from senet.data.boxes import picture_size
 from senet.data.dense import Target, Trouble
 from senet.data.images import BrokenImage, Facts, Stored, file_facts, load_image, read_stored
+from senet.data.listing import Entry, file_size, path_below
 from senet.data.parts import divide, find_names, listed_parts, pictures_in, read_lines
 from senet.data.request import Request
 from senet.data.sources import Data, PathList
@@ -39,22 +40,28 @@ def open_masks(request: Request) -> Data:
         raise DataError(f"{request.name}: {root if request.place else 'masks needs a path'}; {LAYOUT}")
     pictures, masks = pictures_in(root / "images"), pictures_in(root / "masks")
     classes = request.classes or _named_classes(root, instances=request.instances)
-    parts = listed_parts([root])
+    parts, split = listed_parts([root]), None
     if parts:
         request.refuse_fraction("it has its own lists of pictures")
         find_names(parts, pictures, root / "images")
     else:
-        parts = divide(list(pictures), request)
+        parts, split = divide(list(pictures), request), request.split
     find_names(parts, masks, root / "masks")
     if len(classes) < 2 or (request.instances and len(classes) != 2):
         raise DataError(f"classes {', '.join(classes)}: name two, the background first (--instances takes no more)")
     sources = {
         part: MaskSource(
-            [pictures[name] for name in names], [masks[name] for name in names], len(classes), request.instances
+            [pictures[name] for name in names],
+            [masks[name] for name in names],
+            len(classes),
+            request.instances,
+            root=root,
         )
         for part, names in parts.items()
     }
-    return Data(request.name, classes, sources["train"], sources["val"], sources.get("test"), task="segmentation")
+    return Data(
+        request.name, classes, sources["train"], sources["val"], sources.get("test"), task="segmentation", split=split
+    )  # fmt: skip
 
 
 def _named_classes(root: Path, *, instances: bool) -> tuple[str, ...]:
@@ -98,9 +105,19 @@ class MaskSource:
         masks: Their masks.
         classes: Number of classes.
         instances: Any number above 0 is the second class.
+        root: The folder below which paths name pictures and masks.
     """
 
-    def __init__(self, pictures: Sequence[Path], masks: Sequence[Path], classes: int, instances: bool) -> None:
+    def __init__(
+        self,
+        pictures: Sequence[Path],
+        masks: Sequence[Path],
+        classes: int,
+        instances: bool,
+        *,
+        root: Path | None = None,
+    ) -> None:
+        self.root = root
         self.paths, self.masks = PathList(pictures), PathList(masks)
         self.classes, self.instances = classes, instances
         self.labels = np.zeros(len(pictures), dtype=np.int64)
@@ -143,6 +160,12 @@ class MaskSource:
     def facts(self, index: int) -> Facts:
         """The picture's stored form."""
         return file_facts(self.paths[index])
+
+    def entry(self, index: int) -> Entry:
+        """Path below the root and size, both of the picture and of its mask."""
+        path, mask = self.paths[index], self.masks[index]
+        target = f"{path_below(mask, self.root)} {file_size(mask)}{' instances' * self.instances}"
+        return Entry(path_below(path, self.root), file_size(path), target)
 
     def counts(self, classes: int) -> list[int]:
         """Pictures that have something of each class."""

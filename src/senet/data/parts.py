@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from senet.data.request import DEFAULT_FRACTION, Request
+from senet.data.request import Request
+from senet.data.split import hash_split
 from senet.errors import DataError
 
 __all__ = ["divide", "find_names", "listed_parts", "pictures_in", "read_lines"]
@@ -59,19 +58,18 @@ def _stem(name: str) -> str:
 
 
 def divide(names: Sequence[str], request: Request) -> dict[str, list[str]]:
-    """Take the same pictures away for validation whenever the seed is the same.
+    """Choose pictures to validate on by a hash of seed and name (`hash_split`).
+
+    Args:
+        names: Paths below the folder of pictures, without their endings.
+        request: Says fraction and seed.
 
     Raises:
-        DataError: The fraction is none, or there are too few pictures.
+        DataError: The fraction is none, or there are too few pictures: a part would be empty.
     """
-    fraction = DEFAULT_FRACTION if request.val_fraction is None else request.val_fraction
-    if not 0 < fraction < 1:
-        raise DataError(f"a validation fraction of {fraction} must lie between 0 and 1")
-    if len(names) < 2:
-        raise DataError(f"{request.name} has {len(names)} pictures; that is too few to keep some for validation")
-    order = np.random.RandomState(request.seed % 2**32).permutation(len(names))
-    cut = min(max(1, round(len(names) * fraction)), len(names) - 1)
-    return {"train": [names[i] for i in sorted(order[cut:])], "val": [names[i] for i in sorted(order[:cut])]}
+    train, val = hash_split(names, request.split)
+    request.refuse_empty(train=len(train), val=len(val))
+    return {"train": [names[i] for i in train], "val": [names[i] for i in val]}
 
 
 def pictures_in(folder: Path) -> dict[str, Path]:

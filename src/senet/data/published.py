@@ -85,7 +85,10 @@ def open_imagenet(request: Request) -> Data:
     request.refuse_fraction("it has its own validation images")
     root = request.folder() if request.place else request.folder() / "imagenet"
     parts = {part: _read_imagenet(root, part) for part in ("train", "val")}
-    sources = {part: FileSource((path for path, _ in images.samples), images.targets) for part, images in parts.items()}
+    sources = {
+        part: FileSource((path for path, _ in images.samples), images.targets, root=images.split_folder)
+        for part, images in parts.items()
+    }
     classes = tuple(", ".join(names) for names in parts["train"].classes)
     return Data(request.name, classes, train=sources["train"], val=sources["val"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from senet.data.split import Split
 from senet.errors import DataError
 
 __all__ = ["DEFAULT_FRACTION", "DEFAULT_ROOT", "Request"]
@@ -45,6 +46,33 @@ class Request:
     def folder(self) -> Path:
         """The place, or the default one."""
         return Path(self.place or self.root or DEFAULT_ROOT).expanduser()
+
+    @property
+    def split(self) -> Split:
+        """How undivided images are divided.
+
+        Raises:
+            DataError: The fraction is none.
+        """
+        fraction = DEFAULT_FRACTION if self.val_fraction is None else self.val_fraction
+        if not 0 < fraction < 1:
+            raise DataError(f"a validation fraction of {fraction} must lie between 0 and 1")
+        return Split(fraction, self.seed)
+
+    def refuse_empty(self, *, train: int, val: int) -> None:
+        """For images that were divided one by one: few of them may all have come into one part.
+
+        Raises:
+            DataError: A part is empty.
+        """
+        if train and val:
+            return
+        part, more = ("validate", "more") if train else ("train", "less")
+        raise DataError(
+            f"{self.name}: none of its {train + val} images is left to {part} on (a share of {self.split.fraction:g} "
+            f"is chosen, image by image); give {more} than --val-fraction {self.split.fraction:g}, another "
+            "--split-seed, or divide them yourself"
+        )
 
     def refuse_fraction(self, why: str) -> None:
         """For data that comes divided already.

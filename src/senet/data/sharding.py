@@ -212,7 +212,7 @@ def _write(source: Source, folder: Path, piece: Piece) -> Written:
                     continue
                 label = int(source.labels[index])
                 offset = _add(archive, f"{index:09d}", stored, label)
-                rows.append((offset, len(stored.content), label, zlib.crc32(stored.content), stored.name))
+                rows.append((offset, len(stored.content), label, zlib.crc32(stored.content), source.entry(index).path))
 
     write_atomically(path, fill)
     numbers = [np.array([row[column] for row in rows], dtype=np.int64) for column in range(4)]

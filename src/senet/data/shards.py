@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from senet.data.images import BrokenImage, Facts, Stored, load_stored, stored_facts, told_as_broken
+from senet.data.listing import Entry
 from senet.data.randomness import generator
 from senet.data.request import Request
 from senet.data.sources import Data, PathList
@@ -54,7 +55,7 @@ class Places:
         sizes: (N,) int64, bytes.
         labels: (N,) int64 class numbers.
         checksums: (N,) uint32, zlib's CRC-32 of the bytes.
-        names: What the images were called where they came from.
+        names: What the images were called below the folder that they came from.
     """
 
     offsets: np.ndarray
@@ -143,6 +144,12 @@ class ShardSource:
     def facts(self, index: int) -> Facts:
         """The stored form."""
         return stored_facts(self.stored(index))
+
+    def entry(self, index: int) -> Entry:
+        """Name and size of the file that was put in, its class number and checksum."""
+        places = self.places
+        target = f"{self.labels[index]} {places.checksums[index]:08x}"
+        return Entry(places.names[index], int(places.sizes[index]), target)
 
     def order(self, seed: int, epoch: int) -> torch.Tensor:
         """An epoch's order, for `TrainBatchSampler`."""

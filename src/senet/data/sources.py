@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, overload
 
@@ -12,8 +13,11 @@ import numpy as np
 from PIL import Image
 
 from senet.data.images import Facts, Stored, file_facts, image_facts, load_image, read_stored
+from senet.data.listing import Entry, digest_of, file_size, path_below, sample_of, whole
+from senet.data.split import Split
 from senet.errors import DataError
 from senet.preprocessing import Preprocessing
+from senet.weights import DataRecord
 
 __all__ = ["Chain", "Data", "FileSource", "MemorySource", "PathList", "Source", "Subset", "thin", "write_images"]
 
@@ -39,6 +43,9 @@ class Source(Protocol):
     def facts(self, index: int) -> Facts:
         """Decode one image and note its stored form; `BrokenImage` if that fails."""
 
+    def entry(self, index: int) -> Entry:
+        """What names this image wherever the data lies; reads nothing of the image."""
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
@@ -52,6 +59,7 @@ class Data:
         test: What is kept for the end, where the data set has a third part.
         default_preprocessing: The picture-to-tensor path that fits the data; None leaves it to the network.
         task: What can be trained on it, a key of `senet.tasks.TASKS`.
+        split: How images that came undivided were divided; None where the data came divided.
     """
 
     name: str
@@ -61,6 +69,39 @@ class Data:
     test: Source | None = None
     default_preprocessing: Preprocessing | None = None
     task: str = "classification"
+    split: Split | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the list of images: paths below the data's folder, targets, file sizes; in hexadecimal.
+
+        Neither where the folder lies nor how it is divided changes it. A part that was thinned counts as a whole.
+        No image is read, so a changed image of the same size isn't noticed.
+        """
+        parts = {id(found := whole(source)): (name, found) for name, source in reversed(self.parts.items())}
+        named: dict[str, list[Source]] = {}
+        for name, source in parts.values():
+            named.setdefault("" if self.split else name, []).append(source)
+        return digest_of({name: Chain(sources) for name, sources in named.items()}, self.classes)
+
+    @property
+    def place(self) -> str:
+        """The name that it was asked for by, with an absolute path, as text that JSON can hold."""
+        kind, colon, path = self.name.partition(":")
+        name = f"{kind}:{Path(path).expanduser().resolve()}" if colon and path else self.name
+        return name.encode("utf-8", "backslashreplace").decode()
+
+    def record(self) -> DataRecord:
+        """What a checkpoint says of the data that it was trained on."""
+        return DataRecord(
+            name=self.place,
+            val_fraction=self.split.fraction if self.split else None,
+            split_seed=self.split.seed if self.split else None,
+            digest=self.digest,
+            train=len(self.train),
+            val=len(self.val),
+            sample=sample_of(self.train),
+        )
 
     @property
     def parts(self) -> dict[str, Source]:
@@ -135,10 +176,18 @@ class FileSource:
     Args:
         paths: One file an image.
         labels: One class number a file; None for files without a label, which get -1.
+        root: The folder below which a file's path names it.
     """
 
-    def __init__(self, paths: Iterable[str | os.PathLike[str]], labels: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        paths: Iterable[str | os.PathLike[str]],
+        labels: Sequence[int] | None = None,
+        *,
+        root: str | os.PathLike[str] | None = None,
+    ) -> None:
         self.paths = PathList(paths)
+        self.root = None if root is None else os.fspath(root)
         self.labels = np.full(len(self.paths), -1) if labels is None else np.asarray(labels, dtype=np.int64)
         if len(self.paths) != len(self.labels):
             raise ValueError(f"{len(self.paths)} paths, but {len(self.labels)} labels")
@@ -160,6 +209,11 @@ class FileSource:
     def facts(self, index: int) -> Facts:
         """The file's stored form."""
         return file_facts(self.paths[index])
+
+    def entry(self, index: int) -> Entry:
+        """Path below the root, size and class number."""
+        path = self.paths[index]
+        return Entry(path_below(path, self.root), file_size(path), str(self.labels[index]))
 
 
 class MemorySource:
@@ -193,6 +247,10 @@ class MemorySource:
         """The form in memory."""
         return image_facts(self[index][0])
 
+    def entry(self, index: int) -> Entry:
+        """The row's name with the number of the image, and its class number."""
+        return Entry(self.locate(index), 0, str(self.labels[index]))
+
 
 class Subset:
     """Some images of a source, in the order of `indices`."""
@@ -219,6 +277,10 @@ class Subset:
     def facts(self, index: int) -> Facts:
         """As the whole source notes them."""
         return self.source.facts(int(self.indices[index]))
+
+    def entry(self, index: int) -> Entry:
+        """As the whole source lists it."""
+        return self.source.entry(int(self.indices[index]))
 
 
 class Chain:
@@ -254,6 +316,11 @@ class Chain:
         """The image's stored form."""
         source, position = self._place(index)
         return source.facts(position)
+
+    def entry(self, index: int) -> Entry:
+        """As the image's own source lists it."""
+        source, position = self._place(index)
+        return source.entry(position)
 
 
 def thin(source: Source, limit: int, *, seed: int = 0) -> Source:

@@ -47,11 +47,12 @@ def open_voc(request: Request) -> Data:
     pictures, xmls = pictures_in(root / "JPEGImages"), root / "Annotations"
     if not xmls.is_dir():
         raise DataError(f"{xmls} isn't there; {LAYOUT}")
-    parts = listed_parts([root, root / "ImageSets" / "Main"])
+    parts, split = listed_parts([root, root / "ImageSets" / "Main"]), None
     if parts:
         request.refuse_fraction("it has its own lists of pictures")
     else:
         parts = divide([name for name in pictures if (xmls / f"{name}.xml").is_file()], request)
+        split = request.split
     find_names(parts, pictures, root / "JPEGImages")
     read = {part: [_read(xmls / f"{name}.xml") for name in names] for part, names in parts.items()}
     classes = request.classes or _named_classes(root) or _seen_classes(read["train"])
@@ -60,7 +61,9 @@ def open_voc(request: Request) -> Data:
     sources = {
         part: _source([pictures[name] for name in names], read[part], classes, root) for part, names in parts.items()
     }
-    return Data(request.name, classes, sources["train"], sources["val"], sources.get("test"), task="detection")
+    return Data(
+        request.name, classes, sources["train"], sources["val"], sources.get("test"), task="detection", split=split
+    )  # fmt: skip
 
 
 def _named_classes(root: Path) -> tuple[str, ...]:
@@ -113,4 +116,4 @@ def _source(
         labels = np.array([numbers[name] for name in names], dtype=np.int64)
         difficult = np.array([flag for _, _, flag in known], dtype=bool)
         rows.append(Boxed(picture, boxes[usable], labels[usable], difficult[usable], size, picture.stem))
-    return BoxSource(rows, troubles)
+    return BoxSource(rows, troubles, root=root / "JPEGImages")

@@ -119,6 +119,7 @@ def fit(
     tell = partial(console.print, soft_wrap=True)
     check_annotations(data, tell)
     _prepare(network, recipe, run)
+    record = data.record() if is_first_process() else None  # only the first process writes it
     broken = BrokenReport(
         len(data.train) + len(data.val), tell=lambda *it: tell(f"skipped {': '.join(it)}"), data=data.name
     )
@@ -132,6 +133,7 @@ def fit(
                 preprocessing=network.preprocessing,
                 metrics=metrics,
                 training={"epoch": epoch, "data": data.name, "recipe": recipe.to_dict()},
+                data=record,
                 task=network.task,
                 head=dict(network.head),
             ),

@@ -3,6 +3,7 @@
 from senet.weights.card import Card
 from senet.weights.catalog import CARDS, cards, find_card
 from senet.weights.checkpoint import Description, read_checkpoint, write_checkpoint, write_tensors
+from senet.weights.data_record import DataRecord
 from senet.weights.files import write_atomically
 from senet.weights.hub import fetch
 from senet.weights.layouts import LAYOUTS
@@ -13,6 +14,7 @@ __all__ = [
     "CARDS",
     "LAYOUTS",
     "Card",
+    "DataRecord",
     "Description",
     "LoadReport",
     "cards",

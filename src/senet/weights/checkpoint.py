@@ -16,6 +16,7 @@ from torch import Tensor
 
 from senet.errors import CheckpointError, shown
 from senet.preprocessing import Preprocessing
+from senet.weights.data_record import DataRecord
 from senet.weights.files import sha256, write_atomically
 from senet.weights.strict_json import MOST_BYTES, parse_object
 from senet.weights.values import unreadable
@@ -36,6 +37,7 @@ class Description:
         preprocessing: What an image goes through.
         metrics: As measured when it was written; accuracies in 0..1.
         training: Where it comes from: epoch, recipe, data; free form.
+        data: What it was trained and validated on; None where that isn't known.
         task: What it is for; `model` is then a backbone with the `head`, or a whole network.
         head: What stands on the backbone, as `senet.tasks.head.HeadSpec` writes it.
     """
@@ -46,6 +48,7 @@ class Description:
     preprocessing: Preprocessing
     metrics: dict[str, float] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    data: DataRecord | None = None
     task: str = "classification"
     head: dict[str, Any] = field(default_factory=dict)
 
@@ -69,6 +72,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: Des
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in description.metrics.items()
     }
+    content["data"] = description.data.to_dict() if description.data else None
     if description.task == "classification":  # as releases wrote it that knew no other task
         del content["task"], content["head"]
     _in_json(content, path)
@@ -152,13 +156,14 @@ def _description(*, classes: list[str], preprocessing: dict[str, Any], **others:
     """The description as JSON has it, its types checked."""
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise TypeError("classes must be a list of names")
-    others = {"task": "classification", "head": {}} | others
+    others = {"task": "classification", "head": {}, "data": None} | others
     kinds = {"model": str, "options": dict, "metrics": dict, "training": dict, "task": str, "head": dict}
     for key, kind in kinds.items():
         if not isinstance(others[key], kind):
             raise TypeError(f"{key} must be a {kind.__name__}")
     if not others["model"] or not others["model"].isprintable():
         raise TypeError(f"model={shown(others['model'])} is no name")
+    others["data"] = None if others["data"] is None else DataRecord.from_dict(others["data"])
     others["metrics"] = {name: _metric(name, value) for name, value in others["metrics"].items()}
     return Description(classes=tuple(classes), preprocessing=Preprocessing.from_dict(preprocessing), **others)
 
