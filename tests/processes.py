@@ -69,6 +69,7 @@ def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
         log: Gets what it says.
         how: `die_at_replace`: see there. `largest_file`: bytes; writing more fails as on a full disk. `pause_at`: step
             before which it waits for `Child.go_on`. `rate_at`: (step, learning rate from there on). `directory`: where.
+            `slow_validation`: the epoch whose validation says that it began, as a pause does, and takes a minute.
     """
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
@@ -86,6 +87,8 @@ def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (how["largest_file"],) * 2)
     os.chdir(how.get("directory", "."))
     _disturb_steps(log, how.get("pause_at"), how.get("rate_at"))
+    if "slow_validation" in how:
+        _slow_validation(log, how["slow_validation"])
     from senet.cli import main
 
     sys.exit(main(arguments))
@@ -107,6 +110,21 @@ def _die_at_replace(number: int) -> None:
         return done
 
     Path.replace = counted  # type: ignore[method-assign]
+
+
+def _slow_validation(log: str, epoch: int) -> None:
+    from senet.training.module import TrainingModule
+
+    step = TrainingModule.validation_step
+
+    def slow(self: Any, batch: Any, batch_idx: int) -> None:
+        if self.current_epoch == epoch:
+            step(self, batch, batch_idx)  # something is in the sums already
+            Path(f"{log}.paused").touch()
+            time.sleep(60)
+        step(self, batch, batch_idx)
+
+    TrainingModule.validation_step = slow  # type: ignore[method-assign]
 
 
 def _disturb_steps(log: str, pause_at: int | None, rate_at: tuple[int, float] | None) -> None:

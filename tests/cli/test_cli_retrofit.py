@@ -216,7 +216,9 @@ def test_stopped_and_gone_on_with(
     one, other = weights(operated), weights(out)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
-    assert "trained to its end" in refused("retrofit", "--resume", out)
+    code, said, err = senet("retrofit", "--resume", out, "--json")  # it has ended: the comparison again
+    assert json.loads(said)["results"] == told
+    assert "has ended, after 1 epochs" in err
     (out / "surgery.json").unlink()
     assert "surgery.json" in refused("retrofit", "--resume", out)
 

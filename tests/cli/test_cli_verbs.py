@@ -184,9 +184,9 @@ def test_what_looks_like_rich_text_is_shown_as_it_is(senet, digit_folder, tmp_pa
         arguments = ["--data", f"folder:{name}", "--model", "cifar_resnet20", *QUICK, "--epochs", "1"]
         code, out, err = senet("train", *arguments, "--out", tmp_path / f"run-{name}")
         assert code == 0
-        assert f"on folder:{name}: 1 epochs" in err
+        assert f"on folder:{tmp_path / name}: 1 epochs" in err
         assert f"skipped {victim}: empty file (0 bytes)\n" in err
-        assert f"on folder:{name}, 1 epochs" in out
+        assert f"on folder:{tmp_path / name}, 1 epochs" in out
         code, out, _ = senet("doctor", "--data", f"folder:{name}", "--workers", "0")
         assert f"folder:{name}" in out
         assert str(victim) in out

@@ -14,8 +14,10 @@ from rich.console import Console
 
 from senet.data import Data, Subset, open_data
 from senet.data.augmentation import Augmentation
-from senet.training.fit import Network, Outcome, fit
+from senet.training.fit import Network, fit
+from senet.training.outcome import Outcome
 from senet.training.recipe import Recipe, RunOptions
+from senet.training.status import run_status
 from senet.zoo import create_model
 
 TINY = Recipe(epochs=2, batch_size=32, lr=0.05, warmup_epochs=0.5, augmentation=Augmentation(crop="none", flip=0))
@@ -45,7 +47,8 @@ def train(few_digits: Data, tmp_path: Path) -> Callable[..., tuple[Outcome, Path
         network = Network(model, "cifar_resnet20", options, preprocessing)
         how = how or RunOptions(workers=0)
         console = Console(file=io.StringIO(), width=200)
-        outcome = fit(network, data, recipe, folder, run=how, resume=resume is not None, console=console)
+        state = run_status(folder, epochs=recipe.epochs, score="top1").state if resume else None
+        outcome = fit(network, data, recipe, folder, run=how, state=state, console=console)
         return outcome, folder
 
     return run

@@ -93,7 +93,7 @@ def test_same_seed_same_bits_whatever_the_workers(train):
         {"mixup": 0.2},
         {"cutmix": 1.0},
         {"clip_norm": 0.01},
-        {"accumulate": 2},
+        {"grad_accumulation": 2},
         {"ema_decay": 0.9},
         {"weight_decay": 0.0},
         {"augmentation": Augmentation(crop="resized", flip=0, erasing=0.5)},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,58 @@ def test_killed_again_and_again(tmp_path, whole, begin, workers):
     assert_equal(folder, whole)
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """Another run's network, trained a little: what a fine-tuning begins with."""
+    folder = tmp_path_factory.mktemp("weights") / "run"
+    options = ["--epochs", "1", "--seed", "5", "--workers", "0", "--out", folder]
+    start(*OPTIONS[:-14], *options, log=folder.parent / "log").finish()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, weights) -> Path:
+    """The folder of a fine-tuning that nothing happened to."""
+    folder = tmp_path_factory.mktemp("tuned") / "run"
+    start(*tuning(weights), "--out", folder, log=folder.parent / "log").finish()
+    return folder
+
+
+def tuning(weights: Path) -> list[object]:
+    return ["train", "--data", "digits", "--limit", "100", "--init", weights, "--epochs", "2", "--batch-size", "32",
+            "--workers", "0", "--save-every", "0"]  # fmt: skip
+
+
+FILES = 2 * (1 + 6 + 1 + 6 + 1)
+"""Moments of that fine-tuning: before and after `run.json`, of each epoch two networks with their descriptions (when it
+is the best one), table, curves and training state, and the result."""
+
+
+@pytest.mark.parametrize("moment", [1, 2, 4, 9, 13, 14])
+def test_a_kill_while_the_first_epoch_is_written_keeps_the_initial_weights(tmp_path, weights, tuned, moment):
+    killed_at(moment, tmp_path, weights, tuned)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", range(1, FILES + 3))
+def test_a_kill_at_every_file_of_a_fine_tuning(tmp_path, weights, tuned, moment):
+    killed_at(moment, tmp_path, weights, tuned)
+
+
+def killed_at(moment: int, tmp_path: Path, weights: Path, tuned: Path) -> None:
+    first = start(*tuning(weights), "--out", tmp_path / "run", log=tmp_path / "log", die_at_replace=moment)
+    first.process.join()
+    if first.process.exitcode:
+        assert first.process.exitcode == -signal.SIGKILL, first.said
+        begun = (tmp_path / "run" / "run.json").is_file()
+        again = ["train", "--resume", tmp_path / "run"] if begun else [*tuning(weights), "--out", tmp_path / "run"]
+        start(*again, log=tmp_path / "again").finish()
+    else:
+        assert moment > FILES - 4, first.said  # the second epoch may not be the best
+    assert_equal(tmp_path / "run", tuned)
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", range(1, 60))
 def test_killed_at_every_file(tmp_path, whole, begin, moment):
@@ -64,6 +117,30 @@ def test_killed_at_every_file(tmp_path, whole, begin, moment):
     if first.process.exitcode:
         begin(resume=True).finish()
     assert_equal(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_during_validation_saves_at_once_and_the_resumed_run_is_the_same(tmp_path, whole, begin, number):
+    folder, child = tmp_path / "run", begin("--workers", "0", "--save-every", "0", slow_validation=1)
+    child.wait()
+    since = time.monotonic()
+    child.signal(number)
+    said = child.finish(130)
+    assert time.monotonic() - since < 5, "the validation takes minutes"
+    assert "Traceback" not in said
+    assert str(States(folder).all()[0]) == "epoch 2, batch 10"
+    begin(resume=True).finish()
+    assert_equal(folder, whole)
+
+
+def test_a_run_that_has_ended_gives_its_result_again(tmp_path, whole):
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    said = start("train", "--resume", copy, log=tmp_path / "log").finish().replace("\n", "")
+    assert f"{copy} has ended, after 3 epochs" in said
+    (copy / "result.json").unlink()  # as where the process is killed right before it writes it
+    start("train", "--resume", copy, log=tmp_path / "log2").finish()
+    assert (copy / "result.json").read_text() == (whole / "result.json").read_text()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -81,7 +158,7 @@ def test_ctrl_c_saves_and_the_resumed_run_is_the_same(tmp_path, whole, begin, wo
 
 
 def test_stopped_in_the_middle_of_a_batch_that_is_added_up(tmp_path, begin):
-    options = ("--workers", "0", "--accumulate", "4", "--epochs", "2", "--save-every", "0")
+    options = ("--workers", "0", "--grad-accumulation", "4", "--epochs", "2", "--save-every", "0")
     start(*OPTIONS, *options, "--out", tmp_path / "whole", log=tmp_path / "log").finish()
     child = begin(*options, pause_at=13)  # by the optimiser; each of its steps adds up four batches
     child.wait()
@@ -105,7 +182,7 @@ def test_killed_before_any_state_was_saved(tmp_path, whole, begin, how):
 @pytest.mark.parametrize("damage", ["truncated", "one bit"])
 def test_a_damaged_state_is_named_and_the_one_before_is_used(tmp_path, whole, begin, damage):
     folder = tmp_path / "run"
-    begin(die_at_replace=23).finish(-signal.SIGKILL)
+    begin(die_at_replace=21).finish(-signal.SIGKILL)
     newest, before = States(folder).all()
     content = bytearray(newest.path.read_bytes())
     if damage == "truncated":
@@ -127,11 +204,9 @@ def test_what_can_not_be_resumed_says_so(tmp_path, whole):
 
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy)
-    assert "is trained to its end" in refused("--resume", copy)
     assert "holds no run" in refused("--resume", tmp_path)
     assert "--resume" in refused(*OPTIONS[1:], "--out", copy)
     (copy / "result.json").unlink()
-    assert "is trained to its end" in refused("--resume", copy)
     for state in States(copy).all():
         state.path.write_bytes(b"nothing")
     assert "holds no whole state" in refused("--resume", copy)

@@ -33,9 +33,8 @@ from senet.cli.output import counting, print_json, print_table
 from senet.comparison.plan import Comparison
 from senet.comparison.tabled import from_table
 from senet.comparison.variant import Arm, Variant, default_arms, parse_arm
-from senet.data.augmentation import Augmentation
 from senet.errors import SenetError
-from senet.training.recipe import Recipe, RunOptions
+from senet.training.recipe import RunOptions
 from senet.training.start import BUILT, is_checkpoint
 from senet.training.tables import TABLES, table_named
 
@@ -81,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     console = Console(stderr=True)
     tell = partial(console.print, highlight=False, soft_wrap=True)
     folder, comparison, data = _resumed(options) if options.resume is not None else _new(options)
-    refuse_others(comparison, folder)
+    refuse_others(comparison, folder, data)
     with taking_part(comparison, folder, tell):
         # Each network is built once before anything is trained: one that can't be is told now.
         counted = prices(comparison, data, seconds=0)
@@ -132,17 +131,9 @@ def _title(options: argparse.Namespace, variants: Sequence[Variant]) -> str:
 
 def _resumed(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
     """A comparison as it was begun; how it runs may change, and what is looked at afterwards."""
-    folder = Path(options.resume) if options.resume else options.out
-    if folder is None:
-        raise SenetError("--resume needs the comparison's folder: --resume DIR")
-    fixed = [*jobs.FIXED, "variant", "only", "seeds"]
-    changed = [name for name in fixed if getattr(options, name) is not None]
-    changed += [*shared.given_fields(options, Recipe), *shared.given_fields(options, Augmentation)]
-    if changed:
-        option = f"--{changed[0].replace('_', '-')}"
-        raise SenetError(
-            f"{option} can't change in a resumed comparison; say the whole command again, or another --out"
-        )
+    folder = jobs.resumed_folder(options, "comparison")
+    otherwise = "comparison; say the whole command again, or another --out"
+    jobs.refuse_fixed(options, {"test_sizes", "timing_seconds"}, otherwise)
     comparison = Comparison.read(folder)
     comparison = replace(comparison, run=replace(comparison.run, **shared.given_fields(options, RunOptions)))
     if options.test_sizes is not None:

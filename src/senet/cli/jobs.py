@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from senet.training.recipes import RECIPES, fine_tuning, recipe_for, recipe_name
 from senet.training.start import BUILT, Start, is_checkpoint
 
 __all__ = [
-    "FIXED",
     "add_job_options",
     "chosen_recipe",
     "chosen_start",
@@ -26,16 +25,15 @@ __all__ = [
     "job_data",
     "overridden",
     "plan_line",
+    "refuse_fixed",
     "resumed",
+    "resumed_folder",
     "run_options",
     "with_head",
 ]
 
-FIXED = (
-    "data", "limit", "task", "head", "head_attention", "class_names", "model", "init", "pretrained", "recipe", "size",
-    "attention", "placement", "stages", "option",
-)  # fmt: skip
-"""Options that can't change once a run is begun."""
+MAY_CHANGE = {"verb", "debug", "json", "resume", "out", *(f.name for f in fields(RunOptions))}
+"""Options that any resumed run or comparison takes: how it runs, and what is printed."""
 
 
 def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str) -> None:
@@ -144,6 +142,8 @@ def chosen_recipe(options: argparse.Namespace, start: Start) -> Recipe:
 def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     """A recipe with what the user gives values for; another length stretches it, another batch size scales its rate."""
     given = shared.given_fields(options, Recipe)
+    if "optimizer" in given:
+        recipe = recipe.for_optimizer(given["optimizer"])
     if "epochs" in given:
         recipe = recipe.for_epochs(given["epochs"])
     if "batch_size" in given and "lr" not in given:
@@ -158,8 +158,8 @@ def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
 
 
 def job_data(options: argparse.Namespace) -> DataOptions:
-    """The data, thinned if `--limit` says so."""
-    return replace(shared.data_options(options), limit=options.limit)
+    """The data, thinned if `--limit` says so, at a place that holds in any working directory."""
+    return replace(shared.data_options(options), limit=options.limit).absolute()
 
 
 def run_options(options: argparse.Namespace) -> RunOptions:
@@ -167,27 +167,59 @@ def run_options(options: argparse.Namespace) -> RunOptions:
     return RunOptions(**shared.given_fields(options, RunOptions))
 
 
-def resumed(options: argparse.Namespace, begun_with: Sequence[str]) -> tuple[Path, Job]:
-    """The run that `--resume` means.
-
-    Args:
-        options: As parsed.
-        begun_with: Names of the verb's own options that can't change any more.
+def resumed(options: argparse.Namespace) -> tuple[Path, Job]:
+    """The run that `--resume` means, with what may change of it: its length, where its data lies, how it runs.
 
     Raises:
         SenetError: There is none, or the user wants to change what it is.
     """
-    folder = Path(options.resume) if options.resume else options.out
-    if folder is None:
-        raise SenetError("--resume needs the run's folder: --resume DIR")
-    changed = [name for name in [*FIXED, *begun_with] if getattr(options, name) is not None]
-    changed += ["instances"] * options.instances
-    changed += [*shared.given_fields(options, Recipe), *shared.given_fields(options, Augmentation)]
-    if changed:
-        option = f"--{changed[0].replace('_', '-')}"
-        raise SenetError(f"{option} can't change in a resumed run; leave it out, or start anew in another --out")
+    folder = resumed_folder(options, "run")
+    refuse_fixed(
+        options, {"data", "data_root", "download", "epochs"}, "run; leave it out, or start anew in another --out"
+    )
     job = Job.read(folder)
-    return folder, replace(job, run=replace(job.run, **shared.given_fields(options, RunOptions)))
+    changes = {"data": options.data, "root": options.data_root, "download": options.download}
+    source = replace(job.source, **{name: value for name, value in changes.items() if value is not None})
+    return folder, replace(
+        job,
+        source=source.absolute(),
+        recipe=job.recipe if options.epochs is None else replace(job.recipe, epochs=options.epochs),
+        run=replace(job.run, **shared.given_fields(options, RunOptions)),
+    )
+
+
+def resumed_folder(options: argparse.Namespace, what: str) -> Path:
+    """The folder that `--resume DIR`, or `--resume` with `--out DIR`, names.
+
+    Args:
+        options: As parsed.
+        what: Is in the folder, in a word.
+
+    Raises:
+        SenetError: Neither names one, or they name two.
+    """
+    if options.resume and options.out is not None and Path(options.resume).resolve() != options.out.resolve():
+        raise SenetError(f"--out {options.out}: the {what} in {options.resume} stays there; leave --out out")
+    if not options.resume and options.out is None:
+        raise SenetError(f"--resume needs the {what}'s folder: --resume DIR")
+    return Path(options.resume or options.out)
+
+
+def refuse_fixed(options: argparse.Namespace, may_change: Collection[str], otherwise: str) -> None:
+    """Refuse every option that was given, except what a resumed run or comparison can take.
+
+    Args:
+        options: As parsed. An option that was not given is None.
+        may_change: Names of options that it can take, beside `MAY_CHANGE`.
+        otherwise: End of the sentence: of what, and what the user can do.
+
+    Raises:
+        SenetError: Names the first such option.
+    """
+    taken = MAY_CHANGE.union(may_change)
+    fixed = [name for name, value in vars(options).items() if value is not None and name not in taken]
+    if fixed:
+        raise SenetError(f"--{fixed[0].replace('_', '-')} can't change in a resumed {otherwise}")
 
 
 def default_folder(model: str, *words: str) -> Path:

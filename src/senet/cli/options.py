@@ -55,11 +55,16 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None
 def add_split_options(group: argparse._ArgumentGroup) -> None:
     """What says which images of the data are trained on, and where it is."""
     group.add_argument("--val-fraction", type=float, metavar="F", help="validate on this share (default 0.2)")
-    group.add_argument("--split-seed", type=int, default=0, metavar="N", help="of the choice of that share")
-    group.add_argument("--download", action="store_true", help="fetch a published data set that isn't there")
+    group.add_argument("--split-seed", type=int, metavar="N", help="of the choice of that share (default 0)")
+    group.add_argument(
+        "--download", action="store_true", default=None, help="fetch a published data set that isn't there"
+    )
     group.add_argument("--class-names", metavar="A,B", help="where boxes or masks don't say (masks: from number 0)")
     group.add_argument(
-        "--instances", action="store_true", help="masks hold numbers of single objects, all of the second class"
+        "--instances",
+        action="store_true",
+        default=None,
+        help="masks hold numbers of single objects, all of the second class",
     )
     group.add_argument("--data-root", metavar="DIR", help="where published data sets are kept")
 
@@ -71,11 +76,11 @@ def data_options(options: argparse.Namespace) -> DataOptions:
     return DataOptions(
         data=options.data,
         val_fraction=options.val_fraction,
-        split_seed=options.split_seed,
-        download=options.download,
+        split_seed=options.split_seed or 0,
+        download=bool(options.download),
         root=options.data_root,
         classes=tuple(filter(None, (name.strip() for name in (options.class_names or "").split(",")))),
-        instances=options.instances,
+        instances=bool(options.instances),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +12,10 @@ __all__ = ["counting", "print_json", "print_table"]
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-    sys.stdout.write("\n")
+    """One JSON document on standard output. NaN becomes null."""
+    from senet.weights.strict_json import dump
+
+    sys.stdout.write(dump(value))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", left: int = 1) -> None:

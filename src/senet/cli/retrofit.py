@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,9 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This verb's options."""
-    parser.add_argument("--plan", action="store_true", help="show where attention would go, and stop; needs no data")
+    parser.add_argument(
+        "--plan", action="store_true", default=None, help="show where attention would go, and stop; needs no data"
+    )
     parser.add_argument(
         "--where", nargs="+", metavar="PATH", help="modules instead of the found units: layer4.*, **.conv2 (see docs)"
     )
@@ -108,11 +111,12 @@ def _show_plan(options: argparse.Namespace, start: Start) -> int:
 
 def _insert_only(options: argparse.Namespace, start: Start, folder: Path) -> int:
     """Write the network as it is right after surgery."""
-    from senet.training.folder import BEST, SURGERY, holds_a_run, write_json
+    from senet.training.folder import BEST, SURGERY, write_json
+    from senet.training.status import holds_results
     from senet.weights import Description, write_checkpoint
 
     _refuse_training_options(options, "--epochs 0")
-    if holds_a_run(folder):
+    if holds_results(folder):
         raise SenetError(f"{folder} holds a run already; choose another --out")
     data = shared.data_options(options).open() if options.data else None
     operation = operate(options, start, data, seed=options.seed or 0)
@@ -142,9 +146,7 @@ def _go_on(options: argparse.Namespace, console: Console) -> int:
     """Resume, and compare with what was measured when the run was begun."""
     from senet.training.folder import SURGERY
 
-    folder, job = jobs.resumed(options, ("where",))
-    if options.plan:
-        raise SenetError("--plan shows what surgery would do; the run to resume has done it")
+    folder, job = jobs.resumed(options)
     try:
         record = json.loads((folder / SURGERY).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -199,6 +201,12 @@ def _give(folder: Path, record: dict[str, Any], options: argparse.Namespace, **m
         print_table((f"{record['split']} images", *(s.title for s in scores), "loss"), rows, title=record["network"])
         if record["why"]:
             print(f"-: {record['why']}")
-    change = f"changed by up to {record['difference']:.2g}" if record["difference"] else "the same, bit for bit"
     print(f"{len(report['inserted'])} places, {report['params']:,} parameters added")
-    print(f"output right after surgery: {change}\nnetwork: {folder / 'best.safetensors'}")
+    print(f"output right after surgery: {_change(record['difference'])}\nnetwork: {folder / 'best.safetensors'}")
+
+
+def _change(difference: float | None) -> str:
+    """In words; None, as JSON has it, or infinity are outputs of other shapes."""
+    if difference is None or math.isinf(difference):
+        return "changed: other boxes are found"
+    return f"changed by up to {difference:.2g}" if difference else "the same, bit for bit"

@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     from senet.training.job import is_first_process
 
     console = plain_console()
-    folder, job = jobs.resumed(options, ()) if options.resume is not None else _new(options)
+    folder, job = jobs.resumed(options) if options.resume is not None else _new(options)
     begin = job.resume if options.resume is not None else job.start
     if is_first_process() and not options.json:
         console.print(jobs.plan_line("training", job, folder), soft_wrap=True)

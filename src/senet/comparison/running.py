@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 from senet.comparison.plan import PLAN, Comparison, Turn
 from senet.errors import SenetError
 from senet.training.failures import Diverged
-from senet.training.folder import JOB, METRICS, RESULT, write_json
+from senet.training.folder import JOB, METRICS, write_json
 from senet.training.interruption import Interrupted
 from senet.training.job import Job
 from senet.training.lock import InUseError, held
 from senet.training.recipe import RunOptions
+from senet.training.status import has_begun
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,7 +93,7 @@ def train_all(
             try:
                 with held(turn.folder):
                     pass  # told before anything is built
-                state = "going on with" if _begun(turn.folder) else "training"
+                state = "going on with" if has_begun(turn.folder) else "training"
                 tell(f"run {number} of {len(turns)}: {state} {name}, in {turn.folder}")
                 train(turn, data, console)
             except Diverged as error:
@@ -107,7 +108,7 @@ def train_all(
 
 
 def _train(turn: Turn, data: Data, console: Console) -> None:
-    if _begun(turn.folder):
+    if has_begun(turn.folder):
         turn.job.resume(turn.folder, console, data=data)
     else:
         turn.job.start(turn.folder, console, data=data)
@@ -122,7 +123,7 @@ def _several_devices(run: RunOptions) -> bool:
 
 def _train_in_processes(turn: Turn, data: Data, console: Console) -> None:  # noqa: ARG001 - called like the other
     """Through a `senet train` of its own, which starts the other devices' processes anew for each run."""
-    if not _begun(turn.folder):
+    if not has_begun(turn.folder):
         write_json(turn.folder, JOB, turn.job.to_dict())
     code = subprocess.run(
         [sys.executable, "-m", "senet", "train", "--resume", str(turn.folder)], check=False
@@ -133,20 +134,23 @@ def _train_in_processes(turn: Turn, data: Data, console: Console) -> None:  # no
         raise SenetError(f"{turn.folder}: its training ended with exit code {code}")
 
 
-def _begun(folder: Path) -> bool:
-    return (folder / JOB).is_file()
-
-
-def refuse_others(comparison: Comparison, folder: Path) -> None:
+def refuse_others(comparison: Comparison, folder: Path, data: Data) -> None:
     """Refuse to go on with runs that were begun otherwise: their results would be compared with other trainings'.
+
+    Args:
+        comparison: What to train.
+        folder: Holds the runs.
+        data: What to train on.
 
     Raises:
         SenetError: Names the run and what is different.
     """
     for turn in comparison.turns(folder):
-        if not _begun(turn.folder):
+        if not has_begun(turn.folder):
             continue
-        there, here = (_what(job) for job in (Job.read(turn.folder), turn.job))
+        begun = Job.read(turn.folder)
+        begun.refuse_changed(turn.folder, data)
+        there, here = (_what(job) for job in (begun, turn.job))
         changed = [key for key in here if there.get(key) != here[key]]
         if changed:
             key = changed[0]
@@ -161,15 +165,13 @@ def _what(job: Job) -> dict[str, Any]:
     # Through JSON, as what was read from a file has been: a tuple has become a list.
     values = json.loads(json.dumps(replace(job, recipe=replace(job.recipe, expects="")).to_dict()))
     recipe, run = values.pop("recipe"), values.pop("run")
+    del values["digest"]
     return values | {f"recipe.{key}": value for key, value in recipe.items()} | {"precision": run["precision"]}
 
 
 def finished_rows(folder: Path) -> list[dict[str, float]] | None:
     """The epochs of a run that is trained to its end; None of any other."""
-    table = folder / METRICS
-    if not table.is_file():
+    if not has_begun(folder) or Job.read(folder).status(folder).outcome is None:
         return None
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    done = (folder / RESULT).is_file() or (rows and rows[-1]["epoch"] >= Job.read(folder).recipe.epochs)
-    return rows if done else None
+    with (folder / METRICS).open(encoding="utf-8", newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]

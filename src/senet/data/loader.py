@@ -51,6 +51,7 @@ def train_loader(
     batch_size: int,
     shard: Shard | None = None,
     drop_last: bool = True,
+    multiple: int = 1,
     workers: int | None = None,
 ) -> DataLoader[Any]:
     """Shuffled batches of one process's share; `loader.batch_sampler` is a `TrainBatchSampler`.
@@ -62,6 +63,7 @@ def train_loader(
         batch_size: Images a batch and process.
         shard: This process's share.
         drop_last: Whether to leave out an incomplete last batch.
+        multiple: The number of batches is a multiple of this, see `TrainBatchSampler`.
         workers: Processes that decode; 0 for none, None for `default_workers()`.
 
     Raises:
@@ -69,7 +71,7 @@ def train_loader(
     """
     order = TrainBatchSampler(
         len(dataset), batch_size, seed=dataset.seed, shard=shard, drop_last=drop_last, order=dataset.order,
-        groups=dataset.groups,
+        groups=dataset.groups, multiple=multiple,
     )  # fmt: skip
     return _loader(dataset, order, workers)
 

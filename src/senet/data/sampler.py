@@ -55,9 +55,11 @@ class TrainBatchSampler(Sampler[list[Key]]):
         drop_last: Whether to leave out an incomplete last batch.
         order: From seed and epoch to a permutation, (length,) int64; None for a random one.
         groups: (length,) the group of each image; None for none.
+        multiple: The number of batches is a multiple of this, as where so many make up an optimizer step. Needs
+            `drop_last`.
 
     Raises:
-        ValueError: `batch_size` or `shard` out of range.
+        ValueError: `batch_size`, `shard` or `multiple` out of range.
         DataError: Not even one batch.
     """
 
@@ -71,7 +73,11 @@ class TrainBatchSampler(Sampler[list[Key]]):
         drop_last: bool = True,
         order: Order | None = None,
         groups: np.ndarray | None = None,
+        multiple: int = 1,
     ) -> None:
+        if multiple < 1 or (multiple > 1 and not drop_last):
+            raise ValueError(f"multiple={multiple} must be at least 1, and 1 without drop_last")
+        self.multiple = multiple
         self.order = order or self._random
         self.shard = shard or Shard()
         _check(batch_size, self.shard)
@@ -107,7 +113,8 @@ class TrainBatchSampler(Sampler[list[Key]]):
     def __len__(self) -> int:
         """Batches of a whole epoch, also when this one starts later (so that progress is counted right)."""
         together = self.shard.world_size * self.batch_size
-        return (self.length if self.drop_last else self.length + together - 1) // together
+        batches = (self.length if self.drop_last else self.length + together - 1) // together
+        return batches - batches % self.multiple
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch = self.epoch
@@ -159,6 +166,9 @@ class EvalBatchSampler(Sampler[list[Key]]):
         batch_size: Images a batch and process; the last batch may be smaller.
         shard: This process's share.
 
+    Attributes:
+        shared_batches: Number of whole batches that every process has.
+
     Raises:
         ValueError: `batch_size` or `shard` out of range.
     """
@@ -167,6 +177,7 @@ class EvalBatchSampler(Sampler[list[Key]]):
         self.shard = shard or Shard()
         _check(batch_size, self.shard)
         self.share = range(self.shard.rank, length, self.shard.world_size)
+        self.shared_batches = length // self.shard.world_size // batch_size
         self.batch_size = batch_size
 
     def __len__(self) -> int:

@@ -56,8 +56,11 @@ class ClassificationObjective(Objective):
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.train_loss, self.train_top1 = MeanMetric(), MulticlassAccuracy(num_classes, average="micro")
         self.val_loss, self.val_accuracies = MeanMetric(), accuracies(num_classes)
-        for metric in (self.train_loss, self.train_top1):
-            metric.persistent(True)
+
+    @property
+    def train_metrics(self) -> tuple[Metric, ...]:
+        """Loss and top-1 accuracy."""
+        return self.train_loss, self.train_top1
 
     def learn(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Loss of one batch, and how many first guesses are right."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torchmetrics import Metric
 
 from senet.data import Augmentation, Data
 from senet.data.loader import Samples
@@ -63,6 +64,11 @@ class Objective(nn.Module, ABC):
     """
 
     per_class: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+
+    @property
+    @abstractmethod
+    def train_metrics(self) -> tuple[Metric, ...]:
+        """Sums over the training epoch so far. They are part of a training state."""
 
     @abstractmethod
     def learn(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:

@@ -29,18 +29,18 @@ from senet.tasks.task import Task
 from senet.training.cluster import is_first_process, placed
 from senet.training.console import plain_console
 from senet.training.failures import told_plainly
-from senet.training.folder import METRICS, RESULT, STATES, write_json
 from senet.training.interruption import Interrupted, StopRequest
 from senet.training.keeper import Keeper
 from senet.training.module import TrainingModule
+from senet.training.outcome import Outcome, outcome_of, write_outcome
 from senet.training.progress import ProgressLine
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.rollcall import RollCall, connection_lost
 from senet.training.shared_norm import SharedStatistics
-from senet.training.states import Saved, States
+from senet.training.states import Saved
 from senet.weights import Description
 
-__all__ = ["Network", "Outcome", "check_annotations", "fit"]
+__all__ = ["Network", "check_annotations", "fit"]
 
 LIGHTNING_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -68,23 +68,6 @@ class Network:
     head: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a training came to.
-
-    Attributes:
-        rows: One an epoch, as in `metrics.csv`.
-        best: The row of the highest validation score (for classification, top-1 accuracy).
-        seconds: Wall clock of this call.
-        broken: How many broken images were skipped, in words; empty if none.
-    """
-
-    rows: list[dict[str, float]]
-    best: dict[str, float]
-    seconds: float
-    broken: str
-
-
 def fit(
     network: Network,
     data: Data,
@@ -92,7 +75,7 @@ def fit(
     folder: Path,
     *,
     run: RunOptions | None = None,
-    resume: bool = False,
+    state: Saved | None = None,
     console: Console | None = None,
 ) -> Outcome:
     """Train, and leave checkpoints, `metrics.csv`, `curves.png` and TensorBoard logs in `folder`.
@@ -103,8 +86,8 @@ def fit(
         recipe: How, as far as it changes the result.
         folder: Exists already.
         run: How, as far as it doesn't.
-        resume: Go on from the state in `folder`, at the step where it was saved; a run that was killed before it
-            saved any begins anew.
+        state: The training state to go on from, at the step where it was saved; None begins with the network as it
+            is.
         console: For bar and messages; standard error if None.
 
     Raises:
@@ -148,17 +131,16 @@ def fit(
         statistics = SharedStatistics()
         callbacks = [keeper, ProgressLine(console), roll_call, *_early_stop(recipe, task)]
         trainer = _trainer(recipe, run, folder, callbacks, [statistics] if run.sync_norm else [])
-        found = _read_state(folder, recipe, tell) if resume else None
         loaders = _loaders(task, network, data, recipe, run, trainer)
-        if found is not None:
-            loaders[0].batch_sampler.resume_at(found.epoch, found.batch)  # type: ignore[union-attr]
+        if state is not None:
+            loaders[0].batch_sampler.resume_at(state.epoch, state.batch)  # type: ignore[union-attr]
         objective = task.objective(
             data.classes, recipe, preprocessing=network.preprocessing, channels_last=run.channels_last
         )
         module = TrainingModule(network.model, recipe, objective, channels_last=run.channels_last, broken=broken)
         try:
             with told_plainly(keeper, _batch_words(loaders[0], network.preprocessing)):
-                trainer.fit(module, *loaders, ckpt_path=found.path if found else None, weights_only=True)
+                trainer.fit(module, *loaders, ckpt_path=state.path if state else None, weights_only=True)
         except MisconfigurationException as error:
             raise SenetError(f"this training can't run here: {error}") from error
         except SIGTERMException:  # Lightning's, after the keeper has had its turn; at the end there is nothing to stop
@@ -170,9 +152,12 @@ def fit(
             raise
         finally:
             statistics.revert(module)
-    outcome = Outcome(keeper.rows, keeper.best, time.monotonic() - started, broken.summary())
+    seconds = time.monotonic() - started
+    outcome = outcome_of(
+        keeper.rows, task.scores[0].key, folder=folder, seconds=seconds, broken=broken.summary()
+    )  # fmt: skip
     if trainer.is_global_zero:
-        write_json(folder, RESULT, {"best": outcome.best, "last": outcome.rows[-1], "broken": outcome.broken})
+        write_outcome(folder, outcome, epochs=recipe.epochs)
     return outcome
 
 
@@ -241,7 +226,7 @@ def _trainer(
             strategy=run.strategy,
             precision=LIGHTNING_PRECISION[run.precision],  # type: ignore[arg-type]
             max_epochs=recipe.epochs,
-            accumulate_grad_batches=recipe.accumulate,
+            accumulate_grad_batches=recipe.grad_accumulation,
             gradient_clip_val=recipe.clip_norm or None,
             deterministic=run.deterministic,
             logger=False,  # the keeper logs, before it saves a state
@@ -260,25 +245,31 @@ def _trainer(
 
 def _early_stop(recipe: Recipe, task: Task) -> Iterable[L.Callback]:
     if recipe.patience:
-        yield EarlyStopping(f"val/{task.scores[0].key}", mode="max", patience=recipe.patience)
+        # A score that is not finite counts as no better one.
+        yield EarlyStopping(f"val/{task.scores[0].key}", mode="max", patience=recipe.patience, check_finite=False)
 
 
 def _loaders(
     task: Task, network: Network, data: Data, recipe: Recipe, run: RunOptions, trainer: L.Trainer
 ) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
     shard = Shard(trainer.global_rank, trainer.world_size)
-    pieces = recipe.accumulate * shard.world_size
+    pieces = recipe.grad_accumulation * shard.world_size
     if recipe.batch_size % pieces:
         raise SenetError(
             f"batch_size={recipe.batch_size} can't be split equally over {shard.world_size} devices x "
-            f"{recipe.accumulate} accumulated pieces; use a multiple of {pieces}"
+            f"{recipe.grad_accumulation} micro-batches; use a multiple of {pieces}"
         )
     check_shares(len(data.val), world_size=shard.world_size)
-    share = min(recipe.batch_size // pieces, len(data.train) // shard.world_size)
+    share = min(recipe.batch_size, len(data.train)) // pieces
+    if not share:
+        raise SenetError(
+            f"{len(data.train)} training images can't be split over {shard.world_size} devices x "
+            f"{recipe.grad_accumulation} micro-batches; use a smaller --grad-accumulation"
+        )
     workers = None if run.workers < 0 else run.workers
     train_set, val_set = task.datasets(data, network.preprocessing, recipe)
     return (
-        train_loader(train_set, batch_size=share, shard=shard, workers=workers),
+        train_loader(train_set, batch_size=share, shard=shard, multiple=recipe.grad_accumulation, workers=workers),
         eval_loader(val_set, batch_size=task.eval_batch_size(share), shard=shard, workers=workers),
     )
 
@@ -299,26 +290,6 @@ def check_shares(images: int, *, world_size: int) -> None:
 def _batch_words(loader: DataLoader[Batch], preprocessing: Preprocessing) -> str:
     size = (loader.batch_sampler.batch_size, preprocessing.in_channels, *preprocessing.size)  # type: ignore[union-attr]
     return " x ".join(map(str, size))
-
-
-def _read_state(folder: Path, recipe: Recipe, tell: Callable[[str], object]) -> Saved | None:
-    """The newest whole state; None where none was saved yet."""
-    if (folder / RESULT).is_file():
-        raise SenetError(f"{folder} is trained to its end; --init {folder} begins with its best network")
-    found = States(folder).read(tell)
-    if found is None:
-        table = folder / METRICS
-        if table.is_file() and len(table.read_text().splitlines()) > 2:
-            raise SenetError(
-                f"{folder} can't be resumed: its {STATES} are gone, and it is trained for more than an epoch"
-            )
-        return None
-    saved, state = found
-    if Keeper.position(state) != (saved.epoch, saved.batch):
-        raise SenetError(f"{saved.path} isn't named as it was written; give it its name back")
-    if saved.epoch >= recipe.epochs:
-        raise SenetError(f"{folder} is trained to its end; --init {folder} begins with its best network")
-    return saved
 
 
 @contextmanager

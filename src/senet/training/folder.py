@@ -11,7 +11,7 @@ from typing import Any
 from senet.errors import CheckpointError, SenetError
 
 __all__ = [
-    "BEST", "CURVES", "JOB", "LAST", "METRICS", "RESULT", "STATES", "SURGERY", "holds_a_run", "reading",
+    "BEST", "CURVES", "JOB", "LAST", "METRICS", "RESULT", "STATES", "SURGERY", "reading",
     "write_json",
 ]  # fmt: skip
 
@@ -34,20 +34,16 @@ RESULT = "result.json"
 """What the training came to; there once it is trained to its end."""
 
 
-def holds_a_run(folder: Path) -> bool:
-    """Whether a training has got far enough there that beginning anew would lose something."""
-    return any((folder / STATES).glob("*.ckpt")) or any((folder / name).exists() for name in (LAST, BEST))
-
-
 def write_json(folder: Path, name: str, content: Mapping[str, Any]) -> None:
-    """Write one of these files, atomically, into a folder that is made if need be.
+    """Write one of these files, atomically, into a folder that is made if need be. NaN becomes null.
 
     Raises:
         SenetError: The folder can't be written to.
     """
     from senet.weights import write_atomically
+    from senet.weights.strict_json import dump
 
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    text = dump(content)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / name, lambda path: path.write_text(text, encoding="utf-8"))

@@ -16,14 +16,19 @@ class Interrupted(Exception):  # noqa: N818 - no error: the user's wish
 
 
 class StopRequest:
-    """Within the block, the first Ctrl-C or SIGTERM only sets `requested`; the second acts at once.
+    """Within the block, the first Ctrl-C or SIGTERM only sets `requested`. The second acts at once.
 
     Args:
         tell: Called once, with a line for the user.
+
+    Attributes:
+        requested: Whether the user asked for it.
+        immediate: While true, the first one raises `Interrupted` at once, wherever the main thread is.
     """
 
     def __init__(self, tell: Callable[[str], object]) -> None:
         self.requested = False
+        self.immediate = False
         self._tell = tell
         self._before: dict[signal.Signals, Any] = {}
 
@@ -38,8 +43,10 @@ class StopRequest:
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         self.requested = True
-        self._tell("stopping after this step and saving (again to stop at once) ...")
         self._restore()
+        self._tell(f"stopping {'' if self.immediate else 'after this step '}and saving (again to stop at once) ...")
+        if self.immediate:
+            raise Interrupted
 
     def _restore(self) -> None:
         while self._before:

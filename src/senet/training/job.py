@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.errors import SenetError
+from senet.tasks import task_named
 from senet.training.cluster import is_first_process
-from senet.training.folder import JOB, STATES, holds_a_run, reading, write_json
+from senet.training.folder import JOB, RESULT, STATES, reading, write_json
 from senet.training.lock import held
+from senet.training.outcome import Outcome, write_outcome
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.start import BUILT, Start
+from senet.training.status import RunStatus, holds_results, run_status
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from senet.data import Data
-    from senet.training.fit import Network, Outcome
+    from senet.training.fit import Network
+    from senet.training.states import Saved
 
 __all__ = ["DataOptions", "Job", "is_first_process"]
 
@@ -53,6 +58,12 @@ class DataOptions:
         if self.limit is not None and self.limit < 1:
             raise SenetError(f"limit={self.limit} must be at least 1")
 
+    def absolute(self) -> DataOptions:
+        """The same data, at places that hold in any working directory."""
+        kind, colon, place = self.data.partition(":")
+        data = f"{kind}:{_absolute(place)}" if colon and place else self.data
+        return replace(self, data=data, root=self.root and _absolute(self.root))
+
     def open(self) -> Data:
         """Open it."""
         from senet.data import open_data, thin
@@ -78,12 +89,14 @@ class Job:
         network: Which network, and the weights that it begins with.
         recipe: What the training is.
         run: How it runs.
+        digest: `senet.data.Data.digest` of the data that the run began with; empty before it begins.
     """
 
     source: DataOptions
     network: Start
     recipe: Recipe
     run: RunOptions = field(default_factory=RunOptions)
+    digest: str = ""
 
     def start(
         self,
@@ -114,21 +127,71 @@ class Job:
             )
         with _held(folder):
             self.refuse_used(folder)  # now that nobody else can begin one
+            _tidy(folder)
             if is_first_process():
                 if network.new_head and self.network.weights != BUILT and console is not None:
                     console.print(f"the classifier is new: {network.new_head}", soft_wrap=True)
-                for name, content in {JOB: self.to_dict(), **(notes or {})}.items():
+                begun = replace(self, digest=data.digest)
+                for name, content in {JOB: begun.to_dict(), **(notes or {})}.items():
                     write_json(folder, name, content)
-            return self._fit(network, data, folder, resume=False, console=console)
+            return self._fit(network, data, folder, state=None, console=console)
 
     def resume(self, folder: Path, console: Console | None = None, *, data: Data | None = None) -> Outcome:
-        """Go on with the run in a folder; the weights that it began with are needed no more."""
+        """Go on with the run in a folder, which may have changed in length, or have its data elsewhere.
+
+        Once a training state is saved, the weights that the run began with are needed no more. Of a run that has
+        ended, this is the result.
+
+        Raises:
+            SenetError: As `start`; or the data has changed, or the run has trained more epochs than that already.
+        """
+        from senet.training.console import plain_console
+
+        console = console or plain_console()
         with _held(folder):
             _tidy(folder)
+            status = self.status(folder, tell=partial(console.print, soft_wrap=True) if is_first_process() else str)
+            if status.state is not None and status.state.epoch > self.recipe.epochs:
+                raise SenetError(f"{folder} has trained {status.state.epoch} epochs already; --epochs takes more")
+            if status.outcome is not None:
+                return self._ended(folder, status.outcome, console)
             data = self.open_data(data)
-            saved = any((folder / STATES).glob("*.ckpt"))
-            job = replace(self, network=replace(self.network, weights=BUILT)) if saved else self
-            return self._fit(job.build(data), data, folder, resume=True, console=console)
+            self.refuse_changed(folder, data)
+            self._keep_changes(folder, data.digest)
+            # What a training state replaces is not read again.
+            job = replace(self, network=replace(self.network, weights=BUILT)) if status.state is not None else self
+            return self._fit(job.build(data), data, folder, state=status.state, console=console)
+
+    def status(self, folder: Path, *, tell: Callable[[str], object] = str) -> RunStatus:
+        """Where this run, in its folder, stands; see `run_status`."""
+        score = task_named(self.network.task).scores[0].key
+        return run_status(folder, epochs=self.recipe.epochs, score=score, patience=self.recipe.patience, tell=tell)
+
+    def _ended(self, folder: Path, outcome: Outcome, console: Console) -> Outcome:
+        if is_first_process():
+            self._keep_changes(folder, self.digest)
+            if not (folder / RESULT).is_file():  # the process was killed right before
+                write_outcome(folder, outcome, epochs=self.recipe.epochs)
+            console.print(
+                f"{folder} has ended, after {outcome.rows[-1]['epoch']:.0f} epochs; a larger --epochs trains longer",
+                soft_wrap=True,
+            )
+        return outcome
+
+    def refuse_changed(self, folder: Path, data: Data) -> None:
+        """Raise a `SenetError` if the data is not what the run in the folder began with."""
+        if self.digest not in ("", data.digest):
+            raise SenetError(
+                f"{data.name} is not the data that the run in {folder} began with: images or labels were added, "
+                "removed or changed; bring the data back, or start anew in another --out"
+            )
+
+    def _keep_changes(self, folder: Path, digest: str) -> None:
+        """Write down a new length, a new place of the data, and the digest of a run that begins."""
+        there = Job.read(folder)
+        here = replace(there, source=self.source, recipe=self.recipe, digest=digest)
+        if is_first_process() and here != there:
+            write_json(folder, JOB, here.to_dict())
 
     def open_data(self, data: Data | None = None) -> Data:
         """The data, perhaps open already.
@@ -144,7 +207,7 @@ class Job:
 
     def refuse_used(self, folder: Path) -> None:
         """Raise a `SenetError` if there is a run in the folder."""
-        if is_first_process() and holds_a_run(folder):
+        if is_first_process() and holds_results(folder):
             raise SenetError(f"{folder} holds a run already; go on with --resume {folder}, or choose another --out")
 
     def build(self, data: Data) -> Network:
@@ -166,10 +229,12 @@ class Job:
             head=self.network.whole_head(),
         )
 
-    def _fit(self, network: Network, data: Data, folder: Path, *, resume: bool, console: Console | None) -> Outcome:
+    def _fit(
+        self, network: Network, data: Data, folder: Path, *, state: Saved | None, console: Console | None
+    ) -> Outcome:
         from senet.training.fit import fit
 
-        return fit(network, data, self.recipe, folder, run=self.run, resume=resume, console=console)
+        return fit(network, data, self.recipe, folder, run=self.run, state=state, console=console)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `read` reads it back."""
@@ -178,6 +243,7 @@ class Job:
             **self.network.to_dict(),
             "recipe": self.recipe.to_dict(),
             "run": asdict(self.run),
+            "digest": self.digest,
         }
 
     @classmethod
@@ -193,7 +259,12 @@ class Job:
                 network=Start.from_dict(values),
                 recipe=Recipe.from_dict(values["recipe"]),
                 run=RunOptions(**values["run"]),
+                digest=values["digest"],
             )
+
+
+def _absolute(place: str) -> str:
+    return str(Path(place).expanduser().absolute())
 
 
 def _held(folder: Path) -> AbstractContextManager[None]:

@@ -20,6 +20,7 @@ from senet.training.failures import diverged, is_dead_loader
 from senet.training.folder import BEST, CURVES, LAST, METRICS
 from senet.training.interruption import Interrupted, StopRequest
 from senet.training.logs import TensorBoard
+from senet.training.outcome import best_row
 from senet.training.progress import epoch_line
 from senet.training.recipe import RunOptions
 from senet.training.states import States
@@ -76,9 +77,9 @@ class Keeper(Checkpoint):
         self._saved_at = time.monotonic()
 
     @property
-    def best(self) -> dict[str, float]:
-        """The row with the highest validation score, the first of equals."""
-        return max(self.rows, key=lambda row: row[f"val_{self.scores[0].key}"])
+    def best(self) -> dict[str, float] | None:
+        """The row of the best epoch, see `best_row`."""
+        return best_row(self.rows, self.scores[0].key)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far, where to go on, how much of this epoch is spent, and which images were broken."""
@@ -95,13 +96,14 @@ class Keeper(Checkpoint):
             self.broken.reasons.update(state_dict["broken"])
 
     @classmethod
-    def position(cls, state: dict[str, Any]) -> tuple[int, int]:
-        """Epoch and batch that come next, from a whole saved state."""
-        epoch, batch = state["callbacks"][cls.__qualname__]["next"]
-        return epoch, batch
+    def saved_part(cls, state: dict[str, Any]) -> dict[str, Any]:
+        """Return what `state_dict` gave, from a whole saved state."""
+        part: dict[str, Any] = state["callbacks"][cls.__qualname__]
+        return part
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the log, with the epochs that a resumed run has behind it."""
+        """Open the log, with the epochs that a resumed run has behind it; its epoch may be under way."""
+        self._since = time.monotonic()
         if trainer.is_global_zero:
             self._logs = TensorBoard(self.folder / "tensorboard", self.rows)
 
@@ -140,8 +142,39 @@ class Keeper(Checkpoint):
             raise Interrupted
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop the clock: the speed is the training's."""
+        """Stop the clock: the speed is the training's. From now on a single process stops at once if asked to.
+
+        Raises:
+            Interrupted: The user asked for it since the last step.
+        """
         self._earlier, self._since = self._spent(), 0.0
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset()  # a resumed validation begins anew
+        self.stop.immediate = trainer.world_size == 1
+        if self.stop.immediate and self.stop.requested:
+            raise Interrupted
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        """Stop several processes together, after a batch that each of them has.
+
+        Raises:
+            Interrupted: The user asked for it.
+        """
+        if trainer.world_size > 1 and batch_idx < _shared_batches(trainer) and _agreed(trainer, self.stop.requested):
+            raise Interrupted
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """From now on files are written: a stop waits for that."""
+        self.stop.immediate = False
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let a validation that was stopped begin anew: its sums are in no state."""
+        if trainer.validating:
+            before = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            progress.update(total=dict(before), current=dict(before), is_last_batch=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write everything.
@@ -164,8 +197,17 @@ class Keeper(Checkpoint):
             raise Interrupted
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save where the run is if a process that loads images has died: that was between two steps."""
-        if not is_dead_loader(exception) or not trainer.training or trainer.world_size > 1:
+        """Save where the run is if the user stops the validation, or a process that loads images has died.
+
+        A loader's death is noticed between two steps, or in the validation. There the epoch's training is done and
+        no weight changes.
+        """
+        self.stop.immediate = False
+        dead = is_dead_loader(exception) and trainer.world_size == 1
+        if trainer.validating and (dead or isinstance(exception, Interrupted)):
+            self._next = (trainer.current_epoch, int(trainer.num_training_batches))
+            self.save_state(trainer)
+        if not dead or not trainer.training:
             return
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
         done = progress.completed
@@ -179,6 +221,8 @@ class Keeper(Checkpoint):
         write_checkpoint(self.folder / LAST, weights, description)
         if self.best is row:
             write_checkpoint(self.folder / BEST, weights, description)
+        if best_row([row], self.scores[0].key) is None:
+            self.tell(f"epoch {row['epoch']:.0f}: the validation's loss or score is not finite; it can't be the best")
         write_atomically(self.folder / METRICS, self._write_table)
         write_atomically(self.folder / CURVES, lambda path: draw_curves(self.rows, path, self.scores[0], self.title))
         if self._logs is not None:
@@ -227,6 +271,12 @@ class Keeper(Checkpoint):
 def _agreed(trainer: L.Trainer, wanted: bool) -> bool:
     """Whether any process wants it."""
     return trainer.strategy.reduce_boolean_decision(wanted, all=False)
+
+
+def _shared_batches(trainer: L.Trainer) -> int:
+    """Validation batches that every process has: their numbers may differ by one."""
+    sampler = trainer.val_dataloaders.batch_sampler  # type: ignore[union-attr]
+    return int(sampler.shared_batches)
 
 
 def _refuse_unfinite(trainer: L.Trainer) -> None:

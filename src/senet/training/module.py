@@ -7,7 +7,9 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torchmetrics import Metric
 
 from senet.data import BrokenReport
 from senet.data.randomness import mixed
@@ -17,6 +19,15 @@ from senet.training.optim import make_optimizer, make_schedule
 from senet.training.recipe import Recipe
 
 __all__ = ["TrainingModule"]
+
+EPOCHS = "epochs"
+"""Key in a training state: the recipe's number of epochs."""
+
+LENGTH = ("total_steps", "_schedule_phases")
+"""Names in `OneCycleLR`'s state that depend on the number of steps."""
+
+SUMS = "train_metrics"
+"""Key in a training state: for each process, the states of its objective's `train_metrics`."""
 
 
 class TrainingModule(L.LightningModule):
@@ -43,6 +54,7 @@ class TrainingModule(L.LightningModule):
         self.recipe = recipe
         self.broken = broken
         self.objective = objective
+        self._rescheduled = False
         self.model = model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         self.average: AveragedModel | None = None
         if recipe.ema_decay:
@@ -59,6 +71,52 @@ class TrainingModule(L.LightningModule):
         optimizer = make_optimizer(self.model, self.recipe)
         schedule = make_schedule(optimizer, self.recipe, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add each process's sums over the epoch so far, so that a resumed epoch reports the whole of it.
+
+        And the number of epochs, so that a resumed run knows whether its schedule has another length.
+        """
+        checkpoint[EPOCHS] = self.recipe.epochs
+        own = [{name: _on_cpu(value) for name, value in metric.metric_state.items()} for metric in self._sums]
+        checkpoint[SUMS] = self._of_all(own)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take this process's sums; another number of processes leaves all of them to the first one.
+
+        The learning rate follows the recipe's schedule, also where the run was begun with another number of epochs.
+        """
+        self._rescheduled = checkpoint[EPOCHS] != self.recipe.epochs
+        for schedule in checkpoint["lr_schedulers"]:
+            for name in LENGTH:
+                schedule.pop(name, None)
+        everyone = checkpoint[SUMS]
+        alike = len(everyone) == self.trainer.world_size
+        mine = everyone[self.global_rank : self.global_rank + 1] if alike else everyone if not self.global_rank else []
+        for metrics in mine:
+            for metric, state in zip(self._sums, metrics, strict=True):
+                metric.merge_state({name: value.to(metric.device) for name, value in state.items()})
+
+    def on_train_start(self) -> None:
+        """Set the rate that the recipe's schedule has at this step, where the run's length has changed."""
+        if self._rescheduled:
+            schedule = self.lr_schedulers()
+            assert isinstance(schedule, LRScheduler)
+            schedule.last_epoch -= 1
+            schedule.step()
+            schedule._step_count -= 1  # torch counts calls, for a warning; this one was none of the training's
+
+    @property
+    def _sums(self) -> tuple[Metric, ...]:
+        return self.objective.train_metrics
+
+    def _of_all(self, own: Any) -> list[Any]:
+        """One value of each process, in their order."""
+        if self.trainer.world_size == 1:
+            return [own]
+        everyone: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(everyone, own)
+        return everyone
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let dropout and its like draw from (seed, step, process) alone, so that a resumed run repeats."""
@@ -94,15 +152,18 @@ class TrainingModule(L.LightningModule):
 
     def on_train_end(self) -> None:
         """Let every process know of the broken images that the others have met."""
-        if self.broken is not None and self.trainer.world_size > 1:
-            everyone: list[dict[str, str]] = [{} for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(everyone, self.broken.reasons)
-            for reasons in everyone:
+        if self.broken is not None:
+            for reasons in self._of_all(self.broken.reasons):
                 self.broken.reasons.update(reasons)
 
     def _report(self, batch: Any) -> None:
         if self.broken is not None:
             self.broken.add(batch.broken)
+
+
+def _on_cpu(value: Any) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value.detach().cpu().clone()
 
 
 def _rising_average(decay: float) -> Any:

@@ -67,6 +67,7 @@ class ProgressLine(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar, a resumed run's where it was."""
+        self.on_train_epoch_start(trainer, pl_module)  # a resumed epoch doesn't start
         if not trainer.is_global_zero:
             return
         total = int(trainer.num_training_batches) * int(trainer.max_epochs or 1)

@@ -18,6 +18,9 @@ OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "step", "one-cycle", "constant")
 TRAINED = ("all", "attention")
 PRECISIONS = ("32", "bf16", "fp16")
+WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.05}
+"""Where a recipe was made for the other optimizer."""
+
 UNITS = {"s": 1, "min": 60, "h": 3600}
 EVERY = re.compile(rf"(\d+)({'|'.join(UNITS)})?")
 
@@ -28,15 +31,16 @@ class Recipe:
 
     Attributes:
         epochs: Passes over the training images.
-        batch_size: Images an optimiser step, over all devices and accumulated pieces.
+        batch_size: Images per optimizer step, over all devices and micro-batches.
         train: What learns: `"all"`, or the `"attention"` layers alone (running statistics of norms follow the data).
         frozen_stages: Stem and stages of a backbone up to this number stay as they are; 0 is none.
         frozen_norms: All batch norms of a backbone stay as they are, as where batches are small.
         optimizer: `"sgd"` (Nesterov momentum 0.9) or `"adamw"`; norms and biases are never decayed.
-        lr: Peak learning rate at `batch_size`; another batch size scales it in proportion (`for_batch_size`).
+        lr: Peak learning rate at `batch_size`. Another batch size scales it in proportion (`for_batch_size`), AdamW
+            in place of SGD takes a hundredth of it (`for_optimizer`).
         weight_decay: L2 (SGD) or decoupled (AdamW).
-        schedule: `"cosine"` to zero, `"step"` (times `step_factor` after each of `step_epochs`), `"one-cycle"`, or
-            `"constant"`.
+        schedule: `"cosine"` to zero, `"step"` (times `step_factor` after each of `step_epochs`), `"one-cycle"` (with
+            SGD's momentum from 0.95 to 0.85 and back), or `"constant"`.
         warmup_epochs: Linear warm-up before a cosine, step or constant schedule; a one-cycle's rising share.
         step_epochs: Epochs after which the step schedule drops.
         step_factor: What it multiplies by.
@@ -47,7 +51,7 @@ class Recipe:
         ema_decay: Decay a step of the averaged weights, which are then what is validated and kept; 0 is off.
             Rises to it over the first steps, so that short runs are not dominated by the start.
         clip_norm: Largest norm of the gradient; 0 is off.
-        accumulate: Pieces that a batch is computed in, to save memory.
+        grad_accumulation: Number of micro-batches per optimizer step, to save memory.
         patience: Epochs without a better validation accuracy after which the training stops; 0 is off.
         seed: Of weights, order and augmentation.
         expects: What it should reach: metric, hardware, time; in words, for people.
@@ -74,13 +78,13 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     ema_decay: float = 0.0
     clip_norm: float = 0.0
-    accumulate: int = 1
+    grad_accumulation: int = 1
     patience: int = 0
     seed: int = 0
     expects: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
+        for name in ("epochs", "batch_size", "grad_accumulation"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "clip_norm", "patience", "seed",
                      "frozen_stages"):  # fmt: skip
@@ -89,9 +93,10 @@ class Recipe:
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
         _require(self.lr > 0, "lr", self.lr, "positive")
         _require(0 < self.step_factor <= 1, "step_factor", self.step_factor, "in (0, 1]")
-        if self.batch_size % self.accumulate:
+        if self.batch_size % self.grad_accumulation:
             raise SenetError(
-                f"batch_size={self.batch_size} can't be split into accumulate={self.accumulate} equal pieces"
+                f"batch_size={self.batch_size} can't be split into grad_accumulation={self.grad_accumulation} equal "
+                "micro-batches"
             )
         for kind, name, known in (
             ("optimizer", self.optimizer, OPTIMIZERS),
@@ -106,6 +111,18 @@ class Recipe:
     def for_batch_size(self, batch_size: int) -> Recipe:
         """This recipe at another batch size, its learning rate scaled in proportion (Goyal et al. 2017)."""
         return replace(self, batch_size=batch_size, lr=self.lr * batch_size / self.batch_size)
+
+    def for_optimizer(self, optimizer: str) -> Recipe:
+        """This recipe with another optimizer, at a learning rate and weight decay that suit it.
+
+        AdamW's steps do not grow with the gradient, so that its learning rate is a hundredth of SGD's. Its decoupled
+        weight decay is larger (Loshchilov & Hutter 2019).
+        """
+        if optimizer == self.optimizer:
+            return self
+        factor = {"sgd": 100.0, "adamw": 0.01}.get(optimizer, 1.0)
+        decay = WEIGHT_DECAY.get(optimizer, self.weight_decay)
+        return replace(self, optimizer=optimizer, lr=self.lr * factor, weight_decay=decay)
 
     def for_epochs(self, epochs: int) -> Recipe:
         """This recipe at another length, its warm-up and drops stretched with it."""

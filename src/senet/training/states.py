@@ -15,7 +15,7 @@ from typing import Any
 
 from senet.errors import CheckpointError
 from senet.training.folder import STATES
-from senet.weights.files import sha256, write_atomically
+from senet.weights.files import sha256, sync_folder, write_atomically
 
 __all__ = ["Saved", "States"]
 
@@ -70,8 +70,9 @@ class States:
         found = []
         for path in self.folder.glob("*.ckpt"):
             parts = NAME.fullmatch(path.name)
-            if parts:
-                found.append(Saved(int(parts[1]), int(parts[2]), path.stat().st_mtime_ns, path))
+            with contextlib.suppress(FileNotFoundError):  # the process that trains has dropped it
+                if parts:
+                    found.append(Saved(int(parts[1]), int(parts[2]), path.stat().st_mtime_ns, path))
         return sorted(found, reverse=True)
 
     def write(self, position: tuple[int, int], save: Callable[[Path], object]) -> Saved:
@@ -84,11 +85,14 @@ class States:
         Raises:
             OSError: It can't be written; those from before are untouched.
         """
-        self.folder.mkdir(exist_ok=True)
-        unnamed = self.folder / "new.ckpt"
-        write_atomically(unnamed, save)
-        path = self.folder / f"{position[0]:05d}-{position[1]:07d}-{sha256(unnamed)[:DIGITS]}.ckpt"
-        unnamed.replace(path)
+        if not self.folder.is_dir():
+            self.folder.mkdir()
+            sync_folder(self.folder.parent)
+
+        def named(written: Path) -> Path:
+            return self.folder / f"{position[0]:05d}-{position[1]:07d}-{sha256(written)[:DIGITS]}.ckpt"
+
+        path = write_atomically(self.folder / "state.ckpt", save, named=named)
         for old in self.all()[self.keep :]:
             old.path.unlink(missing_ok=True)
         return Saved(*position, path.stat().st_mtime_ns, path)
@@ -107,6 +111,8 @@ class States:
         states = self.all()
         for state in states:
             if not state.whole:
+                if not state.path.exists():
+                    return self.read(tell)  # a process that trains has dropped it, and written a newer one
                 tell(f"{state.path} is truncated or altered: its checksum differs; taking the state before it")
                 _set_aside(state.path)
                 continue

@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.detection import MeanAveragePrecision
 
 from senet.data import DenseBatch
@@ -51,10 +51,14 @@ class DetectionObjective(Objective):
         super().__init__()
         self.classes = tuple(classes)
         self.train_loss = MeanMetric()
-        self.train_loss.persistent(True)
         self.alone = alone
         self._found: list[dict[str, Tensor]] = []
         self._truth: list[dict[str, Tensor]] = []
+
+    @property
+    def train_metrics(self) -> tuple[Metric, ...]:
+        """The loss."""
+        return (self.train_loss,)
 
     def learn(self, model: nn.Module, batch: DenseBatch) -> dict[str, Tensor]:
         """Loss of one batch; crowds are left out."""

@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from senet.data import DenseBatch
@@ -75,8 +75,12 @@ class SegmentationObjective(Objective):
         self.label_smoothing = label_smoothing
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.train_loss = MeanMetric()
-        self.train_loss.persistent(True)
         self.confusion = MulticlassConfusionMatrix(len(classes), ignore_index=VOID, sync_on_compute=not alone)
+
+    @property
+    def train_metrics(self) -> tuple[Metric, ...]:
+        """The loss."""
+        return (self.train_loss,)
 
     def learn(self, model: nn.Module, batch: DenseBatch) -> dict[str, Tensor]:
         """Loss of one batch of crops."""
