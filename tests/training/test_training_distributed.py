@@ -16,6 +16,7 @@ import pytest
 from senet.errors import SenetError
 from senet.training.cluster import launched, placed
 from senet.training.recipe import RunOptions
+from senet.training.states import States
 
 # A small learning rate: differences of the last bit grow with every step, and faster with larger ones.
 OPTIONS = [
@@ -188,6 +189,57 @@ def test_ctrl_c_saves_and_both_leave(tmp_path):
     assert said.count("stopping after this step") == 1
     assert "stopped and saved" in said
     assert "Traceback" not in said
+
+
+def test_two_processes_resumed_in_mid_epoch_report_the_whole_epoch(tmp_path):
+    """Each process has sums of its own over the epoch so far: the resumed one takes up all of them, bit for bit."""
+    options = [*OPTIONS[:-6], "--batch-size", "64", "--lr", "0.02", "--epochs", "2", "--workers", "0"]
+    folder = tmp_path / "run"
+    finish(
+        start(tmp_path, *TRAIN, *options, "--devices", "2", "--save-every", "8", "--keep-states", "9", "--out", "run")
+    )
+    whole = (folder / "metrics.csv").read_text()
+    (folder / "result.json").unlink()
+    for state in States(folder).all():
+        if (state.epoch, state.batch) > (1, 8):
+            state.path.unlink()
+    assert str(States(folder).all()[0]) == "epoch 2, batch 8"
+    finish(start(tmp_path, *TRAIN, "--resume", "run", "--devices", "2"))
+    changed = {"seconds", "images_per_second"}
+    again = [{k: v for k, v in row.items() if k not in changed} for row in rows(folder)]
+    (folder / "metrics.csv").write_text(whole)
+    assert again == [{k: v for k, v in row.items() if k not in changed} for row in rows(folder)]
+
+
+SLOW_VALIDATION = """
+import sys, time
+from senet.training.module import TrainingModule
+real = TrainingModule.validation_step
+def step(self, batch, number):
+    if number == 0: print("VALIDATING", flush=True)
+    time.sleep(0.5)
+    real(self, batch, number)
+TrainingModule.validation_step = step
+from senet.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together_within_a_validation(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_VALIDATION)
+    options = [*OPTIONS[:-6], "--batch-size", "8", "--limit", "64", "--epochs", "2", "--workers", "0"]
+    process = start(tmp_path, "slow.py", "train", *options, "--devices", "2", "--save-every", "0", "--out", "run")
+    assert process.stdout is not None
+    while "VALIDATING" not in process.stdout.readline():
+        assert process.poll() is None
+    since = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)  # to one of them: they agree
+    finish(process, 130)
+    assert time.monotonic() - since < 8, "whole validation: more than 10 s"
+    assert str(States(tmp_path / "run").all()[0]) == "epoch 1, batch 8"
+    finish(start(tmp_path, *TRAIN, "--resume", "run"))
+    assert len(rows(tmp_path / "run")) == 2
 
 
 def test_too_few_images_to_validate_on():

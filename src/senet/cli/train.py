@@ -42,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         outcome = begin(folder, console)
     except Interrupted:
-        console.print(f"stopped and saved; go on with: senet train --resume {folder}", soft_wrap=True)
+        if is_first_process():
+            console.print(f"stopped and saved; go on with: senet train --resume {folder}", soft_wrap=True)
         return 130
     if not is_first_process():
         return 0

@@ -33,10 +33,15 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
+        self.install()
         return self
+
+    def install(self) -> None:
+        """Answer the signals from now on, whoever has answered them so far."""
+        if threading.current_thread() is threading.main_thread() and not self.requested:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.signal(number, self._note)
+                self._before.setdefault(number, handler)
 
     def __exit__(self, *_: object) -> None:
         self._restore()

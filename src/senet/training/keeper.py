@@ -104,6 +104,7 @@ class Keeper(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the log, with the epochs that a resumed run has behind it; its epoch may be under way."""
         self._since = time.monotonic()
+        self.stop.install()  # Lightning's own handler of SIGTERM waits, within the handler, for the other processes
         if trainer.is_global_zero:
             self._logs = TensorBoard(self.folder / "tensorboard", self.rows)
 
