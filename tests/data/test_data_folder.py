@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import tarfile
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from data_helpers import tree
 
-from senet.data import find_images, open_data
+from senet.data import find_images, missing_classes, open_data
 from senet.data.sources import FileSource, PathList, Subset, thin
 from senet.data.split import stratified_split
 from senet.errors import DataError
@@ -161,9 +162,30 @@ def test_class_sets_that_differ(tmp_path):
 
 
 def test_many_differences_are_cut_short(tmp_path):
-    tree(tmp_path / "train", {f"c{i}": 1 for i in range(9)})
-    tree(tmp_path / "val", {f"c{i}": 1 for i in range(2)})
+    tree(tmp_path / "train", {f"c{i}": 1 for i in range(2)})
+    tree(tmp_path / "val", {f"c{i}": 1 for i in range(9)})
     assert "and 2 more" in refused(tmp_path)
+
+
+def test_a_validation_part_may_lack_classes(tmp_path):
+    tree(tmp_path / "train", {"cat": 2, "dog": 2, "emu": 2})
+    tree(tmp_path / "val", {"emu": 1, "dog": 0})
+    tree(tmp_path / "test", {"dog": 3})
+    data = opened(tmp_path)
+    assert data.classes == ("cat", "dog", "emu")
+    assert (data.val.labels.tolist(), data.test.labels.tolist()) == ([2], [1, 1, 1])
+    assert missing_classes(data.val, data.classes) == ("cat", "dog")
+    shutil.rmtree(tmp_path / "val" / "emu")
+    assert "without images" in refused(tmp_path)
+
+
+def test_to_evaluate_on_one_class_is_enough(tmp_path):
+    data = opened(tree(tmp_path, {"dog": 1}), training=False)
+    assert data.classes == ("dog",)
+    assert len(data.part("all")) == 1
+    empty = next(part for part, source in data.parts.items() if not len(source))
+    with pytest.raises(DataError, match=f"the '{empty}' part of .* has no images"):
+        data.part(empty)
 
 
 def test_class_too_small_to_divide(tmp_path):

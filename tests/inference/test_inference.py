@@ -87,8 +87,18 @@ def test_more_classes_than_there_are_is_all_of_them(loaded, digits, tmp_path):
 def test_unknown_precision_and_strange_classes(loaded, digits):
     with pytest.raises(UnknownNameError, match="'bf16'"):
         evaluate(loaded, digits.val, digits.classes, precision="bf6", workers=0)
+    trained = replace(loaded, description=replace(loaded.description, data=digits.record()))
     with pytest.raises(DataError, match="'zebra'"):
-        evaluate(loaded, digits.val, ("zebra", *digits.classes[1:]), workers=0)
+        evaluate(trained, digits.val, ("zebra", *digits.classes[1:]), workers=0)
+
+
+def test_numbered_classes_fit_any_as_many(loaded, digits):
+    names = ("zebra", *digits.classes[1:])
+    found = evaluate(loaded, digits.val, names, workers=0)
+    assert list(found.per_class) == list(names)
+    assert found.confusion == evaluate(loaded, digits.val, digits.classes, workers=0).confusion
+    with pytest.raises(DataError, match="10 classes have numbers, no names, and the data has 2 classes"):
+        evaluate(loaded, digits.val, ("zebra", "okapi"), workers=0)
 
 
 def test_bf16_is_close(loaded, digits, by_hand):

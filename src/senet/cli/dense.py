@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.cli import options as shared
-from senet.cli.output import counting, print_json, print_table
+from senet.cli.output import counting, print_json, print_table, span, tell_part
 from senet.errors import SenetError
 
 if TYPE_CHECKING:
@@ -26,20 +26,20 @@ SURE = 0.5
 
 def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
     """Evaluate and print."""
-    from senet.inference import evaluate_dense
+    from senet.inference import chosen_part, evaluate_dense
     from senet.tasks import task_named
     from senet.training.fit import check_annotations
 
     description = loaded.description
-    data = shared.data_options(options).open()
+    data = shared.data_to_evaluate(options, description.data)
     if data.task != description.task:
         raise SenetError(f"{data.name} is for {data.task}; {options.checkpoint} is for {description.task}")
     check_annotations(data, lambda line: print(line, file=sys.stderr))
-    split = options.split or ("test" if data.test is not None else "val")
+    part = chosen_part(data, description.data, options.split)
     with counting("evaluating") as progress:
         result = evaluate_dense(
             loaded,
-            data.part(split),  # type: ignore[arg-type]
+            part.source,  # type: ignore[arg-type]
             data.classes,
             batch_size=options.batch_size or BATCH,
             precision=options.precision,
@@ -48,13 +48,15 @@ def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
         )
     if options.json:
         what = {"checkpoint": options.checkpoint, "model": description.model, "task": description.task,
-                "data": data.name, "split": split}  # fmt: skip
-        print_json(what | result.to_dict())
+                "data": data.name}  # fmt: skip
+        print_json(what | part.to_dict() | result.to_dict())
         return 0
     scores = task_named(description.task).scores
     row = [f"{result.images:,}", *(f"{result.scores[s.key]:.2%}" for s in scores), f"{result.seconds:.1f}"]
     head = ("images", *(s.title for s in scores), "seconds")
-    print_table(head, [row], title=f"{description.model} on {data.name}, {split}", left=0)
+    spans = ["95 % of images", *(span(result.intervals.get(s.key)) for s in scores), ""]
+    print_table(head, [row, spans], title=f"{description.model} on {data.name}", left=0)
+    tell_part(part)
     if options.per_class and result.per_class:
         keys = list(next(iter(result.per_class.values())))
         rows = [[name, *(f"{values[key]:.2%}" for key in keys)] for name, values in result.per_class.items()]

@@ -10,7 +10,7 @@ import argparse
 
 from senet.cli import dense
 from senet.cli import options as shared
-from senet.cli.output import counting, print_json, print_table
+from senet.cli.output import counting, print_json, print_table, span, tell_part
 
 __all__ = ["add_arguments", "run"]
 
@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_runtime_option(parser)
     shared.add_data_options(parser, required=True)
     parser.add_argument(
-        "--split", choices=("train", "val", "test", "all"), help="part of the data (default: test, else val)"
+        "--split",
+        choices=("train", "val", "test", "all"),
+        help="part of the data (default: test, else the validation part of the run; all of other undivided data)",
     )
     parser.add_argument("--per-class", action="store_true", help="also each class's figures")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -29,18 +31,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate and print."""
-    from senet.inference import evaluate
+    from senet.inference import chosen_part, evaluate
     from senet.tasks import CLASSIFICATION
 
     loaded = shared.load_network(options)
     if loaded.description.task != CLASSIFICATION:
         return dense.evaluate(options, loaded)
-    data = shared.data_options(options).open()
-    split = options.split or ("test" if data.test is not None else "val")
+    record = loaded.description.data
+    data = shared.data_to_evaluate(options, record)
+    part = chosen_part(data, record, options.split)
     with counting("evaluating") as progress:
         result = evaluate(
             loaded,
-            data.part(split),
+            part.source,
             data.classes,
             batch_size=options.batch_size or shared.BATCH,
             precision=options.precision,
@@ -49,12 +52,20 @@ def run(options: argparse.Namespace) -> int:
         )
     name = loaded.description.model
     if options.json:
-        what = {"checkpoint": options.checkpoint, "model": name, "data": data.name, "split": split}
-        print_json(what | result.to_dict())
+        what = {"checkpoint": options.checkpoint, "model": name, "data": data.name}
+        print_json(what | part.to_dict() | result.to_dict())
         return 0
     top5 = "-" if result.top5 is None else f"{result.top5:.2%}"
     rows = [[f"{result.images:,}", f"{result.top1:.2%}", top5, f"{result.loss:.4f}", f"{result.seconds:.1f}"]]
-    print_table(("images", "top-1", "top-5", "loss", "seconds"), rows, title=f"{name} on {data.name}, {split}", left=0)
+    spans = [span(result.intervals.get("top1")), span(result.intervals.get("top5")),
+             span(result.intervals.get("loss"), ".4f")]  # fmt: skip
+    rows.append(["95 % of images", *spans, ""])
+    print_table(("images", "top-1", "top-5", "loss", "seconds"), rows, title=f"{name} on {data.name}", left=0)
+    tell_part(part)
+    without = [name for name, share in result.per_class.items() if share is None]
+    if without:
+        print(f"no images of {len(without)} of {len(result.per_class)} classes: {', '.join(without[:5])}"
+              f"{', ...' if len(without) > 5 else ''}")  # fmt: skip
     if options.per_class:
         known = {c: share for c, share in result.per_class.items() if share is not None}
         worst_first = sorted(known.items(), key=lambda item: item[1])

@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
                 raise SenetError(f"--{name} chooses images of --data, which is missing")
     loaded = load_model(options.checkpoint, factory=options.model)
     check = Check(
-        data=None if options.data is None else shared.data_options(options).open(),
+        data=None if options.data is None else shared.data_to_evaluate(options, loaded.description.data),
         split=options.split,
         limit=options.limit,
         calibration=options.calibration,

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_use_options(parser)
     shared.add_data_options(parser, required=True)
     parser.add_argument(
-        "--split", choices=("train", "val", "test", "all"), help="part of the data (default: test, else val)"
+        "--split", choices=("train", "val", "test", "all"), help="part of the data (default: as `senet evaluate`)"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="at most so many images, drawn at random")
     parser.add_argument("--classes", metavar="A,B", help="classes to show first (default: four, evenly spaced)")
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Inspect, write and print."""
+    from senet.inference import chosen_part
     from senet.inference.device import running
     from senet.inspection import inspect, write
     from senet.zoo import load_model
@@ -52,16 +53,17 @@ def run(options: argparse.Namespace) -> int:
     if options.examples < 0:
         raise SenetError(f"--examples {options.examples} must be 0 or more")
     loaded = load_model(options.checkpoint, factory=options.model)
-    data = shared.data_options(options).open()
-    split = options.split or ("test" if data.test is not None else "val")
-    source = _limited(data.part(split), options.limit)
+    record = loaded.description.data
+    data = shared.data_to_evaluate(options, record)
+    part = chosen_part(data, record, options.split)
+    source = _limited(part.source, options.limit)
     with counting("inspecting") as progress, running(loaded.model, options.precision) as device:
         inspection = inspect(
             loaded.model,
             _batches(loaded, source, options, device, progress),
             data.classes,
             network=loaded.description.model,
-            data=f"{data.name}, {split}",
+            data=f"{data.name}, {part.split}",
             outputs=loaded.classes,
             preprocessing=loaded.preprocessing,
             chosen=options.classes.split(",") if options.classes else (),

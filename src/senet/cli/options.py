@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from senet.errors import SenetError
 
 if TYPE_CHECKING:
+    from senet.data import Data
     from senet.training.job import DataOptions
+    from senet.weights import DataRecord
     from senet.zoo import LoadedModel
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "add_split_options",
     "add_use_options",
     "data_options",
+    "data_to_evaluate",
     "given_fields",
     "load_network",
     "named_options",
@@ -54,8 +57,12 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None
 
 def add_split_options(group: argparse._ArgumentGroup) -> None:
     """What says which images of the data are trained on, and where it is."""
-    group.add_argument("--val-fraction", type=float, metavar="F", help="validate on this share (default 0.2)")
-    group.add_argument("--split-seed", type=int, metavar="N", help="of the choice of that share (default 0)")
+    group.add_argument(
+        "--val-fraction", type=float, metavar="F", help="validate on about this share (default: the run's, else 0.2)"
+    )
+    group.add_argument(
+        "--split-seed", type=int, metavar="N", help="of the choice of that share (default: the run's, else 0)"
+    )
     group.add_argument(
         "--download", action="store_true", default=None, help="fetch a published data set that isn't there"
     )
@@ -81,6 +88,28 @@ def data_options(options: argparse.Namespace) -> DataOptions:
         root=options.data_root,
         classes=tuple(filter(None, (name.strip() for name in (options.class_names or "").split(",")))),
         instances=bool(options.instances),
+    )
+
+
+def data_to_evaluate(options: argparse.Namespace, record: DataRecord | None) -> Data:
+    """What `add_data_options` was given, divided as when the network was trained unless the options say otherwise."""
+    from senet.data import open_data
+    from senet.data.request import DEFAULT_FRACTION
+
+    source = data_options(options)
+    seed = source.split_seed
+    if options.split_seed is None and record is not None and record.split_seed is not None:
+        seed = record.split_seed
+    return open_data(
+        source.data,
+        val_fraction=source.val_fraction,
+        seed=seed,
+        download=source.download,
+        root=source.root,
+        classes=source.classes,
+        instances=source.instances,
+        default_fraction=(record and record.val_fraction) or DEFAULT_FRACTION,
+        training=False,
     )
 
 

@@ -6,9 +6,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["counting", "print_json", "print_table"]
+if TYPE_CHECKING:
+    from senet.inference import Part
+
+__all__ = ["counting", "print_json", "print_table", "span", "tell_part"]
 
 
 def print_json(value: Any) -> None:
@@ -34,6 +37,18 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: st
     if not console.is_terminal:  # piped into a file or another program: no reason to fold at 80 columns
         console = plain(width=max(40, plain(width=10_000).measure(table).maximum))
     console.print(table)
+
+
+def span(interval: tuple[float, float] | None, form: str = ".2%") -> str:
+    """`[94.61%, 98.20%]`; empty where there is none."""
+    return "" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
+
+
+def tell_part(part: Part) -> None:
+    """Which images were evaluated, on standard output; on standard error, what makes the figures too good."""
+    print(part.words)
+    for warning in part.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from senet.data.folder import find_images
     from senet.data.images import BrokenImage, load_image
     from senet.data.loader import default_workers, eval_loader, train_loader
+    from senet.data.memory import MemorySource, write_images
     from senet.data.mixing import Mixing
     from senet.data.opening import open_data
     from senet.data.sampler import EvalBatchSampler, Shard, TrainBatchSampler
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from senet.data.scanning import ScanReport, scan
     from senet.data.sharding import Sharded, write_shards
     from senet.data.shards import ShardSource
-    from senet.data.sources import Data, FileSource, MemorySource, Source, Subset, thin, write_images
+    from senet.data.sources import Data, FileSource, Source, Subset, missing_classes, thin
     from senet.data.transforms import Normalise, TrainTransform, eval_transform, train_transform
 
 __all__ = [
@@ -56,6 +57,7 @@ __all__ = [
     "eval_transform",
     "find_images",
     "load_image",
+    "missing_classes",
     "open_data",
     "sample_pictures",
     "scan",
@@ -75,6 +77,7 @@ HOMES = {
     "folder": ("find_images",),
     "images": ("BrokenImage", "load_image"),
     "loader": ("default_workers", "eval_loader", "train_loader"),
+    "memory": ("MemorySource", "write_images"),
     "mixing": ("Mixing",),
     "opening": ("open_data",),
     "sampler": ("EvalBatchSampler", "Shard", "TrainBatchSampler"),
@@ -82,7 +85,7 @@ HOMES = {
     "scanning": ("ScanReport", "scan"),
     "sharding": ("Sharded", "write_shards"),
     "shards": ("ShardSource",),
-    "sources": ("Data", "FileSource", "MemorySource", "Source", "Subset", "thin", "write_images"),
+    "sources": ("Data", "FileSource", "Source", "Subset", "missing_classes", "thin"),
     "transforms": ("Normalise", "TrainTransform", "eval_transform", "train_transform"),
 }
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from senet.data.memory import MemorySource
 from senet.data.request import Request
-from senet.data.sources import Data, MemorySource, Subset
+from senet.data.sources import Data, Subset
 from senet.data.split import stratified_split
 from senet.errors import DataError
 from senet.preprocessing import Preprocessing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, has_file_a
 
 from senet.data.listing import path_below
 from senet.data.request import Request
-from senet.data.sources import Data, FileSource, Subset
+from senet.data.sources import Data, FileSource, Subset, missing_classes
 from senet.data.split import hash_split
 from senet.errors import DataError
 
@@ -46,7 +46,8 @@ def open_folder(request: Request) -> Data:
     """Read `folder:PATH`, by its own division into train and validation, else by `hash_split`.
 
     Beside `train`, the first of `val`, `valid`, `validation` and `test` is validated on, and `test`, if it
-    isn't that one, is the test set. A folder whose only sub-folder is `train` is read as if it were that one.
+    isn't that one, is the test set; both may lack classes. A folder whose only sub-folder is `train` is read as
+    if it were that one.
 
     Raises:
         DataError: The folder, or a class in it, can't be used; the message says which and what to do.
@@ -56,13 +57,11 @@ def open_folder(request: Request) -> Data:
     root = _existing_folder(request.folder())
     parts = _parts(root)
     if "val" not in parts:
-        return _divide(_tree(parts.get("train", root)), request)
+        return _divide(_tree(parts.get("train", root), request.training), request)
     request.refuse_fraction(f"it has its own {parts['val'].name} folder")
-    trees = {part: _tree(path) for part, path in parts.items()}
-    for part in trees.keys() - {"train"}:
-        _same_classes(trees["train"], trees[part])
-    train, val, test = trees["train"], trees["val"], trees.get("test")
-    return Data(request.name, train.classes, train.source, val.source, test.source if test else None)
+    train = _tree(parts.pop("train"), request.training)
+    others = {part: _of_classes(train, path) for part, path in parts.items()}
+    return Data(request.name, train.classes, train.source, others["val"], others.get("test"))
 
 
 def _existing_folder(path: Path) -> Path:
@@ -103,57 +102,73 @@ def _listed(root: Path, class_to_idx: dict[str, int], *, hidden_below: Path) -> 
     return make_dataset(root, class_to_idx, is_valid_file=wanted, allow_empty=True)
 
 
-def _tree(root: Path) -> Tree:
+def _tree(root: Path, training: bool) -> Tree:
+    """A folder of class folders; to train on, at least two, and none without images."""
     classes = _subfolders(root)
     if not classes:
         loose = sum(has_file_allowed_extension(name, IMG_EXTENSIONS) for name in os.listdir(root))
         found = f"{loose} images but no class sub-folders" if loose else "no class sub-folders"
         raise DataError(f"{root} has {found}; {LAYOUT}")
-    if len(classes) == 1:
+    if len(classes) == 1 and training:
         raise DataError(f"{root} has one class only ({classes[0]!r}); a classifier needs at least two")
-    listed = _listed(root, {name: label for label, name in enumerate(classes)}, hidden_below=root)
-    labels = [label for _, label in listed]
-    empty = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 0)
-    if len(empty):
-        raise DataError(_about_empty(root, [classes[label] for label in empty]))
-    return Tree(root, tuple(classes), FileSource((path for path, _ in listed), labels, root=root))
+    source = _source(root, {name: label for label, name in enumerate(classes)})
+    empty = missing_classes(source, classes)
+    if empty and (training or len(empty) == len(classes)):
+        raise DataError(_about_empty(root, empty))
+    return Tree(root, tuple(classes), source)
 
 
-def _about_empty(root: Path, names: list[str]) -> str:
+def _source(root: Path, class_to_idx: dict[str, int]) -> FileSource:
+    listed = _listed(root, class_to_idx, hidden_below=root)
+    return FileSource((path for path, _ in listed), [label for _, label in listed], root=root)
+
+
+def _about_empty(root: Path, names: Sequence[str]) -> str:
     if not os.access(root / names[0], os.R_OK | os.X_OK):
         return f"{root / names[0]} can't be read: permission denied"
     which = f"class {names[0]!r}" if len(names) == 1 else f"{len(names)} classes ({_some(names)})"
     return f"{root}: {which} without images; add some ({', '.join(IMG_EXTENSIONS)}) or remove the empty folder"
 
 
-def _same_classes(train: Tree, other: Tree) -> None:
-    missing = [name for name in train.classes if name not in set(other.classes)]
-    extra = [name for name in other.classes if name not in set(train.classes)]
-    if missing or extra:
+def _of_classes(train: Tree, root: Path) -> FileSource:
+    """The images to validate or test on, labelled as those to train on; some classes may have none."""
+    here = _subfolders(root)
+    missing = [name for name in train.classes if name not in set(here)]
+    extra = [name for name in here if name not in set(train.classes)]
+    if extra:
         lists = (("missing", missing), ("extra", extra))
         differences = "; ".join(f"{what}: {_some(names)}" for what, names in lists if names)
-        raise DataError(f"{other.root} must have the classes of {train.root}; {differences}")
+        raise DataError(f"{root} must have the classes of {train.root}; {differences}")
+    numbers = {name: label for label, name in enumerate(train.classes)}
+    source = _source(root, {name: numbers[name] for name in here})
+    if not len(source):
+        raise DataError(_about_empty(root, here) if here else f"{root} has no class sub-folders; {LAYOUT}")
+    return source
 
 
 def _divide(tree: Tree, request: Request) -> Data:
-    counts = np.bincount(tree.source.labels)
-    if counts.min() < 2:
-        lonely = [tree.classes[label] for label in np.flatnonzero(counts < 2)]
+    split, source = request.split, tree.source
+    train, val = hash_split((path_below(path, tree.root) for path in source.paths), split)
+    if request.training:
+        _check_division(tree, train, request)
+    request.refuse_empty(train=len(train), val=len(val))
+    return Data(request.name, tree.classes, Subset(source, train), Subset(source, val), split=split)
+
+
+def _check_division(tree: Tree, train: np.ndarray, request: Request) -> None:
+    lonely = [name for name, count in zip(tree.classes, np.bincount(tree.source.labels), strict=True) if count < 2]
+    if lonely:
         raise DataError(
             f"{tree.root}: too few images to keep some for validation: {_some(lonely)} (1 image each); "
             "add images, or make train and val folders yourself"
         )
-    split, source = request.split, tree.source
-    train, val = hash_split((path_below(path, tree.root) for path in source.paths), split)
-    request.refuse_empty(train=len(train), val=len(val))
-    missed = np.flatnonzero(np.bincount(source.labels[train], minlength=len(tree.classes)) == 0)
-    if len(missed):
+    missed = missing_classes(Subset(tree.source, train), tree.classes)
+    if missed and len(train):
         raise DataError(
-            f"{tree.root}: no image is left to train on of {_some([tree.classes[label] for label in missed])} (a share "
-            f"of {split.fraction:g} is validated on, image by image); add images, choose another --split-seed, or make "
-            "train and val folders yourself"
+            f"{tree.root}: no image is left to train on of {_some(missed)} (a share of {request.split.fraction:g} is "
+            "validated on, image by image); add images, choose another --split-seed, or make train and val folders "
+            "yourself"
         )
-    return Data(request.name, tree.classes, Subset(source, train), Subset(source, val), split=split)
 
 
 def _some(names: Collection[str] | Iterable[str], most: int = 5) -> str:

@@ -125,7 +125,7 @@ class MaskSource:
             looked = list(pool.map(self._look, range(len(pictures))))
         self.sizes = np.array([size for size, _, _ in looked], dtype=np.int64).reshape(-1, 2)
         self.troubles = [trouble for _, _, trouble in looked if trouble is not None]
-        self._pictures_of = np.sum([present for _, present, _ in looked], axis=0)
+        self._pictures_of = np.sum([np.zeros(classes, dtype=np.int64), *(present for _, present, _ in looked)], axis=0)
 
     def _look(self, index: int) -> tuple[tuple[int, int], np.ndarray, Trouble | None]:
         size = picture_size(Path(self.paths[index]))

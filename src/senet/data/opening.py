@@ -11,7 +11,7 @@ from senet.data.digits import open_digits
 from senet.data.folder import open_folder
 from senet.data.masks import open_masks
 from senet.data.published import PUBLISHED, open_imagenet
-from senet.data.request import Request
+from senet.data.request import DEFAULT_FRACTION, Request
 from senet.data.shards import open_shards
 from senet.data.sources import Data
 from senet.data.voc import open_voc
@@ -43,19 +43,23 @@ def open_data(
     root: str | os.PathLike[str] | None = None,
     classes: Sequence[str] = (),
     instances: bool = False,
+    default_fraction: float = DEFAULT_FRACTION,
+    training: bool = True,
 ) -> Data:
     """Open a data set by its name on the command line.
 
     Args:
         text: `digits`, `folder:PATH`, `shards:DIR`, `voc:PATH`, `coco:PATH`, `masks:PATH`, or `cifar10`, `cifar100`,
             `fashion_mnist`, `imagenet` with an optional `:FOLDER` that holds it.
-        val_fraction: The share of each class to validate on, for a folder that isn't divided itself; None
-            means 0.2.
+        val_fraction: About the share to validate on, for data that isn't divided itself; None means
+            `default_fraction`.
         seed: What the choice of these images depends on. Keep it, to evaluate on images not trained on.
         download: Whether a published data set may be fetched if it isn't there.
         root: Where published data sets are kept that name no folder; None means `~/.cache/senet/data`.
         classes: Names of the classes of `voc:`, `coco:` and `masks:`, where they don't say themselves.
         instances: The masks of `masks:` hold numbers of single objects, all of the second class.
+        default_fraction: As `val_fraction`, but without effect on data that comes divided.
+        training: Whether images are wanted to train on; to evaluate on, a part may be empty and one class is enough.
 
     Raises:
         UnknownNameError: No such kind of data.
@@ -72,7 +76,9 @@ def open_data(
             if given:
                 raise DataError(f"--{option} has no effect on {text}: it is for {', '.join(PUBLISHED)} and imagenet")
     where = None if root is None else Path(root)
-    request = Request(kind, place, val_fraction, seed, download, where, tuple(classes), instances)
+    request = Request(
+        kind, place, val_fraction, seed, download, where, tuple(classes), instances, default_fraction, training
+    )
     if kind not in DENSE:
         request.refuse_dense_options()
     elif instances and kind != "masks":

@@ -9,8 +9,9 @@ from typing import Any
 
 from torchvision import datasets
 
+from senet.data.memory import MemorySource
 from senet.data.request import Request
-from senet.data.sources import Data, FileSource, MemorySource
+from senet.data.sources import Data, FileSource
 from senet.errors import DataError
 from senet.preprocessing import CIFAR, Preprocessing
 

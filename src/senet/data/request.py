@@ -27,6 +27,8 @@ class Request:
         root: Where data sets are kept that name no place; None for the default.
         classes: Names of the classes, where the data itself doesn't say; empty if it does.
         instances: Masks hold the numbers of single objects, all of the second class.
+        default_fraction: `val_fraction` where the user didn't say; without effect on data that comes divided.
+        training: Whether images are wanted to train on; to evaluate on, a part may be empty and one class is enough.
     """
 
     kind: str
@@ -37,6 +39,8 @@ class Request:
     root: Path | None = None
     classes: tuple[str, ...] = ()
     instances: bool = False
+    default_fraction: float = DEFAULT_FRACTION
+    training: bool = True
 
     @property
     def name(self) -> str:
@@ -54,7 +58,7 @@ class Request:
         Raises:
             DataError: The fraction is none.
         """
-        fraction = DEFAULT_FRACTION if self.val_fraction is None else self.val_fraction
+        fraction = self.default_fraction if self.val_fraction is None else self.val_fraction
         if not 0 < fraction < 1:
             raise DataError(f"a validation fraction of {fraction} must lie between 0 and 1")
         return Split(fraction, self.seed)
@@ -65,7 +69,7 @@ class Request:
         Raises:
             DataError: A part is empty.
         """
-        if train and val:
+        if (train and val) or not self.training:
             return
         part, more = ("validate", "more") if train else ("train", "less")
         raise DataError(

@@ -12,14 +12,14 @@ from typing import Any, Protocol, overload
 import numpy as np
 from PIL import Image
 
-from senet.data.images import Facts, Stored, file_facts, image_facts, load_image, read_stored
+from senet.data.images import Facts, Stored, file_facts, load_image, read_stored
 from senet.data.listing import Entry, digest_of, file_size, path_below, sample_of, whole
 from senet.data.split import Split
 from senet.errors import DataError
 from senet.preprocessing import Preprocessing
 from senet.weights import DataRecord
 
-__all__ = ["Chain", "Data", "FileSource", "MemorySource", "PathList", "Source", "Subset", "thin", "write_images"]
+__all__ = ["Chain", "Data", "FileSource", "PathList", "Source", "Subset", "missing_classes", "thin"]
 
 
 class Source(Protocol):
@@ -113,13 +113,14 @@ class Data:
         """One part by its name, or all of them by the name `"all"`.
 
         Raises:
-            DataError: There is no such part.
+            DataError: There is no such part, or it is empty.
         """
-        if name == "all":
-            return Chain(tuple(self.parts.values()))
-        if name not in self.parts:
+        if name != "all" and name not in self.parts:
             raise DataError(f"{self.name} has no {name!r} part; it has {', '.join(self.parts)}")
-        return self.parts[name]
+        found = Chain(tuple(self.parts.values())) if name == "all" else self.parts[name]
+        if not len(found):
+            raise DataError(f"the {name!r} part of {self.name} has no images")
+        return found
 
 
 class PathList(Sequence[str]):
@@ -216,42 +217,6 @@ class FileSource:
         return Entry(path_below(path, self.root), file_size(path), str(self.labels[index]))
 
 
-class MemorySource:
-    """Labelled pictures that are in memory, such as torchvision's small data sets.
-
-    Args:
-        pictures: A row whose items start with a PIL image; the other parts of an item aren't used.
-        labels: One class number an image.
-        name: What to call the row in messages.
-    """
-
-    def __init__(self, pictures: Any, labels: Any, *, name: str) -> None:
-        self.pictures = pictures
-        self.labels = np.asarray(labels, dtype=np.int64)
-        self.name = name
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return self.pictures[index][0], int(self.labels[index])
-
-    def stored(self, index: int) -> None:
-        """There is no file."""
-
-    def locate(self, index: int) -> str:
-        """The row's name and the number of the image."""
-        return f"{self.name} image {index}"
-
-    def facts(self, index: int) -> Facts:
-        """The form in memory."""
-        return image_facts(self[index][0])
-
-    def entry(self, index: int) -> Entry:
-        """The row's name with the number of the image, and its class number."""
-        return Entry(self.locate(index), 0, str(self.labels[index]))
-
-
 class Subset:
     """Some images of a source, in the order of `indices`."""
 
@@ -323,6 +288,12 @@ class Chain:
         return source.entry(position)
 
 
+def missing_classes(source: Source, classes: Sequence[str]) -> tuple[str, ...]:
+    """Names of the classes of which a source of labelled images has none."""
+    counts = np.bincount(source.labels, minlength=len(classes))
+    return tuple(name for name, count in zip(classes, counts, strict=True) if not count)
+
+
 def thin(source: Source, limit: int, *, seed: int = 0) -> Source:
     """At most `limit` images of a source, drawn at random but always the same ones; for a quick try.
 
@@ -334,19 +305,3 @@ def thin(source: Source, limit: int, *, seed: int = 0) -> Source:
     if limit >= len(source):
         return source
     return Subset(source, np.sort(np.random.RandomState(seed % 2**32).permutation(len(source))[:limit]))
-
-
-def write_images(source: Source, folder: str | os.PathLike[str], *, classes: Sequence[str]) -> list[Path]:
-    """Write a source's images as `FOLDER/CLASS/NUMBER.png`, which `folder:` reads; returns the paths.
-
-    Raises:
-        BrokenImage: An image can't be read.
-    """
-    paths = []
-    for index in range(len(source)):
-        image, label = source[index]
-        path = Path(folder) / classes[label] / f"{index:05d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
-        paths.append(path)
-    return paths

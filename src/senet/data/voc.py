@@ -55,7 +55,8 @@ def open_voc(request: Request) -> Data:
         split = request.split
     find_names(parts, pictures, root / "JPEGImages")
     read = {part: [_read(xmls / f"{name}.xml") for name in names] for part, names in parts.items()}
-    classes = request.classes or _named_classes(root) or _seen_classes(read["train"])
+    learned = read["train"] if request.training else [one for annotations in read.values() for one in annotations]
+    classes = request.classes or _named_classes(root) or _seen_classes(learned)
     if not classes:
         raise DataError(f"{root}: no object is named in the annotations that are trained on")
     sources = {

@@ -270,6 +270,7 @@ def _write(
         size=size,
         batch=batch,
         precision=precision,
+        data=loaded.description.data,
     )
     if precision == "int8":
         plain = draft.with_name(f"float-{draft.name}")

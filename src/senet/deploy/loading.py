@@ -68,6 +68,7 @@ def load_exported(
         classes=passport.classes,
         preprocessing=passport.preprocessing,
         metrics=passport.metrics,
+        data=passport.data,
         training={"exported": kind.name, "precision": passport.precision},
     )
     model = Compiled(run, passport, str(path)).eval()

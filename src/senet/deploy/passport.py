@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from senet.errors import CheckpointError, shown
 from senet.preprocessing import Preprocessing
+from senet.weights import DataRecord
 from senet.weights.strict_json import parse
 
 __all__ = ["INPUT", "OUTPUT", "PRECISIONS", "Passport"]
@@ -35,6 +36,7 @@ class Passport:
         batch: Images at a time that it takes; None: any number.
         precision: A key of `PRECISIONS`.
         metrics: As measured when it was written; accuracies in 0..1.
+        data: What it was trained on; None where that isn't known.
     """
 
     model: str
@@ -44,6 +46,7 @@ class Passport:
     batch: int | None = None
     precision: str = "32"
     metrics: dict[str, float] = field(default_factory=dict)
+    data: DataRecord | None = None
 
     def to_texts(self) -> dict[str, str]:
         """Key to JSON; file formats hold texts only."""
@@ -56,6 +59,7 @@ class Passport:
             "batch": self.batch,
             "precision": self.precision,
             "metrics": self.metrics,
+            "data": self.data.to_dict() if self.data else None,
         }
         return {key: json.dumps(value) for key, value in values.items()}
 
@@ -83,6 +87,7 @@ class Passport:
             values["classes"] = tuple(values["classes"])
             values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
             values["size"] = tuple(values["size"]) if values.get("size") else None
+            values["data"] = DataRecord.from_dict(values["data"]) if values.get("data") is not None else None
             return cls(**values)
         except CheckpointError:
             raise
@@ -95,7 +100,7 @@ class Passport:
         return f"{PRECISIONS[self.precision]}, {size}, {batch}"
 
 
-_KEYS = ("senet_format", "model", "classes", "preprocessing", "size", "batch", "precision", "metrics")
+_KEYS = ("senet_format", "model", "classes", "preprocessing", "size", "batch", "precision", "metrics", "data")
 
 
 def _count(value: Any) -> bool:

@@ -2,13 +2,16 @@
 
 from senet.inference.dense import DenseEvaluation, Seen, evaluate_dense, look
 from senet.inference.evaluation import Evaluation, evaluate
+from senet.inference.part import Part, chosen_part
 from senet.inference.prediction import Prediction, predict
 
 __all__ = [
     "DenseEvaluation",
     "Evaluation",
+    "Part",
     "Prediction",
     "Seen",
+    "chosen_part",
     "evaluate",
     "evaluate_dense",
     "look",

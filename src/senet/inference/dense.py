@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from senet.data import BrokenImage, DenseSource, eval_loader, load_image
-from senet.errors import DataError
+from senet.data.masks import VOID
+from senet.inference.classes import output_names, outputs_of
 from senet.inference.device import running
 from senet.tasks import task_named
 from senet.tasks.dense import DenseTask
@@ -28,12 +30,14 @@ class DenseEvaluation:
         images: How many.
         scores: The task's scores by key, in 0..1.
         per_class: Class to its scores; a class that isn't there is left out.
+        intervals: Score to its 95 % interval over images; a score without one is left out.
         seconds: Wall clock, loading included.
     """
 
     images: int
     scores: dict[str, float]
     per_class: dict[str, dict[str, float]]
+    intervals: dict[str, tuple[float, float]]
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -80,29 +84,28 @@ def evaluate_dense(
     Args:
         loaded: The network.
         source: The pictures and what is known of them.
-        classes: What the labels mean; must be the network's.
+        classes: What the labels mean; see `outputs_of`.
         batch_size: Pictures at a time.
         precision: `"32"`, `"bf16"` or `"fp16"`.
         workers: Processes that decode; None chooses.
         progress: Called with the pictures done and in all.
 
     Raises:
-        DataError: Other classes than the network's, or a picture that can't be read.
+        DataError: A class that the network doesn't know, or a picture that can't be read.
     """
     started = time.monotonic()
-    if tuple(classes) != loaded.classes:
-        raise DataError(
-            f"the network knows the classes {', '.join(loaded.classes)}; the data has {', '.join(classes)}"
-            " (--class-names says their names and order)"
-        )
+    numbers = _numbers(outputs_of(loaded, classes))
     task = task_of(loaded)
-    objective = task.objective(loaded.classes, alone=True)
+    objective = task.objective(output_names(loaded, classes), alone=True)
     dataset = task.evaluated(source, loaded.preprocessing, broken="refuse")
     done = 0
     with running(loaded.model, precision) as device:
         objective.to(device)
         for batch in eval_loader(dataset, batch_size=batch_size, workers=workers):
-            targets = [{key: value.to(device) for key, value in target.items()} for target in batch.targets]
+            targets = [
+                {key: (numbers[value.long()] if key in NUMBERED else value).to(device) for key, value in target.items()}
+                for target in batch.targets
+            ]
             images = [image.to(device) for image in batch.images]
             objective.judge(loaded.model, batch._replace(images=images, targets=targets))
             done += len(images)
@@ -110,7 +113,20 @@ def evaluate_dense(
                 progress(done, len(dataset))
     scores = {key: float(value) for key, value in objective.judged().items()}
     per_class = {name: dict(values) for name, values in objective.per_class.items()}
-    return DenseEvaluation(done, scores, per_class, time.monotonic() - started)
+    return DenseEvaluation(done, scores, per_class, dict(objective.intervals), time.monotonic() - started)
+
+
+NUMBERED = ("labels", "mask")
+"""Targets that are numbers of classes."""
+
+
+def _numbers(outputs: Tensor) -> Tensor:
+    """(256,) or more: the network's number for each of the data's; `VOID` stays what it is."""
+    table = torch.arange(max(len(outputs), VOID + 1))
+    table[: len(outputs)] = outputs
+    if len(outputs) <= VOID:
+        table[VOID] = VOID
+    return table
 
 
 def look(

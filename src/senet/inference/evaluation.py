@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,8 +13,9 @@ import torch.nn.functional as F
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from senet.data import ImageDataset, Source, eval_loader, eval_transform
-from senet.errors import DataError
+from senet.inference.classes import output_names, outputs_of
 from senet.inference.device import running
+from senet.tasks.intervals import of_mean, wilson
 from senet.zoo import LoadedModel
 
 __all__ = ["Evaluation", "evaluate"]
@@ -29,7 +31,8 @@ class Evaluation:
         top5: Share whose first five hold the right one; None with five classes or fewer.
         loss: Mean cross entropy in nats.
         per_class: Class to the share of its images whose first guess is right; None where it has no image.
-        confusion: (true class, guessed class) counts, rows and columns in the order of the classes.
+        confusion: (true class, guessed class) counts, rows and columns in the order of the network's classes.
+        intervals: Figure (`top1`, `top5`, `loss`) to its 95 % interval over images; a figure without one is left out.
         seconds: Wall clock, loading included.
     """
 
@@ -39,6 +42,7 @@ class Evaluation:
     loss: float
     per_class: dict[str, float | None]
     confusion: list[list[int]]
+    intervals: dict[str, tuple[float, float]]
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,7 +65,7 @@ def evaluate(
     Args:
         loaded: The network.
         source: The images and labels.
-        classes: What the labels mean; matched to the network's classes by name, so some of them may be missing.
+        classes: What the labels mean; see `outputs_of`.
         batch_size: Images at a time.
         precision: `"32"`, `"bf16"` or `"fp16"`.
         workers: Processes that decode; None chooses.
@@ -71,44 +75,37 @@ def evaluate(
         DataError: A class that the network doesn't know, or an image that can't be read.
     """
     started = time.monotonic()
-    position = _positions(loaded, classes)
+    position = outputs_of(loaded, classes)
     count = len(loaded.classes)
     # This process evaluates alone, also after a training of several.
     top1 = MulticlassAccuracy(count, average="micro", sync_on_compute=False)
     top5 = MulticlassAccuracy(count, average="micro", top_k=5, sync_on_compute=False) if count > 5 else None
     confusion = MulticlassConfusionMatrix(count, sync_on_compute=False)
     dataset = ImageDataset(source, eval_transform(loaded.preprocessing), broken="refuse")
-    loss, done = 0.0, 0
+    losses: list[float] = []
     with running(loaded.model, precision) as device:
         for batch in eval_loader(dataset, batch_size=batch_size, workers=workers):
             images = batch.images.to(device, memory_format=torch.channels_last)
             logits, labels = loaded.model(images).float().cpu(), position[batch.labels]
-            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            losses += F.cross_entropy(logits, labels, reduction="none").tolist()
             for metric in (top1, confusion) if top5 is None else (top1, top5, confusion):
                 metric.update(logits, labels)
-            done += len(labels)
             if progress is not None:
-                progress(done, len(dataset))
+                progress(len(losses), len(dataset))
     matrix = confusion.compute()
+    names = output_names(loaded, classes)
     right, all_of = matrix.diagonal().tolist(), matrix.sum(1).tolist()
+    done = len(losses)
+    shares = {"top1": float(top1.compute())} | ({} if top5 is None else {"top5": float(top5.compute())})
+    intervals = {name: wilson(round(share * done), done) for name, share in shares.items()}
+    of_loss = of_mean(losses)
     return Evaluation(
         images=done,
-        top1=float(top1.compute()),
-        top5=None if top5 is None else float(top5.compute()),
-        loss=loss / done,
-        per_class={c: r / n if n else None for c, r, n in zip(loaded.classes, right, all_of, strict=True)},
+        top1=shares["top1"],
+        top5=shares.get("top5"),
+        loss=math.fsum(losses) / done,
+        per_class={c: r / n if n else None for c, r, n in zip(names, right, all_of, strict=True)},
         confusion=matrix.tolist(),
+        intervals=intervals | ({"loss": of_loss} if of_loss else {}),
         seconds=time.monotonic() - started,
     )
-
-
-def _positions(loaded: LoadedModel, classes: Sequence[str]) -> torch.Tensor:
-    """(len(classes),) the network's output for each of the data's classes."""
-    known = {name: number for number, name in enumerate(loaded.classes)}
-    strangers = [name for name in classes if name not in known]
-    if strangers:
-        raise DataError(
-            f"the data has {len(strangers)} classes that the network wasn't trained on, the first: {strangers[0]!r}; "
-            f"it knows {', '.join(loaded.classes[:5])}{', ...' if len(known) > 5 else ''}"
-        )
-    return torch.tensor([known[name] for name in classes])

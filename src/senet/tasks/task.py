@@ -17,6 +17,7 @@ from senet.data import Augmentation, Data
 from senet.data.loader import Samples
 from senet.preprocessing import Preprocessing
 from senet.surgery import Report, plan
+from senet.tasks.intervals import Interval
 
 __all__ = ["Objective", "Rules", "Score", "Task"]
 
@@ -61,9 +62,11 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         per_class: Class to its figures, of the last `judged`; empty where the task tells them otherwise.
+        intervals: Score to its 95 % interval over images, of the last `judged`; only where it evaluates alone.
     """
 
     per_class: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+    intervals: Mapping[str, Interval] = MappingProxyType({})
 
     @property
     @abstractmethod

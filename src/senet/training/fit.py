@@ -19,7 +19,7 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 
-from senet.data import Batch, BrokenReport, Data, Shard, eval_loader, train_loader, troubles_of
+from senet.data import Batch, BrokenReport, Data, Shard, eval_loader, missing_classes, train_loader, troubles_of
 from senet.errors import DataError, SenetError
 from senet.models import Backbone
 from senet.preprocessing import Preprocessing
@@ -101,6 +101,7 @@ def fit(
     task.check_network(network.model, network.name, network.preprocessing, data.classes)
     tell = partial(console.print, soft_wrap=True)
     check_annotations(data, tell)
+    tell_missing(data, tell)
     _prepare(network, recipe, run)
     record = data.record() if is_first_process() else None  # only the first process writes it
     broken = BrokenReport(
@@ -183,6 +184,14 @@ def check_annotations(data: Data, tell: Callable[[str], object]) -> None:
         )
     for trouble in troubles:
         tell(f"{trouble.path}: {trouble.reason}")
+
+
+def tell_missing(data: Data, tell: Callable[[str], object]) -> None:
+    """Tell which classes have no image to validate on."""
+    missing = missing_classes(data.val, data.classes) if data.task == CLASSIFICATION else ()
+    if missing:
+        names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        tell(f"{len(missing)} of {len(data.classes)} classes have no image to validate on: {names}")
 
 
 def _prepare(network: Network, recipe: Recipe, run: RunOptions) -> None:

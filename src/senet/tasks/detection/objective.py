@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, final
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from senet.data import DenseBatch
 from senet.tasks.dense import by_shape
+from senet.tasks.intervals import Interval, jackknife
 from senet.tasks.task import Objective
 
 __all__ = ["DetectionObjective", "detect"]
@@ -87,18 +89,41 @@ class DetectionObjective(Objective):
         """Mean average precision; 0 where there is no box at all."""
         # The boxes of all processes, who may have seen unequally many pictures, are gathered here: torchmetrics' own
         # gathering waits for equally many.
-        precision = MeanAveragePrecision(
-            backend="faster_coco_eval", class_metrics=self.alone, sync_on_compute=False
-        )  # fmt: skip
-        precision.warn_on_many_detections = False
-        precision.update(_of_all(self._found, self.alone), _of_all(self._truth, self.alone))
+        boxes, truth = _of_all(self._found, self.alone), _of_all(self._truth, self.alone)
         self._found, self._truth = [], []
-        found: dict[str, Any] = precision.compute()
+        found = _precision(boxes, truth, class_metrics=self.alone)
+        if self.alone:
+            self.intervals = _intervals(boxes, truth)
         if "map_per_class" in found and found["map_per_class"].ndim:
             pairs = zip(found["classes"].tolist(), found["map_per_class"].tolist(), strict=True)
             self.per_class = {self.classes[int(number)]: {"map": max(0.0, value)} for number, value in pairs}
         device = self.train_loss.device
         return {name: found[key].clamp(min=0).to(device) for name, key in (("map", "map"), ("map50", "map_50"))}
+
+
+Rows = Sequence[dict[str, Tensor]]
+
+
+def _precision(boxes: Rows, truth: Rows, *, class_metrics: bool = False) -> dict[str, Any]:
+    """COCO's figures, as torchmetrics calls them."""
+    metric = MeanAveragePrecision(backend="faster_coco_eval", class_metrics=class_metrics, sync_on_compute=False)
+    metric.warn_on_many_detections = False
+    metric.update(list(boxes), list(truth))
+    figures: dict[str, Any] = metric.compute()
+    return figures
+
+
+def _intervals(boxes: Rows, truth: Rows) -> dict[str, Interval]:
+    found = {}
+    for name, key in (("map", "map"), ("map50", "map_50")):
+
+        def figure(chosen: np.ndarray, key: str = key) -> float:
+            return _precision([boxes[i] for i in chosen], [truth[i] for i in chosen])[key].clamp(min=0).item()
+
+        interval = jackknife(len(truth), figure)
+        if interval:
+            found[name] = interval
+    return found
 
 
 def _of_all(rows: list[dict[str, Tensor]], alone: bool) -> list[dict[str, Tensor]]:

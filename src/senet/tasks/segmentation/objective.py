@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from senet.data import DenseBatch
 from senet.data.masks import VOID
 from senet.tasks.dense import by_shape
+from senet.tasks.intervals import bootstrap
 from senet.tasks.task import Objective
 
 __all__ = ["SegmentationObjective", "logits_of", "overlaps", "segment"]
@@ -56,6 +58,32 @@ def overlaps(confusion: Tensor) -> tuple[Tensor, Tensor]:
     return right / (true + said - right), 2 * right / (true + said)
 
 
+def _pixels(said: np.ndarray, true: np.ndarray, classes: int) -> np.ndarray:
+    """(3, classes) pixels of one image: rightly said, true, and said of each class."""
+    kept = true != VOID
+    said, true = said[kept], true[kept]
+    return np.stack([np.bincount(numbers, minlength=classes) for numbers in (true[said == true], true, said)])
+
+
+def _mean_iou(counts: np.ndarray) -> np.ndarray:
+    """(R,) mean IoU from (R, 3, classes) pixels."""
+    right, true, said = np.moveaxis(counts, 1, 0)
+    return _mean_share(right, true + said - right)
+
+
+def _mean_dice(counts: np.ndarray) -> np.ndarray:
+    """(R,) mean Dice from (R, 3, classes) pixels."""
+    right, true, said = np.moveaxis(counts, 1, 0)
+    return _mean_share(2 * right, true + said)
+
+
+def _mean_share(part: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Mean over the classes that are there or said; NaN where there is none."""
+    there = of > 0
+    shares = np.divide(part, of, out=np.zeros_like(part), where=there)
+    return shares.sum(-1) / np.where(there.any(-1), there.sum(-1), np.nan)
+
+
 @final
 class SegmentationObjective(Objective):
     """Cross entropy over the pixels of which something is said; mean IoU and mean Dice over the classes.
@@ -75,6 +103,8 @@ class SegmentationObjective(Objective):
         self.label_smoothing = label_smoothing
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.train_loss = MeanMetric()
+        self.alone = alone
+        self._counts: list[np.ndarray] = []
         self.confusion = MulticlassConfusionMatrix(len(classes), ignore_index=VOID, sync_on_compute=not alone)
 
     @property
@@ -106,6 +136,8 @@ class SegmentationObjective(Objective):
         said = segment(model, [batch.images[number] for number in kept], [(m.shape[0], m.shape[1]) for m in masks])
         for prediction, mask in zip(said, masks, strict=True):
             self.confusion.update(prediction.to(mask.device).long().flatten(), mask.long().flatten())
+            if self.alone:
+                self._counts.append(_pixels(prediction.numpy(), mask.cpu().numpy(), len(self.classes)))
 
     def learned(self) -> dict[str, Tensor]:
         """The loss."""
@@ -117,6 +149,10 @@ class SegmentationObjective(Objective):
         """Mean IoU and Dice over the classes that are there or said."""
         iou, dice = overlaps(self.confusion.compute())
         self.confusion.reset()
+        if self._counts:
+            counts, self._counts = np.stack(self._counts), []
+            found = {"miou": bootstrap(counts, _mean_iou), "dice": bootstrap(counts, _mean_dice)}
+            self.intervals = {key: interval for key, interval in found.items() if interval}
         self.per_class = {
             name: {"iou": i, "dice": d}
             for name, i, d in zip(self.classes, iou.tolist(), dice.tolist(), strict=True)

@@ -1,0 +1,108 @@
+"""How far a figure may lie from the truth because few images were measured: 95 % intervals over images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+__all__ = ["LEVEL", "Interval", "bootstrap", "jackknife", "of_mean", "wilson"]
+
+LEVEL = 0.95
+
+Interval = tuple[float, float]
+
+RESAMPLES = 1000
+GROUPS = 10
+
+AGREED = 1e-9
+"""Figures of resampled images that differ by less are equal."""
+
+
+def wilson(right: float, count: int, *, level: float = LEVEL) -> Interval:
+    """Interval of a share that was counted: `right` of `count` images.
+
+    Never of zero width, and within 0..1, also where all or none are right.
+
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference"; equal to
+        `scipy.stats.binomtest(right, count).proportion_ci(level, "wilson")`.
+    """
+    from scipy.stats import norm
+
+    z = float(norm.ppf((1 + level) / 2))
+    share, total = right / count, count + z * z
+    middle = (right + z * z / 2) / total
+    half = z / total * math.sqrt(count * share * (1 - share) + z * z / 4)
+    low = 0.0 if right == 0 else middle - half
+    return max(0.0, low), 1.0 if right == count else min(1.0, middle + half)
+
+
+def of_mean(values: Sequence[float] | np.ndarray, *, level: float = LEVEL) -> Interval | None:
+    """Student's t interval of a mean over images; None of a single image."""
+    from scipy.stats import t
+
+    if len(values) < 2:
+        return None
+    array = np.asarray(values, dtype=np.float64)
+    half = float(t.ppf((1 + level) / 2, len(array) - 1)) * float(array.std(ddof=1)) / math.sqrt(len(array))
+    mean = float(array.mean())
+    return mean - half, mean + half
+
+
+def bootstrap(
+    sums: np.ndarray, figure: Callable[[np.ndarray], np.ndarray], *, level: float = LEVEL, seed: int = 0
+) -> Interval | None:
+    """Percentile interval of a figure in 0..1 of sums over images, such as the mean IoU.
+
+    Args:
+        sums: (N, ...) what each image adds.
+        figure: From (R, ...) sums over resampled images to (R,) figures.
+        level: Of the interval.
+        seed: Of the resampling.
+
+    Returns:
+        None of a single image, or where no figure is a number. Where all images agree: as of a share of images,
+        since agreement of few is no certainty.
+
+    Source: Efron 1979, "Bootstrap methods: another look at the jackknife".
+    """
+    count = len(sums)
+    if count < 2:
+        return None
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    flat = sums.reshape(count, -1).astype(np.float64)
+    figures = figure((drawn @ flat).reshape(RESAMPLES, *sums.shape[1:]))
+    figures = figures[np.isfinite(figures)]
+    if not len(figures):
+        return None
+    low, high = np.quantile(figures, [(1 - level) / 2, (1 + level) / 2])
+    return wilson(float(low) * count, count, level=level) if high - low < AGREED else (float(low), float(high))
+
+
+def jackknife(count: int, figure: Callable[[np.ndarray], float], *, level: float = LEVEL) -> Interval | None:
+    """Interval of a figure that is costly to compute, from leaving out one of up to 10 groups of images at a time.
+
+    Args:
+        count: Number of images.
+        figure: From the positions of some images to their figure, in 0..1.
+        level: Of the interval.
+
+    Returns:
+        Within 0..1; None of a single image. Where all images agree: as of a share of images.
+
+    Source: Shao and Wu 1989, "A general theory for jackknife variance estimation" (delete-d, disjoint groups).
+    """
+    from scipy.stats import t
+
+    groups = min(GROUPS, count)
+    if groups < 2:
+        return None
+    positions = np.arange(count)
+    left = np.array([figure(positions[positions % groups != group]) for group in range(groups)])
+    whole = figure(positions)
+    error = math.sqrt((groups - 1) / groups * float(((left - left.mean()) ** 2).sum()))
+    if error < AGREED:
+        return wilson(whole * count, count, level=level)
+    half = float(t.ppf((1 + level) / 2, groups - 1)) * error
+    return max(0.0, whole - half), min(1.0, whole + half)
