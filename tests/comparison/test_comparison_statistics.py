@@ -72,6 +72,56 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     assert np.mean(held) == pytest.approx(0.95, abs=0.012)
 
 
+def accuracy(right, images):
+    return 100 * float(np.float32(right / images))
+
+
+@pytest.mark.parametrize("images", [12, 100, 360, 1797, 10_000, 50_000])
+@pytest.mark.parametrize("seeds", [2, 3, 5, 10, 100])
+def test_one_image_more_with_every_seed_is_no_difference(images, seeds):
+    rng = np.random.default_rng(images + seeds)
+    base = {seed: int(rng.integers(images // 2, images - 1)) for seed in range(seeds)}
+    here, there = ({seed: accuracy(right + more, images) for seed, right in base.items()} for more in (1, 0))
+    for found in (paired(here, there, images=images), paired(there, here, images=images)):
+        assert found.interval[1] - found.interval[0] > 2 * 100 / images
+        assert not found.shows
+        assert verdict(found).startswith(f"no difference that {seeds} seeds can show: ")
+    unknown = paired(here, there)
+    assert unknown.interval is None, "without the number of images nothing can be told from equal differences"
+    assert "no interval can be estimated" in verdict(unknown)
+
+
+@pytest.mark.parametrize("counts", [[1, 1, 2], [0, 1, 1], [1, 1, 1, 1, 2], [2, 2], [-1, 0, 1]])
+def test_a_few_images_are_no_difference(counts):
+    found = paired({s: accuracy(300 + c, 360) for s, c in enumerate(counts)},
+                   {s: accuracy(300, 360) for s in range(len(counts))}, images=360)  # fmt: skip
+    assert not found.shows
+
+
+def test_no_differences_at_all_have_a_width_too():
+    found = paired({0: 90.0, 1: 91.0}, {0: 90.0, 1: 91.0}, images=100)
+    assert found.mean == 0
+    assert found.interval[0] < -1
+    assert found.interval[1] > 1
+
+
+def test_many_images_more_are_a_difference():
+    found = paired({s: accuracy(300 + c, 360) for s, c in enumerate([12, 14, 13])},
+                   {s: accuracy(300, 360) for s in range(3)}, images=360)  # fmt: skip
+    assert found.shows
+    assert found.mean == pytest.approx(100 * 13 / 360)
+
+
+@given(pairs, st.integers(1000, 1_000_000))
+def test_of_many_images_it_is_nearly_the_t_interval(rows, images):
+    plain, found = difference(rows), paired(*(as_seeds(column) for column in zip(*rows, strict=True)), images=images)
+    assert found.mean == pytest.approx(plain.mean, abs=100 * 0.02 / images + 1e-9)
+    if plain.interval:
+        assert found.interval[0] < plain.interval[0]
+        assert plain.interval[1] < found.interval[1]
+        assert found.interval == pytest.approx(plain.interval, abs=800 / images)
+
+
 def test_pairs_are_those_seeds_that_both_have():
     assert paired({0: 2.0, 2: 5.0, 3: 1.0}, {2: 1.0, 0: 1.0, 7: 9.0}) == paired({0: 2.0, 2: 5.0}, {0: 1.0, 2: 1.0})
     assert paired({0: 1.0}, {1: 1.0}) is None

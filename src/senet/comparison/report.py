@@ -27,6 +27,11 @@ def _title(result: dict[str, Any]) -> str:
     return f"{result['score']['title']} %"
 
 
+def _resolution(result: dict[str, Any]) -> str:
+    images = result["validation_images"]
+    return f", and one image ({100 / images:.2g} points) farther on either side" if images else ""
+
+
 def rows(result: dict[str, Any]) -> list[list[str]]:
     """The table's rows, one a variant."""
     return [_row(name, found) for name, found in result["variants"].items()]
@@ -133,7 +138,7 @@ def markdown(result: dict[str, Any], command: str) -> str:
         "- Of one seed all networks see the same images in the same order with the same random changes.",
         f"- {result['score']['title']}: of the last epoch, on the validation images; the best epoch would be chosen on "
         "the images that it is measured on. sd: standard deviation over the seeds. Interval: 95 %, Student's t of the "
-        "differences paired by seed: what another seed would move, not what other images would.",
+        f"differences paired by seed{_resolution(result)}: what another seed would move, not what other images would.",
         "- saved: what a training step keeps for its backward pass. latency: one image. step: time of forward and "
         "backward over the first network's, timed in turns; training: wall clock of a run, which other work on the "
         "machine prolongs.",

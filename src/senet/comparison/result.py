@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from senet.comparison.plan import Comparison
 from senet.comparison.running import finished_rows
 from senet.comparison.statistics import Difference, paired, spread, verdict
 from senet.tasks import task_named
+from senet.training.folder import LAST
 
 __all__ = ["RESULT", "collect"]
 
@@ -49,11 +51,12 @@ def collect(
         rows = finished_rows(turn.folder)
         if rows:
             runs[turn.variant][turn.seed] = rows
+    images = _validated_on(comparison, folder)
     found = {}
     for variant in comparison.variants:
         own, others = _last(runs[variant.name], column), _last(runs.get(variant.against, {}), column)
         price = (prices or {}).get(variant.name)
-        difference = paired(own, others) if variant.against else None
+        difference = paired(own, others, images=images) if variant.against else None
         found[variant.name] = {
             "model": variant.start.model,
             "options": variant.start.all_options(),
@@ -68,7 +71,7 @@ def collect(
             "verdict": _verdict(difference, price),
             "training_seconds": asdict(spread(list(_seconds(runs[variant.name]).values()))) if own else None,
             "price": price.to_dict() if price else None,
-            "sizes": _sizes((sizes or {}).get(variant.name, {}), (sizes or {}).get(variant.against, {})),
+            "sizes": _sizes((sizes or {}).get(variant.name, {}), (sizes or {}).get(variant.against, {}), images=images),
         }
     return {
         "format": 2,
@@ -76,6 +79,7 @@ def collect(
         "task": comparison.task,
         "score": asdict(score),
         "data": comparison.source.data,
+        "validation_images": images,
         "training_images_at_most": comparison.source.limit,
         "seeds": list(comparison.seeds),
         "precision": comparison.run.precision,
@@ -87,6 +91,17 @@ def collect(
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "versions": _versions(),
     }
+
+
+def _validated_on(comparison: Comparison, folder: Path) -> int | None:
+    """How many images the runs were validated on, as their checkpoints say; the fewest, if they differ."""
+    found = []
+    for turn in comparison.turns(folder):
+        file = (turn.folder / LAST).with_suffix(".json")
+        if file.is_file():
+            record = json.loads(file.read_text(encoding="utf-8")).get("data")
+            found += [record["val"]] if record else []
+    return min(found, default=None)
 
 
 def _last(runs: dict[int, list[dict[str, float]]], column: str) -> dict[int, float]:
@@ -115,7 +130,9 @@ def _verdict(difference: Difference | None, price: Price | None) -> str | None:
     return None if difference is None else verdict(difference, price.step_ratio if price else None)
 
 
-def _sizes(own: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]]) -> dict[str, Any] | None:
+def _sizes(
+    own: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]], *, images: int | None
+) -> dict[str, Any] | None:
     """Each size with its accuracy, its difference, and the shift of each block, averaged over the seeds."""
     if not own:
         return None
@@ -124,7 +141,7 @@ def _sizes(own: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]]) ->
     for size in first["top1"]:
         here = {seed: 100 * values["top1"][size] for seed, values in own.items()}
         there = {seed: 100 * values["top1"][size] for seed, values in others.items() if size in values["top1"]}
-        difference = paired(here, there)
+        difference = paired(here, there, images=images)
         shifts = [values["shift"].get(size, {}) for values in own.values()]
         found[size] = {
             "score_percent": asdict(spread(list(here.values()))),

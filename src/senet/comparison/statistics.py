@@ -15,6 +15,12 @@ __all__ = ["Difference", "Spread", "paired", "spread", "verdict"]
 
 LEVEL = 0.95
 
+FLOAT32 = 1e-6
+"""Relative precision of an accuracy that was computed in float32."""
+
+SNAP = 0.02
+"""A number of images this near to a whole one is that one: an accuracy is a count, divided and rounded."""
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -39,7 +45,7 @@ class Difference:
         count: Pairs.
         mean: Mean of the differences.
         interval: Where the true mean difference lies with probability `level`; None where it can't be estimated: one
-            pair, or pairs that all differ by the same (as accuracies on few images do).
+            pair, or pairs that all differ by the same and nobody knows on how many images.
         level: 0..1.
     """
 
@@ -59,31 +65,56 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(len(values), statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
-def paired(values: Mapping[int, float], baseline: Mapping[int, float], *, level: float = LEVEL) -> Difference | None:
+def paired(
+    values: Mapping[int, float],
+    baseline: Mapping[int, float],
+    *,
+    images: int | None = None,
+    level: float = LEVEL,
+) -> Difference | None:
     """The mean difference of two networks over the seeds that both have, with its t interval.
 
     Pairing by seed takes out what both runs share: the order of the images and their random changes.
 
+    Accuracies on few images are counts in disguise: two networks can differ by the same number of images with each of
+    a few seeds by chance. With `images`, each result is known to half an image only. Two such errors add 1/6 image^2 to
+    the variance of a difference, and the interval reaches one image farther on either side. So it is never of zero
+    width, and a single image more, even with every seed, is no difference.
+
     Args:
-        values: Seed to result.
+        values: Seed to result, in percent.
         baseline: The same of the network that it is compared with.
+        images: How many images the results were measured on; None leaves the resolution out.
         level: Of the interval, in (0, 1).
 
     Returns:
         None if they have no seed in common.
 
-    Source: Student's t for paired samples; equal to `scipy.stats.ttest_rel(...).confidence_interval()`.
+    Source: Student's t for paired samples; without `images` equal to
+        `scipy.stats.ttest_rel(...).confidence_interval()`. Sheppard 1898 for the variance of rounding.
     """
     seeds = sorted(values.keys() & baseline.keys())
     if not seeds:
         return None
-    found = spread([values[seed] - baseline[seed] for seed in seeds])
-    if not found.sd:
-        return Difference(found.count, found.mean, None, level)
+    image = 100 / images if images else 0.0
+    found = spread([_in_images(values[seed] - baseline[seed], image) for seed in seeds])
+    rounding = FLOAT32 * max(abs(result[seed]) for result in (values, baseline) for seed in seeds)
+    if found.sd is None or (not image and found.sd <= rounding):
+        return Difference(found.count, found.mean * (image or 1), None, level)
     from scipy.stats import t
 
-    half = float(t.ppf((1 + level) / 2, found.count - 1)) * found.sd / math.sqrt(found.count)
-    return Difference(found.count, found.mean, (found.mean - half, found.mean + half), level)
+    sd = math.sqrt(found.sd**2 + 1 / 6) if image else found.sd
+    half = float(t.ppf((1 + level) / 2, found.count - 1)) * sd / math.sqrt(found.count) + (1 if image else 0)
+    unit = image or 1
+    return Difference(found.count, found.mean * unit, ((found.mean - half) * unit, (found.mean + half) * unit), level)
+
+
+def _in_images(difference: float, image: float) -> float:
+    """A difference in images, a whole number where it is nearly one; unchanged where `image` is 0."""
+    if not image:
+        return difference
+    count = difference / image
+    return round(count) if abs(count - round(count)) < SNAP else count
 
 
 def verdict(difference: Difference, time_ratio: float | None = None) -> str:
