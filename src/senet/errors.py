@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CheckpointError", "DataError", "NotSeenError", "SenetError", "UnknownNameError", "shown"]
+__all__ = ["CheckpointError", "DataError", "NotSeenError", "SenetError", "UnknownNameError", "from_worker", "shown"]
 
 
 class SenetError(ValueError):
@@ -44,6 +44,14 @@ class UnknownNameError(SenetError):
             shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
             hint = f"known: {shown}"
         super().__init__(f"unknown {kind} {str(name)!r}; {hint}")
+
+
+def from_worker(error: BaseException) -> str:
+    """What an exception says, also one of a loader's process: PyTorch makes its text of the whole traceback."""
+    text = str(error)
+    if not text.startswith("Caught ") or "Traceback" not in text:
+        return text
+    return text.strip().splitlines()[-1].partition(": ")[2]
 
 
 def shown(value: object, most: int = 80) -> str:

@@ -6,6 +6,7 @@ Names are looked up in the library's own registry and nowhere else, so a checkpo
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -201,7 +202,7 @@ class Torchvision(Upstream):
         crop, resize = found.crop_size[0], found.resize_size[0]
         return Preprocessing(
             size=(crop, crop),
-            crop_fraction=min(crop / resize, 1.0),
+            crop_fraction=_crop_fraction(crop, resize),
             interpolation=found.interpolation.value,
             mean=tuple(found.mean),
             std=tuple(found.std),
@@ -211,6 +212,12 @@ class Torchvision(Upstream):
         from torchvision import models
 
         return models.get_model_weights(self.name).DEFAULT
+
+
+def _crop_fraction(crop: int, resize: int) -> float:
+    """The share of the shorter edge that a crop keeps, such that `Preprocessing.covered_size` gives `resize` again."""
+    fraction = min(crop / resize, 1.0)
+    return math.nextafter(fraction, 0) if math.floor(crop / fraction) < resize else fraction
 
 
 LIBRARIES: dict[str, type[Upstream]] = {kind.library: kind for kind in (Timm, Torchvision)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
@@ -9,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from senet.errors import SenetError, UnknownNameError, shown
 
-__all__ = ["CIFAR", "IMAGENET", "IMAGENET_CAFFE", "Preprocessing"]
+__all__ = ["CIFAR", "DEEP_WHITE", "IMAGENET", "IMAGENET_CAFFE", "Preprocessing"]
 
 T = TypeVar("T")
 
@@ -18,6 +19,8 @@ CHANNELS: Final = {"RGB": 3, "BGR": 3, "L": 1, "other": None}
 """Channel order to the number of channels; None: as many as the mean has."""
 
 MOST_PIXELS, MOST_CHANNELS = 65_535, 65_535
+DEEP_WHITE: Final = 65_535
+"""The largest value of a 16-bit image."""
 LARGEST: Final = 3.4e38
 """The largest float32, rounded down: networks compute in it."""
 SMALLEST: Final = 1.2e-38
@@ -30,7 +33,7 @@ class Preprocessing:
 
     Attributes:
         size: Height and width of the tensor in pixels.
-        crop_fraction: The shorter edge is resized to `size / crop_fraction`, then the centre is cropped.
+        crop_fraction: The shorter edge is resized to `size / crop_fraction`, rounded down, then the centre is cropped.
             1.0 resizes without cropping away anything of a square picture.
         interpolation: `"bilinear"`, `"bicubic"` or `"nearest"`.
         mean: Per channel, subtracted after scaling to `value_range`.
@@ -38,6 +41,8 @@ class Preprocessing:
         channel_order: `"RGB"`, `"BGR"` (Caffe's), `"L"` (one grey channel), or `"other"`: any number of channels, as
             many as `mean` has. Image files hold no such channels, so your own code makes those tensors.
         value_range: The value of a white pixel before normalising: 1.0, or 255.0 for Caffe's networks.
+        white_level: The value that is white in image files of 16-bit grey; larger ones become white too. Cameras and
+            microscopes often store 12 bits in 16: then it is 4095. 8-bit files don't depend on it.
 
     Raises:
         SenetError: A field outside what is listed above, or numbers with which an image overflows float32.
@@ -50,6 +55,7 @@ class Preprocessing:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     channel_order: str = "RGB"
     value_range: float = 1.0
+    white_level: int = DEEP_WHITE
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -57,6 +63,7 @@ class Preprocessing:
         for name in ("crop_fraction", "value_range"):
             self._set(name, _number(name, getattr(self, name)))
         self._set("size", _several("size", self.size, _whole))
+        self._set("white_level", _whole("white_level", self.white_level))
         self._check_picture()
         self._check_channels()
         self._check_values()
@@ -73,6 +80,9 @@ class Preprocessing:
             raise SenetError(f"size={self.size} / crop_fraction={self.crop_fraction} is over {MOST_PIXELS:,} pixels")
         if not isinstance(self.interpolation, str) or self.interpolation not in INTERPOLATIONS:
             raise SenetError(f"interpolation={shown(self.interpolation)}; use 'bilinear', 'bicubic' or 'nearest'")
+
+        if not 1 <= self.white_level <= DEEP_WHITE:
+            raise SenetError(f"white_level={self.white_level} must be 1 to {DEEP_WHITE:,}, as 4095 for 12 bits")
 
     def _check_channels(self) -> None:
         if not isinstance(self.channel_order, str) or self.channel_order not in CHANNELS:
@@ -107,10 +117,17 @@ class Preprocessing:
     def __str__(self) -> str:
         height, width = self.size
         mean, std = (" ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
+        deep = f", 16-bit white {self.white_level}" if self.white_level != DEEP_WHITE else ""
         return (
             f"{height}x{width} pixels, {self.crop_fraction:.4g} of the shorter edge, {self.interpolation}, "
-            f"{self.channel_order} in 0..{self.value_range:g}, mean {mean}, std {std}"
+            f"{self.channel_order} in 0..{self.value_range:g}, mean {mean}, std {std}{deep}"
         )
+
+    @property
+    def covered_size(self) -> tuple[int, int]:
+        """Height and width that an image is resized to cover before its centre is cropped: rounded down, as in timm."""
+        height, width = (math.floor(edge / self.crop_fraction) for edge in self.size)
+        return height, width
 
     @property
     def in_channels(self) -> int:

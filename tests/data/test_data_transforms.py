@@ -9,6 +9,7 @@ import pytest
 import torch
 from data_helpers import picture
 from PIL import Image
+from timm.data import create_transform
 from torchvision.models import Inception_V3_Weights, ResNet50_Weights
 
 from senet.data import Augmentation, Normalise, eval_transform, train_transform
@@ -32,10 +33,29 @@ def test_equals_torchvisions_own_preset(size):
 
 def test_equals_torchvisions_presets_of_other_sizes():
     image = picture(2, (401, 323))
-    inception = replace(IMAGENET, size=(299, 299))
+    inception = replace(IMAGENET, size=(299, 299), crop_fraction=299 / 342)
     assert torch.equal(eval_transform(inception)(image), Inception_V3_Weights.IMAGENET1K_V1.transforms()(image))
     newer = replace(IMAGENET, crop_fraction=224 / 232)
     assert torch.equal(eval_transform(newer)(image), ResNet50_Weights.IMAGENET1K_V2.transforms()(image))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "crop"), [(224, 0.9), (224, 0.95), (288, 0.95), (299, 0.8975), (224, 0.875), (96, 0.96)]
+)
+@pytest.mark.parametrize("size", [(401, 323), (323, 401), (500, 500)])
+def test_equals_timms_own_transform(pixels, crop, size):
+    timm = create_transform(
+        (3, pixels, pixels), interpolation="bicubic", crop_pct=crop, mean=IMAGENET.mean, std=IMAGENET.std
+    )
+    own = replace(IMAGENET, size=(pixels, pixels), crop_fraction=crop, interpolation="bicubic")
+    assert torch.equal(eval_transform(own)(picture(4, size)), timm(picture(4, size)))
+
+
+def test_a_size_is_rounded_down_as_timm_does():
+    covered = [
+        Preprocessing(size=(s, s), crop_fraction=c).covered_size[0] for s, c in ((224, 0.9), (224, 0.95), (192, 0.95))
+    ]
+    assert covered == [248, 235, 202]
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])

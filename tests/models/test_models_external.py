@@ -61,6 +61,11 @@ def test_every_preprocessing_can_be_said(library: str) -> None:
         other = upstream(f"{library}:{name}")
         assert isinstance(other, Upstream)
         assert min(other.preprocessing.size) >= 32
+        if library == "torchvision":
+            assert other.preprocessing.covered_size[0] == max(
+                torchvision.models.get_model_weights(name).DEFAULT.transforms().resize_size[0],
+                other.preprocessing.size[0],
+            )
         assert other.num_classes >= 0
 
 

@@ -11,6 +11,8 @@ from senet import __version__
 from senet.cli import bench, compare, convert, cost, doctor, evaluate, export, inspect, predict, retrofit, shard, train
 from senet.cli import list as list_verb
 from senet.cli.memory import keep_freed_memory
+from senet.data.quiet import quiet_pillow
+from senet.errors import from_worker
 
 __all__ = ["command", "main"]
 
@@ -55,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
 def command() -> int:
     """`senet ...`, as a process of its own: see `main`."""
     keep_freed_memory()
+    quiet_pillow()
     return main()
 
 
@@ -69,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output (head, less) has left: that is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         if options.debug:
             raise
         print(f"senet {options.verb}: {_in_words(error)}", file=sys.stderr)
@@ -86,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BUG
 
 
-def _in_words(error: ValueError | OSError) -> str:
+def _in_words(error: ValueError | OSError | MemoryError) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror}"
-    return str(error)
+    return from_worker(error) or "memory ran out"

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from senet.data.dense import Target, Trouble, object_counts
-from senet.data.images import BrokenImage, Facts, Stored, file_facts, load_image, read_stored, upright_size
+from senet.data.images import BrokenImage, Facts, Stored, decode_image, file_facts, read_stored, upright_size
 from senet.data.listing import Entry, file_size, path_below
 from senet.data.sources import PathList
 
@@ -63,7 +63,7 @@ class BoxSource:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Target]:
-        return load_image(self.paths[index]), self.target(index)
+        return decode_image(self.paths[index]), self.target(index)
 
     def target(self, index: int) -> Target:
         """The boxes of one picture, without decoding it."""

@@ -21,7 +21,9 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
-from senet.data.images import Stored, load_stored, opened, told_as_broken, turned
+from senet.data.images import Stored, load_stored, opened, told_as_broken
+from senet.data.orientation import orientation
+from senet.preprocessing import DEEP_WHITE
 
 __all__ = ["PaddedCrop", "PartialCrop"]
 
@@ -44,12 +46,14 @@ class PartialCrop:
         scale: Area of the part, as a fraction of the image's.
         ratio: Width over height of the part.
         interpolation: How pixels are computed; one of `TENSOR_MODES`.
+        white_level: What is white in 16-bit grey.
     """
 
     size: tuple[int, int]
     scale: tuple[float, float]
     ratio: tuple[float, float]
     interpolation: InterpolationMode = InterpolationMode.BILINEAR
+    white_level: int = DEEP_WHITE
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image -> (3, H, W) uint8."""
@@ -61,15 +65,14 @@ class PartialCrop:
         Raises:
             BrokenImage: It can't be decoded.
         """
-        with told_as_broken(stored.name):
-            image = opened(BytesIO(stored.content))
-            if not _is_simple_jpeg(image):
-                return self(_rgb(load_stored(stored)))
-            part = self._part(image)
-            shrink = self._shrink(part)
-            if shrink > 1:
-                return self._resized_from_smaller(image, part, shrink)
-            return self._resized(_whole_jpeg(stored), part)
+        image = _simple_jpeg(stored)
+        if image is None:
+            return self(_rgb(load_stored(stored, white_level=self.white_level)))
+        part = self._part(image)
+        shrink = self._shrink(part)
+        if shrink > 1:
+            return self._resized_from_smaller(stored.name, image, part, shrink)
+        return self._resized(_whole_jpeg(stored), part)
 
     def _part(self, image: Image.Image) -> tuple[int, int, int, int]:
         """Top, left, height and width; needs the header only."""
@@ -87,11 +90,14 @@ class PartialCrop:
         mode = TENSOR_MODES[self.interpolation]
         return F.interpolate(cut, self.size, mode=mode, align_corners=False, antialias=True)[0]
 
-    def _resized_from_smaller(self, image: Image.Image, part: tuple[int, int, int, int], factor: int) -> Tensor:
+    def _resized_from_smaller(
+        self, name: str, image: Image.Image, part: tuple[int, int, int, int], factor: int
+    ) -> Tensor:
         """Decode a JPEG `factor` times smaller; the part's edges then lie between pixels, where Pillow can cut."""
         width, height = image.size
-        image.draft("RGB", (width // factor, height // factor))
-        image.load()
+        with told_as_broken(name):
+            image.draft("RGB", (width // factor, height // factor))
+            image.load()
         top, left, rows, columns = part
         down, right = image.height / height, image.width / width
         box = (left * right, top * down, (left + columns) * right, (top + rows) * down)
@@ -107,12 +113,14 @@ class PaddedCrop:
         pad: Width of the border, in pixels.
         fill: Its colour, in grey levels.
         cover: What makes an image of another size cover that size.
+        white_level: What is white in 16-bit grey.
     """
 
     size: tuple[int, int]
     pad: int
     fill: tuple[float, ...]
     cover: Callable[[Image.Image], Image.Image]
+    white_level: int = DEEP_WHITE
 
     def __call__(self, image: Image.Image) -> Tensor:
         """RGB image -> (3, H, W) uint8."""
@@ -124,11 +132,10 @@ class PaddedCrop:
         Raises:
             BrokenImage: It can't be decoded.
         """
-        with told_as_broken(stored.name):
-            image = opened(BytesIO(stored.content))
-            if image.size == self.size[::-1] and _is_simple_jpeg(image):
-                return self._cut(_whole_jpeg(stored))
-            return self(_rgb(load_stored(stored)))
+        image = _simple_jpeg(stored)
+        if image is not None and image.size == self.size[::-1]:
+            return self._cut(_whole_jpeg(stored))
+        return self(_rgb(load_stored(stored, white_level=self.white_level)))
 
     def _cut(self, image: Tensor) -> Tensor:
         height, width = self.size
@@ -150,9 +157,16 @@ class PaddedCrop:
         return (int(torch.randint(0, room + 1, size=())) if room else 0) - self.pad
 
 
+def _simple_jpeg(stored: Stored) -> Image.Image | None:
+    """The header of a file for which libjpeg-turbo will do; None for any other."""
+    with told_as_broken(stored.name):
+        image = opened(BytesIO(stored.content))
+        return image if _is_simple_jpeg(image) else None
+
+
 def _is_simple_jpeg(image: Image.Image) -> bool:
     """Whether libjpeg-turbo alone gives what Pillow, and all that `load_stored` does after it, would give."""
-    return image.format == "JPEG" and image.mode in ("RGB", "L") and not turned(image)
+    return image.format == "JPEG" and image.mode in ("RGB", "L") and orientation(image) == 1
 
 
 def _whole_jpeg(stored: Stored) -> Tensor:

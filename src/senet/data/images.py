@@ -1,66 +1,44 @@
-"""From a file to pixels: every readable picture becomes 8-bit RGB or grey; every other one says why not."""
+"""From a file to pixels: every readable image becomes RGB or grey; every other one says why not."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import re
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from io import BytesIO
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from senet.errors import DataError
+from senet.data.faults import BrokenImage, told_as_broken
+from senet.data.formats import opened
+from senet.data.orientation import turned_size, upright
+from senet.preprocessing import DEEP_WHITE
 
 __all__ = [
-    "BrokenImage", "Facts", "Stored", "file_facts", "image_facts", "load_image", "load_stored", "opened", "read_stored",
-    "stored_facts", "told_as_broken", "turned", "upright_size",
+    "BrokenImage", "Facts", "Stored", "decode_image", "decode_stored", "file_facts", "image_facts", "is_deep_colour",
+    "load_image", "load_stored", "opened", "read_stored", "stored_facts", "stored_form", "to_8_bits", "told_as_broken",
+    "upright_size",
 ]  # fmt: skip
-
-ORIENTATION = 0x0112
-"""EXIF's tag."""
-
-TROUBLE_OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""Failures to open a file that say nothing about the file."""
-
-REASONS = {
-    errno.ENOENT: "no such file",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "permission denied",
-    errno.EISDIR: "a folder, not a file",
-    errno.ELOOP: "a link that leads nowhere",
-}
-
-
-class BrokenImage(DataError):  # noqa: N818 - named as what it is
-    """An image file that can't be read. It survives the way from a worker process to the main one.
-
-    Args:
-        path: The file, or another name of the image.
-        reason: Why it can't be read, in a few words.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
-        self.path = os.fspath(path).encode("utf-8", "backslashreplace").decode()  # printable everywhere
-        self.reason = reason
-        super().__init__(self.path, reason)
-
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
 
 
 class Facts(NamedTuple):
-    """What a check of a data set notes about a readable image: its stored form and a hash of its content."""
+    """What a check of a data set notes about a readable image.
+
+    Attributes:
+        mode: Pillow's, as it is stored; with `;16` behind it where colours have 16 bits.
+        width: In pixels, as stored.
+        height: In pixels, as stored.
+        digest: A hash of its content.
+        deepest: Its largest value, of 65,535, where it has 16 bits; else 0. Of 16-bit colour Pillow reads 8 bits, so
+            there it is the largest that it can be.
+    """
 
     mode: str
     width: int
     height: int
     digest: bytes
+    deepest: int = 0
 
 
 class Stored(NamedTuple):
@@ -70,30 +48,62 @@ class Stored(NamedTuple):
     content: bytearray
 
 
-def load_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Decode a whole image file into mode `"RGB"` or `"L"`, 8 bits a channel, turned upright by its EXIF.
+def load_image(path: str | os.PathLike[str], *, white_level: int = DEEP_WHITE) -> Image.Image:
+    """Decode a whole image file into mode `"RGB"` or `"L"`, 8 bits a channel, turned upright by its EXIF or XMP.
 
-    Transparent pixels are laid over white. 16-bit grey is scaled to 8 bits (65535 becomes 255), not clipped.
-    CMYK, YCbCr and palettes become RGB; 1-bit becomes grey. The first frame of an animation is taken. The
-    format is told from the content, not from the file's name. `PIL.Image.MAX_IMAGE_PIXELS` is a hard limit
-    here, checked before decoding; set it to None to lift the limit.
+    Transparent pixels are laid over white. 16-bit grey is scaled to 8 bits, not clipped. CMYK, YCbCr and palettes
+    become RGB; 1-bit becomes grey. The first frame of an animation is taken. The format is told from the content, not
+    from the file's name. `PIL.Image.MAX_IMAGE_PIXELS` is a hard limit here, checked before decoding; set it to None
+    to lift the limit.
+
+    Args:
+        path: The file.
+        white_level: The value that becomes white in an image of 16-bit grey, and so do larger ones.
 
     Raises:
         BrokenImage: The file can't be opened, isn't an image, is truncated or damaged, has too many pixels,
             or has 32-bit pixels, whose white is anybody's guess.
+        OSError: The disk or the network failed.
+        MemoryError: Memory ran out.
+    """
+    return to_8_bits(decode_image(path), white_level)
+
+
+def load_stored(stored: Stored, *, white_level: int = DEEP_WHITE) -> Image.Image:
+    """The same of a file that is in memory.
+
+    Raises:
+        BrokenImage: As `load_image`.
+    """
+    return to_8_bits(decode_stored(stored), white_level)
+
+
+def decode_image(path: str | os.PathLike[str]) -> Image.Image:
+    """As `load_image`, but 16-bit grey stays what it is, in mode `"I;16"`: `to_8_bits` needs to know its white.
+
+    Raises:
+        BrokenImage: As `load_image`.
     """
     with told_as_broken(path), open(path, "rb") as file:
-        return _loaded(opened(file))
+        return _plain(upright(opened(file)))
 
 
-def load_stored(stored: Stored) -> Image.Image:
+def decode_stored(stored: Stored) -> Image.Image:
     """The same of a file that is in memory.
 
     Raises:
         BrokenImage: As `load_image`.
     """
     with told_as_broken(stored.name):
-        return _loaded(opened(BytesIO(stored.content)))
+        return _plain(upright(opened(BytesIO(stored.content))))
+
+
+def to_8_bits(image: Image.Image, white_level: int = DEEP_WHITE) -> Image.Image:
+    """An image of 16-bit grey in 8 bits, of which 255 stands for `white_level` and all above; any other as it is."""
+    if not image.mode.startswith("I;16"):
+        return image
+    grey = np.minimum(np.asarray(image).astype(np.uint32), white_level)
+    return Image.fromarray(((grey * 255 + white_level // 2) // white_level).astype(np.uint8))
 
 
 def read_stored(path: str | os.PathLike[str]) -> Stored:
@@ -101,6 +111,7 @@ def read_stored(path: str | os.PathLike[str]) -> Stored:
 
     Raises:
         BrokenImage: It can't be opened.
+        OSError: The disk or the network failed.
     """
     with told_as_broken(path), open(path, "rb") as file:
         content = bytearray(os.fstat(file.fileno()).st_size)  # one copy less than bytearray(file.read())
@@ -109,13 +120,13 @@ def read_stored(path: str | os.PathLike[str]) -> Stored:
 
 
 def file_facts(path: str | os.PathLike[str]) -> Facts:
-    """Decode an image file, as `load_image` does, and note its stored mode, its size and a hash of its bytes.
+    """Decode an image file, as `load_image` does, and note its stored form and a hash of its bytes.
 
     Raises:
         BrokenImage: As `load_image`.
     """
-    load_image(path)  # first: whatever isn't an image isn't read whole, be it as large as it likes
-    return _facts(read_stored(path))
+    image = decode_image(path)  # first: whatever isn't an image isn't read whole, be it as large as it likes
+    return _facts(image, read_stored(path))
 
 
 def stored_facts(stored: Stored) -> Facts:
@@ -124,99 +135,56 @@ def stored_facts(stored: Stored) -> Facts:
     Raises:
         BrokenImage: As `load_image`.
     """
-    load_stored(stored)
-    return _facts(stored)
+    return _facts(decode_stored(stored), stored)
 
 
-def _facts(stored: Stored) -> Facts:
+def _facts(decoded: Image.Image, stored: Stored) -> Facts:
     with told_as_broken(stored.name):
         image = opened(BytesIO(stored.content))
-        return Facts(image.mode, *image.size, hashlib.blake2b(stored.content, digest_size=16).digest())
+    largest = int(np.asarray(decoded).max(initial=0))
+    deep_colour = is_deep_colour(image)
+    deepest = largest * 256 + 255 if deep_colour else largest if decoded.mode == "I;16" else 0
+    digest = hashlib.blake2b(stored.content, digest_size=16).digest()
+    return Facts(f"{image.mode};16" if deep_colour else image.mode, *image.size, digest, deepest)
 
 
 def image_facts(image: Image.Image) -> Facts:
     """The same of an image that is in memory already; the hash is of its pixels."""
-    return Facts(image.mode, *image.size, hashlib.blake2b(image.tobytes(), digest_size=16).digest())
+    deepest = int(np.asarray(image).max(initial=0)) if image.mode.startswith("I;16") else 0
+    return Facts(image.mode, *image.size, hashlib.blake2b(image.tobytes(), digest_size=16).digest(), deepest)
 
 
-@contextmanager
-def told_as_broken(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn whatever Pillow's decoders raise into `BrokenImage`; keep warnings about odd metadata quiet."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            yield
-    except BrokenImage:
-        raise
-    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, IndexError, ...
-        if isinstance(error, OSError) and error.errno in TROUBLE_OF_THE_MACHINE:
-            raise
-        raise BrokenImage(path, _reason(error)) from error
+def is_deep_colour(image: Image.Image) -> bool:
+    """Whether a file, of which the header is read, holds 16-bit colours: Pillow reads their upper 8 bits."""
+    return not image.mode.startswith("I") and ";16" in stored_form(image)
 
 
-def opened(file: BinaryIO) -> Image.Image:
-    """Read the header only."""
-    if file.seek(0, os.SEEK_END) == 0:
-        raise ValueError("empty file (0 bytes)")
-    file.seek(0)
-    return Image.open(file)
+def stored_form(image: Image.Image) -> str:
+    """Pillow's name of how the pixels of a file are packed, of which the header is read: `RGB;16B`, `L;2`, ..."""
+    tiles = getattr(image, "tile", None)
+    packed = tiles[0][3] if tiles else ""
+    first = packed[0] if isinstance(packed, tuple) and packed else packed
+    return first if isinstance(first, str) else ""
 
 
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
-        return _too_large(text)
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    if isinstance(error, OSError) and error.errno is not None:
-        return REASONS.get(error.errno, error.strerror or text)
-    if "truncated" in text.lower():
-        detail = re.search(r"\(([^()]*)\)$", text)
-        return f"truncated ({detail[1]})" if detail else "truncated"
-    return text if isinstance(error, ValueError) else f"damaged ({text})"
-
-
-def _too_large(text: str) -> str:
-    pixels = re.search(r"\((\d+) pixels\)", text)
-    count = f"{int(pixels[1]) / 1e6:,.0f} million pixels" if pixels else "too many pixels"
-    return f"too large: {count}, limit {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:,.0f} million"
-
-
-def _loaded(image: Image.Image) -> Image.Image:
-    image.load()
-    with suppress(Exception):  # damaged metadata; the pixels are fine
-        ImageOps.exif_transpose(image, in_place=True)
-    return _to_8_bits(image)
-
-
-def turned(image: Image.Image) -> bool:
-    """Whether EXIF says that an image, of which the header is read, is stored lying or mirrored."""
-    if "exif" not in image.info:
-        return False
-    try:
-        return image.getexif().get(ORIENTATION, 1) != 1
-    except Exception:  # damaged metadata; the pixels are fine
-        return False
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
+def _plain(image: Image.Image) -> Image.Image:
+    """In mode RGB, L or I;16."""
     if image.mode in ("RGB", "L"):
         return image if "transparency" not in image.info else _over_white(image)
     if image.mode == "1":
         return image.convert("L")
     if image.mode.startswith("I"):
-        return _from_16_bits(image)
+        return _deep_grey(image)
     if image.mode == "F":
         raise ValueError("32-bit float pixels; save it with 8 or 16 bits a channel")
     return _over_white(image) if image.has_transparency_data else image.convert("RGB")
 
 
-def _from_16_bits(image: Image.Image) -> Image.Image:
+def _deep_grey(image: Image.Image) -> Image.Image:
     grey = np.asarray(image).astype(np.int64)
-    if grey.min() < 0 or grey.max() > 65535:
+    if grey.min() < 0 or grey.max() > DEEP_WHITE:
         raise ValueError("32-bit integer pixels; save it with 8 or 16 bits a channel")
-    return Image.fromarray(((grey + 128) // 257).astype(np.uint8))
+    return Image.fromarray(grey.astype(np.uint16))
 
 
 def _over_white(image: Image.Image) -> Image.Image:
@@ -227,12 +195,10 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Width and height of what `load_image` gives, from the file's header alone.
+    """Width and height of what `load_image` gives, from the file's header.
 
     Raises:
         BrokenImage: The header can't be read.
     """
     with told_as_broken(path), open(path, "rb") as file:
-        image = opened(file)
-        lies = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
-        return image.size[::-1] if lies else image.size
+        return turned_size(opened(file))

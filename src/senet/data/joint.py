@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from senet.data.augmentation import Augmentation
 from senet.data.dense import Target
 from senet.data.masks import VOID
-from senet.data.transforms import INTERPOLATIONS, mean_colour, pillow_mode, to_tensor
+from senet.data.transforms import INTERPOLATIONS, ToMode, mean_colour, to_tensor
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 
@@ -31,22 +31,22 @@ class Joint:
     Args:
         together: What happens to picture and target alike; they come as PIL image, `BoundingBoxes` and `Mask`.
         pixels: What happens to the picture alone, PIL image -> (C, H, W) float32.
-        mode: What the picture becomes first, `"RGB"` or `"L"`.
+        mode: What the picture goes through first.
     """
 
-    def __init__(self, together: Sequence[nn.Module], pixels: Callable[[Image.Image], Tensor], *, mode: str) -> None:
+    def __init__(self, together: Sequence[nn.Module], pixels: Callable[[Image.Image], Tensor], *, mode: ToMode) -> None:
         self.together = v2.Compose([*together, v2.Identity()])
         self.pixels = pixels
         self.mode = mode
 
     def __call__(self, image: Image.Image, target: Target) -> tuple[Tensor, dict[str, Tensor]]:
         """One sample."""
-        image, wrapped = self.together(image.convert(self.mode), _wrapped(target, image.size))
+        image, wrapped = self.together(self.mode(image), _wrapped(target, image.size))
         return self.pixels(image), {key: torch.as_tensor(value).as_subclass(Tensor) for key, value in wrapped.items()}
 
     def alone(self, image: Image.Image) -> Tensor:
         """A picture of which nothing is known."""
-        return self.pixels(image.convert(self.mode))
+        return self.pixels(self.mode(image))
 
 
 def _wrapped(target: Target, size: tuple[int, int]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def boxes_transform(preprocessing: Preprocessing, augmentation: Augmentation | N
     if augmentation is not None:
         steps = [*_varied(preprocessing, augmentation), v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(
             labels_getter=_labels)]  # fmt: skip
-    return Joint(steps, _Unit(preprocessing), mode=pillow_mode(preprocessing))
+    return Joint(steps, _Unit(preprocessing), mode=ToMode(preprocessing))
 
 
 def masks_transform(
@@ -98,7 +98,7 @@ def masks_transform(
         stride: What the network's sizes must be multiples of.
     """
     pixels = v2.Compose(to_tensor(preprocessing))
-    mode = pillow_mode(preprocessing)
+    mode = ToMode(preprocessing)
     if augmentation is None:
         return Joint([], v2.Compose([_Fit(preprocessing, stride), pixels]), mode=mode)
     steps = _varied(preprocessing, augmentation)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from senet.data.quiet import quiet_pillow
 from senet.data.sampler import EvalBatchSampler, Key, Order, Shard, TrainBatchSampler
 
 __all__ = ["Samples", "default_workers", "eval_loader", "train_loader"]
@@ -99,11 +100,12 @@ def _loader(dataset: Samples, order: Sampler[list[Key]], workers: int | None) ->
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_leave_interrupts_to_the_main_process,
+        worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # else each iteration would draw a number from the global generator
     )
 
 
-def _leave_interrupts_to_the_main_process(_: int) -> None:
+def _begin_worker(_: int) -> None:
     """Ctrl-C reaches every process; only the main one is to answer it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    quiet_pillow()

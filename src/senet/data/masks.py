@@ -5,23 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from senet.data.boxes import picture_size
 from senet.data.dense import Target, Trouble
-from senet.data.images import BrokenImage, Facts, Stored, file_facts, load_image, read_stored
+from senet.data.images import BrokenImage, Facts, Stored, decode_image, file_facts, read_stored
 from senet.data.listing import Entry, file_size, path_below
+from senet.data.mask_files import MOST_CLASSES, VOID, read_mask
 from senet.data.parts import divide, find_names, listed_parts, pictures_in, read_lines
 from senet.data.request import Request
 from senet.data.sources import Data, PathList
 from senet.errors import DataError
 
 __all__ = ["VOID", "MaskSource", "open_masks", "read_mask"]
-
-VOID = 255
-"""What stands in a mask where nothing is said: neither learned nor counted."""
 
 LAYOUT = "expected images/NAME.jpg and masks/NAME.png, and train.txt, val.txt, test.txt beside them"
 
@@ -49,6 +48,8 @@ def open_masks(request: Request) -> Data:
     find_names(parts, masks, root / "masks")
     if len(classes) < 2 or (request.instances and len(classes) != 2):
         raise DataError(f"classes {', '.join(classes)}: name two, the background first (--instances takes no more)")
+    if len(classes) > MOST_CLASSES:
+        raise DataError(f"{len(classes)} classes are too many: masks have at most {MOST_CLASSES}, since {VOID} is void")
     sources = {
         part: MaskSource(
             [pictures[name] for name in names],
@@ -75,26 +76,18 @@ def _named_classes(root: Path, *, instances: bool) -> tuple[str, ...]:
     )
 
 
-def read_mask(path: str | Path, classes: int, *, instances: bool = False) -> np.ndarray:
-    """(H, W) uint8 class numbers, 255 where nothing is said.
+class Looked(NamedTuple):
+    """What came of reading one mask.
 
-    Raises:
-        BrokenImage: The file can't be read, has several channels, or numbers that are no classes.
+    Attributes:
+        size: Width and height of its picture; zeros if that can't be read.
+        present: (classes + 1,) bool: which classes are in the mask, and last whether somewhere nothing is said.
+        trouble: What is wrong with it.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("1", "L", "P", "I", "I;16", "I;16B"):
-                raise ValueError(f"a mask has one channel of class numbers; this is {image.mode}")
-            found = np.asarray(image).astype(np.int64)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BrokenImage(path, " ".join(str(error).split()) or "not an image") from error
-    if instances:
-        return (found > 0).astype(np.uint8)
-    wrong = np.unique(found[(found >= classes) & (found != VOID)])
-    if len(wrong):
-        more = "; --instances if these number single objects" if len(wrong) > 1 else ""
-        raise BrokenImage(path, f"class number {wrong[0]}, but there are {classes} classes (0..{classes - 1}){more}")
-    return found.astype(np.uint8)
+
+    size: tuple[int, int]
+    present: np.ndarray
+    trouble: Trouble | None = None
 
 
 class MaskSource:
@@ -123,30 +116,31 @@ class MaskSource:
         self.labels = np.zeros(len(pictures), dtype=np.int64)
         with ThreadPoolExecutor() as pool:
             looked = list(pool.map(self._look, range(len(pictures))))
-        self.sizes = np.array([size for size, _, _ in looked], dtype=np.int64).reshape(-1, 2)
-        self.troubles = [trouble for _, _, trouble in looked if trouble is not None]
-        self._pictures_of = np.sum([np.zeros(classes, dtype=np.int64), *(present for _, present, _ in looked)], axis=0)
+        self.sizes = np.array([one.size for one in looked], dtype=np.int64).reshape(-1, 2)
+        self.troubles = [one.trouble for one in looked if one.trouble is not None]
+        self.present = np.array([one.present for one in looked]).reshape(-1, classes + 1)
+        """(N, classes + 1) bool: which classes are in each mask, and last whether somewhere nothing is said."""
 
-    def _look(self, index: int) -> tuple[tuple[int, int], np.ndarray, Trouble | None]:
+    def _look(self, index: int) -> Looked:
         size = picture_size(Path(self.paths[index]))
-        present = np.zeros(self.classes, dtype=np.int64)
+        present = np.zeros(self.classes + 1, dtype=bool)
         try:
             mask = read_mask(self.masks[index], self.classes, instances=self.instances)
         except BrokenImage as error:
-            return size, present, Trouble(error.path, error.reason)
+            return Looked(size, present, Trouble(error.path, error.reason))
         numbers = np.unique(mask)
-        present[numbers[numbers < self.classes]] = 1
+        present[np.where(numbers == VOID, self.classes, numbers)] = True
         height, width = mask.shape
         if size not in ((0, 0), (width, height)):
             reason = f"{width}x{height}, but its picture {self.paths[index]} is {size[0]}x{size[1]}"
-            return size, present, Trouble(self.masks[index], reason)
-        return size, present, None
+            return Looked(size, present, Trouble(self.masks[index], reason))
+        return Looked(size, present)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Target]:
-        image = load_image(self.paths[index])
+        image = decode_image(self.paths[index])
         return image, {"mask": read_mask(self.masks[index], self.classes, instances=self.instances)}
 
     def stored(self, index: int) -> Stored:
@@ -169,4 +163,4 @@ class MaskSource:
 
     def counts(self, classes: int) -> list[int]:
         """Pictures that have something of each class."""
-        return self._pictures_of[:classes].tolist()
+        return self.present.sum(axis=0)[:classes].tolist()

@@ -13,6 +13,7 @@ import numpy as np
 from senet.data.dense import troubles_of
 from senet.data.images import BrokenImage, Facts
 from senet.data.loader import default_workers
+from senet.data.quiet import quiet_pillow
 from senet.data.sources import Data, Source
 
 __all__ = ["PartReport", "ScanReport", "scan"]
@@ -153,6 +154,7 @@ _received: dict[str, Source] = {}
 
 
 def _receive(sources: dict[str, Source]) -> None:
+    quiet_pillow()
     _received.update(sources)
 
 

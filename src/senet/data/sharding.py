@@ -20,8 +20,9 @@ import numpy as np
 import torch
 
 from senet.data.broken import BrokenReport
-from senet.data.images import BrokenImage, Stored, load_stored, opened
+from senet.data.images import BrokenImage, Stored, decode_stored, opened
 from senet.data.loader import default_workers
+from senet.data.quiet import quiet_pillow
 from senet.data.randomness import generator
 from senet.data.shards import FORMAT, INDEX, Places
 from senet.data.sources import Data, PathList, Source
@@ -175,6 +176,7 @@ _received: dict[str, Any] = {}
 
 
 def _receive(parts: dict[str, Source], folder: Path, parent: int) -> None:
+    quiet_pillow()
     _received.update(parts=parts, folder=folder)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
@@ -206,7 +208,7 @@ def _write(source: Source, folder: Path, piece: Piece) -> Written:
             for index in map(int, piece.indices):
                 try:
                     stored = _file_of(source, index)
-                    load_stored(stored)
+                    decode_stored(stored)
                 except BrokenImage as error:
                     broken.append((error.path, error.reason))
                     continue

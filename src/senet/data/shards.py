@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from senet.data.images import BrokenImage, Facts, Stored, load_stored, stored_facts, told_as_broken
+from senet.data.images import BrokenImage, Facts, Stored, decode_stored, stored_facts, told_as_broken
 from senet.data.listing import Entry
 from senet.data.randomness import generator
 from senet.data.request import Request
@@ -116,7 +116,7 @@ class ShardSource:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return load_stored(self.stored(index)), int(self.labels[index])
+        return decode_stored(self.stored(index)), int(self.labels[index])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": OrderedDict()}  # a spawned worker opens its own

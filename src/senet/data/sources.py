@@ -12,7 +12,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from PIL import Image
 
-from senet.data.images import Facts, Stored, file_facts, load_image, read_stored
+from senet.data.images import Facts, Stored, decode_image, file_facts, image_facts, read_stored
 from senet.data.listing import Entry, digest_of, file_size, path_below, sample_of, whole
 from senet.data.split import Split
 from senet.errors import DataError
@@ -32,7 +32,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
-        """Decode one image, and give its label (or what else is known of it); `BrokenImage` if that fails."""
+        """Decode one image, and give its label (or what else is known of it); `BrokenImage` if that fails.
+
+        The image is in mode RGB, L or, of 16-bit grey, I;16, which `ToMode` brings to 8 bits.
+        """
 
     def stored(self, index: int) -> Stored | None:
         """One image's file, not decoded; None where images have no files; `BrokenImage` if it can't be had."""
@@ -197,7 +200,7 @@ class FileSource:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return load_image(self.paths[index]), int(self.labels[index])
+        return decode_image(self.paths[index]), int(self.labels[index])
 
     def stored(self, index: int) -> Stored:
         """The file's bytes."""

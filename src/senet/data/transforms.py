@@ -12,7 +12,7 @@ from torchvision.transforms import ConvertImageDtype, InterpolationMode, v2
 from senet.data.augmentation import Augmentation
 from senet.data.cropping import TENSOR_MODES, PaddedCrop, PartialCrop
 from senet.data.cutout import Cutout
-from senet.data.images import Stored, load_stored
+from senet.data.images import Stored, decode_stored, to_8_bits
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 
@@ -20,6 +20,7 @@ __all__ = [
     "Cover",
     "Normalise",
     "PixelJitter",
+    "ToMode",
     "TrainTransform",
     "eval_transform",
     "mean_colour",
@@ -34,7 +35,7 @@ INTERPOLATIONS = {
     "nearest": InterpolationMode.NEAREST,
 }
 
-MODES = {"RGB": v2.RGB, "L": v2.Grayscale}
+MODES: dict[str, type[nn.Module]] = {"RGB": v2.RGB, "L": v2.Grayscale}
 
 LONGEST = 16
 """A picture longer than this many times its width is cut to it first: a 1 x 10,000 sliver, resized to cover
@@ -46,7 +47,7 @@ def eval_transform(preprocessing: Preprocessing) -> v2.Compose:
 
     Resizing is Pillow's (with its antialiasing), as in the presets of torchvision's weights.
     """
-    return v2.Compose([MODES[pillow_mode(preprocessing)](), *_whole(preprocessing), *to_tensor(preprocessing)])
+    return v2.Compose([ToMode(preprocessing), *_whole(preprocessing), *to_tensor(preprocessing)])
 
 
 def pillow_mode(preprocessing: Preprocessing) -> str:
@@ -95,7 +96,7 @@ class TrainTransform:
             (a.erasing, v2.RandomErasing(a.erasing, value=mean_colour(preprocessing))),
             (a.cutout, Cutout(a.cutout, mean_colour(preprocessing))),
         ]
-        self.mode = MODES[pillow_mode(preprocessing)]()
+        self.mode = ToMode(preprocessing)
         self.part = _part(preprocessing, a)
         self.crop = [] if self.part else CROPS[a.crop](preprocessing, a)
         self.flip, self.flip_vertical = a.flip, a.flip_vertical
@@ -117,7 +118,7 @@ class TrainTransform:
         Raises:
             BrokenImage: It can't be decoded.
         """
-        return self(load_stored(stored)) if self.part is None else self._vary(self.part.decoded(stored))
+        return self(decode_stored(stored)) if self.part is None else self._vary(self.part.decoded(stored))
 
     def _vary(self, image: Image.Image | Tensor) -> Tensor:
         """Everything but the crop, in the order of `Augmentation`."""
@@ -133,6 +134,24 @@ class TrainTransform:
         for step in self.of_tensors:
             pixels = step(pixels)
         return pixels
+
+
+class ToMode(nn.Module):
+    """PIL image in any of the modes of `decode_image` -> `"RGB"` or `"L"`, as a network wants it.
+
+    Args:
+        preprocessing: Of the network.
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.white_level = preprocessing.white_level
+        self.mode = MODES[pillow_mode(preprocessing)]()
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        """PIL image -> PIL image."""
+        result: Image.Image = self.mode(to_8_bits(image, self.white_level))
+        return result
 
 
 class Normalise(nn.Module):
@@ -221,8 +240,7 @@ def _interpolation(preprocessing: Preprocessing) -> InterpolationMode:
 
 
 def _whole(preprocessing: Preprocessing, _: Augmentation | None = None) -> list[nn.Module]:
-    height, width = (round(edge / preprocessing.crop_fraction) for edge in preprocessing.size)
-    return [Cover((height, width), _interpolation(preprocessing)), v2.CenterCrop(preprocessing.size)]
+    return [Cover(preprocessing.covered_size, _interpolation(preprocessing)), v2.CenterCrop(preprocessing.size)]
 
 
 def _resized(preprocessing: Preprocessing, a: Augmentation) -> list[nn.Module]:
@@ -250,9 +268,10 @@ def _part(preprocessing: Preprocessing, a: Augmentation) -> PartialCrop | Padded
     if preprocessing.channel_order == "L":
         return None
     if a.crop == "pad":
-        return PaddedCrop(size, a.pad, tuple(mean_colour(preprocessing)), Cover(size, interpolation))
+        fill = tuple(mean_colour(preprocessing))
+        return PaddedCrop(size, a.pad, fill, Cover(size, interpolation), preprocessing.white_level)
     if a.crop == "resized" and interpolation in TENSOR_MODES:
-        return PartialCrop(size, a.scale, a.ratio, interpolation)
+        return PartialCrop(size, a.scale, a.ratio, interpolation, preprocessing.white_level)
     return None
 
 

@@ -150,7 +150,7 @@ def look(
     transform = task.transform(loaded.preprocessing, None)
     with running(loaded.model, precision) as device:
         for start in range(0, len(paths), batch_size):
-            read: list[Seen] = [_read(path) for path in paths[start : start + batch_size]]
+            read: list[Seen] = [_read(path, loaded) for path in paths[start : start + batch_size]]
             pictures = [seen.image for seen in read if seen.image is not None]
             images: list[Tensor] = [transform.alone(picture).to(device) for picture in pictures]
             sizes = [(picture.height, picture.width) for picture in pictures]
@@ -161,8 +161,8 @@ def look(
                 progress(min(start + batch_size, len(paths)), len(paths))
 
 
-def _read(path: str) -> Seen:
+def _read(path: str, loaded: LoadedModel) -> Seen:
     try:
-        return Seen(path, load_image(path))
+        return Seen(path, load_image(path, white_level=loaded.preprocessing.white_level))
     except BrokenImage as error:
         return Seen(path, error=error.reason)

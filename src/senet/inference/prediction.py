@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from senet.data import BrokenImage, default_workers, eval_transform, load_image
+from senet.data import BrokenImage, default_workers, eval_transform
+from senet.data.images import decode_image
 from senet.inference.device import running
 from senet.preprocessing import Preprocessing
 from senet.zoo import LoadedModel
@@ -42,7 +43,7 @@ class _Files(Dataset[tuple[int, Tensor | str]]):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         try:
-            return index, self.transform(load_image(self.paths[index]))
+            return index, self.transform(decode_image(self.paths[index]))
         except BrokenImage as error:
             return index, error.reason
 

@@ -15,7 +15,7 @@ from senet.preprocessing import Preprocessing
 __all__ = ["IMAGENET_INCEPTION", "STEM", "VARIANTS", "InceptionV3Spec", "halving_pool"]
 
 IMAGENET_INCEPTION = Preprocessing(size=(299, 299), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-"""The released Inception networks': 342 -> centre 299, RGB in -1..1."""
+"""The released Inception networks' as timm evaluates them: 341 -> centre 299, RGB in -1..1."""
 
 
 def halving_pool() -> nn.MaxPool2d:

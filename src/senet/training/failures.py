@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from senet.errors import CheckpointError, SenetError
+from senet.errors import CheckpointError, SenetError, from_worker
 
 if TYPE_CHECKING:
     import lightning as L
@@ -70,6 +70,8 @@ def told_plainly(keeper: Keeper, batch: str) -> Iterator[None]:
 
 
 def _words(error: BaseException, folder: Path, batch: str) -> str | None:
+    if isinstance(error, MemoryError) and str(error):
+        return f"{from_worker(error)}; fewer --workers need less"
     if is_out_of_memory(error):
         return (
             f"out of memory with batches of {batch}; --checkpointing or --precision bf16 need less, and so does a new "
@@ -84,7 +86,7 @@ def _words(error: BaseException, folder: Path, batch: str) -> str | None:
         return f"{folder}: no room left to write"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or folder}: {error.strerror}"
-    return None
+    return from_worker(error) if isinstance(error, OSError) else None
 
 
 def _which(error: BaseException) -> str:

@@ -1,0 +1,128 @@
+"""Which files are images, and the one door through which they are opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, NamedTuple
+
+from PIL import Image, features
+
+from senet.data.faults import BrokenImage, told_as_broken
+from senet.errors import DataError
+
+__all__ = ["ImageFiles", "list_images", "opened", "readable_formats", "readable_suffixes"]
+
+SUFFIXES: Final = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "AVIF": (".avif",),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "HEIF": (".heic", ".heif", ".hif"),
+}
+"""Pillow's formats that are opened, and how their files are called. Formats that need an interpreter, such as
+PostScript, are none of them, whatever a file is called."""
+
+LIBRARIES: Final = {"JPEG": "jpg", "PNG": "zlib", "WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
+"""What Pillow may be built without."""
+
+
+def readable_formats() -> list[str]:
+    """The formats of `SUFFIXES` that this Pillow reads; HEIF only where a plug-in for it is registered."""
+    return [
+        name
+        for name in SUFFIXES
+        if (name in Image.OPEN if name == "HEIF" else name not in LIBRARIES or features.check(LIBRARIES[name]))
+    ]
+
+
+def readable_suffixes() -> tuple[str, ...]:
+    """How files of these formats are called, in lower case."""
+    return tuple(suffix for name in readable_formats() for suffix in SUFFIXES[name])
+
+
+def opened(file: BinaryIO) -> Image.Image:
+    """Read the header only.
+
+    Raises:
+        ValueError: It is empty, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+        Exception: Whatever Pillow raises; see `told_as_broken`.
+    """
+    if file.seek(0, os.SEEK_END) == 0:
+        raise ValueError("empty file (0 bytes)")
+    file.seek(0)
+    try:
+        image = Image.open(file, formats=readable_formats())
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(_too_large(str(error).partition("(")[2].partition(" ")[0])) from error
+    pixels = image.width * image.height
+    if Image.MAX_IMAGE_PIXELS is not None and pixels > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(_too_large(str(pixels)))
+    return image
+
+
+def _too_large(pixels: str) -> str:
+    count = f"{int(pixels) / 1e6:,.0f} million pixels" if pixels.isdigit() else "too many pixels"
+    return f"too large: {count}, limit {(Image.MAX_IMAGE_PIXELS or 0) / 1e6:,.0f} million"
+
+
+class ImageFiles(NamedTuple):
+    """The files below a folder.
+
+    Attributes:
+        images: Paths of those that are read.
+        left_out: Paths of those that aren't: of another kind, or of a format that this Pillow doesn't read.
+    """
+
+    images: list[str]
+    left_out: list[str]
+
+
+def list_images(folder: str | os.PathLike[str]) -> ImageFiles:
+    """The files below a folder at any depth, in order. Hidden ones, and those in hidden folders, are in neither list.
+
+    A file's suffix decides, in any case. Of a file without one, the content does.
+
+    Raises:
+        DataError: A folder can't be read.
+        OSError: The disk or the network failed.
+    """
+    found, suffixes = ImageFiles([], []), readable_suffixes()
+    for place, names in sorted(_walk(Path(folder))):
+        for name in names:
+            path = os.path.join(place, name)
+            (found.images if _is_image(path, suffixes) else found.left_out).append(path)
+    return found
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder that isn't hidden, and the names of its files that aren't."""
+
+    def refuse(error: OSError) -> None:
+        if isinstance(error, PermissionError):
+            raise DataError(f"{error.filename} can't be read: permission denied") from error
+        raise error
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield place, sorted(name for name in names if not name.startswith("."))
+
+
+def _is_image(path: str, suffixes: tuple[str, ...]) -> bool:
+    suffix = os.path.splitext(path)[1].lower()
+    return suffix in suffixes if len(suffix) > 1 else _holds_an_image(path)
+
+
+def _holds_an_image(path: str) -> bool:
+    try:
+        with told_as_broken(path), open(path, "rb") as file:
+            opened(file)
+    except BrokenImage:
+        return False
+    return True

@@ -1,0 +1,79 @@
+"""From a mask's file to class numbers, which are exactly those that are stored."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from senet.data.images import BrokenImage, opened, stored_form, told_as_broken
+from senet.data.orientation import upright
+
+__all__ = ["MOST_CLASSES", "VOID", "read_mask"]
+
+VOID: Final = 255
+"""What stands in a mask where nothing is said: neither learned nor counted."""
+
+MOST_CLASSES: Final = VOID
+"""Numbers 0 to 254; a mask in memory has 8 bits."""
+
+FORMATS: Final = ("PNG", "TIFF", "BMP", "GIF", "PPM")
+"""Formats that keep numbers as they are."""
+
+MODES: Final = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+SCALED: Final = {"L;2": 85, "L;4": 17}
+"""Grey of 2 and 4 bits, and what Pillow multiplies it by."""
+
+
+def read_mask(path: str | os.PathLike[str], classes: int, *, instances: bool = False) -> np.ndarray:
+    """(H, W) uint8 class numbers, 255 where nothing is said; turned upright as images are.
+
+    Args:
+        path: The file: one channel of 1 to 32 bits, or a palette, whose indices count.
+        classes: How many there are, at most `MOST_CLASSES`.
+        instances: Any number above 0 is the second class.
+
+    Raises:
+        BrokenImage: The file can't be read, has several channels or frames, is of a format that changes numbers, or
+            holds numbers that are no classes.
+        OSError: The disk or the network failed.
+        MemoryError: Memory ran out.
+    """
+    with told_as_broken(path), open(path, "rb") as file:
+        found = _numbers(opened(file))
+        if found.min() < 0:
+            raise ValueError(f"class number {found.min()}; they begin with 0")
+    if instances:
+        return (found > 0).astype(np.uint8)
+    wrong = np.unique(found[(found >= classes) & (found != VOID)])
+    if len(wrong):
+        more = "; --instances if these number single objects" if len(wrong) > 1 else ""
+        raise BrokenImage(path, f"class number {wrong[0]}, but there are {classes} classes (0..{classes - 1}){more}")
+    return found.astype(np.uint8)
+
+
+def _numbers(image: Image.Image) -> np.ndarray:
+    """(H, W) int64, of a file of which the header is read."""
+    if image.format not in FORMATS or image.info.get("compression") in ("jpeg", "webp"):
+        raise ValueError(f"{image.format} changes numbers; save masks as PNG")
+    if image.mode not in MODES:
+        raise ValueError(f"a mask has one channel of class numbers; this is {image.mode}")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise ValueError(f"a mask is one image; this file holds {frames}")
+    form = stored_form(image)
+    if image.mode != "1" and "I" in form.partition(";")[2]:
+        raise ValueError("its numbers count down from white (photometric WhiteIsZero); save masks as PNG")
+    _refuse_scaled(image)
+    return np.asarray(upright(image)).astype(np.int64) // SCALED.get(form[:3], 1)
+
+
+def _refuse_scaled(image: Image.Image) -> None:
+    """A PGM says what its white is, and Pillow scales its numbers accordingly."""
+    if image.format == "PPM" and image.tile and isinstance(image.tile[0][3], tuple):  # type: ignore[attr-defined]
+        white = image.tile[0][3][1]  # type: ignore[attr-defined]
+        if white not in (255, 65_535):
+            raise ValueError(f"its numbers are scaled, white being {white}; save masks as PNG")
