@@ -26,6 +26,7 @@ SURE = 0.5
 
 def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
     """Evaluate and print."""
+    from senet.data.checks import check_masks
     from senet.inference import chosen_part, evaluate_dense
     from senet.tasks import task_named
     from senet.training.fit import check_annotations
@@ -36,6 +37,7 @@ def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
         raise SenetError(f"{data.name} is for {data.task}; {options.checkpoint} is for {description.task}")
     check_annotations(data, lambda line: print(line, file=sys.stderr))
     part = chosen_part(data, description.data, options.split)
+    check_masks(data, data.parts if part.split == "all" else [part.split], training=False)
     with counting("evaluating") as progress:
         result = evaluate_dense(
             loaded,
@@ -57,11 +59,19 @@ def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
     spans = ["95 % of images", *(span(result.intervals.get(s.key)) for s in scores), ""]
     print_table(head, [row, spans], title=f"{description.model} on {data.name}", left=0)
     tell_part(part)
-    if options.per_class and result.per_class:
+    if result.per_class and (options.per_class or description.task == "segmentation"):
         keys = list(next(iter(result.per_class.values())))
-        rows = [[name, *(f"{values[key]:.2%}" for key in keys)] for name, values in result.per_class.items()]
-        print_table(("class", *keys), rows)
+        rows = [[name, *map(_percent, values.values())] for name, values in result.per_class.items()]
+        print_table(("class", *(FIGURES.get(key, key) for key in keys)), rows)
     return 0
+
+
+FIGURES = {"iou": "IoU", "dice": "Dice", "map": "mAP"}
+"""Figures of a class, in a table's head."""
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2%}"
 
 
 def predict(options: argparse.Namespace, loaded: LoadedModel, paths: list[str]) -> int:

@@ -103,12 +103,15 @@ def _print_data(report: dict[str, Any], broken: list[list[str]], counted: str) -
         rows.append([name, f"{part['images']:,}", str(len(counts)), per_class, sizes, modes, str(len(part["broken"]))])
     head = ("part", "images", "classes", f"{counted} a class", "width x height", "modes", "broken")
     print_table(head, rows, title=report["name"])
+    deep = [[name, part["deep"]] for name, part in report["parts"].items() if part["deep"]]
     findings = (
         ("broken: path, reason", broken),
         ("boxes and masks: path, reason", report["troubles"]),
         ("the same image is trained on and measured on", report["leaks"]),
         ("the same image in two classes", report["contradictions"]),
         ("the same image twice", report["repeats"]),
+        ("16-bit images: part, what they use", deep),
+        ("left out, not of a format that is read", [[path, ""] for path in report["left_out"]]),
     )
     for title, pairs in findings:
         if pairs:

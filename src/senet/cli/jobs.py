@@ -71,6 +71,13 @@ def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str) -> None
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     shared.add_data_options(parser, required=False)
     parser.add_argument("--limit", type=int, metavar="N", help="train on at most N images, always the same")
+    parser.add_argument(
+        "--white",
+        type=shared.white_level,
+        metavar="LEVEL|auto",
+        help="white of 16-bit grey images, such as 4095 for 12 bits; auto: of as many bits as the largest value needs "
+        "(default: what the weights were trained with, else 65535)",
+    )
     shared.add_network_options(parser)
     shared.add_field_options(parser, "recipe", Recipe, leave_out=("augmentation", "expects"))
     shared.add_field_options(parser, "augmentation", Augmentation)
@@ -158,8 +165,8 @@ def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
 
 
 def job_data(options: argparse.Namespace) -> DataOptions:
-    """The data, thinned if `--limit` says so, at a place that holds in any working directory."""
-    return replace(shared.data_options(options), limit=options.limit).absolute()
+    """The data, thinned if `--limit` says so, with the white that `--white` says, at a place that holds anywhere."""
+    return replace(shared.data_options(options), limit=options.limit, white=options.white).absolute()
 
 
 def run_options(options: argparse.Namespace) -> RunOptions:

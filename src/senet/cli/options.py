@@ -33,6 +33,7 @@ __all__ = [
     "network_options",
     "parse_size",
     "positive",
+    "white_level",
 ]
 
 NETWORKS = "a name of `senet list`, timm:NAME, torchvision:NAME, or module:function of your own network"
@@ -222,6 +223,15 @@ def load_network(options: argparse.Namespace) -> LoadedModel:
     if options.model is not None:
         raise SenetError(f"--model {options.model}: an exported file holds its network")
     return load_exported(options.checkpoint, runtime=options.runtime)
+
+
+def white_level(text: str) -> int | str:
+    """`4095` or `auto`."""
+    if text == "auto":
+        return text
+    if not text.isdigit() or not 1 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r}: write a value of 16 bits, 1 to 65535 (4095 for 12 bits), or auto")
+    return int(text)
 
 
 def positive(text: str) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, has_file_allowed_extension, make_dataset
+from torchvision.datasets.folder import find_classes
 
+from senet.data.formats import list_images, loose_images, readable_suffixes
 from senet.data.listing import path_below
 from senet.data.request import Request
 from senet.data.sources import Data, FileSource, Subset, missing_classes
@@ -30,16 +32,16 @@ class Tree(NamedTuple):
     root: Path
     classes: tuple[str, ...]
     source: FileSource
+    left_out: list[str]
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[str]:
-    """All image files below a folder, at any depth, sorted; hidden ones and other file types are left out.
+    """All image files below a folder, at any depth, sorted; see `list_images`.
 
     Raises:
         DataError: The folder isn't there, isn't a folder or can't be read.
     """
-    root = _existing_folder(Path(folder).expanduser())
-    return sorted(path for path, _ in _listed(root.parent, {root.name: 0}, hidden_below=root))
+    return sorted(list_images(_existing_folder(Path(folder).expanduser())).images)
 
 
 def open_folder(request: Request) -> Data:
@@ -57,11 +59,16 @@ def open_folder(request: Request) -> Data:
     root = _existing_folder(request.folder())
     parts = _parts(root)
     if "val" not in parts:
-        return _divide(_tree(parts.get("train", root), request.training), request)
+        tree = _tree(parts.get("train", root), request.training)
+        return replace(_divide(tree, request), left_out=_left_out(root, tree))
     request.refuse_fraction(f"it has its own {parts['val'].name} folder")
     train = _tree(parts.pop("train"), request.training)
     others = {part: _of_classes(train, path) for part, path in parts.items()}
-    return Data(request.name, train.classes, train.source, others["val"], others.get("test"))
+    left_out = _left_out(root, train, *others.values())
+    test = others["test"].source if "test" in others else None
+    return Data(
+        request.name, train.classes, train.source, others["val"].source, test, left_out=left_out
+    )  # fmt: skip
 
 
 def _existing_folder(path: Path) -> Path:
@@ -93,44 +100,45 @@ def _parts(root: Path) -> dict[str, Path]:
     return parts | ({"test": by_name["test"]} if by_name.get("test", val) != val else {})
 
 
-def _listed(root: Path, class_to_idx: dict[str, int], *, hidden_below: Path) -> list[tuple[str, int]]:
-    start = len(str(hidden_below))
-
-    def wanted(path: str) -> bool:
-        return f"{os.sep}." not in path[start:] and has_file_allowed_extension(path, IMG_EXTENSIONS)
-
-    return make_dataset(root, class_to_idx, is_valid_file=wanted, allow_empty=True)
+def _left_out(root: Path, *trees: Tree) -> tuple[str, ...]:
+    """Files of the trees that aren't read, and images beside their folders of classes."""
+    loose = {path for folder in (root, *(tree.root for tree in trees)) for path in loose_images(folder)}
+    return (*sorted(loose), *(path for tree in trees for path in tree.left_out))
 
 
 def _tree(root: Path, training: bool) -> Tree:
     """A folder of class folders; to train on, at least two, and none without images."""
     classes = _subfolders(root)
     if not classes:
-        loose = sum(has_file_allowed_extension(name, IMG_EXTENSIONS) for name in os.listdir(root))
+        loose = len(loose_images(root))
         found = f"{loose} images but no class sub-folders" if loose else "no class sub-folders"
         raise DataError(f"{root} has {found}; {LAYOUT}")
     if len(classes) == 1 and training:
         raise DataError(f"{root} has one class only ({classes[0]!r}); a classifier needs at least two")
-    source = _source(root, {name: label for label, name in enumerate(classes)})
-    empty = missing_classes(source, classes)
+    tree = _listed(root, classes, classes)
+    empty = missing_classes(tree.source, classes)
     if empty and (training or len(empty) == len(classes)):
         raise DataError(_about_empty(root, empty))
-    return Tree(root, tuple(classes), source)
+    return tree
 
 
-def _source(root: Path, class_to_idx: dict[str, int]) -> FileSource:
-    listed = _listed(root, class_to_idx, hidden_below=root)
-    return FileSource((path for path, _ in listed), [label for _, label in listed], root=root)
+def _listed(root: Path, folders: Sequence[str], classes: Sequence[str]) -> Tree:
+    """The images of class folders, numbered as the classes are."""
+    numbers = {name: label for label, name in enumerate(classes)}
+    found = [(numbers[name], list_images(root / name)) for name in folders]
+    labels = [label for label, files in found for _ in files.images]
+    source = FileSource((path for _, files in found for path in files.images), labels, root=root)
+    return Tree(root, tuple(classes), source, [path for _, files in found for path in files.left_out])
 
 
 def _about_empty(root: Path, names: Sequence[str]) -> str:
     if not os.access(root / names[0], os.R_OK | os.X_OK):
         return f"{root / names[0]} can't be read: permission denied"
     which = f"class {names[0]!r}" if len(names) == 1 else f"{len(names)} classes ({_some(names)})"
-    return f"{root}: {which} without images; add some ({', '.join(IMG_EXTENSIONS)}) or remove the empty folder"
+    return f"{root}: {which} without images; add some ({', '.join(readable_suffixes())}) or remove the empty folder"
 
 
-def _of_classes(train: Tree, root: Path) -> FileSource:
+def _of_classes(train: Tree, root: Path) -> Tree:
     """The images to validate or test on, labelled as those to train on; some classes may have none."""
     here = _subfolders(root)
     missing = [name for name in train.classes if name not in set(here)]
@@ -139,11 +147,10 @@ def _of_classes(train: Tree, root: Path) -> FileSource:
         lists = (("missing", missing), ("extra", extra))
         differences = "; ".join(f"{what}: {_some(names)}" for what, names in lists if names)
         raise DataError(f"{root} must have the classes of {train.root}; {differences}")
-    numbers = {name: label for label, name in enumerate(train.classes)}
-    source = _source(root, {name: numbers[name] for name in here})
-    if not len(source):
+    tree = _listed(root, here, train.classes)
+    if not len(tree.source):
         raise DataError(_about_empty(root, here) if here else f"{root} has no class sub-folders; {LAYOUT}")
-    return source
+    return tree
 
 
 def _divide(tree: Tree, request: Request) -> Data:

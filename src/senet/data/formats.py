@@ -12,7 +12,7 @@ from PIL import Image, features
 from senet.data.faults import BrokenImage, told_as_broken
 from senet.errors import DataError
 
-__all__ = ["ImageFiles", "list_images", "opened", "readable_formats", "readable_suffixes"]
+__all__ = ["ImageFiles", "list_images", "loose_images", "opened", "readable_formats", "readable_suffixes"]
 
 SUFFIXES: Final = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -99,6 +99,14 @@ def list_images(folder: str | os.PathLike[str]) -> ImageFiles:
             path = os.path.join(place, name)
             (found.images if _is_image(path, suffixes) else found.left_out).append(path)
     return found
+
+
+def loose_images(folder: str | os.PathLike[str]) -> list[str]:
+    """Files directly in a folder that are called like images, of formats that aren't read here, too; sorted."""
+    known = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name[0] != "." and entry.name.lower().endswith(known)]
+    return sorted(os.path.join(folder, name) for name in names if not os.path.isdir(os.path.join(folder, name)))
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:

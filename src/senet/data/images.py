@@ -16,10 +16,22 @@ from senet.data.orientation import turned_size, upright
 from senet.preprocessing import DEEP_WHITE
 
 __all__ = [
-    "BrokenImage", "Facts", "Stored", "decode_image", "decode_stored", "file_facts", "image_facts", "is_deep_colour",
-    "load_image", "load_stored", "opened", "read_stored", "stored_facts", "stored_form", "to_8_bits", "told_as_broken",
-    "upright_size",
+    "BrokenImage", "Depth", "Facts", "Stored", "decode_image", "decode_stored", "depth_of", "file_facts", "image_facts",
+    "is_deep_colour", "load_image", "load_stored", "opened", "read_stored", "stored_facts", "stored_form", "to_8_bits",
+    "told_as_broken", "upright_size",
 ]  # fmt: skip
+
+
+class Depth(NamedTuple):
+    """What a 16-bit image uses.
+
+    Attributes:
+        largest: Its largest value, of 65,535. Of colours Pillow reads the upper 8 bits, so there it may be less.
+        colour: Whether it has colours: a white level is for grey.
+    """
+
+    largest: int
+    colour: bool
 
 
 class Facts(NamedTuple):
@@ -30,15 +42,14 @@ class Facts(NamedTuple):
         width: In pixels, as stored.
         height: In pixels, as stored.
         digest: A hash of its content.
-        deepest: Its largest value, of 65,535, where it has 16 bits; else 0. Of 16-bit colour Pillow reads 8 bits, so
-            there it is the largest that it can be.
+        depth: What it uses of its 16 bits; None where it has fewer.
     """
 
     mode: str
     width: int
     height: int
     digest: bytes
-    deepest: int = 0
+    depth: Depth | None = None
 
 
 class Stored(NamedTuple):
@@ -141,17 +152,27 @@ def stored_facts(stored: Stored) -> Facts:
 def _facts(decoded: Image.Image, stored: Stored) -> Facts:
     with told_as_broken(stored.name):
         image = opened(BytesIO(stored.content))
-    largest = int(np.asarray(decoded).max(initial=0))
-    deep_colour = is_deep_colour(image)
-    deepest = largest * 256 + 255 if deep_colour else largest if decoded.mode == "I;16" else 0
     digest = hashlib.blake2b(stored.content, digest_size=16).digest()
-    return Facts(f"{image.mode};16" if deep_colour else image.mode, *image.size, digest, deepest)
+    mode = f"{image.mode};16" if is_deep_colour(image) else image.mode
+    return Facts(mode, *image.size, digest, depth_of(decoded, colour=is_deep_colour(image)))
 
 
 def image_facts(image: Image.Image) -> Facts:
     """The same of an image that is in memory already; the hash is of its pixels."""
-    deepest = int(np.asarray(image).max(initial=0)) if image.mode.startswith("I;16") else 0
-    return Facts(image.mode, *image.size, hashlib.blake2b(image.tobytes(), digest_size=16).digest(), deepest)
+    return Facts(image.mode, *image.size, hashlib.blake2b(image.tobytes(), digest_size=16).digest(), depth_of(image))
+
+
+def depth_of(decoded: Image.Image, *, colour: bool = False) -> Depth | None:
+    """What an image uses of its 16 bits; None where it has fewer.
+
+    Args:
+        decoded: As `decode_image` gives it.
+        colour: Whether its file holds 16-bit colours, see `is_deep_colour`.
+    """
+    if not colour and not decoded.mode.startswith("I;16"):
+        return None
+    largest = int(np.asarray(decoded).max(initial=0))
+    return Depth(largest * 256 + 255 if colour else largest, colour)
 
 
 def is_deep_colour(image: Image.Image) -> bool:

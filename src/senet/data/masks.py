@@ -15,7 +15,7 @@ from senet.data.dense import Target, Trouble
 from senet.data.images import BrokenImage, Facts, Stored, decode_image, file_facts, read_stored
 from senet.data.listing import Entry, file_size, path_below
 from senet.data.mask_files import MOST_CLASSES, VOID, read_mask
-from senet.data.parts import divide, find_names, listed_parts, pictures_in, read_lines
+from senet.data.parts import divide, find_names, listed_parts, pictures_in, read_lines, unread_in
 from senet.data.request import Request
 from senet.data.sources import Data, PathList
 from senet.errors import DataError
@@ -61,7 +61,8 @@ def open_masks(request: Request) -> Data:
         for part, names in parts.items()
     }
     return Data(
-        request.name, classes, sources["train"], sources["val"], sources.get("test"), task="segmentation", split=split
+        request.name, classes, sources["train"], sources["val"], sources.get("test"), task="segmentation", split=split,
+        left_out=unread_in(root / "images") + unread_in(root / "masks"),
     )  # fmt: skip
 
 

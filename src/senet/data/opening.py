@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from senet.data.coco import open_coco
+from senet.data.depth import with_white_level
 from senet.data.digits import open_digits
 from senet.data.folder import open_folder
 from senet.data.masks import open_masks
@@ -45,6 +46,7 @@ def open_data(
     instances: bool = False,
     default_fraction: float = DEFAULT_FRACTION,
     training: bool = True,
+    white: int | str | None = None,
 ) -> Data:
     """Open a data set by its name on the command line.
 
@@ -60,6 +62,7 @@ def open_data(
         instances: The masks of `masks:` hold numbers of single objects, all of the second class.
         default_fraction: As `val_fraction`, but without effect on data that comes divided.
         training: Whether images are wanted to train on; to evaluate on, a part may be empty and one class is enough.
+        white: What is white in 16-bit images, or `"auto"`; None leaves it to the network. See `with_white_level`.
 
     Raises:
         UnknownNameError: No such kind of data.
@@ -83,4 +86,5 @@ def open_data(
         request.refuse_dense_options()
     elif instances and kind != "masks":
         raise DataError(f"--instances is about masks:PATH; {request.name} has no masks")
-    return KINDS[kind](request)
+    data = KINDS[kind](request)
+    return data if white is None else with_white_level(data, white)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from senet.data.formats import ImageFiles, list_images, readable_suffixes
 from senet.data.request import Request
 from senet.data.split import hash_split
 from senet.errors import DataError
 
-__all__ = ["divide", "find_names", "listed_parts", "pictures_in", "read_lines"]
+__all__ = ["divide", "find_names", "listed_parts", "pictures_in", "read_lines", "unread_in"]
 
 NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def read_lines(path: Path) -> list[str]:
@@ -54,7 +53,7 @@ def listed_parts(folders: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def _stem(name: str) -> str:
-    return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in PICTURES else name
+    return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in readable_suffixes() else name
 
 
 def divide(names: Sequence[str], request: Request) -> dict[str, list[str]]:
@@ -73,11 +72,33 @@ def divide(names: Sequence[str], request: Request) -> dict[str, list[str]]:
 
 
 def pictures_in(folder: Path) -> dict[str, Path]:
-    """Picture files of a folder and of those in it: path below the folder without its ending, to the file."""
+    """Picture files of a folder and of those in it: path below the folder without its ending, to the file.
+
+    Raises:
+        DataError: The folder isn't there, or two of its pictures differ in their ending alone.
+    """
+    return _by_name(folder, _files_in(folder).images)
+
+
+def unread_in(folder: Path) -> tuple[str, ...]:
+    """The other files there, see `list_images`."""
+    return tuple(_files_in(folder).left_out)
+
+
+def _files_in(folder: Path) -> ImageFiles:
     if not folder.is_dir():
         raise DataError(f"{folder} isn't there or is no folder; it should hold the pictures")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.name[0] != ".")
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
+    return list_images(folder)
+
+
+def _by_name(folder: Path, files: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in map(Path, files):
+        name = _stem(path.relative_to(folder).as_posix())
+        if name in found:
+            raise DataError(f"{found[name]} and {path} have the same name; keep one of them")
+        found[name] = path
+    return found
 
 
 def find_names(parts: dict[str, list[str]], there: dict[str, Path], where: Path) -> None:

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from senet.data.checks import mask_troubles
 from senet.data.dense import troubles_of
-from senet.data.images import BrokenImage, Facts
+from senet.data.depth import depth_note
+from senet.data.images import BrokenImage, Depth, Facts
 from senet.data.loader import default_workers
 from senet.data.quiet import quiet_pillow
 from senet.data.sources import Data, Source
@@ -40,6 +42,7 @@ class PartReport:
         width: Narrowest and widest, in pixels; None if all are broken.
         height: Lowest and highest, in pixels.
         modes: How many images are stored in each of Pillow's modes.
+        deep: What is to be said about images with 16 bits; empty if nothing.
         broken: Path and reason of each image that can't be read.
     """
 
@@ -48,6 +51,7 @@ class PartReport:
     width: tuple[int, int] | None = None
     height: tuple[int, int] | None = None
     modes: dict[str, int] = field(default_factory=dict)
+    deep: str = ""
     broken: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -62,6 +66,7 @@ class ScanReport:
         repeats: Pairs of paths: equal images of one class within one part.
         contradictions: Pairs of paths: equal images within one part, but of different classes.
         troubles: Path and reason of all that is wrong with boxes or masks.
+        left_out: Files among the images that aren't read.
     """
 
     name: str
@@ -70,6 +75,7 @@ class ScanReport:
     repeats: list[tuple[str, str]] = field(default_factory=list)
     contradictions: list[tuple[str, str]] = field(default_factory=list)
     troubles: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def broken(self) -> list[tuple[str, str]]:
@@ -92,9 +98,13 @@ def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int
     sources = data.parts
     total = sum(map(len, sources.values()))
     report = ScanReport(data.name, {name: _counted(data, source) for name, source in sources.items()})
-    report.troubles = [(trouble.path, trouble.reason) for trouble in troubles_of(data)]
+    report.troubles = [
+        (trouble.path, trouble.reason) for trouble in (*troubles_of(data), *mask_troubles(data, data.parts))
+    ]
+    report.left_out = list(data.left_out)
     sizes: dict[str, list[tuple[int, int]]] = {name: [] for name in sources}
     modes: dict[str, Counter[str]] = {name: Counter() for name in sources}
+    deep: dict[str, list[Depth]] = {name: [] for name in sources}
     first: dict[bytes, tuple[str, int]] = {}
     for done, looked in enumerate(_look_at_all(data, default_workers() if workers is None else workers), 1):
         if looked.broken is not None:
@@ -102,11 +112,13 @@ def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int
         if looked.facts is not None:
             sizes[looked.part].append((looked.facts.width, looked.facts.height))
             modes[looked.part][looked.facts.mode] += 1
+            if looked.facts.depth is not None:
+                deep[looked.part].append(looked.facts.depth)
             _note_equal(report, sources, first, looked)
         if progress is not None:
             progress(done, total)
     for name, part in report.parts.items():
-        part.modes = dict(modes[name])
+        part.modes, part.deep = dict(modes[name]), depth_note(deep[name])
         if sizes[name]:
             widths, heights = zip(*sizes[name], strict=True)
             part.width, part.height = (min(widths), max(widths)), (min(heights), max(heights))

@@ -12,7 +12,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from PIL import Image
 
-from senet.data.images import Facts, Stored, decode_image, file_facts, image_facts, read_stored
+from senet.data.images import Facts, Stored, decode_image, file_facts, read_stored
 from senet.data.listing import Entry, digest_of, file_size, path_below, sample_of, whole
 from senet.data.split import Split
 from senet.errors import DataError
@@ -63,6 +63,8 @@ class Data:
         default_preprocessing: The picture-to-tensor path that fits the data; None leaves it to the network.
         task: What can be trained on it, a key of `senet.tasks.TASKS`.
         split: How images that came undivided were divided; None where the data came divided.
+        left_out: Files among the images that aren't read, since this Pillow doesn't know their format or they are none.
+        white_level: What is white in its 16-bit images, where the user says it; see `Preprocessing.white_level`.
     """
 
     name: str
@@ -73,6 +75,8 @@ class Data:
     default_preprocessing: Preprocessing | None = None
     task: str = "classification"
     split: Split | None = None
+    left_out: tuple[str, ...] = ()
+    white_level: int | None = None
 
     @cached_property
     def digest(self) -> str:

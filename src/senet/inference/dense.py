@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -29,14 +30,15 @@ class DenseEvaluation:
     Attributes:
         images: How many.
         scores: The task's scores by key, in 0..1.
-        per_class: Class to its scores; a class that isn't there is left out.
+        per_class: Class to its scores: IoU and Dice of each class, None where it is neither there nor predicted; or mAP
+            of each that is there.
         intervals: Score to its 95 % interval over images; a score without one is left out.
         seconds: Wall clock, loading included.
     """
 
     images: int
     scores: dict[str, float]
-    per_class: dict[str, dict[str, float]]
+    per_class: dict[str, dict[str, float | None]]
     intervals: dict[str, tuple[float, float]]
     seconds: float
 
@@ -112,7 +114,10 @@ def evaluate_dense(
             if progress is not None:
                 progress(done, len(dataset))
     scores = {key: float(value) for key, value in objective.judged().items()}
-    per_class = {name: dict(values) for name, values in objective.per_class.items()}
+    per_class: dict[str, dict[str, float | None]] = {
+        name: {key: None if math.isnan(value) else value for key, value in values.items()}
+        for name, values in objective.per_class.items()
+    }
     return DenseEvaluation(done, scores, per_class, dict(objective.intervals), time.monotonic() - started)
 
 

@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from senet.data import Batch, BrokenReport, Data, Shard, eval_loader, missing_classes, train_loader, troubles_of
+from senet.data.checks import check_masks, report_data
 from senet.errors import DataError, SenetError
 from senet.models import Backbone
 from senet.preprocessing import Preprocessing
@@ -102,6 +103,9 @@ def fit(
     tell = partial(console.print, soft_wrap=True)
     check_annotations(data, tell)
     tell_missing(data, tell)
+    check_masks(data, ("train", "val"), training=True)
+    if is_first_process():
+        report_data(data, network.preprocessing, tell)
     _prepare(network, recipe, run)
     record = data.record() if is_first_process() else None  # only the first process writes it
     broken = BrokenReport(

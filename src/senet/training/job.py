@@ -42,6 +42,7 @@ class DataOptions:
         classes: Names of the classes, where boxes or masks don't say.
         instances: Masks hold numbers of single objects.
         limit: At most so many training images, drawn at random but always the same; None is all.
+        white: What is white in 16-bit images, or `"auto"`; None leaves it to the network.
     """
 
     data: str
@@ -52,6 +53,7 @@ class DataOptions:
     classes: tuple[str, ...] = ()
     instances: bool = False
     limit: int | None = None
+    white: int | str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))  # JSON, from which it is read, has lists only
@@ -76,6 +78,7 @@ class DataOptions:
             root=self.root,
             classes=self.classes,
             instances=self.instances,
+            white=self.white,
         )
         return data if self.limit is None else replace(data, train=thin(data.train, self.limit))
 

@@ -140,10 +140,15 @@ class Start:
         )
 
     def images(self, data: Data | None = None) -> Preprocessing:
-        """What images go through: as the weights want it, else as the data's own path, else as the network's."""
+        """What images go through: as the weights want it, else as the data's own path, else as the network's.
+
+        The size and the white of 16-bit images that the user asks for replace theirs.
+        """
         own = (
             self.preprocessing or (data and data.default_preprocessing) or task_named(self.task).defaults(self.model)[1]
         )
+        if data is not None and data.white_level is not None:
+            own = replace(own, white_level=data.white_level)
         return replace(own, size=self.size) if self.size else own
 
     def classes(self) -> tuple[str, ...]:

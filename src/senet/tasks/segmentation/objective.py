@@ -154,8 +154,6 @@ class SegmentationObjective(Objective):
             found = {"miou": bootstrap(counts, _mean_iou), "dice": bootstrap(counts, _mean_dice)}
             self.intervals = {key: interval for key, interval in found.items() if interval}
         self.per_class = {
-            name: {"iou": i, "dice": d}
-            for name, i, d in zip(self.classes, iou.tolist(), dice.tolist(), strict=True)
-            if i == i  # not NaN
+            name: {"iou": i, "dice": d} for name, i, d in zip(self.classes, iou.tolist(), dice.tolist(), strict=True)
         }
         return {"miou": iou.nanmean().float(), "dice": dice.nanmean().float()}

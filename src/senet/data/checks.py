@@ -1,0 +1,124 @@
+"""What is to be known about a data set before a training begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from senet.data.dense import Trouble
+from senet.data.depth import depth_at, depth_note, evenly
+from senet.data.masks import MaskSource
+from senet.data.sources import Data, Source, Subset
+from senet.errors import DataError
+from senet.preprocessing import Preprocessing
+
+__all__ = ["check_masks", "left_out_note", "mask_troubles", "report_data"]
+
+SAMPLED = 32
+"""Training images that are looked at for 16-bit values."""
+
+NAMED = 3
+"""Files that a line names."""
+
+
+def check_masks(data: Data, parts: Iterable[str], *, training: bool) -> None:
+    """Refuse masks from which nothing could be learned, or by which nothing could be measured.
+
+    Args:
+        data: Any; what has no masks is fine.
+        parts: Which are used, of `data.parts`.
+        training: Whether classes are to be learned, so that all must be there.
+
+    Raises:
+        DataError: A part's masks hold 0 and 255 alone, or a class is in no training mask.
+    """
+    for trouble in mask_troubles(data, parts, training=training):
+        raise DataError(f"{trouble.path}: {trouble.reason}")
+
+
+def mask_troubles(data: Data, parts: Iterable[str], *, training: bool = True) -> list[Trouble]:
+    """What is wrong with the masks of a part as a whole; see `check_masks`."""
+    found = []
+    for name in parts:
+        source = _whole(data.parts[name])
+        if not isinstance(source, MaskSource) or not len(source):
+            continue
+        folder = str(Path(source.masks[0]).parent)
+        present = np.atleast_1d(source.present.any(axis=0))
+        missing = [data.classes[number] for number in np.flatnonzero(~present[:-1])]
+        if present[-1] and present[:-1].sum() == 1 and present[0]:
+            found.append(Trouble(folder, _about_two_values(name, data.classes)))
+        elif training and present.any() and name == "train" and missing:
+            found.append(Trouble(folder, _about_missing(missing, data.classes, instances=source.instances)))
+    return found
+
+
+def _whole(source: Source) -> Source:
+    """Without what `--limit` leaves out: a quick try needn't have all classes."""
+    return _whole(source.source) if isinstance(source, Subset) else source
+
+
+def _about_two_values(part: str, classes: Sequence[str]) -> str:
+    remedy = (
+        "--instances makes any number above 0 the second class" if len(classes) == 2 else "number classes 0, 1, ..."
+    )
+    return (
+        f"all {part} masks hold 0 and 255 alone, and 255 means that nothing is said: nothing but {classes[0]} could be "
+        f"learned; {remedy}, or save {classes[1]} as 1"
+    )
+
+
+def _about_missing(missing: Sequence[str], classes: Sequence[str], *, instances: bool) -> str:
+    if instances:
+        return (
+            f"no training mask has anything of {missing[0]}: with --instances {classes[0]} is 0, {classes[1]} the rest"
+        )
+    names = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    numbers = f"{classes.index(missing[0])} of 0..{len(classes) - 1}"
+    return (
+        f"no training mask has anything of {names} (number {numbers}), so it can't be learned; correct the numbers in "
+        "the masks, name other classes (classes.txt, --class-names), or move such pictures to those that are trained on"
+    )
+
+
+def report_data(data: Data, preprocessing: Preprocessing, tell: Callable[[str], object]) -> None:
+    """Tell what a training will do with its files that a person may not expect.
+
+    Args:
+        data: What is trained on.
+        preprocessing: Of the network: the white of 16-bit images.
+        tell: Called with each line.
+    """
+    sampled = [depth_at(data.train, index) for index in evenly(len(data.train), SAMPLED)]
+    lines = (
+        left_out_note(data.left_out),
+        depth_note(filter(None, sampled), preprocessing.white_level),
+        _void_note(data.train),
+    )
+    for line in filter(None, lines):
+        tell(line)
+
+
+def left_out_note(paths: Sequence[str]) -> str:
+    """`3 files left out: a.heic, ...`; empty if there are none."""
+    if not paths:
+        return ""
+    more = f" and {len(paths) - NAMED:,} more" if len(paths) > NAMED else ""
+    plural = "s" * (len(paths) != 1)
+    return f"{len(paths):,} file{plural} left out (not of a format that is read): {', '.join(paths[:NAMED])}{more}"
+
+
+def _void_note(source: Source) -> str:
+    source = _whole(source)
+    if not isinstance(source, MaskSource) or source.instances:
+        return ""
+    present = source.present
+    empty = present[:, -1] & ~present[:, 1:-1].any(axis=1)
+    if not empty.any():
+        return ""
+    example = source.masks[int(np.flatnonzero(empty)[0])]
+    return (
+        f"{empty.sum():,} of {len(source):,} training masks say nothing but 0 and 255 (nothing said), such as {example}"
+    )

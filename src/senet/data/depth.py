@@ -1,0 +1,97 @@
+"""How many of their 16 bits images use: a camera's 12 bits in 16 look nearly black unless their white is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from io import BytesIO
+
+import numpy as np
+
+from senet.data.images import BrokenImage, Depth, decode_stored, depth_of, is_deep_colour, opened, told_as_broken
+from senet.data.sources import Data, Source
+from senet.errors import DataError
+from senet.preprocessing import DEEP_WHITE
+
+__all__ = ["AUTO", "depth_at", "depth_note", "evenly", "full_scale", "with_white_level"]
+
+AUTO = "auto"
+"""The white level that follows from the training images."""
+
+
+def depth_at(source: Source, index: int) -> Depth | None:
+    """What one image of a source uses of its 16 bits; None where it has fewer, or can't be read."""
+    try:
+        stored = source.stored(index)
+        if stored is None:
+            return depth_of(source[index][0])
+        with told_as_broken(stored.name):
+            header = opened(BytesIO(stored.content))
+        colour = is_deep_colour(header)
+        if not colour and not header.mode.startswith("I"):
+            return None
+        return depth_of(decode_stored(stored), colour=colour)
+    except BrokenImage:
+        return None
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """At most so many positions of a row, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
+
+
+def full_scale(largest: int) -> int:
+    """The white of the fewest bits that hold a value: 4095 for 3000."""
+    return int(2 ** max(1, largest.bit_length()) - 1)
+
+
+def depth_note(found: Iterable[Depth], white_level: int = DEEP_WHITE) -> str:
+    """What is to be said about 16-bit images with this white level; empty if nothing."""
+    found = list(found)
+    grey = max((one.largest for one in found if not one.colour), default=0)
+    colour = max((one.largest for one in found if one.colour), default=0)
+    if grey > white_level:
+        return f"16-bit images have values up to {grey:,}; those above --white {white_level} become white"
+    fits = full_scale(grey)
+    if grey and fits < white_level:
+        return (
+            f"16-bit images use {fits.bit_length()} bits (largest value {grey:,}), and {white_level:,} is white, so "
+            f"they look dark: train with --white {fits}"
+        )
+    if colour and full_scale(colour) < DEEP_WHITE:
+        return (
+            f"16-bit colour images use {full_scale(colour).bit_length()} bits (values below {colour + 1:,}), so they "
+            "look dark; of 16-bit colours 8 bits are read, so save them with 8 bits a channel"
+        )
+    return ""
+
+
+def with_white_level(data: Data, white: int | str) -> Data:
+    """A data set with what `--white` says.
+
+    Args:
+        data: With 16-bit images to train on.
+        white: Their white; or `"auto"`: the largest number of as many bits as the largest value needs.
+
+    Raises:
+        DataError: It is no white level, or would have no effect.
+    """
+    if white != AUTO and not (isinstance(white, int) and 1 <= white <= DEEP_WHITE):
+        raise DataError(f"--white {white} must be 1 to {DEEP_WHITE} (4095 for 12 bits), or auto")
+    look, everywhere = partial(depth_at, data.train), range(len(data.train))
+    if white == AUTO:
+        with ThreadPoolExecutor() as pool:
+            seen = [one for one in pool.map(look, everywhere) if one is not None]
+    else:  # the first one will do
+        seen = [one for one in [next(filter(None, map(look, everywhere)), None)] if one is not None]
+    if not seen:
+        raise DataError(f"--white {white} has no effect: no training image of {data.name} has 16-bit grey")
+    if any(one.colour for one in seen):
+        raise DataError(
+            f"--white {white} is for 16-bit grey; {data.name} has 16-bit colours, of which 8 bits are read: save them "
+            "with 8 bits a channel"
+        )
+    level = full_scale(max(one.largest for one in seen)) if white == AUTO else int(white)
+    return replace(data, white_level=level)
