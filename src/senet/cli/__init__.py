@@ -11,6 +11,8 @@ from senet import __version__
 from senet.cli import bench, compare, convert, cost, doctor, evaluate, export, inspect, predict, retrofit, shard, train
 from senet.cli import list as list_verb
 from senet.cli.memory import keep_freed_memory
+from senet.cli.output import tolerant_output
+from senet.console import printable
 from senet.data.quiet import quiet_pillow
 from senet.errors import from_worker
 
@@ -33,6 +35,9 @@ VERBS = {
 }
 
 USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
+
+NEWLINE = "\n"
+"""A message may have two lines."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -64,6 +69,11 @@ def command() -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; the return value is the process's exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
     options = make_parser().parse_args(arguments)
+    with tolerant_output():
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         return VERBS[options.verb].run(options)
     except KeyboardInterrupt:
@@ -75,14 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, MemoryError) as error:
         if options.debug:
             raise
-        print(f"senet {options.verb}: {_in_words(error)}", file=sys.stderr)
+        print(f"senet {options.verb}: {printable(_in_words(error), keep=NEWLINE)}", file=sys.stderr)
         return USER_ERROR
     except Exception as error:
         if options.debug:
             raise
         reason = (str(error).splitlines() or [""])[0]
         print(
-            f"senet {options.verb}: unexpected {type(error).__name__}: {reason}\n"
+            f"senet {options.verb}: unexpected {type(error).__name__}: {printable(reason)}\n"
             "this is a bug in senet or one of its libraries; --debug shows where",
             file=sys.stderr,
         )

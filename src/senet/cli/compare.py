@@ -33,6 +33,7 @@ from senet.cli.output import counting, print_json, print_table
 from senet.comparison.plan import Comparison
 from senet.comparison.tabled import from_table
 from senet.comparison.variant import Arm, Variant, default_arms, parse_arm
+from senet.console import plain_console, teller
 from senet.errors import SenetError
 from senet.training.recipe import RunOptions
 from senet.training.start import BUILT, is_checkpoint
@@ -69,16 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train what isn't trained yet, and report."""
-    from rich.console import Console
-
     from senet.comparison.measuring import prices
     from senet.comparison.running import refuse_others, taking_part, train_all
     from senet.training.interruption import Interrupted
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SenetError("senet compare starts the processes of each training itself (--devices N): call it once")
-    console = Console(stderr=True)
-    tell = partial(console.print, highlight=False, soft_wrap=True)
+    console = plain_console()
+    tell = teller(console)
     folder, comparison, data = _resumed(options) if options.resume is not None else _new(options)
     refuse_others(comparison, folder, data)
     with taking_part(comparison, folder, tell):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from senet.console import plain_console, plain_progress, printable
 
 if TYPE_CHECKING:
     from senet.inference import Part
 
-__all__ = ["counting", "print_json", "print_table", "span", "tell_part"]
+__all__ = ["counting", "print_json", "print_table", "span", "tell_part", "tolerant_output"]
 
 
 def print_json(value: Any) -> None:
@@ -24,18 +26,18 @@ def print_json(value: Any) -> None:
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", left: int = 1) -> None:
     """A table on standard output; its first `left` columns are text, the others are figures."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
+    title = printable(title)
     table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
     for number, name in enumerate(head):
-        table.add_column(name, justify="left" if number < left else "right", overflow="fold")
+        table.add_column(printable(name), justify="left" if number < left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    plain = partial(Console, markup=False, emoji=False, highlight=False)  # a path such as cats[old] is no markup
-    console = plain()
+        table.add_row(*map(printable, row))
+    console = plain_console(stderr=False)
     if not console.is_terminal:  # piped into a file or another program: no reason to fold at 80 columns
-        console = plain(width=max(40, plain(width=10_000).measure(table).maximum))
+        width = plain_console(stderr=False, width=1_000_000).measure(table).maximum
+        console = plain_console(stderr=False, width=max(40, width))
     console.print(table)
 
 
@@ -54,11 +56,24 @@ def tell_part(part: Part) -> None:
 @contextmanager
 def counting(name: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on standard error; within the block call what it gives with (done, total)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with plain_progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def tolerant_output() -> Iterator[None]:
+    """Print what an encoding lacks as an escape, within: a name with a strange byte is no reason to stop."""
+    changed = []
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            changed.append((stream, stream.errors))
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, errors in changed:
+            if not stream.closed:
+                stream.reconfigure(errors=errors)

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from senet.cli import dense
 from senet.cli import options as shared
-from senet.cli.output import counting, print_json, print_table
+from senet.cli.output import counting, print_table
 from senet.errors import SenetError
+from senet.spreadsheet import text_cell
 
 if TYPE_CHECKING:
     from senet.inference import Prediction
@@ -57,23 +60,52 @@ def run(options: argparse.Namespace) -> int:
         return dense.predict(options, loaded, _files(options.paths))
     if options.score is not None:
         raise SenetError("--score is for detectors; a row names the likeliest classes with their probabilities")
-    if options.out is not None and not options.out.resolve().parent.is_dir():
-        raise SenetError(f"--out {options.out}: there is no folder {options.out.parent}")
     paths = _files(options.paths)
-    with counting("predicting") as progress:
-        rows = list(
-            predict(
-                loaded,
-                paths,
-                top=options.top or TOP,
-                batch_size=options.batch_size or shared.BATCH,
-                precision=options.precision,
-                workers=options.workers,
-                progress=progress,
-            )
+    if options.out is not None:
+        _check_out(options, paths)
+    count = _Count()
+    # A bar would overwrite rows that are printed on the same terminal.
+    bar = nullcontext(None) if options.json and sys.stdout.isatty() else counting("predicting")
+    with bar as progress:
+        rows = predict(
+            loaded,
+            paths,
+            top=options.top or TOP,
+            batch_size=options.batch_size or shared.BATCH,
+            precision=options.precision,
+            workers=options.workers,
+            progress=progress,
         )
-    _give(rows, options)
-    return 0 if any(not row.error for row in rows) else 1
+        report = _give(count.over(rows), min(options.top or TOP, len(loaded.classes)), options)
+    report(count)
+    return 0 if count.unread < count.rows else 1
+
+
+def _give(rows: Iterator[Prediction], top: int, options: argparse.Namespace) -> Callable[[_Count], None]:
+    """Write or print the rows as they come; gives what is left to say when the bar is gone."""
+    if options.out is not None:
+        from senet.weights import write_atomically
+
+        write_atomically(options.out, lambda path: _write(rows, top, path))
+        return lambda count: print(f"{count.rows} rows in {options.out}{count.about_unread()}")
+    if options.json:
+        _print_rows(rows)
+        return lambda _: None
+    table = [[row.path, *_first(row), row.error or _others(row)] for row in rows]
+    return lambda _: print_table(("file", "label", "probability", "then, or why not"), table, left=2)
+
+
+def _check_out(options: argparse.Namespace, paths: Sequence[str]) -> None:
+    """Raise a `SenetError` for a place where no table can be written."""
+    out: Path = options.out
+    if options.json:
+        raise SenetError("--json prints the rows and --out writes them as CSV; use one of them")
+    if not out.resolve().parent.is_dir():
+        raise SenetError(f"--out {out}: there is no folder {out.parent}")
+    if out.is_dir():
+        raise SenetError(f"--out {out} is a folder; the rows of a classifier go into a CSV file")
+    if out.exists() and any(Path(path).exists() and out.samefile(path) for path in paths):
+        raise SenetError(f"--out {out} is one of the images; give the CSV file another name")
 
 
 def _files(names: Sequence[str]) -> list[str]:
@@ -89,19 +121,31 @@ def _files(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _give(rows: Sequence[Prediction], options: argparse.Namespace) -> None:
-    if options.out is not None:
-        from senet.weights import write_atomically
+class _Count:
+    """Rows that have passed."""
 
-        write_atomically(options.out, lambda path: _write(rows, path))
-        bad = sum(bool(row.error) for row in rows)
-        print(f"{len(rows)} rows in {options.out}" + (f", {bad} of them files that can't be read" if bad else ""))
-    elif options.json:
-        print_json([{"path": r.path, "error": r.error, "top": [{"label": c, "probability": p} for c, p in r.top]}
-                    for r in rows])  # fmt: skip
-    else:
-        table = [[row.path, *_first(row), row.error or _others(row)] for row in rows]
-        print_table(("file", "label", "probability", "then, or why not"), table, left=2)
+    def __init__(self) -> None:
+        self.rows = self.unread = 0
+
+    def over(self, rows: Iterator[Prediction]) -> Iterator[Prediction]:
+        for row in rows:
+            self.rows += 1
+            self.unread += bool(row.error)
+            yield row
+
+    def about_unread(self) -> str:
+        return f", {self.unread} of them files that can't be read" if self.unread else ""
+
+
+def _print_rows(rows: Iterator[Prediction]) -> None:
+    """One JSON list, an element a row."""
+    from senet.weights.strict_json import dump
+
+    for number, r in enumerate(rows):
+        top = [{"label": name, "probability": share} for name, share in r.top]
+        element = dump({"path": r.path, "error": r.error, "top": top}, indent=None).rstrip()
+        sys.stdout.write(("[\n  " if number == 0 else ",\n  ") + element)
+    sys.stdout.write("\n]\n")
 
 
 def _first(row: Prediction) -> tuple[str, str]:
@@ -112,13 +156,12 @@ def _others(row: Prediction) -> str:
     return ", ".join(f"{name} {share:.1%}" for name, share in row.top[1:3])
 
 
-def _write(rows: Sequence[Prediction], path: Path) -> None:
-    width = max(len(row.top) for row in rows)
+def _write(rows: Iterator[Prediction], top: int, path: Path) -> None:
+    """Write the table a row at a time."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        more = [f"{what}_{k}" for k in range(2, width + 1) for what in ("label", "probability")]
+        more = [f"{what}_{k}" for k in range(2, top + 1) for what in ("label", "probability")]
         table.writerow(["path", "label", "probability", *more, "error"])
         for row in rows:
-            cells = [cell for name, share in row.top for cell in (name, f"{share:.6f}")]
-            padding = [""] * (max(2, 2 * width) - len(cells))
-            table.writerow([row.path, *cells, *padding, row.error])
+            cells = [cell for name, share in row.top for cell in (text_cell(name), f"{share:.6f}")]
+            table.writerow([text_cell(row.path), *cells, *[""] * (2 * top - len(cells)), text_cell(row.error)])

@@ -23,6 +23,7 @@ from senet.cli import jobs
 from senet.cli import options as shared
 from senet.cli.operation import AFTER, measured, operate, planned
 from senet.cli.output import print_json, print_table
+from senet.console import plain_console, teller
 from senet.data.augmentation import Augmentation
 from senet.errors import CheckpointError, SenetError
 from senet.tasks import CLASSIFICATION, task_named
@@ -51,7 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Insert, fine-tune, evaluate."""
-    from senet.training.console import plain_console
 
     console = plain_console()
     if options.resume is not None:
@@ -75,8 +75,8 @@ def run(options: argparse.Namespace) -> int:
     operation = operate(options, start, data, seed=job.recipe.seed)
     job = replace(job, network=operation.start)
     if is_first_process() and not options.json:
-        console.print(str(operation.report), soft_wrap=True)
-        console.print(jobs.plan_line("fine-tuning", job, folder), soft_wrap=True)
+        teller(console)(str(operation.report))
+        teller(console)(jobs.plan_line("fine-tuning", job, folder))
     return _train(job, folder, operation.record(), data, options, console)
 
 
@@ -172,7 +172,7 @@ def _train(
             outcome = job.resume(folder, console)
     except Interrupted:
         line = f"stopped and saved; go on with: senet retrofit --resume {folder}"
-        console.print(line, soft_wrap=True)
+        teller(console)(line)
         return 130
     if not is_first_process():
         return 0
@@ -181,7 +181,7 @@ def _train(
     record["results"][moment] = measured(options, job.network, best.model, data, record["split"])
     _give(folder, record, options, seconds=outcome.seconds)
     if outcome.broken:
-        console.print(outcome.broken, soft_wrap=True)
+        teller(console)(outcome.broken)
     return 0
 
 

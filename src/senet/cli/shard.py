@@ -15,6 +15,7 @@ from pathlib import Path
 
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_table
+from senet.console import plain_console, teller
 from senet.errors import SenetError
 
 __all__ = ["add_arguments", "run"]
@@ -35,17 +36,15 @@ def run(options: argparse.Namespace) -> int:
     """Write and tell."""
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from senet.data.sharding import write_shards
 
     if not options.shard_mb > 0:
         raise SenetError(f"--shard-mb {options.shard_mb:g} must be positive")
-    data, console = shared.data_options(options).open(), Console(stderr=True)
+    data, tell = shared.data_options(options).open(), teller(plain_console())
     with counting("writing shards") as progress:
         made = write_shards(
             data, options.out, shard_mb=options.shard_mb, seed=options.seed, workers=options.workers, progress=progress,
-            tell=lambda *it: console.print(f"left out {': '.join(it)}", highlight=False, soft_wrap=True),
+            tell=lambda *it: tell(f"left out {': '.join(it)}"),
         )  # fmt: skip
     if options.json:
         print_json({"folder": str(options.out), **asdict(made)})

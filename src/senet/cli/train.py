@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train, or go on with a training."""
-    from senet.training.console import plain_console
+    from senet.console import plain_console
     from senet.training.interruption import Interrupted
     from senet.training.job import is_first_process
 

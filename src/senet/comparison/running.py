@@ -13,11 +13,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.comparison.plan import PLAN, Comparison, Turn
+from senet.console import teller
 from senet.errors import SenetError
 from senet.training.failures import Diverged
 from senet.training.folder import JOB, METRICS, write_json
@@ -81,7 +81,7 @@ def train_all(
     failed: dict[Path, str] = {}
     turns = list(comparison.turns(folder))
     train = _train_in_processes if _several_devices(comparison.run) else _train
-    tell = partial(console.print, highlight=False, soft_wrap=True)
+    tell = teller(console)
     trained = True
     while trained:  # once more after the last one: a process that was at a run may have died
         trained = False

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from senet.data import BrokenImage, default_workers, eval_transform
 from senet.data.images import decode_image
+from senet.data.sources import PathList
 from senet.inference.device import running
 from senet.preprocessing import Preprocessing
 from senet.zoo import LoadedModel
@@ -35,7 +36,7 @@ class Prediction:
 
 class _Files(Dataset[tuple[int, Tensor | str]]):
     def __init__(self, paths: Sequence[str], preprocessing: Preprocessing) -> None:
-        self.paths = paths
+        self.paths = PathList(paths)
         self.transform = eval_transform(preprocessing)
 
     def __len__(self) -> int:

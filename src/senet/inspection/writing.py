@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from senet.inspection.curves import packed
 from senet.inspection.inspection import Inspection
+from senet.spreadsheet import text_cell
 
 __all__ = ["page", "write"]
 
@@ -32,14 +33,18 @@ def write(inspection: Inspection, folder: str | os.PathLike[str]) -> list[Path]:
     with open(folder / "blocks.csv", "w", newline="", encoding="utf-8") as file:
         rows = csv.DictWriter(file, BLOCK_COLUMNS, extrasaction="ignore")
         rows.writeheader()
-        rows.writerows(inspection.summary()["blocks"])
+        rows.writerows({key: _cell(value) for key, value in row.items()} for row in inspection.summary()["blocks"])
     with open(folder / "channels.csv", "w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
         lines.writerow(("path", "channel", "mean", "variance_within_classes", "variance_between_classes"))
         for path, columns in inspection.channels.items():
             for number, values in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-                lines.writerow((path, number, *(f"{value:.6g}" for value in values)))
+                lines.writerow((text_cell(path), number, *(f"{value:.6g}" for value in values)))
     return [folder / name for name in (*texts, "blocks.csv", "channels.csv")]
+
+
+def _cell(value: Any) -> Any:
+    return text_cell(value) if isinstance(value, str) else value
 
 
 def _document(inspection: Inspection) -> dict[str, Any]:

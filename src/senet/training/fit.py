@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 
+from senet.console import plain_console, teller
 from senet.data import Batch, BrokenReport, Data, Shard, eval_loader, missing_classes, train_loader, troubles_of
 from senet.data.checks import check_masks, report_data
 from senet.errors import DataError, SenetError
@@ -28,7 +28,6 @@ from senet.surgery import trainable
 from senet.tasks import CLASSIFICATION, task_named
 from senet.tasks.task import Task
 from senet.training.cluster import is_first_process, placed
-from senet.training.console import plain_console
 from senet.training.failures import told_plainly
 from senet.training.interruption import Interrupted, StopRequest
 from senet.training.keeper import Keeper
@@ -100,7 +99,7 @@ def fit(
     task = task_named(network.task)
     task.check_rules(recipe)
     task.check_network(network.model, network.name, network.preprocessing, data.classes)
-    tell = partial(console.print, soft_wrap=True)
+    tell = teller(console)
     check_annotations(data, tell)
     tell_missing(data, tell)
     check_masks(data, ("train", "val"), training=True)

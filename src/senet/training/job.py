@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from senet.console import plain_console, teller
 from senet.errors import SenetError
 from senet.tasks import task_named
 from senet.training.cluster import is_first_process
@@ -133,7 +133,7 @@ class Job:
             _tidy(folder)
             if is_first_process():
                 if network.new_head and self.network.weights != BUILT and console is not None:
-                    console.print(f"the classifier is new: {network.new_head}", soft_wrap=True)
+                    teller(console)(f"the classifier is new: {network.new_head}")
                 begun = replace(self, digest=data.digest)
                 for name, content in {JOB: begun.to_dict(), **(notes or {})}.items():
                     write_json(folder, name, content)
@@ -148,16 +148,14 @@ class Job:
         Raises:
             SenetError: As `start`; or the data has changed, or the run has trained more epochs than that already.
         """
-        from senet.training.console import plain_console
-
-        console = console or plain_console()
+        tell = teller(console or plain_console()) if is_first_process() else str
         with _held(folder):
             _tidy(folder)
-            status = self.status(folder, tell=partial(console.print, soft_wrap=True) if is_first_process() else str)
+            status = self.status(folder, tell=tell)
             if status.state is not None and status.state.epoch > self.recipe.epochs:
                 raise SenetError(f"{folder} has trained {status.state.epoch} epochs already; --epochs takes more")
             if status.outcome is not None:
-                return self._ended(folder, status.outcome, console)
+                return self._ended(folder, status.outcome, tell)
             data = self.open_data(data)
             self.refuse_changed(folder, data)
             self._keep_changes(folder, data.digest)
@@ -170,15 +168,12 @@ class Job:
         score = task_named(self.network.task).scores[0].key
         return run_status(folder, epochs=self.recipe.epochs, score=score, patience=self.recipe.patience, tell=tell)
 
-    def _ended(self, folder: Path, outcome: Outcome, console: Console) -> Outcome:
+    def _ended(self, folder: Path, outcome: Outcome, tell: Callable[[str], object]) -> Outcome:
         if is_first_process():
             self._keep_changes(folder, self.digest)
             if not (folder / RESULT).is_file():  # the process was killed right before
                 write_outcome(folder, outcome, epochs=self.recipe.epochs)
-            console.print(
-                f"{folder} has ended, after {outcome.rows[-1]['epoch']:.0f} epochs; a larger --epochs trains longer",
-                soft_wrap=True,
-            )
+            tell(f"{folder} has ended, after {outcome.rows[-1]['epoch']:.0f} epochs; a larger --epochs trains longer")
         return outcome
 
     def refuse_changed(self, folder: Path, data: Data) -> None:

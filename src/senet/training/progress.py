@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from senet.console import plain_progress
 from senet.tasks.task import Score
-from senet.training.console import plain_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["ProgressLine", "epoch_line", "progress_bar"]
 
 
 def progress_bar(console: Console | None = None) -> Progress:
     """A bar with a changing text at its right; on what is no terminal it stays silent."""
-    console = console or plain_console()
-    return Progress(
-        TextColumn("{task.description}"),
+    return plain_progress(
+        "{task.description}",
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
+        "{task.fields[text]}",
         TimeRemainingColumn(),
-        TextColumn("left"),
+        "left",
         console=console,
-        transient=True,
-        disable=not console.is_terminal,
     )
 
 

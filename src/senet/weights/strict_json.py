@@ -15,14 +15,22 @@ MOST_BYTES: Final = 1 << 26
 DEEPEST: Final = 50
 
 
-def dump(value: Any) -> str:
-    """Write JSON, indented, ending in a newline. JSON has no NaN and no infinity: such a number becomes null.
+def dump(value: Any, *, indent: int | None = 2) -> str:
+    """Write JSON that any program reads, ending in a newline.
+
+    JSON has no NaN and no infinity: such a number becomes null. A byte of a file's name that is no UTF-8 stands as
+    `\\udcXX`, which `json` reads back.
+
+    Args:
+        value: Of types that JSON has.
+        indent: Spaces a level; None is one line.
 
     Raises:
         TypeError: JSON has no such type.
         ValueError: It contains itself.
     """
-    return json.dumps(_null_for_nonfinite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(_null_for_nonfinite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode() + "\n"
 
 
 def _null_for_nonfinite(value: Any) -> Any:
