@@ -44,7 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--limit", type=shared.positive, metavar="N", help="at most so many of its images")
     group.add_argument("--tolerance", type=float, metavar="T", help="of a logit, as a share of the largest (1e-4)")
     group.add_argument(
-        "--max-drop", type=float, default=0.5, metavar="P", help="points of accuracy that may be lost (default 0.5)"
+        "--max-drop",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="points of accuracy that may be lost, at least one image (default 0.5; 0: none)",
     )
     group.add_argument(
         "--calibration", type=shared.positive, default=300, metavar="N", help="training images for int8 (default 300)"

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from senet.deploy.accuracy import check_drop
 from senet.deploy.copying import copied
 from senet.deploy.form import exportable
 from senet.deploy.formats import Format, look_up
@@ -56,7 +57,7 @@ class Check:
         calibration: Images that int8's ranges are found on.
         tolerance: Largest difference of a logit from the network's, as a share of the largest logit; None: 1e-4 in
             float32, 0.05 in bf16, anything in int8, whose measure is accuracy.
-        max_drop: Percentage points of top-1 accuracy that may be lost.
+        max_drop: Percentage points of top-1 accuracy that may be lost; above 0 at least one image's worth.
         progress: Opens a progress bar.
     """
 
@@ -331,13 +332,10 @@ def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, chec
     for moment, network in (("before", loaded), ("after", made)):
         with check.progress(f"accuracy {moment}") as progress:
             accuracy[moment] = evaluate(network, source, data.classes, progress=progress).top1
-    drop = (accuracy["before"] - accuracy["after"]) * 100
-    if drop > check.max_drop:
-        raise SenetError(
-            f"{report.passport.precision} loses {drop:.2f} points of accuracy ({accuracy['before']:.2%} -> "
-            f"{accuracy['after']:.2%} on {len(source):,} images), allowed are {check.max_drop:g}; the file is not kept"
-        )
-    return replace(report, accuracy=accuracy, evaluated=len(source))
+    note = check_drop(
+        report.passport.precision, accuracy["before"], accuracy["after"], len(source), check.max_drop
+    )  # fmt: skip
+    return replace(report, accuracy=accuracy, evaluated=len(source), notes=(note,) if note else ())
 
 
 def _part(data: Data, check: Check) -> Source:
