@@ -27,6 +27,7 @@ from senet.deploy.tracing import reason, traced
 from senet.errors import SenetError, UnknownNameError
 from senet.models import ConvNet
 from senet.preprocessing import Preprocessing
+from senet.tasks.logits import LogitsOf, logits_of
 from senet.weights import Description
 from senet.weights.files import new_file_mode
 from senet.zoo import LoadedModel
@@ -218,24 +219,34 @@ _WHY_NOT: Final[Mapping[tuple[str, str], str]] = {
 def _described(model: nn.Module | LoadedModel, preprocessing: Preprocessing | None) -> LoadedModel:
     """A copy of the network, with its classes and what its images go through."""
     if isinstance(model, LoadedModel):
-        return replace(model, model=copied(model.model), preprocessing=preprocessing or model.preprocessing)
+        images = preprocessing or model.preprocessing
+        network, _ = _giving_logits(copied(model.model), images, model.description.model, len(model.classes))
+        return replace(model, model=network, preprocessing=images)
     if not isinstance(model, nn.Module):
         raise SenetError(f"export takes a network (an nn.Module) or a LoadedModel, got {type(model).__name__}")
     made = copied(model)
     name = made.spec.name if isinstance(made, ConvNet) else type(made).__name__
     images = preprocessing or _default_preprocessing(made)
+    made, count = _giving_logits(made, images, name, None)
+    classes = tuple(map(str, range(count)))
+    return LoadedModel(made, classes, images, Description(model=name, classes=classes, preprocessing=images))
+
+
+def _giving_logits(network: nn.Module, images: Preprocessing, name: str, classes: int | None) -> tuple[nn.Module, int]:
+    """The network if it gives logits alone, else one that does; and how many."""
     example = torch.zeros(1, images.in_channels, *images.size)
     try:
         with torch.no_grad():
-            logits = made(example)
+            answer = network.eval()(example)
     except Exception as error:  # whatever the user's code raises
         raise SenetError(
             f"{name} can't take images {tuple(example.shape)}: {reason(error)}; say what it takes with preprocessing="
         ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
+    logits = logits_of(answer, classes, name=name)
+    if logits.ndim != 2:
         raise SenetError(f"{name} gives no logits (N, classes); only classifiers can be exported")
-    classes = tuple(map(str, range(logits.shape[1])))
-    return LoadedModel(made, classes, images, Description(model=name, classes=classes, preprocessing=images))
+    count = logits.shape[1]
+    return network if isinstance(answer, Tensor) else LogitsOf(network, count), count
 
 
 def _default_preprocessing(network: nn.Module) -> Preprocessing:

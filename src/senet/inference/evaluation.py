@@ -16,6 +16,7 @@ from senet.data import ImageDataset, Source, eval_loader, eval_transform
 from senet.inference.classes import output_names, outputs_of
 from senet.inference.device import running
 from senet.tasks.intervals import of_mean, wilson
+from senet.tasks.logits import logits_of
 from senet.zoo import LoadedModel
 
 __all__ = ["Evaluation", "evaluate"]
@@ -86,7 +87,9 @@ def evaluate(
     with running(loaded.model, precision) as device:
         for batch in eval_loader(dataset, batch_size=batch_size, workers=workers):
             images = batch.images.to(device, memory_format=torch.channels_last)
-            logits, labels = loaded.model(images).float().cpu(), position[batch.labels]
+            answer = loaded.model(images)
+            logits = logits_of(answer, count, name=loaded.description.model).float().cpu()
+            labels = position[batch.labels]
             losses += F.cross_entropy(logits, labels, reduction="none").tolist()
             for metric in (top1, confusion) if top5 is None else (top1, top5, confusion):
                 metric.update(logits, labels)

@@ -14,6 +14,7 @@ from senet.data.images import decode_image
 from senet.data.sources import PathList
 from senet.inference.device import running
 from senet.preprocessing import Preprocessing
+from senet.tasks.logits import logits_of
 from senet.zoo import LoadedModel
 
 __all__ = ["Prediction", "predict"]
@@ -91,8 +92,9 @@ def predict(
 
 
 def _classify(loaded: LoadedModel, images: Tensor, top: int) -> list[tuple[tuple[str, float], ...]]:
-    logits = loaded.model(images.contiguous(memory_format=torch.channels_last)).float()
-    values, numbers = logits.softmax(1).topk(top, 1)
+    answer = loaded.model(images.contiguous(memory_format=torch.channels_last))
+    logits = logits_of(answer, len(loaded.classes), name=loaded.description.model)
+    values, numbers = logits.float().softmax(1).topk(top, 1)
     return [
         tuple((loaded.classes[n], p) for n, p in zip(row_numbers, row_values, strict=True))
         for row_numbers, row_values in zip(numbers.tolist(), values.tolist(), strict=True)

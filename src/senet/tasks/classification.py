@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from senet.data import Batch, Data, ImageDataset, Mixing, Normalise, eval_transform, train_transform
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
+from senet.tasks.logits import logits_of
 from senet.tasks.task import Objective, Rules, Score, Task
 from senet.zoo import build_model, model_defaults
 
@@ -48,6 +49,7 @@ class ClassificationObjective(Objective):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.normalise = Normalise(preprocessing) if preprocessing else nn.Identity()
         self.label_smoothing = recipe.label_smoothing if recipe else 0.0
         self.mixing: Mixing | None = None
@@ -67,16 +69,20 @@ class ClassificationObjective(Objective):
         images, labels = self.normalise(batch.images), batch.labels
         if self.mixing is not None:
             images, labels = self.mixing(images, labels, batch.key)
-        logits = model(images.contiguous(memory_format=self.memory_format)).float()
+        logits = self._logits(model, images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         self.train_loss.update(loss.detach(), weight=len(images))
         self.train_top1.update(logits.detach(), batch.labels)
         return {"loss": loss, "right": (logits.detach().argmax(1) == batch.labels).sum()}
 
+    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        answer = model(images.contiguous(memory_format=self.memory_format))
+        return logits_of(answer, self.num_classes, name=type(model).__name__).float()
+
     def judge(self, model: nn.Module, batch: Batch) -> None:
         """Add one batch to the validation's sums."""
-        images = self.normalise(batch.images).contiguous(memory_format=self.memory_format)
-        logits, labels = model(images).float()[batch.valid], batch.labels[batch.valid]
+        logits = self._logits(model, self.normalise(batch.images))[batch.valid]
+        labels = batch.labels[batch.valid]
         if len(labels):
             self.val_loss.update(F.cross_entropy(logits, labels), weight=len(labels))
             self.val_accuracies.update(logits, labels)
@@ -98,7 +104,7 @@ class ClassificationObjective(Objective):
 
 @final
 class ClassificationTask(Task):
-    """(N, C, H, W) -> logits (N, classes)."""
+    """(N, C, H, W) -> logits (N, classes), alone or among other outputs: see `senet.tasks.logits`."""
 
     name = "classification"
     scores = (Score("top1", "top-1"), Score("top5", "top-5"))
@@ -112,11 +118,11 @@ class ClassificationTask(Task):
         Raises:
             SenetError: It can't take its own images, or doesn't give one logit a class.
         """
-        output = run_blank(model, name, preprocessing)
-        if not isinstance(output, Tensor) or output.shape != (1, len(classes)):
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        logits = logits_of(run_blank(model, name, preprocessing), len(classes), name=name)
+        if logits.shape != (1, len(classes)):
             raise SenetError(
-                f"{name} gives {shape} for one image; the data has {len(classes)} classes: (1, {len(classes)})"
+                f"{name} gives {tuple(logits.shape)} for one image; the data has {len(classes)} classes: "
+                f"(1, {len(classes)})"
             )
 
     def datasets(self, data: Data, preprocessing: Preprocessing, recipe: Rules) -> tuple[ImageDataset, ImageDataset]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.detection import MeanAveragePrecision
 
 from senet.data import DenseBatch
+from senet.errors import SenetError
 from senet.tasks.dense import by_shape
 from senet.tasks.intervals import Interval, jackknife
 from senet.tasks.task import Objective
@@ -64,7 +65,12 @@ class DetectionObjective(Objective):
 
     def learn(self, model: nn.Module, batch: DenseBatch) -> dict[str, Tensor]:
         """Loss of one batch; crowds are left out."""
-        losses: dict[str, Tensor] = model(batch.images, [_learned(target) for target in batch.targets])
+        losses: Any = model(batch.images, [_learned(target) for target in batch.targets])
+        if not isinstance(losses, Mapping):
+            raise SenetError(
+                f"{type(model).__name__} gives a {type(losses).__name__} while training; "
+                "let its forward return a dictionary of losses, as torchvision's detectors do"
+            )
         loss = torch.stack([value.float() for value in losses.values()]).sum()
         self.train_loss.update(loss.detach(), weight=len(batch.images))
         return {"loss": loss}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, final
+from collections.abc import Mapping, Sequence
+from typing import final
 
 import numpy as np
 import torch
@@ -16,15 +16,10 @@ from senet.data import DenseBatch
 from senet.data.masks import VOID
 from senet.tasks.dense import by_shape
 from senet.tasks.intervals import bootstrap
+from senet.tasks.logits import logits_of
 from senet.tasks.task import Objective
 
-__all__ = ["SegmentationObjective", "logits_of", "overlaps", "segment"]
-
-
-def logits_of(output: Any) -> Tensor:
-    """A segmenter's answer as logits (N, classes, H, W); torchvision's stand under `out`."""
-    logits: Tensor = output["out"] if isinstance(output, dict) else output
-    return logits.float()
+__all__ = ["SegmentationObjective", "overlaps", "segment"]
 
 
 def segment(model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
@@ -40,7 +35,7 @@ def segment(model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[in
     """
     found: list[Tensor] = [torch.empty(0)] * len(images)
     for numbers, alike in by_shape(images):
-        logits = logits_of(model(torch.stack(alike)))
+        logits = logits_of(model(torch.stack(alike)), None, name=type(model).__name__, dims=4).float()
         for number, one in zip(numbers, logits, strict=True):
             whole = F.interpolate(one[None], size=sizes[number], mode="bilinear", align_corners=False)
             found[number] = whole[0].argmax(0).to(torch.uint8).cpu()
@@ -117,8 +112,9 @@ class SegmentationObjective(Objective):
         images = torch.stack(batch.images).contiguous(memory_format=self.memory_format)
         masks = torch.stack([target["mask"] for target in batch.targets]).long()
         output = model(images)
-        loss = self._loss(logits_of(output), masks)
-        if isinstance(output, dict) and "aux" in output:  # torchvision's second, shallower answer
+        logits = logits_of(output, len(self.classes), name=type(model).__name__, dims=4)
+        loss = self._loss(logits.float(), masks)
+        if isinstance(output, Mapping) and "aux" in output:  # torchvision's second, shallower answer
             loss = loss + 0.5 * self._loss(output["aux"].float(), masks)
         self.train_loss.update(loss.detach(), weight=len(images))
         return {"loss": loss}

@@ -13,9 +13,10 @@ from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.classification import run_blank
 from senet.tasks.dense import DenseTask
+from senet.tasks.logits import logits_of
 from senet.tasks.segmentation.drawing import draw_mask
 from senet.tasks.segmentation.heads import HEADS
-from senet.tasks.segmentation.objective import SegmentationObjective, logits_of, segment
+from senet.tasks.segmentation.objective import SegmentationObjective, segment
 from senet.tasks.task import Objective, Rules, Score
 
 __all__ = ["SegmentationTask"]
@@ -23,7 +24,7 @@ __all__ = ["SegmentationTask"]
 
 @final
 class SegmentationTask(DenseTask):
-    """(N, C, H, W) -> logits (N, classes, H, W); or torchvision's dictionary with them under `out`."""
+    """(N, C, H, W) -> logits (N, classes, H, W), alone or among other outputs: see `senet.tasks.logits`."""
 
     name = "segmentation"
     scores = (Score("miou", "mIoU"), Score("dice", "Dice"))
@@ -47,12 +48,8 @@ class SegmentationTask(DenseTask):
         Raises:
             SenetError: The network can't, or doesn't give one logit a class and pixel.
         """
-        output = run_blank(model, name, preprocessing)
         wanted = (1, len(classes), *preprocessing.size)
-        try:
-            shape = tuple(logits_of(output).shape)
-        except (KeyError, AttributeError):
-            shape = type(output).__name__  # type: ignore[assignment]
+        shape = tuple(logits_of(run_blank(model, name, preprocessing), len(classes), name=name, dims=4).shape)
         if shape != wanted:
             raise SenetError(f"{name} gives {shape} for one image; wanted is one logit a class and pixel, {wanted}")
 
