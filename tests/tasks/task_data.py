@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -63,6 +65,14 @@ def write_voc(root: Path) -> Path:
             image.save(root / "JPEGImages" / f"p{number:03d}.png")
             (root / "Annotations" / f"p{number:03d}.xml").write_text(xml(found))
     return root
+
+
+def rewrite(file: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Change what a JSON file says."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    return file
 
 
 def write_coco(root: Path) -> Path:

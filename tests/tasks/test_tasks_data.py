@@ -70,7 +70,7 @@ def test_16_bit_instances(masks: Path) -> None:
 def test_difficult_and_crowds_are_marked(voc: Path, coco: Path) -> None:
     (voc / "Annotations" / "p002.xml").write_text(xml([("red", 1, 2, 20, 30)], difficult=1))
     target = open_data(f"voc:{voc}").train[2][1]
-    assert target["crowd"].tolist() == [True]
+    assert (target["crowd"].tolist(), target["difficult"].tolist()) == ([False], [True])
     file = coco / "annotations" / "instances_train2017.json"
     content = json.loads(file.read_text())
     content["annotations"][0]["iscrowd"] = 1
@@ -201,7 +201,7 @@ def test_boxes_follow(seed: int, voc: Path) -> None:
     for index in range(len(dataset)):
         image, target, _, _ = dataset[(3, index)]
         assert image.shape == (3, 48, 64)
-        assert len(target["boxes"]) == len(target["labels"]) == len(target["crowd"])
+        assert len(target["boxes"]) == len(target["labels"]) == len(target["crowd"]) == len(target["difficult"])
         if len(target["boxes"]) > 1:  # squares may hide each other
             continue
         pairs = zip(target["boxes"].round().int().tolist(), target["labels"].tolist(), strict=True)

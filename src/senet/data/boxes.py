@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,7 +15,7 @@ from senet.data.images import BrokenImage, Facts, Stored, decode_image, file_fac
 from senet.data.listing import Entry, file_size, path_below
 from senet.data.sources import PathList
 
-__all__ = ["BoxSource", "Boxed", "checked_boxes", "picture_size"]
+__all__ = ["BoxSource", "Boxed", "checked_boxes", "checked_size", "picture_size"]
 
 
 class Boxed(NamedTuple):
@@ -25,17 +25,17 @@ class Boxed(NamedTuple):
         path: The picture.
         boxes: (n, 4) float32 x1, y1, x2, y2 in pixels of the picture.
         labels: (n,) int64 class numbers.
-        crowd: (n,) bool: no single object.
+        crowd: (n,) bool: no single object, as in COCO.
+        difficult: (n,) bool: an object that counts neither as found nor as missed, as in VOC.
         size: Width and height in pixels; zeros if the picture can't be read.
-        name: What the data set calls the picture: a number in COCO, else the file's name.
     """
 
     path: Path
     boxes: np.ndarray
     labels: np.ndarray
     crowd: np.ndarray
+    difficult: np.ndarray
     size: tuple[int, int]
-    name: str | int
 
 
 class BoxSource:
@@ -50,7 +50,6 @@ class BoxSource:
     def __init__(self, rows: Sequence[Boxed], troubles: Sequence[Trouble] = (), *, root: Path | None = None) -> None:
         self.root = root
         self.paths = PathList(row.path for row in rows)
-        self.names = [row.name for row in rows]
         self.labels = np.zeros(len(rows), dtype=np.int64)
         self.sizes = np.array([row.size for row in rows], dtype=np.int64).reshape(-1, 2)
         self.troubles = list(troubles)
@@ -58,6 +57,7 @@ class BoxSource:
         self._boxes = np.concatenate([np.zeros((0, 4), np.float32), *(row.boxes for row in rows)])
         self._labels = np.concatenate([np.zeros(0, np.int64), *(row.labels for row in rows)])
         self._crowd = np.concatenate([np.zeros(0, bool), *(row.crowd for row in rows)])
+        self._difficult = np.concatenate([np.zeros(0, bool), *(row.difficult for row in rows)])
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -69,7 +69,8 @@ class BoxSource:
         """The boxes of one picture, without decoding it."""
         index %= len(self)
         own = slice(self._ends[index], self._ends[index + 1])
-        return {"boxes": self._boxes[own], "labels": self._labels[own], "crowd": self._crowd[own]}
+        flags = {"crowd": self._crowd[own], "difficult": self._difficult[own]}
+        return {"boxes": self._boxes[own], "labels": self._labels[own], **flags}
 
     def stored(self, index: int) -> Stored:
         """The file's bytes."""
@@ -91,8 +92,8 @@ class BoxSource:
         return Entry(path_below(path, self.root), file_size(path), found.hexdigest())
 
     def counts(self, classes: int) -> list[int]:
-        """Boxes of each class."""
-        return object_counts([self._labels[~self._crowd]], classes)
+        """Boxes of each class that are learned and counted."""
+        return object_counts([self._labels[~(self._crowd | self._difficult)]], classes)
 
 
 def picture_size(path: Path) -> tuple[int, int]:
@@ -101,6 +102,26 @@ def picture_size(path: Path) -> tuple[int, int]:
         return upright_size(path)
     except BrokenImage:
         return 0, 0
+
+
+def checked_size(path: Path, said: tuple[Any, Any], where: str) -> tuple[tuple[int, int], list[Trouble]]:
+    """Width and height of a picture, and what is wrong if an annotation has another size.
+
+    Boxes that were drawn on a larger picture, or before it was turned, lie elsewhere on this one.
+
+    Args:
+        path: The picture.
+        said: Width and height by the annotation; anything but positive numbers says nothing.
+        where: The file that says it.
+    """
+    size = picture_size(path)
+    known = all(type(edge) in (int, float) and edge > 0 for edge in said)
+    if not known or size == (0, 0) or tuple(said) == size:
+        return size, []
+    words = f"its annotation is for {said[0]:.16g}x{said[1]:.16g} pixels, {path.name} has {size[0]}x{size[1]}"
+    if tuple(said)[::-1] == size:
+        words += "; if its EXIF turns it, save it turned (or without that tag)"
+    return size, [Trouble(where, f"{words}; its boxes would lie elsewhere")]
 
 
 def checked_boxes(

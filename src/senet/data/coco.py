@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from senet.data.boxes import Boxed, BoxSource, checked_boxes, picture_size
+from senet.data.boxes import Boxed, BoxSource, checked_boxes, checked_size
+from senet.data.coco_file import CocoFile, read_coco_file
 from senet.data.dense import Trouble
 from senet.data.request import Request
 from senet.data.sources import Data
-from senet.errors import DataError
+from senet.data.within import OutsideError, file_within
+from senet.errors import DataError, shown
 
 __all__ = ["open_coco", "read_coco"]
 
@@ -28,8 +29,9 @@ PARTS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 def open_coco(request: Request) -> Data:
     """Read `coco:PATH`: COCO's own folders, or a JSON file a part beside (or above) its pictures.
 
-    Classes are the categories of the training part, by their numbers. Annotations with `iscrowd` are neither learned
-    nor counted as misses, as in COCO's own evaluation.
+    Classes are the categories of the training part, by their numbers; other parts are matched to them by name. A
+    `file_name` may not lead out of its folder. Annotations with `iscrowd` are neither learned nor counted as misses, as
+    in COCO's own evaluation.
 
     Raises:
         DataError: The folder or one of its JSON files isn't there or can't be read.
@@ -41,17 +43,21 @@ def open_coco(request: Request) -> Data:
     if request.classes:
         raise DataError(f"--class-names has no effect on {request.name}, whose JSON names its categories")
     files = _files(root)
-    train = _loaded(files["train"])
-    categories = sorted(train["categories"], key=lambda entry: entry["id"])
-    numbers = {entry["id"]: number for number, entry in enumerate(categories)}
-    classes = tuple(str(entry["name"]) for entry in categories)
-    if len(set(classes)) != len(classes) or not classes:
-        raise DataError(f"{files['train']}: its categories must have names, each another")
+    train = read_coco_file(files["train"])
+    classes = tuple(train.categories.values())
     sources = {
-        part: read_coco(train if part == "train" else _loaded(file), file, _pictures(root, file), numbers, classes)
+        part: read_coco(train if part == "train" else read_coco_file(file), _pictures(root, file), classes)
         for part, file in files.items()
     }
-    return Data(request.name, classes, sources["train"], sources["val"], sources.get("test"), task="detection")
+    return Data(
+        request.name,
+        classes,
+        sources["train"],
+        sources["val"],
+        sources.get("test"),
+        task="detection",
+        category_ids=tuple(train.categories),
+    )
 
 
 def _files(root: Path) -> dict[str, Path]:
@@ -78,69 +84,67 @@ def _pictures(root: Path, file: Path) -> list[Path]:
     return [folder for folder in (root / part, root / "images" / part, root / "images", root) if folder.is_dir()]
 
 
-def _loaded(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} can't be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} isn't in COCO's form: it holds no object")
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list) or not all(isinstance(entry, dict) for entry in content[key]):
-            raise DataError(f"{path} isn't in COCO's form: it has no list {key!r}")
-    for key, needed in (("images", ("id", "file_name")), ("categories", ("id", "name"))):
-        for entry in content[key]:
-            if any(name not in entry for name in needed):
-                raise DataError(f"{path}: an entry of {key!r} lacks {' or '.join(map(repr, needed))}: {entry}"[:300])
-    return content
-
-
-def read_coco(
-    content: dict[str, Any], file: Path, folders: list[Path], numbers: dict[int, int], classes: tuple[str, ...]
-) -> BoxSource:
+def read_coco(content: CocoFile, folders: list[Path], classes: tuple[str, ...]) -> BoxSource:
     """One part.
 
     Args:
-        content: Of the JSON file.
-        file: The JSON file.
+        content: Of its JSON file, whose categories are matched to the classes by name.
         folders: Where its pictures may be.
-        numbers: Category to class number.
         classes: Names of the classes.
     """
-    by_picture: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    labels = {number: classes.index(name) for number, name in content.categories.items() if name in classes}
+    by_picture: dict[int | str, list[dict[str, Any]]] = {entry["id"]: [] for entry in content.images}
     troubles = []
-    known = {entry["id"] for entry in content["images"]}
-    for entry in content["annotations"]:
-        wrong = _wrong(entry, known, numbers)
+    for entry in content.annotations:
+        wrong = _wrong(entry, by_picture, labels)
         if wrong:
-            troubles.append(Trouble(str(file), f"annotation {entry.get('id', '?')}: {wrong}"))
+            troubles.append(Trouble(str(content.path), f"annotation {shown(entry.get('id', '?'))}: {wrong}"))
         else:
             by_picture[entry["image_id"]].append(entry)
     rows = []
-    for picture in content["images"]:
-        path = _found(folders, str(picture["file_name"]))
-        entries, size = by_picture[picture["id"]], picture_size(path)
-        corners = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
-        corners[:, 2:] += corners[:, :2]
-        labels = np.array([numbers[entry["category_id"]] for entry in entries], dtype=np.int64)
-        where = f"{file}, {picture['file_name']}"
-        boxes, usable, more = checked_boxes(corners, size, where, [classes[label] for label in labels])
+    for picture in content.images:
+        try:
+            path = file_within(folders, picture["file_name"])
+        except OutsideError as error:
+            name = shown(picture["file_name"])
+            troubles.append(Trouble(str(content.path), f"image {shown(picture['id'])}: file_name {name}: {error}"))
+            continue
+        row, more = _row(content.path, picture, path, by_picture[picture["id"]], labels, classes)
+        rows.append(row)
         troubles += more
-        crowd = np.array([bool(entry.get("iscrowd", 0)) for entry in entries], dtype=bool)
-        rows.append(Boxed(path, boxes[usable], labels[usable], crowd[usable], size, picture["id"]))
     return BoxSource(rows, troubles, root=folders[-1])
 
 
-def _wrong(entry: dict[str, Any], pictures: set[Any], numbers: dict[int, int]) -> str:
-    if entry.get("image_id") not in pictures:
-        return f"there is no image {entry.get('image_id')!r}"
-    if entry.get("category_id") not in numbers:
-        return f"there is no category {entry.get('category_id')!r} among those that are trained on"
-    box = entry.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(value, int | float) for value in box):
-        return f"bbox must be four numbers, not {box!r}"
+def _row(
+    file: Path,
+    picture: dict[str, Any],
+    path: Path,
+    entries: list[dict[str, Any]],
+    labels: dict[int, int],
+    classes: tuple[str, ...],
+) -> tuple[Boxed, list[Trouble]]:
+    """One picture's boxes, and what is wrong with them."""
+    where = f"{file}, {picture['file_name']}"
+    corners = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
+    corners[:, 2:] += corners[:, :2]
+    numbers = np.array([labels[entry["category_id"]] for entry in entries], dtype=np.int64)
+    size, wrong = checked_size(path, (picture.get("width"), picture.get("height")), where)
+    boxes, usable, more = checked_boxes(corners, size, where, [classes[number] for number in numbers])
+    crowd = np.array([bool(entry.get("iscrowd", 0)) for entry in entries], dtype=bool)
+    row = Boxed(path, boxes[usable], numbers[usable], crowd[usable], np.zeros_like(crowd[usable]), size)
+    return row, wrong or more  # boxes of another picture are all wrong: once is enough
+
+
+def _wrong(entry: dict[str, Any], pictures: Collection[object], labels: Collection[object]) -> str:
+    picture, category, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
+    if type(picture) not in (int, str) or picture not in pictures:
+        return f"there is no image {shown(picture)}"
+    if type(category) is not int or category not in labels:
+        return f"there is no category {shown(category)} among those that are trained on"
+    if not isinstance(box, list) or len(box) != 4 or not all(type(v) in (int, float) and _plain(v) for v in box):
+        return f"bbox must be four numbers, not {shown(box)}"
     return ""
 
 
-def _found(folders: list[Path], name: str) -> Path:
-    return next((folder / name for folder in folders if (folder / name).is_file()), folders[0] / name)
+def _plain(value: float) -> bool:
+    return value != value or abs(value) < 1e9  # NaN has no area, and is told as such

@@ -32,8 +32,9 @@ __all__ = [
 Target = dict[str, Any]
 """What is known of a picture, as NumPy arrays.
 
-Detection: `boxes` (n, 4) float32 as x1, y1, x2, y2 in pixels, `labels` (n,) int64 from 0, `crowd` (n,) bool: no single
-object; neither learned nor counted. Segmentation: `mask` (H, W) uint8 class numbers, 255 where nothing is said.
+Detection: `boxes` (n, 4) float32 as x1, y1, x2, y2 in pixels, `labels` (n,) int64 from 0; `crowd` (n,) bool: no single
+object, `difficult` (n,) bool: an object that few would see. Both are neither learned nor counted.
+Segmentation: `mask` (H, W) uint8 class numbers, 255 where nothing is said.
 """
 
 

@@ -24,6 +24,9 @@ __all__ = ["DETECTION_CROPS", "SEGMENTATION_CROPS", "Joint", "boxes_transform", 
 DETECTION_CROPS = ("none", "zoom")
 SEGMENTATION_CROPS = ("zoom", "none")
 
+FLAGS = ("crowd", "difficult")
+"""What is said of single boxes, besides their class."""
+
 
 class Joint:
     """(PIL image, target of arrays) -> (tensor, target of tensors).
@@ -57,7 +60,7 @@ def _wrapped(target: Target, size: tuple[int, int]) -> dict[str, Any]:
     return {
         "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size[::-1]),
         "labels": torch.from_numpy(target["labels"].copy()),
-        "crowd": torch.from_numpy(target["crowd"].copy()),
+        **{flag: torch.from_numpy(target[flag].copy()) for flag in FLAGS},
     }
 
 
@@ -134,7 +137,7 @@ def _border(preprocessing: Preprocessing) -> dict[Any, Any]:
 
 def _labels(inputs: Any) -> list[Tensor]:
     """What belongs to single boxes and goes with them."""
-    return [inputs[1]["labels"], inputs[1]["crowd"]]
+    return [inputs[1][key] for key in ("labels", *FLAGS)]
 
 
 class _Unit:

@@ -65,6 +65,7 @@ class Data:
         split: How images that came undivided were divided; None where the data came divided.
         left_out: Files among the images that aren't read, since this Pillow doesn't know their format or they are none.
         white_level: What is white in its 16-bit images, where the user says it; see `Preprocessing.white_level`.
+        category_ids: COCO's number of each class; empty where the data has none.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Data:
     split: Split | None = None
     left_out: tuple[str, ...] = ()
     white_level: int | None = None
+    category_ids: tuple[int, ...] = ()
 
     @cached_property
     def digest(self) -> str:

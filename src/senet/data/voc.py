@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from senet.data.boxes import Boxed, BoxSource, checked_boxes, picture_size
+from senet.data.boxes import Boxed, BoxSource, checked_boxes, checked_size
 from senet.data.dense import Trouble
 from senet.data.parts import divide, find_names, listed_parts, pictures_in, read_lines
 from senet.data.request import Request
@@ -26,10 +26,11 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class Annotation(NamedTuple):
-    """What one XML file says: (name, corners in pixels counted from 1, difficult) of each object."""
+    """What one XML file says: (name, corners in pixels counted from 1, difficult) of each object; width and height."""
 
     path: Path
     objects: list[tuple[str, list[float], bool]]
+    size: tuple[float, float] = (0, 0)
 
 
 def open_voc(request: Request) -> Data:
@@ -86,11 +87,16 @@ def _read(path: Path) -> Annotation | Trouble:
                 return Trouble(str(path), "an object without name or bndbox")
             corners = [float(box.findtext(corner) or "nan") for corner in CORNERS]
             found.append((name, corners, (entry.findtext("difficult") or "0").strip() == "1"))
-        return Annotation(path, found)
+        return Annotation(path, found, (_pixels(tree, "size/width"), _pixels(tree, "size/height")))
     except FileNotFoundError:
         return Trouble(str(path), "no such file; a picture without objects has an XML without <object>")
     except (ET.ParseError, ValueError, OSError) as error:
         return Trouble(str(path), f"not readable as VOC's XML ({error})")
+
+
+def _pixels(tree: ET.Element, place: str) -> float:
+    """A side of the picture; 0 where nothing is said, as by some tools."""
+    return float((tree.findtext(place) or "0").strip() or 0)
 
 
 def _source(
@@ -107,14 +113,15 @@ def _source(
             troubles.append(
                 Trouble(str(annotation.path), f"class {strange!r} is none of {', '.join(classes)}")
             )  # fmt: skip
-        size = picture_size(picture)
+        size, elsewhere = checked_size(picture, annotation.size, str(annotation.path))
         # VOC counts pixels from 1, and the last one is inside.
         corners = np.array([corners for _, corners, _ in known], dtype=np.float64).reshape(-1, 4)
         names = [name for name, _, _ in known]
         _, usable, wrong = checked_boxes(corners, size, str(annotation.path), names)
         boxes, _, _ = checked_boxes(corners - [1, 1, 0, 0], size, "", names)
-        troubles += wrong
+        troubles += elsewhere or wrong  # boxes of another picture are all wrong: once is enough
         labels = np.array([numbers[name] for name in names], dtype=np.int64)
         difficult = np.array([flag for _, _, flag in known], dtype=bool)
-        rows.append(Boxed(picture, boxes[usable], labels[usable], difficult[usable], size, picture.stem))
+        crowd = np.zeros_like(difficult[usable])
+        rows.append(Boxed(picture, boxes[usable], labels[usable], crowd, difficult[usable], size))
     return BoxSource(rows, troubles, root=root / "JPEGImages")

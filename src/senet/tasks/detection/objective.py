@@ -15,6 +15,7 @@ from torchmetrics.detection import MeanAveragePrecision
 from senet.data import DenseBatch
 from senet.errors import SenetError
 from senet.tasks.dense import by_shape
+from senet.tasks.detection.ignored import as_truth, difficult_in
 from senet.tasks.intervals import Interval, jackknife
 from senet.tasks.task import Objective
 
@@ -64,7 +65,7 @@ class DetectionObjective(Objective):
         return (self.train_loss,)
 
     def learn(self, model: nn.Module, batch: DenseBatch) -> dict[str, Tensor]:
-        """Loss of one batch; crowds are left out."""
+        """Loss of one batch; crowds and difficult objects are left out."""
         losses: Any = model(batch.images, [_learned(target) for target in batch.targets])
         if not isinstance(losses, Mapping):
             raise SenetError(
@@ -76,14 +77,14 @@ class DetectionObjective(Objective):
         return {"loss": loss}
 
     def judge(self, model: nn.Module, batch: DenseBatch) -> None:
-        """Match one batch's boxes later; crowds neither count as missed nor what lies on them as wrong."""
+        """Match one batch's boxes later; crowds and difficult objects are neither missed nor found."""
         kept = [number for number, valid in enumerate(batch.valid.tolist()) if valid]
         if not kept:
             return
-        self._found += detect(model, [batch.images[number] for number in kept])
-        for target in (batch.targets[number] for number in kept):
-            boxes, labels, crowd = (target[key].cpu() for key in ("boxes", "labels", "crowd"))
-            self._truth.append({"boxes": boxes, "labels": labels, "iscrowd": crowd.int()})
+        answers = detect(model, [batch.images[number] for number in kept])
+        targets = [{key: value.cpu() for key, value in batch.targets[number].items()} for number in kept]
+        self._found += answers
+        self._truth += [as_truth(target, answer) for target, answer in zip(targets, answers, strict=True)]
 
     def learned(self) -> dict[str, Tensor]:
         """The loss."""
@@ -102,7 +103,8 @@ class DetectionObjective(Objective):
             self.intervals = _intervals(boxes, truth)
         if "map_per_class" in found and found["map_per_class"].ndim:
             pairs = zip(found["classes"].tolist(), found["map_per_class"].tolist(), strict=True)
-            self.per_class = {self.classes[int(number)]: {"map": max(0.0, value)} for number, value in pairs}
+            # Below 0: no box of that class counts.
+            self.per_class = {self.classes[int(number)]: {"map": value} for number, value in pairs if value >= 0}
         device = self.train_loss.device
         return {name: found[key].clamp(min=0).to(device) for name, key in (("map", "map"), ("map50", "map_50"))}
 
@@ -142,5 +144,5 @@ def _of_all(rows: list[dict[str, Tensor]], alone: bool) -> list[dict[str, Tensor
 
 
 def _learned(target: dict[str, Tensor]) -> dict[str, Tensor]:
-    single = ~target["crowd"]
-    return {"boxes": target["boxes"][single], "labels": target["labels"][single] + 1}
+    kept = ~(target["crowd"] | difficult_in(target))
+    return {"boxes": target["boxes"][kept], "labels": target["labels"][kept] + 1}
