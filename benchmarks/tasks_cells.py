@@ -115,21 +115,24 @@ def run_the_papers(folder: Path, out: Path, pictures: int = 16) -> None:
     import torch
 
     from senet.data import open_data
-    from senet.tasks.detection.drawing import coco_document
+    from senet.tasks.detection.results import coco_images, coco_results
 
     data, sample = open_data(f"voc:{folder}"), out / "coco-sample"
     for part in ("train", "val"):
         (sample / f"{part}2017").mkdir(parents=True, exist_ok=True)
-        rows = []
+        categories = range(1, len(data.classes) + 1)
+        images, annotations = [], []
         for index in range(pictures):
             picture, target = data.part(part)[index]
             name = Path(data.part(part).locate(index)).name
             picture.save(sample / f"{part}2017" / name)
             found = {key: torch.as_tensor(value) for key, value in target.items()}
-            rows.append((name, picture.size, found | {"scores": torch.ones(len(found["labels"]))}))
+            images.append({"id": index, "file_name": name, "width": picture.width, "height": picture.height})
+            annotations += coco_results(found | {"scores": torch.ones(len(found["labels"]))}, index, categories)
         file = sample / "annotations" / f"instances_{part}2017.json"
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps(coco_document(rows, data.classes)))
+        content = coco_images(images, data.classes, categories) | {"annotations": annotations}
+        file.write_text(json.dumps(content))
     print(senet("train", "--task", "detection", "--data", f"coco:{sample}", "--model", "se_resnet50", "--recipe",
                 "coco", "--epochs", "1", "--batch-size", "4", "--size", "128x160", "--workers", "0",
                 # The recipe begins with ImageNet's weights and keeps their norms; random ones would run away.

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 import senet
 from senet.cli import main
 from senet.data.coco import read_coco
+from senet.data.coco_file import read_coco_file
 from senet.errors import CheckpointError
 from senet.tasks import load_model, task_named
 
@@ -89,10 +90,14 @@ def test_train_resume_evaluate_predict(
         assert set(np.unique(np.asarray(mask))) <= {0, 1, 2}
         assert (out / "p001.overlay.jpg").is_file()
     else:
-        document = json.loads((out / "predictions.json").read_text())
-        numbers = {entry["id"]: n for n, entry in enumerate(document["categories"])}
-        source = read_coco(document, out / "predictions.json", [data / "JPEGImages"], numbers, ("blue", "red"))
-        assert len(source) == 2
+        listed = json.loads((out / "images.json").read_text())
+        assert [entry["file_name"] for entry in listed["images"]] == [
+            "voc/JPEGImages/p000.png",
+            "voc/JPEGImages/p001.png",
+        ]
+        assert listed["categories"] == [{"id": 1, "name": "blue"}, {"id": 2, "name": "red"}]
+        source = read_coco(read_coco_file(out / "images.json"), [tmp_path], ("blue", "red"))
+        assert source.troubles == []
         assert source.sizes.tolist() == [list(Image.open(path).size) for path in pictures]
         assert (out / "p001.boxes.jpg").is_file()
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from senet.cli import options as shared
+from senet.cli.answers import ENDINGS, write_boxes, write_masks
 from senet.cli.output import counting, print_json, print_table, span, tell_part
+from senet.cli.placing import output_names, refuse_pictures, relative_paths
+from senet.console import printable
 from senet.errors import SenetError
 
 if TYPE_CHECKING:
@@ -35,7 +38,7 @@ def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
     data = shared.data_to_evaluate(options, description.data)
     if data.task != description.task:
         raise SenetError(f"{data.name} is for {data.task}; {options.checkpoint} is for {description.task}")
-    check_annotations(data, lambda line: print(line, file=sys.stderr))
+    check_annotations(data, lambda line: print(printable(line), file=sys.stderr))
     part = chosen_part(data, description.data, options.split)
     check_masks(data, data.parts if part.split == "all" else [part.split], training=False)
     with counting("evaluating") as progress:
@@ -78,71 +81,65 @@ def predict(options: argparse.Namespace, loaded: LoadedModel, paths: list[str]) 
     """Write pictures with boxes and COCO's JSON, or masks and pictures with them."""
     from senet.inference import look
 
-    if options.out is None:
-        raise SenetError(f"--out DIR is missing: where the pictures of this {loaded.description.task} network go")
-    if options.top is not None or options.json:
-        raise SenetError(f"--{'json' if options.json else 'top'} is for classifiers; boxes and masks go into --out")
-    if options.score is not None and loaded.description.task != "detection":
-        raise SenetError("--score is for detectors: each pixel of a mask has one class")
-    if options.out.is_file():
-        raise SenetError(f"--out {options.out} is a file; boxes and masks go into a folder")
+    task = loaded.description.task
+    _check(options, task)
+    write = _writer(options, loaded, paths)
     options.out.mkdir(parents=True, exist_ok=True)
-    names = _names(paths)
-    write = {"detection": _write_boxes, "segmentation": _write_mask}[loaded.description.task]
-    kept: list[Any] = []
-    bad = 0
     with counting("predicting") as progress:
         batch_size = options.batch_size or BATCH
-        seen_all = look(loaded, paths, batch_size=batch_size, precision=options.precision, progress=progress)
-        for name, seen in zip(names, seen_all, strict=True):
-            if seen.error:
-                bad += 1
-                print(f"{seen.path}: {seen.error}")
-            else:
-                kept.append(write(options.out / name, seen, loaded, SURE if options.score is None else options.score))
-    if loaded.description.task == "detection":
-        from senet.tasks.detection.drawing import coco_document
-        from senet.weights import write_atomically
-
-        text = json.dumps(coco_document(kept, loaded.classes), ensure_ascii=False, indent=1) + "\n"
-        write_atomically(options.out / "predictions.json", lambda path: path.write_text(text, encoding="utf-8"))
+        bad = write(look(loaded, paths, batch_size=batch_size, precision=options.precision, progress=progress))
     unread = f", {bad} of them can't be read" if bad else ""
-    print(f"{len(paths)} pictures{unread}; in {options.out}: {WRITTEN[loaded.description.task]}")
-    return 0 if kept else 1
+    print(f"{len(paths)} pictures{unread}; in {options.out}: {WRITTEN[task]}")
+    return 0 if bad < len(paths) else 1
+
+
+def _writer(options: argparse.Namespace, loaded: LoadedModel, paths: list[str]) -> Callable[[Iterator[Seen]], int]:
+    """What takes the answers, and gives how many pictures could not be read; all that can be wrong is told before."""
+    task = loaded.description.task
+    places = [options.out / name for name in output_names(options.paths, paths)]
+    outputs = [place.with_name(place.name + ending) for place in places for ending in ENDINGS[task]]
+    refuse_pictures([*outputs, *(options.out / name for name in JSON_FILES)], paths)
+    if task != "detection":
+        return partial(write_masks, places, loaded=loaded)
+    entries, categories = _numbers(options, loaded, paths)
+    least = SURE if options.score is None else options.score
+    return partial(
+        write_boxes, places, loaded=loaded, folder=options.out, entries=entries, categories=categories, least=least
+    )
 
 
 WRITTEN = {
-    "detection": "NAME.boxes.jpg, and predictions.json in COCO's form",
+    "detection": "NAME.boxes.jpg, predictions.json (COCO's results), images.json (their pictures and categories)",
     "segmentation": "NAME.mask.png with class numbers, NAME.overlay.jpg",
 }
 """What is in the folder, in words."""
 
-
-def _names(paths: list[str]) -> list[str]:
-    """A name for each file's answers, numbered where files of different folders share one."""
-    used: dict[str, int] = {}
-    names = []
-    for path in paths:
-        stem = Path(path).stem
-        used[stem] = used.get(stem, 0) + 1
-        names.append(stem if used[stem] == 1 else f"{stem}-{used[stem]}")
-    return names
+JSON_FILES = ("predictions.json", "images.json")
 
 
-def _write_boxes(start: Path, seen: Seen, loaded: LoadedModel, least: float) -> Any:
-    from senet.tasks.detection.drawing import draw_boxes
+def _check(options: argparse.Namespace, task: str) -> None:
+    """Raise a `SenetError` for what is missing, or has no effect on this task."""
+    if options.out is None:
+        raise SenetError(f"--out DIR is missing: where the pictures of this {task} network go")
+    if options.top is not None or options.json:
+        raise SenetError(f"--{'json' if options.json else 'top'} is for classifiers; boxes and masks go into --out")
+    if task != "detection":
+        for name in ("score", "annotations"):
+            if getattr(options, name) is not None:
+                raise SenetError(f"--{name} is for detectors: each pixel of a mask has one class")
+    if options.out.is_file():
+        raise SenetError(f"--out {options.out} is a file; boxes and masks go into a folder")
 
-    assert seen.image is not None
-    drawn = draw_boxes(seen.image, seen.answer, loaded.classes, least=least)
-    drawn.save(start.with_name(f"{start.name}.boxes.jpg"), quality=90)
-    return Path(seen.path).name, seen.image.size, seen.answer
 
+def _numbers(
+    options: argparse.Namespace, loaded: LoadedModel, paths: list[str]
+) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
+    """`id` and `file_name` of each picture, and COCO's number of each class."""
+    from senet.data.coco_file import category_numbers, listed_images, read_coco_file
+    from senet.tasks.detection.results import category_ids
 
-def _write_mask(start: Path, seen: Seen, loaded: LoadedModel, least: float) -> Any:  # noqa: ARG001
-    from senet.tasks.segmentation.drawing import draw_mask, mask_image
-
-    assert seen.image is not None
-    mask, classes = seen.answer.numpy(), len(loaded.classes)
-    mask_image(mask, classes).save(start.with_name(f"{start.name}.mask.png"))
-    draw_mask(seen.image, mask, classes).save(start.with_name(f"{start.name}.overlay.jpg"), quality=90)
-    return seen.path
+    if options.annotations is None:
+        relative = relative_paths(options.paths, paths)
+        return [{"id": n, "file_name": name} for n, name in enumerate(relative, 1)], category_ids(loaded.description)
+    listed = read_coco_file(options.annotations, annotated=False)
+    return listed_images(listed, paths), category_numbers(listed, loaded.classes)

@@ -45,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the rows into this CSV file instead of printing them; or boxes or masks into this folder",
     )
     parser.add_argument("--score", type=float, metavar="S", help="boxes drawn are this sure (default 0.5)")
+    parser.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="COCO's JSON (instances or image_info) with these pictures: the boxes get its image and category numbers",
+    )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
 
@@ -60,6 +66,8 @@ def run(options: argparse.Namespace) -> int:
         return dense.predict(options, loaded, _files(options.paths))
     if options.score is not None:
         raise SenetError("--score is for detectors; a row names the likeliest classes with their probabilities")
+    if options.annotations is not None:
+        raise SenetError("--annotations is for detectors, whose boxes get COCO's numbers")
     paths = _files(options.paths)
     if options.out is not None:
         _check_out(options, paths)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from senet.data.boxes import checked_size
 from senet.errors import DataError, shown
 
-__all__ = ["CocoFile", "read_coco_file"]
+__all__ = ["CocoFile", "category_numbers", "listed_images", "read_coco_file"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +74,44 @@ def _check(path: Path, key: str, entries: list[dict[str, Any]], needed: str, kin
         if number in seen:
             raise DataError(f"{path}: two entries of {key!r} have the id {shown(number)}")
         seen.add(number)
+
+
+def listed_images(file: CocoFile, paths: Sequence[str]) -> list[dict[str, Any]]:
+    """`id` and `file_name` of each picture whose path ends in that name; of several names, the longest counts.
+
+    Raises:
+        DataError: It lists no such picture, or one of another size; or two pictures are the same one of its list.
+    """
+    by_last: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for image in file.images:
+        if isinstance(image["file_name"], str):
+            by_last[image["file_name"].rpartition("/")[2]].append(image)
+    found: list[dict[str, Any]] = []
+    taken: dict[int | str, str] = {}
+    for path in paths:
+        whole = Path(os.path.abspath(path)).as_posix()
+        fitting = [image for image in by_last[Path(path).name] if f"/{whole}".endswith(f"/{image['file_name']}")]
+        if not fitting:
+            raise DataError(f"{file.path} lists no image {path}")
+        image = max(fitting, key=lambda image: len(image["file_name"]))
+        if image["id"] in taken:
+            raise DataError(f"{taken[image['id']]} and {path} are both image {shown(image['id'])} of {file.path}")
+        taken[image["id"]] = path
+        _, troubles = checked_size(Path(path), (image.get("width"), image.get("height")), path)
+        if troubles:
+            raise DataError(f"{path} isn't image {shown(image['id'])} of {file.path}: {troubles[0].reason}")
+        found.append({"id": image["id"], "file_name": image["file_name"]})
+    return found
+
+
+def category_numbers(file: CocoFile, classes: Sequence[str]) -> tuple[int, ...]:
+    """The number of each class.
+
+    Raises:
+        DataError: A class is none of its categories.
+    """
+    numbers = {name: number for number, name in file.categories.items()}
+    missing = [name for name in classes if name not in numbers]
+    if missing:
+        raise DataError(f"{file.path} has no category {missing[0]!r}, which the network knows")
+    return tuple(numbers[name] for name in classes)

@@ -113,6 +113,11 @@ class Data:
         )
 
     @property
+    def numbering(self) -> dict[str, list[int]]:
+        """What a checkpoint keeps of COCO's numbers."""
+        return {"category_ids": list(self.category_ids)} if self.category_ids else {}
+
+    @property
     def parts(self) -> dict[str, Source]:
         """The parts there are, by name."""
         named = {"train": self.train, "val": self.val, "test": self.test}

@@ -119,7 +119,7 @@ def fit(
                 classes=data.classes,
                 preprocessing=network.preprocessing,
                 metrics=metrics,
-                training={"epoch": epoch, "data": data.name, "recipe": recipe.to_dict()},
+                training={"epoch": epoch, "data": data.name, "recipe": recipe.to_dict(), **data.numbering},
                 data=record,
                 task=network.task,
                 head=dict(network.head),

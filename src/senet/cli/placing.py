@@ -1,0 +1,91 @@
+"""What the files are called that belong to pictures of any folders: no two alike, and none in place of a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from senet.errors import SenetError
+
+__all__ = ["output_names", "refuse_pictures", "relative_paths"]
+
+LONGEST = 180
+"""Bytes of a name: most file systems take 255, endings and temporary files' included."""
+
+
+def relative_paths(arguments: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """Each picture's path below the folder that all arguments share, with `/`.
+
+    Args:
+        arguments: Files and folders, as the user named them.
+        paths: The pictures among and below them.
+    """
+    folders = [os.path.abspath(name if os.path.isdir(name) else os.path.dirname(name)) for name in arguments]
+    base = os.path.commonpath(folders)
+    return [Path(os.path.relpath(os.path.abspath(path), base)).as_posix() for path in paths]
+
+
+def output_names(arguments: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """A name for each picture's answers, no two alike.
+
+    It is the picture's path below the folder that the user named, or its own name, without its ending. Pictures that
+    would share one are called by their path below the folder that all share, then with their ending, then by number.
+    Upper and lower case count as the same, as on some file systems. A long name is cut and gets a hash.
+
+    Args:
+        arguments: Files and folders, as the user named them.
+        paths: The pictures among and below them.
+    """
+    shared = relative_paths(arguments, paths)
+    ways = [[_stem(name) for name in _below(arguments, paths)], [_stem(name) for name in shared], shared]
+    counts = [Counter(name.casefold() for name in way) for way in ways]
+    used: set[str] = set()
+    names = []
+    for way in zip(*ways, strict=True):
+        alone = (name for name, count in zip(way, counts, strict=True) if count[name.casefold()] == 1)
+        wanted = name = _short(next(alone, way[-1]))
+        number = 1
+        while name.casefold() in used:
+            number += 1
+            name = f"{wanted}-{number}"
+        used.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _below(arguments: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """Each picture's path below the folder that was named, or the name of a picture that was itself named."""
+    named = set(arguments)
+    folders = sorted(
+        (f"{Path(os.path.abspath(name)).as_posix()}/" for name in arguments if os.path.isdir(name)), key=len
+    )
+    found = []
+    for path in paths:
+        whole = Path(os.path.abspath(path)).as_posix()
+        folder = "" if path in named else next((f for f in reversed(folders) if whole.startswith(f)), "")
+        found.append(whole.removeprefix(folder) if folder else whole.rpartition("/")[2])
+    return found
+
+
+def _stem(picture: str) -> str:
+    return picture[: len(picture) - len(PurePosixPath(picture).suffix)]
+
+
+def _short(name: str) -> str:
+    folder, slash, last = name.rpartition("/")
+    encoded = os.fsencode(last)
+    if len(encoded) <= LONGEST:
+        return name
+    digest = hashlib.sha256(encoded).hexdigest()[:12]
+    return f"{folder}{slash}{os.fsdecode(encoded[: LONGEST - 13])}~{digest}"
+
+
+def refuse_pictures(outputs: Sequence[Path], pictures: Sequence[str]) -> None:
+    """Raise a `SenetError` if a file that is to be written is one of the pictures."""
+    read = {os.path.realpath(picture) for picture in pictures}
+    for output in outputs:
+        if os.path.realpath(output) in read:
+            raise SenetError(f"--out: {output} is one of the pictures, which would be lost; choose another folder")
