@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from senet.preprocessing import IMAGENET
-from senet.weights.rules import AnyRule, Dropped, Rule, Table, conv_norm, under
+from senet.weights.rules import AnyRule, Rule, Table, conv_norm, under
 
 __all__ = ["DENSENET", "INCEPTION_V3", "RESNET", "SE_AS_PUBLISHED", "TABLES", "V1_5", "modules", "residual", "vgg"]
 
@@ -128,7 +128,6 @@ INCEPTION_V3 = Table(
             | {"branch3x3dbl_1": "double3x3.0", "branch3x3dbl_2": "double3x3.1"}
             | {"branch3x3dbl_3a": "double3x3.2.0", "branch3x3dbl_3b": "double3x3.2.1"},
         ),
-        Dropped("AuxLogits.{rest:.+}"),
         Rule("fc.{p}", "head.fc.{p}"),
     ),
 )

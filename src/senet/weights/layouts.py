@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from senet.weights import from_cadene, from_caffe, from_cifar, from_pytorchcv, from_timm, from_torchvision
+from senet.weights import (
+    from_cadene,
+    from_caffe,
+    from_cifar,
+    from_mmpretrain,
+    from_pytorchcv,
+    from_timm,
+    from_torchvision,
+)
 from senet.weights.rules import Rule, Table
 
 __all__ = ["LAYOUTS"]
@@ -15,6 +23,7 @@ LAYOUTS: dict[str, tuple[Table, ...]] = {
     # timm's own model of the authors' networks has Cadene's names.
     "timm": (*from_timm.TABLES, *from_cadene.TABLES),
     "cadene": from_cadene.TABLES,
+    "mmpretrain": from_mmpretrain.TABLES,
     "pytorchcv": from_pytorchcv.TABLES,
     "moskomule": from_cifar.MOSKOMULE,
     "cifar": from_cifar.CIFAR,

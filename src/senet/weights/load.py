@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.errors import CheckpointError, SenetError
 from senet.nn import hidden_width
 from senet.preprocessing import Preprocessing
-from senet.weights.causes import likely_cause
-from senet.weights.layouts import LAYOUTS
-from senet.weights.reading import checked, read_tensors
-from senet.weights.rules import Table, Translation
-from senet.weights.values import impossible, other_kind
-from senet.weights.wrappers import plain_names, unwrapped, without_module
+from senet.weights.contents import Contents, flattened
+from senet.weights.matching import Choice, match, tables_of
+from senet.weights.misfit import both, misfit
+from senet.weights.reading import read_contents
+from senet.weights.rules import Table
+from senet.weights.values import impossible
+from senet.weights.wrappers import plain_names, unwrapped
 
 __all__ = ["LoadReport", "load_weights", "stem_weight", "to_layout"]
 
-_COUNTER = "num_batches_tracked"
 _MOST_CHANNELS = 65_535
 
 
@@ -37,20 +37,32 @@ class LoadReport:
         loaded: Tensors that were loaded.
         fresh: Our names of those that were left as they were (`transfer=True` only).
         images: What that library shows such networks, where it is known; None: what our network's spec says.
+        prefix: What stood before the weights' names: wrappers and the modules that the network lay in.
+        averaged: Whether the file says that they are an average over training.
+        left_out: Keys of the file that are no weights of this network: counters, auxiliary heads, other modules, what
+            `ignore` matches.
+        notes: What a user should know of the choice, in words.
     """
 
     layout: str
     loaded: int
     fresh: tuple[str, ...] = ()
     images: Preprocessing | None = None
+    prefix: str = ""
+    averaged: bool = False
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def load_weights(
     model: nn.Module,
-    source: str | os.PathLike[str] | Mapping[str, Any],
+    source: str | os.PathLike[str] | Mapping[str, Any] | Contents,
     *,
     layout: str = "auto",
     transfer: bool = False,
+    prefix: str | None = None,
+    ignore: Sequence[str] = (),
+    weights: str = "auto",
 ) -> LoadReport:
     """Load weights that this package, timm, torchvision, pytorchcv, Caffe or others wrote.
 
@@ -58,48 +70,80 @@ def load_weights(
 
     Args:
         model: A network of this package, on any device; on `meta` it takes the tensors themselves. It may be compiled,
-            or lie in `DataParallel` and the like.
-        source: A file (see `read_tensors`), or a state dict.
+            or lie in `DataParallel` and the like. Any other network takes weights with its own names.
+        source: A file (see `read_contents`), or its content: a state dict, alone or in any wrapper.
         layout: A name in `LAYOUTS`, or `auto`: told from the keys.
-        transfer: The classifier may have another number of classes, and keeps its own weights then; the first
-            convolution may have another number of channels, and gets weights made from the file's (for one channel
-            their sum; else they are repeated in turn and scaled by 3 / channels).
+        transfer: The classifier may be missing or have another number of classes, and keeps its own weights then; the
+            first convolution may have another number of channels, and gets weights made from the file's (for one
+            channel their sum; else they are repeated in turn and scaled by 3 / channels).
+        prefix: Take only keys below this prefix, where several networks in the file fit (`student`).
+        ignore: Shell-style patterns of keys to leave out (`criterion.*`).
+        weights: `auto` takes an average over training (EMA, SWA) where the file has one; `raw` takes the current
+            weights instead, `ema` insists on the average.
 
     Returns:
         What was loaded.
 
     Raises:
-        CheckpointError: The weights can't be used; says which key, and the likely cause.
+        CheckpointError: The weights can't be used; says which key, the likely cause, and what to do.
         SenetError: It is no network, or its weights can't be written.
         UnknownNameError: There is no such layout.
     """
-    model, name = _network(model), _source_name(source)
-    tensors = checked(source, name) if isinstance(source, Mapping) else read_tensors(Path(source))
-    actual, state = plain_names(model), model.state_dict()
+    model = _network(model)
+    return _load(model, _contents(source), layout, Choice(prefix, tuple(ignore), weights),
+                 transfer=transfer, names_only=isinstance(source, Mapping))  # fmt: skip
+
+
+def _load(
+    model: nn.Module, contents: Contents, layout: str, choice: Choice, *, transfer: bool, names_only: bool
+) -> LoadReport:
+    name, actual, state = contents.source, plain_names(model), model.state_dict()
     own = {plain: state[key] for plain, key in actual.items()}
-    table, found = _recognised(without_module(tensors, own, name), own, layout, name)
-    wanted = dict(found.tensors) | table.zeros(found.tensors, own)
+    fit = match(contents, own, layout, choice)
+    table, found = fit.table, fit.found
+    wanted = {key: tensor for key, tensor in found.tensors.items() if found.sources[key] not in fit.left_out}
+    wanted |= table.zeros(found.tensors, own)
     fresh: list[str] = []
     if transfer:
         _adapt_stem(model, wanted, own, actual)
         fresh = _leave_head(wanted, own)
-    problem = _misfit(wanted, found, own, fresh)
+    problem = misfit(wanted, fit, own, fresh, explained=hasattr(model, "spec"))
     if problem:
-        raise CheckpointError(f"{name} ({table.title}) doesn't fit {_called(model)}: {problem}")
+        whose = f" ({table.title})" if hasattr(model, "spec") else ""
+        raise CheckpointError(f"{name}{whose} doesn't fit {_called(model)}: {problem}")
     wanted |= {key: found.fold(key) for key in found.biases}
-    only_names = isinstance(source, Mapping) and all(tensor.is_meta for tensor in own.values())
+    names_only = names_only and all(tensor.is_meta for tensor in own.values())
     for key, tensor in wanted.items():
-        wrong = None if only_names and tensor.is_meta else impossible(key, tensor, own[key].dtype)
+        wrong = None if names_only and tensor.is_meta else impossible(key, tensor, own[key].dtype)
         if wrong:
-            raise CheckpointError(f"{name}: {_both(key, found)} {wrong}")
+            raise CheckpointError(f"{name}: {both(key, found)} {wrong}")
     reason = _broken_convention(table, model)
     if reason:
         raise CheckpointError(f"{name}: {reason}")
     _put(model, {actual[key]: tensor for key, tensor in wanted.items()}, state)
     if fresh:
         told = f"{', '.join(fresh)}: freshly initialised; {name} is for another number of classes"
-        warnings.warn(told, stacklevel=2)
-    return LoadReport(table.layout, len(wanted), tuple(fresh), table.images)
+        warnings.warn(told, stacklevel=3)
+    return LoadReport(
+        table.layout,
+        len(wanted),
+        tuple(fresh),
+        table.images,
+        fit.prefix,
+        averaged=fit.averaged,
+        left_out=fit.left_out,
+        notes=fit.notes(),
+    )
+
+
+def _contents(source: object) -> Contents:
+    if isinstance(source, Contents):
+        return source
+    if isinstance(source, Mapping):
+        return flattened(source, "the state dict")
+    if not isinstance(source, str | os.PathLike):
+        raise SenetError(f"weights come from a file's path or a state dict, not from a {type(source).__name__}")
+    return read_contents(Path(source))
 
 
 def _network(model: nn.Module) -> nn.Module:
@@ -113,14 +157,6 @@ def _network(model: nn.Module) -> nn.Module:
             f"{frozen} was made in torch.inference_mode() and can't be replaced; build the network outside"
         )
     return model
-
-
-def _source_name(source: str | os.PathLike[str] | Mapping[str, Any]) -> str:
-    if isinstance(source, Mapping):
-        return "the state dict"
-    if not isinstance(source, str | os.PathLike):
-        raise SenetError(f"weights come from a file's path or a state dict, not from a {type(source).__name__}")
-    return os.fspath(source)
 
 
 def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
@@ -137,7 +173,7 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
     model, reasons = unwrapped(model), []
     state = model.state_dict()
     own = {plain: state[key] for plain, key in plain_names(model).items()}
-    for table in _tables(layout):
+    for table in tables_of(layout):
         found = table.translate(own, back=True)
         if found.leftover:
             continue
@@ -150,33 +186,6 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
             return found.tensors
         reasons.append(f"{table.title}: {reason}")
     raise SenetError(f"{_called(model)} has no counterpart in {layout}" + "".join(f"; {r}" for r in reasons))
-
-
-def _tables(layout: str) -> tuple[Table, ...]:
-    if layout == "auto":
-        return tuple(dict.fromkeys(table for tables in LAYOUTS.values() for table in tables))
-    if layout not in LAYOUTS:
-        raise UnknownNameError("layout", layout, ["auto", *LAYOUTS])
-    return LAYOUTS[layout]
-
-
-def _recognised(
-    tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], layout: str, name: str
-) -> tuple[Table, Translation]:
-    """The table that explains most of the keys as weights of this network."""
-    best: tuple[tuple[int, int], Table, Translation] | None = None
-    for table in _tables(layout):
-        found = table.translate(tensors)
-        fitting = sum(key in own and own[key].shape == t.shape for key, t in found.tensors.items())
-        known = sum(key in own for key in found.tensors) - len(found.leftover)
-        score = (known, fitting)
-        if any(key in own for key in found.tensors) and (best is None or score > best[0]):
-            best = (score, table, found)
-    if best is None:
-        keys = ", ".join(list(tensors)[:3])
-        whose = f"the layout {layout!r} has" if layout != "auto" else f"any known layout ({', '.join(LAYOUTS)}) has"
-        raise CheckpointError(f"{name}: no name of a weight in it ({keys}, ...) is one that {whose} for this network")
-    return best[1], best[2]
 
 
 def _broken_convention(table: Table, model: nn.Module) -> str | None:
@@ -213,48 +222,6 @@ def _other_rounding(table: Table, own: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _misfit(wanted: Mapping[str, Tensor], found: Translation, own: Mapping[str, Tensor], fresh: list[str]) -> str:
-    """What is wrong and why; empty where all fits."""
-    learnt = {key for key in own if not key.endswith(_COUNTER)} - set(fresh)
-    extra = sorted(found.leftover) + sorted(found.sources[key] for key in wanted.keys() - own.keys())
-    missing = sorted(learnt - wanted.keys())
-    shapes = [
-        (key, tuple(wanted[key].shape), tuple(own[key].shape))
-        for key in own
-        if key in wanted and wanted[key].shape != own[key].shape
-    ]
-    shapes += [
-        (theirs, tuple(bias.shape), tuple(own[key].shape))
-        for key, (theirs, bias) in found.biases.items()
-        if key in own and bias.shape != own[key].shape
-    ]
-    kinds = [(_both(key, found), tensor.dtype) for key, tensor in wanted.items() if other_kind(tensor, own.get(key))]
-    kinds += [(theirs, bias.dtype) for key, (theirs, bias) in found.biases.items() if other_kind(bias, own.get(key))]
-    problems = []
-    if shapes:
-        key, theirs, ours = shapes[0]
-        problems.append(f"{_both(key, found)} is {theirs} in the file and {ours} in the network{_more(shapes)}")
-    if extra:
-        problems.append(f"{extra[0]} has no place in the network{_more(extra)}")
-    if missing:
-        problems.append(f"{missing[0]} is missing in the file{_more(missing)}")
-    if kinds and not problems:
-        problems.append(f"{kinds[0][0]} is {kinds[0][1]} in the file{_more(kinds)}")
-    if not problems:
-        return ""
-    cause = likely_cause(wanted, own)
-    return "; ".join(problems) + (f". {cause}" if cause else "")
-
-
-def _both(key: str, found: Translation) -> str:
-    theirs = found.sources.get(key, key)
-    return key if theirs == key else f"{theirs} (here {key})"
-
-
-def _more(things: list[Any]) -> str:
-    return f" ({len(things)} in all)" if len(things) > 1 else ""
-
-
 def _called(model: nn.Module) -> str:
     return getattr(getattr(model, "spec", None), "name", "") or type(model).__name__
 
@@ -264,9 +231,10 @@ def _leave_head(wanted: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[st
     headless = not any(key.startswith("head.") for key in own)
     for key in [key for key in wanted if headless and key.startswith(("head.fc.", "head.hidden."))]:
         del wanted[key]
-    fresh = [
-        key for key in own if key.startswith("head.fc.") and key in wanted and _fewer_or_more(wanted[key], own[key])
-    ]
+    head = [key for key in own if key.startswith("head.fc.")]
+    if not any(key in wanted for key in head):
+        return head
+    fresh = [key for key in head if key in wanted and _fewer_or_more(wanted[key], own[key])]
     for key in fresh:
         del wanted[key]
     return fresh

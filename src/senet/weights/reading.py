@@ -6,9 +6,10 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors.torch import load_file
@@ -16,63 +17,63 @@ from torch import Tensor
 
 from senet.errors import CheckpointError
 from senet.weights.checkpoint import read_checkpoint
+from senet.weights.contents import Contents, check, flattened
 from senet.weights.from_caffe import read_caffemodel
-from senet.weights.values import overclaimed, unreadable
-from senet.weights.wrappers import bare
+from senet.weights.inert import placeholders
 
-__all__ = ["checked", "read_tensors"]
+__all__ = ["read_contents", "read_tensors"]
 
+_ZIP: Final = b"PK\x03\x04"
+_REMEDY: Final = "In the program that made it, save torch.save(model.state_dict(), FILE)"
 _MOST_UNPACKED, _SLACK_BYTES = 16, 1 << 26
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read `.safetensors`, `.pth`, `.pt`, `.th`, `.bin`, `.pkl` or `.caffemodel`; wrappers and prefixes are taken off.
+def read_contents(path: Path) -> Contents:
+    """Read all that a file holds.
+
+    Args:
+        path: A `.safetensors` or `.caffemodel` file, a checkpoint of this package or its folder, or PyTorch's file,
+            whatever its suffix.
 
     Raises:
-        CheckpointError: Missing, truncated, altered, of another format, with anything but tensors, or with values
-            that are no finite numbers.
+        CheckpointError: Missing, truncated, altered, of another format, or with what only running code could read.
     """
     path = Path(path)
     if path.is_dir():
-        return read_checkpoint(path)[0]
+        return flattened(read_checkpoint(path)[0], str(path))
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    if path.suffix not in _READERS:
-        raise CheckpointError(f"{path}: weights are read from {', '.join(sorted(_READERS))}")
-    return checked(_READERS[path.suffix](path), str(path))
+    return flattened(_reader(path)(path), str(path))
 
 
-def checked(content: Any, source: str) -> dict[str, Tensor]:
-    """The state dict inside `content`, with only finite tensors.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the largest state dict in a file under its own names, without what it is wrapped in.
 
-    Args:
-        content: A state dict, perhaps in a wrapper such as `{"state_dict": ...}`.
-        source: What it is called in messages.
+    Of several as large, an average over training is taken.
 
     Raises:
-        CheckpointError: There is something else in it.
+        CheckpointError: As `read_contents`; or with values that are no finite numbers.
     """
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{source}: holds a {type(content).__name__}, not a state dict")
-    for _ in _WRAPPERS:  # no deeper than that: a pickle can hold itself
-        content = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), content)
-    if not content:
-        raise CheckpointError(f"{source}: no weights in it")
-    for key, value in content.items():
-        if not isinstance(key, str) or not key or not key.isprintable():
-            raise CheckpointError(f"{source}: {key!r} is no name of a weight")
-        if not isinstance(value, Tensor):
-            raise CheckpointError(f"{source}: {key} is a {type(value).__name__}, not a tensor")
-    tensors = dict(content)
-    wrong = overclaimed(tensors)
-    if wrong:
-        raise CheckpointError(f"{source}: {wrong}")
-    for key, value in tensors.items():
-        wrong = unreadable(value)
-        if wrong:
-            raise CheckpointError(f"{source}: {key} {wrong}")
-    return bare(tensors, source)
+    contents = read_contents(path).plain(())
+    sizes = Counter(entry.home for entry in contents.entries if isinstance(entry.value, Tensor))
+    homes = {f"{home}." if home else "": size for home, size in sizes.items()}
+    home = max(homes, key=lambda prefix: (homes[prefix], contents.is_averaged(prefix)))
+    tensors = contents.below(home)
+    check(tensors, contents.source)
+    return tensors
+
+
+def _reader(path: Path) -> Callable[[Path], Any]:
+    """By the suffix; a file of another name is asked how it begins."""
+    if path.suffix in _READERS:
+        return _READERS[path.suffix]
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:] == b"{":
+        return _safetensors
+    if start.startswith(_ZIP):
+        return _torch_file
+    raise CheckpointError(f"{path}: weights are read from {', '.join(sorted(_READERS))}")
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -87,27 +88,31 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 def _torch_file(path: Path) -> Any:
     _check_archive(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), placeholders():
             warnings.simplefilter("ignore")  # of the pickle's protocol: it loads or it doesn't
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)|Unsupported (?:class|global) (\S+)", str(error))
-        what = next((name for name in found.groups() if name), None) if found else None
-        reason = f"it would call {what}" if what else _first_sentence(error)
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"holds {found[1]}" if found else f"is no plain checkpoint ({_first_sentence(error)})"
         raise CheckpointError(
-            f"{path}: not only weights, and loading the rest could run code; nothing was loaded ({reason})"
+            f"{path}: {what}, and reading that could run code; nothing was loaded. {_REMEDY}"
         ) from error
     except Exception as error:  # a damaged file makes the unpickler raise anything
         raise CheckpointError(f"{path}: not a whole PyTorch file ({_first_sentence(error) or 'empty'})") from error
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse an archive that unpacks to many times its size: PyTorch doesn't compress."""
+    """Refuse an archive that unpacks to many times its size (PyTorch doesn't compress), or that holds a program."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
+            names = {entry.filename.partition("/")[2] for entry in archive.infolist()}
     except Exception:  # no archive, or a damaged one: the reader says so
         return
+    if "constants.pkl" in names:
+        raise CheckpointError(
+            f"{path}: a TorchScript program, not weights; save torch.jit.load(FILE).state_dict() with torch.save"
+        )
     if size > _MOST_UNPACKED * path.stat().st_size + _SLACK_BYTES:
         raise CheckpointError(f"{path}: its {path.stat().st_size:,} bytes unpack to {size:,}; no weights do")
 
@@ -119,5 +124,5 @@ def _first_sentence(error: Exception) -> str:
 _READERS: dict[str, Callable[[Path], Any]] = {
     ".safetensors": _safetensors,
     ".caffemodel": read_caffemodel,
-    **dict.fromkeys((".pth", ".pt", ".th", ".bin", ".pkl", ".tar"), _torch_file),
+    **dict.fromkeys((".pth", ".pt", ".th", ".bin", ".pkl", ".tar", ".ckpt"), _torch_file),
 }

@@ -15,7 +15,7 @@ from torch import Tensor
 from senet.errors import CheckpointError
 from senet.preprocessing import Preprocessing
 
-__all__ = ["Dropped", "Folded", "Rule", "Table", "Translation", "conv_norm", "under"]
+__all__ = ["Folded", "Rule", "Table", "Translation", "conv_norm", "under"]
 
 _FIELD = re.compile(r"\{([a-z]\w*)(?:([+-]\d+)|:([^{}]+))?\}")
 _NUMBER = r"(?:0|[1-9]\d*)"
@@ -132,18 +132,7 @@ class Folded:
         return None if back else Rule(self.theirs, self.ours).rename(key)
 
 
-@dataclass(frozen=True)
-class Dropped:
-    """Keys that have no counterpart here, and needn't: a head used in training only."""
-
-    theirs: str
-
-    def rename(self, key: str, *, back: bool = False) -> str | None:
-        """The empty string for such a key, else None; nothing on the way back."""
-        return None if back or _Pattern(self.theirs).values(key) is None else ""
-
-
-AnyRule = Rule | Folded | Dropped
+AnyRule = Rule | Folded
 
 
 @dataclass(frozen=True)
@@ -220,7 +209,7 @@ class Table:
             if isinstance(rule, Folded):
                 _take(name, key, {mean: k for mean, (k, _) in result.biases.items()})
                 result.biases[name] = (key, tensor)
-            elif isinstance(rule, Rule):
+            else:
                 _take(name, key, result.sources)
                 result.tensors[name] = _reshaped(rule, tensor, back)
                 result.sources[name] = key
@@ -261,7 +250,6 @@ def under(theirs: str, ours: str, rules: Iterable[AnyRule]) -> tuple[AnyRule, ..
     """The same rules below a prefix on each side."""
     found: list[AnyRule] = []
     for rule in rules:
-        assert not isinstance(rule, Dropped)
         found.append(replace(rule, theirs=theirs + rule.theirs, ours=ours + rule.ours))
     return tuple(found)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from torch import Tensor, nn
 
 from senet.errors import CheckpointError
 
-__all__ = ["bare", "plain_names", "unwrapped", "without_module"]
+__all__ = ["ALWAYS", "bare", "plain_names", "unwrapped"]
 
-_ALWAYS: Final = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+ALWAYS: Final = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 """Children's names that only wrappers have: `torch.compile`, FSDP, activation checkpointing."""
 
 _MODULE: Final = "module"
@@ -48,7 +48,7 @@ def bare(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     Raises:
         CheckpointError: Two keys would become one.
     """
-    found = _renamed(tensors, _ALWAYS, source)
+    found = _renamed(tensors, ALWAYS, source)
     for prefix in _PREFIXES:
         inner = [key for key in found if key != _AVERAGED]
         if inner and all(key.startswith(prefix) for key in inner):
@@ -56,21 +56,10 @@ def bare(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     return found
 
 
-def without_module(tensors: Mapping[str, Tensor], own: Iterable[str], source: str) -> dict[str, Tensor]:
-    """The same without `module` inside the keys, unless the network `own` has a part of that name.
-
-    Raises:
-        CheckpointError: Two keys would become one.
-    """
-    if any(_MODULE in key.split(".") for key in own):
-        return dict(tensors)
-    return _renamed(tensors, frozenset({_MODULE}), source)
-
-
 def _inner(module: nn.Module) -> str | None:
     """The name of the child that a wrapper holds; None if this is none: it computes with weights of its own."""
     names = list(module._modules)
-    if len(names) == 1 and names[0] in (*_ALWAYS, _MODULE) and not module._parameters:
+    if len(names) == 1 and names[0] in (*ALWAYS, _MODULE) and not module._parameters:
         return names[0]
     return None
 

@@ -1,0 +1,258 @@
+"""What a file holds, whatever it is wrapped in: each value under one dotted name."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any, Final
+
+from torch import Tensor
+
+from senet.errors import CheckpointError, shown
+from senet.weights.values import overclaimed, unreadable
+from senet.weights.wrappers import ALWAYS
+
+__all__ = ["Contents", "Entry", "check", "copies", "flattened", "is_bookkeeping", "is_buffer"]
+
+_DEEPEST: Final = 12
+"""Mappings inside each other that are looked into, and parts of a name that are taken for a prefix."""
+
+_MOST_PREFIXES: Final = 64
+
+_AVERAGED: Final = re.compile(r"(^|_)(ema|swa|avg|average|averaged|shadow)(?=_|\d|$)")
+_CURRENT: Final = re.compile(r"(^|_)(online|current|raw)(?=_|$)")
+
+_BUFFERS: Final = ("running_mean", "running_var", "num_batches_tracked")
+
+_BOOKKEEPING: Final = (
+    *("*total_ops", "*total_params"),  # thop's counters
+    *("*AuxLogits.*", "*aux[0-9].*", "*aux_*", "*_aux.*", "*auxiliary*"),  # heads that only training uses
+    *("n_averaged", "steps", "step", "initted", "num_updates", "decay"),  # counters of averaging
+)
+"""Names that no network for inference has: left out where no weight of the network is called so."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One value of a file.
+
+    Attributes:
+        name: All names down to it, joined by dots, without those of wrappers such as `_orig_mod`.
+        home: The name of the mapping that it lies in.
+        value: A tensor in a usual file.
+        written: The name as the file has it.
+    """
+
+    name: str
+    home: str
+    value: Any
+    written: str
+
+    @property
+    def key(self) -> str:
+        """Its name in the mapping that it lies in."""
+        return self.name.removeprefix(f"{self.home}.") if self.home else self.name
+
+
+def is_buffer(key: str) -> bool:
+    """Whether it is a norm's statistic: some averages hold parameters alone."""
+    return key.rpartition(".")[2] in _BUFFERS
+
+
+def is_bookkeeping(key: str) -> bool:
+    """Whether it is a profiler's counter, an auxiliary head, or a counter of averaging."""
+    return any(fnmatchcase(key, pattern) for pattern in _BOOKKEEPING)
+
+
+def copies(keys: Iterable[str]) -> set[str]:
+    """Those of a mapping's keys under which mmcv's hook keeps what it averages: `ema_conv1_weight`."""
+    keys = list(keys)
+    flat = [key for key in keys if key.startswith("ema_") and "." not in key]
+    return set(flat) & {f"ema_{key.replace('.', '_')}" for key in keys} if flat else set()
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All values of a file or state dict.
+
+    Attributes:
+        source: What it is called in messages.
+        entries: In the file's order.
+    """
+
+    source: str
+    entries: tuple[Entry, ...]
+
+    def plain(self, own: Collection[str]) -> Contents:
+        """The same without `module` in the names, unless the network `own` has a part of that name."""
+        if any("module" in key.split(".") for key in own):
+            return self
+        return Contents(
+            self.source,
+            tuple(
+                replace(e, name=_without(e.name, {"module"}), home=_without(e.home, {"module"})) for e in self.entries
+            ),
+        )
+
+    def without(self, patterns: Collection[str]) -> tuple[Contents, list[str]]:
+        """The same without names that these shell-style patterns match; and those names.
+
+        Raises:
+            CheckpointError: A pattern matches none.
+        """
+        kept, dropped, used = [], [], set()
+        for entry in self.entries:
+            found = [p for p in patterns if _matches(entry, p)]
+            used.update(found)
+            if found:
+                dropped.append(entry.name)
+            else:
+                kept.append(entry)
+        unused = next((pattern for pattern in patterns if pattern not in used), None)
+        if unused is not None:
+            raise CheckpointError(f"{self.source}: no name in it matches the pattern {unused!r} that is to be ignored")
+        return Contents(self.source, tuple(kept)), dropped
+
+    def within(self, prefix: str) -> Contents:
+        """Only what lies below a prefix, which may itself lie below others.
+
+        Raises:
+            CheckpointError: Nothing does.
+        """
+        for ignored in (ALWAYS, {*ALWAYS, "module"}):
+            wanted = _without(prefix.strip("."), ignored)
+            kept = tuple(e for e in self.entries if not wanted or f".{wanted}." in f".{e.name}")
+            if kept:
+                break
+        else:
+            there = ", ".join(repr(p) for p in self.prefixes(0)[:6] if p) or "none"
+            raise CheckpointError(f"{self.source}: no name in it has the prefix {prefix!r}; there are {there}")
+        return Contents(self.source, kept)
+
+    def prefixes(self, least: int) -> list[str]:
+        """What stands before at least so many tensors' names, with its dot; the most common first."""
+        counts: Counter[str] = Counter()
+        for entry in self.entries:
+            if isinstance(entry.value, Tensor):
+                parts = entry.name.split(".", _DEEPEST)[:-1]
+                counts.update(".".join([*parts[:n], ""]) for n in range(len(parts) + 1))
+        return [prefix for prefix, count in counts.most_common(_MOST_PREFIXES) if count >= least]
+
+    def below(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors with this prefix, without it.
+
+        Raises:
+            CheckpointError: Two have one name.
+        """
+        found: dict[str, Tensor] = {}
+        written: dict[str, str] = {}
+        for entry in self.entries:
+            if isinstance(entry.value, Tensor) and entry.name.startswith(prefix):
+                key = entry.name.removeprefix(prefix)
+                if key in found:
+                    raise CheckpointError(
+                        f"{self.source}: {entry.written} and {written[key]} are two names for one weight, {key}"
+                    )
+                found[key], written[key] = entry.value, entry.written
+        return found
+
+    def beside(self, names: Collection[str]) -> list[Entry]:
+        """What lies in the same mappings as these."""
+        homes = {entry.home for entry in self.entries if entry.name in names}
+        return [entry for entry in self.entries if entry.home in homes]
+
+    def is_averaged(self, prefix: str) -> bool:
+        """Whether the tensors with this prefix are an average over training, as names and neighbours say."""
+        parts = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", part).lower() for part in prefix.split(".")]
+        if parts[0] in ("state_dict", "ema_state_dict") and self._exchanged:
+            return parts[0] == "state_dict"
+        for part in reversed(parts):
+            if _CURRENT.search(part):
+                return False
+            if _AVERAGED.search(part):
+                return True
+        return any(prefix.startswith(scope) for scope in self._counted)
+
+    @cached_property
+    def _exchanged(self) -> bool:
+        """Whether the averages were put where one looks first: by MMEngine's hook, and by Lightning's callback."""
+        names = {entry.name for entry in self.entries}
+        roots = {name.partition(".")[0] for name in names}
+        by_mmengine = "ema_state_dict" in roots and (
+            bool(roots & {"message_hub"}) or bool(names & {"ema_state_dict.steps", "meta.mmengine_version"})
+        )
+        return by_mmengine or "current_model_state" in roots
+
+    @cached_property
+    def _counted(self) -> tuple[str, ...]:
+        """Prefixes below which `AveragedModel` counts, or mmcv's hook keeps copies of what it averages."""
+        found = {
+            entry.name.removesuffix("n_averaged")
+            for entry in self.entries
+            if entry.name.rpartition(".")[2] == "n_averaged" and self._holds_tensors(entry.home)
+        }
+        for home in {entry.home for entry in self.entries}:
+            prefix = f"{home}." if home else ""
+            if copies(entry.key for entry in self.entries if entry.home == home):
+                found.add(prefix)
+        return tuple(found)
+
+    def _holds_tensors(self, home: str) -> bool:
+        return any(e.home == home and isinstance(e.value, Tensor) and "." in e.key for e in self.entries)
+
+
+def flattened(content: Any, source: str) -> Contents:
+    """Name every value in nested mappings.
+
+    Raises:
+        CheckpointError: It is no mapping, holds no tensor, or tensors that claim more than is stored.
+    """
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"{source}: holds a {type(content).__name__}, not a state dict; save model.state_dict() with torch.save"
+        )
+    entries: list[Entry] = []
+    seen: set[int] = set()
+
+    def walk(mapping: Mapping[Any, Any], home: str, depth: int) -> None:
+        seen.add(id(mapping))
+        for key, value in mapping.items():
+            name = key if isinstance(key, str) else shown(key)  # an optimizer numbers its states
+            path = f"{home}.{name}" if home else name
+            if not isinstance(value, Mapping) and isinstance(key, str):
+                entries.append(Entry(_without(path, ALWAYS), _without(home, ALWAYS), value, path))
+            elif isinstance(value, Mapping) and depth < _DEEPEST and id(value) not in seen:  # a pickle can hold itself
+                walk(value, path, depth + 1)
+
+    walk(content, "", 0)
+    tensors = {entry.written: entry.value for entry in entries if isinstance(entry.value, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{source}: no weights in it")
+    wrong = overclaimed(tensors)
+    if wrong:
+        raise CheckpointError(f"{source}: {wrong}")
+    return Contents(source, tuple(entries))
+
+
+def check(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise a `CheckpointError` for names and numbers that can't be a weight's."""
+    for key in tensors:
+        if not key or not key.isprintable():
+            raise CheckpointError(f"{source}: {key!r} is no name of a weight")
+    for key, value in tensors.items():
+        wrong = unreadable(value)
+        if wrong:
+            raise CheckpointError(f"{source}: {key} {wrong}")
+
+
+def _without(name: str, parts: Collection[str]) -> str:
+    kept = [part for part in name.split(".") if part not in parts]
+    return ".".join(kept)
+
+
+def _matches(entry: Entry, pattern: str) -> bool:
+    return fnmatchcase(entry.name, pattern) or fnmatchcase(entry.key, pattern)
