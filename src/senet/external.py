@@ -17,7 +17,7 @@ from torch import nn
 
 from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.preprocessing import Preprocessing
-from senet.weights.load import stem_weight
+from senet.weights.transfer import stem_weight
 
 __all__ = ["LIBRARIES", "Upstream", "upstream", "upstream_errors"]
 

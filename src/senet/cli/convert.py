@@ -10,12 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from senet.cli import external
 from senet.cli import options as shared
 from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from senet.models import ModelSpec
+    from senet.weights.contents import Contents
 
 __all__ = ["add_arguments", "run"]
 
@@ -24,14 +28,15 @@ _IMAGES = "preprocessing that goes into the checkpoint (default: the tag's, else
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This verb's options."""
-    parser.add_argument("source", metavar="SRC", help=".caffemodel, .pth, .pt, .th, .bin or .safetensors")
+    parser.add_argument("source", metavar="SRC", help=".caffemodel, .pth, .pt, .ckpt, .bin or .safetensors")
     parser.add_argument("--model", required=True, metavar="NAME", help="the network it is of, a name of `senet list`")
     parser.add_argument("--out", required=True, metavar="X", help="the .safetensors file to write")
     parser.add_argument("--layout", default="auto", metavar="L", help="whose names it has (default: told from them)")
     parser.add_argument("--to", default="senet", metavar="L", help="write for: senet (default), timm, torchvision, ...")
     parser.add_argument("--tag", metavar="T", help="SRC is this public checkpoint of the network, or was made from it")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="its outputs (default: the network's own)")
+    parser.add_argument("--num-classes", type=int, metavar="N", help="its outputs (default: the file's)")
     parser.add_argument("--classes", metavar="FILE", help="the outputs' names, one a line (default: their numbers)")
+    external.add_choice_options(parser, "SRC")
     shared.add_network_options(parser)
     group = shared.add_field_options(parser, _IMAGES, Preprocessing, leave_out=("size",))
     group.add_argument("--size", type=shared.parse_size, metavar="N", help="pixels: 224, or 256x192 (height x width)")
@@ -41,14 +46,15 @@ def run(options: argparse.Namespace) -> int:
     """Convert."""
     import torch
 
-    from senet.weights import Description, load_weights, to_layout, write_checkpoint, write_tensors
+    from senet.weights import Description, load_weights, read_contents, to_layout, write_checkpoint, write_tensors
 
     _check(options)
     out, names = Path(options.out), _names(options.classes)
-    spec, changes, images = _network(options, len(names))
+    contents = read_contents(Path(options.source))
+    spec, changes, images = _network(options, len(names), contents)
     with torch.device("meta"):
         model = spec.build()
-    report = load_weights(model, options.source, layout=options.layout)
+    report = load_weights(model, contents, layout=options.layout, **external.given_choice(options))
     if options.to != "senet":
         write_tensors(out, to_layout(model, options.to))
     else:
@@ -59,10 +65,13 @@ def run(options: argparse.Namespace) -> int:
             options=changes,
             classes=names or tuple(map(str, range(spec.num_classes))),
             preprocessing=images,
-            training={"converted_from": Path(options.source).name, "layout": report.layout},
+            training={"converted_from": Path(options.source).name, "layout": report.layout}
+            | ({"averaged": True} if report.averaged else {}),
         )
         write_checkpoint(out, model.state_dict(), description)
     print(f"{options.source} ({report.layout}, {report.loaded} tensors) -> {out} ({options.to})")
+    for note in report.notes:
+        print(note)
     if options.to == "senet":
         print(f"images: {images}")
     return 0
@@ -110,7 +119,9 @@ def _described(options: argparse.Namespace) -> dict[str, Any]:
     return shape | description.options
 
 
-def _network(options: argparse.Namespace, names: int) -> tuple[ModelSpec, dict[str, Any], Preprocessing]:
+def _network(
+    options: argparse.Namespace, names: int, contents: Contents
+) -> tuple[ModelSpec, dict[str, Any], Preprocessing]:
     """The network that the file is of, its options, and its preprocessing as far as the file's names don't say it."""
     from senet.weights import find_card
     from senet.zoo import model_spec
@@ -125,10 +136,27 @@ def _network(options: argparse.Namespace, names: int) -> tuple[ModelSpec, dict[s
     changes |= shared.network_options(options)
     if options.num_classes is not None or names:
         changes["num_classes"] = names if options.num_classes is None else options.num_classes
+    elif "num_classes" not in changes:
+        changes |= _outputs(base.changed(changes), contents, options)
     spec = base.changed(changes)
     if names and names != spec.num_classes:
         raise SenetError(f"{options.classes} has {names} names, the network {spec.num_classes} outputs")
     return spec, spec.differences(base), images
+
+
+def _outputs(spec: ModelSpec, contents: Contents, options: argparse.Namespace) -> dict[str, int]:
+    """The number of classes that the file's head says; nothing where it says none."""
+    import torch
+
+    from senet.weights.matching import Choice
+    from senet.weights.recognise import recognise
+
+    def build(classes: int) -> nn.Module:
+        with torch.device("meta"):
+            return spec.changed({"num_classes": classes}).build()
+
+    found = recognise(build, contents, Choice(**external.given_choice(options)), layout=options.layout)
+    return {} if found.classes is None else {"num_classes": found.classes}
 
 
 def _names(file: str | None) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from senet.cli import external
 from senet.cli import options as shared
 from senet.data.augmentation import Augmentation
 from senet.errors import SenetError
@@ -55,7 +56,10 @@ def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str) -> None
     parser.add_argument("--head-attention", metavar="A", help="attention in the head, as --attention: se, scse, ...")
     parser.add_argument("--model", metavar="M", help=f"{shared.NETWORKS}; or a checkpoint, as --init")
     parser.add_argument(
-        "--init", metavar="X", help="begin with a checkpoint's network and weights (a .safetensors file or a folder)"
+        "--init",
+        metavar="X",
+        help="begin with a checkpoint's network and weights (a .safetensors file or a folder), or with the weights of "
+        "another program's file for --model",
     )
     parser.add_argument(
         "--pretrained",
@@ -69,6 +73,7 @@ def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str) -> None
     )
     parser.add_argument("--size", type=shared.parse_size, metavar="N", help="pixels: 224, or 256x192 (height x width)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    external.add_choice_options(parser, "the file of --init")
     shared.add_data_options(parser, required=False)
     parser.add_argument("--limit", type=int, metavar="N", help="train on at most N images, always the same")
     parser.add_argument(
@@ -101,12 +106,16 @@ def chosen_start(options: argparse.Namespace, network: dict[str, Any], *, pretra
     if init is not None:
         if options.pretrained is not None:
             raise SenetError(f"{'--' if options.pretrained else '--no-'}pretrained: the weights are those of {init}")
+        if external.is_external(init):
+            return with_head(options, external.external_start(options, network, init, model))
+        external.refuse_choice(options, f"{init} is a checkpoint of this package, which holds one network")
         if network:
             raise SenetError(
                 f"--{next(iter(network))} would change the network, which is that of {init}; "
                 "`senet retrofit` inserts attention into it"
             )
         return with_head(options, Start.checkpoint(init, model, options.size, task=options.task))
+    external.refuse_choice(options, "for the file that --init names, and there is none")
     if model is None:
         raise SenetError("--model is missing (or --resume DIR); --help says more")
     begin = Start.public if (pretrained if options.pretrained is None else options.pretrained) else Start.built

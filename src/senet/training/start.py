@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from senet.errors import CheckpointError, SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks import CLASSIFICATION, task_named
+from senet.training.external_weights import ExternalWeights, builder, holds_backbone, recognised
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,6 +51,7 @@ class Start:
         model: A name of `list_models()`, `timm:NAME`, `torchvision:NAME`, or `module:function`.
         task: What for, a key of `senet.tasks.TASKS`.
         head: What stands on the network where it is a backbone, as `senet.tasks.head.HeadSpec` writes it.
+        external: How the weights are read, if another program wrote them; else None.
         options: Its options as `senet.zoo.build_model` takes them, JSON-ready.
         weights: `BUILT`, `PUBLIC`, or a checkpoint's path.
         inserted: Places of attention that is inserted once the weights are there, as `Site.to_dict` writes them.
@@ -65,6 +67,7 @@ class Start:
     size: tuple[int, int] | None = None
     task: str = CLASSIFICATION
     head: dict[str, Any] = field(default_factory=dict)
+    external: ExternalWeights | None = None
 
     @classmethod
     def built(
@@ -139,6 +142,46 @@ class Start:
             head=description.head,
         )
 
+    @classmethod
+    def external_file(
+        cls,
+        path: str,
+        model: str,
+        options: dict[str, Any],
+        size: tuple[int, int] | None = None,
+        *,
+        task: str = CLASSIFICATION,
+        **choice: Any,
+    ) -> tuple[Start, tuple[str, ...]]:
+        """A network with weights from any other program's file; and what a user should know of them, in words.
+
+        Args:
+            path: The file.
+            model: Which network they are of.
+            options: Its options.
+            size: Of the images.
+            task: What for.
+            **choice: `prefix`, `ignore` and `weights`, as in `senet.load_weights`.
+
+        Raises:
+            SenetError: There is no such network.
+            CheckpointError: The file can't be read, or holds no weights of the network.
+        """
+        from senet.zoo import is_code
+
+        found = recognised(path, model, options, task, **choice)
+        images = None if is_code(model) else found.images or task_named(task).defaults(model)[1]
+        start = cls(
+            model=model,
+            options=options,
+            weights=str(Path(path).resolve()),
+            preprocessing=images and task_named(task).adapted(images),
+            size=size,
+            task=task,
+            external=ExternalWeights(classes=found.classes, headless=found.headless, **choice),
+        )
+        return start, found.notes
+
     def images(self, data: Data | None = None) -> Preprocessing:
         """What images go through: as the weights want it, else as the data's own path, else as the network's.
 
@@ -153,7 +196,9 @@ class Start:
 
     def classes(self) -> tuple[str, ...]:
         """The outputs that the weights are for; those without names are numbered."""
-        if self.weights not in (BUILT, PUBLIC):
+        if self.external is not None and self.external.classes is not None:
+            return tuple(map(str, range(self.external.classes)))
+        if self.external is None and self.weights not in (BUILT, PUBLIC):
             return _described(self.weights).classes
         return tuple(map(str, range(task_named(self.task).defaults(self.model)[0])))
 
@@ -208,7 +253,20 @@ class Start:
             onto = task.backbone(model) is not None
             return Started(model, "the published weights are the backbone's" if onto else
                            _unlike(self.classes(), classes))  # fmt: skip
+        if self.external is not None:
+            return self._from_external(bare, classes, preprocessing)
         return self._from_checkpoint(bare, classes)
+
+    def _from_external(self, bare: Any, classes: tuple[str, ...], preprocessing: Preprocessing) -> Started:
+        assert self.external is not None
+        model = bare(len(classes))
+        build = builder(self.model, self.options, self.task, preprocessing)
+        if not holds_backbone(self.model, self.task):
+            return Started(model, self.external.begin(model, self.weights, build, len(classes)))
+        backbone = task_named(self.task).backbone(model)
+        assert backbone is not None
+        self.external.begin_backbone(backbone, self.weights, build)
+        return Started(model, "the weights are the backbone's")
 
     def _from_checkpoint(self, bare: Any, classes: tuple[str, ...]) -> Started:
         import torch
@@ -250,6 +308,8 @@ class Start:
         found = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         if found.get("preprocessing"):
             found["preprocessing"] = Preprocessing.from_dict(found["preprocessing"])
+        if found.get("external"):
+            found["external"] = ExternalWeights(**found["external"])
         return cls(**found | {"size": found["size"] and tuple(found["size"])})
 
 
@@ -257,7 +317,7 @@ def is_checkpoint(text: str) -> bool:
     """Whether what stands for a network is a checkpoint's path rather than a name."""
     from senet.zoo import list_models
 
-    is_path = os.sep in text or text.endswith((".safetensors", ".json")) or Path(text).is_dir()
+    is_path = os.sep in text or text.endswith((".safetensors", ".json")) or Path(text).exists()
     return is_path and text not in list_models()
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints as data: our own, and everybody's by tables of rules; nothing is ever unpickled."""
+"""Checkpoints as data: our own, and everybody's by tables of rules; no file can run code."""
 
 from senet.weights.card import Card
 from senet.weights.catalog import CARDS, cards, find_card
@@ -8,7 +8,7 @@ from senet.weights.files import write_atomically
 from senet.weights.hub import fetch
 from senet.weights.layouts import LAYOUTS
 from senet.weights.load import LoadReport, load_weights, to_layout
-from senet.weights.reading import read_tensors
+from senet.weights.reading import read_contents, read_tensors
 
 __all__ = [
     "CARDS",
@@ -22,6 +22,7 @@ __all__ = [
     "find_card",
     "load_weights",
     "read_checkpoint",
+    "read_contents",
     "read_tensors",
     "to_layout",
     "write_atomically",

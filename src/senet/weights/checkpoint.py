@@ -21,7 +21,7 @@ from senet.weights.files import sha256, write_atomically
 from senet.weights.strict_json import MOST_BYTES, parse_object
 from senet.weights.values import unreadable
 
-__all__ = ["Description", "read_checkpoint", "write_checkpoint", "write_tensors"]
+__all__ = ["Description", "is_checkpoint_file", "read_checkpoint", "write_checkpoint", "write_tensors"]
 
 FORMAT = 1
 
@@ -103,6 +103,15 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         write_atomically(path, lambda temporary: save_file(plain, temporary, metadata={"format": "pt"}))
     except SafetensorError as error:
         raise CheckpointError(f"{path}: can't be written ({error})") from error
+
+
+def is_checkpoint_file(path: Path) -> bool:
+    """Whether a path means a checkpoint of this package, there or not: a folder, or weights with a description."""
+    return (
+        path.is_dir()
+        or path.suffix == ".json"
+        or (path.suffix == ".safetensors" and (path.with_suffix(".json").is_file() or not path.exists()))
+    )
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Description]:

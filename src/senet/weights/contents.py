@@ -42,20 +42,26 @@ class Entry:
 
     Attributes:
         name: All names down to it, joined by dots, without those of wrappers such as `_orig_mod`.
-        home: The name of the mapping that it lies in.
+        key: The last of these: its name in the mapping that it lies in.
         value: A tensor in a usual file.
-        written: The name as the file has it.
+        home: The names down to that mapping, as the file has them.
+        written: All names down to it, as the file has them.
     """
 
     name: str
-    home: str
+    key: str
     value: Any
+    home: str
     written: str
 
     @property
-    def key(self) -> str:
-        """Its name in the mapping that it lies in."""
-        return self.name.removeprefix(f"{self.home}.") if self.home else self.name
+    def prefix(self) -> str:
+        """What stands before its key in its name."""
+        return self.name[: len(self.name) - len(self.key)]
+
+    def without(self, parts: Collection[str]) -> Entry:
+        """The same without these parts of names."""
+        return replace(self, name=_without(self.name, parts), key=_without(self.key, parts))
 
 
 def is_buffer(key: str) -> bool:
@@ -93,9 +99,7 @@ class Contents:
             return self
         return Contents(
             self.source,
-            tuple(
-                replace(e, name=_without(e.name, {"module"}), home=_without(e.home, {"module"})) for e in self.entries
-            ),
+            tuple(entry.without({"module"}) for entry in self.entries),
         )
 
     def without(self, patterns: Collection[str]) -> tuple[Contents, list[str]]:
@@ -177,6 +181,16 @@ class Contents:
                 return True
         return any(prefix.startswith(scope) for scope in self._counted)
 
+    def has_begun(self, prefix: str) -> bool:
+        """Whether an average with this prefix holds more than the weights that a network was built with.
+
+        Averages often begin late in a training, and `n_averaged` says how many steps are in them.
+        """
+        scopes = {entry.prefix: entry.value for entry in self.entries if entry.key.rpartition(".")[2] == "n_averaged"}
+        counters = [value for scope, value in scopes.items() if scope and prefix.startswith(scope)]
+        counters += [scopes["averaging_state."]] if self._exchanged and "averaging_state." in scopes else []
+        return all(int(value) > 0 for value in counters if _is_number(value))
+
     @cached_property
     def _exchanged(self) -> bool:
         """Whether the averages were put where one looks first: by MMEngine's hook, and by Lightning's callback."""
@@ -195,10 +209,10 @@ class Contents:
             for entry in self.entries
             if entry.name.rpartition(".")[2] == "n_averaged" and self._holds_tensors(entry.home)
         }
-        for home in {entry.home for entry in self.entries}:
-            prefix = f"{home}." if home else ""
-            if copies(entry.key for entry in self.entries if entry.home == home):
-                found.add(prefix)
+        for entry in self.entries:
+            if entry.key.startswith("ema_") and copies(e.key for e in self.entries if e.home == entry.home):
+                found.add(entry.prefix)
+                break
         return tuple(found)
 
     def _holds_tensors(self, home: str) -> bool:
@@ -224,7 +238,7 @@ def flattened(content: Any, source: str) -> Contents:
             name = key if isinstance(key, str) else shown(key)  # an optimizer numbers its states
             path = f"{home}.{name}" if home else name
             if not isinstance(value, Mapping) and isinstance(key, str):
-                entries.append(Entry(_without(path, ALWAYS), _without(home, ALWAYS), value, path))
+                entries.append(Entry(path, key, value, home, path).without(ALWAYS))
             elif isinstance(value, Mapping) and depth < _DEEPEST and id(value) not in seen:  # a pickle can hold itself
                 walk(value, path, depth + 1)
 
@@ -252,6 +266,10 @@ def check(tensors: Mapping[str, Tensor], source: str) -> None:
 def _without(name: str, parts: Collection[str]) -> str:
     kept = [part for part in name.split(".") if part not in parts]
     return ".".join(kept)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is int or (isinstance(value, Tensor) and value.numel() == 1 and unreadable(value) is None)
 
 
 def _matches(entry: Entry, pattern: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from senet.weights.matching import Choice, match, tables_of
 from senet.weights.misfit import both, misfit
 from senet.weights.reading import read_contents
 from senet.weights.rules import Table
+from senet.weights.transfer import adapt_stem, leave_head
 from senet.weights.values import impossible
 from senet.weights.wrappers import plain_names, unwrapped
 
-__all__ = ["LoadReport", "load_weights", "stem_weight", "to_layout"]
-
-_MOST_CHANNELS = 65_535
+__all__ = ["LoadReport", "load_contents", "load_weights", "to_layout"]
 
 
 @dataclass(frozen=True)
@@ -89,14 +88,33 @@ def load_weights(
         SenetError: It is no network, or its weights can't be written.
         UnknownNameError: There is no such layout.
     """
-    model = _network(model)
-    return _load(model, _contents(source), layout, Choice(prefix, tuple(ignore), weights),
-                 transfer=transfer, names_only=isinstance(source, Mapping))  # fmt: skip
+    names_only = isinstance(source, Mapping)
+    choice = Choice(prefix, tuple(ignore), weights)
+    return load_contents(model, _contents(source), choice, layout=layout, transfer=transfer, names_only=names_only)
 
 
-def _load(
-    model: nn.Module, contents: Contents, layout: str, choice: Choice, *, transfer: bool, names_only: bool
+def load_contents(
+    model: nn.Module,
+    contents: Contents,
+    choice: Choice,
+    *,
+    layout: str = "auto",
+    transfer: bool = False,
+    names_only: bool = False,
+    head: Collection[str] = (),
 ) -> LoadReport:
+    """As `load_weights`.
+
+    Args:
+        model: A network.
+        contents: Of a file.
+        choice: What of it.
+        layout: A name in `LAYOUTS`, or `auto`.
+        transfer: Classifier and first convolution may differ.
+        names_only: Tensors without values may go into a network without values.
+        head: Keys of the network that the file may lack.
+    """
+    model = _network(model)
     name, actual, state = contents.source, plain_names(model), model.state_dict()
     own = {plain: state[key] for plain, key in actual.items()}
     fit = match(contents, own, layout, choice)
@@ -105,8 +123,10 @@ def _load(
     wanted |= table.zeros(found.tensors, own)
     fresh: list[str] = []
     if transfer:
-        _adapt_stem(model, wanted, own, actual)
-        fresh = _leave_head(wanted, own)
+        adapt_stem(model, wanted, own, actual)
+        fresh = leave_head(wanted, own)
+    if head and not wanted.keys() & set(head):
+        fresh = list(head)
     problem = misfit(wanted, fit, own, fresh, explained=hasattr(model, "spec"))
     if problem:
         whose = f" ({table.title})" if hasattr(model, "spec") else ""
@@ -121,9 +141,9 @@ def _load(
     if reason:
         raise CheckpointError(f"{name}: {reason}")
     _put(model, {actual[key]: tensor for key, tensor in wanted.items()}, state)
-    if fresh:
-        told = f"{', '.join(fresh)}: freshly initialised; {name} is for another number of classes"
-        warnings.warn(told, stacklevel=3)
+    if fresh and transfer:
+        why = "is for another number of classes" if any(key in found.tensors for key in fresh) else "has no classifier"
+        warnings.warn(f"{', '.join(fresh)}: freshly initialised; {name} {why}", stacklevel=3)
     return LoadReport(
         table.layout,
         len(wanted),
@@ -224,49 +244,6 @@ def _other_rounding(table: Table, own: Mapping[str, Tensor]) -> str | None:
 
 def _called(model: nn.Module) -> str:
     return getattr(getattr(model, "spec", None), "name", "") or type(model).__name__
-
-
-def _leave_head(wanted: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    """Take out what doesn't fit the head; what the network keeps there."""
-    headless = not any(key.startswith("head.") for key in own)
-    for key in [key for key in wanted if headless and key.startswith(("head.fc.", "head.hidden."))]:
-        del wanted[key]
-    head = [key for key in own if key.startswith("head.fc.")]
-    if not any(key in wanted for key in head):
-        return head
-    fresh = [key for key in head if key in wanted and _fewer_or_more(wanted[key], own[key])]
-    for key in fresh:
-        del wanted[key]
-    return fresh
-
-
-def _fewer_or_more(given: Tensor, own: Tensor) -> bool:
-    """Whether the first dimension alone differs: the number of classes."""
-    return given.ndim == own.ndim and given.shape[1:] == own.shape[1:] and given.shape != own.shape
-
-
-def _adapt_stem(
-    model: nn.Module, wanted: dict[str, Tensor], own: Mapping[str, Tensor], actual: Mapping[str, str]
-) -> None:
-    first = next((f"{path}.weight" for path, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
-    key = next((plain for plain, name in actual.items() if name == first), "")
-    if key not in wanted:
-        return
-    there, here = wanted[key].shape, own[key].shape
-    # Checked first: what doesn't fit anyway may claim any size.
-    if len(there) == 4 and 0 < there[1] <= _MOST_CHANNELS and (there[0], *there[2:]) == (here[0], *here[2:]):
-        wanted[key] = stem_weight(wanted[key], here[1]) if there[1] != here[1] else wanted[key]
-
-
-def stem_weight(weight: Tensor, channels: int) -> Tensor:
-    """A first convolution's weight (out, C, H, W) for another number of input channels.
-
-    For one channel their sum; else they are repeated in turn and scaled by C / channels.
-    """
-    given = weight.shape[1]
-    if channels == 1:
-        return weight.sum(1, keepdim=True)
-    return weight[:, [c % given for c in range(channels)]] * (given / channels)
 
 
 @torch.no_grad()

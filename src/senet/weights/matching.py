@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from senet.errors import CheckpointError, SenetError, UnknownNameError
-from senet.weights.contents import Contents, check, copies, is_bookkeeping, is_buffer
+from senet.weights.contents import Contents, Entry, check, copies, is_bookkeeping, is_buffer
 from senet.weights.layouts import LAYOUTS
 from senet.weights.rules import Table, Translation
 
@@ -127,29 +127,43 @@ def match(contents: Contents, own: Mapping[str, Tensor], layout: str, choice: Ch
         raise CheckpointError(_unknown(contents, layout))
     current = _best([fit for fit in fits if not fit.averaged], contents)
     averaged = _best([fit for fit in fits if fit.averaged], contents)
-    chosen = _chosen(contents, current, averaged, choice.weights)
+    chosen = _with_head(contents, _chosen(contents, current, averaged, choice.weights), own)
     return replace(chosen, left_out=(*ignored, *_left_out(contents, chosen, own)))
 
 
 def _fits(contents: Contents, own: Mapping[str, Tensor], tables: Sequence[Table], least: int) -> list[Match]:
-    """Every prefix of so many tensors that has weights of the network, with the table that explains most of them."""
+    """Every prefix of so many tensors that has weights of the network.
+
+    Raises:
+        CheckpointError: None fits, and in one two names are for one weight.
+    """
     fits: list[Match] = []
+    wrong: CheckpointError | None = None
     for prefix in contents.prefixes(max(1, least)):
-        group = contents.below(prefix)
-        sampled = {table: _hits_in_sample(table, group, own) for table in tables}
-        best: tuple[int, int] | None = None
-        fit: Match | None = None
-        for table, hits in sampled.items():
-            if not hits or hits < max(sampled.values()) / 4:
-                continue
-            found = table.translate(group)
-            known = sum(key in own for key in found.tensors) - sum(not is_bookkeeping(key) for key in found.leftover)
-            fitting = sum(key in own and own[key].shape == tensor.shape for key, tensor in found.tensors.items())
-            if best is None or (known, fitting) > best:
-                best, fit = (known, fitting), Match(table, found, prefix, known, contents.is_averaged(prefix))
-        if fit is not None:
-            fits.append(fit)
+        try:
+            fit = _fit(prefix, contents.below(prefix), own, tables)
+        except CheckpointError as error:
+            wrong = wrong or error
+        else:
+            fits += [replace(fit, averaged=contents.is_averaged(prefix))] if fit else []
+    if wrong and not fits:
+        raise wrong
     return fits
+
+
+def _fit(prefix: str, group: Mapping[str, Tensor], own: Mapping[str, Tensor], tables: Sequence[Table]) -> Match | None:
+    """With the table that explains most of the keys; None if none is one of the network's."""
+    sampled = {table: _hits_in_sample(table, group, own) for table in tables}
+    best: tuple[tuple[int, int], Match] | None = None
+    for table, hits in sampled.items():
+        if not hits or hits < max(sampled.values()) / 4:
+            continue
+        found = table.translate(group)
+        known = sum(key in own for key in found.tensors) - sum(not is_bookkeeping(key) for key in found.leftover)
+        fitting = sum(key in own and own[key].shape == tensor.shape for key, tensor in found.tensors.items())
+        if best is None or (known, fitting) > best[0]:
+            best = (known, fitting), Match(table, found, prefix, known)
+    return best[1] if best else None
 
 
 def _hits_in_sample(table: Table, group: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int:
@@ -194,7 +208,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 def _chosen(contents: Contents, current: Match | None, averaged: Match | None, which: str) -> Match:
     if averaged is not None and current is not None:
-        averaged, why = _completed(averaged, current)
+        averaged, why = _completed(averaged, current, begun=contents.has_begun(averaged.prefix))
         if averaged is None and which != "raw":
             if which == "ema":
                 raise CheckpointError(f"{contents.source}: {why}; --weights raw takes the others")
@@ -214,8 +228,10 @@ def _chosen(contents: Contents, current: Match | None, averaged: Match | None, w
     return replace(chosen, other=other.prefix if other else None)
 
 
-def _completed(averaged: Match, current: Match) -> tuple[Match | None, str]:
+def _completed(averaged: Match, current: Match, *, begun: bool) -> tuple[Match | None, str]:
     """Averages of parameters alone, with the current statistics of norms beside them; or why they can't be taken."""
+    if not begun:
+        return None, f"the average below {_shown(averaged.prefix)} has not begun (n_averaged is 0) and was not taken"
     missing = current.found.tensors.keys() - averaged.found.tensors.keys()
     if not missing:
         return averaged, ""
@@ -231,6 +247,39 @@ def _completed(averaged: Match, current: Match) -> tuple[Match | None, str]:
     return replace(averaged, found=found, note=note), ""
 
 
+def _with_head(contents: Contents, chosen: Match, own: Mapping[str, Tensor]) -> Match:
+    """With the one linear layer beside a network without its own: `backbone.*` and `head.*` of one module."""
+    missing = [key for key in own if key not in chosen.found.tensors]
+    names = {key.rpartition(".")[2]: key for key in missing}
+    if set(names) not in ({"weight"}, {"weight", "bias"}) or len(names) != len(missing):
+        return chosen
+    beside = {e.name: e for e in _beside(contents, chosen, own) if isinstance(e.value, Tensor)}
+    matrices = [name for name, entry in beside.items() if entry.value.ndim == 2]
+    weight = own[names["weight"]]
+    if len(matrices) != 1 or weight.ndim != 2 or beside[matrices[0]].value.shape[1] != weight.shape[1]:
+        return chosen
+    layer = matrices[0].removesuffix("weight")
+    taken = {key: beside.get(layer + name) for name, key in names.items()}
+    if not all(taken.values()):
+        return chosen
+    adopted = {key: entry for key, entry in taken.items() if entry is not None}
+    found = replace(
+        chosen.found,
+        tensors=chosen.found.tensors | {key: entry.value for key, entry in adopted.items()},
+        sources=chosen.found.sources | {key: entry.key for key, entry in adopted.items()},
+    )
+    told = f"the classifier is {layer.rstrip('.')}, beside {_shown(chosen.prefix)}"
+    return replace(chosen, found=found, note="; ".join(filter(None, [chosen.note, told])))
+
+
+def _beside(contents: Contents, chosen: Match, own: Mapping[str, Tensor]) -> Iterator[Entry]:
+    """What lies in the weights' own mapping, and is neither below their prefix nor below that of the others."""
+    placed = {chosen.prefix + source for key, source in chosen.found.sources.items() if key in own}
+    for entry in contents.beside(placed):
+        if not entry.name.startswith(chosen.prefix) and not (chosen.other and entry.name.startswith(chosen.other)):
+            yield entry
+
+
 def _left_out(contents: Contents, chosen: Match, own: Mapping[str, Tensor]) -> Iterator[str]:
     """Keys that are left out, once what may not be has been refused.
 
@@ -241,6 +290,8 @@ def _left_out(contents: Contents, chosen: Match, own: Mapping[str, Tensor]) -> I
     unplaced = chosen.unplaced(own)
     made = copies(contents.below(chosen.prefix))
     yield from sorted(key for key in unplaced if is_bookkeeping(key) or key in made)
+    sources = set(chosen.found.sources.values())
+    yield from (entry.key for entry in _beside(contents, chosen, own) if entry.key not in sources)
     placed = {chosen.prefix + source for key, source in chosen.found.sources.items() if key in own}
     for entry in contents.beside(placed):
         inside = entry.name.startswith(chosen.prefix)
@@ -249,8 +300,6 @@ def _left_out(contents: Contents, chosen: Match, own: Mapping[str, Tensor]) -> I
                 f"{contents.source}: {entry.key} is a {type(entry.value).__name__}, not a tensor; "
                 f"--ignore {entry.key} (ignore=[...]) leaves it out"
             )
-        if not inside and not (chosen.other and entry.name.startswith(chosen.other)):
-            yield entry.key
 
 
 def _unknown(contents: Contents, layout: str) -> str:

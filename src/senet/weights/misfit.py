@@ -62,6 +62,8 @@ def misfit(
     cause = likely_cause(wanted, own) if explained else ""
     if not cause and extra and not shapes and not missing:
         cause = f"--ignore {_pattern(extra)!r} (ignore=[...]) leaves that out"
+    elif not cause and missing and all(key.startswith("head.fc.") for key in missing) and not extra and not shapes:
+        cause = "The file has no classifier; transfer=True leaves the network's own as it is"
     return "; ".join(problems) + (f". {cause}" if cause else "")
 
 

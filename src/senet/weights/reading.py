@@ -55,10 +55,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: As `read_contents`; or with values that are no finite numbers.
     """
     contents = read_contents(path).plain(())
-    sizes = Counter(entry.home for entry in contents.entries if isinstance(entry.value, Tensor))
-    homes = {f"{home}." if home else "": size for home, size in sizes.items()}
-    home = max(homes, key=lambda prefix: (homes[prefix], contents.is_averaged(prefix)))
-    tensors = contents.below(home)
+    sizes = Counter(entry.prefix for entry in contents.entries if isinstance(entry.value, Tensor))
+    tensors = contents.below(max(sizes, key=lambda prefix: (sizes[prefix], contents.is_averaged(prefix))))
     check(tensors, contents.source)
     return tensors
 

@@ -17,7 +17,6 @@ ALWAYS: Final = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wra
 _MODULE: Final = "module"
 """The child's name in DataParallel and what is built like it; a network of the user's own may have such a child too."""
 
-_PREFIXES: Final = ("module.", "model.")
 _AVERAGED: Final = "n_averaged"
 """The counter that `torch.optim.swa_utils.AveragedModel` keeps beside its module."""
 
@@ -49,10 +48,9 @@ def bare(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         CheckpointError: Two keys would become one.
     """
     found = _renamed(tensors, ALWAYS, source)
-    for prefix in _PREFIXES:
-        inner = [key for key in found if key != _AVERAGED]
-        if inner and all(key.startswith(prefix) for key in inner):
-            return bare({key.removeprefix(prefix): found[key] for key in inner}, source)
+    inner = [key for key in found if key != _AVERAGED]
+    if inner and all(key.startswith(f"{_MODULE}.") for key in inner):
+        return bare({key.removeprefix(f"{_MODULE}."): found[key] for key in inner}, source)
     return found
 
 

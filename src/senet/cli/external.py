@@ -1,0 +1,85 @@
+"""Weights of other programs: which of a file's are meant, and a network with them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from senet.errors import SenetError
+from senet.tasks import CLASSIFICATION
+from senet.training.start import Start
+
+__all__ = ["add_choice_options", "external_start", "given_choice", "is_external", "refuse_choice", "tell"]
+
+_OPTIONS = ("prefix", "ignore", "weights")
+
+
+def add_choice_options(parser: argparse.ArgumentParser, file: str) -> None:
+    """Which weights of a file are meant.
+
+    Args:
+        parser: Gets the options.
+        file: What the file is called in their help.
+    """
+    group = parser.add_argument_group(f"{file}, where another program wrote it")
+    group.add_argument("--prefix", metavar="P", help="take only names below P, where several networks fit: student")
+    group.add_argument(
+        "--ignore",
+        action="append",
+        metavar="PATTERN",
+        help="leave names out, such as 'criterion.*'; as often as needed",
+    )
+    group.add_argument(
+        "--weights",
+        metavar="W",
+        help="raw or ema: the current or the averaged weights (default: averaged ones, where the file has them)",
+    )
+
+
+def given_choice(options: argparse.Namespace) -> dict[str, Any]:
+    """What `add_choice_options` was given, for `senet.load_weights`."""
+    return {"prefix": options.prefix, "ignore": tuple(options.ignore or ()), "weights": options.weights or "auto"}
+
+
+def refuse_choice(options: argparse.Namespace, why: str) -> None:
+    """Raise a `SenetError` if any of these options was given."""
+    given = next((name for name in _OPTIONS if getattr(options, name) is not None), None)
+    if given is not None:
+        raise SenetError(f"--{given}: {why}")
+
+
+def is_external(path: str) -> bool:
+    """Whether a file is of another program."""
+    from senet.weights.checkpoint import is_checkpoint_file
+
+    return not is_checkpoint_file(Path(path))
+
+
+def external_start(options: argparse.Namespace, network: dict[str, Any], path: str, model: str | None) -> Start:
+    """The network that `--model` names, with the weights of another program's file.
+
+    Raises:
+        SenetError: `--model` is missing, or names no network.
+        CheckpointError: The file can't be read, or holds no weights of the network.
+    """
+    if not Path(path).is_file():
+        raise SenetError(f"{path}: no such file")
+    if model is None:
+        raise SenetError(f"{path} doesn't say which network its weights are of; say --init {path} --model NAME")
+    start, notes = Start.external_file(
+        path, model, network, options.size, task=options.task or CLASSIFICATION, **given_choice(options)
+    )
+    tell(path, notes, options)
+    return start
+
+
+def tell(path: str, notes: Iterable[str], options: argparse.Namespace) -> None:
+    """Say what was taken of a file, on standard error where standard output is JSON or a table."""
+    from senet.training.job import is_first_process
+
+    if is_first_process() and not getattr(options, "json", False):
+        for note in notes:
+            print(f"{path}: {note}", file=sys.stderr)
