@@ -186,7 +186,11 @@ class Contents:
 
         Averages often begin late in a training, and `n_averaged` says how many steps are in them.
         """
-        scopes = {entry.prefix: entry.value for entry in self.entries if entry.key.rpartition(".")[2] == "n_averaged"}
+        scopes = {
+            entry.name.removesuffix("n_averaged"): entry.value
+            for entry in self.entries
+            if entry.key.rpartition(".")[2] == "n_averaged"
+        }
         counters = [value for scope, value in scopes.items() if scope and prefix.startswith(scope)]
         counters += [scopes["averaging_state."]] if self._exchanged and "averaging_state." in scopes else []
         return all(int(value) > 0 for value in counters if _is_number(value))

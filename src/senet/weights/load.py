@@ -89,7 +89,7 @@ def load_weights(
         UnknownNameError: There is no such layout.
     """
     names_only = isinstance(source, Mapping)
-    choice = Choice(prefix, tuple(ignore), weights)
+    choice = Choice(prefix, ignore, weights)
     return load_contents(model, _contents(source), choice, layout=layout, transfer=transfer, names_only=names_only)
 
 

@@ -38,7 +38,7 @@ class Choice:
     """
 
     prefix: str | None = None
-    ignore: tuple[str, ...] = ()
+    ignore: Sequence[str] = ()
     weights: str = "auto"
 
     def __post_init__(self) -> None:
