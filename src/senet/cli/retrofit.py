@@ -2,6 +2,7 @@
 
   senet retrofit --model torchvision:resnet50 --data folder:PATH --out runs/flowers-se
   senet retrofit --model runs/flowers --attention eca --stages 4,5 --data folder:PATH --out runs/flowers-eca
+  senet retrofit --init model_best.pth.tar --model timm:resnet50 --data folder:PATH --out runs/mine-se
   senet retrofit --model timm:resnet50 --plan
   senet retrofit --task detection --model torchvision:fasterrcnn_resnet50_fpn --data coco:PATH --out runs/coco-se
 

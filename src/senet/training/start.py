@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from senet.errors import CheckpointError, SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks import CLASSIFICATION, task_named
-from senet.training.external_weights import ExternalWeights, builder, holds_backbone, recognised
+from senet.training.external_weights import ExternalWeights, recognised
+from senet.training.initialization import BUILT, PUBLIC, Started, initialized
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,25 +22,6 @@ if TYPE_CHECKING:
     from senet.weights import Description
 
 __all__ = ["BUILT", "PUBLIC", "Start", "Started", "is_checkpoint", "surgery_plan"]
-
-BUILT: Final = "built"
-"""Weights as the network is built with: random ones, or those that a user's function puts in."""
-
-PUBLIC: Final = "public"
-"""The pretrained weights that are published for that name."""
-
-
-@dataclass(frozen=True)
-class Started:
-    """A network with the weights that a training begins with.
-
-    Attributes:
-        model: The network.
-        new_head: Why its classifier is new, in words; empty if it knows the classes.
-    """
-
-    model: nn.Module
-    new_head: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,78 +206,9 @@ class Start:
         """
         from senet.surgery import Site, apply_sites
 
-        started = self._with_weights(tuple(classes), preprocessing)
+        started = initialized(self, tuple(classes), preprocessing)
         apply_sites(started.model, [Site.from_dict(values) for values in self.inserted])
         return started
-
-    def _with_weights(self, classes: tuple[str, ...], preprocessing: Preprocessing) -> Started:
-        from senet.zoo import is_code
-
-        task = task_named(self.task)
-
-        def bare(outputs: int, **more: Any) -> nn.Module:
-            return task.build(
-                self.model,
-                num_classes=outputs,
-                preprocessing=preprocessing,
-                options=self.options,
-                head=self.head,
-                **more,
-            )
-
-        if self.weights == BUILT:
-            return Started(bare(len(classes)), "" if is_code(self.model) else "the network's weights are random")
-        if self.weights == PUBLIC:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that the classifier is new is told below
-                model = bare(len(classes), pretrained=True)
-            onto = task.backbone(model) is not None
-            return Started(model, "the published weights are the backbone's" if onto else
-                           _unlike(self.classes(), classes))  # fmt: skip
-        if self.external is not None:
-            return self._from_external(bare, classes, preprocessing)
-        return self._from_checkpoint(bare, classes)
-
-    def _from_external(self, bare: Any, classes: tuple[str, ...], preprocessing: Preprocessing) -> Started:
-        assert self.external is not None
-        model = bare(len(classes))
-        build = builder(self.model, self.options, self.task, preprocessing)
-        if not holds_backbone(self.model, self.task):
-            return Started(model, self.external.begin(model, self.weights, build, len(classes)))
-        backbone = task_named(self.task).backbone(model)
-        assert backbone is not None
-        self.external.begin_backbone(backbone, self.weights, build)
-        return Started(model, "the weights are the backbone's")
-
-    def _from_checkpoint(self, bare: Any, classes: tuple[str, ...]) -> Started:
-        import torch
-
-        from senet.weights import read_checkpoint
-        from senet.zoo import misfits
-
-        tensors, description = read_checkpoint(Path(self.weights))
-        model = bare(len(classes))
-        if description.task != self.task:
-            backbone = task_named(self.task).backbone(model)
-            assert backbone is not None
-            try:
-                backbone.load_state_dict(tensors)
-            except RuntimeError as error:
-                reason = " ".join(str(error).split())[:200]
-                raise CheckpointError(f"{self.weights} doesn't fit {self.model}: {reason}") from error
-            return Started(model, "the weights are the backbone's")
-        own, new_head = model.state_dict(), _unlike(description.classes, classes)
-        if new_head:
-            with torch.random.fork_rng(devices=[]):
-                other = bare(len(classes) + 1).state_dict()
-            # The classifier is what changes its shape with the number of classes.
-            head = {key for key, tensor in own.items() if other[key].shape != tensor.shape}
-            tensors = {key: tensor for key, tensor in tensors.items() if key not in head} | {k: own[k] for k in head}
-        wrong = misfits(own, tensors)
-        if wrong:
-            raise CheckpointError(f"{self.weights} doesn't fit {self.model}: {wrong}")
-        model.load_state_dict(tensors)
-        return Started(model, new_head)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` reads it back."""
@@ -346,14 +258,3 @@ def _described(path: str) -> Description:
     from senet.weights import read_checkpoint
 
     return read_checkpoint(Path(path))[1]
-
-
-def _unlike(there: Sequence[str], here: Sequence[str]) -> str:
-    """Why outputs for some classes are none for others; empty if they are.
-
-    Numbers stand for names that nobody told (published weights, converted files): they fit any as many classes.
-    """
-    if len(there) != len(here):
-        return f"the weights are for {len(there):,} classes, the data has {len(here):,}"
-    numbers = tuple(map(str, range(len(there))))
-    return "" if tuple(there) in (tuple(here), numbers) else "the weights are for other classes"
