@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from senet.cli.output import json_text
 from senet.console import printable
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ def write_boxes(
     from senet.tasks.detection.drawing import draw_boxes
     from senet.tasks.detection.results import coco_images, coco_results
     from senet.weights import write_atomically
+    from senet.weights.strict_json import dump
 
     images: list[dict[str, Any]] = []
 
@@ -63,7 +63,7 @@ def write_boxes(
             images.append({**entry, "width": seen.image.width, "height": seen.image.height})
             _save(draw_boxes(seen.image, seen.answer, loaded.classes, least=least), place, ".boxes.jpg")
             for row in coco_results(seen.answer, entry["id"], categories):
-                file.write(f"{separator}\n{json_text(row, indent=None)}")
+                file.write(f"{separator}\n{dump(row, indent=None).rstrip()}")
                 separator = ","
         file.write("[]\n" if separator == "[" else "\n]\n")
 
@@ -72,7 +72,7 @@ def write_boxes(
             write_all(file)
 
     write_atomically(folder / "predictions.json", write_results)
-    text = json_text(coco_images(images, loaded.classes, categories), indent=1) + "\n"
+    text = dump(coco_images(images, loaded.classes, categories))
     write_atomically(folder / "images.json", lambda path: path.write_text(text, encoding="utf-8"))
     return len(places) - len(images)
 
