@@ -91,8 +91,8 @@ def test_checkpoints_that_can_not_be_used(refused, trained, digit_folder, tmp_pa
 def test_bad_use(refused, trained, tmp_path):
     assert "--top" in refused("predict", tmp_path, "--checkpoint", trained, "--top", "0")
     assert "no image files" in refused("predict", tmp_path, "--checkpoint", trained)
-    assert "no folder" in refused("predict", tmp_path, "--checkpoint", trained, "--out", tmp_path / "x" / "y.csv")
     (tmp_path / "a.png").write_text("")
+    assert "no folder" in refused("predict", tmp_path, "--checkpoint", trained, "--out", tmp_path / "x" / "y.csv")
     assert "precision" in refused("predict", tmp_path / "a.png", "--checkpoint", trained, "--precision", "8")
     assert "can't be counted" in refused("cost", "resnet50", "--size", "1")
 

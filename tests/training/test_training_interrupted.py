@@ -89,6 +89,18 @@ def test_a_kill_while_the_first_epoch_is_written_keeps_the_initial_weights(tmp_p
     killed_at(moment, tmp_path, weights, tuned)
 
 
+def test_initial_weights_that_have_changed_are_refused(tmp_path, weights, whole):
+    """The run was killed before its first state, so that it needs them again."""
+    copy = tmp_path / "weights"
+    shutil.copytree(weights, copy)
+    begun = start(*tuning(copy), "--out", tmp_path / "run", log=tmp_path / "log", die_at_replace=1)
+    begun.finish(-signal.SIGKILL)
+    for name in ("best.safetensors", "best.json"):
+        shutil.copy(whole / name, copy / name)
+    said = start("train", "--resume", tmp_path / "run", log=tmp_path / "again").finish(2)
+    assert "has changed since the run began with it" in said.replace("\n", "")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", range(1, FILES + 3))
 def test_a_kill_at_every_file_of_a_fine_tuning(tmp_path, weights, tuned, moment):

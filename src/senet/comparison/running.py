@@ -165,7 +165,7 @@ def _what(job: Job) -> dict[str, Any]:
     # Through JSON, as what was read from a file has been: a tuple has become a list.
     values = json.loads(json.dumps(replace(job, recipe=replace(job.recipe, expects="")).to_dict()))
     recipe, run = values.pop("recipe"), values.pop("run")
-    del values["digest"]
+    del values["digest"], values["sha256"]
     return values | {f"recipe.{key}": value for key, value in recipe.items()} | {"precision": run["precision"]}
 
 

@@ -123,7 +123,8 @@ class Job:
         """
         self.refuse_used(folder)
         data = self.open_data(data)
-        network = self.build(data)
+        begun = replace(self, network=self.network.pinned(), digest=data.digest)
+        network = begun.build(data)
         if network.new_head and self.recipe.train != "all":
             raise SenetError(
                 f"--train {self.recipe.train} leaves the classifier as it is, which is new here: {network.new_head}"
@@ -134,7 +135,6 @@ class Job:
             if is_first_process():
                 if network.new_head and self.network.weights != BUILT and console is not None:
                     teller(console)(f"the classifier is new: {network.new_head}")
-                begun = replace(self, digest=data.digest)
                 for name, content in {JOB: begun.to_dict(), **(notes or {})}.items():
                     write_json(folder, name, content)
             return self._fit(network, data, folder, state=None, console=console)

@@ -35,6 +35,7 @@ class Start:
         external: How the weights are read, if another program wrote them; else None.
         options: Its options as `senet.zoo.build_model` takes them, JSON-ready.
         weights: `BUILT`, `PUBLIC`, or a checkpoint's path.
+        sha256: Of that checkpoint's file when the run began; empty before, and without one.
         inserted: Places of attention that is inserted once the weights are there, as `Site.to_dict` writes them.
         preprocessing: What the weights' images went through; None where the weights are for none in particular.
         size: Height and width of the images; None leaves it to the weights, else the data, else the network.
@@ -49,6 +50,7 @@ class Start:
     task: str = CLASSIFICATION
     head: dict[str, Any] = field(default_factory=dict)
     external: ExternalWeights | None = None
+    sha256: str = ""
 
     @classmethod
     def built(
@@ -206,9 +208,30 @@ class Start:
         """
         from senet.surgery import Site, apply_sites
 
+        if self.sha256 and self.pinned().sha256 != self.sha256:
+            raise CheckpointError(
+                f"{self.weights} has changed since the run began with it; bring it back, or start anew in another --out"
+            )
         started = initialized(self, tuple(classes), preprocessing)
         apply_sites(started.model, [Site.from_dict(values) for values in self.inserted])
         return started
+
+    def pinned(self) -> Start:
+        """This with the hash of the weights' file, so that a run begins with the same ones until it has a state.
+
+        Raises:
+            CheckpointError: The file can't be read.
+        """
+        from senet.weights.checkpoint import weights_file
+        from senet.weights.files import sha256
+
+        if self.weights in (BUILT, PUBLIC):
+            return self
+        path = weights_file(Path(self.weights)) if self.external is None else Path(self.weights)
+        try:
+            return replace(self, sha256=sha256(path))
+        except OSError as error:
+            raise CheckpointError(f"{path} can't be read: {error.strerror}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` reads it back."""

@@ -21,7 +21,7 @@ from senet.weights.files import sha256, write_atomically
 from senet.weights.strict_json import MOST_BYTES, parse_object
 from senet.weights.values import unreadable
 
-__all__ = ["Description", "is_checkpoint_file", "read_checkpoint", "write_checkpoint", "write_tensors"]
+__all__ = ["Description", "is_checkpoint_file", "read_checkpoint", "weights_file", "write_checkpoint", "write_tensors"]
 
 FORMAT = 1
 
@@ -123,7 +123,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Description]:
     Raises:
         CheckpointError: Missing, truncated, altered, of a newer format, or with weights that are no numbers.
     """
-    path = _weights_file(Path(path))
+    path = weights_file(Path(path))
     description, digest = _read_description(path.with_suffix(".json"), path)
     try:
         found = sha256(path)
@@ -185,7 +185,12 @@ def _metric(name: str, value: Any) -> float:
     return float(value)
 
 
-def _weights_file(path: Path) -> Path:
+def weights_file(path: Path) -> Path:
+    """The `.safetensors` file that a path means: itself, the one beside its `.json`, or a training's best network.
+
+    Raises:
+        CheckpointError: There is none.
+    """
     if path.is_dir():
         path = path / "best.safetensors"
     if path.suffix == ".json":
