@@ -126,12 +126,20 @@ def create_model(
     if isinstance(images, Preprocessing) and images.in_channels != spec.in_channels:
         raise SenetError(f"preprocessing is for {images.in_channels} channels and in_channels={spec.in_channels}")
     check_features(spec, features_only, out_stages, options)
+    _refuse_place_of_nothing(name, spec, options)
     weights = fetch(card) if card else None
     with torch.device(device if device is not None else torch.get_default_device()):
         network = spec.build()
     if card is not None and weights is not None:
         load_weights(network, weights, layout=card.layout, transfer=True)
     return Backbone(network, out_stages) if features_only else network
+
+
+def _refuse_place_of_nothing(name: str, spec: ModelSpec, options: Mapping[str, Any]) -> None:
+    """Raise a `SenetError` if options say where attention goes, and there is none."""
+    for option in ("placement", "stages"):
+        if options.get(option) is not None and spec.attention is None:
+            raise SenetError(f"{option}={options[option]!r} says where attention goes; {name} has none: add attention")
 
 
 def build_model(
@@ -166,7 +174,9 @@ def build_model(
         if pretrained:
             model: nn.Module = create_model(text, pretrained=True, **size | options)
         else:
-            model = model_spec(text, **size | options).build()
+            spec = model_spec(text, **size | options)
+            _refuse_place_of_nothing(text, spec, options)
+            model = spec.build()
     elif options:
         raise SenetError(f"{next(iter(options))} is an option of this package's networks; {text} is none of them")
     elif (other := upstream(text)) is not None:

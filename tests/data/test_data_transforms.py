@@ -14,6 +14,7 @@ from torchvision.models import Inception_V3_Weights, ResNet50_Weights
 
 from senet.data import Augmentation, Normalise, eval_transform, train_transform
 from senet.data.randomness import drawn_from
+from senet.errors import SenetError
 from senet.preprocessing import CIFAR, IMAGENET, IMAGENET_CAFFE, Preprocessing
 
 PLAIN = Augmentation(crop="none", flip=0)
@@ -212,10 +213,14 @@ def test_pixel_jitter_shifts_whole_channels_by_at_most_its_levels():
     [
         ("crop", "middle"), ("flip", 1.5), ("translate", -0.1), ("erasing", 2), ("pad", -1), ("rotation", -5),
         ("jitter", -1), ("pixel_jitter", -1), ("scale", (0.5, 0.1)), ("scale", (0, 1)), ("ratio", (2, 1)),
+        ("scale", (0.5,)), ("scale", 0.5), ("scale", (0.1, 0.2, 0.3)), ("scale", (0.5, 1.5)), ("scale", "ab"),
+        ("ratio", 1), ("ratio", (1,)), ("ratio", (1, float("inf"))), ("zoom", 1), ("zoom", (1,)),
+        ("zoom", (float("nan"), 1)), ("rotation", float("nan")), ("jitter", float("inf")),
+        ("pixel_jitter", float("nan")), ("flip", float("nan")),
     ],
 )  # fmt: skip
 def test_wrong_augmentation_is_named(field, value):
-    with pytest.raises(ValueError, match=field):
+    with pytest.raises(SenetError, match=field):
         Augmentation(**{field: value})
 
 
@@ -223,6 +228,19 @@ def test_wrong_augmentation_is_named(field, value):
 def test_a_field_that_the_crop_does_not_read_is_refused(fields):
     with pytest.raises(ValueError, match="is read by crop="):
         Augmentation(**fields)
+
+
+def test_a_new_crop_brings_its_own_defaults():
+    photos = Augmentation(crop="resized", scale=(0.25, 1.0), jitter=0.2)
+    assert photos.changed(crop="pad", pad=2) == Augmentation(crop="pad", pad=2, jitter=0.2)
+    assert photos.changed(crop="resized", ratio=(1.0, 2.0)).scale == (0.25, 1.0)
+    assert photos.changed() == photos
+
+
+@pytest.mark.parametrize("given", [{"scale": (0.08, 1.0)}, {"crop": "none", "pad": 4}, {"zoom": (0.5, 2.0)}])
+def test_a_field_without_effect_is_refused_whatever_its_value(given):
+    with pytest.raises(SenetError, match="is read by crop="):
+        Augmentation(crop="pad").changed(**given)
 
 
 def test_augmentation_costs_neither_torch_nor_torchvision():

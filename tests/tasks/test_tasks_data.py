@@ -258,6 +258,13 @@ def test_what_a_task_cannot_vary_is_refused() -> None:
         ("detection", {"label_smoothing": 0.1}, "label_smoothing=0.1 has no effect"),
         ("segmentation", {"mixup": 0.2}, "mixup=0.2 has no effect"),
         ("segmentation", {"augmentation": Augmentation(crop="none", erasing=0.1)}, "erasing"),
+        (
+            "segmentation",
+            {"augmentation": Augmentation(crop="none", cutout=8)},
+            "cutout=8 has no effect on segmentation",
+        ),
+        ("detection", {"augmentation": Augmentation(crop="none", cutout=8)}, "cutout=8 has no effect on detection"),
+        ("detection", {"augmentation": Augmentation(crop="none", pixel_jitter=3)}, "pixel_jitter"),
     ):
         recipe = Recipe(**{"augmentation": Augmentation(crop="none")} | change)  # type: ignore[arg-type]
         with pytest.raises(SenetError, match=message):

@@ -31,6 +31,7 @@ def test_a_recipe_survives_json(name):
     [
         {"epochs": 0}, {"batch_size": 0}, {"lr": 0}, {"lr": -1}, {"label_smoothing": 1.0}, {"mixup": -1},
         {"ema_decay": 1.0}, {"grad_accumulation": 3}, {"schedule": "step"}, {"step_factor": 0}, {"seed": -1},
+        {"lr": float("inf")}, {"weight_decay": float("nan")}, {"warmup_epochs": float("inf")},
     ],
 )  # fmt: skip
 def test_impossible_values_are_refused(change):

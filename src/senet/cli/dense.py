@@ -123,6 +123,8 @@ def _check(options: argparse.Namespace, task: str) -> None:
         raise SenetError(f"--out DIR is missing: where the pictures of this {task} network go")
     if options.top is not None or options.json:
         raise SenetError(f"--{'json' if options.json else 'top'} is for classifiers; boxes and masks go into --out")
+    if options.workers is not None:
+        raise SenetError(f"--workers {options.workers} has no effect on a {task} network")
     if task != "detection":
         for name in ("score", "annotations"):
             if getattr(options, name) is not None:

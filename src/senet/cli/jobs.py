@@ -164,7 +164,7 @@ def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
         recipe = recipe.for_epochs(given["epochs"])
     if "batch_size" in given and "lr" not in given:
         recipe = recipe.for_batch_size(given["batch_size"])
-    augmentation = replace(recipe.augmentation, **shared.given_fields(options, Augmentation))
+    augmentation = recipe.augmentation.changed(**shared.given_fields(options, Augmentation))
     recipe = replace(recipe, **given, augmentation=augmentation)
     unread = [name for name in ("step_epochs", "step_factor") if name in given and recipe.schedule != "step"]
     if unread:

@@ -258,6 +258,8 @@ def add_field_options(
         kind = str(entry.type)
         if kind == "bool":
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        elif kind == "tuple[float, float]":
+            group.add_argument(flag, nargs=2, type=float, default=None, metavar=("MIN", "MAX"), help=text)
         elif kind.startswith("tuple"):
             convert = int if "int" in kind else float
             group.add_argument(flag, nargs="+", type=convert, default=None, metavar="N", help=text)

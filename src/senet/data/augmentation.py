@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from senet.errors import SenetError
 
 __all__ = ["Augmentation"]
 
@@ -32,7 +36,7 @@ class Augmentation:
         cutout: Side in pixels of a square around a random place that is replaced by the mean colour; 0 is off.
 
     Raises:
-        ValueError: A value out of its range, or one that the chosen `crop` doesn't read.
+        SenetError: A value out of its range, or one that the chosen `crop` doesn't read.
     """
 
     crop: str = "resized"
@@ -51,26 +55,52 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if self.crop not in CROPS:
-            raise ValueError(f"crop={self.crop!r}; use {', '.join(map(repr, CROPS))}")
+            raise SenetError(f"crop={self.crop!r}; use {', '.join(map(repr, CROPS))}")
+        for name in ("scale", "ratio", "zoom"):
+            self._check_pair(name, getattr(self, name))
         for name in ("flip", "flip_vertical", "translate", "erasing"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]")
+                raise SenetError(f"{name}={getattr(self, name)} must lie in [0, 1]")
         for name in ("pad", "rotation", "jitter", "pixel_jitter", "cutout"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            raise ValueError(f"scale={self.scale} must be (smallest, largest) within (0, 1]")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise ValueError(f"ratio={self.ratio} must be (smallest, largest), both positive")
-        if not 0 < self.zoom[0] <= self.zoom[1]:
-            raise ValueError(f"zoom={self.zoom} must be (smallest, largest), both positive")
-        self._refuse_unread_fields()
+            if not 0 <= getattr(self, name) < math.inf:
+                raise SenetError(f"{name}={getattr(self, name)} must be a number and not negative")
+        if self.scale[1] > 1:
+            raise SenetError(f"scale={self.scale} must lie within (0, 1]: it is a share of the picture's area")
+        for name in self._unread():
+            if getattr(self, name) != DEFAULTS[name]:
+                raise SenetError(
+                    f"{name}={getattr(self, name)} is read by {_readers(name)} only; crop is {self.crop!r}"
+                )
 
-    def _refuse_unread_fields(self) -> None:
-        defaults = {field.name: field.default for field in fields(self)}
-        for crop, names in CROPS.items():
-            for name in names:
-                if crop != self.crop and getattr(self, name) != defaults[name]:
-                    raise ValueError(
-                        f"{name}={getattr(self, name)} is read by crop={crop!r} only; crop is {self.crop!r}"
-                    )
+    def _check_pair(self, name: str, value: object) -> None:
+        if not isinstance(value, tuple | list) or len(value) != 2:
+            raise SenetError(
+                f"{name}={value} must be two numbers, the smallest and the largest, such as {DEFAULTS[name]}"
+            )
+        if not 0 < value[0] <= value[1] < math.inf:
+            raise SenetError(f"{name}={value} must be the smallest and the largest, both positive")
+
+    def _unread(self) -> list[str]:
+        """Fields that another crop reads, and this one doesn't."""
+        return [name for names in CROPS.values() for name in names if name not in CROPS[self.crop]]
+
+    def changed(self, **given: Any) -> Augmentation:
+        """This augmentation with other values. A new crop begins with its own defaults.
+
+        Raises:
+            SenetError: A value is impossible, or the crop doesn't read it.
+        """
+        crop = given.get("crop", self.crop)
+        own = {name: DEFAULTS[name] for name in CROPS[self.crop]} if crop != self.crop else {}
+        found = replace(self, **own | given)
+        for name in found._unread():
+            if name in given:
+                raise SenetError(f"{name}={given[name]} is read by {_readers(name)} only; crop is {crop!r}")
+        return found
+
+
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Augmentation)}
+
+
+def _readers(name: str) -> str:
+    return " or ".join(f"crop={crop!r}" for crop, names in CROPS.items() if name in names)

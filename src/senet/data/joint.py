@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ __all__ = ["DETECTION_CROPS", "SEGMENTATION_CROPS", "Joint", "boxes_transform", 
 
 DETECTION_CROPS = ("none", "zoom")
 SEGMENTATION_CROPS = ("zoom", "none")
+
+READ = ("crop", "zoom", "flip", "flip_vertical", "rotation", "translate", "jitter")
+"""Fields of `Augmentation` that have an effect here; see `_varied`."""
 
 FLAGS = ("crowd", "difficult")
 """What is said of single boxes, besides their class."""
@@ -68,9 +72,11 @@ def check_augmentation(augmentation: Augmentation, crops: Sequence[str], task: s
     """Raise a `SenetError` for a variation that this task has not."""
     if augmentation.crop not in crops:
         raise SenetError(f"crop={augmentation.crop!r} isn't for {task}; use {' or '.join(map(repr, crops))}")
-    for name in ("pixel_jitter", "erasing"):
-        if getattr(augmentation, name):
-            raise SenetError(f"{name}={getattr(augmentation, name)} isn't for {task}; use 0")
+    for field in fields(Augmentation):
+        if field.name not in READ and getattr(augmentation, field.name) != field.default:
+            raise SenetError(
+                f"{field.name}={getattr(augmentation, field.name)} has no effect on {task}; use {field.default}"
+            )
 
 
 def boxes_transform(preprocessing: Preprocessing, augmentation: Augmentation | None = None) -> Joint:

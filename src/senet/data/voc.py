@@ -11,7 +11,7 @@ import numpy as np
 
 from senet.data.boxes import Boxed, BoxSource, checked_boxes, checked_size
 from senet.data.dense import Trouble
-from senet.data.parts import divide, find_names, listed_parts, pictures_in, read_lines
+from senet.data.parts import divide, find_names, listed_parts, pictures_in, read_lines, unread_in
 from senet.data.request import Request
 from senet.data.sources import Data
 from senet.errors import DataError
@@ -64,7 +64,8 @@ def open_voc(request: Request) -> Data:
         part: _source([pictures[name] for name in names], read[part], classes, root) for part, names in parts.items()
     }
     return Data(
-        request.name, classes, sources["train"], sources["val"], sources.get("test"), task="detection", split=split
+        request.name, classes, sources["train"], sources["val"], sources.get("test"), task="detection", split=split,
+        left_out=unread_in(root / "JPEGImages"),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ This file imports no torch, so that the command line can show the options at onc
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -84,6 +85,9 @@ class Recipe:
     expects: str = ""
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            if f.type == "float":
+                _require(math.isfinite(getattr(self, f.name)), f.name, getattr(self, f.name), "a finite number")
         for name in ("epochs", "batch_size", "grad_accumulation"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "clip_norm", "patience", "seed",
