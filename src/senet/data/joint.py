@@ -16,11 +16,19 @@ from torchvision.transforms import v2
 from senet.data.augmentation import Augmentation
 from senet.data.dense import Target
 from senet.data.masks import VOID
-from senet.data.transforms import INTERPOLATIONS, ToMode, mean_colour, to_tensor
+from senet.data.slivers import Shorten, Zoom, bounded
+from senet.data.transforms import INTERPOLATIONS, LONGEST, ToMode, mean_colour, to_tensor
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 
-__all__ = ["DETECTION_CROPS", "SEGMENTATION_CROPS", "Joint", "boxes_transform", "check_augmentation", "masks_transform"]
+__all__ = [
+    "DETECTION_CROPS",
+    "SEGMENTATION_CROPS",
+    "Joint",
+    "boxes_transform",
+    "check_augmentation",
+    "masks_transform",
+]
 
 DETECTION_CROPS = ("none", "zoom")
 SEGMENTATION_CROPS = ("zoom", "none")
@@ -82,13 +90,15 @@ def check_augmentation(augmentation: Augmentation, crops: Sequence[str], task: s
 def boxes_transform(preprocessing: Preprocessing, augmentation: Augmentation | None = None) -> Joint:
     """For detection: the picture in 0..1 at its own size, which the network itself normalises and resizes.
 
+    A sliver is bounded: see `senet.data.slivers`.
+
     Args:
         preprocessing: Channels, and the size of a zoomed crop.
         augmentation: What varies; None for evaluation.
     """
-    steps: list[nn.Module] = []
+    steps: list[nn.Module] = [Shorten(max(preprocessing.size))]
     if augmentation is not None:
-        steps = [*_varied(preprocessing, augmentation), v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(
+        steps += [*_varied(preprocessing, augmentation), v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(
             labels_getter=_labels)]  # fmt: skip
     return Joint(steps, _Unit(preprocessing), mode=ToMode(preprocessing))
 
@@ -132,7 +142,7 @@ def _varied(preprocessing: Preprocessing, a: Augmentation) -> list[nn.Module]:
 
 def _zoomed(preprocessing: Preprocessing, zoom: tuple[float, float]) -> list[nn.Module]:
     """The picture times a random factor of what just fits the size, then a random crop or a border."""
-    scaled = v2.ScaleJitter(preprocessing.size, zoom, INTERPOLATIONS[preprocessing.interpolation])
+    scaled = Zoom(preprocessing.size, zoom, INTERPOLATIONS[preprocessing.interpolation])
     return [scaled, v2.RandomCrop(preprocessing.size, pad_if_needed=True, fill=_border(preprocessing))]
 
 
@@ -151,14 +161,19 @@ class _Unit:
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.reverse = preprocessing.channel_order == "BGR"
+        self.longest = max(preprocessing.size)
+        self.fill = mean_colour(preprocessing)
 
     def __call__(self, image: Image.Image) -> Tensor:
-        tensor: Tensor = v2.functional.pil_to_tensor(image).float() / 255
+        tensor: Tensor = v2.functional.pil_to_tensor(bounded(image, self.longest, self.fill)).float() / 255
         return tensor.flip(0) if self.reverse else tensor
 
 
 class _Fit(nn.Module):
-    """Resize so that the shorter edge is near the size's, and both are multiples of the stride."""
+    """Resize so that the shorter edge is near the size's, and both are multiples of the stride.
+
+    The longer edge is at most `LONGEST` times the size's shorter one: 10 x 10,000 pixels would become 512 x 512,000.
+    """
 
     def __init__(self, preprocessing: Preprocessing, stride: int) -> None:
         super().__init__()
@@ -168,6 +183,6 @@ class _Fit(nn.Module):
 
     def forward(self, image: Image.Image) -> Image.Image:
         """PIL image -> PIL image."""
-        factor = self.shorter / min(image.size)
+        factor = min(self.shorter / min(image.size), LONGEST * self.shorter / max(image.size))
         width, height = (max(1, round(edge * factor / self.stride)) * self.stride for edge in image.size)
         return v2.functional.resize(image, [height, width], interpolation=self.interpolation)

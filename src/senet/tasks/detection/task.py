@@ -77,10 +77,13 @@ class DetectionTask(DenseTask):
         self,
         model: nn.Module,
         images: Sequence[Tensor],
-        sizes: Sequence[tuple[int, int]],  # noqa: ARG002 - boxes are in the picture's pixels already
+        sizes: Sequence[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
         """`boxes`, `scores` and `labels` from 0 of each."""
-        return detect(model, images)
+        found = detect(model, images)
+        for answer, image, (height, width) in zip(found, images, sizes, strict=True):
+            answer["boxes"] = _in_picture(answer["boxes"], image, width, height)
+        return found
 
     def drawn(
         self, picture: Image.Image, answer: dict[str, Tensor], classes: Sequence[str], *, least: float = 0.5
@@ -99,3 +102,11 @@ class DetectionTask(DenseTask):
     ) -> Objective:
         """The detector's losses and mean average precision."""
         return DetectionObjective(classes, alone=alone)
+
+
+def _in_picture(boxes: Tensor, image: Tensor, width: int, height: int) -> Tensor:
+    """Boxes in a picture's own pixels, though the network has seen a sliver shortened and with a border."""
+    scale = min(1.0, max(image.shape[1:]) / max(width, height))
+    seen = [width, height] if scale == 1 else [max(1, round(edge * scale)) for edge in (width, height)]
+    factors = torch.tensor([width / seen[0], height / seen[1]] * 2)
+    return torch.minimum(boxes * factors, torch.tensor([width, height] * 2))
