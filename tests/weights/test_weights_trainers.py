@@ -10,6 +10,7 @@ import os
 import pathlib
 import pickle
 import re
+import sys
 import types
 import zipfile
 from collections import OrderedDict, defaultdict, deque
@@ -403,6 +404,34 @@ def test_settings_are_read_as_placeholders_only(tmp_path: Path) -> None:
     assert original is None
     assert not calls
     assert torch.serialization.get_safe_globals() == listed, "the list that torch keeps is as it was"
+
+
+def test_settings_of_libraries_that_are_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, networks: tuple[nn.Module, nn.Module]
+) -> None:
+    """omegaconf's, as Hydra's users have them: objects that hold each other and types."""
+    names = {
+        "omegaconf.dictconfig": ["DictConfig"],
+        "omegaconf.base": ["ContainerMetadata"],
+        "omegaconf.nodes": ["AnyNode"],
+    }
+    kinds = {}
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    for module, classes in names.items():
+        made = types.ModuleType(module)
+        monkeypatch.setitem(sys.modules, module, made)
+        for name in classes:
+            kinds[name] = type(name, (), {"__module__": module})
+            setattr(made, name, kinds[name])
+    config, meta, node = (kinds[name]() for name in ("DictConfig", "ContainerMetadata", "AnyNode"))
+    meta.__dict__ |= {"ref_type": Any, "object_type": dict, "element_type": int | None, "cache": defaultdict(dict)}
+    node.__dict__ |= {"_val": 0.1, "_parent": config}
+    config.__dict__ |= {"_metadata": meta, "_content": {"lr": node}}
+    torch.save({"state_dict": networks[0].state_dict(), "hyper_parameters": config}, tmp_path / "x.ckpt")
+    for module in names:
+        monkeypatch.delitem(sys.modules, module)
+    assert load_weights(ours(), tmp_path / "x.ckpt").layout == "timm"
+    assert not names.keys() & sys.modules.keys()
 
 
 def _program(path: Path) -> None:

@@ -213,10 +213,10 @@ class Contents:
             for entry in self.entries
             if entry.name.rpartition(".")[2] == "n_averaged" and self._holds_tensors(entry.home)
         }
-        for entry in self.entries:
-            if entry.key.startswith("ema_") and copies(e.key for e in self.entries if e.home == entry.home):
-                found.add(entry.prefix)
-                break
+        flat = (entry for entry in self.entries if entry.key.startswith("ema_") and "." not in entry.key)
+        first = next(flat, None)
+        if first is not None and copies(entry.key for entry in self.entries if entry.home == first.home):
+            found.add(first.prefix)
         return tuple(found)
 
     def _holds_tensors(self, home: str) -> bool:

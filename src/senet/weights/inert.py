@@ -23,7 +23,8 @@ argparse.Namespace types.SimpleNamespace copyreg._reconstructor functools.partia
 uuid.UUID datetime.datetime datetime.date datetime.time datetime.timedelta datetime.timezone
 builtins.getattr builtins.frozenset builtins.slice builtins.range builtins.object builtins.dict builtins.list
 builtins.tuple builtins.int builtins.float builtins.str builtins.bool builtins.bytes builtins.type
-typing.Any typing.Union typing.Optional typing.Dict typing.List typing.Tuple
+typing.Any typing.Union typing.Optional typing.Dict typing.List typing.Tuple types.GenericAlias
+operator.getitem _operator.getitem operator.or_ _operator.or_ functools.reduce _functools.reduce
 numpy.dtype numpy.ndarray numpy.core.multiarray.scalar numpy._core.multiarray.scalar
 numpy.core.multiarray._reconstruct numpy._core.multiarray._reconstruct
 numpy.core.numeric._frombuffer numpy._core.numeric._frombuffer numpy.random.mtrand.RandomState
@@ -39,7 +40,8 @@ omegaconf.nodes.BytesNode omegaconf.nodes.InterpolationResultNode
 ml_collections.config_dict.config_dict.ConfigDict ml_collections.config_dict.config_dict.FrozenConfigDict
 ml_collections.config_dict.config_dict.FieldReference mmengine.config.config.Config
 mmengine.logging.history_buffer.HistoryBuffer mmcv.utils.config.Config
-torchvision.transforms.functional.InterpolationMode PIL.Image.Resampling
+torchvision.transforms.functional.InterpolationMode torchvision.transforms.autoaugment.AutoAugmentPolicy
+PIL.Image.Resampling
 deepspeed.runtime.fp16.loss_scaler.LossScaler deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler
 deepspeed.runtime.zero.config.ZeroStageEnum deepspeed.utils.tensor_fragment.fragment_address
 """
@@ -87,8 +89,12 @@ class _List:
 
 
 def _of_torch() -> Iterator[str]:
-    """Optimizers, schedules, losses and activations: hyperparameters, not networks."""
-    places = (torch.optim, torch.optim.lr_scheduler, torch.nn.modules.loss, torch.nn.modules.activation)
+    """Optimizers, schedules, losses, activations and norms: hyperparameters, not networks."""
+    modules = torch.nn.modules
+    places = (
+        *(torch.optim, torch.optim.lr_scheduler),
+        *(modules.loss, modules.activation, modules.batchnorm, modules.normalization),
+    )
     for place in places:
         for value in vars(place).values():
             if isinstance(value, type) and value.__module__.startswith(("torch.optim.", place.__name__)):

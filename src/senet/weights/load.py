@@ -88,7 +88,7 @@ def load_weights(
         SenetError: It is no network, or its weights can't be written.
         UnknownNameError: There is no such layout.
     """
-    names_only = isinstance(source, Mapping)
+    model, names_only = _network(model), isinstance(source, Mapping)
     choice = Choice(prefix, ignore, weights)
     return load_contents(model, _contents(source), choice, layout=layout, transfer=transfer, names_only=names_only)
 
@@ -114,7 +114,6 @@ def load_contents(
         names_only: Tensors without values may go into a network without values.
         head: Keys of the network that the file may lack.
     """
-    model = _network(model)
     name, actual, state = contents.source, plain_names(model), model.state_dict()
     own = {plain: state[key] for plain, key in actual.items()}
     fit = match(contents, own, layout, choice)

@@ -121,8 +121,7 @@ def match(contents: Contents, own: Mapping[str, Tensor], layout: str, choice: Ch
     contents, ignored = contents.plain(own).without(choice.ignore)
     if choice.prefix is not None:
         contents = contents.within(choice.prefix)
-    tables, learnt = tables_of(layout), sum(not is_buffer(key) for key in own)
-    fits = _fits(contents, own, tables, learnt // 2) or _fits(contents, own, tables, 1)
+    fits = _fits(contents, own, tables_of(layout))
     if not fits:
         raise CheckpointError(_unknown(contents, layout))
     current = _best([fit for fit in fits if not fit.averaged], contents)
@@ -131,24 +130,31 @@ def match(contents: Contents, own: Mapping[str, Tensor], layout: str, choice: Ch
     return replace(chosen, left_out=(*ignored, *_left_out(contents, chosen, own)))
 
 
-def _fits(contents: Contents, own: Mapping[str, Tensor], tables: Sequence[Table], least: int) -> list[Match]:
-    """Every prefix of so many tensors that has weights of the network.
+def _fits(contents: Contents, own: Mapping[str, Tensor], tables: Sequence[Table]) -> list[Match]:
+    """Every prefix whose tensors are at least half of the network's weights; if there is none, the one that has most.
 
     Raises:
         CheckpointError: None fits, and in one two names are for one weight.
     """
-    fits: list[Match] = []
+    half = sum(not is_buffer(key) for key in own) // 2
     wrong: CheckpointError | None = None
-    for prefix in contents.prefixes(max(1, least)):
-        try:
-            fit = _fit(prefix, contents.below(prefix), own, tables)
-        except CheckpointError as error:
-            wrong = wrong or error
-        else:
-            fits += [replace(fit, averaged=contents.is_averaged(prefix))] if fit else []
-    if wrong and not fits:
-        raise wrong
-    return fits
+    for least in (half, 1):
+        fits: list[Match] = []
+        for prefix in contents.prefixes(max(1, least)):
+            try:
+                fit = _fit(prefix, contents.below(prefix), own, tables)
+            except CheckpointError as error:
+                wrong = wrong or error
+            else:
+                fits += [replace(fit, averaged=contents.is_averaged(prefix))] if fit else []
+        whole = [fit for fit in fits if fit.hits >= half]
+        if whole:
+            return whole
+        if wrong:
+            raise wrong
+        if fits:
+            return [max(fits, key=lambda fit: fit.hits)]
+    return []
 
 
 def _fit(prefix: str, group: Mapping[str, Tensor], own: Mapping[str, Tensor], tables: Sequence[Table]) -> Match | None:
