@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 import senet as package
 from senet.cli import main
-from senet.data import Subset, open_data, write_images
+from senet.data import Subset, hold_out, open_data, write_images
+from senet.inference import evaluate
 from senet.nn import SqueezeExcite
 from senet.training.module import TrainingModule
 
@@ -60,7 +61,13 @@ def test_the_network_is_kept_and_then_learns(begun: Path, operated: Path) -> Non
     before, after = surgery["results"]["before surgery"], surgery["results"]["right after surgery"]
     assert before == after
     assert surgery["difference"] == 0
-    assert before["top1"] == pytest.approx(json.loads((begun / "best.json").read_text())["metrics"]["top1"])
+    digits = hold_out(open_data("digits"))
+    assert before["images"] == len(digits.test), "images that don't choose the best epoch"
+    plain = package.load_model(begun)
+    assert before["top1"] == pytest.approx(evaluate(plain, digits.test, digits.classes, workers=0).top1)
+    told = json.loads((operated / "best.json").read_text())
+    assert told["data"]["val"] == len(digits.val), "those that choose it are others"
+    assert told["data"]["held_out"] is True
     assert len(surgery["report"]["inserted"]) == 9
     model = package.load_model(operated).model
     blocks = [m for m in model.modules() if isinstance(m, SqueezeExcite)]
@@ -75,6 +82,11 @@ def test_the_network_is_kept_and_then_learns(begun: Path, operated: Path) -> Non
 def test_the_result_is_used_as_any_other(senet, operated: Path, tmp_path: Path) -> None:
     code, out, _ = senet("evaluate", "--checkpoint", operated, "--data", "digits", "--json", "--workers", "0")
     assert code == 0
+    told, found = json.loads((operated / "surgery.json").read_text()), json.loads(out)
+    assert "didn't choose the best epoch of this run" in found["part"]
+    images = told["results"]["before surgery"]["images"]
+    assert (found["split"], found["images"], found["of_images"], found["trained_on"]) == ("test", images, 1797, 0)
+    _, out, _ = senet("evaluate", "--checkpoint", operated, "--data", "digits", "--json", "--split", "val")
     told = json.loads((operated / "best.json").read_text())
     assert json.loads(out)["top1"] == pytest.approx(told["metrics"]["top1"])
     digits = open_data("digits")
@@ -92,6 +104,7 @@ def test_a_table_or_json(senet, begun: Path, few: Path, tmp_path: Path) -> None:
     assert "-: the weights are for 10 classes, the data has 5" in out
     assert "the same, bit for bit" in out
     assert "3 places, 1,740 parameters added" in out
+    assert "of 60 validation images, held out: they don't choose the best epoch" in out
     assert "stages.4.2.branch.bn2" in err
     assert "the classifier is new" in err
     code, out, _ = senet(*common, "--out", tmp_path / "b", "--json")
@@ -156,6 +169,7 @@ def test_only_surgery_needs_no_data(senet, begun: Path, operated: Path, tmp_path
     images = torch.randn(3, 1, 8, 8)
     assert torch.equal(before.model(images), after.model(images))
     assert (before.classes, before.preprocessing) == (after.classes, after.preprocessing)
+    assert after.description.data == before.description.data, "what its weights were trained on"
     twice = tmp_path / "twice"
     code, said, _ = senet("retrofit", "--model", out, "--attention", "eca", "--epochs", "0", "--out", twice, "--json")
     assert code == 0
@@ -249,7 +263,7 @@ def test_networks_of_other_libraries(senet, model: str, few: Path, tmp_path: Pat
     assert code == 0, err
     assert "-: the network's weights are random" in said
     code, said, _ = senet("evaluate", "--checkpoint", out, "--data", f"folder:{few}", "--json", "--workers", "0")
-    assert json.loads(said)["images"] == 60
+    assert 15 < json.loads(said)["images"] < 45, "those that didn't choose the epoch"
     code, _, err = senet("train", *common, tmp_path / "plain")
     assert code == 0, err
     assert package.load_model(tmp_path / "plain").description.options == {}
@@ -319,4 +333,4 @@ def test_two_processes_fine_tune_and_one_evaluates(begun: Path, tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)["results"]
     assert told["before surgery"] == told["right after surgery"]
-    assert told["fine-tuned, epoch 1"]["images"] == 359
+    assert told["fine-tuned, epoch 1"]["images"] == len(hold_out(open_data("digits")).test)

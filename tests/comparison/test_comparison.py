@@ -6,12 +6,14 @@ import json
 import math
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from processes import start
 
 from senet.cli import main
+from senet.training.failures import DIVERGED
 from senet.training.module import TrainingModule
 
 TINY = ["--option", "depth=1", "--option", "widths=[16,32]"]
@@ -135,14 +137,40 @@ def test_variants_and_tables(tmp_path, capsys):
     assert "not the paper's" in said
 
 
-def test_a_run_that_diverges_is_a_result_too(tmp_path, capsys):
-    assert (
-        compare(*ONE_SEED, "--out", tmp_path / "x", "--lr", 1e30, "--schedule", "constant", "--warmup-epochs", 0) == 2
-    )
+@pytest.mark.parametrize("devices", [(), pytest.param(("--devices", 2, "--strategy", "ddp"), marks=pytest.mark.slow)])
+def test_a_run_that_diverges_is_a_result_too(devices, tmp_path, capsys):
+    wild = ("--lr", 1e30, "--schedule", "constant", "--warmup-epochs", 0)
+    assert compare(*ONE_SEED, "--out", tmp_path / "x", *wild, *devices) == 2
     said = capsys.readouterr().out
     assert "failed: plain, seed 0: the " in said
     assert "failed: se, seed 0: the " in said
     assert not (tmp_path / "x" / "compare.png").exists()
+
+
+@pytest.mark.parametrize("number", ["2", "-9"])
+def test_a_run_that_diverges_in_processes_of_its_own_ends_as_on_one_device(number, tmp_path, monkeypatch, capsys):
+    """How the processes end is their launcher's matter; why the run ended is in its folder."""
+    from senet.comparison import running
+
+    def ended(command, **_):
+        (Path(command[-1]) / DIVERGED).write_text("the loss became nan at step 3")
+        return SimpleNamespace(returncode=int(number))
+
+    monkeypatch.setattr(running, "_several_devices", lambda run: True)
+    monkeypatch.setattr(running.subprocess, "run", ended)
+    assert compare(*ONE_SEED, "--out", tmp_path / "x") == 2
+    said = capsys.readouterr().out
+    for name in ("plain", "se"):
+        assert f"failed: {name}, seed 0: the loss became nan at step 3" in said
+
+
+def test_another_end_of_processes_is_no_divergence(tmp_path, monkeypatch, capsys):
+    from senet.comparison import running
+
+    monkeypatch.setattr(running, "_several_devices", lambda run: True)
+    monkeypatch.setattr(running.subprocess, "run", lambda command, **_: SimpleNamespace(returncode=1))
+    assert compare(*ONE_SEED, "--out", tmp_path / "x") == 2
+    assert "its training ended with exit code 1" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_several_processes_share_the_runs(tmp_path, capsys):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from data_helpers import memory, picture, tree
 
-from senet.data import Data, FileSource, open_data, thin, write_shards
+from senet.data import Data, FileSource, hold_out, open_data, thin, write_shards
 from senet.data.listing import SAMPLED, image_hash, sample_of
 from senet.data.split import Split, hash_split, place_of
 from senet.errors import DataError
@@ -145,6 +145,22 @@ def test_record(flowers, monkeypatch):
     assert (record.train, record.val, record.digest) == (len(data.train), len(data.val), data.digest)
     assert set(record.sample) == {image_hash(data.train.entry(i)) for i in range(len(data.train))}
     assert open_data("digits").record().val_fraction is None, "its division is its own"
+
+
+def test_half_of_the_validation_part_is_held_out(flowers, tmp_path):
+    data = open_data(f"folder:{flowers}", val_fraction=0.5)
+    held = hold_out(data)
+    parts = [names(source, flowers) for source in held.parts.values()]
+    assert parts[0] == names(data.train, flowers)
+    assert parts[1] | parts[2] == names(data.val, flowers)
+    assert abs(len(parts[1]) - len(parts[2])) < len(data.val) / 2
+    assert held.digest == data.digest
+    assert held.record().held_out
+    picture(1).save(flowers / "rose" / "new.png")
+    again = hold_out(open_data(f"folder:{flowers}", val_fraction=0.5))
+    assert parts[2] <= names(again.test, flowers)
+    assert hold_out(held) is held, "data with a test part keeps it"
+    assert hold_out(Data("x", data.classes, data.train, thin(data.val, 1))).test is None, "too few to hold some out"
 
 
 def test_of_many_images_a_sample_is_kept():

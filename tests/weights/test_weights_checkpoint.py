@@ -364,6 +364,7 @@ def test_the_data_is_recorded(tmp_path: Path, record: DataRecord) -> None:
         ({"val": -1}, "val=-1 must be a whole number"),
         ({"val_fraction": 1.5}, "val_fraction=1.5 must lie between 0 and 1"),
         ({"val_fraction": None}, "val_fraction and split_seed belong together"),
+        ({"held_out": 1}, "held_out=1 must be a truth value"),
         ({"split_seed": True}, "split_seed=True must be a whole number"),
         ({"digest": "zz"}, "digest 64 hexadecimal digits"),
         ({"name": 3}, "name must be text"),

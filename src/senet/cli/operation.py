@@ -54,6 +54,7 @@ class Operation:
         results: Name of a moment to loss and accuracies then; None where they mean nothing.
         why: Why they mean nothing.
         split: Of the data, that was evaluated; empty without data.
+        part: The same in words.
     """
 
     start: Start
@@ -63,6 +64,7 @@ class Operation:
     results: dict[str, dict[str, Any] | None]
     why: str
     split: str
+    part: str
 
     def record(self) -> dict[str, Any]:
         """What `surgery.json` holds."""
@@ -71,6 +73,7 @@ class Operation:
             "weights": self.start.weights,
             "difference": self.difference,
             "split": self.split,
+            "part": self.part,
             "results": self.results,
             "task": self.start.task,
             "why": self.why,
@@ -109,7 +112,19 @@ def operate(options: argparse.Namespace, start: Start, data: Data | None, *, see
     apply_sites(model, report.inserted)
     difference = _difference(before, look(AFTER))
     inserted = replace(start, inserted=[site.to_dict() for site in report.inserted])
-    return Operation(inserted, model, report, difference, results, started.new_head, split)
+    return Operation(inserted, model, report, difference, results, started.new_head, split, _words(data))
+
+
+def _words(data: Data | None) -> str:
+    """Which images the network is evaluated on before and after, and whether they chose the epoch."""
+    if data is None:
+        return ""
+    count = len(data.val if data.test is None else data.test)
+    if data.test is None:
+        return f"{count:,} images: the validation part"
+    if data.held_out:
+        return f"{count:,} of {count + len(data.val):,} validation images, held out: they don't choose the best epoch"
+    return f"{count:,} images: the test part, which doesn't choose the best epoch"
 
 
 def _difference(before: list[torch.Tensor], after: list[torch.Tensor]) -> float:

@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     if options.data is None:
         raise SenetError("--data is missing: what to fine-tune on (--epochs 0 only inserts, --plan only shows where)")
     job = Job(
-        source=jobs.job_data(options),
+        source=replace(jobs.job_data(options), hold_out=True),
         network=start,
         recipe=jobs.chosen_recipe(options, start),
         run=jobs.run_options(options),
@@ -133,6 +133,7 @@ def _insert_only(options: argparse.Namespace, start: Start, folder: Path) -> int
             preprocessing=start.images(data),
             metrics={name: value for name, value in metrics.items() if name != "images" and value is not None},
             training={"retrofitted": start.weights},
+            data=start.trained_on(),
             task=start.task,
             head=operation.start.whole_head(),
         ),
@@ -200,6 +201,7 @@ def _give(folder: Path, record: dict[str, Any], options: argparse.Namespace, **m
     report = record["report"]
     if record["split"]:
         print_table((f"{record['split']} images", *(s.title for s in scores), "loss"), rows, title=record["network"])
+        print(record["part"])
         if record["why"]:
             print(f"-: {record['why']}")
     print(f"{len(report['inserted'])} places, {report['params']:,} parameters added")

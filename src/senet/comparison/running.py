@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from senet.comparison.plan import PLAN, Comparison, Turn
 from senet.console import teller
 from senet.errors import SenetError
-from senet.training.failures import Diverged
+from senet.training.failures import DIVERGED, Diverged
 from senet.training.folder import JOB, METRICS, write_json
 from senet.training.interruption import Interrupted
 from senet.training.job import Job
@@ -125,11 +125,15 @@ def _train_in_processes(turn: Turn, data: Data, console: Console) -> None:  # no
     """Through a `senet train` of its own, which starts the other devices' processes anew for each run."""
     if not has_begun(turn.folder):
         write_json(turn.folder, JOB, turn.job.to_dict())
+    why = turn.folder / DIVERGED
+    why.unlink(missing_ok=True)
     code = subprocess.run(
         [sys.executable, "-m", "senet", "train", "--resume", str(turn.folder)], check=False
     ).returncode
     if code in (130, -signal.SIGINT):
         raise Interrupted
+    if code and why.is_file():  # a result, as on one device
+        raise Diverged(why.read_text(encoding="utf-8"))
     if code:
         raise SenetError(f"{turn.folder}: its training ended with exit code {code}")
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from senet.data.dataset import Batch, ImageDataset, RefusedImage
     from senet.data.dense import DenseBatch, DenseDataset, DenseSource, Trouble, troubles_of
     from senet.data.folder import find_images
+    from senet.data.holdout import hold_out
     from senet.data.images import BrokenImage, load_image
     from senet.data.loader import default_workers, eval_loader, train_loader
     from senet.data.memory import MemorySource, write_images
@@ -56,6 +57,7 @@ __all__ = [
     "eval_loader",
     "eval_transform",
     "find_images",
+    "hold_out",
     "load_image",
     "missing_classes",
     "open_data",
@@ -75,6 +77,7 @@ HOMES = {
     "dataset": ("Batch", "ImageDataset", "RefusedImage"),
     "dense": ("DenseBatch", "DenseDataset", "DenseSource", "Trouble", "troubles_of"),
     "folder": ("find_images",),
+    "holdout": ("hold_out",),
     "images": ("BrokenImage", "load_image"),
     "loader": ("default_workers", "eval_loader", "train_loader"),
     "memory": ("MemorySource", "write_images"),

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from senet.data.dataset import MOST_IN_A_ROW, POLICIES, RefusedImage
 from senet.data.images import BrokenImage
+from senet.data.listing import whole
 from senet.data.randomness import drawn_from
 from senet.data.sampler import Order
 from senet.data.sources import Data, Source, Subset
@@ -194,5 +195,5 @@ def object_counts(labels: Iterable[np.ndarray], classes: int) -> list[int]:
 
 def troubles_of(data: Data) -> list[Trouble]:
     """What is wrong with the annotations of all parts of a data set; empty for data that has none."""
-    found = [trouble for part in data.parts.values() for trouble in getattr(part, "troubles", ())]
+    found = [trouble for part in data.parts.values() for trouble in getattr(whole(part), "troubles", ())]
     return list(dict.fromkeys(found))

@@ -66,6 +66,7 @@ class Data:
         left_out: Files among the images that aren't read, since this Pillow doesn't know their format or they are none.
         white_level: What is white in its 16-bit images, where the user says it; see `Preprocessing.white_level`.
         category_ids: COCO's number of each class; empty where the data has none.
+        held_out: The test part is what `senet.data.hold_out` took from the validation part.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Data:
     left_out: tuple[str, ...] = ()
     white_level: int | None = None
     category_ids: tuple[int, ...] = ()
+    held_out: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -109,6 +111,7 @@ class Data:
             digest=self.digest,
             train=len(self.train),
             val=len(self.val),
+            held_out=self.held_out,
             sample=sample_of(self.train),
         )
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from senet.data import Data, Source
+from senet.data import Data, Source, hold_out
 from senet.data.listing import SAMPLED, image_hash
 from senet.weights import DataRecord
 
 __all__ = ["Part", "chosen_part", "count_trained_on"]
 
 WORDS = {"train": "training part", "val": "validation part", "test": "test part"}
+
+HELD_OUT = "validation images that didn't choose the best epoch"
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Part:
         total: Images of the whole data set.
         of: What it is a part of, in words.
         trained_on: How many of them the network was trained on, by path and size; None where that isn't known.
+        held_out: The test part is half of the validation part, held out from choosing the best epoch.
         changed: The run's data is another than when the network was trained.
     """
 
@@ -32,6 +35,7 @@ class Part:
     total: int
     of: str
     trained_on: int | None
+    held_out: bool = False
     changed: bool = False
 
     @property
@@ -39,7 +43,8 @@ class Part:
         """`72 of 360 images: the validation part of this run`."""
         if self.split == "all":
             return f"all {self.total:,} images of {self.of}"
-        return f"{len(self.source):,} of {self.total:,} images: the {WORDS[self.split]} of {self.of}"
+        part = HELD_OUT if self.held_out and self.split == "test" else WORDS[self.split]
+        return f"{len(self.source):,} of {self.total:,} images: the {part} of {self.of}"
 
     @property
     def warnings(self) -> list[str]:
@@ -75,6 +80,8 @@ def chosen_part(data: Data, record: DataRecord | None, split: str | None = None)
         DataError: There is no such part, or it has no images.
     """
     own = record is not None and (data.place == record.name or data.digest == record.digest)
+    if own and record is not None and record.held_out:
+        data = hold_out(data)
     if split is None:
         split = "test" if data.test is not None else "val" if own or data.split is None else "all"
     source = data.part(split)
@@ -84,6 +91,7 @@ def chosen_part(data: Data, record: DataRecord | None, split: str | None = None)
         split=split,
         total=sum(map(len, data.parts.values())),
         of="this run" if own and _as_trained(data, record) else data.name,
+        held_out=data.held_out,
         trained_on=count_trained_on(source, record) if record is not None and known else None,
         changed=own and record is not None and data.digest != record.digest,
     )

@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from senet.errors import CheckpointError, SenetError, from_worker
+from senet.training.cluster import is_first_process
 
 if TYPE_CHECKING:
     import lightning as L
 
     from senet.training.keeper import Keeper
 
-__all__ = ["Diverged", "diverged", "is_dead_loader", "is_out_of_memory", "told_plainly"]
+__all__ = ["DIVERGED", "Diverged", "diverged", "is_dead_loader", "is_out_of_memory", "told_plainly"]
+
+DIVERGED = "diverged.txt"
+"""Why a run is lost, in its folder, for whoever started it as another process."""
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -57,10 +61,14 @@ def told_plainly(keeper: Keeper, batch: str) -> Iterator[None]:
         keeper: Knows what was saved.
         batch: The images of a step, in words: "64 x 3 x 224 x 224".
     """
+    if is_first_process():
+        (keeper.folder / DIVERGED).unlink(missing_ok=True)  # of a run that is tried again
     try:
         yield
     except Diverged as error:
         good = f"; the last good network is last.safetensors, of epoch {len(keeper.rows)}" if keeper.rows else ""
+        if is_first_process():
+            (keeper.folder / DIVERGED).write_text(f"{error}{good}", encoding="utf-8")
         raise Diverged(f"{error}{good}") from error
     except (SenetError, OSError, RuntimeError, MemoryError) as error:
         words = _words(error, keeper.folder, batch)

@@ -43,6 +43,7 @@ class DataOptions:
         instances: Masks hold numbers of single objects.
         limit: At most so many training images, drawn at random but always the same; None is all.
         white: What is white in 16-bit images, or `"auto"`; None leaves it to the network.
+        hold_out: Hold half of the validation images out from choosing the epoch, where there is no test part.
     """
 
     data: str
@@ -54,6 +55,7 @@ class DataOptions:
     instances: bool = False
     limit: int | None = None
     white: int | str | None = None
+    hold_out: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))  # JSON, from which it is read, has lists only
@@ -68,7 +70,7 @@ class DataOptions:
 
     def open(self) -> Data:
         """Open it."""
-        from senet.data import open_data, thin
+        from senet.data import hold_out, open_data, thin
 
         data = open_data(
             self.data,
@@ -80,6 +82,7 @@ class DataOptions:
             instances=self.instances,
             white=self.white,
         )
+        data = hold_out(data) if self.hold_out else data
         return data if self.limit is None else replace(data, train=thin(data.train, self.limit))
 
 

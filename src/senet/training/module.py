@@ -127,8 +127,10 @@ class TrainingModule(L.LightningModule):
         self._report(batch)
         outputs = self.objective.learn(self.model, batch)
         loss = outputs["loss"]
-        if not torch.isfinite(loss):
-            raise diverged(f"the loss became {loss.item()}", self.trainer)
+        lost = not torch.isfinite(loss)
+        # Of several processes, all end at the same step: one that went on would wait for the others.
+        if self.trainer.strategy.reduce_boolean_decision(lost, all=False):
+            raise diverged(f"the loss became {loss.item() if lost else 'no number in another process'}", self.trainer)
         return outputs
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

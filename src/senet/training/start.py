@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from senet.data import Data
     from senet.surgery import Report
-    from senet.weights import Description
+    from senet.weights import DataRecord, Description
 
 __all__ = ["BUILT", "PUBLIC", "Start", "Started", "is_checkpoint", "surgery_plan"]
 
@@ -184,6 +184,10 @@ class Start:
         if self.external is None and self.weights not in (BUILT, PUBLIC):
             return _described(self.weights).classes
         return tuple(map(str, range(task_named(self.task).defaults(self.model)[0])))
+
+    def trained_on(self) -> DataRecord | None:
+        """The data that the weights were trained on, as their checkpoint says; None where nobody knows."""
+        return None if self.weights in (BUILT, PUBLIC) else _described(self.weights).data
 
     def all_options(self) -> dict[str, Any]:
         """The options with which the network is built with what is inserted."""

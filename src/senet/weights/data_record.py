@@ -11,7 +11,7 @@ from senet.errors import shown
 
 __all__ = ["DataRecord"]
 
-FIELDS = ("name", "val_fraction", "split_seed", "digest", "train", "val", "sample")
+FIELDS = ("name", "val_fraction", "split_seed", "digest", "train", "val", "held_out", "sample")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,7 @@ class DataRecord:
         digest: `senet.data.Data.digest`.
         train: Number of images that were trained on.
         val: Number of images that were validated on.
+        held_out: Whether half of the validation part was held out, see `senet.data.hold_out`.
         sample: Hashes of training images, ascending: all of up to 1,024, else the smallest ones.
     """
 
@@ -34,6 +35,7 @@ class DataRecord:
     digest: str
     train: int
     val: int
+    held_out: bool = False
     sample: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,6 +56,8 @@ class DataRecord:
             undivided = key == "split_seed" and values[key] is None
             if not undivided and (type(values[key]) is not int or (key != "split_seed" and values[key] < 0)):
                 raise TypeError(f"data: {key}={shown(values[key])} must be a whole number")
+        if type(values["held_out"]) is not bool:
+            raise TypeError(f"data: held_out={shown(values['held_out'])} must be a truth value")
         fraction = values["val_fraction"]
         if (fraction is None) != (values["split_seed"] is None):
             raise ValueError("data: val_fraction and split_seed belong together")
