@@ -126,6 +126,23 @@ def test_a_copy_with_more_images_warns(evaluated, scans, copy):
     assert found["trained_on"] == 0, "the run's fraction and seed leave its training images out"
 
 
+def test_what_begins_with_a_run_keeps_its_split(senet, run, scans, copy, tmp_path):
+    """Images that the weights have learned are not validated on; where the user wants it so, it is told."""
+    common = ("train", "--init", run, *QUICK[2:], "--data")
+    code, _, err = senet(*common, f"folder:{scans}", "--out", tmp_path / "same")
+    assert code == 0, err
+    assert "trained on" not in err
+    assert read_checkpoint(tmp_path / "same")[1].data == read_checkpoint(run)[1].data
+    code, _, err = senet(*common, f"folder:{scans}", "--split-seed", "6", "--out", tmp_path / "other")
+    assert code == 0, err
+    val = open_data(f"folder:{scans}", val_fraction=0.3, seed=6).val
+    leaked = {val.entry(i).path for i in range(len(val))} & {
+        train.entry(i).path for train in [open_data(f"folder:{scans}", val_fraction=0.3, seed=5).train]
+        for i in range(len(train))
+    }  # fmt: skip
+    assert f"were trained on {len(leaked)} of the {len(val)} validation images" in err
+
+
 def test_one_class_is_enough(evaluated, copy, senet, run):
     for other in copy.iterdir():
         if other.name != "7":

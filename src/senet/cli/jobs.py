@@ -173,9 +173,25 @@ def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     return recipe
 
 
-def job_data(options: argparse.Namespace) -> DataOptions:
-    """The data, thinned if `--limit` says so, with the white that `--white` says, at a place that holds anywhere."""
-    return replace(shared.data_options(options), limit=options.limit, white=options.white).absolute()
+def job_data(options: argparse.Namespace, start: Start | None = None) -> DataOptions:
+    """The data, thinned if `--limit` says so, with the white that `--white` says, at a place that holds anywhere.
+
+    Args:
+        options: As parsed.
+        start: What a training begins with. On the data that its weights were trained on, their split stays the default:
+            images that they learned are not validated on.
+    """
+    from senet.data.request import absolute_name
+
+    source = replace(shared.data_options(options), limit=options.limit, white=options.white).absolute()
+    record = start.trained_on() if start else None
+    if record is None or record.split_seed is None or absolute_name(source.data) != record.name:
+        return source
+    return replace(
+        source,
+        val_fraction=record.val_fraction if options.val_fraction is None else options.val_fraction,
+        split_seed=record.split_seed if options.split_seed is None else options.split_seed,
+    )
 
 
 def run_options(options: argparse.Namespace) -> RunOptions:

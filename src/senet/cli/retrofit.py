@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
     if options.data is None:
         raise SenetError("--data is missing: what to fine-tune on (--epochs 0 only inserts, --plan only shows where)")
     job = Job(
-        source=replace(jobs.job_data(options), hold_out=True),
+        source=replace(jobs.job_data(options, start), hold_out=True),
         network=start,
         recipe=jobs.chosen_recipe(options, start),
         run=jobs.run_options(options),

@@ -71,7 +71,7 @@ def _new(options: argparse.Namespace) -> tuple[Path, Job]:
         raise SenetError("--data is missing (or --resume DIR); `senet train --help` says more")
     start = jobs.chosen_start(options, shared.network_options(options), pretrained=False)
     job = Job(
-        source=jobs.job_data(options),
+        source=jobs.job_data(options, start),
         network=start,
         recipe=jobs.chosen_recipe(options, start),
         run=jobs.run_options(options),

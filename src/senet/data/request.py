@@ -8,10 +8,17 @@ from pathlib import Path
 from senet.data.split import Split
 from senet.errors import DataError
 
-__all__ = ["DEFAULT_FRACTION", "DEFAULT_ROOT", "Request"]
+__all__ = ["DEFAULT_FRACTION", "DEFAULT_ROOT", "Request", "absolute_name"]
 
 DEFAULT_ROOT = Path("~/.cache/senet/data")
 DEFAULT_FRACTION = 0.2
+
+
+def absolute_name(name: str) -> str:
+    """A data set's name (`folder:flowers`) with an absolute path, as text that JSON can hold."""
+    kind, colon, place = name.partition(":")
+    found = f"{kind}:{Path(place).expanduser().resolve()}" if colon and place else name
+    return found.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)

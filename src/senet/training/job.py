@@ -128,6 +128,7 @@ class Job:
         data = self.open_data(data)
         begun = replace(self, network=self.network.pinned(), digest=data.digest)
         network = begun.build(data)
+        tell_leaks(self.network, data, console)
         if network.new_head and self.recipe.train != "all":
             raise SenetError(
                 f"--train {self.recipe.train} leaves the classifier as it is, which is new here: {network.new_head}"
@@ -265,7 +266,20 @@ class Job:
 
 
 def _absolute(place: str) -> str:
-    return str(Path(place).expanduser().absolute())
+    return str(Path(place).expanduser().resolve())
+
+
+def tell_leaks(start: Start, data: Data, console: Console | None) -> None:
+    """Warn where a training is validated on images that the weights it begins with were trained on."""
+    from senet.inference.part import count_trained_on
+
+    record = start.trained_on()
+    leaked = count_trained_on(data.val, record) if record and is_first_process() and console is not None else 0
+    if leaked and console is not None:
+        teller(console)(
+            f"warning: the weights of {start.weights} were trained on {leaked:,} of the {len(data.val):,} validation "
+            "images (same path, same size): accuracies are better than on new images"
+        )
 
 
 def _held(folder: Path) -> AbstractContextManager[None]:
