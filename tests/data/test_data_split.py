@@ -11,7 +11,7 @@ import pytest
 from data_helpers import memory, picture, tree
 
 from senet.data import Data, FileSource, hold_out, open_data, thin, write_shards
-from senet.data.listing import SAMPLED, image_hash, sample_of
+from senet.data.listing import SAMPLED, count_sampled, path_hash, sample_of
 from senet.data.split import Split, hash_split, place_of
 from senet.errors import DataError
 
@@ -143,7 +143,7 @@ def test_record(flowers, monkeypatch):
     record = data.record()
     assert (record.name, record.val_fraction, record.split_seed) == (f"folder:{flowers}", 0.3, 9)
     assert (record.train, record.val, record.digest) == (len(data.train), len(data.val), data.digest)
-    assert set(record.sample) == {image_hash(data.train.entry(i)) for i in range(len(data.train))}
+    assert {one[:16] for one in record.sample} == {path_hash(data.train.entry(i)) for i in range(len(data.train))}
     assert open_data("digits").record().val_fraction is None, "its division is its own"
 
 
@@ -167,5 +167,21 @@ def test_of_many_images_a_sample_is_kept():
     source = FileSource([f"/data/{n}.png" for n in range(3000)], root="/data")
     sample = sample_of(source)
     assert len(sample) == SAMPLED
-    assert list(sample) == sorted({image_hash(source.entry(n)) for n in range(3000)})[:SAMPLED]
-    assert np.all([len(one) == 16 for one in sample])
+    assert [one[:16] for one in sample] == sorted({path_hash(source.entry(n)) for n in range(3000)})[:SAMPLED]
+    assert np.all([len(one) == 32 for one in sample])
+    half = FileSource([f"/data/{n}.png" for n in range(1500, 4500)], root="/data")
+    assert abs(count_sampled(half, sample) - 1500) < 150, "an estimate"
+
+
+def test_equal_names_and_sizes_are_no_equal_images(tmp_path):
+    """As in published sets, whose parts both count from 0."""
+    tree(tmp_path / "train", {"a": 20, "b": 20})
+    tree(tmp_path / "val", {"a": 10, "b": 10})
+    data = open_data(f"folder:{tmp_path}")
+    ours = {path_hash(data.train.entry(i)) for i in range(len(data.train))}
+    assert any(path_hash(data.val.entry(i)) in ours for i in range(len(data.val)))
+    record = data.record()
+    assert count_sampled(data.val, record.sample) == 0
+    assert count_sampled(data.train, record.sample) == 40
+    (tmp_path / "val" / "a" / "000.png").write_bytes((tmp_path / "train" / "a" / "000.png").read_bytes())
+    assert count_sampled(open_data(f"folder:{tmp_path}").val, record.sample) == 1

@@ -347,7 +347,7 @@ RECORD = DataRecord(
     digest="ab" * 32,
     train=2,
     val=1,
-    sample=("0123456789abcdef", "fedcba9876543210"),
+    sample=("0123456789abcdef" * 2, "fedcba9876543210" * 2),
 )
 
 
@@ -368,7 +368,7 @@ def test_the_data_is_recorded(tmp_path: Path, record: DataRecord) -> None:
         ({"split_seed": True}, "split_seed=True must be a whole number"),
         ({"digest": "zz"}, "digest 64 hexadecimal digits"),
         ({"name": 3}, "name must be text"),
-        ({"sample": ["x"]}, "16 hexadecimal digits each"),
+        ({"sample": ["x"]}, "32 hexadecimal digits each"),
         ({"sample": list(reversed(RECORD.sample))}, "sample must be ascending"),
         ({"more": 1}, "data must be an object of name, "),
     ],

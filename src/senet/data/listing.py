@@ -5,16 +5,28 @@ from __future__ import annotations
 import hashlib
 import heapq
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from senet.data.images import BrokenImage
 from senet.data.split import portable
 
 if TYPE_CHECKING:
     from senet.data.sources import Source
 
-__all__ = ["SAMPLED", "Entry", "digest_of", "file_size", "image_hash", "path_below", "sample_of", "whole"]
+__all__ = [
+    "SAMPLED",
+    "Entry",
+    "content_hash",
+    "count_sampled",
+    "digest_of",
+    "file_size",
+    "path_below",
+    "path_hash",
+    "sample_of",
+    "whole",
+]
 
 SAMPLED = 1024
 """Hashes of training images that a checkpoint keeps. So many or fewer images are known one by one, of more a sample."""
@@ -76,11 +88,38 @@ def digest_of(parts: Mapping[str, Source], classes: Iterable[str]) -> str:
     return found.hexdigest()
 
 
-def image_hash(entry: Entry) -> str:
+def path_hash(entry: Entry) -> str:
     """16 hexadecimal digits of an image's path and size."""
     return hashlib.sha256(portable(entry.path) + f"\0{entry.size}".encode()).hexdigest()[:16]
 
 
+def content_hash(source: Source, index: int) -> str:
+    """16 hexadecimal digits of an image's file; zeros where there is none to be read."""
+    try:
+        stored = source.stored(index)
+    except BrokenImage:
+        stored = None
+    return hashlib.sha256(stored.content).hexdigest()[:16] if stored else "0" * 16
+
+
 def sample_of(source: Source, count: int = SAMPLED) -> tuple[str, ...]:
-    """The smallest hashes of a source's images: the same sample of it wherever it is taken."""
-    return tuple(heapq.nsmallest(count, {image_hash(source.entry(index)) for index in range(len(source))}))
+    """Hashes of path and content of the images whose hashes of paths are the smallest, ascending.
+
+    So it is the same sample of an image's source wherever it is taken. Only these images are read.
+    """
+    positions = {path_hash(source.entry(index)): index for index in range(len(source))}
+    return tuple(one + content_hash(source, positions[one]) for one in heapq.nsmallest(count, positions))
+
+
+def count_sampled(source: Source, sample: Sequence[str]) -> int:
+    """How many images of a source are among those of which `sample_of` took a sample.
+
+    Exact where the sample holds all of them, fewer than 1,024. Else an estimate, which misses a few images among many.
+    """
+    known = {one[:16]: one[16:] for one in sample}
+    paths = [path_hash(source.entry(index)) for index in range(len(source))]
+    found = sum(one in known and known[one] == content_hash(source, index) for index, one in enumerate(paths))
+    if len(known) < SAMPLED:
+        return found
+    comparable = sum(one <= sample[-1][:16] for one in paths)
+    return round(found / comparable * len(paths)) if comparable else 0

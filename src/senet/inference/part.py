@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from senet.data import Data, Source, hold_out
-from senet.data.listing import SAMPLED, image_hash
+from senet.data.listing import count_sampled
 from senet.weights import DataRecord
 
-__all__ = ["Part", "chosen_part", "count_trained_on"]
+__all__ = ["Part", "chosen_part"]
 
 WORDS = {"train": "training part", "val": "validation part", "test": "test part"}
 
@@ -25,7 +25,7 @@ class Part:
         split: `"train"`, `"val"`, `"test"` or `"all"`.
         total: Images of the whole data set.
         of: What it is a part of, in words.
-        trained_on: How many of them the network was trained on, by path and size; None where that isn't known.
+        trained_on: How many of them the network was trained on, by path and content; None where that isn't known.
         held_out: The test part is half of the validation part, held out from choosing the best epoch.
         changed: The run's data is another than when the network was trained.
     """
@@ -55,7 +55,7 @@ class Part:
         if self.trained_on:
             found.append(
                 f"the network was trained on {self.trained_on:,} of these {len(self.source):,} images (same path, "
-                "same size): the figures are better than on new images"
+                "same content): the figures are better than on new images"
             )
         return found
 
@@ -92,7 +92,7 @@ def chosen_part(data: Data, record: DataRecord | None, split: str | None = None)
         total=sum(map(len, data.parts.values())),
         of="this run" if own and _as_trained(data, record) else data.name,
         held_out=data.held_out,
-        trained_on=count_trained_on(source, record) if record is not None and known else None,
+        trained_on=count_sampled(source, record.sample) if record is not None and known else None,
         changed=own and record is not None and data.digest != record.digest,
     )
 
@@ -101,18 +101,3 @@ def _as_trained(data: Data, record: DataRecord | None) -> bool:
     """Whether data is divided as when the network was trained."""
     assert record is not None
     return data.split == (None if record.val_fraction is None else (record.val_fraction, record.split_seed))
-
-
-def count_trained_on(source: Source, record: DataRecord) -> int:
-    """How many images a network was trained on, as far as their paths and sizes tell.
-
-    Exact after a training on fewer than 1,024 images. Else an estimate from a sample of them, which misses a few
-    images among many.
-    """
-    sample = set(record.sample)
-    hashes = [image_hash(source.entry(index)) for index in range(len(source))]
-    if len(sample) >= SAMPLED:
-        comparable = [one for one in hashes if one <= record.sample[-1]]
-        found = sum(one in sample for one in comparable)
-        return round(found / len(comparable) * len(hashes)) if comparable else 0
-    return sum(one in sample for one in hashes)

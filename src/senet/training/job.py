@@ -271,14 +271,14 @@ def _absolute(place: str) -> str:
 
 def tell_leaks(start: Start, data: Data, console: Console | None) -> None:
     """Warn where a training is validated on images that the weights it begins with were trained on."""
-    from senet.inference.part import count_trained_on
+    from senet.data.listing import count_sampled
 
     record = start.trained_on()
-    leaked = count_trained_on(data.val, record) if record and is_first_process() and console is not None else 0
+    leaked = count_sampled(data.val, record.sample) if record and is_first_process() and console is not None else 0
     if leaked and console is not None:
         teller(console)(
             f"warning: the weights of {start.weights} were trained on {leaked:,} of the {len(data.val):,} validation "
-            "images (same path, same size): accuracies are better than on new images"
+            "images (same path, same content): accuracies are better than on new images"
         )
 
 

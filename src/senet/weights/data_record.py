@@ -26,7 +26,7 @@ class DataRecord:
         train: Number of images that were trained on.
         val: Number of images that were validated on.
         held_out: Whether half of the validation part was held out, see `senet.data.hold_out`.
-        sample: Hashes of training images, ascending: all of up to 1,024, else the smallest ones.
+        sample: Hashes of training images (path, then content), ascending: all of up to 1,024, else the smallest.
     """
 
     name: str
@@ -66,8 +66,8 @@ class DataRecord:
         if not isinstance(values["name"], str) or not _is_hex(values["digest"], 64):
             raise TypeError("data: name must be text, digest 64 hexadecimal digits")
         sample = values["sample"]
-        if not isinstance(sample, list) or not all(_is_hex(one, 16) for one in sample):
-            raise TypeError("data: sample must be a list of hashes, 16 hexadecimal digits each")
+        if not isinstance(sample, list) or not all(_is_hex(one, 32) for one in sample):
+            raise TypeError("data: sample must be a list of hashes, 32 hexadecimal digits each")
         if sorted(set(sample)) != sample:
             raise ValueError("data: sample must be ascending")
         return cls(**{**values, "sample": tuple(sample)})
