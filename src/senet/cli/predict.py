@@ -68,9 +68,11 @@ def run(options: argparse.Namespace) -> int:
         raise SenetError("--score is for detectors; a row names the likeliest classes with their probabilities")
     if options.annotations is not None:
         raise SenetError("--annotations is for detectors, whose boxes get COCO's numbers")
-    paths = _files(options.paths)
     if options.out is not None:
-        _check_out(options, paths)
+        _check_out(options)
+    paths = _files(options.paths)
+    if options.out is not None and options.out.exists() and any(_same(options.out, path) for path in paths):
+        raise SenetError(f"--out {options.out} is one of the images; give the CSV file another name")
     count = _Count()
     # A bar would overwrite rows that are printed on the same terminal.
     bar = nullcontext(None) if options.json and sys.stdout.isatty() else counting("predicting")
@@ -103,7 +105,7 @@ def _give(rows: Iterator[Prediction], top: int, options: argparse.Namespace) -> 
     return lambda _: print_table(("file", "label", "probability", "then, or why not"), table, left=2)
 
 
-def _check_out(options: argparse.Namespace, paths: Sequence[str]) -> None:
+def _check_out(options: argparse.Namespace) -> None:
     """Raise a `SenetError` for a place where no table can be written."""
     out: Path = options.out
     if options.json:
@@ -112,8 +114,10 @@ def _check_out(options: argparse.Namespace, paths: Sequence[str]) -> None:
         raise SenetError(f"--out {out}: there is no folder {out.parent}")
     if out.is_dir():
         raise SenetError(f"--out {out} is a folder; the rows of a classifier go into a CSV file")
-    if out.exists() and any(Path(path).exists() and out.samefile(path) for path in paths):
-        raise SenetError(f"--out {out} is one of the images; give the CSV file another name")
+
+
+def _same(out: Path, path: str) -> bool:
+    return Path(path).exists() and out.samefile(path)
 
 
 def _files(names: Sequence[str]) -> list[str]:
