@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from senet.errors import CheckpointError
 from senet.training.folder import BEST, JOB, LAST, METRICS, RESULT, STATES
 from senet.training.outcome import Outcome, outcome_of, read_outcome
-from senet.training.states import Saved, States
+
+if TYPE_CHECKING:
+    from senet.training.states import Saved
 
 __all__ = ["RunStatus", "has_begun", "holds_results", "run_status"]
 
@@ -36,6 +38,8 @@ def has_begun(folder: Path) -> bool:
 
 def holds_results(folder: Path) -> bool:
     """Whether a new run there would overwrite something: training states or weights."""
+    from senet.training.states import States
+
     return bool(States(folder).all()) or any((folder / name).exists() for name in (LAST, BEST, RESULT))
 
 
@@ -55,6 +59,8 @@ def run_status(
         CheckpointError: The run has trained epochs, and no state of it can be used.
         SenetError: It has ended without a finite validation score.
     """
+    from senet.training.states import States
+
     outcome = read_outcome(folder, epochs=epochs)
     if outcome is not None:
         return RunStatus(None, outcome)
