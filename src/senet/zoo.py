@@ -136,9 +136,12 @@ def create_model(
 
 
 def _refuse_place_of_nothing(name: str, spec: ModelSpec, options: Mapping[str, Any]) -> None:
-    """Raise a `SenetError` if options say where attention goes, and there is none."""
+    """Raise a `SenetError` if options say where attention goes, otherwise than by default, and there is none."""
+    if spec.attention is not None:
+        return
+    usual = model_spec(name)
     for option in ("placement", "stages"):
-        if options.get(option) is not None and spec.attention is None:
+        if options.get(option) not in (None, getattr(usual, option)):
             raise SenetError(f"{option}={options[option]!r} says where attention goes; {name} has none: add attention")
 
 

@@ -127,7 +127,8 @@ def test_killed_at_every_file(tmp_path, whole, begin, moment):
     first = begin(die_at_replace=moment)
     first.process.join()
     if first.process.exitcode:
-        begin(resume=True).finish()
+        assert first.process.exitcode == -signal.SIGKILL, first.said
+        begin(resume=(tmp_path / "run" / "run.json").is_file()).finish()
     assert_equal(tmp_path / "run", whole)
 
 

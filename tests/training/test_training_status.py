@@ -54,7 +54,9 @@ def test_it_goes_on_with_moved_data_and_from_another_folder(tmp_path, images, mo
     monkeypatch.chdir("elsewhere")
     senet_train("--resume", tmp_path / "run", "--epochs", 2)  # the data is still found
     images.rename(tmp_path / "moved")
-    assert "images" in refused(capsys, "train", "--resume", "../run", "--epochs", 3)
+    said = refused(capsys, "train", "--resume", "../run", "--epochs", 3)
+    assert "doesn't exist" in said
+    assert "if the data has moved: --data folder:NEWPLACE" in said
     senet_train("--resume", "../run", "--epochs", 3, "--data", "folder:../moved")
     senet_train("--resume", "../run", "--epochs", 4)  # the new place is remembered
     assert len(rows(tmp_path / "run")) == 4

@@ -84,7 +84,7 @@ def data_options(options: argparse.Namespace) -> DataOptions:
     return DataOptions(
         data=options.data,
         val_fraction=options.val_fraction,
-        split_seed=options.split_seed or 0,
+        split_seed=options.split_seed,
         download=bool(options.download),
         root=options.data_root,
         classes=tuple(filter(None, (name.strip() for name in (options.class_names or "").split(",")))),
@@ -98,18 +98,16 @@ def data_to_evaluate(options: argparse.Namespace, record: DataRecord | None) -> 
     from senet.data.request import DEFAULT_FRACTION
 
     source = data_options(options)
-    seed = source.split_seed
-    if options.split_seed is None and record is not None and record.split_seed is not None:
-        seed = record.split_seed
     return open_data(
         source.data,
         val_fraction=source.val_fraction,
-        seed=seed,
+        seed=source.split_seed,
         download=source.download,
         root=source.root,
         classes=source.classes,
         instances=source.instances,
         default_fraction=(record and record.val_fraction) or DEFAULT_FRACTION,
+        default_seed=(record and record.split_seed) or 0,
         training=False,
     )
 

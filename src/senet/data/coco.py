@@ -39,7 +39,7 @@ def open_coco(request: Request) -> Data:
     root = request.folder()
     if not request.place or not root.is_dir():
         raise DataError(f"{request.name}: {root if request.place else 'coco needs a path'} is no folder; {LAYOUT}")
-    request.refuse_fraction("its JSON files say what is validated on")
+    request.refuse_split("its JSON files say what is validated on")
     if request.classes:
         raise DataError(f"--class-names has no effect on {request.name}, whose JSON names its categories")
     files = _files(root)

@@ -24,13 +24,13 @@ def open_digits(request: Request) -> Data:
     """The digits 0 to 9 as 8x8 grey images, four fifths of each class to train on, one fifth to validate on.
 
     Raises:
-        DataError: A path or a validation fraction was asked for.
+        DataError: A path, a validation fraction or a seed was asked for.
     """
     from sklearn.datasets import load_digits
 
     if request.place:
         raise DataError("digits comes with scikit-learn and takes no path; write digits")
-    request.refuse_fraction("its fifth is fixed")
+    request.refuse_split("its fifth is fixed")
     scans = load_digits()
     grey = np.rint(scans.images * (255 / 16)).astype(np.uint8)
     source = MemorySource([(Image.fromarray(scan),) for scan in grey], scans.target, name="digits")

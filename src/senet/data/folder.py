@@ -61,7 +61,7 @@ def open_folder(request: Request) -> Data:
     if "val" not in parts:
         tree = _tree(parts.get("train", root), request.training)
         return replace(_divide(tree, request), left_out=_left_out(root, tree))
-    request.refuse_fraction(f"it has its own {parts['val'].name} folder")
+    request.refuse_split(f"it has its own {parts['val'].name} folder")
     train = _tree(parts.pop("train"), request.training)
     others = {part: _of_classes(train, path) for part, path in parts.items()}
     left_out = _left_out(root, train, *others.values())

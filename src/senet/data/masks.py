@@ -41,7 +41,7 @@ def open_masks(request: Request) -> Data:
     classes = request.classes or _named_classes(root, instances=request.instances)
     parts, split = listed_parts([root]), None
     if parts:
-        request.refuse_fraction("it has its own lists of pictures")
+        request.refuse_split("it has its own lists of pictures")
         find_names(parts, pictures, root / "images")
     else:
         parts, split = divide(list(pictures), request), request.split

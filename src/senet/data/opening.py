@@ -39,12 +39,13 @@ def open_data(
     text: str,
     *,
     val_fraction: float | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     download: bool = False,
     root: str | os.PathLike[str] | None = None,
     classes: Sequence[str] = (),
     instances: bool = False,
     default_fraction: float = DEFAULT_FRACTION,
+    default_seed: int = 0,
     training: bool = True,
     white: int | str | None = None,
 ) -> Data:
@@ -55,12 +56,13 @@ def open_data(
             `fashion_mnist`, `imagenet` with an optional `:FOLDER` that holds it.
         val_fraction: About the share to validate on, for data that isn't divided itself; None means
             `default_fraction`.
-        seed: What the choice of these images depends on. Keep it, to evaluate on images not trained on.
+        seed: What the choice of these images depends on; None means 0. Keep it, to evaluate on images not trained on.
         download: Whether a published data set may be fetched if it isn't there.
         root: Where published data sets are kept that name no folder; None means `~/.cache/senet/data`.
         classes: Names of the classes of `voc:`, `coco:` and `masks:`, where they don't say themselves.
         instances: The masks of `masks:` hold numbers of single objects, all of the second class.
         default_fraction: As `val_fraction`, but without effect on data that comes divided.
+        default_seed: As `seed`, in the same way.
         training: Whether images are wanted to train on; to evaluate on, a part may be empty and one class is enough.
         white: What is white in 16-bit images, or `"auto"`; None leaves it to the network. See `with_white_level`.
 
@@ -80,7 +82,17 @@ def open_data(
                 raise DataError(f"--{option} has no effect on {text}: it is for {', '.join(PUBLISHED)} and imagenet")
     where = None if root is None else Path(root)
     request = Request(
-        kind, place, val_fraction, seed, download, where, tuple(classes), instances, default_fraction, training
+        kind,
+        place,
+        val_fraction,
+        seed,
+        download,
+        where,
+        tuple(classes),
+        instances,
+        default_fraction,
+        default_seed,
+        training,
     )
     if kind not in DENSE:
         request.refuse_dense_options()

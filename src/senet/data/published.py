@@ -37,7 +37,7 @@ class Published:
         Raises:
             DataError: It isn't there, or can't be fetched, or a validation fraction was asked for.
         """
-        request.refuse_fraction("it has its own test images")
+        request.refuse_split("it has its own test images")
         train, val = (self._read(request, train=train) for train in (True, False))
         return Data(
             request.name,
@@ -83,7 +83,7 @@ def open_imagenet(request: Request) -> Data:
     Raises:
         DataError: It isn't there, a download or a validation fraction was asked for.
     """
-    request.refuse_fraction("it has its own validation images")
+    request.refuse_split("it has its own validation images")
     root = request.folder() if request.place else request.folder() / "imagenet"
     parts = {part: _read_imagenet(root, part) for part in ("train", "val")}
     sources = {

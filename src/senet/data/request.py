@@ -29,24 +29,26 @@ class Request:
         kind: What stands before the colon.
         place: What stands after it; empty without a colon.
         val_fraction: The share of each class to validate on; None where the user didn't say.
-        seed: What the choice of these images depends on.
+        seed: What the choice of these images depends on; None where the user didn't say.
         download: Whether the data may be fetched.
         root: Where data sets are kept that name no place; None for the default.
         classes: Names of the classes, where the data itself doesn't say; empty if it does.
         instances: Masks hold the numbers of single objects, all of the second class.
         default_fraction: `val_fraction` where the user didn't say; without effect on data that comes divided.
+        default_seed: The same of `seed`.
         training: Whether images are wanted to train on; to evaluate on, a part may be empty and one class is enough.
     """
 
     kind: str
     place: str
     val_fraction: float | None = None
-    seed: int = 0
+    seed: int | None = None
     download: bool = False
     root: Path | None = None
     classes: tuple[str, ...] = ()
     instances: bool = False
     default_fraction: float = DEFAULT_FRACTION
+    default_seed: int = 0
     training: bool = True
 
     @property
@@ -68,7 +70,7 @@ class Request:
         fraction = self.default_fraction if self.val_fraction is None else self.val_fraction
         if not 0 < fraction < 1:
             raise DataError(f"a validation fraction of {fraction} must lie between 0 and 1")
-        return Split(fraction, self.seed)
+        return Split(fraction, self.default_seed if self.seed is None else self.seed)
 
     def refuse_empty(self, *, train: int, val: int) -> None:
         """For images that were divided one by one: few of them may all have come into one part.
@@ -85,12 +87,14 @@ class Request:
             "--split-seed, or divide them yourself"
         )
 
-    def refuse_fraction(self, why: str) -> None:
+    def refuse_split(self, why: str) -> None:
         """For data that comes divided already.
 
         Raises:
-            DataError: The user asked for a fraction, which could have no effect.
+            DataError: The user asked for a fraction or a seed, which could have no effect.
         """
+        if self.seed is not None:
+            raise DataError(f"--split-seed {self.seed} has no effect on {self.name}: {why}")
         if self.val_fraction is not None:
             raise DataError(f"a validation fraction of {self.val_fraction} has no effect on {self.name}: {why}")
 

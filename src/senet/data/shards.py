@@ -206,7 +206,7 @@ def open_shards(request: Request) -> Data:
     """
     if not request.place:
         raise DataError("shards needs a path: shards:DIR")
-    request.refuse_fraction("it is divided already; `senet shard` takes --val-fraction")
+    request.refuse_split("it is divided already; `senet shard` takes --val-fraction")
     folder = request.folder().absolute()
     index = _read_index(folder)
     try:

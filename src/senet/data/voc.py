@@ -50,7 +50,7 @@ def open_voc(request: Request) -> Data:
         raise DataError(f"{xmls} isn't there; {LAYOUT}")
     parts, split = listed_parts([root, root / "ImageSets" / "Main"]), None
     if parts:
-        request.refuse_fraction("it has its own lists of pictures")
+        request.refuse_split("it has its own lists of pictures")
     else:
         parts = divide([name for name in pictures if (xmls / f"{name}.xml").is_file()], request)
         split = request.split

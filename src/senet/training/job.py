@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.console import plain_console, teller
-from senet.errors import SenetError
+from senet.errors import DataError, SenetError
 from senet.tasks import task_named
 from senet.training.cluster import is_first_process
 from senet.training.folder import JOB, RESULT, STATES, reading, write_json
@@ -36,7 +36,7 @@ class DataOptions:
     Attributes:
         data: `digits`, `folder:PATH`, `cifar10`, ...
         val_fraction: Share to validate on, where the data isn't divided; None is its default.
-        split_seed: What the choice of those images depends on.
+        split_seed: What the choice of those images depends on; None is its default.
         download: Fetch a published set that isn't there.
         root: Where published sets are kept.
         classes: Names of the classes, where boxes or masks don't say.
@@ -48,7 +48,7 @@ class DataOptions:
 
     data: str
     val_fraction: float | None = None
-    split_seed: int = 0
+    split_seed: int | None = None
     download: bool = False
     root: str | None = None
     classes: tuple[str, ...] = ()
@@ -160,7 +160,7 @@ class Job:
                 raise SenetError(f"{folder} has trained {status.state.epoch} epochs already; --epochs takes more")
             if status.outcome is not None:
                 return self._ended(folder, status.outcome, tell)
-            data = self.open_data(data)
+            data = self._moved_data() if data is None else self.open_data(data)
             self.refuse_changed(folder, data)
             self._keep_changes(folder, data.digest)
             # What a training state replaces is not read again.
@@ -206,6 +206,16 @@ class Job:
         if data.task != self.network.task:
             raise SenetError(f"{data.name} is for --task {data.task}, not for {self.network.task}")
         return data
+
+    def _moved_data(self) -> Data:
+        """The data, which may have moved since the run began."""
+        try:
+            return self.open_data()
+        except DataError as error:
+            kind, colon, _ = self.source.data.partition(":")
+            raise DataError(
+                f"{error}\nif the data has moved: --data {kind}:NEWPLACE" if colon else f"{error}"
+            ) from error
 
     def refuse_used(self, folder: Path) -> None:
         """Raise a `SenetError` if there is a run in the folder."""

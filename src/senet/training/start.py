@@ -187,7 +187,8 @@ class Start:
 
     def trained_on(self) -> DataRecord | None:
         """The data that the weights were trained on, as their checkpoint says; None where nobody knows."""
-        return None if self.weights in (BUILT, PUBLIC) else _described(self.weights).data
+        own = self.external is None and self.weights not in (BUILT, PUBLIC)
+        return _described(self.weights).data if own else None
 
     def all_options(self) -> dict[str, Any]:
         """The options with which the network is built with what is inserted."""
