@@ -334,3 +334,44 @@ def test_two_processes_fine_tune_and_one_evaluates(begun: Path, tmp_path: Path) 
     told = json.loads(done.stdout)["results"]
     assert told["before surgery"] == told["right after surgery"]
     assert told["fine-tuned, epoch 1"]["images"] == len(hold_out(open_data("digits")).test)
+
+
+@pytest.mark.parametrize("name", ["surgery.json", "run.json"])
+def test_a_kill_before_the_first_state_loses_nothing(begun: Path, tmp_path: Path, monkeypatch, name: str) -> None:
+    """What says that there is a run comes after all that it needs."""
+    from senet.training import job
+
+    class Killed(BaseException):
+        pass
+
+    def write(folder: Path, written: str, content: dict) -> None:
+        real(folder, written, content)
+        if written == name:
+            raise Killed
+
+    real = job.write_json
+    out = tmp_path / "run"
+    arguments = ["retrofit", "--model", str(begun), *DIGITS[:2], *SHORT, "--out", str(out)]
+    monkeypatch.setattr(job, "write_json", write)
+    with pytest.raises(Killed):
+        main(arguments)
+    monkeypatch.undo()
+    resumable = (out / "run.json").is_file()
+    assert main(["retrofit", "--resume", str(out)] if resumable else arguments) == 0
+
+
+def test_a_resumed_retrofit_is_judged_on_its_own_data_alone(operated: Path, few: Path, tmp_path: Path, capsys) -> None:
+    run = shutil.copytree(operated, tmp_path / "run")
+    before = (run / "run.json").read_text()
+    assert main(["retrofit", "--resume", str(run), "--data", f"folder:{few}"]) == 2
+    assert "is not the data that the run" in capsys.readouterr().err.replace("\n", " ")
+    assert (run / "run.json").read_text() == before
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"results": []}'])
+def test_damaged_notes_of_surgery_are_told_before_training(operated: Path, tmp_path: Path, capsys, damage) -> None:
+    run = shutil.copytree(operated, tmp_path / "run")
+    (run / "surgery.json").write_text(damage)
+    assert main(["retrofit", "--resume", str(run), "--epochs", "2"]) == 2
+    assert "surgery.json can't be read" in capsys.readouterr().err.replace("\n", " ")
+    assert json.loads((run / "run.json").read_text())["recipe"]["epochs"] == 1

@@ -267,3 +267,47 @@ def test_a_set_smaller_than_a_batch_is_split_too(train, few_digits):
     data = replace(few_digits, train=Subset(few_digits.train, np.arange(40)))
     outcome, _ = train(data=data, batch_size=64, grad_accumulation=4)
     assert outcome.rows[-1]["step"] == 2
+
+
+def test_a_run_that_has_ended_takes_no_other_data(tmp_path, images, capsys):
+    run = tmp_path / "run"
+    senet_train("--data", f"folder:{images}", *HOW, "--epochs", 1, "--out", run)
+    before = (run / "run.json").read_text()
+    assert "is not the data" in refused(capsys, "train", "--resume", run, "--data", "digits")
+    assert "doesn't exist" in refused(capsys, "train", "--resume", run, "--data", f"folder:{tmp_path}/nowhere")
+    assert (run / "run.json").read_text() == before
+    images.rename(tmp_path / "moved")
+    senet_train("--resume", run, "--data", f"folder:{tmp_path}/moved")
+    senet_train("--resume", run, "--epochs", 2)
+
+
+@pytest.mark.parametrize("row", [{}, [], {"epoch": "1"}, {"epoch": 1, "val_top1": "x"}, None])
+def test_a_damaged_result_is_written_again(tmp_path, capsys, row):
+    run = tmp_path / "run"
+    senet_train("--data", "digits", "--limit", "64", *HOW, "--epochs", 1, "--out", run)
+    whole = json.loads((run / "result.json").read_text())
+    (run / "result.json").write_text(json.dumps(whole | {"best": row, "last": row}))
+    senet_train("--resume", run)
+    assert json.loads((run / "result.json").read_text())["best"] == whole["best"]
+
+
+def test_the_result_of_a_shorter_run_is_gone_once_a_longer_one_was_begun(tmp_path, capsys):
+    run = tmp_path / "run"
+    senet_train("--data", "digits", "--limit", "64", *HOW, "--epochs", 1, "--out", run)
+    result = (run / "result.json").read_text()
+    senet_train("--resume", run, "--epochs", 2)
+    (run / "result.json").write_text(result)  # as if killed after the second epoch of three
+    assert "has trained 2 epochs already" in refused(capsys, "train", "--resume", run, "--epochs", 1)
+
+
+def test_a_run_that_patience_ended_says_so(tmp_path, capsys):
+    run = tmp_path / "run"
+    senet_train("--data", "digits", "--limit", "64", *HOW, "--epochs", 9, "--patience", 1, "--lr", 1e-12, "--out", run)
+    done = len(rows(run))
+    assert done < 9
+    capsys.readouterr()
+    senet_train("--resume", run, "--epochs", 20)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"after {done} of 20 epochs, as --patience 1 says" in said
+    assert "trains longer" not in said
+    assert json.loads((run / "result.json").read_text())["epochs"] == 20

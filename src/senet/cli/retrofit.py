@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_arguments", "run"]
 
+RECORDED = {"network", "difference", "split", "part", "results", "why", "report"}
+"""Keys of `surgery.json` that a resumed run reads."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """This verb's options."""
@@ -151,12 +154,14 @@ def _go_on(options: argparse.Namespace, console: Console) -> int:
     folder, job = jobs.resumed(options)
     try:
         record = json.loads((folder / SURGERY).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        if not record.keys() >= RECORDED or not isinstance(record["results"], dict):
+            raise ValueError("it isn't whole")
+    except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{folder} holds no retrofit to resume: its {SURGERY} can't be read; "
             "`senet train --resume` goes on with other runs"
         ) from error
-    return _train(job, folder, record, job.source.open(), options, console)
+    return _train(job, folder, record, job.reopened(folder), options, console)
 
 
 def _train(
@@ -171,7 +176,7 @@ def _train(
         if options.resume is None:
             outcome = job.start(folder, console, notes={SURGERY: record})
         else:
-            outcome = job.resume(folder, console)
+            outcome = job.resume(folder, console, data=data)
     except Interrupted:
         line = f"stopped and saved; go on with: senet retrofit --resume {folder}"
         teller(console)(line)

@@ -68,5 +68,7 @@ def reading(folder: Path, name: str, what: str) -> Iterator[Any]:
         raise CheckpointError(f"{folder} holds no {what}: it has no {name}")
     try:
         yield json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, KeyError, TypeError) as error:
+    except KeyError as error:
+        raise CheckpointError(f"{path} can't be read: it lacks {error}, as if not written by this release") from error
+    except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} can't be read: {error}") from error

@@ -12,9 +12,9 @@ from senet.console import plain_console, teller
 from senet.errors import DataError, SenetError
 from senet.tasks import task_named
 from senet.training.cluster import is_first_process
-from senet.training.folder import JOB, RESULT, STATES, reading, write_json
+from senet.training.folder import JOB, STATES, reading, write_json
 from senet.training.lock import held
-from senet.training.outcome import Outcome, write_outcome
+from senet.training.outcome import Outcome, read_outcome, write_outcome
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.start import BUILT, Start
 from senet.training.status import RunStatus, holds_results, run_status
@@ -126,7 +126,7 @@ class Job:
         """
         self.refuse_used(folder)
         data = self.open_data(data)
-        begun = replace(self, network=self.network.pinned(), digest=data.digest)
+        begun = self.begun(data)
         network = begun.build(data)
         tell_leaks(self.network, data, console)
         if network.new_head and self.recipe.train != "all":
@@ -139,9 +139,18 @@ class Job:
             if is_first_process():
                 if network.new_head and self.network.weights != BUILT and console is not None:
                     teller(console)(f"the classifier is new: {network.new_head}")
-                for name, content in {JOB: begun.to_dict(), **(notes or {})}.items():
+                # What makes it a run goes last: whoever is killed before begins anew.
+                for name, content in {**(notes or {}), JOB: begun.to_dict()}.items():
                     write_json(folder, name, content)
             return self._fit(network, data, folder, state=None, console=console)
+
+    def begun(self, data: Data) -> Job:
+        """This with the hashes of what it begins with: its data and its weights.
+
+        Raises:
+            CheckpointError: The weights' file can't be read.
+        """
+        return replace(self, network=self.network.pinned(), digest=data.digest)
 
     def resume(self, folder: Path, console: Console | None = None, *, data: Data | None = None) -> Outcome:
         """Go on with the run in a folder, which may have changed in length, or have its data elsewhere.
@@ -160,7 +169,7 @@ class Job:
                 raise SenetError(f"{folder} has trained {status.state.epoch} epochs already; --epochs takes more")
             if status.outcome is not None:
                 return self._ended(folder, status.outcome, tell)
-            data = self._moved_data() if data is None else self.open_data(data)
+            data = self.reopened(folder) if data is None else self.open_data(data)
             self.refuse_changed(folder, data)
             self._keep_changes(folder, data.digest)
             # What a training state replaces is not read again.
@@ -173,11 +182,19 @@ class Job:
         return run_status(folder, epochs=self.recipe.epochs, score=score, patience=self.recipe.patience, tell=tell)
 
     def _ended(self, folder: Path, outcome: Outcome, tell: Callable[[str], object]) -> Outcome:
+        if self.source != Job.read(folder).source:
+            self.reopened(folder)
         if is_first_process():
             self._keep_changes(folder, self.digest)
-            if not (folder / RESULT).is_file():  # the process was killed right before
+            if read_outcome(folder, epochs=self.recipe.epochs) is None:  # the process was killed right before
                 write_outcome(folder, outcome, epochs=self.recipe.epochs)
-            tell(f"{folder} has ended, after {outcome.rows[-1]['epoch']:.0f} epochs; a larger --epochs trains longer")
+            done = round(outcome.rows[-1]["epoch"])
+            more = (
+                f"of {self.recipe.epochs} epochs, as --patience {self.recipe.patience} says: no longer one changes that"
+                if done < self.recipe.epochs
+                else "epochs; a larger --epochs trains longer"
+            )
+            tell(f"{folder} has ended, after {done} {more}")
         return outcome
 
     def refuse_changed(self, folder: Path, data: Data) -> None:
@@ -207,15 +224,21 @@ class Job:
             raise SenetError(f"{data.name} is for --task {data.task}, not for {self.network.task}")
         return data
 
-    def _moved_data(self) -> Data:
-        """The data, which may have moved since the run began."""
+    def reopened(self, folder: Path) -> Data:
+        """The data that the run in a folder began with, which may have moved since.
+
+        Raises:
+            SenetError: It can't be used, or has changed.
+        """
         try:
-            return self.open_data()
+            data = self.open_data()
         except DataError as error:
             kind, colon, _ = self.source.data.partition(":")
             raise DataError(
                 f"{error}\nif the data has moved: --data {kind}:NEWPLACE" if colon else f"{error}"
             ) from error
+        self.refuse_changed(folder, data)
+        return data
 
     def refuse_used(self, folder: Path) -> None:
         """Raise a `SenetError` if there is a run in the folder."""

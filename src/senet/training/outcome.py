@@ -15,6 +15,9 @@ __all__ = ["Outcome", "best_row", "outcome_of", "read_outcome", "write_outcome"]
 
 Row = dict[str, float]
 
+ALWAYS = ("epoch", "step", "lr", "seconds", "images_per_second")
+"""Keys of every row, whatever was trained."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -89,8 +92,21 @@ def read_outcome(folder: Path, *, epochs: int) -> Outcome | None:
         found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         if found["epochs"] != epochs:
             return None
-        rows = [{key: math.nan if value is None else value for key, value in found[name].items()}
-                for name in ("last", "best")]  # fmt: skip
-        return Outcome([rows[0]], rows[1], 0.0, found["broken"])
+        last, best = (_row(found[name]) for name in ("last", "best"))
+        return Outcome([last], best, 0.0, str(found["broken"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # not there, or written by hand: the training states decide
+
+
+def _row(values: Mapping[str, float | None]) -> Row:
+    """One of the rows, checked.
+
+    Raises:
+        KeyError: It isn't whole.
+        TypeError: A value is no number.
+    """
+    row = {key: math.nan if value is None else value for key, value in values.items()}
+    for value in (*row.values(), *(row[key] for key in ALWAYS)):
+        if not isinstance(value, (int, float)):
+            raise TypeError(f"{value!r} is no number")
+    return row

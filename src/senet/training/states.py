@@ -119,6 +119,8 @@ class States:
             try:
                 return state, torch.load(state.path, map_location="cpu", weights_only=True)
             except Exception as error:
+                if not state.path.exists():
+                    return self.read(tell)  # dropped just now
                 raise CheckpointError(
                     f"{state.path} can't be read ({type(error).__name__}): not written by this release"
                 ) from error

@@ -61,10 +61,12 @@ def run_status(
     """
     from senet.training.states import States
 
+    states = States(folder)
     outcome = read_outcome(folder, epochs=epochs)
-    if outcome is not None:
+    # A longer run that was begun since has replaced what the result is about.
+    if outcome is not None and not any(saved.epoch > epochs for saved in states.all()):
         return RunStatus(None, outcome)
-    found = States(folder).read(tell)
+    found = states.read(tell)
     if found is None:
         if (folder / RESULT).exists() or _epochs_written(folder) > 1:
             raise CheckpointError(
@@ -77,6 +79,7 @@ def run_status(
     kept = Keeper.saved_part(content)
     if tuple(kept["next"]) != (saved.epoch, saved.batch):
         raise CheckpointError(f"{saved.path} isn't named as it was written; give it its name back")
+    outcome = None
     if saved.epoch >= epochs or _stopped_early(content, patience):
         outcome = outcome_of(kept["rows"], score, folder=folder)
     return RunStatus(saved, outcome)
