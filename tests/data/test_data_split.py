@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_helpers import memory, picture, tree
+from PIL import Image
 
 from senet.data import Data, FileSource, hold_out, open_data, thin, write_shards
 from senet.data.listing import SAMPLED, count_sampled, path_hash, sample_of
@@ -185,3 +186,20 @@ def test_equal_names_and_sizes_are_no_equal_images(tmp_path):
     assert count_sampled(data.train, record.sample) == 40
     (tmp_path / "val" / "a" / "000.png").write_bytes((tmp_path / "train" / "a" / "000.png").read_bytes())
     assert count_sampled(open_data(f"folder:{tmp_path}").val, record.sample) == 1
+
+
+def test_class_names_are_the_same_on_every_system(tmp_path):
+    """macOS writes an accent as a character of its own, which sorts elsewhere, too."""
+    for form in ("NFC", "NFD"):
+        for name in ("caf\u00e9", "cafz", "zoo"):
+            folder = tmp_path / form / unicodedata.normalize(form, name)
+            folder.mkdir(parents=True)
+            for number in range(10):
+                Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / f"{number}.png")
+    one, other = (open_data(f"folder:{tmp_path / form}") for form in ("NFC", "NFD"))
+    assert one.classes == other.classes == ("cafz", "caf\u00e9", "zoo")
+    assert one.digest == other.digest
+    assert one.train.labels.tolist() == other.train.labels.tolist()
+    shutil.copytree(tmp_path / "NFD" / "cafe\u0301", tmp_path / "NFC" / "cafe\u0301")
+    with pytest.raises(DataError, match="two normal forms"):
+        open_data(f"folder:{tmp_path / 'NFC'}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -88,6 +89,26 @@ def _subfolders(root: Path) -> list[str]:
         raise DataError(f"{root} can't be read: {error.strerror}") from error
 
 
+def _class_folders(root: Path) -> dict[str, str]:
+    """Class to the name of its folder, in the order of classes.
+
+    Names and order are the same on every system: macOS writes names in another normal form of Unicode.
+
+    Raises:
+        DataError: Two folders are one class.
+    """
+    found: dict[str, str] = {}
+    for folder in _subfolders(root):
+        name = unicodedata.normalize("NFC", folder)
+        if name in found:
+            raise DataError(
+                f"{root} has two folders {name!r}, written in two normal forms of Unicode (as by macOS and by Linux); "
+                "put their images into one"
+            )
+        found[name] = folder
+    return dict(sorted(found.items()))
+
+
 def _parts(root: Path) -> dict[str, Path]:
     """The folders to train, validate and test on, as far as the tree is divided."""
     by_name = {name.lower(): root / name for name in reversed(_subfolders(root))}
@@ -108,24 +129,25 @@ def _left_out(root: Path, *trees: Tree) -> tuple[str, ...]:
 
 def _tree(root: Path, training: bool) -> Tree:
     """A folder of class folders; to train on, at least two, and none without images."""
-    classes = _subfolders(root)
+    folders = _class_folders(root)
+    classes = tuple(folders)
     if not classes:
         loose = len(loose_images(root))
         found = f"{loose} images but no class sub-folders" if loose else "no class sub-folders"
         raise DataError(f"{root} has {found}; {LAYOUT}")
     if len(classes) == 1 and training:
         raise DataError(f"{root} has one class only ({classes[0]!r}); a classifier needs at least two")
-    tree = _listed(root, classes, classes)
+    tree = _listed(root, folders, classes)
     empty = missing_classes(tree.source, classes)
     if empty and (training or len(empty) == len(classes)):
-        raise DataError(_about_empty(root, empty))
+        raise DataError(_about_empty(root, [folders[name] for name in empty]))
     return tree
 
 
-def _listed(root: Path, folders: Sequence[str], classes: Sequence[str]) -> Tree:
+def _listed(root: Path, folders: Mapping[str, str], classes: Sequence[str]) -> Tree:
     """The images of class folders, numbered as the classes are."""
     numbers = {name: label for label, name in enumerate(classes)}
-    found = [(numbers[name], list_images(root / name)) for name in folders]
+    found = [(numbers[name], list_images(root / folder)) for name, folder in folders.items()]
     labels = [label for label, files in found for _ in files.images]
     source = FileSource((path for _, files in found for path in files.images), labels, root=root)
     return Tree(root, tuple(classes), source, [path for _, files in found for path in files.left_out])
@@ -140,7 +162,7 @@ def _about_empty(root: Path, names: Sequence[str]) -> str:
 
 def _of_classes(train: Tree, root: Path) -> Tree:
     """The images to validate or test on, labelled as those to train on; some classes may have none."""
-    here = _subfolders(root)
+    here = _class_folders(root)
     missing = [name for name in train.classes if name not in set(here)]
     extra = [name for name in here if name not in set(train.classes)]
     if extra:
@@ -149,7 +171,7 @@ def _of_classes(train: Tree, root: Path) -> Tree:
         raise DataError(f"{root} must have the classes of {train.root}; {differences}")
     tree = _listed(root, here, train.classes)
     if not len(tree.source):
-        raise DataError(_about_empty(root, here) if here else f"{root} has no class sub-folders; {LAYOUT}")
+        raise DataError(_about_empty(root, [*here.values()]) if here else f"{root} has no class sub-folders; {LAYOUT}")
     return tree
 
 

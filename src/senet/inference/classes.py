@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from senet.data.split import portable
 from senet.errors import DataError
 from senet.zoo import LoadedModel
 
@@ -29,10 +30,10 @@ def outputs_of(loaded: LoadedModel, classes: Sequence[str]) -> Tensor:
     Raises:
         DataError: The data has a class that the network doesn't know.
     """
-    known = {name: number for number, name in enumerate(loaded.classes)}
-    strangers = [name for name in classes if name not in known]
+    known = {portable(name): number for number, name in enumerate(loaded.classes)}
+    strangers = [name for name in classes if portable(name) not in known]
     if not strangers:
-        return torch.tensor([known[name] for name in classes])
+        return torch.tensor([known[portable(name)] for name in classes])
     if not _numbered(loaded):
         raise DataError(
             f"the data has {len(strangers)} class{'es' * (len(strangers) > 1)} that the network wasn't trained on, the "
@@ -48,7 +49,7 @@ def outputs_of(loaded: LoadedModel, classes: Sequence[str]) -> Tensor:
 
 def output_names(loaded: LoadedModel, classes: Sequence[str]) -> tuple[str, ...]:
     """Names of the network's outputs: the data's, where numbered outputs were matched with them."""
-    return loaded.classes if set(classes) <= set(loaded.classes) else tuple(classes)
+    return loaded.classes if {*map(portable, classes)} <= {*map(portable, loaded.classes)} else tuple(classes)
 
 
 def _numbered(loaded: LoadedModel) -> bool:

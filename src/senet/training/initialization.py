@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from senet.data.split import portable
 from senet.errors import CheckpointError
 from senet.preprocessing import Preprocessing
 from senet.tasks import task_named
@@ -126,4 +127,5 @@ def _unlike(there: Sequence[str], here: Sequence[str]) -> str:
     if len(there) != len(here):
         return f"the weights are for {len(there):,} classes, the data has {len(here):,}"
     numbers = tuple(map(str, range(len(there))))
-    return "" if tuple(there) in (tuple(here), numbers) else "the weights are for other classes"
+    alike = tuple(map(portable, there)) == tuple(map(portable, here))
+    return "" if alike or tuple(there) == numbers else "the weights are for other classes"
