@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from processes import start
 
 from senet.cli import main
+from senet.data import Subset, open_data, write_images
 from senet.training.failures import DIVERGED
 from senet.training.module import TrainingModule
 
@@ -209,6 +212,63 @@ def test_the_run_of_a_process_that_died_is_taken_over(tmp_path):
     said = second.finish()
     assert said.index("training se, seed 0") < said.index("going on with plain, seed 0")
     assert result(out)["finished_runs"] == 2
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """A few digits as an undivided folder."""
+    digits = open_data("digits")
+    write_images(Subset(digits.train, np.arange(80)), tmp_path / "images", classes=digits.classes)
+    return tmp_path / "images"
+
+
+@pytest.mark.parametrize("how", ["--resume", "the whole command"])
+def test_it_goes_on_with_moved_data_but_not_with_other(how, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = [*ONE_SEED[2:], "--out", out]
+    assert compare("--data", f"folder:{images}", *command) == 0
+    images.rename(tmp_path / "moved")
+    again = ["--resume", out] if how == "--resume" else command
+    stray = out / "se-seed0"
+    for name in ("result.json", "states", "best.safetensors", "last.safetensors", "metrics.csv"):
+        path = stray / name  # as if killed before its first state
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert compare("--data", f"folder:{tmp_path}/moved", *again) == 0
+    assert (stray / "result.json").is_file()
+    capsys.readouterr()
+    next((tmp_path / "moved").glob("*/*.png")).unlink()
+    assert compare("--data", f"folder:{tmp_path}/moved", *again) == 2
+    assert "is not the data that the run" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_a_run_without_a_state_knows_the_weights_that_it_began_with(processes, tmp_path, monkeypatch, capsys):
+    """Also one in processes of its own, and it takes the way of running that was said last."""
+    begun, out = tmp_path / "begun", tmp_path / "out"
+    assert main(["train", *QUICK, "--model", "cifar_resnet20", *TINY, "--out", str(begun)]) == 0
+
+    def killed(arguments, **_):
+        calls.append(arguments)
+        return SimpleNamespace(returncode=1)
+
+    calls: list[list[str]] = []
+    monkeypatch.setattr("senet.comparison.running.subprocess.run", killed)
+    monkeypatch.setattr("senet.comparison.running._several_devices", lambda _: True)
+    command = [*QUICK, "--init", begun, "--seeds", "1", "--timing-seconds", "0", "--out", out]
+    assert compare(*command) == 2
+    run = Path(calls[0][-1])
+    job = json.loads((run / "run.json").read_text())
+    assert job["digest"]
+    assert job["sha256"]
+    assert compare("--resume", out, "--keep-states", "3") == 2
+    assert json.loads((run / "run.json").read_text()) == job | {"run": job["run"] | {"keep_states": 3}}
+    assert main(["train", *QUICK, "--seed", "9", "--model", "cifar_resnet20", *TINY, "--out", str(tmp_path / "b")]) == 0
+    shutil.copy(tmp_path / "b" / "best.safetensors", begun)
+    monkeypatch.undo()
+    capsys.readouterr()
+    arguments = ["train", "--resume", run] if processes else ["compare", "--resume", out]
+    assert main([*map(str, arguments)]) == 2
+    assert "has changed since the run began" in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.slow

@@ -129,12 +129,16 @@ def _title(options: argparse.Namespace, variants: Sequence[Variant]) -> str:
 
 
 def _resumed(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
-    """A comparison as it was begun; how it runs may change, and what is looked at afterwards."""
+    """A comparison as it was begun; how it runs may change, where its data lies, and what is looked at afterwards."""
     folder = jobs.resumed_folder(options, "comparison")
     otherwise = "comparison; say the whole command again, or another --out"
-    jobs.refuse_fixed(options, {"test_sizes", "timing_seconds"}, otherwise)
+    jobs.refuse_fixed(options, {*jobs.PLACE, "test_sizes", "timing_seconds"}, otherwise)
     comparison = Comparison.read(folder)
-    comparison = replace(comparison, run=replace(comparison.run, **shared.given_fields(options, RunOptions)))
+    comparison = replace(
+        comparison,
+        source=jobs.moved(comparison.source, options),
+        run=replace(comparison.run, **shared.given_fields(options, RunOptions)),
+    )
     if options.test_sizes is not None:
         comparison = replace(comparison, sizes=_sizes(options))
     if options.timing_seconds is not None:

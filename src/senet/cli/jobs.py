@@ -19,11 +19,13 @@ from senet.training.recipes import RECIPES, fine_tuning, recipe_for, recipe_name
 from senet.training.start import BUILT, Start, is_checkpoint
 
 __all__ = [
+    "PLACE",
     "add_job_options",
     "chosen_recipe",
     "chosen_start",
     "default_folder",
     "job_data",
+    "moved",
     "overridden",
     "plan_line",
     "refuse_fixed",
@@ -35,6 +37,9 @@ __all__ = [
 
 MAY_CHANGE = {"verb", "debug", "json", "resume", "out", *(f.name for f in fields(RunOptions))}
 """Options that any resumed run or comparison takes: how it runs, and what is printed."""
+
+PLACE = ("data", "data_root", "download")
+"""Options that say where the data lies."""
 
 
 def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str) -> None:
@@ -206,18 +211,20 @@ def resumed(options: argparse.Namespace) -> tuple[Path, Job]:
         SenetError: There is none, or the user wants to change what it is.
     """
     folder = resumed_folder(options, "run")
-    refuse_fixed(
-        options, {"data", "data_root", "download", "epochs"}, "run; leave it out, or start anew in another --out"
-    )
+    refuse_fixed(options, {*PLACE, "epochs"}, "run; leave it out, or start anew in another --out")
     job = Job.read(folder)
-    changes = {"data": options.data, "root": options.data_root, "download": options.download}
-    source = replace(job.source, **{name: value for name, value in changes.items() if value is not None})
     return folder, replace(
         job,
-        source=source.absolute(),
+        source=moved(job.source, options),
         recipe=job.recipe if options.epochs is None else replace(job.recipe, epochs=options.epochs),
         run=replace(job.run, **shared.given_fields(options, RunOptions)),
     )
+
+
+def moved(source: DataOptions, options: argparse.Namespace) -> DataOptions:
+    """The same data where `PLACE` says that it lies now."""
+    changes = {"data": options.data, "root": options.data_root, "download": options.download}
+    return replace(source, **{name: value for name, value in changes.items() if value is not None}).absolute()
 
 
 def resumed_folder(options: argparse.Namespace, what: str) -> Path:

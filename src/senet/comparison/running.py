@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["finished_rows", "refuse_others", "taking_part", "train_all"]
 
+PLACE = ("data", "root", "download")
+"""Of `DataOptions`: where the data lies."""
+
 
 @contextmanager
 def taking_part(comparison: Comparison, folder: Path, tell: Callable[[str], object]) -> Iterator[None]:
@@ -109,9 +112,14 @@ def train_all(
 
 def _train(turn: Turn, data: Data, console: Console) -> None:
     if has_begun(turn.folder):
-        turn.job.resume(turn.folder, console, data=data)
+        _as_begun(turn).resume(turn.folder, console, data=data)
     else:
         turn.job.start(turn.folder, console, data=data)
+
+
+def _as_begun(turn: Turn) -> Job:
+    """The run as it was begun, which knows the hashes of its data and weights; its data may lie elsewhere now."""
+    return replace(Job.read(turn.folder), source=turn.job.source, run=turn.job.run)
 
 
 def _several_devices(run: RunOptions) -> bool:
@@ -123,8 +131,8 @@ def _several_devices(run: RunOptions) -> bool:
 
 def _train_in_processes(turn: Turn, data: Data, console: Console) -> None:  # noqa: ARG001 - called like the other
     """Through a `senet train` of its own, which starts the other devices' processes anew for each run."""
-    if not has_begun(turn.folder):
-        write_json(turn.folder, JOB, turn.job.to_dict())
+    job = _as_begun(turn) if has_begun(turn.folder) else turn.job.begun(data)
+    write_json(turn.folder, JOB, job.to_dict())
     why = turn.folder / DIVERGED
     why.unlink(missing_ok=True)
     code = subprocess.run(
@@ -170,6 +178,8 @@ def _what(job: Job) -> dict[str, Any]:
     values = json.loads(json.dumps(replace(job, recipe=replace(job.recipe, expects="")).to_dict()))
     recipe, run = values.pop("recipe"), values.pop("run")
     del values["digest"], values["sha256"]
+    for place in PLACE:  # the digest says whether it is the same data, see `refuse_others`
+        del values["source"][place]
     return values | {f"recipe.{key}": value for key, value in recipe.items()} | {"precision": run["precision"]}
 
 
