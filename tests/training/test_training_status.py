@@ -311,3 +311,17 @@ def test_a_run_that_patience_ended_says_so(tmp_path, capsys):
     assert f"after {done} of 20 epochs, as --patience 1 says" in said
     assert "trains longer" not in said
     assert json.loads((run / "result.json").read_text())["epochs"] == 20
+
+
+@pytest.mark.parametrize(
+    ("other", "said"), [(["--lr", "0.5"], "lr = 0.5"), (["--option", "widths=[16,16]"], "another network")]
+)
+def test_states_of_another_run_are_refused(tmp_path, capsys, other, said):
+    common = ["--data", "digits", "--limit", "64", *HOW]
+    senet_train(*common, "--epochs", 1, "--out", tmp_path / "run")
+    senet_train(*common, *other, "--epochs", 2, "--out", tmp_path / "other")
+    before = (tmp_path / "run" / "metrics.csv").read_text()
+    for path in (tmp_path / "other" / "states").iterdir():
+        (tmp_path / "run" / "states" / path.name).write_bytes(path.read_bytes())
+    assert said in refused(capsys, "train", "--resume", tmp_path / "run", "--epochs", 3)
+    assert (tmp_path / "run" / "metrics.csv").read_text() == before

@@ -13,6 +13,7 @@ from torchmetrics import Metric
 
 from senet.data import BrokenReport
 from senet.data.randomness import mixed
+from senet.errors import CheckpointError
 from senet.tasks.task import Objective
 from senet.training.failures import diverged
 from senet.training.optim import make_optimizer, make_schedule
@@ -20,8 +21,11 @@ from senet.training.recipe import Recipe
 
 __all__ = ["TrainingModule"]
 
-EPOCHS = "epochs"
-"""Key in a training state: the recipe's number of epochs."""
+RECIPE = "recipe"
+"""Key in a training state: the recipe."""
+
+FREE = ("epochs", "expects")
+"""What of its recipe a resumed run may change."""
 
 LENGTH = ("total_steps", "_schedule_phases")
 """Names in `OneCycleLR`'s state that depend on the number of steps."""
@@ -75,9 +79,9 @@ class TrainingModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add each process's sums over the epoch so far, so that a resumed epoch reports the whole of it.
 
-        And the number of epochs, so that a resumed run knows whether its schedule has another length.
+        And the recipe, so that a resumed run knows whether its schedule has another length.
         """
-        checkpoint[EPOCHS] = self.recipe.epochs
+        checkpoint[RECIPE] = self.recipe.to_dict()
         own = [{name: _on_cpu(value) for name, value in metric.metric_state.items()} for metric in self._sums]
         checkpoint[SUMS] = self._of_all(own)
 
@@ -85,8 +89,12 @@ class TrainingModule(L.LightningModule):
         """Take this process's sums; another number of processes leaves all of them to the first one.
 
         The learning rate follows the recipe's schedule, also where the run was begun with another number of epochs.
+
+        Raises:
+            CheckpointError: The state is another training's.
         """
-        self._rescheduled = checkpoint[EPOCHS] != self.recipe.epochs
+        self._refuse_others(checkpoint)
+        self._rescheduled = checkpoint[RECIPE]["epochs"] != self.recipe.epochs
         for schedule in checkpoint["lr_schedulers"]:
             for name in LENGTH:
                 schedule.pop(name, None)
@@ -96,6 +104,24 @@ class TrainingModule(L.LightningModule):
         for metrics in mine:
             for metric, state in zip(self._sums, metrics, strict=True):
                 metric.merge_state({name: value.to(metric.device) for name, value in state.items()})
+
+    def _refuse_others(self, checkpoint: dict[str, Any]) -> None:
+        there, here = checkpoint[RECIPE], self.recipe.to_dict()
+        changed = [key for key in here if key not in FREE and there.get(key) != here[key]]
+        if changed:
+            key = changed[0]
+            raise CheckpointError(
+                f"the newest training state is of a run with {key} = {there.get(key)}, here it is {here[key]}: "
+                "states or run.json were replaced or edited; bring them back, or start anew in another --out"
+            )
+        if self.trainer.world_size == 1:  # else tensors may be in pieces
+            found, own = ({name: tensor.shape for name, tensor in state.items()}
+                          for state in (checkpoint["state_dict"], self.state_dict()))  # fmt: skip
+            if found != own:
+                raise CheckpointError(
+                    "the newest training state is of another network: states or run.json were replaced or edited; "
+                    "bring them back, or start anew in another --out"
+                )
 
     def on_train_start(self) -> None:
         """Set the rate that the recipe's schedule has at this step, where the run's length has changed."""
