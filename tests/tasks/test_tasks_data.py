@@ -176,10 +176,11 @@ def test_counts_are_of_boxes(voc: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "more", "message"),
     [
-        ("voc:/nowhere", {}, "JPEGImages"),
+        ("voc:/nowhere", {}, "/nowhere doesn't exist; .*JPEGImages"),
+        (f"voc:{__file__}", {}, "is a file, not a folder"),
         ("voc", {}, "needs a path"),
-        ("coco:/nowhere", {}, "no folder"),
-        ("masks:/nowhere", {}, "masks/NAME.png"),
+        ("coco:/nowhere", {}, "/nowhere doesn't exist"),
+        ("masks:/nowhere", {}, "/nowhere doesn't exist; .*masks/NAME.png"),
         ("digits", {"classes": ("a",)}, "--class-names has no effect"),
         ("digits", {"instances": True}, "no masks"),
     ],

@@ -36,9 +36,7 @@ def open_coco(request: Request) -> Data:
     Raises:
         DataError: The folder or one of its JSON files isn't there or can't be read.
     """
-    root = request.folder()
-    if not request.place or not root.is_dir():
-        raise DataError(f"{request.name}: {root if request.place else 'coco needs a path'} is no folder; {LAYOUT}")
+    root = request.existing_folder(LAYOUT)
     request.refuse_split("its JSON files say what is validated on")
     if request.classes:
         raise DataError(f"--class-names has no effect on {request.name}, whose JSON names its categories")

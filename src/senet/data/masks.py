@@ -34,9 +34,7 @@ def open_masks(request: Request) -> Data:
     Raises:
         DataError: The folder isn't there, or nobody says what the classes are.
     """
-    root = request.folder()
-    if not request.place or not root.is_dir():
-        raise DataError(f"{request.name}: {root if request.place else 'masks needs a path'}; {LAYOUT}")
+    root = request.existing_folder(LAYOUT)
     pictures, masks = pictures_in(root / "images"), pictures_in(root / "masks")
     classes = request.classes or _named_classes(root, instances=request.instances)
     parts, split = listed_parts([root]), None

@@ -60,6 +60,23 @@ class Request:
         """The place, or the default one."""
         return Path(self.place or self.root or DEFAULT_ROOT).expanduser()
 
+    def existing_folder(self, layout: str) -> Path:
+        """The place.
+
+        Args:
+            layout: What is expected there, in words.
+
+        Raises:
+            DataError: It isn't named, isn't there or is no folder.
+        """
+        if not self.place:
+            raise DataError(f"{self.kind} needs a path: {self.kind}:PATH; {layout}")
+        root = self.folder()
+        if not root.is_dir():
+            wrong = "is a file, not a folder" if root.exists() else "doesn't exist"
+            raise DataError(f"{root} {wrong}; {layout}")
+        return root
+
     @property
     def split(self) -> Split:
         """How undivided images are divided.

@@ -42,9 +42,7 @@ def open_voc(request: Request) -> Data:
     Raises:
         DataError: The folder, or what is listed in it, isn't there.
     """
-    root = request.folder()
-    if not request.place or not root.is_dir():
-        raise DataError(f"{request.name}: {root if request.place else 'voc needs a path'}; {LAYOUT}")
+    root = request.existing_folder(LAYOUT)
     pictures, xmls = pictures_in(root / "JPEGImages"), root / "Annotations"
     if not xmls.is_dir():
         raise DataError(f"{xmls} isn't there; {LAYOUT}")
