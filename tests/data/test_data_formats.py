@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from senet.cli import main
 from senet.data import find_images, load_image, open_data
 from senet.data.checks import left_out_note, report_data
 from senet.data.formats import list_images, readable_formats, readable_suffixes
+from senet.data.images import BrokenImage, file_facts, read_stored, upright_size
+from senet.data.mask_files import read_mask
 from senet.errors import DataError
 from senet.preprocessing import CIFAR
 
@@ -133,3 +136,38 @@ def test_doctor_lists_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     out = capsys.readouterr().out
     assert "left out" in out
     assert "photo.heic" in out
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("x.jpg", "without_suffix"):
+        os.mkfifo(tmp_path / name)
+    for read in (load_image, upright_size, file_facts, read_stored):
+        with pytest.raises(BrokenImage, match="not a file that can be read"):
+            read(tmp_path / "x.jpg")
+    with pytest.raises(BrokenImage, match="not a file that can be read"):
+        read_mask(tmp_path / "x.jpg", 2)
+    found = list_images(tmp_path)
+    assert (names(found.images), names(found.left_out)) == (["x.jpg"], ["without_suffix"])
+
+
+def test_links_that_lead_in_circles_give_no_image_twice(tmp_path: Path) -> None:
+    tree(tmp_path, {"a": 3, "b": 3})
+    for place, target in (
+        ("a/self", "."),
+        ("a/up", "../a"),
+        ("a/top", ".."),
+        ("a/across", "../b"),
+        ("b/across", "../a"),
+    ):
+        (tmp_path / place).symlink_to(target, target_is_directory=True)
+    found = list_images(tmp_path / "a")
+    assert len(found.images) == 6  # its own, and those that it links from b
+    assert {"self", "up", "top"} <= set(names(found.left_out))
+    assert all(path.count("across") <= 2 for path in found.left_out)
+
+
+def test_a_folder_that_is_linked_is_read(tmp_path: Path) -> None:
+    tree(tmp_path / "elsewhere", {"a": 3})
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a").symlink_to(tmp_path / "elsewhere" / "a")
+    assert len(find_images(tmp_path / "data")) == len(find_images(tmp_path / "data" / "a")) == 3

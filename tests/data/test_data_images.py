@@ -197,6 +197,12 @@ def test_one_bit(tmp_path):
     assert np.asarray(image).tolist() == [[255, 0]]
 
 
+def test_one_bit_with_transparency(tmp_path):
+    again = loaded(tmp_path, Image.fromarray(np.array([[True, False]])), transparency=0)
+    assert again.mode == "L"
+    assert np.asarray(again).tolist() == [[255, 255]]
+
+
 def test_cmyk_jpeg(tmp_path):
     image = loaded(tmp_path, Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "x.jpg", quality=95)
     assert image.mode == "RGB"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -12,7 +14,7 @@ from PIL import Image, features
 from senet.data.faults import BrokenImage, told_as_broken
 from senet.errors import DataError
 
-__all__ = ["ImageFiles", "list_images", "loose_images", "opened", "readable_formats", "readable_suffixes"]
+__all__ = ["ImageFiles", "list_images", "loose_images", "open_file", "opened", "readable_formats", "readable_suffixes"]
 
 SUFFIXES: Final = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -45,6 +47,23 @@ def readable_formats() -> list[str]:
 def readable_suffixes() -> tuple[str, ...]:
     """How files of these formats are called, in lower case."""
     return tuple(suffix for name in readable_formats() for suffix in SUFFIXES[name])
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a plain file to read; a pipe, of which nobody may ever write the other end, isn't waited for.
+
+    Raises:
+        OSError: It isn't there, is a pipe or a device, or the system refuses it; see `told_as_broken`.
+    """
+    file = open(path, "rb", opener=_unblocked)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), os.fspath(path))
+    return file
+
+
+def _unblocked(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def opened(file: BinaryIO) -> Image.Image:
@@ -110,7 +129,11 @@ def loose_images(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each folder that isn't hidden, and the names of its files that aren't."""
+    """Each folder that isn't hidden, and the names of its files that aren't; with those of links that lead in circles.
+
+    A link to a folder in which it lies isn't followed: all images would come again, some to train on and some to
+    validate on.
+    """
 
     def refuse(error: OSError) -> None:
         if isinstance(error, PermissionError):
@@ -118,8 +141,19 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
         raise error
 
     for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield place, sorted(name for name in names if not name.startswith("."))
+        circles = {name for name in folders if _leads_back(place, name, folder)}
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in circles]
+        yield place, sorted(name for name in (*names, *circles) if not name.startswith("."))
+
+
+def _leads_back(place: str, name: str, root: Path) -> bool:
+    """Whether it is a link to a folder in which the way from the root to it lies."""
+    link = os.path.join(place, name)
+    if not os.path.islink(link):
+        return False
+    target = Path(os.path.realpath(link))
+    way = [Path(place), *Path(place).parents]
+    return any(step.is_relative_to(root) and step.resolve().is_relative_to(target) for step in way)
 
 
 def _is_image(path: str, suffixes: tuple[str, ...]) -> bool:
@@ -129,7 +163,7 @@ def _is_image(path: str, suffixes: tuple[str, ...]) -> bool:
 
 def _holds_an_image(path: str) -> bool:
     try:
-        with told_as_broken(path), open(path, "rb") as file:
+        with told_as_broken(path), open_file(path) as file:
             opened(file)
     except BrokenImage:
         return False

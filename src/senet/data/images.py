@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from senet.data.faults import BrokenImage, told_as_broken
-from senet.data.formats import opened
+from senet.data.formats import open_file, opened
 from senet.data.orientation import turned_size, upright
 from senet.preprocessing import DEEP_WHITE
 
@@ -95,7 +95,7 @@ def decode_image(path: str | os.PathLike[str]) -> Image.Image:
     Raises:
         BrokenImage: As `load_image`.
     """
-    with told_as_broken(path), open(path, "rb") as file:
+    with told_as_broken(path), open_file(path) as file:
         return _plain(upright(opened(file)))
 
 
@@ -124,7 +124,7 @@ def read_stored(path: str | os.PathLike[str]) -> Stored:
         BrokenImage: It can't be opened.
         OSError: The disk or the network failed.
     """
-    with told_as_broken(path), open(path, "rb") as file:
+    with told_as_broken(path), open_file(path) as file:
         content = bytearray(os.fstat(file.fileno()).st_size)  # one copy less than bytearray(file.read())
         del content[file.readinto(content) :]
         return Stored(os.fspath(path), content)
@@ -190,8 +190,10 @@ def stored_form(image: Image.Image) -> str:
 
 def _plain(image: Image.Image) -> Image.Image:
     """In mode RGB, L or I;16."""
+    if image.mode in ("RGB", "L", "1") and "transparency" in image.info:
+        return _over_white(image)
     if image.mode in ("RGB", "L"):
-        return image if "transparency" not in image.info else _over_white(image)
+        return image
     if image.mode == "1":
         return image.convert("L")
     if image.mode.startswith("I"):
@@ -209,7 +211,7 @@ def _deep_grey(image: Image.Image) -> Image.Image:
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    mode = "L" if image.mode in ("L", "LA", "La") else "RGB"
+    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     layer = image.convert("RGBA")
     white = Image.new("RGBA", layer.size, "white")
     return Image.alpha_composite(white, layer).convert(mode)
@@ -221,5 +223,5 @@ def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     Raises:
         BrokenImage: The header can't be read.
     """
-    with told_as_broken(path), open(path, "rb") as file:
+    with told_as_broken(path), open_file(path) as file:
         return turned_size(opened(file))

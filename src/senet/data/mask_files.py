@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from senet.data.formats import open_file
 from senet.data.images import BrokenImage, opened, stored_form, told_as_broken
 from senet.data.orientation import upright
 
@@ -42,7 +43,7 @@ def read_mask(path: str | os.PathLike[str], classes: int, *, instances: bool = F
         OSError: The disk or the network failed.
         MemoryError: Memory ran out.
     """
-    with told_as_broken(path), open(path, "rb") as file:
+    with told_as_broken(path), open_file(path) as file:
         found = _numbers(opened(file))
         if found.min() < 0:
             raise ValueError(f"class number {found.min()}; they begin with 0")
