@@ -114,6 +114,8 @@ def _check_out(options: argparse.Namespace) -> None:
         raise SenetError(f"--out {out}: there is no folder {out.parent}")
     if out.is_dir():
         raise SenetError(f"--out {out} is a folder; the rows of a classifier go into a CSV file")
+    if out.exists() and not out.is_file():
+        raise SenetError(f"--out {out} is no plain file, and a file would take its place; leave --out out to print")
 
 
 def _same(out: Path, path: str) -> bool:

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -49,7 +50,7 @@ def readable_suffixes() -> tuple[str, ...]:
     return tuple(suffix for name in readable_formats() for suffix in SUFFIXES[name])
 
 
-def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+def open_file(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a plain file to read; a pipe, of which nobody may ever write the other end, isn't waited for.
 
     Raises:
