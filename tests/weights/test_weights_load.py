@@ -339,3 +339,10 @@ def test_transfer_leaves_the_head_and_adapts_the_first_convolution() -> None:
 def test_reading_gives_plain_names(tmp_path: Path) -> None:
     torch.save({"state_dict": {"module.a": torch.ones(1)}}, tmp_path / "x.pth")
     assert list(read_tensors(tmp_path / "x.pth")) == ["a"]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pytorch_file_without_suffix(tmp_path: Path, *, zipped: bool) -> None:
+    network = senet.create_model("cifar_resnet20")
+    torch.save(network.state_dict(), tmp_path / "weights", _use_new_zipfile_serialization=zipped)
+    assert senet.load_weights(senet.create_model("cifar_resnet20"), tmp_path / "weights").loaded > 100

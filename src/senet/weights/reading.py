@@ -24,6 +24,8 @@ from senet.weights.inert import placeholders
 __all__ = ["read_contents", "read_tensors"]
 
 _ZIP: Final = b"PK\x03\x04"
+_PICKLE: Final = b"\x80\x02"
+"""How PyTorch's files before version 1.6 begin."""
 _REMEDY: Final = "In the program that made it, save torch.save(model.state_dict(), FILE)"
 _MOST_UNPACKED, _SLACK_BYTES = 16, 1 << 26
 
@@ -69,7 +71,7 @@ def _reader(path: Path) -> Callable[[Path], Any]:
         start = file.read(9)
     if start[8:] == b"{":
         return _safetensors
-    if start.startswith(_ZIP):
+    if start.startswith((_ZIP, _PICKLE)):
         return _torch_file
     raise CheckpointError(f"{path}: weights are read from {', '.join(sorted(_READERS))}")
 
