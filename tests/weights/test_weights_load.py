@@ -346,3 +346,10 @@ def test_a_pytorch_file_without_suffix(tmp_path: Path, *, zipped: bool) -> None:
     network = senet.create_model("cifar_resnet20")
     torch.save(network.state_dict(), tmp_path / "weights", _use_new_zipfile_serialization=zipped)
     assert senet.load_weights(senet.create_model("cifar_resnet20"), tmp_path / "weights").loaded > 100
+
+
+@pytest.mark.parametrize("text", ["<html>404</html>", "version https://git-lfs.github.com/spec/v1", '{"a": 1}'])
+def test_a_page_or_pointer_in_place_of_weights(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.pth").write_text(text)
+    with pytest.raises(CheckpointError, match="download the file itself"):
+        load_weights(senet.create_model("cifar_resnet20"), tmp_path / "x.pth")

@@ -93,6 +93,13 @@ def _torch_file(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
+        with path.open("rb") as file:
+            start = file.read(40)
+        if found is None and start.isascii() and start[:1] in b"<v{":
+            raise CheckpointError(
+                f"{path}: no PyTorch file but a text ({start.decode()!r} ...), as of a web page or a Git LFS pointer; "
+                "download the file itself"
+            ) from error
         what = f"holds {found[1]}" if found else f"is no plain checkpoint ({_first_sentence(error)})"
         raise CheckpointError(
             f"{path}: {what}, and reading that could run code; nothing was loaded. {_REMEDY}"
