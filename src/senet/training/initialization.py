@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from senet.data.split import portable
 from senet.errors import CheckpointError
 from senet.preprocessing import Preprocessing
 from senet.tasks import task_named
@@ -124,6 +123,8 @@ def _unlike(there: Sequence[str], here: Sequence[str]) -> str:
 
     Numbers stand for names that nobody told (published weights, converted files): they fit any as many classes.
     """
+    from senet.data.split import portable  # here, as it costs numpy
+
     if len(there) != len(here):
         return f"the weights are for {len(there):,} classes, the data has {len(here):,}"
     numbers = tuple(map(str, range(len(there))))
