@@ -186,11 +186,11 @@ def job_data(options: argparse.Namespace, start: Start | None = None) -> DataOpt
         start: What a training begins with. On the data that its weights were trained on, their split stays the default:
             images that they learned are not validated on.
     """
-    from senet.data.request import absolute_name
+    from senet.data.request import storable
 
     source = replace(shared.data_options(options), limit=options.limit, white=options.white).absolute()
     record = start.trained_on() if start else None
-    if record is None or record.split_seed is None or absolute_name(source.data) != record.name:
+    if record is None or record.split_seed is None or storable(source.data) != record.name:
         return source
     return replace(
         source,

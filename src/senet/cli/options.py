@@ -94,22 +94,7 @@ def data_options(options: argparse.Namespace) -> DataOptions:
 
 def data_to_evaluate(options: argparse.Namespace, record: DataRecord | None) -> Data:
     """What `add_data_options` was given, divided as when the network was trained unless the options say otherwise."""
-    from senet.data import open_data
-    from senet.data.request import DEFAULT_FRACTION
-
-    source = data_options(options)
-    return open_data(
-        source.data,
-        val_fraction=source.val_fraction,
-        seed=source.split_seed,
-        download=source.download,
-        root=source.root,
-        classes=source.classes,
-        instances=source.instances,
-        default_fraction=(record and record.val_fraction) or DEFAULT_FRACTION,
-        default_seed=(record and record.split_seed) or 0,
-        training=False,
-    )
+    return data_options(options).open(record=record, training=False)
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:

@@ -8,17 +8,26 @@ from pathlib import Path
 from senet.data.split import Split
 from senet.errors import DataError
 
-__all__ = ["DEFAULT_FRACTION", "DEFAULT_ROOT", "Request", "absolute_name"]
+__all__ = ["DEFAULT_FRACTION", "DEFAULT_ROOT", "Request", "absolute_name", "absolute_path", "storable"]
 
 DEFAULT_ROOT = Path("~/.cache/senet/data")
 DEFAULT_FRACTION = 0.2
 
 
+def absolute_path(path: str) -> str:
+    """A path that holds in any working directory."""
+    return str(Path(path).expanduser().resolve())
+
+
 def absolute_name(name: str) -> str:
-    """A data set's name (`folder:flowers`) with an absolute path, as text that JSON can hold."""
+    """A data set's name (`folder:flowers`) with an absolute path."""
     kind, colon, place = name.partition(":")
-    found = f"{kind}:{Path(place).expanduser().resolve()}" if colon and place else name
-    return found.encode("utf-8", "backslashreplace").decode()
+    return f"{kind}:{absolute_path(place)}" if colon and place else name
+
+
+def storable(name: str) -> str:
+    """A name as text that JSON can hold: a byte of a path that is no UTF-8 stands as an escape."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from senet.data.images import Facts, Stored, decode_image, file_facts, read_stored
 from senet.data.listing import Entry, digest_of, file_size, path_below, sample_of, whole
-from senet.data.request import absolute_name
+from senet.data.request import absolute_name, storable
 from senet.data.split import Split
 from senet.errors import DataError
 from senet.preprocessing import Preprocessing
@@ -98,7 +98,7 @@ class Data:
     @property
     def place(self) -> str:
         """The name that it was asked for by, with an absolute path, as text that JSON can hold."""
-        return absolute_name(self.name)
+        return storable(absolute_name(self.name))
 
     def record(self) -> DataRecord:
         """What a checkpoint says of the data that it was trained on."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from senet.data import Data
     from senet.training.fit import Network
     from senet.training.states import Saved
+    from senet.weights import DataRecord
 
 __all__ = ["DataOptions", "Job", "is_first_process"]
 
@@ -64,13 +65,19 @@ class DataOptions:
 
     def absolute(self) -> DataOptions:
         """The same data, at places that hold in any working directory."""
-        kind, colon, place = self.data.partition(":")
-        data = f"{kind}:{_absolute(place)}" if colon and place else self.data
-        return replace(self, data=data, root=self.root and _absolute(self.root))
+        from senet.data.request import absolute_name, absolute_path
 
-    def open(self) -> Data:
-        """Open it."""
+        return replace(self, data=absolute_name(self.data), root=self.root and absolute_path(self.root))
+
+    def open(self, *, record: DataRecord | None = None, training: bool = True) -> Data:
+        """Open it.
+
+        Args:
+            record: What a network was trained on. Undivided data is divided as then, unless these options say else.
+            training: As in `senet.data.open_data`.
+        """
         from senet.data import hold_out, open_data, thin
+        from senet.data.request import DEFAULT_FRACTION
 
         data = open_data(
             self.data,
@@ -81,6 +88,9 @@ class DataOptions:
             classes=self.classes,
             instances=self.instances,
             white=self.white,
+            default_fraction=(record and record.val_fraction) or DEFAULT_FRACTION,
+            default_seed=(record and record.split_seed) or 0,
+            training=training,
         )
         data = hold_out(data) if self.hold_out else data
         return data if self.limit is None else replace(data, train=thin(data.train, self.limit))
@@ -127,7 +137,7 @@ class Job:
         self.refuse_used(folder)
         data = self.open_data(data)
         begun = self.begun(data)
-        network = begun.build(data)
+        network = self.build(data)  # not `begun`, which would read the file of the weights once more
         tell_leaks(self.network, data, console)
         if network.new_head and self.recipe.train != "all":
             raise SenetError(
@@ -296,10 +306,6 @@ class Job:
                 run=RunOptions(**values["run"]),
                 digest=values["digest"],
             )
-
-
-def _absolute(place: str) -> str:
-    return str(Path(place).expanduser().resolve())
 
 
 def tell_leaks(start: Start, data: Data, console: Console | None) -> None:
