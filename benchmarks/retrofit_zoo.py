@@ -169,7 +169,7 @@ def look(model: nn.Module, record: dict[str, Any]) -> Report | None:
     record |= {
         "seconds": round(time.perf_counter() - start, 2),
         "sites": len(report.inserted),
-        "units": dict(Counter(site.kind for site in report.inserted)),
+        "blocks": dict(Counter(site.kind for site in report.inserted)),
         "skipped": dict(Counter(f"{skip.kind} {skip.reason}" for skip in report.skipped)),
         "added": report.params,
     }

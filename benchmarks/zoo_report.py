@@ -20,8 +20,8 @@ other as matrices, in more than one row and column. A network is a *transformer 
 convolution, or one attention or more for every three of them (query, key and value); *hybrid* if it has fewer; and
 *convolutional* if it has none."""
 
-# Reasons for which a unit is no place for attention by its nature, beside a unit that has some.
-BY_NATURE = ("carries attention already", "units of their own", "has no convolution", "without a convolution")
+# Reasons for which a block is no place for attention by its nature, beside a block that has some.
+BY_NATURE = ("carries attention already", "blocks of their own", "has no convolution", "without a convolution")
 
 Record = Mapping[str, Any]
 
@@ -106,7 +106,7 @@ def summary(records: Sequence[Record]) -> Iterable[str]:
         return lambda group: f"{sum(r[key] for r in group if key in r)} of {sum(key in r for r in group)}"
 
     yield row("networks", len)
-    yield row("every unit carries attention already: nothing to do", lambda g: sum(outcome(r) == NOTHING for r in g))
+    yield row("every block carries attention already: nothing to do", lambda g: sum(outcome(r) == NOTHING for r in g))
     yield row("of the others, with sites", share)
     yield row("identical in evaluation mode, of those run", equal("identical"))
     yield row("identical in training mode, of those run", equal("identical_training"))
@@ -153,7 +153,7 @@ def families(records: Sequence[Record]) -> Iterable[str]:
         units: Counter[str] = Counter()
         for record in group:
             if kind(record) != TRANSFORMER:
-                units.update(record.get("units", {}))
+                units.update(record.get("blocks", {}))
         failed = sum(found[f] for f in FAILURES)
         shown = ", ".join(f"{unit} {count:,}" for unit, count in units.most_common())
         yield f"| {name} | {len(group)} | {found[SITES]} | {found[NOTHING]} | {found[EXCLUDED]} | {failed} | {shown} |"

@@ -175,7 +175,7 @@ def test_only_surgery_needs_no_data(senet, begun: Path, operated: Path, tmp_path
     assert code == 0
     assert [site["stage"] for site in json.loads(said)["report"]["inserted"]] == [2] * 3 + [3] * 3
     assert len(json.loads((twice / "best.json").read_text())["options"]["retrofit"]) == 9
-    # ECA isn't in the one operation that ends a unit: its parts round elsewhere.
+    # ECA isn't in the one operation that ends a block: its parts round elsewhere.
     torch.testing.assert_close(before.model(images), package.load_model(twice).model(images), rtol=1e-5, atol=1e-5)
 
 

@@ -24,7 +24,7 @@ def network(name: str, **options: Any) -> nn.Module:
 
 
 def loaded(name: str = "se_resnet50_v1_5", images: Preprocessing = SMALL, **options: Any) -> LoadedModel:
-    """A bottleneck network of two units, as a checkpoint would give it."""
+    """A bottleneck network of two blocks, as a checkpoint would give it."""
     options = options or {"depths": (1, 1)}
     model = network(name, **options)
     return LoadedModel(model, CLASSES, images, Description(model=name, classes=CLASSES, preprocessing=images))

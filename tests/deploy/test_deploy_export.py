@@ -146,7 +146,7 @@ def test_the_documented_preprocessing_is_ours(settings):
 
 
 def test_openvino_makes_one_pass_of_scale_sum_and_relu(exported):
-    """And nothing else but convolutions and means is left of the two units: no change of layout, no reshaping."""
+    """And nothing else but convolutions and means is left of the two blocks: no change of layout, no reshaping."""
     model = openvino.Core().read_model(exported["openvino"].path)
     model.reshape([2, 3, 64, 64])
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

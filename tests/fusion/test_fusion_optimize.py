@@ -78,7 +78,7 @@ def test_the_report() -> None:
     made, report = senet.optimize(randomised("se_resnet50_v1_5"))
     assert (report.norms_folded, report.norms_left) == (53, [])
     assert (report.units_fused, report.gates_early) == (16, 16)
-    assert str(report) == "53 norms folded, 16 residual units fused, 16 gates computed early"
+    assert str(report) == "53 norms folded, 16 residual blocks fused, 16 gates computed early"
     assert not made.training
     assert not any(p.requires_grad for p in made.parameters())
     _, basic = optimize(randomised("se_resnet18"))

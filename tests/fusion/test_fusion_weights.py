@@ -15,8 +15,8 @@ from torch.func import functional_call
 import senet
 from senet.fusion import optimize
 from senet.models.resnet import BasicBranch
-from senet.models.spec import UnitShape
-from senet.models.stages import ResidualUnit
+from senet.models.spec import BlockShape
+from senet.models.stages import ResidualBlock
 from senet.ops import choose, packed_convolution
 
 LAST = torch.channels_last
@@ -166,9 +166,9 @@ def test_fast_whenever_no_gradient_is_needed(no_grad: bool, monkeypatch: pytest.
 # --- blocks with several names ------------------------------------------------------------------------------------
 
 
-def block(*, se: bool) -> ResidualUnit:
+def block(*, se: bool) -> ResidualBlock:
     attention = senet.SqueezeExcite(16, 4) if se else nn.Identity()
-    return ResidualUnit(BasicBranch(UnitShape(16, 16, 16)), nn.Identity(), attention, "standard")
+    return ResidualBlock(BasicBranch(BlockShape(16, 16, 16)), nn.Identity(), attention, "standard")
 
 
 class Repeated(nn.Module):

@@ -1,4 +1,4 @@
-"""Units that are easily mistaken: each a small network, and where attention belongs in it."""
+"""Blocks that are easily mistaken: each a small network, and where attention belongs in it."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ class WritesIntoBlank(nn.Module):
 
 
 class SpatialGate(nn.Module):
-    """A residual unit whose branch is weighted by one number a position."""
+    """A residual block whose branch is weighted by one number a position."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -254,15 +254,15 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     ),
     "a convolution in parts is no inception module": (
         lambda: Net(MixedBottleneck(32, 32), MixedBottleneck(32, 48)),
-        {"blocks.0.bn": "residual unit", "blocks.1.bn": "unit without shortcut"},
+        {"blocks.0.bn": "residual block", "blocks.1.bn": "block without shortcut"},
     ),
     "a partial shortcut": (
         lambda: Net(PartialResidual(32, 48), PartialResidual(48, 64)),
-        {"blocks.0.bn": "residual unit", "blocks.1.bn": "residual unit"},
+        {"blocks.0.bn": "residual block", "blocks.1.bn": "residual block"},
     ),
     "a dual path": (
         lambda: Net(DualPath(32), DualPath(72), DualPath(80)),
-        dict.fromkeys(("blocks.0.second", "blocks.1.second", "blocks.2.second"), "residual unit"),
+        dict.fromkeys(("blocks.0.second", "blocks.1.second", "blocks.2.second"), "residual block"),
     ),
     "a gate's own layers are no separable block": (
         lambda: Net(Gated(32, gate=False), Gated(64, gate=True)),
@@ -270,19 +270,19 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, str]]] = {
     ),
     "a learned share": (
         lambda: Net(LearnedMix(32), LearnedMix(32)),
-        {"blocks.0.branch.2": "residual unit", "blocks.1.branch.2": "residual unit"},
+        {"blocks.0.branch.2": "residual block", "blocks.1.branch.2": "residual block"},
     ),
     "a blank that is filled in place": (
         lambda: Net(WritesIntoBlank(32)),
-        {"blocks.0.branch.2": "residual unit"},
+        {"blocks.0.branch.2": "residual block"},
     ),
-    "a gate with one channel has no unit of its own": (
+    "a gate with one channel has no block of its own": (
         lambda: Net(SpatialGate(32)),
-        {"blocks.0.second.2": "residual unit"},
+        {"blocks.0.second.2": "residual block"},
     ),
     "channels last around a convolution": (
         lambda: Net(Permuted(ChannelsLast(32), ChannelsLast(32))),
-        {"blocks.0.inner.0.depthwise": "residual unit", "blocks.0.inner.1.depthwise": "residual unit"},
+        {"blocks.0.inner.0.depthwise": "residual block", "blocks.0.inner.1.depthwise": "residual block"},
     ),
     "a cell that gets two maps of a chain": (
         lambda: Net(Chain(32)),

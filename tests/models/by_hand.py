@@ -128,7 +128,7 @@ def assert_refused(monkeypatch: pytest.MonkeyPatch, name: str, options: dict[str
 
 
 def attending(model: ConvNet) -> set[int]:
-    """Numbers of the stages whose units have attention; in each of them all have it."""
+    """Numbers of the stages whose blocks have attention; in each of them all have it."""
     found = set()
     for number, stage in model.stages.items():
         kinds = {isinstance(unit.se, nn.Identity) for unit in stage}

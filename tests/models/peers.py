@@ -37,8 +37,8 @@ class Naming:
     """How a peer calls the pieces of its networks.
 
     Attributes:
-        unit: Pattern of a unit's prefix, with the numbers of its stage and of itself.
-        first: The numbers that its first stage and its first unit have.
+        block: Pattern of a block's prefix, with the numbers of its stage and of itself.
+        first: The numbers that its first stage and its first block have.
         inside: Patterns of what follows that prefix, to our names.
         outside: Patterns of all other keys, to our names.
     """

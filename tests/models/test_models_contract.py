@@ -27,7 +27,7 @@ LARGE = 12_000_000
 
 def _weight(spec: ModelSpec) -> int:
     """About how large it is, without building it."""
-    return sum(u.inner_channels * (u.in_channels + u.out_channels) for stage in spec.units() for u in stage)
+    return sum(u.inner_channels * (u.in_channels + u.out_channels) for stage in spec.blocks() for u in stage)
 
 
 def _kind(spec: ModelSpec) -> tuple[Any, ...]:

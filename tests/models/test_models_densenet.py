@@ -101,8 +101,8 @@ def test_counts_with_se() -> None:
     weights, biases = added_weights([32] * (6 + 12 + 24 + 16))
     assert attended.params - plain.params == attended.attention_params == weights + biases == 9_396
     assert attended.macs - plain.macs == weights
-    units = [unit.out_channels for stage in MODELS["densenet121"].units() for unit in stage]
-    blocks = [stage[-1].out_channels for stage in MODELS["densenet121"].units()]
+    units = [unit.out_channels for stage in MODELS["densenet121"].blocks() for unit in stage]
+    blocks = [stage[-1].out_channels for stage in MODELS["densenet121"].blocks()]
     # The placements that its docstring decides against.
     assert sum(added_weights(blocks)) == 306_096
     assert sum(added_weights(units)) == 2_959_622
@@ -111,7 +111,7 @@ def test_counts_with_se() -> None:
 def test_stages() -> None:
     info = MODELS["densenet121"].feature_info
     assert [(i.stage, i.channels, i.stride) for i in info] == [(2, 256, 4), (3, 512, 8), (4, 1024, 16), (5, 1024, 32)]
-    units = MODELS["densenet121"].units()
+    units = MODELS["densenet121"].blocks()
     assert [(u.in_channels, u.out_channels, u.stride) for u in units[0][:2]] == [(64, 96, 1), (96, 128, 1)]
     assert [(u.in_channels, u.out_channels, u.stride) for u in units[1][:2]] == [(256, 160, 2), (160, 192, 1)]
     assert attending(on_meta("se_densenet121")) == {2, 3, 4, 5}

@@ -117,7 +117,7 @@ def test_what_surgery_inserted_is_part_of_a_checkpoint(text: str, tmp_path: Path
     ],
 )
 def test_a_description_of_no_network(options: dict, message: str, tmp_path: Path) -> None:
-    whole = {"path": "layer1.0.bn2", "side": "output", "unit": "layer1.0", "kind": "residual unit", "stage": 2,
+    whole = {"path": "layer1.0.bn2", "side": "output", "block": "layer1.0", "kind": "residual block", "stage": 2,
              "channels": 64, "space": [8, 8], "placement": "standard", "attention": {"kind": "se"}, "params": 1,
              "macs": 1}  # fmt: skip
     assert Site.from_dict(whole).to_dict() == whole

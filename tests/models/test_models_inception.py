@@ -1,4 +1,4 @@
-"""BN-Inception, Inception-v3, Inception-ResNet-v2: published counts, units by hand, image sizes, options."""
+"""BN-Inception, Inception-v3, Inception-ResNet-v2: published counts, blocks by hand, image sizes, options."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import senet
 from senet.models import MODELS, ConvNet
 from senet.models.bn_inception import CutPool
-from senet.models.inception import InceptionUnit
-from senet.models.inception_resnet_v2 import ScaledResidualUnit
+from senet.models.inception import InceptionBlock
+from senet.models.inception_resnet_v2 import ScaledResidualBlock
 from senet.nn import Attention
 from senet.preprocessing import IMAGENET_CAFFE
 from senet.profiling import Cost, cost
@@ -99,8 +99,8 @@ def _by_hand(se: Any, x: Tensor) -> Tensor:
 def test_units_by_hand() -> None:
     model = _network("se_inception_resnet_v2")
     entry, unit = model.stages["3"][0], model.stages["3"][1]
-    assert isinstance(entry, InceptionUnit)
-    assert isinstance(unit, ScaledResidualUnit)
+    assert isinstance(entry, InceptionBlock)
+    assert isinstance(unit, ScaledResidualBlock)
     x = pictures(2, (9, 8), channels=192)
     whole = torch.cat([branch(x) for branch in entry.branches.values()], 1)
     torch.testing.assert_close(entry(x), _by_hand(entry.se, whole))
@@ -111,7 +111,7 @@ def test_units_by_hand() -> None:
     assert (last.scale, last.activate) == (1.0, False)
     assert isinstance(head, nn.Sequential)
     scales = {
-        n: {unit.scale for unit in stage if isinstance(unit, ScaledResidualUnit)} for n, stage in model.stages.items()
+        n: {unit.scale for unit in stage if isinstance(unit, ScaledResidualBlock)} for n, stage in model.stages.items()
     }
     assert scales == {"3": {0.17}, "4": {0.1}, "5": {0.2, 1.0}}
 
@@ -156,7 +156,7 @@ def test_stages_choose(chosen: tuple[int, ...]) -> None:
     for name, options in SMALL.items():
         model = senet.create_model(name, device="meta", stages=chosen, **options)
         for number, stage in model.stages.items():
-            units = [unit for unit in stage if isinstance(unit, InceptionUnit | ScaledResidualUnit)]
+            units = [unit for unit in stage if isinstance(unit, InceptionBlock | ScaledResidualBlock)]
             assert units
             assert {isinstance(unit.se, Attention) for unit in units} == {int(number) in chosen}
 

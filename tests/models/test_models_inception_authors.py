@@ -239,7 +239,7 @@ def rounded(released: ConvNet) -> ConvNet:
 
 @pytest.fixture(scope="module")
 def golden() -> tuple[Tensor, Tensor]:
-    """Images in network units and the logits that the authors' definition gives in float64."""
+    """Images in network blocks and the logits that the authors' definition gives in float64."""
     with np.load(shared("reference/caffe/se_bn_inception_golden.npz")) as file:
         return torch.from_numpy(file["image"]).double(), torch.from_numpy(file["classifier"]).double()
 

@@ -20,7 +20,7 @@ from peers import (
 from torch import Tensor, nn
 
 import senet
-from senet.models.inception_resnet_v2 import ScaledResidualUnit
+from senet.models.inception_resnet_v2 import ScaledResidualBlock
 from senet.nn import Attention
 
 
@@ -226,7 +226,7 @@ def test_the_same_logits_at_the_papers_size(name: str) -> None:
 
 
 def _units(model: nn.Module) -> list[Any]:
-    return [unit for unit in model.modules() if isinstance(unit, ScaledResidualUnit)]
+    return [unit for unit in model.modules() if isinstance(unit, ScaledResidualBlock)]
 
 
 def _scale_first(model: nn.Module) -> None:

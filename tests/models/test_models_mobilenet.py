@@ -104,7 +104,7 @@ def test_timms_own_activation(record_property: Callable[..., None]) -> None:
 
 
 def test_the_comparison_sees_se_between_the_convolutions() -> None:
-    """Where a unit keeps its channels the weights would fit there too."""
+    """Where a block keeps its channels the weights would fit there too."""
     peer = pytorchcv_model("mobilenet_wd2", any_size=True)
     sites = _sites(peer)
     sites[2] = sites[2].dw_conv

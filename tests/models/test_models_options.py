@@ -111,7 +111,7 @@ IMPOSSIBLE: list[tuple[str, dict[str, Any], str]] = [
     ("resnet18", {"halve_first": True}, "halve_first"),
     ("senet154", {"group_width": 3}, "group_width=3"),
     ("resnet50", {"projection_kernel": 2}, "projection_kernel=2"),
-    ("se_resnet50", {"branch_relu": True}, "branch_relu=True is for two-convolution units"),
+    ("se_resnet50", {"branch_relu": True}, "branch_relu=True is for two-convolution blocks"),
     ("se_resnet18", {"branch_relu": True, "placement": "conv3x3"}, "a placement other than conv3x3"),
 ]
 

@@ -26,7 +26,7 @@ from peers import (
 from torch import nn
 
 import senet
-from senet.models import UnitShape
+from senet.models import BlockShape
 from senet.models.resnet_cifar import TwoFlowShortcut
 from senet.weights.rules import Table
 
@@ -130,7 +130,7 @@ def test_the_same_weights_give_the_same_logits(case: Case, record_property: Call
     ours, peer = _pair(case, images)
     single = deviation(ours, peer, images)
     if ours.spec.attention is not None:
-        assert_gates_vary(ours, images, blocks=sum(map(len, ours.spec.units())))
+        assert_gates_vary(ours, images, blocks=sum(map(len, ours.spec.blocks())))
     # pytorchcv's last pool takes 8x8 maps only; the others may be judged on less.
     less = images[:2] if case.size == CIFAR else images[:2, :, :47, :33]
     double = deviation(ours.double(), peer.double(), less.double())
@@ -179,7 +179,7 @@ def shake_peer() -> Any:
 
 
 def test_shake_shake_where_both_definitions_coincide(shake_peer: Any) -> None:
-    """One unit a stage, each with a projection: then activating before the unit or after the sum is the same.
+    """One block a stage, each with a projection: then activating before the block or after the sum is the same.
 
     With identity shortcuts it is not: Gastaldi's CIFAR-10 network hands on the raw sum, pytorchcv the activated.
     """
@@ -209,7 +209,7 @@ def test_shake_shake_where_the_definitions_part(shake_peer: Any) -> None:
 def test_two_flow_shortcut(shake_peer: Any, stride: int, size: tuple[int, int]) -> None:
     images = pictures(4, size, channels=16)
     peer = randomise(shake_peer.ShakeShakeShortcut(16, 32, stride), images)
-    ours = TwoFlowShortcut(UnitShape(16, 32, 32, stride)).eval()
+    ours = TwoFlowShortcut(BlockShape(16, 32, 32, stride)).eval()
     ours.load_state_dict(peer.state_dict())
     with torch.no_grad():
         assert torch.equal(ours(images), peer(images))

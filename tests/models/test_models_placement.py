@@ -1,4 +1,4 @@
-"""Where the attention sits: every placement in every kind of unit."""
+"""Where the attention sits: every placement in every kind of block."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ IMAGES = torch.randn(2, 3, 33, 32, generator=torch.Generator().manual_seed(1))
 def test_every_placement_keeps_the_shapes(kind: str, placement: str) -> None:
     attended, plain = _model(kind, placement=placement), _model(kind, attention=None)
     assert attended.forward_features(IMAGES).shape == plain.forward_features(IMAGES).shape
-    units = [unit for stage in attended.spec.units() for unit in stage]
+    units = [unit for stage in attended.spec.blocks() for unit in stage]
     site = {"pre": "in_channels", "conv3x3": "inner_channels"}.get(placement, "out_channels")
     blocks = [m for m in attended.modules() if isinstance(m, Attention)]
     assert [block.channels for block in blocks] == [getattr(unit, site) for unit in units]

@@ -160,7 +160,7 @@ def test_widths_that_divide(groups: int, width: float) -> None:
 
 
 def test_depths_of_one() -> None:
-    """Then no unit without a stride says what the next stage's groups must divide."""
+    """Then no block without a stride says what the next stage's groups must divide."""
     spec = MODELS["shufflenet_v1_g3"]
     assert spec.changed({"depths": (1, 1)}).feature_info[-1].channels == 480
     with pytest.raises(senet.SenetError, match="don't divide into groups=3"):

@@ -222,7 +222,7 @@ def shard(model: nn.Module, per: str, mesh: Any = None) -> None:
     for stage in model.stages.values():
         for unit in stage if per != "stage" else ():
             fully_shard(unit, mesh=mesh)
-        if per != "unit":
+        if per != "block":
             fully_shard(stage, mesh=mesh)
     fully_shard(model, mesh=mesh)
 
@@ -232,7 +232,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
-@pytest.mark.parametrize("per", ["stage", "unit", "both"])
+@pytest.mark.parametrize("per", ["stage", "block", "both"])
 @pytest.mark.parametrize("kind", ["residual", "densenet", "vgg"])
 @pytest.mark.usefixtures("one_process")
 def test_fully_shard(kind: str, per: str, checkpointing: bool) -> None:

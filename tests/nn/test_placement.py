@@ -49,7 +49,7 @@ def test_placement_is_its_equation(name):
 
 @pytest.mark.parametrize("name", PLACEMENTS)
 def test_site_has_the_channels_that_the_block_meets(name):
-    """A unit of 4 -> 8 channels with 2 inside: the block is only ever called with the width its site names."""
+    """A block of 4 -> 8 channels with 2 inside: the block is only ever called with the width its site names."""
     met = []
 
     def block(x):

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from senet.fusion import optimize
 from senet.models.resnet import BasicBranch, BottleneckBranch
-from senet.models.spec import UnitShape
-from senet.models.stages import ResidualUnit, conv_norm
+from senet.models.spec import BlockShape
+from senet.models.stages import ResidualBlock, conv_norm
 from senet.nn import GATES, SqueezeExcite
 from senet.nn.epilogue import norm_relu, residual_epilogue
 
@@ -209,7 +209,7 @@ def blocks(draw: st.DrawFn) -> tuple[nn.Module, torch.Generator]:
     channels, stride = draw(st.sampled_from((4, 16, 24, 36, 40))), draw(st.sampled_from((1, 2)))
     inner, groups = draw(st.sampled_from((4, 8, 20, 36))), draw(mostly(1, 2, 4))
     out = draw(st.sampled_from((channels, 48)))
-    shape = UnitShape(channels, inner, out, stride)
+    shape = BlockShape(channels, inner, out, stride)
     bottleneck = draw(st.booleans())
     branch = (
         BottleneckBranch(shape, groups=groups, stride_first=draw(st.booleans())) if bottleneck else BasicBranch(shape)
@@ -223,7 +223,7 @@ def blocks(draw: st.DrawFn) -> tuple[nn.Module, torch.Generator]:
             squeeze=draw(mostly("mean", "max")),
         )  # fmt: skip
     placement = draw(mostly("standard", "post", "identity"))
-    block = ResidualUnit(branch, shortcut, attention, placement)
+    block = ResidualBlock(branch, shortcut, attention, placement)
     for name, tensor in [*block.named_parameters(), *block.named_buffers()]:
         if tensor.is_floating_point():
             value = torch.randn(tensor.shape, generator=generator)

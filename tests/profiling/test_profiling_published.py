@@ -54,7 +54,7 @@ def test_the_added_weights_from_the_papers_widths() -> None:
 def test_the_papers_formula(name: str, reduction: int) -> None:
     """(2 / r) sum_s N_s C_s^2, section 4; exact where no width is rounded and the layers have no biases."""
     model = senet.create_model(name, device="meta", attention=SE(reduction=reduction, bias=False))
-    stages = [(len(stage), stage[-1].out_channels) for stage in model.spec.units()]
+    stages = [(len(stage), stage[-1].out_channels) for stage in model.spec.blocks()]
     formula = 2 / reduction * sum(n * c**2 for n, c in stages)
     assert sum(p.numel() for m in model.modules() if isinstance(m, Attention) for p in m.parameters()) == formula
 

@@ -46,7 +46,7 @@ def test_example_inputs_are_positional_or_by_name() -> None:
 def test_a_narrow_network_is_told_what_would_fit() -> None:
     model = InSpace(3, 1, width=8)
     with pytest.raises(
-        senet.SenetError, match=r"InSpace has no unit .*reduction=16 leaves no hidden unit.*reduction=4 fits"
+        senet.SenetError, match=r"InSpace has no block .*reduction=16 leaves no hidden unit.*reduction=4 fits"
     ):
         senet.retrofit(model)
     assert not gates(model)

@@ -20,8 +20,8 @@ from senet.nn import ATTENTIONS, PLACEMENTS, Attention
 from senet.surgery import apply_sites
 
 
-class Unit(nn.Module):
-    """A bottleneck-like unit in any number of dimensions."""
+class Block(nn.Module):
+    """A bottleneck-like block in any number of dimensions."""
 
     def __init__(self, channels: int, ndim: int, stride: int = 1) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Net(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.stem = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[ndim - 1](3, channels, 3, padding=1)
-        self.units = nn.Sequential(Unit(channels, ndim), Unit(channels, ndim, 2), Unit(channels, ndim))
+        self.units = nn.Sequential(Block(channels, ndim), Block(channels, ndim, 2), Block(channels, ndim))
         self.fc = nn.Linear(channels, 5)
         randomise(self)
 
@@ -222,7 +222,7 @@ def test_every_placement(placement: str) -> None:
     else:
         end = {"standard": "bn2", "post": "", "pre": "conv1", "conv3x3": "bn2"}[placement]
         side = "input" if placement == "pre" else "output"
-        assert paths == {f"units.{i}.{end}".rstrip("."): side for i in range(3)}
+        assert paths == {f"blocks.{i}.{end}".rstrip("."): side for i in range(3)}
     # What is rescaled is what the placement says: a gate of zero there has that effect and no other.
     for layer in layers(model):
         nn.init.constant_(layer.fc2.bias, -100.0)
@@ -286,7 +286,7 @@ def test_mistakes_are_told_and_change_nothing(resnet: nn.Module, options: dict, 
 def test_networks_without_a_place_are_told() -> None:
     with pytest.raises(senet.SenetError, match="has no convolution"):
         senet.retrofit(nn.Sequential(nn.Linear(3, 3)))
-    with pytest.raises(senet.SenetError, match="has no unit"):
+    with pytest.raises(senet.SenetError, match="has no block"):
         senet.retrofit(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten()))
     vit = torchvision.models.vit_b_16()
     with pytest.raises(senet.SenetError, match=r"VisionTransformer is a transformer.*only convolutions are conv_proj"):

@@ -143,7 +143,7 @@ def _saved(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("placement", sorted(PLACEMENTS))
-@pytest.mark.parametrize("name", ["residual units", "group norm", "frozen weights"])
+@pytest.mark.parametrize("name", ["residual blocks", "group norm", "frozen weights"])
 def test_a_second_call_inserts_nothing_whatever_the_placement(name: str, placement: str) -> None:
     model, example = build(name)
     assert senet.retrofit(model, placement=placement, example_inputs=example).inserted

@@ -23,8 +23,8 @@ try:
 except ImportError:  # its networks are then left out, by name
     timm = None
 
-RESIDUAL, CONCATENATION, BRANCH = "residual unit", "concatenation", "concatenated branch"
-WITHOUT, DENSE, SEPARABLE, PLAIN = "unit without shortcut", "dense layer", "separable block", "plain convolution"
+RESIDUAL, CONCATENATION, BRANCH = "residual block", "concatenation", "concatenated branch"
+WITHOUT, DENSE, SEPARABLE, PLAIN = "block without shortcut", "dense layer", "separable block", "plain convolution"
 AGGREGATION = "aggregation"
 
 # Name: kinds of the sites, and the size at which the two runs are compared.
@@ -253,7 +253,7 @@ def test_a_branch_that_depends_on_numbers_is_run_for_real() -> None:
 
 
 class Plain(nn.Module):
-    """EDSR's residual unit."""
+    """EDSR's residual block."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ class SuperResolution(nn.Module):
 def test_a_long_skip_is_no_unit() -> None:
     report = check(SuperResolution(), torch.randn(2, 3, 16, 16))
     assert [site.path for site in report.inserted] == [f"blocks.{i}.body.2" for i in range(4)]
-    assert [skip.reason for skip in report.skipped] == ["is a skip over units of their own"]
+    assert [skip.reason for skip in report.skipped] == ["is a skip over blocks of their own"]
 
 
 class UNet(nn.Module):

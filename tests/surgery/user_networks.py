@@ -154,7 +154,7 @@ class Wrapped(nn.Module):
 
 
 class InSpace(nn.Module):
-    """A residual unit over time or in a volume."""
+    """A residual block over time or in a volume."""
 
     def __init__(self, ndim: int, in_channels: int, width: int = WIDTH) -> None:
         super().__init__()
@@ -276,7 +276,7 @@ TABLE = torch.ones(2, 7)
 
 # Name: the network, its example inputs, and the number of places.
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Any, int]] = {
-    "residual units": (Residuals, IMAGES, 2),
+    "residual blocks": (Residuals, IMAGES, 2),
     "group norm": (lambda: Residuals(lambda c: nn.GroupNorm(4, c)), IMAGES, 2),
     "layer norm of maps": (lambda: Residuals(LayerNormOfMaps), IMAGES, 2),
     "functions": (Functions, IMAGES, 2),

@@ -142,7 +142,7 @@ def test_the_papers_recipe_runs(coco: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_retrofit_of_torchvisions_detector(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """SE in the backbone's units and nowhere else, the function the same bit for bit; and it can be loaded again."""
+    """SE in the backbone's blocks and nowhere else, the function the same bit for bit; and it can be loaded again."""
     out = tmp_path / "se"
     arguments = ["retrofit", "--task", "detection", "--model", "torchvision:fasterrcnn_resnet50_fpn", "--no-pretrained"]
     assert main([*arguments, "--size", "64", "--data", f"voc:{voc}", "--epochs", "0", "--out", str(out), "--json"]) == 0

@@ -36,7 +36,7 @@ X = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def theirs(seed: int) -> nn.Module:
-    """timm's SE-ResNet of one unit a stage, with random gates, norms and statistics."""
+    """timm's SE-ResNet of one block a stage, with random gates, norms and statistics."""
     from timm.models.resnet import Bottleneck, ResNet
 
     model = ResNet(Bottleneck, (1, 1, 1, 1), num_classes=5, block_args={"attn_layer": "se"}).eval()

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--plan", action="store_true", default=None, help="show where attention would go, and stop; needs no data"
     )
     parser.add_argument(
-        "--where", nargs="+", metavar="PATH", help="modules instead of the found units: layer4.*, **.conv2 (see docs)"
+        "--where", nargs="+", metavar="PATH", help="modules instead of the found blocks: layer4.*, **.conv2 (see docs)"
     )
     jobs.add_job_options(parser, pretrained="yes, but for module:function")
 

@@ -105,8 +105,10 @@ def paired(
 
     sd = math.sqrt(found.sd**2 + 1 / 6) if image else found.sd
     half = float(t.ppf((1 + level) / 2, found.count - 1)) * sd / math.sqrt(found.count) + (1 if image else 0)
-    unit = image or 1
-    return Difference(found.count, found.mean * unit, ((found.mean - half) * unit, (found.mean + half) * unit), level)
+    block = image or 1
+    return Difference(
+        found.count, found.mean * block, ((found.mean - half) * block, (found.mean + half) * block), level
+    )
 
 
 def _in_images(difference: float, image: float) -> float:

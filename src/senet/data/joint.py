@@ -100,7 +100,7 @@ def boxes_transform(preprocessing: Preprocessing, augmentation: Augmentation | N
     if augmentation is not None:
         steps += [*_varied(preprocessing, augmentation), v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(
             labels_getter=_labels)]  # fmt: skip
-    return Joint(steps, _Unit(preprocessing), mode=ToMode(preprocessing))
+    return Joint(steps, _UnitRange(preprocessing), mode=ToMode(preprocessing))
 
 
 def masks_transform(
@@ -156,7 +156,7 @@ def _labels(inputs: Any) -> list[Tensor]:
     return [inputs[1][key] for key in ("labels", *FLAGS)]
 
 
-class _Unit:
+class _UnitRange:
     """PIL image -> (C, H, W) float32 in 0..1, in the network's order of channels."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:

@@ -167,7 +167,7 @@ class Normalise(nn.Module):
         super().__init__()
         self.mean: Tensor
         self.std: Tensor
-        white, mean, std = _units(preprocessing)
+        white, mean, std = _blocks(preprocessing)
         self.divisor = 255.0 if white == 1 else 1.0
         self.reverse = preprocessing.channel_order == "BGR"
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
@@ -275,8 +275,8 @@ def _part(preprocessing: Preprocessing, a: Augmentation) -> PartialCrop | Padded
     return None
 
 
-def _units(preprocessing: Preprocessing) -> tuple[float, list[float], list[float]]:
-    """What white is, 1 or (left alone) 255, and mean and deviation in that unit."""
+def _blocks(preprocessing: Preprocessing) -> tuple[float, list[float], list[float]]:
+    """What white is, 1 or (left alone) 255, and mean and deviation in that block."""
     stays = preprocessing.value_range == 255
     white = 1.0 if stays else preprocessing.value_range
     mean, std = ([value / white for value in values] for values in (preprocessing.mean, preprocessing.std))
@@ -290,8 +290,8 @@ def mean_colour(preprocessing: Preprocessing) -> list[float]:
 
 
 def to_tensor(preprocessing: Preprocessing) -> list[nn.Module]:
-    """Scale so that white becomes 1, or stays 255; then normalise in that unit."""
-    white, mean, std = _units(preprocessing)
+    """Scale so that white becomes 1, or stays 255; then normalise in that block."""
+    white, mean, std = _blocks(preprocessing)
     reverse = [v2.Lambda(_reversed_channels)] if preprocessing.channel_order == "BGR" else []
     # ConvertImageDtype divides by 255, as torchvision's presets do; v2's ToDtype multiplies by 1/255: the last bit
     scaled = v2.ToDtype(torch.float32) if white == 255 else ConvertImageDtype(torch.float32)

@@ -18,7 +18,7 @@ from senet.nn.epilogue import untouched
 from senet.nn.precomputed import PrecomputedGate
 from senet.nn.squeeze import average, mean
 
-__all__ = ["Gate", "ScaledMap", "ScaledUnit", "exportable"]
+__all__ = ["Gate", "ScaledBlock", "ScaledMap", "exportable"]
 
 
 def exportable(model: nn.Module, *, gated_weights: bool = False) -> nn.Module:
@@ -46,7 +46,7 @@ def _rebuilt(module: nn.Module, gated_weights: bool, made: dict[nn.Module, nn.Mo
                 if child is not None:
                     module._modules[name] = _rebuilt(child, gated_weights, made)
             if isinstance(module, FusedBlock) and isinstance(module.se, Gate | ScaledMap):
-                made[module] = ScaledUnit(module, gated_weights=gated_weights)
+                made[module] = ScaledBlock(module, gated_weights=gated_weights)
     return made[module]
 
 
@@ -106,23 +106,23 @@ class ScaledMap(nn.Module):
 
 
 @final
-class ScaledUnit(nn.Module):
-    """A residual unit, `relu(shortcut(x) + gate * (W h + b))`, in one of two orders.
+class ScaledBlock(nn.Module):
+    """A residual block, `relu(shortcut(x) + gate * (W h + b))`, in one of two orders.
 
     Scaling the map: scale, sum and ReLU follow each other, and a runtime makes them one pass over it. Scaling the
     weights, `(gate * [W b]) [h 1]`: the sum and the ReLU then belong to the convolution, as in a plain network, and
     no pass is left. That takes a gate known before the convolution, and one image, whose gate it is.
 
     Args:
-        unit: The block, its layers made ready for export.
+        block: The block, its layers made ready for export.
         gated_weights: Scale the weights where the map is larger.
     """
 
-    def __init__(self, unit: FusedBlock, *, gated_weights: bool) -> None:
+    def __init__(self, block: FusedBlock, *, gated_weights: bool) -> None:
         super().__init__()
-        self.body, self.last, self.shortcut = unit.branch.body, unit.branch.last, unit.shortcut
-        self.precomputed = isinstance(unit.se, Gate)
-        gate = unit.se.gate if isinstance(unit.se, ScaledMap) else unit.se
+        self.body, self.last, self.shortcut = block.branch.body, block.branch.last, block.shortcut
+        self.precomputed = isinstance(block.se, Gate)
+        gate = block.se.gate if isinstance(block.se, ScaledMap) else block.se
         assert isinstance(gate, Gate)
         self.gate = gate
         self.gated_weights = gated_weights and self.precomputed

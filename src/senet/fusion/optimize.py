@@ -13,7 +13,7 @@ from senet.errors import SenetError
 from senet.fusion.layers import FusedBlock, FusedBranch, FusedConv, fused_conv
 from senet.graph.replica import replica
 from senet.models.resnet import BasicBranch, BottleneckBranch
-from senet.models.stages import ConvNormAct, ResidualUnit
+from senet.models.stages import ConvNormAct, ResidualBlock
 from senet.nn import SqueezeExcite
 from senet.nn.epilogue import untouched
 from senet.nn.precomputed import PrecomputedGate
@@ -41,7 +41,7 @@ class OptimizeReport:
     def __str__(self) -> str:
         left = f"; {len(self.norms_left)} norms stay" if self.norms_left else ""
         return (
-            f"{self.norms_folded} norms folded, {self.units_fused} residual units fused, "
+            f"{self.norms_folded} norms folded, {self.units_fused} residual blocks fused, "
             f"{self.gates_early} gates computed early{left}"
         )
 
@@ -107,7 +107,7 @@ class _Optimizing:
                 module._modules[name] = self.rebuilt(child, known=inside)
         if (plain and known) or type(module) is ConvNormAct:
             _fold_pairs(module)
-        return _block(module) if isinstance(module, ResidualUnit) and untouched(module) else module
+        return _block(module) if isinstance(module, ResidualBlock) and untouched(module) else module
 
 
 def _conv(conv: nn.Module, norm: nn.Module, *, relu: bool) -> FusedConv | None:
@@ -163,7 +163,7 @@ _BRANCHES: Final[Mapping[type[nn.Module], Callable[[nn.Module], FusedBranch | No
 }
 
 
-def _block(block: ResidualUnit) -> nn.Module:
+def _block(block: ResidualBlock) -> nn.Module:
     if block.placement != "standard" or not isinstance(block.branch, FusedBranch):
         return block
     se = block.se

@@ -1,8 +1,8 @@
-"""Whether a unit carries channel attention already, whoever wrote it."""
+"""Whether a block carries channel attention already, whoever wrote it."""
 
 from __future__ import annotations
 
-from senet.graph.block import Unit
+from senet.graph.block import Block
 from senet.graph.flow import POOLS, SHAPES, TRANSPARENT, between, finish, reach
 from senet.graph.values import Call, Value
 from senet.nn import Attention
@@ -10,23 +10,23 @@ from senet.nn import Attention
 __all__ = ["attended"]
 
 
-def attended(unit: Unit) -> bool:
+def attended(block: Block) -> bool:
     """Whether it holds an attention layer of this package, or multiplies a map by numbers drawn from its means."""
-    values = {*unit.members, unit.end, *unit.end.users}
-    if unit.merge is not None:
-        values |= set(between(unit.merge, finish(unit.merge)))
-        values |= _gated_after(unit)
+    values = {*block.members, block.end, *block.end.users}
+    if block.merge is not None:
+        values |= set(between(block.merge, finish(block.merge)))
+        values |= _gated_after(block)
     return any(_inside_attention(v.call) for v in values) or any(_is_gating(v) for v in values)
 
 
-def _gated_after(unit: Unit) -> set[Value]:
-    """What the unit's call still computes after the sum (a gate in the "post" placement)."""
-    outputs = unit.call.outputs
-    if len(outputs) != 1 or unit.call.parent is None:
+def _gated_after(block: Block) -> set[Value]:
+    """What the block's call still computes after the sum (a gate in the "post" placement)."""
+    outputs = block.call.outputs
+    if len(outputs) != 1 or block.call.parent is None:
         return set()
-    assert unit.merge is not None
-    merge = unit.merge.number
-    return {v for v in reach([outputs[0]], unit.call) if v.number > merge and v.call.within(unit.call)}
+    assert block.merge is not None
+    merge = block.merge.number
+    return {v for v in reach([outputs[0]], block.call) if v.number > merge and v.call.within(block.call)}
 
 
 def _inside_attention(call: Call | None) -> bool:

@@ -1,4 +1,4 @@
-"""A unit: a part of a network that attention can sit in."""
+"""A block: a part of a network that attention can sit in."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import Final
 from senet.graph.flow import reach
 from senet.graph.values import Call, Value
 
-__all__ = ["CARRIES", "SKIP", "Unit", "no_map", "unit_ending"]
+__all__ = ["CARRIES", "SKIP", "Block", "block_ending", "no_map"]
 
 CARRIES: Final = "carries attention already"
-"""The reason of a unit that has what it needs."""
+"""The reason of a block that has what it needs."""
 
-SKIP: Final = "is a skip over units of their own"
+SKIP: Final = "is a skip over blocks of their own"
 """The reason of a long skip connection."""
 
 
 @dataclass(eq=False, repr=False)
-class Unit:
+class Block:
     """A part of a network that attention can sit in.
 
     Attributes:
-        kind: "residual unit", "concatenation", "concatenated branch", "dense layer", "aggregation" (of all maps so
-            far, and a convolution), "separable block", "unit without shortcut", "plain convolution", or "module"
+        kind: "residual block", "concatenation", "concatenated branch", "dense layer", "aggregation" (of all maps so
+            far, and a convolution), "separable block", "block without shortcut", "plain convolution", or "module"
             (the user's choice).
         call: The smallest module call that holds it.
         end: The map that attention rescales in the standard placement: the branch before the sum, the concatenation,
             the dense layer's new channels, the activated convolution. A branch that ends with channels last: its last
             convolution's map.
         members: The values computed in it, as far as they lead to `end`.
-        merge: The sum of a residual unit.
+        merge: The sum of a residual block.
         shortcut: The other operand of that sum.
         fork: The map from which branch and shortcut part.
         aside: The values of the shortcut's own.
@@ -44,25 +44,25 @@ class Unit:
     merge: Value | None = None
     shortcut: Value | None = None
     fork: Value | None = None
-    aside: frozenset[Value] = frozenset()
+    shortcut_values: frozenset[Value] = frozenset()
     reason: str = ""
 
 
-def unit_ending(kind: str, call: Call, end: Value) -> Unit | None:
-    """A unit of which all that leads to `end` within `call` is part; None if `end` is no map."""
-    unit = Unit(kind, call, end, frozenset(v for v in reach([end], call) if v.call.within(call)))
-    return None if no_map(unit) else unit
+def block_ending(kind: str, call: Call, end: Value) -> Block | None:
+    """A block of which all that leads to `end` within `call` is part; None if `end` is no map."""
+    block = Block(kind, call, end, frozenset(v for v in reach([end], call) if v.call.within(call)))
+    return None if no_map(block) else block
 
 
-def no_map(unit: Unit) -> str:
-    """Why the unit's end can't be rescaled channel by channel; empty if it can."""
-    rank = len(unit.end.shape) - 2
-    if not any(v.conv_rank for v in unit.members):
+def no_map(block: Block) -> str:
+    """Why the block's end can't be rescaled channel by channel; empty if it can."""
+    rank = len(block.end.shape) - 2
+    if not any(v.conv_rank for v in block.members):
         return "has no convolution" if rank > 1 else "works on tokens, without a convolution"
-    if rank not in (1, 2, 3) or not any(v.conv_rank == rank for v in unit.members):
-        return f"ends in a tensor of shape {unit.end.shape}, which is no map (N, C, space)"
-    if unit.end.channel_dim == 1 and unit.end.channels == 1:
+    if rank not in (1, 2, 3) or not any(v.conv_rank == rank for v in block.members):
+        return f"ends in a tensor of shape {block.end.shape}, which is no map (N, C, space)"
+    if block.end.channel_dim == 1 and block.end.channels == 1:
         return "ends in a map of one channel"
-    if unit.end.channel_dim != 1:
-        return f"ends in a map whose channels come last: {unit.end.shape}"
+    if block.end.channel_dim != 1:
+        return f"ends in a map whose channels come last: {block.end.shape}"
     return ""

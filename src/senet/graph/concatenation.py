@@ -7,40 +7,40 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from senet.graph.block import SKIP, Unit, unit_ending
+from senet.graph.block import SKIP, Block, block_ending
 from senet.graph.flow import reach, source_of
 from senet.graph.values import Graph, Value
 
 __all__ = ["concatenations"]
 
 
-def concatenations(graph: Graph, residual: Sequence[Unit]) -> list[Unit]:
-    """All of them, outside the given residual units."""
-    served = [unit for unit in residual if unit.reason != SKIP]
-    inner = {value for unit in served for value in (*unit.members, *unit.aside)}
-    merges = {unit.merge: unit for unit in served}
-    found: dict[Value, Unit] = {}
+def concatenations(graph: Graph, residual: Sequence[Block]) -> list[Block]:
+    """All of them, outside the given residual blocks."""
+    served = [block for block in residual if block.reason != SKIP]
+    inner = {value for block in served for value in (*block.members, *block.shortcut_values)}
+    merges = {block.merge: block for block in served}
+    found: dict[Value, Block] = {}
     for value in graph.values:
         if value.op != "cat" or len(value.shape) < 3 or not _along_channels(value) or value in inner:
             continue
         if _in_parts(value):
             continue
-        dual, unit = _dual_path(value, served)
+        dual, block = _dual_path(value, served)
         if not dual:
-            unit = _concatenation(value, graph)
-        if unit is None or unit.end in inner:
+            block = _concatenation(value, graph)
+        if block is None or block.end in inner:
             continue
-        if any(merges[v].call is not unit.call for v in unit.members & merges.keys()):
-            continue  # it holds residual units
+        if any(merges[v].call is not block.call for v in block.members & merges.keys()):
+            continue  # it holds residual blocks
         # Two that end in one map (a dense block's and its last layer's): the inner one.
-        if unit.end not in found or unit.call.depth > found[unit.end].call.depth:
-            found[unit.end] = unit
-    units = list(found.values())
-    # A dense block's own concatenation, or a cross-stage one, holds units that are served already.
+        if block.end not in found or block.call.depth > found[block.end].call.depth:
+            found[block.end] = block
+    blocks = list(found.values())
+    # A dense block's own concatenation, or a cross-stage one, holds blocks that are served already.
     holding = [
-        u for u in units if any(v in u.members and e is not u and e.call is not u.call for v, e in found.items())
+        u for u in blocks if any(v in u.members and e is not u and e.call is not u.call for v, e in found.items())
     ]
-    return [unit for unit in units if unit not in holding]
+    return [block for block in blocks if block not in holding]
 
 
 def _along_channels(value: Value) -> bool:
@@ -54,20 +54,20 @@ def _in_parts(value: Value) -> bool:
     return bare and len({operand.inputs[0] for operand in value.inputs}) == len(value.inputs)
 
 
-def _dual_path(value: Value, residual: Sequence[Unit]) -> tuple[bool, Unit | None]:
+def _dual_path(value: Value, residual: Sequence[Block]) -> tuple[bool, Block | None]:
     """Whether it joins parts of one map again, to one of which a shortcut was added; and what is new beside these."""
-    for unit in residual:
-        if unit.merge not in value.inputs or unit.shortcut is None:
+    for block in residual:
+        if block.merge not in value.inputs or block.shortcut is None:
             continue
-        sources = {source_of(operand, unit.call) for operand in (unit.end, unit.shortcut)}
-        rest = [operand for operand in value.inputs if operand not in (unit.merge, *sources)]
-        new = [operand for operand in rest if source_of(operand, unit.call) not in sources]
+        sources = {source_of(operand, block.call) for operand in (block.end, block.shortcut)}
+        rest = [operand for operand in value.inputs if operand not in (block.merge, *sources)]
+        new = [operand for operand in rest if source_of(operand, block.call) not in sources]
         if len(new) < len(rest):
-            return True, unit_ending("concatenated branch", value.call, new[0]) if len(new) == 1 else None
+            return True, block_ending("concatenated branch", value.call, new[0]) if len(new) == 1 else None
     return False, None
 
 
-def _concatenation(value: Value, graph: Graph) -> Unit | None:
+def _concatenation(value: Value, graph: Graph) -> Block | None:
     call = value.call
     collected = _collected(value, graph)
     if collected is not None:
@@ -87,14 +87,14 @@ def _concatenation(value: Value, graph: Graph) -> Unit | None:
         branch, behind = weighted[-1]
         if passing and any(_is_coarser(v, branch) for v in behind):
             return None  # a long skip, as in a U-Net
-        return unit_ending("concatenated branch", call, branch) if not passing or _kin(passing, behind) else None
+        return block_ending("concatenated branch", call, branch) if not passing or _related(passing, behind) else None
     whole = call.single and call is not graph.root and value in reach([call.outputs[0]], call)
     if not whole:
-        return unit_ending("concatenation", call, value)
+        return block_ending("concatenation", call, value)
     end = call.outputs[0]
     if end.channel_dim is None and end.shape == value.shape:
         end.channel_dim = 1  # shuffled channels are channels
-    return unit_ending("concatenation", call, end)
+    return block_ending("concatenation", call, end)
 
 
 def _is_coarser(value: Value, other: Value) -> bool:
@@ -107,8 +107,8 @@ def _precedes(operand: Value, operands: Sequence[tuple[Value, frozenset[Value]]]
     return bool(later) and all(operand in behind for behind in later)
 
 
-def _collected(value: Value, graph: Graph) -> Unit | None:
-    """A concatenation of all maps so far that is only the beginning, and convolutions after it, of the unit."""
+def _collected(value: Value, graph: Graph) -> Block | None:
+    """A concatenation of all maps so far that is only the beginning, and convolutions after it, of the block."""
     for call in (value.call, value.call.parent):
         if call is None or call is graph.root or not call.single or isinstance(call.module, nn.Sequential):
             continue
@@ -122,12 +122,12 @@ def _collected(value: Value, graph: Graph) -> Unit | None:
         raw = all(operand is source for operand in value.inputs for source in [source_of(operand, call)])
         if not any(v.weighted for v in members - behind):
             continue
-        if (len(passing) == len(sources) and raw) or (passing and _kin(passing, behind - {value})):
-            return unit_ending("dense layer" if len(passing) == len(sources) else "aggregation", call, end)
+        if (len(passing) == len(sources) and raw) or (passing and _related(passing, behind - {value})):
+            return block_ending("dense layer" if len(passing) == len(sources) else "aggregation", call, end)
     return None
 
 
-def _kin(passing: Sequence[Value], reached: frozenset[Value]) -> bool:
+def _related(passing: Sequence[Value], reached: frozenset[Value]) -> bool:
     """Whether new maps come from those that pass through, or from another part of the same map."""
     used = {source for value in reached for source in value.inputs}
     return any(p in used or (p.inputs and p.inputs[0] in used) for p in passing)

@@ -1,36 +1,36 @@
-"""Residual units: a sum of a branch and a shortcut that part from one map."""
+"""Residual blocks: a sum of a branch and a shortcut that part from one map."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from senet.graph.block import SKIP, Unit, no_map
+from senet.graph.block import SKIP, Block, no_map
 from senet.graph.flow import finish, is_product, reach
 from senet.graph.values import Graph, Value
 
-__all__ = ["residual_units"]
+__all__ = ["residual_blocks"]
 
 ADDITIONS: Final = ("add", "add_relu", "sub")
 
 
-def residual_units(graph: Graph) -> list[Unit]:
+def residual_blocks(graph: Graph) -> list[Block]:
     """All of them, in the order of computation."""
     return _outermost(list(_sums(graph)))
 
 
-def _sums(graph: Graph) -> Iterator[Unit]:
+def _sums(graph: Graph) -> Iterator[Block]:
     for value in graph.values:
         if value.op in ADDITIONS and len(value.inputs) == 2:
             first, second = value.inputs
             if first is not second and first.shape == second.shape and len(value.shape) > 2:
-                unit = _residual_unit(value, first, second)
-                if unit is not None:
-                    yield unit
+                block = _residual_block(value, first, second)
+                if block is not None:
+                    yield block
 
 
-def _residual_unit(merge: Value, first: Value, second: Value) -> Unit | None:
-    """The unit that ends in this sum, if its operands part from one map and one of them has more convolutions."""
+def _residual_block(merge: Value, first: Value, second: Value) -> Block | None:
+    """The block that ends in this sum, if its operands part from one map and one of them has more convolutions."""
     call = merge.call
     scope = call
     behind = [reach([operand], scope) for operand in (first, second)]
@@ -52,46 +52,46 @@ def _residual_unit(merge: Value, first: Value, second: Value) -> Unit | None:
     if any(v.weighted for v in outside[branch]) or any(len(v.inputs) > 1 for v in projection):
         return None  # two maps of a chain, handed to a cell; a shortcut from outside is a projection at most
     end, shortcut = (first, second) if branch == 0 else (second, first)
-    unit = Unit(
-        kind="residual unit",
+    block = Block(
+        kind="residual block",
         call=call,
         end=end,
         members=own[branch],
         merge=merge,
         shortcut=shortcut,
         fork=max(common, key=lambda v: v.number),
-        aside=own[1 - branch],
+        shortcut_values=own[1 - branch],
     )
-    unit.reason = no_map(unit)
-    inner = _last_map(unit) if unit.reason else None
+    block.reason = no_map(block)
+    inner = _last_map(block) if block.reason else None
     if inner is not None:
-        unit.end, unit.reason = inner, ""
-    return unit
+        block.end, block.reason = inner, ""
+    return block
 
 
-def _last_map(unit: Unit) -> Value | None:
+def _last_map(block: Block) -> Value | None:
     """The last convolution's map in a branch that continues with channels last (and no attention among positions)."""
-    rank = len(unit.end.shape) - 2
-    if unit.end.channel_dim != rank + 1 or any(is_product(v) for v in unit.members):
+    rank = len(block.end.shape) - 2
+    if block.end.channel_dim != rank + 1 or any(is_product(v) for v in block.members):
         return None
-    maps = [v for v in unit.members if v.conv_rank == rank and v.channel_dim == 1 and v.channels > 1]
+    maps = [v for v in block.members if v.conv_rank == rank and v.channel_dim == 1 and v.channels > 1]
     return finish(max(maps, key=lambda v: v.number)) if maps else None
 
 
-def _outermost(units: list[Unit]) -> list[Unit]:
-    """Leave out sums inside a unit's branch, and skips over several units."""
-    inside = {unit: [u for u in units if u is not unit and u.merge in unit.members] for unit in units}
-    long = {unit for unit in units if any(_is_skip_over(unit, inner, units) for inner in inside[unit])}
-    covered = {inner for unit in units if unit not in long for inner in inside[unit]}
-    for unit in long:
-        unit.reason = SKIP
-    return [unit for unit in units if unit not in covered]
+def _outermost(blocks: list[Block]) -> list[Block]:
+    """Leave out sums inside a block's branch, and skips over several blocks."""
+    inside = {block: [u for u in blocks if u is not block and u.merge in block.members] for block in blocks}
+    long = {block for block in blocks if any(_is_skip_over(block, inner, blocks) for inner in inside[block])}
+    covered = {inner for block in blocks if block not in long for inner in inside[block]}
+    for block in long:
+        block.reason = SKIP
+    return [block for block in blocks if block not in covered]
 
 
-def _is_skip_over(unit: Unit, inner: Unit, units: Sequence[Unit]) -> bool:
-    """Whether what lies inside is a unit by itself: another module's, or one of a chain."""
+def _is_skip_over(block: Block, inner: Block, blocks: Sequence[Block]) -> bool:
+    """Whether what lies inside is a block by itself: another module's, or one of a chain."""
     if inner.reason:
         return False
-    if inner.call is not unit.call:
+    if inner.call is not block.call:
         return True
-    return any(other.merge is inner.fork and other.merge in unit.members for other in units)
+    return any(other.merge is inner.fork and other.merge in block.members for other in blocks)

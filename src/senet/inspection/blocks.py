@@ -182,7 +182,7 @@ def _notes(blocks: Sequence[Block]) -> list[Finding]:
 
 def in_short(count: int) -> str:
     """1234567 -> "1.23M"."""
-    for unit, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= unit:
-            return f"{count / unit:.3g}{letter}"
+    for block, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= block:
+            return f"{count / block:.3g}{letter}"
     return str(count)

@@ -45,7 +45,7 @@ class Curves:
     class_spread: np.ndarray
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, in units rather than thousandths."""
+        """JSON-ready, in blocks rather than thousandths."""
         arrays = ("mean", "spread", "class_mean", "class_spread")
         return {"channels": self.channels, "classes": self.classes} | {
             name: np.round(getattr(self, name) / 1000, 3).tolist() for name in arrays

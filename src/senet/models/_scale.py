@@ -10,9 +10,9 @@ __all__ = ["check_depths", "scaled"]
 
 
 def check_depths(depths: tuple[int, ...]) -> None:
-    """Raise a `SenetError` unless there are stages and each has a unit."""
+    """Raise a `SenetError` unless there are stages and each has a block."""
     if min(depths, default=0) < 1:
-        raise SenetError(f"depths={depths} must give each stage at least one unit")
+        raise SenetError(f"depths={depths} must give each stage at least one block")
 
 
 def scaled(channels: int, width: float) -> int:

@@ -98,7 +98,7 @@ class Backbone(nn.Module):
 
     @property
     def checkpointing(self) -> bool:
-        """Whether units are recomputed in the backward pass."""
+        """Whether blocks are recomputed in the backward pass."""
         return recomputes(self.stages.values())
 
     @checkpointing.setter

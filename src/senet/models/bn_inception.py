@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.models.inception import Branches, Conv, InceptionSpec, Pool, averaging
-from senet.models.spec import UnitShape
+from senet.models.spec import BlockShape
 from senet.nn import SE
 from senet.preprocessing import IMAGENET_CAFFE
 
@@ -103,8 +103,8 @@ class BNInceptionSpec(InceptionSpec):
     eps = 1e-5
     stem = (Conv(64, 7, 2), _stem_pool, Conv(64), Conv(192, 3), _stem_pool)
 
-    def units(self) -> list[list[UnitShape]]:
-        """The shapes of all units, stage by stage."""
+    def blocks(self) -> list[list[BlockShape]]:
+        """The shapes of all blocks, stage by stage."""
         return self.in_sequence(_MODULES)
 
 

@@ -10,33 +10,33 @@ from torch import Tensor, nn
 
 from senet.errors import SenetError
 from senet.models._scale import check_depths
-from senet.models.spec import ModelSpec, UnitShape
+from senet.models.spec import BlockShape, ModelSpec
 from senet.models.stages import ConvNet, conv, conv_norm_act
 from senet.nn import SE
 
-__all__ = ["VARIANTS", "DenseNetSpec", "DenseUnit"]
+__all__ = ["VARIANTS", "DenseLayer", "DenseNetSpec"]
 
 
 @final
-class DenseUnit(nn.Module):
+class DenseLayer(nn.Module):
     """`concat(x, se(branch(x)))`, after the transition that a stage begins with.
 
     Args:
-        unit: Its shape; going out are the channels that it keeps and `growth` new ones. With a stride, a transition
+        block: Its shape; going out are the channels that it keeps and `growth` new ones. With a stride, a transition
             compresses to those that it keeps.
         growth: New channels.
         attention: The block for the new channels, or the identity in a plain network.
     """
 
-    def __init__(self, unit: UnitShape, growth: int, attention: nn.Module) -> None:
+    def __init__(self, block: BlockShape, growth: int, attention: nn.Module) -> None:
         super().__init__()
-        kept = unit.out_channels - growth
-        self.transition = nn.Identity() if unit.stride == 1 else _transition(unit.in_channels, kept, unit.stride)
+        kept = block.out_channels - growth
+        self.transition = nn.Identity() if block.stride == 1 else _transition(block.in_channels, kept, block.stride)
         self.branch = nn.Sequential(
             *_norm_act(kept),
-            conv(kept, unit.inner_channels, 1),
-            *_norm_act(unit.inner_channels),
-            conv(unit.inner_channels, growth, 3),
+            conv(kept, block.inner_channels, 1),
+            *_norm_act(block.inner_channels),
+            conv(block.inner_channels, growth, 3),
         )
         self.se = attention
 
@@ -58,8 +58,8 @@ def _transition(cin: int, cout: int, stride: int) -> nn.Sequential:
 class DenseNetSpec(ModelSpec):
     """A densely connected network for ImageNet-sized images: each layer adds channels to all that came before.
 
-    A unit is one dense layer, and the attention weighs its new channels before they join the others: where a branch
-    is weighed before the sum in a residual unit (paper, Fig. 3), and where the paper's SE-ShuffleNet must have it
+    A block is one dense layer, and the attention weighs its new channels before they join the others: where a branch
+    is weighed before the sum in a residual block (paper, Fig. 3), and where the paper's SE-ShuffleNet must have it
     before its concatenation to cost what Table 3 says. Each channel is weighed once, and all layers after it see the
     same; over the running concatenation the gates of up to 48 layers would be multiplied. For DenseNet-121 that is
     9,396 parameters more (0.1 %) with two hidden units a block; one block over each stage's concatenation would be
@@ -89,15 +89,15 @@ class DenseNetSpec(ModelSpec):
             raise SenetError(f"growth={self.growth} must be at least 1")
         super().check_values()
 
-    def units(self) -> list[list[UnitShape]]:
-        """The shapes of all units, stage by stage."""
+    def blocks(self) -> list[list[BlockShape]]:
+        """The shapes of all blocks, stage by stage."""
         stages, channels = [], self._stem_channels
         for number, depth in enumerate(self.depths):
             stage = []
             for position in range(depth):
                 begins = number > 0 and position == 0
                 kept = channels // 2 if begins else channels
-                stage.append(UnitShape(channels, 4 * self.growth, kept + self.growth, 2 if begins else 1))
+                stage.append(BlockShape(channels, 4 * self.growth, kept + self.growth, 2 if begins else 1))
                 channels = kept + self.growth
             stages.append(stage)
         return stages
@@ -106,16 +106,16 @@ class DenseNetSpec(ModelSpec):
     def _stem_channels(self) -> int:
         return 2 * self.growth
 
-    def _attended_channels(self, unit: UnitShape) -> int:  # noqa: ARG002 - the same in every unit
+    def _attended_channels(self, block: BlockShape) -> int:  # noqa: ARG002 - the same in every block
         return self.growth
 
     def build(self) -> ConvNet:
         """Make the network with freshly initialised weights."""
         stem = conv_norm_act(self.in_channels, self._stem_channels, 7, stride=2).append(nn.MaxPool2d(3, 2, padding=1))
-        return ConvNet(self, stem, self._unit, final=_norm_act(self.units()[-1][-1].out_channels))
+        return ConvNet(self, stem, self._block, final=_norm_act(self.blocks()[-1][-1].out_channels))
 
-    def _unit(self, stage: int, unit: UnitShape) -> DenseUnit:
-        return DenseUnit(unit, self.growth, self.build_attention(stage, unit))
+    def _block(self, stage: int, block: BlockShape) -> DenseLayer:
+        return DenseLayer(block, self.growth, self.build_attention(stage, block))
 
 
 def _variants() -> dict[str, DenseNetSpec]:

@@ -86,12 +86,12 @@ def dilate(model: nn.Module, spec: ModelSpec) -> None:
 
     One rule for all layers: where the network would see every s-th pixel and now sees every t-th (t = output_stride),
     a layer's pixels lie s/t apart, and a stride that would make t more is taken away. So at every (s/t)-th pixel the
-    map is what it was before, and a checkpoint serves both. In particular, the first unit that loses its stride has:
+    map is what it was before, and a checkpoint serves both. In particular, the first block that loses its stride has:
 
     - stride on the 3x3 (v1.5): that 3x3 is dilated as the stage before, as in torchvision;
     - stride on the first 1x1 (the authors'), or two 3x3 convolutions: what follows the strided one is dilated already.
 
-    All later units of the stage have the stage's dilation. Attention blocks stay as they are: they see the finer map.
+    All later blocks of the stage have the stage's dilation. Attention blocks stay as they are: they see the finer map.
 
     Source: Chen et al. 2017 (arXiv 1706.05587), section 3.1.
     """

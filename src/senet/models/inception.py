@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import SenetError
-from senet.models.spec import ModelSpec, UnitShape
+from senet.models.spec import BlockShape, ModelSpec
 from senet.models.stages import ConvNet, Head
 
 __all__ = [
     "Branches",
     "Concat",
     "Conv",
+    "InceptionBlock",
     "InceptionShape",
     "InceptionSpec",
-    "InceptionUnit",
     "Pool",
     "Steps",
     "averaging",
@@ -72,8 +72,8 @@ def averaging() -> nn.AvgPool2d:
 
 
 @dataclass(frozen=True)
-class InceptionShape(UnitShape):
-    """A unit of parallel branches, concatenated.
+class InceptionShape(BlockShape):
+    """A block of parallel branches, concatenated.
 
     Attributes:
         branches: Name and steps of each.
@@ -131,7 +131,7 @@ def _chain(in_channels: int, steps: Steps, eps: float) -> nn.Sequential:
 
 
 @final
-class InceptionUnit(nn.Module):
+class InceptionBlock(nn.Module):
     """`se(concat(branches(x)))`: the transformation that is recalibrated is the whole module.
 
     Source: Hu et al. 2018, section 3.3 and Fig. 2.
@@ -177,29 +177,29 @@ class InceptionSpec(ModelSpec):
         super().check_values()
 
     @abstractmethod
-    def units(self) -> list[list[UnitShape]]:
-        """The shapes of all units, stage by stage."""
+    def blocks(self) -> list[list[BlockShape]]:
+        """The shapes of all blocks, stage by stage."""
 
     def build(self) -> ConvNet:
         """Make the network with freshly initialised weights."""
         stem = _chain(self.in_channels, self.stem, self.eps)
-        return ConvNet(self, stem, self.build_unit, make_head=partial(Head, dropout=self.dropout))
+        return ConvNet(self, stem, self.build_block, make_head=partial(Head, dropout=self.dropout))
 
-    def build_unit(self, stage: int, unit: UnitShape) -> nn.Module:
-        """Make one unit of stage number `stage`."""
-        assert isinstance(unit, InceptionShape)
-        return InceptionUnit(self.build_branches(unit), self.build_attention(stage, unit))
+    def build_block(self, stage: int, block: BlockShape) -> nn.Module:
+        """Make one block of stage number `stage`."""
+        assert isinstance(block, InceptionShape)
+        return InceptionBlock(self.build_branches(block), self.build_attention(stage, block))
 
-    def build_branches(self, unit: InceptionShape) -> Concat:
-        """Make a unit's branches and their concatenation."""
-        return Concat({name: _chain(unit.in_channels, steps, self.eps) for name, steps in unit.branches})
+    def build_branches(self, block: InceptionShape) -> Concat:
+        """Make a block's branches and their concatenation."""
+        return Concat({name: _chain(block.in_channels, steps, self.eps) for name, steps in block.branches})
 
-    def in_sequence(self, stages: Iterable[Iterable[Branches]]) -> list[list[UnitShape]]:
+    def in_sequence(self, stages: Iterable[Iterable[Branches]]) -> list[list[BlockShape]]:
         """The shapes of modules of which each gets what the one before gives; the first gets the stem's map."""
-        shapes: list[list[UnitShape]] = []
+        shapes: list[list[BlockShape]] = []
         channels = _width(self.in_channels, self.stem)
         for stage in stages:
-            row: list[UnitShape] = []
+            row: list[BlockShape] = []
             for branches in stage:
                 row.append(InceptionShape.of(channels, branches))
                 channels = row[-1].out_channels

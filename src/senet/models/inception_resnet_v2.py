@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from senet.errors import SenetError
 from senet.models.inception import Branches, Concat, Conv, InceptionShape, InceptionSpec, concatenated
 from senet.models.inception_v3 import IMAGENET_INCEPTION, STEM, halving_pool
-from senet.models.spec import UnitShape
+from senet.models.spec import BlockShape
 from senet.nn import SE
 
-__all__ = ["VARIANTS", "InceptionResNetV2Spec", "ScaledResidualUnit"]
+__all__ = ["VARIANTS", "InceptionResNetV2Spec", "ScaledResidualBlock"]
 
 
 @final
-class ScaledResidualUnit(nn.Module):
+class ScaledResidualBlock(nn.Module):
     """`relu(x + scale * se(branch(x)))`, the branch being an Inception module and a 1x1 convolution back to x's width.
 
     The attention sees and weighs the branch before it is scaled, so its squeeze has the size of the branch's own
@@ -54,7 +54,7 @@ class ScaledResidualUnit(nn.Module):
 
 @dataclass(frozen=True)
 class ScaledShape(InceptionShape):
-    """A residual unit of parallel branches.
+    """A residual block of parallel branches.
 
     Attributes:
         scale: What of the branch is added.
@@ -95,7 +95,7 @@ _RESIDUAL_B: Branches = {"1x1": (Conv(192),), "7x7": (Conv(128), Conv(160, (1, 7
 _RESIDUAL_C: Branches = {"1x1": (Conv(192),), "3x3": (Conv(192), Conv(224, (1, 3)), Conv(256, (3, 1)))}
 
 _STAGES = ((_ENTRY, _RESIDUAL_A, 0.17), (_HALVING_A, _RESIDUAL_B, 0.1), (_HALVING_B, _RESIDUAL_C, 0.2))
-"""A stage's first module, the branches of its residual units, their scale."""
+"""A stage's first module, the branches of its residual blocks, their scale."""
 
 _LAST_WIDTH = 1536
 
@@ -105,12 +105,12 @@ _LAST_WIDTH = 1536
 class InceptionResNetV2Spec(InceptionSpec):
     """Inception-ResNet-v2.
 
-    The attention of a residual unit weighs its branch before it is scaled and added. The three modules without a
+    The attention of a residual block weighs its branch before it is scaled and added. The three modules without a
     shortcut (the stages' first) have theirs after the concatenation, as BN-Inception's modules that halve the map do
-    in the authors' definition. The last unit is the 1x1 convolution to 1536 channels, without attention.
+    in the authors' definition. The last block is the 1x1 convolution to 1536 channels, without attention.
 
     Attributes:
-        depths: Residual units in each of the three stages; the network's last is neither scaled nor activated.
+        depths: Residual blocks in each of the three stages; the network's last is neither scaled nor activated.
 
     Source: Szegedy et al. 2017 (arXiv 1602.07261), Figs. 15-19, whose widths are corrected by the public definition
     (TensorFlow's; timm's is its port). Where the attention sits: Hu et al. 2018, section 3.3.
@@ -127,11 +127,11 @@ class InceptionResNetV2Spec(InceptionSpec):
     def check_values(self) -> None:
         """Raise a `SenetError` for an impossible value."""
         if len(self.depths) != len(_STAGES) or min(self.depths) < 1:
-            raise SenetError(f"depths={self.depths} must give each of the {len(_STAGES)} stages at least one unit")
+            raise SenetError(f"depths={self.depths} must give each of the {len(_STAGES)} stages at least one block")
         super().check_values()
 
-    def units(self) -> list[list[UnitShape]]:
-        """The shapes of all units, stage by stage."""
+    def blocks(self) -> list[list[BlockShape]]:
+        """The shapes of all blocks, stage by stage."""
         heads = self.in_sequence([branches] for branches, _, _ in _STAGES)
         stages = [
             [*head, *(_residual(head[0].out_channels, branches, scale) for _ in range(depth))]
@@ -139,21 +139,21 @@ class InceptionResNetV2Spec(InceptionSpec):
         ]
         channels = stages[-1][-1].out_channels
         stages[-1][-1] = _residual(channels, _STAGES[-1][1], 1.0, activate=False)
-        stages[-1].append(UnitShape(channels, _LAST_WIDTH, _LAST_WIDTH))
+        stages[-1].append(BlockShape(channels, _LAST_WIDTH, _LAST_WIDTH))
         return stages
 
-    def build_unit(self, stage: int, unit: UnitShape) -> nn.Module:
-        """Make one unit of stage number `stage`."""
-        if not isinstance(unit, InceptionShape):
-            return Conv(unit.out_channels).build(unit.in_channels, self.eps)
-        if not isinstance(unit, ScaledShape):
-            return super().build_unit(stage, unit)
-        return ScaledResidualUnit(
-            self.build_branches(unit),
-            (unit.inner_channels, unit.out_channels),
-            self.build_attention(stage, unit),
-            scale=unit.scale,
-            activate=unit.activate,
+    def build_block(self, stage: int, block: BlockShape) -> nn.Module:
+        """Make one block of stage number `stage`."""
+        if not isinstance(block, InceptionShape):
+            return Conv(block.out_channels).build(block.in_channels, self.eps)
+        if not isinstance(block, ScaledShape):
+            return super().build_block(stage, block)
+        return ScaledResidualBlock(
+            self.build_branches(block),
+            (block.inner_channels, block.out_channels),
+            self.build_attention(stage, block),
+            scale=block.scale,
+            activate=block.activate,
         )
 
 

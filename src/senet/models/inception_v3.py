@@ -8,7 +8,7 @@ from typing import final
 from torch import nn
 
 from senet.models.inception import Branches, Conv, InceptionSpec, Steps, averaging
-from senet.models.spec import UnitShape
+from senet.models.spec import BlockShape
 from senet.nn import SE
 from senet.preprocessing import Preprocessing
 
@@ -100,8 +100,8 @@ class InceptionV3Spec(InceptionSpec):
 
     dropout: float = 0.2
 
-    def units(self) -> list[list[UnitShape]]:
-        """The shapes of all units, stage by stage."""
+    def blocks(self) -> list[list[BlockShape]]:
+        """The shapes of all blocks, stage by stage."""
         return self.in_sequence(_MODULES)
 
 

@@ -9,30 +9,30 @@ from torch import Tensor, nn
 
 from senet.errors import UnknownNameError
 from senet.models._scale import check_depths, scaled
-from senet.models.spec import ModelSpec, UnitShape
+from senet.models.spec import BlockShape, ModelSpec
 from senet.models.stages import ConvNet, conv_norm_act
 from senet.nn import SE
 
-__all__ = ["VARIANTS", "MobileNetSpec", "SeparableUnit"]
+__all__ = ["VARIANTS", "MobileNetSpec", "SeparableBlock"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
 
 
 @final
-class SeparableUnit(nn.Module):
+class SeparableBlock(nn.Module):
     """`se(pointwise(depthwise(x)))`, both convolutions with batch norm and ReLU (Howard et al. 2017, Fig. 3 right).
 
     Args:
-        unit: Its shape; the stride is the depthwise convolution's.
+        block: Its shape; the stride is the depthwise convolution's.
         attention: The block, or the identity in a plain network.
         act: The activation after both norms.
     """
 
-    def __init__(self, unit: UnitShape, attention: nn.Module, act: type[nn.Module]) -> None:
+    def __init__(self, block: BlockShape, attention: nn.Module, act: type[nn.Module]) -> None:
         super().__init__()
-        width = unit.in_channels
-        self.depthwise = conv_norm_act(width, width, 3, stride=unit.stride, groups=width, act=act)
-        self.pointwise = conv_norm_act(width, unit.out_channels, 1, act=act)
+        width = block.in_channels
+        self.depthwise = conv_norm_act(width, width, 3, stride=block.stride, groups=width, act=act)
+        self.pointwise = conv_norm_act(width, block.out_channels, 1, act=act)
         self.se = attention
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class SeparableUnit(nn.Module):
 class MobileNetSpec(ModelSpec):
     """Depthwise separable convolutions for images of any size.
 
-    A unit is one separable convolution, and the attention follows it: the placement is not in the paper, but with it
+    A block is one separable convolution, and the attention follows it: the placement is not in the paper, but with it
     the counts are those of its Table 3. A stage is all that has the same resolution, so stage n has stride 2^n.
 
     Attributes:
@@ -72,14 +72,14 @@ class MobileNetSpec(ModelSpec):
             raise UnknownNameError("activation", self.activation, _ACTIVATIONS)
         super().check_values()
 
-    def units(self) -> list[list[UnitShape]]:
-        """The shapes of all units, stage by stage."""
+    def blocks(self) -> list[list[BlockShape]]:
+        """The shapes of all blocks, stage by stage."""
         stages, channels = [], self._stem_channels
         for number, depth in enumerate(self.depths):
             out = scaled(64 * 2**number, self.width)
             stage = []
             for position in range(depth):
-                stage.append(UnitShape(channels, channels, out, 2 if number > 0 and position == 0 else 1))
+                stage.append(BlockShape(channels, channels, out, 2 if number > 0 and position == 0 else 1))
                 channels = out
             stages.append(stage)
         return stages
@@ -91,10 +91,10 @@ class MobileNetSpec(ModelSpec):
     def build(self) -> ConvNet:
         """Make the network with freshly initialised weights."""
         act = _ACTIVATIONS[self.activation]
-        return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3, stride=2, act=act), self._unit)
+        return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3, stride=2, act=act), self._block)
 
-    def _unit(self, stage: int, unit: UnitShape) -> SeparableUnit:
-        return SeparableUnit(unit, self.build_attention(stage, unit), _ACTIVATIONS[self.activation])
+    def _block(self, stage: int, block: BlockShape) -> SeparableBlock:
+        return SeparableBlock(block, self.build_attention(stage, block), _ACTIVATIONS[self.activation])
 
 
 def _variants() -> dict[str, MobileNetSpec]:

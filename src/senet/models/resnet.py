@@ -11,8 +11,8 @@ from typing import ClassVar, final
 from torch import Tensor, nn
 
 from senet.errors import SenetError
-from senet.models.spec import ModelSpec, UnitShape
-from senet.models.stages import ConvNet, Head, NormLast, ResidualUnit, conv, conv_norm, conv_norm_act
+from senet.models.spec import BlockShape, ModelSpec
+from senet.models.stages import ConvNet, Head, NormLast, ResidualBlock, conv, conv_norm, conv_norm_act
 from senet.nn import SE
 from senet.nn.epilogue import norm_relu
 from senet.preprocessing import IMAGENET, IMAGENET_CAFFE
@@ -26,12 +26,12 @@ Inner = Callable[[Tensor], Tensor]
 class BasicBranch(NormLast):
     """3x3, 3x3 (He et al. 2016, arXiv 1512.03385, Fig. 5 left). The attention of `conv3x3` follows the first."""
 
-    def __init__(self, unit: UnitShape) -> None:
+    def __init__(self, block: BlockShape) -> None:
         super().__init__()
-        self.conv1 = conv(unit.in_channels, unit.inner_channels, 3, stride=unit.stride)
-        self.bn1 = nn.BatchNorm2d(unit.inner_channels)
-        self.conv2 = conv(unit.inner_channels, unit.out_channels, 3)
-        self.bn2 = nn.BatchNorm2d(unit.out_channels)
+        self.conv1 = conv(block.in_channels, block.inner_channels, 3, stride=block.stride)
+        self.bn1 = nn.BatchNorm2d(block.inner_channels)
+        self.conv2 = conv(block.inner_channels, block.out_channels, 3)
+        self.bn2 = nn.BatchNorm2d(block.out_channels)
         self.relu = nn.ReLU(inplace=True)
 
     @property
@@ -46,15 +46,15 @@ class BasicBranch(NormLast):
         return self.conv2(x)
 
 
-def _activated_branch(unit: UnitShape) -> nn.Sequential:
+def _activated_branch(block: BlockShape) -> nn.Sequential:
     """`BasicBranch` with a ReLU at its end, under the same names."""
     return nn.Sequential(
         OrderedDict(
-            conv1=conv(unit.in_channels, unit.inner_channels, 3, stride=unit.stride),
-            bn1=nn.BatchNorm2d(unit.inner_channels),
+            conv1=conv(block.in_channels, block.inner_channels, 3, stride=block.stride),
+            bn1=nn.BatchNorm2d(block.inner_channels),
             relu1=nn.ReLU(inplace=True),
-            conv2=conv(unit.inner_channels, unit.out_channels, 3),
-            bn2=nn.BatchNorm2d(unit.out_channels),
+            conv2=conv(block.inner_channels, block.out_channels, 3),
+            bn2=nn.BatchNorm2d(block.out_channels),
             relu2=nn.ReLU(inplace=True),
         )
     )
@@ -65,24 +65,24 @@ class BottleneckBranch(NormLast):
     """1x1, 3x3, 1x1 (He et al. 2016, Fig. 5 right); the 3x3 in groups for ResNeXt (Xie et al. 2017).
 
     Args:
-        unit: Its shape; `inner_channels` is the width of the 3x3.
+        block: Its shape; `inner_channels` is the width of the 3x3.
         first: Output channels of the first 1x1 (SENet-154 halves it).
         groups: Of the 3x3.
         stride_first: The stride sits on the first 1x1 (the authors' SE-ResNets), not on the 3x3.
     """
 
     def __init__(
-        self, unit: UnitShape, *, first: int | None = None, groups: int = 1, stride_first: bool = False
+        self, block: BlockShape, *, first: int | None = None, groups: int = 1, stride_first: bool = False
     ) -> None:
         super().__init__()
-        first = first or unit.inner_channels
-        strides = (unit.stride, 1) if stride_first else (1, unit.stride)
-        self.conv1 = conv(unit.in_channels, first, 1, stride=strides[0])
+        first = first or block.inner_channels
+        strides = (block.stride, 1) if stride_first else (1, block.stride)
+        self.conv1 = conv(block.in_channels, first, 1, stride=strides[0])
         self.bn1 = nn.BatchNorm2d(first)
-        self.conv2 = conv(first, unit.inner_channels, 3, stride=strides[1], groups=groups)
-        self.bn2 = nn.BatchNorm2d(unit.inner_channels)
-        self.conv3 = conv(unit.inner_channels, unit.out_channels, 1)
-        self.bn3 = nn.BatchNorm2d(unit.out_channels)
+        self.conv2 = conv(first, block.inner_channels, 3, stride=strides[1], groups=groups)
+        self.bn2 = nn.BatchNorm2d(block.inner_channels)
+        self.conv3 = conv(block.inner_channels, block.out_channels, 1)
+        self.bn3 = nn.BatchNorm2d(block.out_channels)
         self.relu = nn.ReLU(inplace=True)
 
     @property
@@ -103,8 +103,8 @@ class ResNetSpec(ModelSpec):
     """A residual network for ImageNet-sized images.
 
     Attributes:
-        depths: Units in each of the four stages.
-        bottleneck: Three-convolution units with four times the width going out; else two 3x3 convolutions.
+        depths: Blocks in each of the four stages.
+        bottleneck: Three-convolution blocks with four times the width going out; else two 3x3 convolutions.
         groups: Of each 3x3 convolution.
         group_width: Channels a group in the first stage (ResNeXt's "4d"); a ResNet has one group of 64.
         halve_first: The first 1x1 has half the width of the 3x3 (SENet-154).
@@ -113,7 +113,7 @@ class ResNetSpec(ModelSpec):
         ceil_pool: The stem's pool has no padding and rounds up (Caffe); else it is padded by one pixel.
         projection_kernel: Of a projection that goes with a stride; without a stride it is 1x1.
         branch_relu: A ReLU ends each branch too, before its attention (timm's `legacy_seresnet18` and 34, which the
-            authors never defined); in two-convolution units.
+            authors never defined); in two-convolution blocks.
         dropout: Before the classifier.
 
     Source: Table 1; the authors' released definitions.
@@ -136,19 +136,19 @@ class ResNetSpec(ModelSpec):
     def check_values(self) -> None:
         """Raise a `SenetError` for an impossible value."""
         if len(self.depths) == 0 or min(self.depths) < 1:
-            raise SenetError(f"depths={self.depths} must give each stage at least one unit")
+            raise SenetError(f"depths={self.depths} must give each stage at least one block")
         if not 0 <= self.dropout < 1:
             raise SenetError(f"dropout={self.dropout} must lie in [0, 1)")
         if self.groups < 1 or self.group_width < 1:
             raise SenetError(f"groups={self.groups} and group_width={self.group_width} must be at least 1")
         if not self.bottleneck and (self.groups > 1 or self.halve_first):
             raise SenetError(
-                f"groups={self.groups}, halve_first={self.halve_first}: two-convolution units have neither groups "
+                f"groups={self.groups}, halve_first={self.halve_first}: two-convolution blocks have neither groups "
                 "nor a 1x1 to halve; use 1 and False"
             )
         if self.branch_relu and (self.bottleneck or self.placement == "conv3x3"):
             raise SenetError(
-                "branch_relu=True is for two-convolution units (bottleneck=False), with a placement other than conv3x3"
+                "branch_relu=True is for two-convolution blocks (bottleneck=False), with a placement other than conv3x3"
             )
         if self.halve_first and self.group_width % 2:
             raise SenetError(f"group_width={self.group_width} must be even to be halved by halve_first")
@@ -156,8 +156,8 @@ class ResNetSpec(ModelSpec):
             raise SenetError(f"projection_kernel={self.projection_kernel} must be odd")
         super().check_values()
 
-    def units(self) -> list[list[UnitShape]]:
-        """The shapes of all units, stage by stage."""
+    def blocks(self) -> list[list[BlockShape]]:
+        """The shapes of all blocks, stage by stage."""
         stages, channels = [], self._stem_channels
         for number, depth in enumerate(self.depths):
             planes = 64 * 2**number
@@ -166,7 +166,7 @@ class ResNetSpec(ModelSpec):
             stage = []
             for position in range(depth):
                 stride = 2 if number > 0 and position == 0 else 1
-                stage.append(UnitShape(channels, inner, out, stride))
+                stage.append(BlockShape(channels, inner, out, stride))
                 channels = out
             stages.append(stage)
         return stages
@@ -177,7 +177,7 @@ class ResNetSpec(ModelSpec):
 
     def build(self) -> ConvNet:
         """Make the network with freshly initialised weights."""
-        return ConvNet(self, self._stem(), self._unit, make_head=partial(Head, dropout=self.dropout))
+        return ConvNet(self, self._stem(), self._block, make_head=partial(Head, dropout=self.dropout))
 
     def _stem(self) -> nn.Sequential:
         if self.deep_stem:
@@ -191,22 +191,22 @@ class ResNetSpec(ModelSpec):
         pool = nn.MaxPool2d(3, 2, ceil_mode=True) if self.ceil_pool else nn.MaxPool2d(3, 2, padding=1)
         return nn.Sequential(*convs, pool)
 
-    def _unit(self, stage: int, unit: UnitShape) -> ResidualUnit:
+    def _block(self, stage: int, block: BlockShape) -> ResidualBlock:
         branch: nn.Module
         if self.bottleneck:
             branch = BottleneckBranch(
-                unit,
-                first=unit.inner_channels // 2 if self.halve_first else None,
+                block,
+                first=block.inner_channels // 2 if self.halve_first else None,
                 groups=self.groups,
                 stride_first=self.stride_first,
             )
         else:
-            branch = _activated_branch(unit) if self.branch_relu else BasicBranch(unit)
+            branch = _activated_branch(block) if self.branch_relu else BasicBranch(block)
         shortcut: nn.Module = nn.Identity()
-        if unit.in_channels != unit.out_channels or unit.stride != 1:
-            kernel = self.projection_kernel if unit.stride != 1 else 1
-            shortcut = conv_norm(unit.in_channels, unit.out_channels, kernel, stride=unit.stride)
-        return ResidualUnit(branch, shortcut, self.build_attention(stage, unit), self.placement)
+        if block.in_channels != block.out_channels or block.stride != 1:
+            kernel = self.projection_kernel if block.stride != 1 else 1
+            shortcut = conv_norm(block.in_channels, block.out_channels, kernel, stride=block.stride)
+        return ResidualBlock(branch, shortcut, self.build_attention(stage, block), self.placement)
 
 
 def _variants() -> dict[str, ResNetSpec]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from senet.errors import SenetError
 from senet.models.resnet import BasicBranch, BottleneckBranch
-from senet.models.spec import ModelSpec, UnitShape
-from senet.models.stages import ConvNet, PreActUnit, ResidualUnit, conv, conv_norm, conv_norm_act
+from senet.models.spec import BlockShape, ModelSpec
+from senet.models.stages import ConvNet, PreActBlock, ResidualBlock, conv, conv_norm, conv_norm_act
 from senet.nn import SE
 from senet.preprocessing import CIFAR
 
@@ -27,9 +27,9 @@ class _CifarSpec(ModelSpec):
     """Three stages at 32, 16 and 8 pixels.
 
     Attributes:
-        depth: Units in each stage.
+        depth: Blocks in each stage.
         widths: Channels of each stage's 3x3 convolutions.
-        bottleneck: Three-convolution units with four times the width going out; else two 3x3 convolutions.
+        bottleneck: Three-convolution blocks with four times the width going out; else two 3x3 convolutions.
     """
 
     stem_stride: ClassVar[int] = 1
@@ -45,14 +45,14 @@ class _CifarSpec(ModelSpec):
             raise SenetError(f"depth={self.depth} and widths={self.widths} must all be at least 1")
         super().check_values()
 
-    def units(self) -> list[list[UnitShape]]:
-        """The shapes of all units, stage by stage."""
+    def blocks(self) -> list[list[BlockShape]]:
+        """The shapes of all blocks, stage by stage."""
         stages, channels = [], self._stem_channels
         for number, width in enumerate(self.widths):
             out = width * 4 if self.bottleneck else width
             stage = []
             for position in range(self.depth):
-                stage.append(UnitShape(channels, width, out, 2 if number > 0 and position == 0 else 1))
+                stage.append(BlockShape(channels, width, out, 2 if number > 0 and position == 0 else 1))
                 channels = out
             stages.append(stage)
         return stages
@@ -71,10 +71,10 @@ class PadShortcut(nn.Module):
     public checkpoints.
     """
 
-    def __init__(self, unit: UnitShape) -> None:
+    def __init__(self, block: BlockShape) -> None:
         super().__init__()
-        self.stride = unit.stride
-        missing = unit.out_channels - unit.in_channels
+        self.stride = block.stride
+        missing = block.out_channels - block.in_channels
         self.pad = (missing // 2, missing - missing // 2)
 
     def dilate(self, stride: int, dilation: int) -> None:  # noqa: ARG002 - it looks at no neighbours
@@ -101,33 +101,33 @@ class CifarResNetSpec(_CifarSpec):
 
     def build(self) -> ConvNet:
         """Make the network with freshly initialised weights."""
-        return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3), self._unit)
+        return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3), self._block)
 
-    def _unit(self, stage: int, unit: UnitShape) -> ResidualUnit:
-        branch = BottleneckBranch(unit) if self.bottleneck else BasicBranch(unit)
+    def _block(self, stage: int, block: BlockShape) -> ResidualBlock:
+        branch = BottleneckBranch(block) if self.bottleneck else BasicBranch(block)
         shortcut: nn.Module = nn.Identity()
-        if unit.in_channels != unit.out_channels or unit.stride != 1:
+        if block.in_channels != block.out_channels or block.stride != 1:
             if self.projection:
-                shortcut = conv_norm(unit.in_channels, unit.out_channels, 1, stride=unit.stride)
+                shortcut = conv_norm(block.in_channels, block.out_channels, 1, stride=block.stride)
             else:
-                shortcut = PadShortcut(unit)
-        return ResidualUnit(branch, shortcut, self.build_attention(stage, unit), self.placement)
+                shortcut = PadShortcut(block)
+        return ResidualBlock(branch, shortcut, self.build_attention(stage, block), self.placement)
 
 
 @final
 class PreActBranch(nn.Module):
-    """What follows a pre-activation unit's first norm and ReLU: conv, then norm, ReLU, conv once or twice more."""
+    """What follows a pre-activation block's first norm and ReLU: conv, then norm, ReLU, conv once or twice more."""
 
-    def __init__(self, unit: UnitShape, *, bottleneck: bool) -> None:
+    def __init__(self, block: BlockShape, *, bottleneck: bool) -> None:
         super().__init__()
-        width = unit.inner_channels
+        width = block.inner_channels
         if bottleneck:
-            self.conv1 = conv(unit.in_channels, width, 1)
-            self.bn2, self.conv2 = nn.BatchNorm2d(width), conv(width, width, 3, stride=unit.stride)
-            self.bn3, self.conv3 = nn.BatchNorm2d(width), conv(width, unit.out_channels, 1)
+            self.conv1 = conv(block.in_channels, width, 1)
+            self.bn2, self.conv2 = nn.BatchNorm2d(width), conv(width, width, 3, stride=block.stride)
+            self.bn3, self.conv3 = nn.BatchNorm2d(width), conv(width, block.out_channels, 1)
         else:
-            self.conv1 = conv(unit.in_channels, width, 3, stride=unit.stride)
-            self.bn2, self.conv2 = nn.BatchNorm2d(width), conv(width, unit.out_channels, 3)
+            self.conv1 = conv(block.in_channels, width, 3, stride=block.stride)
+            self.bn2, self.conv2 = nn.BatchNorm2d(width), conv(width, block.out_channels, 3)
         self.bottleneck = bottleneck
 
     def forward(self, x: Tensor, inner: Inner | None = None) -> Tensor:
@@ -148,7 +148,7 @@ class PreActSpec(_CifarSpec):
     """Pre-activation ResNet and, with wider stages, Wide ResNet (without dropout).
 
     Attributes:
-        stem_norm: Norm and ReLU follow the stem and none the last unit (pytorchcv's SE-PreResNets); else the reverse,
+        stem_norm: Norm and ReLU follow the stem and none the last block (pytorchcv's SE-PreResNets); else the reverse,
             as in the paper.
 
     Source: He et al. 2016 (arXiv 1603.05027); Zagoruyko & Komodakis 2016 (arXiv 1605.07146), Table 1.
@@ -159,20 +159,20 @@ class PreActSpec(_CifarSpec):
     def build(self) -> ConvNet:
         """Make the network with freshly initialised weights."""
         if self.stem_norm:
-            return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3), self._unit)
+            return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3), self._block)
         stem = conv(self.in_channels, self._stem_channels, 3)
-        last = self.units()[-1][-1].out_channels
-        return ConvNet(self, stem, self._unit, final=_norm_act(last))
+        last = self.blocks()[-1][-1].out_channels
+        return ConvNet(self, stem, self._block, final=_norm_act(last))
 
-    def _unit(self, stage: int, unit: UnitShape) -> PreActUnit:
+    def _block(self, stage: int, block: BlockShape) -> PreActBlock:
         shortcut = None
-        if unit.in_channels != unit.out_channels or unit.stride != 1:
-            shortcut = conv(unit.in_channels, unit.out_channels, 1, stride=unit.stride)
-        return PreActUnit(
-            _norm_act(unit.in_channels),
-            PreActBranch(unit, bottleneck=self.bottleneck),
+        if block.in_channels != block.out_channels or block.stride != 1:
+            shortcut = conv(block.in_channels, block.out_channels, 1, stride=block.stride)
+        return PreActBlock(
+            _norm_act(block.in_channels),
+            PreActBranch(block, bottleneck=self.bottleneck),
             shortcut,
-            self.build_attention(stage, unit),
+            self.build_attention(stage, block),
             self.placement,
         )
 
@@ -217,14 +217,14 @@ class TwoFlowShortcut(nn.Module):
     Source: Gastaldi 2017 (arXiv 1705.07485), section 2.2 ("2 concatenated flows").
     """
 
-    def __init__(self, unit: UnitShape) -> None:
+    def __init__(self, block: BlockShape) -> None:
         super().__init__()
-        half = unit.out_channels // 2
-        self.stride = unit.stride
+        half = block.out_channels // 2
+        self.stride = block.stride
         self.reach = 1
-        self.conv1 = nn.Conv2d(unit.in_channels, half, 1, bias=False)
-        self.conv2 = nn.Conv2d(unit.in_channels, unit.out_channels - half, 1, bias=False)
-        self.bn = nn.BatchNorm2d(unit.out_channels)
+        self.conv1 = nn.Conv2d(block.in_channels, half, 1, bias=False)
+        self.conv2 = nn.Conv2d(block.in_channels, block.out_channels - half, 1, bias=False)
+        self.bn = nn.BatchNorm2d(block.out_channels)
 
     def dilate(self, stride: int, dilation: int) -> None:
         """Take steps of `stride` from now on, and neighbours `dilation` times as far away."""
@@ -240,10 +240,10 @@ class TwoFlowShortcut(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class ShakeSpec(_CifarSpec):
-    """A residual network of two branches a unit, mixed at random.
+    """A residual network of two branches a block, mixed at random.
 
-    The 3x3 form (CIFAR-10) activates before each unit, the bottleneck form (CIFAR-100) after the sum. The
-    attention weighs the mixed branch: neither the paper nor Gastaldi says whether it was one or two blocks a unit.
+    The 3x3 form (CIFAR-10) activates before each block, the bottleneck form (CIFAR-100) after the sum. The
+    attention weighs the mixed branch: neither the paper nor Gastaldi says whether it was one or two blocks a block.
 
     Attributes:
         groups: Of each 3x3 convolution.
@@ -261,35 +261,35 @@ class ShakeSpec(_CifarSpec):
             raise SenetError(f"groups={self.groups} must be at least 1, and 1 without bottlenecks")
         super().check_values()
 
-    def units(self) -> list[list[UnitShape]]:
-        """The shapes of all units, stage by stage; each group of a 3x3 has the stage's width ("4x64d")."""
+    def blocks(self) -> list[list[BlockShape]]:
+        """The shapes of all blocks, stage by stage; each group of a 3x3 has the stage's width ("4x64d")."""
         return [
-            [replace(unit, inner_channels=unit.inner_channels * self.groups) for unit in stage]
-            for stage in super().units()
+            [replace(block, inner_channels=block.inner_channels * self.groups) for block in stage]
+            for stage in super().blocks()
         ]
 
     def build(self) -> ConvNet:
         """Make the network with freshly initialised weights."""
         if self.bottleneck:
-            return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3), self._unit)
+            return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3), self._block)
         stem = conv_norm(self.in_channels, self._stem_channels, 3)
-        return ConvNet(self, stem, self._unit, final=nn.ReLU())
+        return ConvNet(self, stem, self._block, final=nn.ReLU())
 
     @property
     def _stem_channels(self) -> int:
         return 64 if self.bottleneck else 16
 
-    def _branch(self, unit: UnitShape) -> nn.Module:
-        return BottleneckBranch(unit, groups=self.groups) if self.bottleneck else BasicBranch(unit)
+    def _branch(self, block: BlockShape) -> nn.Module:
+        return BottleneckBranch(block, groups=self.groups) if self.bottleneck else BasicBranch(block)
 
-    def _unit(self, stage: int, unit: UnitShape) -> nn.Module:
-        branch = ShakeBranch(self._branch(unit), self._branch(unit), even=self.even)
-        changes = unit.in_channels != unit.out_channels or unit.stride != 1
-        attention = self.build_attention(stage, unit)
+    def _block(self, stage: int, block: BlockShape) -> nn.Module:
+        branch = ShakeBranch(self._branch(block), self._branch(block), even=self.even)
+        changes = block.in_channels != block.out_channels or block.stride != 1
+        attention = self.build_attention(stage, block)
         if self.bottleneck:
-            shortcut = TwoFlowShortcut(unit) if changes else nn.Identity()
-            return ResidualUnit(branch, shortcut, attention, self.placement)
-        return PreActUnit(nn.ReLU(), branch, TwoFlowShortcut(unit) if changes else None, attention, self.placement)
+            shortcut = TwoFlowShortcut(block) if changes else nn.Identity()
+            return ResidualBlock(branch, shortcut, attention, self.placement)
+        return PreActBlock(nn.ReLU(), branch, TwoFlowShortcut(block) if changes else None, attention, self.placement)
 
 
 def _variants() -> dict[str, ModelSpec]:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from senet.errors import SenetError
 from senet.models._scale import check_depths, scaled
-from senet.models.spec import ModelSpec, UnitShape
+from senet.models.spec import BlockShape, ModelSpec
 from senet.models.stages import ConvNet, conv, conv_norm_act
 from senet.nn import SE
 
-__all__ = ["VARIANTS", "ShuffleNetSpec", "ShuffleUnit"]
+__all__ = ["VARIANTS", "ShuffleBlock", "ShuffleNetSpec"]
 
 _WIDTHS: Final[Mapping[int, int]] = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
 """Groups to the first stage's channels (Table 1): more groups, more channels, about the same cost."""
@@ -27,11 +27,11 @@ def shuffle(x: Tensor, groups: int) -> Tensor:
 
 
 @final
-class ShuffleUnit(nn.Module):
+class ShuffleBlock(nn.Module):
     """`relu(x + se(branch(x)))`; with a stride `relu(concat(se(branch(x)), pool(x)))`.
 
     Args:
-        unit: Its shape; `inner_channels` is the width of the depthwise convolution.
+        block: Its shape; `inner_channels` is the width of the depthwise convolution.
         groups: Of the pointwise convolutions, and of the shuffle between.
         first_groups: Of the first pointwise convolution, where it has other ones.
         attention: The block, or the identity in a plain network.
@@ -39,17 +39,17 @@ class ShuffleUnit(nn.Module):
     Source: Zhang et al. 2018 (arXiv 1707.01083), Fig. 2 (b) and (c).
     """
 
-    def __init__(self, unit: UnitShape, groups: int, first_groups: int, attention: nn.Module) -> None:
+    def __init__(self, block: BlockShape, groups: int, first_groups: int, attention: nn.Module) -> None:
         super().__init__()
-        inner, out = unit.inner_channels, branch_channels(unit)
+        inner, out = block.inner_channels, branch_channels(block)
         self.groups = groups
-        self.conv1 = conv(unit.in_channels, inner, 1, groups=first_groups)
+        self.conv1 = conv(block.in_channels, inner, 1, groups=first_groups)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = conv(inner, inner, 3, stride=unit.stride, groups=inner)
+        self.conv2 = conv(inner, inner, 3, stride=block.stride, groups=inner)
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = conv(inner, out, 1, groups=groups)
         self.bn3 = nn.BatchNorm2d(out)
-        self.pool = nn.AvgPool2d(3, unit.stride, padding=1) if unit.stride > 1 else None
+        self.pool = nn.AvgPool2d(3, block.stride, padding=1) if block.stride > 1 else None
         self.se = attention
 
     def branch(self, x: Tensor) -> Tensor:
@@ -63,9 +63,9 @@ class ShuffleUnit(nn.Module):
         return torch.relu(x + y if self.pool is None else torch.cat((y, self.pool(x)), 1))
 
 
-def branch_channels(unit: UnitShape) -> int:
-    """Channels that a unit's branch ends with: a unit with a stride fills the rest with its pooled input."""
-    return unit.out_channels - (unit.in_channels if unit.stride > 1 else 0)
+def branch_channels(block: BlockShape) -> int:
+    """Channels that a block's branch ends with: a block with a stride fills the rest with its pooled input."""
+    return block.out_channels - (block.in_channels if block.stride > 1 else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class ShuffleNetSpec(ModelSpec):
 
     Attributes:
         groups: Of the pointwise convolutions; they decide the channels too (Table 1).
-        depths: Units in each stage, the one with the stride included.
+        depths: Blocks in each stage, the one with the stride included.
         width: Scales all channels but the image's ("0.5x"). A fraction of a channel is cut off.
 
     Source: Zhang et al. 2018 (arXiv 1707.01083), Table 1 and section 3.2; Hu et al. 2018, Table 3.
@@ -105,18 +105,18 @@ class ShuffleNetSpec(ModelSpec):
 
     def _undivided(self) -> list[int]:
         """Channels going into or out of a grouped convolution that its groups don't divide."""
-        units = [unit for stage in self.units() for unit in stage]
-        counts = {n for unit in units for n in (unit.inner_channels, branch_channels(unit), unit.out_channels)}
+        blocks = [block for stage in self.blocks() for block in stage]
+        counts = {n for block in blocks for n in (block.inner_channels, branch_channels(block), block.out_channels)}
         return sorted(n for n in counts if n % self.groups)
 
-    def units(self) -> list[list[UnitShape]]:
-        """The shapes of all units, stage by stage."""
+    def blocks(self) -> list[list[BlockShape]]:
+        """The shapes of all blocks, stage by stage."""
         stages, channels = [], self._stem_channels
         for number, depth in enumerate(self.depths):
             out = scaled(_WIDTHS[self.groups] * 2**number, self.width)
             stage = []
             for position in range(depth):
-                stage.append(UnitShape(channels, out // 4, out, 2 if position == 0 else 1))
+                stage.append(BlockShape(channels, out // 4, out, 2 if position == 0 else 1))
                 channels = out
             stages.append(stage)
         return stages
@@ -125,18 +125,18 @@ class ShuffleNetSpec(ModelSpec):
     def _stem_channels(self) -> int:
         return scaled(24, self.width)
 
-    def _attended_channels(self, unit: UnitShape) -> int:
-        return branch_channels(unit)
+    def _attended_channels(self, block: BlockShape) -> int:
+        return branch_channels(block)
 
     def build(self) -> ConvNet:
         """Make the network with freshly initialised weights."""
         stem = conv_norm_act(self.in_channels, self._stem_channels, 3, stride=2).append(nn.MaxPool2d(3, 2, padding=1))
-        return ConvNet(self, stem, self._unit)
+        return ConvNet(self, stem, self._block)
 
-    def _unit(self, stage: int, unit: UnitShape) -> ShuffleUnit:
+    def _block(self, stage: int, block: BlockShape) -> ShuffleBlock:
         # The very first pointwise convolution has too few input channels for groups (section 3.2).
-        first_groups = 1 if stage == self.first_stage and unit.stride > 1 else self.groups
-        return ShuffleUnit(unit, self.groups, first_groups, self.build_attention(stage, unit))
+        first_groups = 1 if stage == self.first_stage and block.stride > 1 else self.groups
+        return ShuffleBlock(block, self.groups, first_groups, self.build_attention(stage, block))
 
 
 def _variants() -> dict[str, ShuffleNetSpec]:

@@ -18,15 +18,15 @@ from senet.preprocessing import IMAGENET, Preprocessing
 if TYPE_CHECKING:
     from senet.models.stages import ConvNet
 
-__all__ = ["OUTPUT_STRIDES", "FeatureInfo", "ModelSpec", "UnitShape"]
+__all__ = ["OUTPUT_STRIDES", "BlockShape", "FeatureInfo", "ModelSpec"]
 
 OUTPUT_STRIDES = (8, 16, 32)
 """What an `output_stride` can be, as far as the network is that coarse."""
 
 
 @dataclass(frozen=True)
-class UnitShape:
-    """Channels and stride of one unit of a stage.
+class BlockShape:
+    """Channels and stride of one block of a stage.
 
     Attributes:
         in_channels: Channels that come in.
@@ -64,18 +64,18 @@ class ModelSpec(ABC):
         name: Its name in `list_models()`; set by the registry.
         num_classes: Outputs of the classifier; 0 leaves the pooled features.
         in_channels: Channels of the input image.
-        attention: What sits in every unit; None is the plain network.
-        placement: Where in the unit (paper, section 6.5): `standard`, `pre`, `post`, `identity` or `conv3x3`.
-        stages: The stages whose units carry attention, numbered as in the paper's Table 13 (the stem is
+        attention: What sits in every block; None is the plain network.
+        placement: Where in the block (paper, section 6.5): `standard`, `pre`, `post`, `identity` or `conv3x3`.
+        stages: The stages whose blocks carry attention, numbered as in the paper's Table 13 (the stem is
             stage 1, so the first residual stage is 2); None is all of them.
         preprocessing: What its images go through; `changed` adapts it to another number of channels.
         output_stride: No map is coarser than this many pixels of the image to a step (8, 16 or 32): later stages keep
             the resolution and are dilated instead, see `senet.models.dilation`. Weights fit with and without.
 
     A family says of itself:
-        first_stage: Number of the first entry of `units()`. As in the paper the stem is stage 1, so it is 2; a
+        first_stage: Number of the first entry of `blocks()`. As in the paper the stem is stage 1, so it is 2; a
             family whose stem is a stage like the others (VGG) has 1.
-        placements: Where its units can have the attention.
+        placements: Where its blocks can have the attention.
         stem_stride: Pixels of the image to one step of the map that the first stage sees.
 
     Raises:
@@ -96,8 +96,8 @@ class ModelSpec(ABC):
     output_stride: int | None = None
 
     @abstractmethod
-    def units(self) -> list[list[UnitShape]]:
-        """The shapes of all units, stage by stage."""
+    def blocks(self) -> list[list[BlockShape]]:
+        """The shapes of all blocks, stage by stage."""
 
     @abstractmethod
     def build(self) -> ConvNet:
@@ -122,11 +122,11 @@ class ModelSpec(ABC):
         if self.placement not in PLACEMENTS:
             raise UnknownNameError("placement", self.placement, PLACEMENTS)
         if self.placement not in self.placements:
-            raise SenetError(f"placement={self.placement!r}: the units of {self.name} can only have {self.placements}")
+            raise SenetError(f"placement={self.placement!r}: the blocks of {self.name} can only have {self.placements}")
 
     def _check_attention(self) -> None:
-        units = self.units()
-        numbers = range(self.first_stage, self.first_stage + len(units))
+        blocks = self.blocks()
+        numbers = range(self.first_stage, self.first_stage + len(blocks))
         wrong = [s for s in self.stages or () if s not in numbers]
         if wrong:
             raise SenetError(
@@ -135,9 +135,9 @@ class ModelSpec(ABC):
             )
         if self.attention is not None:
             attending = [
-                unit for number, stage in zip(numbers, units, strict=True) if self._attends(number) for unit in stage
+                block for number, stage in zip(numbers, blocks, strict=True) if self._attends(number) for block in stage
             ]
-            for channels in sorted({self._attended_channels(unit) for unit in attending}):
+            for channels in sorted({self._attended_channels(block) for block in attending}):
                 self.attention.check(channels)
 
     def _check_output_stride(self) -> None:
@@ -150,31 +150,31 @@ class ModelSpec(ABC):
     def _strides(self) -> list[int]:
         """Stride of the map after each stage, were there no `output_stride`."""
         found, stride = [], self.stem_stride
-        for stage in self.units():
-            for unit in stage:
-                stride *= unit.stride
+        for stage in self.blocks():
+            for block in stage:
+                stride *= block.stride
             found.append(stride)
         return found
 
     @property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
         """Channels and stride of the map after each stage."""
-        stages = enumerate(zip(self.units(), self._strides(), strict=True), self.first_stage)
+        stages = enumerate(zip(self.blocks(), self._strides(), strict=True), self.first_stage)
         limit = self.output_stride or math.inf
         return tuple(FeatureInfo(n, stage[-1].out_channels, int(min(stride, limit))) for n, (stage, stride) in stages)
 
     def _attends(self, stage: int) -> bool:
         return self.attention is not None and (self.stages is None or stage in self.stages)
 
-    def _attended_channels(self, unit: UnitShape) -> int:
+    def _attended_channels(self, block: BlockShape) -> int:
         site = PLACEMENTS[self.placement].site
-        return {"in": unit.in_channels, "out": unit.out_channels, "inner": unit.inner_channels}[site]
+        return {"in": block.in_channels, "out": block.out_channels, "inner": block.inner_channels}[site]
 
-    def build_attention(self, stage: int, unit: UnitShape) -> nn.Module:
-        """The attention block of one unit of stage number `stage`; the identity where it has none."""
+    def build_attention(self, stage: int, block: BlockShape) -> nn.Module:
+        """The attention block of one block of stage number `stage`; the identity where it has none."""
         if self.attention is None or not self._attends(stage):
             return nn.Identity()
-        return self.attention.build(self._attended_channels(unit))
+        return self.attention.build(self._attended_channels(block))
 
     def changed(self, options: Mapping[str, Any]) -> ModelSpec:
         """This spec with other values; an option that it doesn't have is an error with the nearest names.

@@ -1,4 +1,4 @@
-"""What every network of the family is made of: a stem, stages of units, a head; and the residual unit."""
+"""What every network of the family is made of: a stem, stages of blocks, a head; and the residual block."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.models.dilation import dilate
-from senet.models.spec import FeatureInfo, ModelSpec, UnitShape
+from senet.models.spec import BlockShape, FeatureInfo, ModelSpec
 from senet.models.stage import Stage, recomputes, set_recomputing
 from senet.nn import PLACEMENTS
 from senet.nn.epilogue import norm_relu, residual_epilogue, untouched
@@ -20,8 +20,8 @@ __all__ = [
     "ConvNormAct",
     "Head",
     "NormLast",
-    "PreActUnit",
-    "ResidualUnit",
+    "PreActBlock",
+    "ResidualBlock",
     "conv",
     "conv_norm",
     "conv_norm_act",
@@ -61,7 +61,7 @@ def conv_norm_act(
 
 
 class NormLast(nn.Module, ABC):
-    """A residual branch that ends in a norm, which a unit can take together with what follows it."""
+    """A residual branch that ends in a norm, which a block can take together with what follows it."""
 
     @property
     @abstractmethod
@@ -78,7 +78,7 @@ class NormLast(nn.Module, ABC):
 
 
 @final
-class ResidualUnit(nn.Module):
+class ResidualBlock(nn.Module):
     """`relu(shortcut(x) + se(branch(x)))`, or another placement of the attention (paper, Fig. 3 and section 6.5).
 
     Args:
@@ -105,14 +105,14 @@ class ResidualUnit(nn.Module):
 
 
 @final
-class PreActUnit(nn.Module):
-    """A residual unit whose norm and ReLU come before its convolutions (He et al. 2016, arXiv 1603.05027, Fig. 1b).
+class PreActBlock(nn.Module):
+    """A residual block whose norm and ReLU come before its convolutions (He et al. 2016, arXiv 1603.05027, Fig. 1b).
 
     A projection sees the activated input, an identity shortcut the raw one; nothing follows the sum.
 
     Args:
         preact: The first norm and ReLU (or only a ReLU), shared by branch and projection.
-        branch: As in `ResidualUnit`, without its first norm and ReLU.
+        branch: As in `ResidualBlock`, without its first norm and ReLU.
         shortcut: A projection, or None for the identity.
         attention: The block, or the identity in a plain network.
         placement: A key of `PLACEMENTS`; `pre` comes after `preact`.
@@ -164,12 +164,12 @@ class ConvNet(nn.Module):
     Args:
         spec: What it was built from; kept as `.spec`.
         stem: Image to the first map.
-        make_unit: Builds one unit from its stage number and shape.
+        make_unit: Builds one block from its stage number and shape.
         final: What follows the last stage (a pre-activation network's last norm and ReLU).
         make_head: From the last map's channels and the number of classes to the head.
 
     Attributes:
-        checkpointing: Recompute each unit in the backward pass instead of keeping its maps: about a quarter more
+        checkpointing: Recompute each block in the backward pass instead of keeping its maps: about a quarter more
             time, far less memory, the same numbers (running statistics are counted once). Setting it sets it in
             every stage.
     """
@@ -178,19 +178,19 @@ class ConvNet(nn.Module):
         self,
         spec: ModelSpec,
         stem: nn.Module,
-        make_unit: Callable[[int, UnitShape], nn.Module],
+        make_unit: Callable[[int, BlockShape], nn.Module],
         *,
         final: nn.Module | None = None,
         make_head: Callable[[int, int], nn.Module] = Head,
     ) -> None:
         super().__init__()
-        stages = spec.units()
+        stages = spec.blocks()
         self.spec = spec
         self.stem = stem
         # Keyed by the paper's stage number, so that a parameter's path says its stage: stages.2.0.branch.conv1.
         self.stages = nn.ModuleDict(
             {
-                str(number): Stage(*(make_unit(number, unit) for unit in stage))
+                str(number): Stage(*(make_unit(number, block) for block in stage))
                 for number, stage in enumerate(stages, spec.first_stage)
             }
         )
@@ -209,7 +209,7 @@ class ConvNet(nn.Module):
 
     @property
     def checkpointing(self) -> bool:
-        """Whether units are recomputed in the backward pass."""
+        """Whether blocks are recomputed in the backward pass."""
         return recomputes(self.stages.values())
 
     @checkpointing.setter

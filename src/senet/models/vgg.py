@@ -10,27 +10,27 @@ from torch import Tensor, nn
 
 from senet.errors import SenetError
 from senet.models._scale import check_depths
-from senet.models.spec import ModelSpec, UnitShape
+from senet.models.spec import BlockShape, ModelSpec
 from senet.models.stages import ConvNet
 from senet.nn import SE
 
-__all__ = ["VARIANTS", "ConvUnit", "VGGHead", "VGGSpec"]
+__all__ = ["VARIANTS", "ConvBlock", "VGGHead", "VGGSpec"]
 
 
 @final
-class ConvUnit(nn.Module):
+class ConvBlock(nn.Module):
     """`se(relu(norm(conv(x))))`, after the pool that a stage begins with.
 
     Args:
-        unit: Its shape; a stride is the pool's.
+        block: Its shape; a stride is the pool's.
         attention: The block, or the identity in a plain network.
     """
 
-    def __init__(self, unit: UnitShape, attention: nn.Module) -> None:
+    def __init__(self, block: BlockShape, attention: nn.Module) -> None:
         super().__init__()
-        self.pool = nn.MaxPool2d(unit.stride) if unit.stride > 1 else nn.Identity()
-        self.conv = nn.Conv2d(unit.in_channels, unit.out_channels, 3, padding=1)
-        self.bn = nn.BatchNorm2d(unit.out_channels)
+        self.pool = nn.MaxPool2d(block.stride) if block.stride > 1 else nn.Identity()
+        self.conv = nn.Conv2d(block.in_channels, block.out_channels, 3, padding=1)
+        self.bn = nn.BatchNorm2d(block.out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.se = attention
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
@@ -48,7 +48,7 @@ class VGGHead(nn.Module):
     Args:
         channels: Of the map.
         num_classes: Outputs; 0 leaves out the hidden layers too.
-        hidden: Units of each hidden layer.
+        hidden: Blocks of each hidden layer.
         dropout: After each of them.
     """
 
@@ -76,12 +76,12 @@ class VGGHead(nn.Module):
 class VGGSpec(ModelSpec):
     """3x3 convolutions, each with batch norm, and a pool after each stage. Images have at least 32x32 pixels.
 
-    A unit is one convolution, and the attention follows its ReLU (paper, section 6.1). A stage's map is its last one
+    A block is one convolution, and the attention follows its ReLU (paper, section 6.1). A stage's map is its last one
     before the pool, so that stage n has stride 2^(n - 1); the next stage, or the head, begins with that pool.
 
     Attributes:
         depths: Convolutions in each stage. Their widths double from 64 to 512.
-        hidden: Units of each of the classifier's two hidden layers.
+        hidden: Blocks of each of the classifier's two hidden layers.
         dropout: After each of them.
 
     Source: Simonyan & Zisserman 2015 (arXiv 1409.1556), Table 1, A, B, D and E; Hu et al. 2018, Table 2.
@@ -106,14 +106,14 @@ class VGGSpec(ModelSpec):
             raise SenetError(f"dropout={self.dropout} must lie in [0, 1)")
         super().check_values()
 
-    def units(self) -> list[list[UnitShape]]:
-        """The shapes of all units, stage by stage."""
+    def blocks(self) -> list[list[BlockShape]]:
+        """The shapes of all blocks, stage by stage."""
         stages, channels = [], self.in_channels
         for number, depth in enumerate(self.depths):
             width = min(64 * 2**number, 512)
             stage = []
             for position in range(depth):
-                stage.append(UnitShape(channels, width, width, 2 if number > 0 and position == 0 else 1))
+                stage.append(BlockShape(channels, width, width, 2 if number > 0 and position == 0 else 1))
                 channels = width
             stages.append(stage)
         return stages
@@ -121,10 +121,10 @@ class VGGSpec(ModelSpec):
     def build(self) -> ConvNet:
         """Make the network with freshly initialised weights."""
         head = partial(VGGHead, hidden=self.hidden, dropout=self.dropout)
-        return ConvNet(self, nn.Identity(), self._unit, make_head=head)
+        return ConvNet(self, nn.Identity(), self._block, make_head=head)
 
-    def _unit(self, stage: int, unit: UnitShape) -> ConvUnit:
-        return ConvUnit(unit, self.build_attention(stage, unit))
+    def _block(self, stage: int, block: BlockShape) -> ConvBlock:
+        return ConvBlock(block, self.build_attention(stage, block))
 
 
 def _variants() -> dict[str, VGGSpec]:

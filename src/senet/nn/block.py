@@ -24,7 +24,7 @@ class SqueezeExcite(Attention):
     Args:
         channels: Channels C of the map.
         reduction: Reduction ratio r; the bottleneck has C // r hidden units.
-        hidden_channels: Hidden units themselves. If given, it wins over `reduction` and `rounding`.
+        hidden_channels: Hidden blocks themselves. If given, it wins over `reduction` and `rounding`.
         rounding: How C / r becomes whole: a name in `ROUNDINGS`, see `hidden_width`.
         squeeze: A name in `SQUEEZES`: "mean", "max", "mean+max" or "none".
         gate: A name in `GATES`: "sigmoid", "hard-sigmoid", "tanh" or "relu".

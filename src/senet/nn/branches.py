@@ -26,7 +26,7 @@ class BranchAttention(nn.Module):
     Args:
         channels: Channels C of each map.
         branches: How many maps there are, M.
-        reduction: Reduction ratio r; the bottleneck has max(C // r, min_hidden) units.
+        reduction: Reduction ratio r; the bottleneck has max(C // r, min_hidden) blocks.
         min_hidden: The least number of hidden units, L in the paper.
 
     Shape:

@@ -1,6 +1,6 @@
-"""Placement: where the block sits in a residual unit.
+"""Placement: where the block sits in a residual block.
 
-Each placement is a function of the unit's input and four callables, and reads as its diagram:
+Each placement is a function of the block's input and four callables, and reads as its diagram:
 `(x, branch, shortcut, se, act)`, with `branch` the residual branch, `shortcut` the identity or projection,
 `se` the block and `act` the activation after the sum.
 
@@ -31,7 +31,7 @@ def pre(x: Tensor, branch: Map, shortcut: Map, se: Map, act: Map) -> Tensor:
 
 
 def post(x: Tensor, branch: Map, shortcut: Map, se: Map, act: Map) -> Tensor:
-    """Rescale the unit's output, after the sum and the activation ("SE-POST")."""
+    """Rescale the block's output, after the sum and the activation ("SE-POST")."""
     return se(act(shortcut(x) + branch(x)))
 
 
@@ -50,11 +50,11 @@ def conv3x3(x: Tensor, branch: Callable[[Tensor, Map], Tensor], shortcut: Map, s
 
 @dataclass(frozen=True)
 class Placement:
-    """A place in the residual unit.
+    """A place in the residual block.
 
     Attributes:
-        apply: The unit as a function, `(x, branch, shortcut, se, act)` -> output.
-        site: Whose channels the block must have: the unit's input ("in"), its output ("out"), or the 3x3
+        apply: The block as a function, `(x, branch, shortcut, se, act)` -> output.
+        site: Whose channels the block must have: the block's input ("in"), its output ("out"), or the 3x3
             convolution inside the branch ("inner").
     """
 

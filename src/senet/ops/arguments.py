@@ -76,7 +76,7 @@ class Signature:
         """Raise if these are no two layers of a gate and its number; without w1 there is no gate.
 
         Raises:
-            ValueError: A layer is missing or has no unit, or the number is none of `GATE_FUNCTIONS`.
+            ValueError: A layer is missing or has no block, or the number is none of `GATE_FUNCTIONS`.
         """
         if (w1 is None) != (w2 is None) or (w1 is None and (b1 is not None or b2 is not None)):
             raise ValueError(f"{self.operator}: w1 and w2 come together, and biases with them")

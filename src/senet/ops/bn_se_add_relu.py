@@ -296,10 +296,10 @@ def _over(x: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
     return (x - mean[:, None, None]) * inverse[:, None, None]
 
 
-def _affine(unit: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+def _affine(block: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
     if gamma is not None:
-        unit = unit * gamma[:, None, None]
-    return unit if beta is None else unit + beta[:, None, None]
+        block = block * gamma[:, None, None]
+    return block if beta is None else block + beta[:, None, None]
 
 
 def derivative(dy: Tensor, x: Tensor, y: Tensor | None, *others: Any) -> tuple[Tensor | None, ...]:
@@ -320,8 +320,8 @@ def derivative(dy: Tensor, x: Tensor, y: Tensor | None, *others: Any) -> tuple[T
     kind = torch.promote_types(x.dtype, torch.float32)
     wide, space = x.to(kind), (0, 2, 3)
     mean, _, inverse = _moments(wide, mean, var, training, eps)
-    unit = _over(wide, mean, inverse)
-    v = _affine(unit, gamma, beta)
+    block = _over(wide, mean, inverse)
+    v = _affine(block, gamma, beta)
     dw1 = db1 = dw2 = db2 = None
     if w1 is not None:
         z = v.mean((2, 3))
@@ -337,11 +337,11 @@ def derivative(dy: Tensor, x: Tensor, y: Tensor | None, *others: Any) -> tuple[T
         dw1, db1 = dhidden.transpose(0, 1) @ z, None if b1 is None else dhidden.sum(0)
         of_mean = (dhidden @ w1) / (x.shape[2] * x.shape[3])
         dv = masked * s[:, :, None, None] + of_mean[:, :, None, None]
-    along = (dv * unit).sum(space)
+    along = (dv * block).sum(space)
     dx = dv
     if training:
         count = x.shape[0] * x.shape[2] * x.shape[3]
-        dx = dv - (dv.sum(space) / count)[:, None, None] - unit * (along / count)[:, None, None]
+        dx = dv - (dv.sum(space) / count)[:, None, None] - block * (along / count)[:, None, None]
     dx = dx * (inverse if gamma is None else inverse * gamma)[:, None, None]
     return (
         dx.to(x.dtype),

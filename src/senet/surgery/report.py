@@ -19,9 +19,9 @@ class Site:
     Attributes:
         path: The module at whose output, or input, the map is rescaled.
         side: "output" or "input".
-        unit: Path of the unit that it belongs to; empty if the network itself computes it.
-        kind: Of that unit: "residual unit", "concatenation", "dense layer", "separable block", ...
-        stage: Number of the stage: units at the largest resolution are stage 2 (as in the paper's Table 13), those at
+        block: Path of the block that it belongs to; empty if the network itself computes it.
+        kind: Of that block: "residual block", "concatenation", "dense layer", "separable block", ...
+        stage: Number of the stage: blocks at the largest resolution are stage 2 (as in the paper's Table 13), those at
             the next smaller one stage 3, and so on.
         channels: Of the map.
         space: Its size, as seen with the example inputs.
@@ -33,7 +33,7 @@ class Site:
 
     path: str
     side: str
-    unit: str
+    block: str
     kind: str
     stage: int
     channels: int
@@ -69,10 +69,10 @@ class Site:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A unit that gets none.
+    """A block that gets none.
 
     Attributes:
-        path: Of the unit.
+        path: Of the block.
         kind: As in `Site`.
         reason: Why.
     """
@@ -84,12 +84,12 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Report:
-    """Sites and skipped units of one network.
+    """Sites and skipped blocks of one network.
 
     Attributes:
         model: Class of the network.
         inserted: Where attention is (or, in a plan, would be) inserted, in the order of computation.
-        skipped: The units without, and why.
+        skipped: The blocks without, and why.
     """
 
     model: str
@@ -114,14 +114,14 @@ class Report:
         def longer(own: str) -> str:
             return f"{path}.{own}" if own else path
 
-        sites = (replace(site, path=longer(site.path), unit=longer(site.unit)) for site in self.inserted)
+        sites = (replace(site, path=longer(site.path), block=longer(site.block)) for site in self.inserted)
         skipped = (replace(item, path=longer(item.path)) for item in self.skipped)
         return Report(self.model, tuple(sites), tuple(skipped))
 
     def without(self, reasons: Mapping[str, str]) -> Report:
         """The same, with some sites skipped instead: path of the site to reason."""
         kept = tuple(site for site in self.inserted if site.path not in reasons)
-        skipped = (Skipped(s.unit, s.kind, reasons[s.path]) for s in self.inserted if s.path in reasons)
+        skipped = (Skipped(s.block, s.kind, reasons[s.path]) for s in self.inserted if s.path in reasons)
         return Report(self.model, kept, (*self.skipped, *skipped))
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,11 +135,11 @@ class Report:
     def __str__(self) -> str:
         lines = []
         if self.inserted:
-            head = ("site", "unit", "stage", "channels", "map", "params", "MACs")
+            head = ("site", "block", "stage", "channels", "map", "params", "MACs")
             rows = [
                 (
                     s.path if s.side == "output" else f"{s.path} (input)",
-                    f"{s.kind} {s.unit}".rstrip(),
+                    f"{s.kind} {s.block}".rstrip(),
                     str(s.stage),
                     str(s.channels),
                     "x".join(map(str, s.space)),
@@ -152,7 +152,7 @@ class Report:
         attention = self.inserted[0].attention["kind"] if self.inserted else "attention"
         lines.append(
             f"{self.model}: {attention} at {len(self.inserted)} sites, {self.params:,} parameters, {self.macs:,} MACs; "
-            f"{len(self.skipped)} units skipped"
+            f"{len(self.skipped)} blocks skipped"
         )
         reasons: dict[str, list[str]] = {}
         for item in self.skipped:

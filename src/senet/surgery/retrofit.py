@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from senet.errors import SenetError, UnknownNameError
-from senet.graph.block import CARRIES, Unit
-from senet.graph.blocks import find_units
+from senet.graph.block import CARRIES, Block
+from senet.graph.blocks import find_blocks
 from senet.graph.compiled import plain_modules
 from senet.graph.inputs import ExampleInputs
 from senet.graph.trace import trace
@@ -55,21 +55,21 @@ def retrofit(
     Args:
         model: Any module: a classifier, or the backbone inside something larger.
         attention: What to insert; None is `senet.SE()`.
-        where: "auto" finds the units by the flow of the maps: the end of a residual branch before the sum, the
+        where: "auto" finds the blocks by the flow of the maps: the end of a residual branch before the sum, the
             concatenation of an inception module, a dense layer's new channels, the end of a separable block, or, in a
             plain stack, each activated convolution. Or the modules themselves: a path pattern (`"layer4.*"`, `*` for
             one part of a path and `**` for any number), a module class, a list of these, or a function of path and
-            module: of each, the unit in it, or else its output.
-        placement: As in `senet.nn.PLACEMENTS`; what a unit has no place for is skipped.
-        stages: Only these; units at the largest resolution are stage 2, as in the paper's Table 13.
+            module: of each, the block in it, or else its output.
+        placement: As in `senet.nn.PLACEMENTS`; what a block has no place for is skipped.
+        stages: Only these; blocks at the largest resolution are stage 2, as in the paper's Table 13.
         example_inputs: What the copies run on: one tensor, all positional arguments in a tuple or list, or all
             arguments by name in a dict. None guesses an image.
 
     Returns:
-        Each site and each skipped unit.
+        Each site and each skipped block.
 
     Raises:
-        SenetError: No unit takes the attention, `where` means nothing or is ambiguous, or the options are wrong. Or
+        SenetError: No block takes the attention, `where` means nothing or is ambiguous, or the options are wrong. Or
             the network doesn't run on the example, has lazy layers, is scripted, quantized, or wrapped for several
             devices. The model is then unchanged.
 
@@ -98,29 +98,29 @@ def plan(
         raise UnknownNameError("placement", placement, PLACEMENTS)
     model = operable(model)
     selected = None if isinstance(where, str) and where == "auto" else chosen(model, where)
-    # Without what an earlier call inserted: so this call finds the same units, and knows which of them are served.
+    # Without what an earlier call inserted: so this call finds the same blocks, and knows which of them are served.
     graph = trace(model, example_inputs, edit=without_insertions)
-    units = find_units(graph)
+    blocks = find_blocks(graph)
     if selected is not None:
-        units = _selected_units(graph, units, selected)
-    _mark_served(graph, units)
-    if all(unit.reason and unit.reason != CARRIES for unit in units):
-        raise SenetError(_no_unit(model, graph))
-    numbers = _stage_numbers(units)
+        blocks = _selected_blocks(graph, blocks, selected)
+    _mark_served(graph, blocks)
+    if all(block.reason and block.reason != CARRIES for block in blocks):
+        raise SenetError(_no_block(model, graph))
+    numbers = _stage_numbers(blocks)
     _check_stages(stages, numbers)
-    report = _report(graph, units, spec, placement, numbers, stages)
+    report = _report(graph, blocks, spec, placement, numbers, stages)
     report = report.without(faults(model, graph.inputs, report.inserted))
     if not report.inserted and not any(item.reason == CARRIES for item in report.skipped):
-        raise SenetError(_no_site(report, spec, units))
+        raise SenetError(_no_site(report, spec, blocks))
     return report
 
 
-def _mark_served(graph: Graph, units: Sequence[Unit]) -> None:
-    """Give the units in which something is inserted their reason."""
+def _mark_served(graph: Graph, blocks: Sequence[Block]) -> None:
+    """Give the blocks in which something is inserted their reason."""
     served = [(call, side) for call in graph.calls if (side := side_of(call.module)) is not None]
-    for unit in units:
-        if not unit.reason and any(belongs(call, side, unit) for call, side in served):
-            unit.reason = CARRIES
+    for block in blocks:
+        if not block.reason and any(belongs(call, side, block) for call, side in served):
+            block.reason = CARRIES
 
 
 def _identity_start(spec: AttentionSpec) -> AttentionSpec:
@@ -135,7 +135,7 @@ def _identity_start(spec: AttentionSpec) -> AttentionSpec:
 
 def _report(
     graph: Graph,
-    units: Sequence[Unit],
+    blocks: Sequence[Block],
     spec: AttentionSpec,
     placement: str,
     numbers: dict[tuple[int, ...], int],
@@ -143,31 +143,31 @@ def _report(
 ) -> Report:
     places = Places(graph)
     skipped: list[Skipped] = []
-    found: dict[tuple[str, str], list[tuple[Unit, Place]]] = {}
-    for unit in units:
-        number = numbers.get(unit.end.space, 0)
-        reason = unit.reason
+    found: dict[tuple[str, str], list[tuple[Block, Place]]] = {}
+    for block in blocks:
+        number = numbers.get(block.end.space, 0)
+        reason = block.reason
         if not reason and stages is not None and number not in stages:
             reason = f"is in none of the stages {', '.join(map(str, stages))}"
-        place = reason or places.of(unit, placement)
+        place = reason or places.of(block, placement)
         if isinstance(place, str):
-            skipped.append(Skipped(unit.call.path, unit.kind, place))
+            skipped.append(Skipped(block.call.path, block.kind, place))
         else:
-            found.setdefault((place.call.path, place.side), []).append((unit, place))
+            found.setdefault((place.call.path, place.side), []).append((block, place))
     sites = []
     for (path, side), meetings in found.items():
-        unit, place = meetings[0]
+        block, place = meetings[0]
         reason = _unfit(places, [p for _, p in meetings], spec)
         if reason:
-            skipped.append(Skipped(unit.call.path, unit.kind, reason))
+            skipped.append(Skipped(block.call.path, block.kind, reason))
             continue
         with torch.device("meta"):
             layer = spec.build(place.value.channels, ndim=len(place.value.space))
         params, macs = layer_cost(layer, place.value.shape)
-        number = numbers.get(unit.end.space, 0)
+        number = numbers.get(block.end.space, 0)
         space = place.value.space
         sites.append(
-            Site(path, side, unit.call.path, unit.kind, number, place.value.channels, space, placement,
+            Site(path, side, block.call.path, block.kind, number, place.value.channels, space, placement,
                  spec.to_dict(), params, macs)
         )  # fmt: skip
     return Report(type(graph.root.module).__name__, tuple(sites), tuple(skipped))
@@ -191,9 +191,9 @@ def _unfit(places: Places, meetings: Sequence[Place], spec: AttentionSpec) -> st
     return ""
 
 
-def _stage_numbers(units: Sequence[Unit]) -> dict[tuple[int, ...], int]:
+def _stage_numbers(blocks: Sequence[Block]) -> dict[tuple[int, ...], int]:
     """Map size to stage number: the sizes in falling order, from 2."""
-    sizes = {unit.end.space for unit in units if unit.reason in ("", CARRIES)}
+    sizes = {block.end.space for block in blocks if block.reason in ("", CARRIES)}
     return {size: number for number, size in enumerate(sorted(sizes, reverse=True), 2)}
 
 
@@ -204,23 +204,23 @@ def _check_stages(stages: Sequence[int] | None, numbers: dict[tuple[int, ...], i
             raise SenetError(f"stages: no stage {stage} here; there are {known}")
 
 
-def _selected_units(graph: Graph, units: Sequence[Unit], selected: set[str]) -> list[Unit]:
-    """The units that the user's modules are or hold or end; for a module with none, its own output."""
+def _selected_blocks(graph: Graph, blocks: Sequence[Block], selected: set[str]) -> list[Block]:
+    """The blocks that the user's modules are or hold or end; for a module with none, its own output."""
     places = Places(graph)
-    found: list[Unit] = []
+    found: list[Block] = []
     for path in sorted(selected):
         below = f"{path}."
-        held = [u for u in units if u.call.path == path or u.call.path.startswith(below)]
+        held = [u for u in blocks if u.call.path == path or u.call.path.startswith(below)]
         if not held:
-            for unit in units:
-                place = places.of(unit, "standard")
+            for block in blocks:
+                place = places.of(block, "standard")
                 if isinstance(place, Place) and (place.call.path == path or place.call.path.startswith(below)):
-                    held.append(unit)
+                    held.append(block)
         found += held or _outputs(graph, path)
-    return sorted(dict.fromkeys(found), key=lambda unit: unit.end.number)
+    return sorted(dict.fromkeys(found), key=lambda block: block.end.number)
 
 
-def _outputs(graph: Graph, path: str) -> list[Unit]:
+def _outputs(graph: Graph, path: str) -> list[Block]:
     calls = [call for call in graph.calls if call.path == path]
     if not calls:
         raise SenetError(f"where: {path} doesn't run on the example inputs")
@@ -228,31 +228,32 @@ def _outputs(graph: Graph, path: str) -> list[Unit]:
         if not call.single or len(call.outputs[0].shape) not in (3, 4, 5):
             shape = call.outputs[0].shape if call.single else "several tensors"
             raise SenetError(f"where: {path} gives {shape}; attention needs one map (N, C, space)")
-    return [Unit("module", call.parent or call, call.outputs[0], frozenset()) for call in calls]
+    return [Block("module", call.parent or call, call.outputs[0], frozenset()) for call in calls]
 
 
-def _no_unit(model: nn.Module, graph: Graph) -> str:
+def _no_block(model: nn.Module, graph: Graph) -> str:
     name = type(model).__name__
     convs = [path for path, m in plain_modules(model).items() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
     listed = ", ".join(convs[:4]) + (f" and {len(convs) - 4} more" if len(convs) > 4 else "")
     if any("attention" in v.op or v.op in ("bmm", "softmax", "_softmax") for v in graph.values):
         return (
-            f"{name} is a transformer: its units work on tokens; its only convolutions are {listed}; name one by where="
+            f"{name} is a transformer: its blocks work on tokens; its only convolutions are {listed}; "
+            "name one by where="
         )
-    return f"{name} has no unit that attention could sit in; its convolutions are {listed}; name a module by where="
+    return f"{name} has no block that attention could sit in; its convolutions are {listed}; name a module by where="
 
 
-def _no_site(report: Report, spec: AttentionSpec, units: Sequence[Unit]) -> str:
-    """What keeps attention from every unit, and what would work."""
+def _no_site(report: Report, spec: AttentionSpec, blocks: Sequence[Block]) -> str:
+    """What keeps attention from every block, and what would work."""
     reasons = list(dict.fromkeys(item.reason for item in report.skipped))
     more = f"; and {len(reasons) - 2} more reasons" if len(reasons) > 2 else ""
-    hint = _fitting(spec, units) or "choose another placement= or where="
-    return f"{report.model} has no unit that takes this attention: {'; '.join(reasons[:2])}{more}; {hint}"
+    hint = _fitting(spec, blocks) or "choose another placement= or where="
+    return f"{report.model} has no block that takes this attention: {'; '.join(reasons[:2])}{more}; {hint}"
 
 
-def _fitting(spec: AttentionSpec, units: Sequence[Unit]) -> str:
-    """A reduction that suits the units' channels, if the given one suits none; as a hint."""
-    ends = [unit.end for unit in units if not unit.reason]
+def _fitting(spec: AttentionSpec, blocks: Sequence[Block]) -> str:
+    """A reduction that suits the blocks' channels, if the given one suits none; as a hint."""
+    ends = [block.end for block in blocks if not block.reason]
     if "reduction" not in {f.name for f in fields(spec)} or not ends or any(_fits(spec, end) for end in ends):
         return ""
     reduction = max(1, min(end.channels for end in ends) // 2)

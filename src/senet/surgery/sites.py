@@ -1,4 +1,4 @@
-"""From a unit to the module where attention is hooked on, for each placement."""
+"""From a block to the module where attention is hooked on, for each placement."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from torch import nn
 
-from senet.graph.block import Unit
+from senet.graph.block import Block
 from senet.graph.flow import between, finish, steps_back
 from senet.graph.values import Call, Graph, Value
 
@@ -34,7 +34,7 @@ class Place:
 
 
 class Places:
-    """Where the placements of a traced network's units are.
+    """Where the placements of a traced network's blocks are.
 
     Args:
         graph: The trace.
@@ -46,29 +46,29 @@ class Places:
         self.calls = graph.calls
         self.unhooked = graph.unhooked
 
-    def of(self, unit: Unit, placement: str) -> Place | str:
-        """The unit's place in that placement, or the reason why there is none."""
-        place = self._of(unit, placement)
-        past_hooks = [path for path in self.unhooked if _holds(unit.call.path, path)]
+    def of(self, block: Block, placement: str) -> Place | str:
+        """The block's place in that placement, or the reason why there is none."""
+        place = self._of(block, placement)
+        past_hooks = [path for path in self.unhooked if _holds(block.call.path, path)]
         if isinstance(place, str) and past_hooks:
             place += f"; {past_hooks[-1]} is run by .forward(), which goes past hooks: call the module itself"
         return place
 
-    def _of(self, unit: Unit, placement: str) -> Place | str:
+    def _of(self, block: Block, placement: str) -> Place | str:
         if placement == "standard":
-            place = self.after(unit.end, unit.call) or self.after(unit.end, None)
+            place = self.after(block.end, block.call) or self.after(block.end, None)
             return place or "no module's output is the branch's end"
         if placement == "conv3x3":
-            return self._conv3x3(unit)
-        if unit.merge is None or unit.shortcut is None or unit.fork is None:
+            return self._conv3x3(block)
+        if block.merge is None or block.shortcut is None or block.fork is None:
             return f"has no shortcut, which placement={placement!r} needs"
-        if unit.merge.channel_dim != 1:
+        if block.merge.channel_dim != 1:
             return f"ends in a map whose channels come last, so there is no place for placement={placement!r}"
         if placement == "post":
-            return self.after(finish(unit.merge), None) or "no module's output is the unit's"
+            return self.after(finish(block.merge), None) or "no module's output is the block's"
         if placement == "identity":
-            return self.after(unit.shortcut, unit.call) or "its shortcut is the input itself, without a module"
-        return self._before(unit.fork, unit)
+            return self.after(block.shortcut, block.call) or "its shortcut is the input itself, without a module"
+        return self._before(block.fork, block)
 
     def after(self, value: Value, around: Call | None) -> Place | None:
         """The module, inside `around`, that ends with this map, or with one that becomes it without a weight.
@@ -105,32 +105,32 @@ class Places:
         # One activation that serves many places is none of them.
         return self.times[call.module] == 1 or next(call.module.parameters(), None) is not None
 
-    def _before(self, fork: Value, unit: Unit) -> Place | str:
+    def _before(self, fork: Value, block: Block) -> Place | str:
         for call in self.calls:
-            starts = bool(call.inputs) and call.inputs[0] is fork and call.within(unit.call) and call is not unit.call
-            if starts and self._suits(call) and any(v.call.within(call) and v in unit.members for v in call.outputs):
+            starts = bool(call.inputs) and call.inputs[0] is fork and call.within(block.call) and call is not block.call
+            if starts and self._suits(call) and any(v.call.within(call) and v in block.members for v in call.outputs):
                 return Place(call, "input", fork)
         return "no module starts the branch"
 
-    def _conv3x3(self, unit: Unit) -> Place | str:
-        wide = [v for v in unit.members if v.conv_rank and max(v.kernel) > 1]
+    def _conv3x3(self, block: Block) -> Place | str:
+        wide = [v for v in block.members if v.conv_rank and max(v.kernel) > 1]
         if not wide:
             return "has no convolution larger than 1x1"
         last = max(wide, key=lambda v: v.number)
-        return self.after(finish(last), unit.call) or "no module's output is that of its 3x3 convolution"
+        return self.after(finish(last), block.call) or "no module's output is that of its 3x3 convolution"
 
     def shared(self, places: Sequence[Place]) -> bool:
         """Whether the places' module also runs where it is none of them."""
         return self.times[places[0].call.module] != len({place.call for place in places})
 
 
-def belongs(call: Call, side: str, unit: Unit) -> bool:
-    """Whether attention on that side of a module rescales a map of this unit's branch, or its result."""
+def belongs(call: Call, side: str, block: Block) -> bool:
+    """Whether attention on that side of a module rescales a map of this block's branch, or its result."""
     if side == "input":
-        return any(value in unit.members for value in call.outputs)
-    maps = {*unit.members, unit.end}
-    if unit.merge is not None:
-        maps |= {unit.merge, *between(unit.merge, finish(unit.merge))}
+        return any(value in block.members for value in call.outputs)
+    maps = {*block.members, block.end}
+    if block.merge is not None:
+        maps |= {block.merge, *between(block.merge, finish(block.merge))}
     return any(value in maps for value in call.outputs)
 
 

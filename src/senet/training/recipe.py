@@ -215,5 +215,5 @@ class RunOptions:
     @property
     def save_seconds(self) -> float:
         """Seconds between two states; 0 where steps decide, or nothing."""
-        number, unit = EVERY.fullmatch(self.save_every).groups()  # type: ignore[union-attr]
-        return float(number) * UNITS[unit] if unit else 0.0
+        number, block = EVERY.fullmatch(self.save_every).groups()  # type: ignore[union-attr]
+        return float(number) * UNITS[block] if block else 0.0

@@ -277,8 +277,8 @@ def surgery_plan(start: Start, model: nn.Module, images: Preprocessing, **wanted
 
     report = task_named(start.task).plan(model, images, **wanted)
     if not report.inserted:
-        reason = report.skipped[0].reason if report.skipped else "no unit was found"
-        raise SenetError(f"{start.model} has no place left for this attention: each unit {reason}")
+        reason = report.skipped[0].reason if report.skipped else "no block was found"
+        raise SenetError(f"{start.model} has no place left for this attention: each block {reason}")
     return report
 
 

@@ -22,7 +22,7 @@ def likely_cause(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str
         wanted: The file's tensors under our names.
         own: The network's.
     """
-    for find in (_kind, _plain_or_attention, _biases, _widths, _classes, _channels, _units, _shortcuts, _stem_norm):
+    for find in (_kind, _plain_or_attention, _biases, _widths, _classes, _channels, _blocks, _shortcuts, _stem_norm):
         found = find(wanted, own)
         if found:
             return f"Likely cause: {found}"
@@ -30,7 +30,7 @@ def likely_cause(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str
 
 
 def _kind(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """Another family's weights have other names inside the units, whatever their number."""
+    """Another family's weights have other names inside the blocks, whatever their number."""
     theirs, ours = ({re.sub(r"stages\.\d+\.\w+\.", "", key) for key in set(t) - set(_se(t))} for t in (wanted, own))
     return "" if 2 * len(theirs & ours) >= len(theirs | ours) else "the file is of another kind of network"
 
@@ -112,7 +112,7 @@ def _channels(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     return ""
 
 
-def _units(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+def _blocks(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     theirs, ours = _depths(wanted), _depths(own)
     if theirs == ours:
         return ""
@@ -120,7 +120,7 @@ def _units(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 
 def _shortcuts(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """Told last: networks of as many units, so they are small ones for CIFAR."""
+    """Told last: networks of as many blocks, so they are small ones for CIFAR."""
     theirs, ours = (any(".shortcut." in key for key in tensors) for tensors in (wanted, own))
     if theirs == ours:
         return ""
@@ -141,7 +141,7 @@ def _stem_norm(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 def _depths(tensors: Mapping[str, Tensor]) -> dict[int, int]:
     found: dict[int, set[str]] = {}
     for key in tensors:
-        unit = re.match(r"stages\.(\d+)\.(\w+)\.", key)
-        if unit:
-            found.setdefault(int(unit[1]), set()).add(unit[2])
+        block = re.match(r"stages\.(\d+)\.(\w+)\.", key)
+        if block:
+            found.setdefault(int(block[1]), set()).add(block[2])
     return {stage: len(found[stage]) for stage in sorted(found)}

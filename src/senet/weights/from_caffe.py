@@ -224,9 +224,9 @@ _BRANCHES = _steps(
 def _inception() -> tuple[AnyRule, ...]:
     rules: list[AnyRule] = []
     for stage, names in ((3, ("3a", "3b")), (4, ("3c", "4a", "4b", "4c", "4d")), (5, ("4e", "5a", "5b"))):
-        for unit, name in enumerate(names):
-            rules += under(f"inception_{name}/", f"stages.{stage}.{unit}.branches.", _BRANCHES)
-            rules += under(f"inception_{name}_", f"stages.{stage}.{unit}.", _SE)
+        for block, name in enumerate(names):
+            rules += under(f"inception_{name}/", f"stages.{stage}.{block}.branches.", _BRANCHES)
+            rules += under(f"inception_{name}_", f"stages.{stage}.{block}.", _SE)
     return tuple(rules)
 
 

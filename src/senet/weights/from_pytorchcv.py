@@ -19,7 +19,7 @@ _OUTPUT = (Rule("output.{p}", "head.fc.{p}"),)
 _SE = (Rule("se.conv{n}.{p}", "se.fc{n}.{p}", kernel=1),)
 
 
-def _units(*rules: Rule, first: int = 2) -> tuple[AnyRule, ...]:
+def _blocks(*rules: Rule, first: int = 2) -> tuple[AnyRule, ...]:
     return under("features.stage{s}.unit{u+1}.", f"stages.{{s+{first - 1}}}.{{u}}.", rules)
 
 
@@ -35,7 +35,7 @@ _RESNETS = (
     Table(
         "pytorchcv",
         "pytorchcv's ResNets",
-        (*conv_norm("features.init_block.conv", "stem.0"), *_units(*_RESIDUAL), *_OUTPUT),
+        (*conv_norm("features.init_block.conv", "stem.0"), *_blocks(*_RESIDUAL), *_OUTPUT),
         _PADDED,
         images=IMAGENET,
     ),
@@ -44,7 +44,7 @@ _RESNETS = (
         "pytorchcv's SENets",
         (
             *conv_norm("features.init_block.conv{n+1}", "stem.{n}"),
-            *_units(*_RESIDUAL),
+            *_blocks(*_RESIDUAL),
             Rule("output.fc.{p}", "head.fc.{p}"),
         ),
         _PADDED | {"stride_first": False},
@@ -53,13 +53,13 @@ _RESNETS = (
     Table(
         "pytorchcv",
         "pytorchcv's ResNets for CIFAR",
-        (*_STEM, *_units(*_RESIDUAL), *_OUTPUT),
+        (*_STEM, *_blocks(*_RESIDUAL), *_OUTPUT),
         SE_AS_PUBLISHED,
         images=_CIFAR_IMAGES,
     ),
 )
 
-# A first norm is the unit's own; those of the other convolutions are the branch's.
+# A first norm is the block's own; those of the other convolutions are the branch's.
 _PREACT = (
     Rule("body.conv1.bn.{p}", "preact.0.{p}"),
     Rule("body.conv{n:[23]}.bn.{p}", "branch.bn{n:[23]}.{p}"),
@@ -73,7 +73,7 @@ _PREACTS = (
         "pytorchcv's pre-activation ResNets for CIFAR",
         (
             Rule("features.init_block.{p}", "stem.{p}"),
-            *_units(*_PREACT),
+            *_blocks(*_PREACT),
             Rule("features.post_activ.bn.{p}", "final.0.{p}"),
             *_OUTPUT,
         ),
@@ -83,7 +83,7 @@ _PREACTS = (
     Table(
         "pytorchcv",
         "pytorchcv's pre-activation SE-ResNets for CIFAR",
-        (*_STEM, *_units(*_PREACT), *_OUTPUT),
+        (*_STEM, *_blocks(*_PREACT), *_OUTPUT),
         SE_AS_PUBLISHED | {"stem_norm": True},
         images=_CIFAR_IMAGES,
     ),
@@ -100,7 +100,7 @@ _SHAKE = (
 SHAKE = Table(
     "pytorchcv",
     "pytorchcv's Shake-Shake ResNets",
-    (*_STEM, *_units(*_SHAKE), *_OUTPUT),
+    (*_STEM, *_blocks(*_SHAKE), *_OUTPUT),
 )
 """Renames only: pytorchcv's Shake-Shake sums otherwise than Gastaldi's, so it isn't among `TABLES`."""
 
@@ -132,7 +132,7 @@ _DENSENET = Table(
     "pytorchcv's DenseNets",
     (
         *_STEM,
-        *_units(*_DENSE_LAYER),
+        *_blocks(*_DENSE_LAYER),
         *(
             rule
             for s in (2, 3, 4)
@@ -167,12 +167,12 @@ _SHUFFLE_UNIT = tuple(
     for n, name in ((1, "compress"), (2, "dw"), (3, "expand"))
     for kind in ("conv", "bn")
 )
-_SHUFFLENET = Table("pytorchcv", "pytorchcv's ShuffleNets", (*_STEM, *_units(*_SHUFFLE_UNIT), *_OUTPUT))
+_SHUFFLENET = Table("pytorchcv", "pytorchcv's ShuffleNets", (*_STEM, *_blocks(*_SHUFFLE_UNIT), *_OUTPUT))
 
 
-def _places(stage: int, units: str) -> dict[str, str]:
-    """Prefix of modules to ours; `units` is how their number is written on both sides, `1=0` or `{u+2}={u+1}`."""
-    theirs, ours = units.split("=")
+def _places(stage: int, blocks: str) -> dict[str, str]:
+    """Prefix of modules to ours; `blocks` is how their number is written on both sides, `1=0` or `{u+2}={u+1}`."""
+    theirs, ours = blocks.split("=")
     return {f"features.stage{stage}.unit{theirs}.branches": f"stages.{stage + 2}.{ours}"}
 
 

@@ -24,8 +24,8 @@ V1_5 = SE_AS_PUBLISHED | {"stride_first": False, "ceil_pool": False}
 
 
 def residual(*attention: Rule) -> tuple[AnyRule, ...]:
-    """A ResNet's rules, with those for the attention inside a unit."""
-    unit = (
+    """A ResNet's rules, with those for the attention inside a block."""
+    block = (
         Rule("conv{n}.{p}", "branch.conv{n}.{p}"),
         Rule("bn{n}.{p}", "branch.bn{n}.{p}"),
         Rule("downsample.{n}.{p}", "shortcut.{n}.{p}"),
@@ -34,7 +34,7 @@ def residual(*attention: Rule) -> tuple[AnyRule, ...]:
     return (
         Rule("conv1.{p}", "stem.0.0.{p}"),
         Rule("bn1.{p}", "stem.0.1.{p}"),
-        *under("layer{s}.{u}.", "stages.{s+1}.{u}.", unit),
+        *under("layer{s}.{u}.", "stages.{s+1}.{u}.", block),
         Rule("fc.{p}", "head.fc.{p}"),
     )
 
@@ -48,9 +48,9 @@ def vgg(*head: Rule) -> tuple[Table, ...]:
     for depths in ((1, 1, 2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)):
         rules, layer = list(head), 0
         for stage, depth in enumerate(depths, 1):
-            for unit in range(depth):
-                rules.append(Rule(f"features.{layer}.{{p}}", f"stages.{stage}.{unit}.conv.{{p}}"))
-                rules.append(Rule(f"features.{layer + 1}.{{p}}", f"stages.{stage}.{unit}.bn.{{p}}"))
+            for block in range(depth):
+                rules.append(Rule(f"features.{layer}.{{p}}", f"stages.{stage}.{block}.conv.{{p}}"))
+                rules.append(Rule(f"features.{layer + 1}.{{p}}", f"stages.{stage}.{block}.bn.{{p}}"))
                 layer += 3
             layer += 1
         title = f"torchvision's and timm's VGG-{sum(depths) + 3} with batch norm"

@@ -33,7 +33,7 @@ _KINDS: Final = {"s": ctypes.c_char_p, "p": ctypes.c_void_p, "i": ctypes.c_int64
 
 @dataclass(frozen=True)
 class Choice:
-    """What the ends of residual units run on.
+    """What the ends of residual blocks run on.
 
     Attributes:
         library: The compiled kernel; None is the reference in plain PyTorch.
