@@ -23,7 +23,7 @@ import openvino
 import torch
 
 import senet
-from senet.data import Data, MemorySource, sample_pictures
+from senet.data import Data, MemorySource, sample_images
 from senet.deploy import Check, export
 from senet.deploy.bench import machine, randomise
 
@@ -74,7 +74,7 @@ def make(folder: Path, candidate: tuple[str, str]) -> None:
         return
     check = Check(images=2)
     if "int8" in file:
-        pictures = [(picture,) for picture in sample_pictures(24)]
+        pictures = [(picture,) for picture in sample_images(24)]
         source = MemorySource(pictures, np.zeros(len(pictures)), name="photographs")
         data = Data("photographs", tuple(map(str, range(1000))), source, source)
         check = Check(images=2, data=data, max_drop=100.0)

@@ -23,7 +23,7 @@ import torch
 import senet
 from senet.deploy import Check, export, load_exported
 from senet.deploy.bench import machine, randomise
-from senet.weights import Description
+from senet.weights import CheckpointMetadata
 from senet.zoo import LoadedModel
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml"}
@@ -37,7 +37,7 @@ def small(name: str) -> LoadedModel:
     edge = min(96, *model.spec.preprocessing.size)
     images = replace(model.spec.preprocessing, size=(edge, edge))
     classes = tuple(map(str, range(10)))
-    return LoadedModel(model, classes, images, Description(model=name, classes=classes, preprocessing=images))
+    return LoadedModel(model, classes, images, CheckpointMetadata(model=name, classes=classes, preprocessing=images))
 
 
 def tried(network: LoadedModel, kind: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from senet.data import Augmentation, FileSource, ImageDataset, Normalise, train_loader, train_transform
-from senet.data.randomness import drawn_from
+from senet.data.randomness import seeded_rng
 from senet.preprocessing import IMAGENET
 
 BATCH = 64
@@ -71,9 +71,9 @@ def likeness(folder: Path, count: int) -> dict[str, float]:
     reference = transforms.Compose([transforms.RandomResizedCrop(224), transforms.PILToTensor()])
     differences = []
     for index, path in enumerate(paths):
-        with drawn_from(index):
+        with seeded_rng(index):
             fast = transform.decoded(source.stored(index)).numpy().astype(int)
-        with drawn_from(index):
+        with seeded_rng(index):
             slow = reference(Image.open(path).convert("RGB")).numpy().astype(int)
         differences.append(np.abs(fast - slow))
     squares = np.mean([np.square(d).mean() for d in differences])

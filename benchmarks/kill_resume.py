@@ -30,7 +30,7 @@ from equality import UNEQUAL, differences, events, rows, state
 from processes import Child, start
 from safetensors.torch import load_file
 
-from senet.training.states import States
+from senet.training.states import TrainingStates
 
 OPTIONS = [
     "train", "--data", "digits", "--model", "se_cifar_resnet20", "--size", "16", "--epochs", "12", "--batch-size", "32",
@@ -66,7 +66,7 @@ def kill_again_and_again(folder: Path, options: argparse.Namespace, log: Path, s
             return kills
         child.signal(signal.SIGKILL)
         child.process.join()
-        saved = States(folder).all()
+        saved = TrainingStates(folder).all()
         torn = sum(1 for path in folder.rglob("*") if ".tmp" in path.name)
         kills.append({"saved": str(saved[0]) if saved else "nothing", "half_written_files": torn})
         print(f"kill {len(kills)}: {kills[-1]}", flush=True)

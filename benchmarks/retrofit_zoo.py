@@ -36,7 +36,7 @@ from torch.utils._pytree import tree_leaves
 from senet.errors import SenetError
 from senet.graph.flow import is_product
 from senet.graph.trace import Graph, trace
-from senet.surgery import Report, apply_sites, plan, trainable
+from senet.surgery import Report, apply_insertion_points, plan, trainable
 
 HERE = Path(__file__).parent
 CACHE = HERE / "retrofit_zoo" / "cache.jsonl"
@@ -137,12 +137,12 @@ def examine(network: zoo_networks.Network, record: dict[str, Any]) -> None:
         sys.modules["senet.surgery.retrofit"], "trace", lambda *args: seen.append(trace(*args)) or seen[0]
     ):
         try:
-            report = look(bare, record)
+            report = predict_dense(bare, record)
         except SenetError:
             if seen or model is not None:
                 raise
             model = real(network)  # it needs real numbers while it runs
-            report = look(model, record)
+            report = predict_dense(model, record)
     record["attentions"] = attention_modules(seen[0])
     if report is None or not report.inserted or zoo_report.kind(record) == zoo_report.TRANSFORMER:
         return
@@ -156,7 +156,7 @@ def real(network: zoo_networks.Network) -> nn.Module:
         return network.build()
 
 
-def look(model: nn.Module, record: dict[str, Any]) -> Report | None:
+def predict_dense(model: nn.Module, record: dict[str, Any]) -> Report | None:
     """What retrofit would do; its refusal is written down."""
     start = time.perf_counter()
     try:
@@ -193,7 +193,7 @@ def compare(model: nn.Module, network: zoo_networks.Network, report: Report, rec
     record["finite"] = bool(before) and all(bool(t.isfinite().all()) for t in before)
     record["alive"] = network.detector or any(bool((t[0] != t[1]).any()) for t in before if len(t) == 2)
     start = time.perf_counter()
-    apply_sites(model, report.inserted)
+    apply_insertion_points(model, report.inserted)
     record["seconds"] = round(record["seconds"] + time.perf_counter() - start, 2)
     trainable(model, "attention")
     after = run_backwards(model, network, size)

@@ -145,7 +145,7 @@ def draw(task: str, folder: Path, out: Path, seed: int) -> None:
     from PIL import Image
 
     from senet.data import open_data
-    from senet.inference import look
+    from senet.inference import predict_dense
     from senet.tasks import load_model, task_named
     from senet.tasks.segmentation.drawing import draw_mask
 
@@ -155,7 +155,7 @@ def draw(task: str, folder: Path, out: Path, seed: int) -> None:
     source = data.part("test")
     chosen = [0, 1, 2] if task == "detection" else [0, len(source) // 4, len(source) // 2, len(source) - 1]
     rows = []
-    for index, seen in zip(chosen, look(loaded, [source.locate(i) for i in chosen]), strict=True):
+    for index, seen in zip(chosen, predict_dense(loaded, [source.locate(i) for i in chosen]), strict=True):
         picture, target = source[index]
         if task == "detection":
             truth = task_named(task).drawn(picture, {k: torch.as_tensor(v) for k, v in target.items()}, data.classes)

@@ -19,13 +19,13 @@ from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.preprocessing import Preprocessing
 from senet.weights.transfer import stem_weight
 
-__all__ = ["LIBRARIES", "Upstream", "upstream", "upstream_errors"]
+__all__ = ["LIBRARIES", "ExternalLibrary", "external_library", "external_library_errors"]
 
 _INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
 
 @dataclass(frozen=True)
-class Upstream(ABC):
+class ExternalLibrary(ABC):
     """One network of another library.
 
     Attributes:
@@ -75,12 +75,12 @@ class Upstream(ABC):
     @contextmanager
     def fetching(self) -> Iterator[None]:
         """Download within, quietly; a failure is one clear error."""
-        with upstream_errors(self.text):
+        with external_library_errors(self.text):
             yield
 
 
 @contextmanager
-def upstream_errors(text: str) -> Iterator[None]:
+def external_library_errors(text: str) -> Iterator[None]:
     """Download another library's weights within, quietly; a failure is one clear error.
 
     Raises:
@@ -101,7 +101,7 @@ def upstream_errors(text: str) -> Iterator[None]:
         hub.setLevel(level)
 
 
-class Timm(Upstream):
+class Timm(ExternalLibrary):
     """A network of timm; a tag chooses among its weights (`timm:resnet50.a1_in1k`)."""
 
     library = "timm"
@@ -156,7 +156,7 @@ class Timm(Upstream):
         return timm
 
 
-class Torchvision(Upstream):
+class Torchvision(ExternalLibrary):
     """A classifier of torchvision, with its newest weights."""
 
     library = "torchvision"
@@ -220,11 +220,11 @@ def _crop_fraction(crop: int, resize: int) -> float:
     return math.nextafter(fraction, 0) if math.floor(crop / fraction) < resize else fraction
 
 
-LIBRARIES: dict[str, type[Upstream]] = {kind.library: kind for kind in (Timm, Torchvision)}
+LIBRARIES: dict[str, type[ExternalLibrary]] = {kind.library: kind for kind in (Timm, Torchvision)}
 """What may stand before the colon."""
 
 
-def upstream(text: str) -> Upstream | None:
+def external_library(text: str) -> ExternalLibrary | None:
     """The network that `library:name` names; None if the text names none of these libraries."""
     library, colon, name = text.partition(":")
     return LIBRARIES[library](name) if colon and library in LIBRARIES else None

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import CheckpointError, SenetError, UnknownNameError, shown
-from senet.external import LIBRARIES, upstream
+from senet.external import LIBRARIES, external_library
 from senet.models import MODELS, Backbone, ConvNet, ModelSpec
 from senet.models.backbone import check_features
 from senet.preprocessing import Preprocessing
-from senet.surgery import Site, apply_sites
-from senet.weights import Description, fetch, find_card, load_weights, read_checkpoint
+from senet.surgery import InsertionPoint, apply_insertion_points
+from senet.weights import CheckpointMetadata, fetch, find_card, load_weights, read_checkpoint
 from senet.weights.values import impossible, other_kind
 from senet.weights.wrappers import bare, plain_names
 
@@ -35,14 +35,14 @@ __all__ = [
     "list_models",
     "load_model",
     "load_network",
-    "misfits",
+    "mismatches",
     "model_defaults",
     "model_spec",
     "network_of",
 ]
 
 INSERTED: Final = "retrofit"
-"""The option that holds the places where surgery has put attention, as `Site.to_dict` writes them."""
+"""The option that holds the places where surgery has put attention, as `InsertionPoint.to_dict` writes them."""
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -171,7 +171,7 @@ def build_model(
         CheckpointError: The public weights can't be had.
     """
     options = dict(options or {})
-    sites = _sites(options.pop(INSERTED, ()))
+    points = _insertion_points(options.pop(INSERTED, ()))
     size = {"num_classes": num_classes, "in_channels": in_channels}
     if ":" not in text:
         if pretrained:
@@ -182,7 +182,7 @@ def build_model(
             model = spec.build()
     elif options:
         raise SenetError(f"{next(iter(options))} is an option of this package's networks; {text} is none of them")
-    elif (other := upstream(text)) is not None:
+    elif (other := external_library(text)) is not None:
         model = other.build(**size, pretrained=pretrained)
     else:
         with importable(os.getcwd()):
@@ -190,7 +190,7 @@ def build_model(
             model = factory(**_accepted(text, factory, size))
         if not isinstance(model, nn.Module):
             raise SenetError(f"{text} returned {type(model).__name__}, not a torch.nn.Module")
-    apply_sites(model, sites)
+    apply_insertion_points(model, points)
     return model
 
 
@@ -207,14 +207,14 @@ def model_defaults(text: str) -> tuple[int, Preprocessing]:
     """
     if is_code(text):
         return 1000, Preprocessing()
-    described = upstream(text) or model_spec(text)
+    described = external_library(text) or model_spec(text)
     return described.num_classes, described.preprocessing
 
 
-def _sites(values: object) -> list[Site]:
-    if not isinstance(values, list | tuple) or not all(isinstance(site, Mapping) for site in values):
+def _insertion_points(values: object) -> list[InsertionPoint]:
+    if not isinstance(values, list | tuple) or not all(isinstance(point, Mapping) for point in values):
         raise SenetError(f"{INSERTED}={shown(values)} must be a list of places, as Site.to_dict writes them")
-    return [Site.from_dict(site) for site in values]
+    return [InsertionPoint.from_dict(point) for point in values]
 
 
 class _Entry(str):
@@ -280,7 +280,7 @@ class LoadedModel:
     model: nn.Module
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    description: Description
+    description: CheckpointMetadata
 
 
 def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> LoadedModel:
@@ -296,7 +296,7 @@ def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> L
             classifier.
     """
 
-    def build(name: str, description: Description) -> nn.Module:
+    def build(name: str, description: CheckpointMetadata) -> nn.Module:
         if description.task != "classification":
             raise SenetError(f"it is of a {description.task} network, and this takes classifiers")
         return build_model(
@@ -310,7 +310,7 @@ def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> L
 
 
 def load_network(
-    path: str | os.PathLike[str], build: Callable[[str, Description], nn.Module], *, factory: str | None = None
+    path: str | os.PathLike[str], build: Callable[[str, CheckpointMetadata], nn.Module], *, factory: str | None = None
 ) -> LoadedModel:
     """Load a checkpoint into the network that `build` makes of the network's name and the description.
 
@@ -328,7 +328,10 @@ def load_network(
 
 
 def _built(
-    path: str | os.PathLike[str], name: str, build: Callable[[str, Description], nn.Module], description: Description
+    path: str | os.PathLike[str],
+    name: str,
+    build: Callable[[str, CheckpointMetadata], nn.Module],
+    description: CheckpointMetadata,
 ) -> nn.Module:
     # What a file says can be of any type and size; what a user's own code raises is the user's.
     expected = SenetError if is_code(name) else Exception
@@ -343,13 +346,15 @@ def _fitting(model: nn.Module, given: Mapping[str, Tensor], message: str) -> dic
     """The weights under the network's keys; an error that begins with `message` if they don't fit."""
     state, names = model.state_dict(), plain_names(model)
     tensors = bare(given, message)
-    wrong = misfits({plain: state[key] for plain, key in names.items()}, tensors)
+    wrong = mismatches({plain: state[key] for plain, key in names.items()}, tensors)
     if wrong:
         raise CheckpointError(f"{message}: {wrong}")
     return {names[plain]: tensor for plain, tensor in tensors.items()}
 
 
-def network_of(path: str | os.PathLike[str], description: Description, factory: str | None, *, beside: str = "") -> str:
+def network_of(
+    path: str | os.PathLike[str], description: CheckpointMetadata, factory: str | None, *, beside: str = ""
+) -> str:
     """The network that a checkpoint is of, as `build_model` reads it: the user's factory, else what the file says.
 
     Args:
@@ -369,7 +374,7 @@ def network_of(path: str | os.PathLike[str], description: Description, factory: 
     return factory or description.model
 
 
-def misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+def mismatches(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
     """Why weights don't fit a network key by key; empty if they do."""
     missing, extra = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     shapes = [k for k in own.keys() & given.keys() if own[k].shape != given[k].shape]

@@ -15,7 +15,7 @@ from torch import nn
 
 import senet as package
 from senet.data import Subset, open_data, write_images
-from senet.external import upstream
+from senet.external import external_library
 from senet.training.folder import JOB
 from senet.weights import to_layout
 
@@ -58,7 +58,7 @@ def build(model: str, classes: int) -> nn.Module:
         space: dict[str, Callable[[int], nn.Module]] = {}
         exec(OWN, space)
         return space["build"](classes)
-    found = upstream(model)
+    found = external_library(model)
     assert found is not None
     return found.build(num_classes=classes)
 
@@ -127,16 +127,16 @@ def test_a_file_without_a_classifier_begins_a_training(senet, folder: Path, few:
 
 
 def test_a_classifiers_weights_begin_a_segmentation(folder: Path) -> None:
-    from senet.training.start import Start
+    from senet.training.model_initialization import ModelInitialization
 
     source = randomised(package.create_model("se_resnet18_v1_5", num_classes=7), 0)
     torch.save({"state_dict": {f"module.{k}": t for k, t in to_layout(source, "moskomule").items()}}, "x.pth")
-    start, _ = Start.external_file("x.pth", "se_resnet18_v1_5", {}, task="segmentation")
+    start, _ = ModelInitialization.external_file("x.pth", "se_resnet18_v1_5", {}, task="segmentation")
     started = start.build(("a", "b"), start.images())
     state = started.model.state_dict()
     key = next(key for key in state if key.endswith("stages.2.0.branch.conv1.weight"))
     assert torch.equal(state[key], source.state_dict()["stages.2.0.branch.conv1.weight"])
-    assert Start.from_dict(json.loads(json.dumps(start.to_dict()))) == start
+    assert ModelInitialization.from_dict(json.loads(json.dumps(start.to_dict()))) == start
 
 
 def test_convert_takes_the_number_of_classes_from_the_file(senet, folder: Path) -> None:

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from senet.cli import main
-from senet.comparison.tabled import from_table
+from senet.comparison.paper_tables import from_table
 from senet.data import open_data
 from senet.errors import SenetError, UnknownNameError
+from senet.training.paper_tables import TABLES, paper_table_named
 from senet.training.recipe import Recipe
 from senet.training.recipes import RECIPES
-from senet.training.tables import TABLES, table_named
-from senet.weights import Description, write_checkpoint
+from senet.weights import CheckpointMetadata, write_checkpoint
 from senet.zoo import create_model, model_spec
 
 ROWS = [(name, row) for name, table in TABLES.items() for row in table.rows]
@@ -109,7 +109,7 @@ def test_what_is_not_possible_says_so():
     with pytest.raises(SenetError, match="--init runs: the networks of table10 begin with random weights"):
         from_table(TABLES["table10"], data, name="table10", weights=Path("runs"))
     with pytest.raises(UnknownNameError, match="unknown table 'table9'"):
-        table_named("table9")
+        paper_table_named("table9")
 
 
 def test_they_are_listed(capsys):
@@ -130,7 +130,7 @@ CELLS = SimpleNamespace(task="detection", name="voc:cells", default_preprocessin
 def test_detectors_begin_with_a_comparison_of_classifiers(tmp_path):
     """Or with random weights, and then their norms learn."""
     model = create_model("se_resnet50", num_classes=3)
-    description = Description(
+    description = CheckpointMetadata(
         model="se_resnet50", options={}, classes=("a", "b", "c"), preprocessing=model.spec.preprocessing
     )
     for seed in (10, 9):

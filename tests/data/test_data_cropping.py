@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from senet.data import Augmentation, BrokenImage, FileSource, ImageDataset, MemorySource, train_transform
+from senet.data import Augmentation, CorruptImage, FileSource, ImageDataset, MemorySource, train_transform
 from senet.data.cropping import PaddedCrop, PartialCrop
 from senet.data.images import Stored, load_stored
-from senet.data.randomness import drawn_from
-from senet.data.transforms import Cover
+from senet.data.randomness import seeded_rng
+from senet.data.transforms import ResizeToCover
 from senet.preprocessing import IMAGENET
 
 
@@ -41,13 +41,13 @@ def stored(image: Image.Image, format: str = "JPEG", **options) -> Stored:
 def reference(file: Stored, crop: PartialCrop, key: int) -> torch.Tensor:
     """Pillow decodes the whole image; torchvision takes the part."""
     whole = load_stored(file).convert("RGB")
-    with drawn_from(key):
+    with seeded_rng(key):
         part = v2.RandomResizedCrop(crop.size, crop.scale, crop.ratio, crop.interpolation)(whole)
     return v2.functional.pil_to_tensor(part)
 
 
 def fast(file: Stored, crop: PartialCrop | PaddedCrop, key: int) -> torch.Tensor:
-    with drawn_from(key):
+    with seeded_rng(key):
         return crop.decoded(file)
 
 
@@ -70,9 +70,9 @@ def test_the_same_part_whatever_the_form():
     image = photo(1)
     parts = []
     for form in (stored(image), stored(image, "PNG")):
-        with drawn_from("part"):
+        with seeded_rng("part"):
             parts.append(CROP.decoded(form).float())
-    with drawn_from("part"):
+    with seeded_rng("part"):
         parts.append(CROP(image).float())
     assert torch.equal(parts[1], parts[2])
     assert (parts[0] - parts[1]).abs().mean() < 3, "JPEG loses a little, another part would differ by far more"
@@ -101,7 +101,7 @@ def test_a_large_photograph_decoded_smaller_looks_the_same():
     errors, shrinks = [], set()
     for seed in range(8):
         file = stored(photo(seed, (1023, 769)))
-        with drawn_from(seed):
+        with seeded_rng(seed):
             shrinks.add(crop._shrink(crop._part(Image.open(io.BytesIO(file.content)))))
         errors.append((fast(file, crop, seed).float() - reference(file, crop, seed).float()).square().mean().item())
     assert min(shrinks) >= 4
@@ -114,7 +114,7 @@ FILL = (10.0, 200.0, 90.0)
 
 
 def padded(size: tuple[int, int], pad: int) -> PaddedCrop:
-    return PaddedCrop(size, pad, FILL, Cover(size, InterpolationMode.BILINEAR))
+    return PaddedCrop(size, pad, FILL, ResizeToCover(size, InterpolationMode.BILINEAR))
 
 
 @given(size=SIDES, stored_size=st.none() | SIDES, pad=st.integers(0, 50), seed=st.integers(0, 99), form=st.sampled_from(
@@ -126,11 +126,13 @@ def test_a_padded_crop_is_torchvisions_to_the_last_bit(size, stored_size, pad, s
         exif[0x0112] = 6
     file = stored(image, form.split()[-1], **({"exif": exif} if exif else {}))
     whole = load_stored(file).convert("RGB")
-    steps = v2.Compose([Cover(size, InterpolationMode.BILINEAR), v2.RandomCrop(size, padding=pad, fill=list(FILL))])
-    with drawn_from(seed):
+    steps = v2.Compose(
+        [ResizeToCover(size, InterpolationMode.BILINEAR), v2.RandomCrop(size, padding=pad, fill=list(FILL))]
+    )
+    with seeded_rng(seed):
         want = v2.functional.pil_to_tensor(steps(whole))
     assert torch.equal(fast(file, padded(size, pad), seed), want)
-    with drawn_from(seed):
+    with seeded_rng(seed):
         assert torch.equal(padded(size, pad)(whole), want)
 
 
@@ -139,16 +141,16 @@ def test_a_padded_crop_is_torchvisions_to_the_last_bit(size, stored_size, pad, s
 def test_a_truncated_file_is_broken_as_in_evaluation(keep, crop):
     file = stored(photo(3))
     del file.content[int(len(file.content) * keep) :]
-    with pytest.raises(BrokenImage) as evaluation:
+    with pytest.raises(CorruptImage) as evaluation:
         load_stored(file)
-    with pytest.raises(BrokenImage) as training:
+    with pytest.raises(CorruptImage) as training:
         fast(file, crop, 0)
     assert str(training.value) == str(evaluation.value)
 
 
 def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(BrokenImage, match="too large"):
+    with pytest.raises(CorruptImage, match="too large"):
         fast(stored(photo(4)), CROP, 0)
 
 

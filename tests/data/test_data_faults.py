@@ -13,10 +13,18 @@ from data_helpers import files, picture, tree
 from PIL import Image, UnidentifiedImageError
 
 from senet.cli import main
-from senet.data import Augmentation, BrokenImage, ImageDataset, eval_loader, eval_transform, load_image, train_transform
-from senet.data.images import Stored, load_stored, read_stored, told_as_broken
+from senet.data import (
+    Augmentation,
+    CorruptImage,
+    ImageDataset,
+    eval_loader,
+    eval_transform,
+    load_image,
+    train_transform,
+)
+from senet.data.images import Stored, as_corrupt_image, load_stored, read_stored
 from senet.data.masks import read_mask
-from senet.data.shards import Places, ShardSource
+from senet.data.shards import HookPoints, ShardSource
 from senet.errors import from_worker
 from senet.preprocessing import CIFAR
 
@@ -54,21 +62,25 @@ OF_THE_FILE = [
 
 @pytest.mark.parametrize("error", MACHINE, ids=repr)
 def test_a_fault_of_the_machine_stays_what_it_is(error: OSError) -> None:
-    with pytest.raises(type(error), match=r"a\.jpg") as caught, told_as_broken("a.jpg"):
+    with pytest.raises(type(error), match=r"a\.jpg") as caught, as_corrupt_image("a.jpg"):
         raise error
-    assert not isinstance(caught.value, BrokenImage)
+    assert not isinstance(caught.value, CorruptImage)
     assert (caught.value.errno, isinstance(caught.value, OSError)) == (error.errno, True)
 
 
 @pytest.mark.parametrize("error", OF_MEMORY, ids=repr)
 def test_memory_that_ran_out_is_no_broken_image(error: Exception) -> None:
-    with pytest.raises(MemoryError, match=r"^a\.jpg: memory ran out"), told_as_broken("a.jpg"), told_as_broken("a.jpg"):
+    with (
+        pytest.raises(MemoryError, match=r"^a\.jpg: memory ran out"),
+        as_corrupt_image("a.jpg"),
+        as_corrupt_image("a.jpg"),
+    ):
         raise error
 
 
 @pytest.mark.parametrize("error", OF_THE_FILE, ids=repr)
 def test_a_fault_of_the_file_is_a_broken_image(error: Exception) -> None:
-    with pytest.raises(BrokenImage, match=r"a\.jpg"), told_as_broken("a.jpg"):
+    with pytest.raises(CorruptImage, match=r"a\.jpg"), as_corrupt_image("a.jpg"):
         raise error
 
 
@@ -145,7 +157,7 @@ def test_neither_training_nor_evaluation_skips_it(tmp_path, failing, workers, br
     failing(OSError(errno.ESTALE, "Stale file handle"))
     with pytest.raises(OSError, match="Stale file handle") as caught:
         list(eval_loader(ImageDataset(source, transform, broken=broken), batch_size=2, workers=workers))
-    assert not isinstance(caught.value, BrokenImage)
+    assert not isinstance(caught.value, CorruptImage)
     assert "000.png" in from_worker(caught.value)
     assert "\n" not in from_worker(caught.value)
 
@@ -162,7 +174,7 @@ def test_a_shard_on_a_failing_disk(tmp_path, monkeypatch) -> None:
     numbers = [np.array([value], dtype=np.int64) for value in (0, 10, 0)]
     from senet.data.sources import PathList
 
-    source = ShardSource(tmp_path, {"x.tar": 1}, Places(*numbers, np.array([0], np.uint32), PathList(["cat.jpg"])))
+    source = ShardSource(tmp_path, {"x.tar": 1}, HookPoints(*numbers, np.array([0], np.uint32), PathList(["cat.jpg"])))
 
     def fails(*_: object) -> int:
         raise OSError(errno.EIO, "Input/output error")
@@ -189,7 +201,7 @@ def test_an_eps_starts_no_interpreter(tmp_path, monkeypatch, name) -> None:
     for function in ("run", "Popen", "call", "check_call", "check_output"):
         monkeypatch.setattr(subprocess, function, never)
     for read in (load_image, lambda p: load_stored(Stored(str(p), bytearray(p.read_bytes()))), READERS["read_mask"]):
-        with pytest.raises(BrokenImage, match="not an image"):
+        with pytest.raises(CorruptImage, match="not an image"):
             read(path)
 
 
@@ -205,7 +217,7 @@ def test_a_mask_has_the_limit_of_an_image(tmp_path, monkeypatch, filters, pixels
     for read in (load_image, READERS["read_mask"]):
         with warnings.catch_warnings():
             warnings.simplefilter(filters)
-            with pytest.raises(BrokenImage, match="too large") as caught:
+            with pytest.raises(CorruptImage, match="too large") as caught:
                 read(tmp_path / "m.png")
         said.add(caught.value.reason)
     assert len(said) == 1

@@ -12,7 +12,7 @@ import pytest
 from data_helpers import tree
 
 from senet.data import find_images, missing_classes, open_data
-from senet.data.sources import FileSource, PathList, Subset, thin
+from senet.data.sources import FileSource, PathList, Subset, subsample
 from senet.data.split import stratified_split
 from senet.errors import DataError
 
@@ -234,12 +234,12 @@ def test_labels_must_match_paths():
 
 def test_thin_takes_the_same_few():
     source = FileSource([str(i) for i in range(100)], [0] * 100)
-    few = thin(source, 10)
+    few = subsample(source, 10)
     assert isinstance(few, Subset)
-    assert few.indices.tolist() == thin(source, 10).indices.tolist() == sorted(set(few.indices.tolist()))
-    assert thin(source, 100) is source
+    assert few.indices.tolist() == subsample(source, 10).indices.tolist() == sorted(set(few.indices.tolist()))
+    assert subsample(source, 100) is source
     with pytest.raises(ValueError, match="limit=0"):
-        thin(source, 0)
+        subsample(source, 0)
 
 
 def test_split_is_the_same_on_every_machine():

@@ -15,7 +15,7 @@ from senet.cli import main
 from senet.data import find_images, load_image, open_data
 from senet.data.checks import left_out_note, report_data
 from senet.data.formats import list_images, readable_formats, readable_suffixes
-from senet.data.images import BrokenImage, file_facts, read_stored, upright_size
+from senet.data.images import CorruptImage, file_facts, read_stored, upright_size
 from senet.data.mask_files import read_mask
 from senet.errors import DataError
 from senet.preprocessing import CIFAR
@@ -142,9 +142,9 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     for name in ("x.jpg", "without_suffix"):
         os.mkfifo(tmp_path / name)
     for read in (load_image, upright_size, file_facts, read_stored):
-        with pytest.raises(BrokenImage, match="not a file that can be read"):
+        with pytest.raises(CorruptImage, match="not a file that can be read"):
             read(tmp_path / "x.jpg")
-    with pytest.raises(BrokenImage, match="not a file that can be read"):
+    with pytest.raises(CorruptImage, match="not a file that can be read"):
         read_mask(tmp_path / "x.jpg", 2)
     found = list_images(tmp_path)
     assert (names(found.images), names(found.left_out)) == (["x.jpg"], ["without_suffix"])

@@ -12,7 +12,7 @@ import pytest
 from data_helpers import picture
 from PIL import Image, ImageFile
 
-from senet.data import BrokenImage, load_image
+from senet.data import CorruptImage, load_image
 from senet.data.images import file_facts
 from senet.errors import DataError
 
@@ -73,12 +73,12 @@ def test_broken_file_says_why(tmp_path, name):
     make(path)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(BrokenImage) as caught:
+        with pytest.raises(CorruptImage) as caught:
             load_image(path)
     assert caught.value.path == str(path)
     assert re.search(reason, caught.value.reason)
     assert "\n" not in str(caught.value)
-    with pytest.raises(BrokenImage):
+    with pytest.raises(CorruptImage):
         file_facts(path)
 
 
@@ -86,7 +86,7 @@ def test_broken_file_says_why(tmp_path, name):
 def test_unreadable_file(tmp_path):
     picture(0).save(tmp_path / "x.png")
     (tmp_path / "x.png").chmod(0)
-    with pytest.raises(BrokenImage, match="permission denied"):
+    with pytest.raises(CorruptImage, match="permission denied"):
         load_image(tmp_path / "x.png")
 
 
@@ -100,14 +100,14 @@ def test_too_many_open_files_is_not_the_images_fault(tmp_path, monkeypatch):
 
 
 def test_broken_image_is_a_data_error_that_travels():
-    error = BrokenImage("/data/x.jpg", "not an image")
+    error = CorruptImage("/data/x.jpg", "not an image")
     assert isinstance(error, DataError)
     again = pickle.loads(pickle.dumps(error))
     assert (again.path, again.reason, str(again)) == (error.path, error.reason, "/data/x.jpg: not an image")
 
 
 def test_names_that_no_terminal_prints_are_made_printable():
-    error = BrokenImage(os.fsdecode(b"\xff.jpg"), "not an image")
+    error = CorruptImage(os.fsdecode(b"\xff.jpg"), "not an image")
     assert str(error).encode() == b"\\udcff.jpg: not an image"
 
 
@@ -121,7 +121,7 @@ def test_pillow_is_left_as_it_was(tmp_path):
 def test_users_own_pixel_limit_holds(tmp_path, monkeypatch):
     picture(0, (100, 100)).save(tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9_999)
-    with pytest.raises(BrokenImage, match="too large"):
+    with pytest.raises(CorruptImage, match="too large"):
         load_image(tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert load_image(tmp_path / "x.png").size == (100, 100)

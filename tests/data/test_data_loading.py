@@ -12,7 +12,7 @@ from data_helpers import files, memory
 
 from senet.data import (
     Augmentation,
-    BrokenReport,
+    CorruptImageReport,
     FileSource,
     ImageDataset,
     RefusedImage,
@@ -165,7 +165,7 @@ def test_unknown_policy():
 
 def test_report_tells_each_broken_image_once():
     told = []
-    report = BrokenReport(5000, tell=lambda path, reason: told.append((path, reason)))
+    report = CorruptImageReport(5000, tell=lambda path, reason: told.append((path, reason)))
     assert report.summary() == ""
     report.add([("a", "empty")])
     assert report.summary() == "1 broken image skipped"
@@ -176,7 +176,7 @@ def test_report_tells_each_broken_image_once():
 
 @pytest.mark.parametrize(("total", "limit", "allowed"), [(50, None, 10), (5000, None, 50), (5000, 0, 0), (9, 3, 3)])
 def test_report_ends_the_run_past_its_limit(total, limit, allowed):
-    report = BrokenReport(total, limit=limit, data="folder:/flowers")
+    report = CorruptImageReport(total, limit=limit, data="folder:/flowers")
     report.add((f"{i}.jpg", "truncated") for i in range(allowed))
     with pytest.raises(DataError, match=r"the last: last\.jpg: empty.*\n`senet doctor --data folder:/flowers`"):
         report.add([("last.jpg", "empty")])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from senet.data import BrokenImage, open_data
+from senet.data import CorruptImage, open_data
 from senet.data.mask_files import read_mask
 from senet.errors import DataError
 
@@ -75,7 +75,7 @@ def test_numbers_are_kept(form: str, tmp_path: Path) -> None:
 def test_16_bit_numbers_are_not_cut_to_8_bits(tmp_path: Path) -> None:
     for wrong in (256, 257, 511, 4095, 65535):
         path = saved("m.png", np.full((2, 4), wrong, np.uint16))(tmp_path)
-        with pytest.raises(BrokenImage, match=f"class number {wrong}, but there are 3 classes"):
+        with pytest.raises(CorruptImage, match=f"class number {wrong}, but there are 3 classes"):
             read_mask(path, 3)
         assert read_mask(path, 2, instances=True).all()
 
@@ -105,7 +105,7 @@ REFUSED = {
 def test_what_would_change_numbers_is_refused(form: str, instances: bool, tmp_path: Path) -> None:
     write, says = REFUSED[form]
     path = write(tmp_path)
-    with pytest.raises(BrokenImage, match=says) as caught:
+    with pytest.raises(CorruptImage, match=says) as caught:
         read_mask(path, 4, instances=instances)
     assert caught.value.path == str(path)
 

@@ -44,12 +44,12 @@ def test_both_ways_are_taken():
 def test_repeats_by_key_and_seed_and_leaves_randomness_alone():
     before = torch.get_rng_state()
 
-    def mixed(seed: int, key: tuple[int, int]) -> torch.Tensor:
+    def derive_seed(seed: int, key: tuple[int, int]) -> torch.Tensor:
         return Mixing(CLASSES, mixup=1.0, seed=seed)(LEVELS, LABELS, key)[0]
 
-    first = mixed(0, (0, 3))
-    assert torch.equal(first, mixed(0, (0, 3)))
-    for other in (mixed(0, (1, 3)), mixed(0, (0, 4)), mixed(1, (0, 3))):
+    first = derive_seed(0, (0, 3))
+    assert torch.equal(first, derive_seed(0, (0, 3)))
+    for other in (derive_seed(0, (1, 3)), derive_seed(0, (0, 4)), derive_seed(1, (0, 3))):
         assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from senet.data import (
-    BrokenImage,
+    CorruptImage,
     Data,
     ImageDataset,
     Shard,
@@ -191,7 +191,7 @@ def test_a_damaged_image_is_broken_as_in_a_folder(copied):
     content = bytearray(shard.read_bytes())
     content[int(source.places.offsets[0]) + 200] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(BrokenImage, match=r"train-00000\.tar: .*png: damaged \(its checksum is another\)"):
+    with pytest.raises(CorruptImage, match=r"train-00000\.tar: .*png: damaged \(its checksum is another\)"):
         source[0]
     sample = ImageDataset(source, eval_transform(CIFAR))[0, 0]
     assert sample.broken

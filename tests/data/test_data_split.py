@@ -11,7 +11,7 @@ import pytest
 from data_helpers import memory, picture, tree
 from PIL import Image
 
-from senet.data import Data, FileSource, hold_out, open_data, thin, write_shards
+from senet.data import Data, FileSource, hold_out, open_data, subsample, write_shards
 from senet.data.listing import SAMPLED, count_sampled, path_hash, sample_of
 from senet.data.split import Split, hash_split, place_of
 from senet.errors import DataError
@@ -95,7 +95,7 @@ def test_the_digest_follows_the_list_not_the_place_nor_the_split(flowers, tmp_pa
     whole = open_data(f"folder:{flowers}")
     copy = open_data(f"folder:{shutil.copytree(flowers, tmp_path / 'copy')}", seed=7, val_fraction=0.5)
     assert whole.digest == copy.digest
-    assert Data("x", whole.classes, thin(whole.train, 5), whole.val, split=whole.split).digest == whole.digest
+    assert Data("x", whole.classes, subsample(whole.train, 5), whole.val, split=whole.split).digest == whole.digest
     digests = {whole.digest}
     (flowers / "rose" / "000.png").rename(flowers / "rose" / "renamed.png")
     digests.add(open_data(f"folder:{flowers}").digest)
@@ -161,7 +161,9 @@ def test_half_of_the_validation_part_is_held_out(flowers, tmp_path):
     again = hold_out(open_data(f"folder:{flowers}", val_fraction=0.5))
     assert parts[2] <= names(again.test, flowers)
     assert hold_out(held) is held, "data with a test part keeps it"
-    assert hold_out(Data("x", data.classes, data.train, thin(data.val, 1))).test is None, "too few to hold some out"
+    assert hold_out(Data("x", data.classes, data.train, subsample(data.val, 1))).test is None, (
+        "too few to hold some out"
+    )
 
 
 def test_of_many_images_a_sample_is_kept():

@@ -13,7 +13,7 @@ from timm.data import create_transform
 from torchvision.models import Inception_V3_Weights, ResNet50_Weights
 
 from senet.data import Augmentation, Normalise, eval_transform, train_transform
-from senet.data.randomness import drawn_from
+from senet.data.randomness import seeded_rng
 from senet.errors import SenetError
 from senet.preprocessing import CIFAR, IMAGENET, IMAGENET_CAFFE, Preprocessing
 
@@ -131,7 +131,7 @@ def test_each_augmentation_varies_and_repeats(name, order):
     image = picture(7, (36, 34))
 
     def draw(key: int) -> torch.Tensor:
-        with drawn_from(key):
+        with seeded_rng(key):
             return transform(image)
 
     draws = [draw(key) for key in range(16)]
@@ -158,7 +158,7 @@ def test_training_normalises_as_evaluation_does_to_the_last_bit(change):
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 def test_erased_is_the_mean_colour(order, how):
     p = replace(IMAGENET, size=(32, 32), channel_order=order, mean=(0.2, 0.4, 0.6))
-    with drawn_from("erased"):
+    with seeded_rng("erased"):
         seen = training(p, replace(PLAIN, **how))(Image.new("RGB", (32, 32), "white"))
     erased = (seen[0] < 1).nonzero()
     assert len(erased) > 10
@@ -172,7 +172,7 @@ def test_flip_is_a_flip_with_its_probability():
     plain = eval_transform(p)(image)
     transform = training(p, replace(PLAIN, flip=0.25))
     flipped = 0
-    with drawn_from("flips"):
+    with seeded_rng("flips"):
         for _ in range(400):
             tensor = transform(image)
             is_flip = torch.equal(tensor, plain.flip(2))
@@ -188,7 +188,7 @@ def test_padded_crop_is_a_window_of_the_image_in_a_border_of_zeros_after_normali
     windows = padded.unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4)
     transform = training(p, Augmentation(crop="pad", flip=0))
     places = set()
-    with drawn_from("windows"):
+    with seeded_rng("windows"):
         for _ in range(60):
             same = ((windows - transform(image)).abs() < 1e-5).flatten(2).all(2).nonzero().tolist()
             assert len(same) == 1
@@ -200,7 +200,7 @@ def test_pixel_jitter_shifts_whole_channels_by_at_most_its_levels():
     p = replace(CIFAR, mean=(0, 0, 0), std=(1, 1, 1), value_range=255.0)
     grey = Image.new("RGB", (32, 32), (100, 100, 100))
     transform = training(p, replace(PLAIN, pixel_jitter=20))
-    with drawn_from("jitter"):
+    with seeded_rng("jitter"):
         shifts = torch.stack([transform(grey) - 100 for _ in range(100)])
     assert torch.equal(shifts.amax((2, 3)), shifts.amin((2, 3)))
     assert shifts.abs().max() in (19, 20)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import senet
 from senet.deploy.bench import randomise
 from senet.preprocessing import Preprocessing
-from senet.weights import Description
+from senet.weights import CheckpointMetadata
 from senet.zoo import LoadedModel
 
 SMALL = Preprocessing(size=(40, 56), crop_fraction=1.0, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
@@ -27,7 +27,7 @@ def loaded(name: str = "se_resnet50_v1_5", images: Preprocessing = SMALL, **opti
     """A bottleneck network of two blocks, as a checkpoint would give it."""
     options = options or {"depths": (1, 1)}
     model = network(name, **options)
-    return LoadedModel(model, CLASSES, images, Description(model=name, classes=CLASSES, preprocessing=images))
+    return LoadedModel(model, CLASSES, images, CheckpointMetadata(model=name, classes=CLASSES, preprocessing=images))
 
 
 def images(*shape: int) -> Tensor:

@@ -39,12 +39,12 @@ def test_the_export_asks_it_and_reports_the_limit(monkeypatch: pytest.MonkeyPatc
     from types import SimpleNamespace
 
     import senet.inference
-    from senet.data import open_data, thin
+    from senet.data import open_data, subsample
 
     digits = open_data("digits")
-    data = replace(digits, val=thin(digits.val, 36))
-    answers = iter([36, 35, 36, 34])
-    monkeypatch.setattr(senet.inference, "evaluate", lambda *_, **__: SimpleNamespace(top1=next(answers) / 36))
+    data = replace(digits, val=subsample(digits.val, 36))
+    predictions = iter([36, 35, 36, 34])
+    monkeypatch.setattr(senet.inference, "evaluate", lambda *_, **__: SimpleNamespace(top1=next(predictions) / 36))
     passport = SimpleNamespace(precision="int8")
     report = exporting.ExportReport(path="", format="onnx", passport=passport, runtime="onnxruntime", bytes=0, images=1,
                                     drift=0.0, tolerance=None, latency_ms={})  # fmt: skip

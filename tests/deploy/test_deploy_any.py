@@ -17,9 +17,9 @@ from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, 
 import senet
 from senet.deploy import Check, export, load_exported
 from senet.deploy.bench import randomise
-from senet.deploy.form import exportable
-from senet.deploy.loading import read_passport
-from senet.deploy.passport import Passport
+from senet.deploy.export_metadata import ExportMetadata
+from senet.deploy.loading import read_export_metadata
+from senet.deploy.prepare_for_export import prepare_for_export
 from senet.errors import CheckpointError, SenetError
 from senet.nn import ATTENTIONS, GE, SE, ScSE
 from senet.preprocessing import Preprocessing
@@ -125,7 +125,7 @@ CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 def test_every_layer_in_every_dimension(spec: Any, ndim: int) -> None:
     model = randomise(nn.Sequential(CONVS[ndim](3, 16, 3), spec.build(16, ndim=ndim))).eval()
     x = images(2, 3, *[14] * ndim)
-    made = exportable(model)
+    made = prepare_for_export(model)
     traced = torch.export.export(made, (x,)).module()
     with torch.no_grad():
         for found in (made(x), traced(x)):
@@ -134,7 +134,7 @@ def test_every_layer_in_every_dimension(spec: Any, ndim: int) -> None:
 
 @pytest.mark.parametrize("ndim", CONVS)
 def test_a_gate_becomes_convolutions_in_every_dimension(ndim: int) -> None:
-    made = exportable(nn.Sequential(senet.SqueezeExcite(16, 4, ndim=ndim)))
+    made = prepare_for_export(nn.Sequential(senet.SqueezeExcite(16, 4, ndim=ndim)))
     assert [type(m) for m in made.modules() if not list(m.children())] == [CONVS[ndim]] * 2
 
 
@@ -174,7 +174,7 @@ def test_computed_weights(wrap: Any, tmp_path: Any) -> None:
     with torch.no_grad():
         expected = model(x)
     state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    made = exportable(model)
+    made = prepare_for_export(model)
     assert difference(made(x), expected) < 1e-4
     assert all("weight" in dict(m.named_parameters()) for m in made.modules() if isinstance(m, nn.Conv2d | nn.Linear))
     report = export(model, tmp_path / "x.pt2", format="torch", check=QUICK, preprocessing=TINY)
@@ -255,12 +255,12 @@ ODD_TEXTS: dict[str, str] = {
 
 @pytest.mark.parametrize("key", ODD_TEXTS)
 def test_odd_texts_in_a_file_are_told(key: str, tmp_path: Any) -> None:
-    texts = Passport(model="x", classes=CLASSES, preprocessing=SMALL).to_texts()
+    texts = ExportMetadata(model="x", classes=CLASSES, preprocessing=SMALL).to_texts()
     path = tmp_path / "x.pt2"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x/extra/senet.json", json.dumps(texts | {key: ODD_TEXTS[key]}))
     with pytest.raises(CheckpointError, match=r"x\.pt2") as caught:
-        read_passport(path)
+        read_export_metadata(path)
     assert "\n" not in str(caught.value)
 
 
@@ -272,7 +272,7 @@ def test_an_odd_archive_is_told(content: str, tmp_path: Any) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/extra/senet.json", content)
     with pytest.raises(CheckpointError, match=r"x\.pt2: no file of torch\.export"):
-        read_passport(path)
+        read_export_metadata(path)
 
 
 def test_a_loaded_model_keeps_what_it_says(tmp_path: Any) -> None:

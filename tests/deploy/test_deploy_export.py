@@ -20,9 +20,9 @@ from export_helpers import CLASSES, SMALL, SUFFIX, difference, images, loaded, n
 from torch import nn
 
 import senet
-from senet.data import Data, MemorySource, eval_transform, sample_pictures
+from senet.data import Data, MemorySource, eval_transform, sample_images
 from senet.deploy import Check, export, load_exported
-from senet.deploy.form import exportable
+from senet.deploy.prepare_for_export import prepare_for_export
 from senet.deploy.tracing import traced
 from senet.inference import predict
 from senet.preprocessing import Preprocessing
@@ -75,7 +75,7 @@ def test_the_exported_form_is_exact(gate, gated_weights):
     attention = senet.SE(gate=gate, init="default")
     model = network("se_resnet50", depths=(2, 1), attention=attention).double()
     x = images(1, 3, 96, 64).double()
-    made = exportable(model, gated_weights=gated_weights).double()
+    made = prepare_for_export(model, gated_weights=gated_weights).double()
     with torch.no_grad():
         # The form is float32; from its weights on it is float64.
         assert difference(made(x), model(x)) < 1e-6
@@ -113,7 +113,7 @@ def test_the_documented_programs_work_without_senet(exported, tmp_path):
     for report in exported.values():
         for file in Path(report.path).parent.glob("net.*"):
             (tmp_path / f"flowers{file.suffix}").write_bytes(file.read_bytes())
-    sample_pictures(1)[0].save(tmp_path / "photo.png")
+    sample_images(1)[0].save(tmp_path / "photo.png")
     assert len(programs) == 3
     said = set()
     for program in programs:
@@ -136,7 +136,7 @@ def test_the_documented_preprocessing_is_ours(settings):
     scope: dict[str, Any] = {}
     exec(documented()[0], scope)
     wide, tall = (
-        picture.crop((0, 0, *size)) for picture, size in zip(sample_pictures(2), ((320, 201), (97, 320)), strict=True)
+        picture.crop((0, 0, *size)) for picture, size in zip(sample_images(2), ((320, 201), (97, 320)), strict=True)
     )
     for picture in (wide, tall):
         found = scope["prepared"](picture, json.loads(json.dumps(settings.to_dict())))
@@ -255,7 +255,7 @@ def test_a_file_that_differs_is_not_kept(kind, tmp_path, monkeypatch):
     target.write_text("an older file")
 
     def another(model: nn.Module, **_: object) -> nn.Module:
-        made = exportable(model)
+        made = prepare_for_export(model)
         next(m for m in made.modules() if isinstance(m, nn.Conv2d)).bias.data.add_(0.5)  # one gate
         return made
 
@@ -348,7 +348,7 @@ def test_runtimes_that_do_not_fit(exported):
 def test_int8_squeezes_the_map_that_is_stored(kind, tmp_path):
     """Behind a bottleneck's second convolution; a float copy of that map would be written for the squeeze alone."""
     pytest.importorskip("nncf")
-    network, pictures = loaded(), [(picture,) for picture in sample_pictures(8)]
+    network, pictures = loaded(), [(picture,) for picture in sample_images(8)]
     source = MemorySource(pictures, np.zeros(len(pictures)), name="photographs")
     check = Check(images=2, data=Data("photographs", CLASSES, source, source), max_drop=100.0)
     path = tmp_path / f"x{SUFFIX[kind]}"

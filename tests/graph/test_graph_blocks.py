@@ -85,14 +85,14 @@ class MixedBottleneck(nn.Module):
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
         self.expand = conv(channels, 2 * channels, 1)
-        self.mixed = Mixed(2 * channels)
+        self.derive_seed = Mixed(2 * channels)
         self.norm = nn.BatchNorm2d(2 * channels)
         self.project = nn.Conv2d(2 * channels, out, 1)
         self.bn = nn.BatchNorm2d(out)
         self.same = channels == out
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn(self.project(F.relu(self.norm(self.mixed(self.expand(x))))))
+        y = self.bn(self.project(F.relu(self.norm(self.derive_seed(self.expand(x))))))
         return x + y if self.same else y
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from senet.data import FileSource, Subset, eval_transform, open_data, write_images
 from senet.errors import DataError, UnknownNameError
 from senet.inference import evaluate, predict
-from senet.weights import Description
+from senet.weights import CheckpointMetadata
 from senet.zoo import LoadedModel, create_model
 
 
@@ -33,7 +33,7 @@ def loaded(digits) -> LoadedModel:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
     preprocessing = digits.default_preprocessing
-    description = Description(model="se_cifar_resnet20", classes=digits.classes, preprocessing=preprocessing)
+    description = CheckpointMetadata(model="se_cifar_resnet20", classes=digits.classes, preprocessing=preprocessing)
     return LoadedModel(model, digits.classes, preprocessing, description)
 
 

@@ -50,7 +50,7 @@ TORCHVISION_DENSENET = Naming(
 )
 
 
-def _sites(peer: nn.Module) -> list[nn.Module]:
+def _insertion_points(peer: nn.Module) -> list[nn.Module]:
     return [m for path, m in peer.named_modules() if path.endswith(".conv2")]
 
 
@@ -65,12 +65,12 @@ def test_torchvision_with_se_on_the_new_channels(
 ) -> None:
     peer, ours = torchvision_model(name), on_meta(f"se_{name}", attention=senet.SE(reduction=4))
     translate, small = TORCHVISION_DENSENET.translate, size == SMALL
-    assert_equal(ours, peer, translate, size, record_property, _sites(peer), double=small)
+    assert_equal(ours, peer, translate, size, record_property, _insertion_points(peer), double=small)
 
 
 def test_the_comparison_sees_two_blocks_swapped() -> None:
     peer, ours = torchvision_model("densenet121"), on_meta("se_densenet121")
-    sites = _sites(peer)
+    sites = _insertion_points(peer)
     assert_differ(ours, peer, TORCHVISION_DENSENET.translate, ODD, [sites[1], sites[0], *sites[2:]])
 
 

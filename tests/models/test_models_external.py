@@ -15,18 +15,18 @@ from torchvision.models import WeightsEnum
 
 import senet
 import senet.weights
-from senet.external import Upstream, upstream
+from senet.external import ExternalLibrary, external_library
 from senet.preprocessing import Preprocessing
-from senet.surgery import Site
-from senet.training.start import Start
-from senet.weights import Description, write_checkpoint
+from senet.surgery import InsertionPoint
+from senet.training.model_initialization import ModelInitialization
+from senet.weights import CheckpointMetadata, write_checkpoint
 from senet.zoo import build_model, model_defaults
 
 
 def test_other_texts_are_none_of_theirs() -> None:
-    assert upstream("resnet50") is None
-    assert upstream("mynet:build") is None
-    assert upstream("timm.models:resnet18") is None
+    assert external_library("resnet50") is None
+    assert external_library("mynet:build") is None
+    assert external_library("timm.models:resnet18") is None
 
 
 @pytest.mark.parametrize("text", ["timm:resnet18", "timm:resnet18.a1_in1k", "torchvision:resnet18"])
@@ -58,8 +58,8 @@ def test_the_preprocessing_is_what_the_library_says() -> None:
 def test_every_preprocessing_can_be_said(library: str) -> None:
     names = timm.list_models() if library == "timm" else torchvision.models.list_models(module=torchvision.models)
     for name in names[:: 20 if library == "timm" else 1]:
-        other = upstream(f"{library}:{name}")
-        assert isinstance(other, Upstream)
+        other = external_library(f"{library}:{name}")
+        assert isinstance(other, ExternalLibrary)
         assert min(other.preprocessing.size) >= 32
         if library == "torchvision":
             assert other.preprocessing.covered_size[0] == max(
@@ -97,7 +97,7 @@ def test_what_surgery_inserted_is_part_of_a_checkpoint(text: str, tmp_path: Path
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
     options = {"retrofit": [site.to_dict() for site in sites]}
-    described = Description(model=text, options=options, classes=("a", "b", "c"), preprocessing=Preprocessing())
+    described = CheckpointMetadata(model=text, options=options, classes=("a", "b", "c"), preprocessing=Preprocessing())
     write_checkpoint(tmp_path / "best.safetensors", model.state_dict(), described)
     loaded = senet.load_model(tmp_path)
     images = torch.randn(2, 3, 64, 64)
@@ -120,11 +120,11 @@ def test_a_description_of_no_network(options: dict, message: str, tmp_path: Path
     whole = {"path": "layer1.0.bn2", "side": "output", "block": "layer1.0", "kind": "residual block", "stage": 2,
              "channels": 64, "space": [8, 8], "placement": "standard", "attention": {"kind": "se"}, "params": 1,
              "macs": 1}  # fmt: skip
-    assert Site.from_dict(whole).to_dict() == whole
+    assert InsertionPoint.from_dict(whole).to_dict() == whole
     for site in options.get("retrofit", ()):
         if "describes" not in message:
             site.update(whole | site)
-    described = Description(
+    described = CheckpointMetadata(
         model="torchvision:resnet18", options=options, classes=("a", "b"), preprocessing=Preprocessing()
     )
     write_checkpoint(tmp_path / "best.safetensors", {}, described)
@@ -144,7 +144,7 @@ def published(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 def test_published_weights(published: tuple[str, dict[str, torch.Tensor]]) -> None:
     text, tensors = published
-    start = Start.public(text, {})
+    start = ModelInitialization.public(text, {})
     assert start.images() == model_defaults(text)[1]
     whole = start.build([str(n) for n in range(1000)], Preprocessing())
     assert whole.new_head == ""
@@ -167,7 +167,7 @@ def test_weights_that_cannot_be_had_are_one_line(text: str, monkeypatch: pytest.
     with pytest.raises(
         senet.errors.CheckpointError, match=r"can't be had: no route to host; --no-pretrained begins"
     ) as caught:
-        Start.public(text, {}).build(["a", "b"], Preprocessing())
+        ModelInitialization.public(text, {}).build(["a", "b"], Preprocessing())
     assert "\n" not in str(caught.value)
 
 
@@ -178,7 +178,9 @@ def test_published_weights_of_our_own_networks(monkeypatch: pytest.MonkeyPatch, 
     theirs = senet.create_model("se_resnet50_v1_5", **options)
     torch.save(senet.weights.to_layout(theirs, "timm"), tmp_path / "theirs.pth")
     monkeypatch.setattr("senet.zoo.fetch", lambda _: tmp_path / "theirs.pth")
-    start = Start.from_dict(json.loads(json.dumps(Start.public("se_resnet50_v1_5", {}).to_dict())))
+    start = ModelInitialization.from_dict(
+        json.loads(json.dumps(ModelInitialization.public("se_resnet50_v1_5", {}).to_dict()))
+    )
     started = start.build(["a", "b"], Preprocessing())
     assert started.new_head == "the weights are for 1,000 classes, the data has 2"
     own = started.model.state_dict()
@@ -187,4 +189,4 @@ def test_published_weights_of_our_own_networks(monkeypatch: pytest.MonkeyPatch, 
     assert again.state_dict().keys() == own.keys()
     assert all(tensor.shape == own[key].shape for key, tensor in again.state_dict().items())
     with pytest.raises(senet.SenetError, match="no pretrained weights of cifar_resnet20 are published"):
-        Start.public("cifar_resnet20", {})
+        ModelInitialization.public("cifar_resnet20", {})

@@ -73,7 +73,7 @@ def _timm(act_layer: str) -> nn.Module:
         return timm.create_model("mobilenetv1_100", act_layer=act_layer)
 
 
-def _sites(peer: nn.Module) -> list[nn.Module]:
+def _insertion_points(peer: nn.Module) -> list[nn.Module]:
     return [m for path, m in peer.named_modules() if ".unit" in path and path.count(".") == 2]
 
 
@@ -88,7 +88,7 @@ def test_pytorchcv_with_se_after_each_unit(
     name: str, size: tuple[int, int], record_property: Callable[..., None]
 ) -> None:
     peer = pytorchcv_model(PEERS[name], any_size=size != (224, 224))
-    ours, sites = on_meta(f"se_{name}"), _sites(peer)
+    ours, sites = on_meta(f"se_{name}"), _insertion_points(peer)
     assert_equal(ours, peer, PYTORCHCV_MOBILENET.translate, size, record_property, sites, double=size == ODD)
 
 
@@ -106,7 +106,7 @@ def test_timms_own_activation(record_property: Callable[..., None]) -> None:
 def test_the_comparison_sees_se_between_the_convolutions() -> None:
     """Where a block keeps its channels the weights would fit there too."""
     peer = pytorchcv_model("mobilenet_wd2", any_size=True)
-    sites = _sites(peer)
+    sites = _insertion_points(peer)
     sites[2] = sites[2].dw_conv
     ours = on_meta("se_mobilenet_v1_050")
     assert_differ(ours, peer, PYTORCHCV_MOBILENET.translate, ODD, sites)

@@ -42,7 +42,7 @@ PYTORCHCV_SHUFFLENET = Naming(
 )
 
 
-def _sites(peer: nn.Module) -> list[nn.Module]:
+def _insertion_points(peer: nn.Module) -> list[nn.Module]:
     return [m for path, m in peer.named_modules() if path.endswith(".expand_bn3")]
 
 
@@ -69,7 +69,7 @@ def test_pytorchcv_with_se_on_the_branch(
     groups: int, size: tuple[int, int], record_property: Callable[..., None]
 ) -> None:
     peer = pytorchcv_model(f"shufflenet_g{groups}_w1", any_size=size != (224, 224))
-    ours, sites = on_meta(f"se_shufflenet_v1_g{groups}"), _sites(peer)
+    ours, sites = on_meta(f"se_shufflenet_v1_g{groups}"), _insertion_points(peer)
     assert_equal(ours, peer, PYTORCHCV_SHUFFLENET.translate, size, record_property, sites, double=size != (224, 224))
 
 

@@ -62,7 +62,7 @@ def _translate(peer: nn.Module) -> Translate:
     return translate
 
 
-def _sites(peer: nn.Module, kind: type[nn.Module] = nn.ReLU) -> list[nn.Module]:
+def _insertion_points(peer: nn.Module, kind: type[nn.Module] = nn.ReLU) -> list[nn.Module]:
     return [layer for layer in peer.features if isinstance(layer, kind)]
 
 
@@ -77,18 +77,20 @@ def test_torchvision(name: str, size: tuple[int, int], hidden: int, record_prope
 
 def test_torchvision_with_se_after_each_relu(record_property: Callable[..., None]) -> None:
     peer = _peer("vgg16", 64)
-    assert_equal(on_meta("se_vgg16", hidden=64), peer, _translate(peer), ODD, record_property, _sites(peer))
+    assert_equal(on_meta("se_vgg16", hidden=64), peer, _translate(peer), ODD, record_property, _insertion_points(peer))
 
 
 def test_torchvision_at_the_papers_size(record_property: Callable[..., None]) -> None:
     peer = _peer("vgg11", 64)
     ours = on_meta("se_vgg11", hidden=64)
-    assert_equal(ours, peer, _translate(peer), (224, 224), record_property, _sites(peer), double=False)
+    assert_equal(ours, peer, _translate(peer), (224, 224), record_property, _insertion_points(peer), double=False)
 
 
 def test_the_comparison_sees_se_before_the_relu() -> None:
     peer = _peer("vgg11", 64)
-    assert_differ(on_meta("se_vgg11", hidden=64), peer, _translate(peer), SMALL, _sites(peer, nn.BatchNorm2d))
+    assert_differ(
+        on_meta("se_vgg11", hidden=64), peer, _translate(peer), SMALL, _insertion_points(peer, nn.BatchNorm2d)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,7 +17,7 @@ from user_networks import (
 )
 
 import senet
-from senet.surgery import apply_sites
+from senet.surgery import apply_insertion_points
 
 
 def outer(model: Residuals) -> tuple[Callable[..., Any], nn.Module]:
@@ -65,8 +65,10 @@ def test_compiled_networks_use_train_and_lose_their_gates(compiling: Callable[..
     assert [site.path for site in report.inserted] == ["blocks.0.norm2", "blocks.1.norm2"]
     assert torch.equal(run(IMAGES), original)
     run(IMAGES).square().sum().backward()
-    learned = [p.grad is not None and bool(p.grad.any()) for gate in gates(model).values() for p in gate.parameters()]
-    assert learned == [False, False, True, True] * 2  # at the start nothing passes the zeros of the second layer
+    train_metrics = [
+        p.grad is not None and bool(p.grad.any()) for gate in gates(model).values() for p in gate.parameters()
+    ]
+    assert train_metrics == [False, False, True, True] * 2  # at the start nothing passes the zeros of the second layer
     assert not senet.retrofit(given, example_inputs=IMAGES).inserted
     randomise_gates(model)
     assert not torch.allclose(run(IMAGES), original)
@@ -74,7 +76,7 @@ def test_compiled_networks_use_train_and_lose_their_gates(compiling: Callable[..
     assert torch.equal(run(IMAGES), original)
     assert list(model.state_dict()) == keys
     plain = Residuals()
-    apply_sites(plain, report.inserted)
+    apply_insertion_points(plain, report.inserted)
     assert len(gates(plain)) == 2
     assert len(senet.plan(given, where="blocks.1", example_inputs=IMAGES).inserted) == 1
 
@@ -99,5 +101,5 @@ def test_sites_of_a_compiled_network_fit_under_their_old_names_too() -> None:
     [site, _] = senet.plan(Residuals(), example_inputs=IMAGES).inserted
     old = dataclasses.replace(site, path=f"_orig_mod.{site.path}")
     for model in (Residuals(), torch.compile(Residuals(), backend="eager")):
-        apply_sites(model, [old])
+        apply_insertion_points(model, [old])
         assert len(gates(model)) == 1

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import senet
 from senet.gates.measuring import gates
 from senet.nn import ATTENTIONS, PLACEMENTS, Attention
-from senet.surgery import apply_sites
+from senet.surgery import apply_insertion_points
 
 
 class Block(nn.Module):
@@ -363,10 +363,10 @@ def test_only_the_gates_train() -> None:
 
 def test_sites_can_be_applied_to_another_network() -> None:
     first, second = Net().eval(), Net().eval()
-    apply_sites(second, senet.retrofit(first).inserted)
+    apply_insertion_points(second, senet.retrofit(first).inserted)
     assert list(first.state_dict()) == list(second.state_dict())
     with pytest.raises(senet.SenetError, match=r"no module 'units\.0\.bn2'"):
-        apply_sites(nn.Sequential(), senet.plan(Net()).inserted)
+        apply_insertion_points(nn.Sequential(), senet.plan(Net()).inserted)
 
 
 def test_under_data_parallel(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from task_data import rewrite, xml
 from torch import Tensor
 
 from senet.cli import main
-from senet.data import DenseBatch, open_data, troubles_of
-from senet.data.within import OutsideError, file_within
+from senet.data import DenseBatch, annotation_issues, open_data
+from senet.data.safe_paths import OutsideError, file_within
 from senet.errors import DataError
 from senet.tasks import task_named
 from senet.training.fit import check_annotations
@@ -148,7 +148,7 @@ def test_numbers_that_are_none(key: str, change: dict[str, Any], reason: str, co
 )  # fmt: skip
 def test_values_of_other_kinds_are_named(change: dict[str, Any], coco: Path) -> None:
     rewrite(train_json(coco), lambda content: content["annotations"][0].update(change))
-    (trouble,) = troubles_of(open_data(f"coco:{coco}"))
+    (trouble,) = annotation_issues(open_data(f"coco:{coco}"))
     assert trouble.fatal
     assert "annotation 1: " in trouble.reason
 
@@ -162,7 +162,7 @@ def test_a_picture_of_another_size_than_its_annotation(coco: Path, voc: Path) ->
     said = "<annotation><size><width>640</width><height>480.0</height></size>"
     file.write_text(file.read_text().replace("<annotation>", said))
     for data in (open_data(f"coco:{coco}"), open_data(f"voc:{voc}")):
-        (trouble,) = troubles_of(data)
+        (trouble,) = annotation_issues(data)
         assert trouble.fatal
         assert "is for 640x480 pixels" in trouble.reason
         assert "has 80x48" in trouble.reason
@@ -176,7 +176,7 @@ def test_a_picture_of_another_size_than_its_annotation(coco: Path, voc: Path) ->
 )
 def test_no_size_is_no_contradiction(said: dict[str, Any], coco: Path) -> None:
     rewrite(train_json(coco), lambda content: content["images"][2].update(said))
-    assert troubles_of(open_data(f"coco:{coco}")) == []
+    assert annotation_issues(open_data(f"coco:{coco}")) == []
 
 
 def test_a_picture_that_exif_turns(coco: Path) -> None:
@@ -186,7 +186,7 @@ def test_a_picture_that_exif_turns(coco: Path) -> None:
     exif[0x0112] = 6
     with Image.open(file) as image:
         image.save(file, exif=exif)
-    (trouble,) = troubles_of(open_data(f"coco:{coco}"))
+    (trouble,) = annotation_issues(open_data(f"coco:{coco}"))
     assert "is for 64x48 pixels, 000000000000.png has 48x64" in trouble.reason
     assert "EXIF turns it" in trouble.reason
 
@@ -203,7 +203,7 @@ def test_equal_names_in_two_folders(coco: Path) -> None:
 
     rewrite(train_json(coco), move)
     data = open_data(f"coco:{coco}")
-    assert troubles_of(data) == []
+    assert annotation_issues(data) == []
     assert [Path(data.train.locate(i)).parent.name for i in range(2)] == ["a", "b"]
     assert [data.train[i][0].size for i in range(2)] == [(64, 48), (48, 64)]
 
@@ -214,7 +214,7 @@ BIG = [0.0, 0, 40, 40]
 FAR = [100.0, 100, 120, 120]
 
 
-def judged(truth: list[list[float]], difficult: list[bool], found: list[tuple[list[float], float]]) -> float:
+def val_metrics(truth: list[list[float]], difficult: list[bool], found: list[tuple[list[float], float]]) -> float:
     class Finds(torch.nn.Module):
         def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
             boxes = torch.tensor([box for box, _ in found])
@@ -229,27 +229,29 @@ def judged(truth: list[list[float]], difficult: list[bool], found: list[tuple[li
         "difficult": torch.tensor(difficult),
     }
     batch = DenseBatch([torch.zeros(3, 200, 200)], [target], torch.zeros(1), torch.ones(1).bool(), [], (0, 0))
-    objective.judge(Finds().eval(), batch)
-    return float(objective.judged()["map"])
+    objective.validation_step(Finds().eval(), batch)
+    return float(objective.val_metrics()["map"])
 
 
 def test_a_difficult_object_is_neither_hit_nor_miss() -> None:
     both = [BIG, FAR]
-    assert judged(both, [True, False], [(FAR, 0.5)]) == 1.0, "missed"
-    assert judged(both, [True, False], [(BIG, 0.9), (FAR, 0.5)]) == 1.0, "found"
-    assert judged(both, [True, False], [(BIG, 0.9), (BIG, 0.8), (BIG, 0.7), (FAR, 0.5)]) == 1.0, "found three times"
-    assert judged(both, [False, False], [(BIG, 0.9), (BIG, 0.8), (FAR, 0.5)]) < 1.0, "an ordinary one found twice"
+    assert val_metrics(both, [True, False], [(FAR, 0.5)]) == 1.0, "missed"
+    assert val_metrics(both, [True, False], [(BIG, 0.9), (FAR, 0.5)]) == 1.0, "found"
+    assert val_metrics(both, [True, False], [(BIG, 0.9), (BIG, 0.8), (BIG, 0.7), (FAR, 0.5)]) == 1.0, (
+        "found three times"
+    )
+    assert val_metrics(both, [False, False], [(BIG, 0.9), (BIG, 0.8), (FAR, 0.5)]) < 1.0, "an ordinary one found twice"
 
 
 def test_what_only_lies_on_a_difficult_object_is_wrong() -> None:
     """VOC measures the overlap as for any object; what lies inside one of COCO's crowds is not counted."""
     small = [10.0, 10, 20, 20]
-    assert judged([BIG, FAR], [True, False], [(small, 0.9), (FAR, 0.5)]) == pytest.approx(0.5)
+    assert val_metrics([BIG, FAR], [True, False], [(small, 0.9), (FAR, 0.5)]) == pytest.approx(0.5)
 
 
 def test_only_difficult_objects_are_no_score() -> None:
     objective = task_named("detection").objective(("a", "b"), alone=True)
-    assert judged([BIG], [True], [(BIG, 0.9)]) == 0.0
+    assert val_metrics([BIG], [True], [(BIG, 0.9)]) == 0.0
     assert objective.per_class == {}
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 from task_data import NAMES, PARTS, picture, sizes, xml
 
 from senet.cli import main
-from senet.data import DenseDataset, TrainBatchSampler, open_data, scan, train_loader, troubles_of
+from senet.data import DenseDataset, TrainBatchSampler, annotation_issues, open_data, scan, train_loader
 from senet.data.augmentation import Augmentation
 from senet.data.dense import aspect_groups
-from senet.data.joint import boxes_transform, masks_transform
+from senet.data.joint_transform import boxes_transform, masks_transform
 from senet.data.sampler import Shard, grouped
 from senet.errors import DataError, SenetError
 from senet.preprocessing import Preprocessing
@@ -41,7 +41,7 @@ def test_boxes_are_read(kind: str, voc: Path, coco: Path) -> None:
                 for label, box in zip(target["labels"], target["boxes"].tolist(), strict=True)
             }
             assert found == set(expected)
-    assert troubles_of(data) == []
+    assert annotation_issues(data) == []
     assert any(not len(data.train[i][1]["boxes"]) for i in range(len(data.train))), "a picture without boxes is legal"
 
 
@@ -52,7 +52,7 @@ def test_masks_are_read(masks: Path) -> None:
         image, target = data.train[index]
         assert image.size == sizes(number)
         assert np.array_equal(target["mask"], picture(number, sizes(number))[1])
-    assert troubles_of(data) == []
+    assert annotation_issues(data) == []
     (masks / "classes.txt").unlink()
     with pytest.raises(DataError, match=r"classes.txt.*--class-names"):
         open_data(f"masks:{masks}")
@@ -62,7 +62,7 @@ def test_masks_are_read(masks: Path) -> None:
 
 def test_16_bit_instances(masks: Path) -> None:
     Image.fromarray(np.full((48, 64), 4242, dtype=np.uint16)).save(masks / "masks" / "p000.png")
-    assert "class number 4242, but there are 3 classes" in str(troubles_of(open_data(f"masks:{masks}")))
+    assert "class number 4242, but there are 3 classes" in str(annotation_issues(open_data(f"masks:{masks}")))
     one = open_data(f"masks:{masks}", classes=("background", "cell"), instances=True)
     assert (one.train[0][1]["mask"] == 1).all()
 
@@ -98,7 +98,7 @@ MENDED_XML = {
 def test_what_is_wrong_with_voc(text: str, reason: str, voc: Path) -> None:
     file = voc / "Annotations" / "p010.xml"  # of the validation part
     file.write_text(text)
-    (trouble,) = troubles_of(open_data(f"voc:{voc}"))
+    (trouble,) = annotation_issues(open_data(f"voc:{voc}"))
     assert trouble.path == str(file)
     assert reason in trouble.reason
     assert trouble.fatal == (text in WRONG_XML)
@@ -128,7 +128,7 @@ def test_what_is_wrong_with_coco(change: dict[str, object], reason: str, coco: P
     content = json.loads(file.read_text())
     content["annotations"][0] |= change
     file.write_text(json.dumps(content))
-    (trouble,) = troubles_of(open_data(f"coco:{coco}"))
+    (trouble,) = annotation_issues(open_data(f"coco:{coco}"))
     assert str(file) in trouble.path
     assert reason in trouble.reason
 
@@ -147,7 +147,7 @@ def test_what_is_wrong_with_masks(masks: Path) -> None:
     Image.fromarray(np.zeros((48, 80, 3), np.uint8)).save(masks / "masks" / "p002.png")
     (masks / "masks" / "p003.png").write_bytes(b"no picture")
     Image.fromarray(np.full((64, 48), 255, np.uint8)).save(masks / "masks" / "p004.png")  # nothing said: legal
-    reasons = {Path(t.path).stem: t.reason for t in troubles_of(open_data(f"masks:{masks}"))}
+    reasons = {Path(t.path).stem: t.reason for t in annotation_issues(open_data(f"masks:{masks}"))}
     assert reasons.keys() == {"p000", "p001", "p002", "p003"}
     assert "20x10, but its picture" in reasons["p000"]
     assert "class number 3, but there are 3 classes (0..2)" in reasons["p001"]
@@ -269,7 +269,7 @@ def test_what_a_task_cannot_vary_is_refused() -> None:
     ):
         recipe = Recipe(**{"augmentation": Augmentation(crop="none")} | change)  # type: ignore[arg-type]
         with pytest.raises(SenetError, match=message):
-            task_named(task).check_rules(recipe)
+            task_named(task).check_recipe(recipe)
 
 
 # Grouping.

@@ -18,7 +18,7 @@ from senet.errors import DataError
 from senet.inference import chosen_part, evaluate_dense
 from senet.preprocessing import Preprocessing
 from senet.tasks.intervals import bootstrap, jackknife, of_mean, wilson
-from senet.weights import Description
+from senet.weights import CheckpointMetadata
 from senet.zoo import LoadedModel
 
 PLAIN = Preprocessing(size=(64, 64), mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -59,7 +59,7 @@ class ByColour(nn.Module):
 
 def network(names: tuple[str, ...], task: str) -> LoadedModel:
     """A network that needs no training."""
-    description = Description(model="by:colour", classes=names, preprocessing=PLAIN, task=task)
+    description = CheckpointMetadata(model="by:colour", classes=names, preprocessing=PLAIN, task=task)
     return LoadedModel(ByColour(names, task), names, PLAIN, description)
 
 

@@ -182,4 +182,4 @@ def test_a_detector_must_give_losses() -> None:
     target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "crowd": torch.zeros(0).bool()}
     batch = DenseBatch([torch.zeros(3, 8, 8)], [target], torch.zeros(1), torch.ones(1).bool(), [], (0, 0))
     with pytest.raises(SenetError, match=r"Net gives a tuple while training; .* dictionary of losses"):
-        DetectionObjective(("a",)).learn(Net(), batch)
+        DetectionObjective(("a",)).training_step(Net(), batch)

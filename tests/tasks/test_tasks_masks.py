@@ -13,7 +13,7 @@ from test_tasks_training import command
 
 from senet.cli import main
 from senet.data import open_data
-from senet.data.checks import check_masks, mask_troubles, report_data
+from senet.data.checks import check_masks, mask_issues, report_data
 from senet.errors import DataError
 from senet.preprocessing import IMAGENET
 
@@ -79,7 +79,7 @@ def test_a_class_that_no_training_mask_has_is_named(classes: str, change: object
 def test_instances_without_an_object(masks: Path) -> None:
     rewrite(masks, lambda mask: 0 * mask)
     (masks / "classes.txt").unlink()
-    (trouble,) = mask_troubles(open_data(f"masks:{masks}", instances=True), ("train",))
+    (trouble,) = mask_issues(open_data(f"masks:{masks}", instances=True), ("train",))
     assert "no training mask has anything of object" in trouble.reason
 
 

@@ -17,14 +17,14 @@ from task_data import rewrite
 
 import senet.inference
 from senet.cli import main
-from senet.cli.placing import output_names, relative_paths
+from senet.cli.output_names import output_names, relative_paths
 from senet.data import load_image, open_data
 from senet.data.coco import read_coco
 from senet.data.coco_file import read_coco_file
-from senet.inference import Seen
+from senet.inference import DensePrediction
 from senet.preprocessing import Preprocessing
 from senet.tasks import load_model, task_named
-from senet.weights import Description, write_checkpoint
+from senet.weights import CheckpointMetadata, write_checkpoint
 
 HEADS = {"detection": {"kind": "fcos", "channels": 64}, "segmentation": {"kind": "unet", "channels": 16}}
 OPTIONS = {"depths": [1, 1, 1, 1], "group_width": 16}
@@ -37,7 +37,7 @@ def checkpoint(folder: Path, task: str, **training: Any) -> Path:
     model = task_named(task).build(
         "se_resnet18", num_classes=2, preprocessing=images, options=OPTIONS, head=HEADS[task]
     )
-    description = Description(model="se_resnet18", options=OPTIONS, classes=classes, preprocessing=images,
+    description = CheckpointMetadata(model="se_resnet18", options=OPTIONS, classes=classes, preprocessing=images,
                               training=training, task=task, head=HEADS[task])  # fmt: skip
     write_checkpoint(folder / "best.safetensors", model.state_dict(), description)
     return folder
@@ -59,15 +59,15 @@ def knows(monkeypatch: pytest.MonkeyPatch, coco: Path) -> None:
     data = open_data(f"coco:{coco}")
     truth = {os.path.realpath(data.val.locate(i)): data.val[i][1] for i in range(len(data.val))}
 
-    def look(loaded: Any, paths: list[str], **_: Any) -> Iterator[Seen]:
+    def predict_dense(loaded: Any, paths: list[str], **_: Any) -> Iterator[DensePrediction]:
         for path in paths:
             target = truth[os.path.realpath(path)]
             boxes = torch.cat([torch.tensor(target["boxes"]), torch.tensor([[1.0, 2, 4.123456, 5]])])
             labels = torch.cat([torch.tensor(target["labels"]), torch.tensor([0])])
             scores = torch.tensor([0.9] * len(target["labels"]) + [0.1])
-            yield Seen(path, load_image(path), {"boxes": boxes, "labels": labels, "scores": scores})
+            yield DensePrediction(path, load_image(path), {"boxes": boxes, "labels": labels, "scores": scores})
 
-    monkeypatch.setattr(senet.inference, "look", look)
+    monkeypatch.setattr(senet.inference, "predict_dense", predict_dense)
 
 
 def score(truth: Path, results: Path) -> float:
@@ -258,15 +258,15 @@ def test_a_failure_leaves_no_half_file(
     out.mkdir()
     (out / "predictions.json").write_text("older")
     pictures = sorted((coco / "val2017").iterdir())
-    whole = senet.inference.look
+    whole = senet.inference.predict_dense
 
-    def fails(loaded: Any, paths: list[str], **more: Any) -> Iterator[Seen]:
+    def fails(loaded: Any, paths: list[str], **more: Any) -> Iterator[DensePrediction]:
         for number, seen in enumerate(whole(loaded, paths, **more)):
             if number == 2:
                 raise OSError(5, "Input/output error", paths[2])
             yield seen
 
-    monkeypatch.setattr(senet.inference, "look", fails)
+    monkeypatch.setattr(senet.inference, "predict_dense", fails)
     assert "Input/output error" in said(capsys, "predict", *pictures, "--checkpoint", detector, "--out", out)
     made = sorted(path.name for path in out.iterdir())
     assert made == [f"{pictures[0].stem}.boxes.jpg", f"{pictures[1].stem}.boxes.jpg", "predictions.json"]

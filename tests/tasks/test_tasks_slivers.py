@@ -14,7 +14,7 @@ from test_tasks_results import checkpoint
 from senet.cli import main
 from senet.data import DenseDataset, open_data
 from senet.data.augmentation import Augmentation
-from senet.data.joint import boxes_transform, masks_transform
+from senet.data.joint_transform import boxes_transform, masks_transform
 from senet.preprocessing import Preprocessing
 from senet.tasks import load_model, task_named
 
@@ -57,7 +57,7 @@ def test_detectors_take_slivers(size: tuple[int, int], kind: str) -> None:
                        "group_width": 16}, head={"kind": kind, "channels": 64}).eval()  # fmt: skip
     transform = task.transform(images, None)
     with torch.inference_mode():
-        (answer,) = task.answers(model, [transform.alone(Image.new("RGB", size))], [size[::-1]])
+        (answer,) = task.predictions(model, [transform.alone(Image.new("RGB", size))], [size[::-1]])
     assert (answer["boxes"] <= torch.tensor([*size, *size])).all()
 
 
@@ -72,7 +72,7 @@ def test_boxes_of_a_shortened_sliver_lie_in_the_picture() -> None:
 
     task, size = task_named("detection"), (40_000, 20)
     transform = task.transform(Preprocessing(size=(64, 128)), None)
-    (answer,) = task.answers(Finds(), [transform.alone(Image.new("RGB", size))], [size[::-1]])
+    (answer,) = task.predictions(Finds(), [transform.alone(Image.new("RGB", size))], [size[::-1]])
     assert answer["boxes"].tolist() == [[10_000, 0, 20_000, 20]]
     image, target = transform(
         Image.new("RGB", size), boxes(size) | {"boxes": np.array([[1e4, 0, 2e4, 20]], np.float32)}
@@ -118,5 +118,5 @@ def test_a_sliver_among_training_pictures(voc: Path, tmp_path: Path) -> None:
     dataset = DenseDataset(open_data(f"voc:{voc}").train, boxes_transform(loaded.preprocessing, WHOLE), seed=0)
     batch = dataset.collate([dataset[(0, 0)], dataset[(0, 1)]])
     objective = task_named("detection").objective(("blue", "red"))
-    loss = objective.learn(loaded.model.train(), batch)["loss"]
+    loss = objective.training_step(loaded.model.train(), batch)["loss"]
     assert torch.isfinite(loss)

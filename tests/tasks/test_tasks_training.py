@@ -54,7 +54,7 @@ def test_train_resume_evaluate_predict(
     asked = iter([False, False, True, True])  # after the first epoch's third step: whether to save, whether to stop
 
     with monkeypatch.context() as patch:
-        patch.setattr("senet.training.keeper._agreed", lambda *_: next(asked))
+        patch.setattr("senet.training.checkpointer._agreed", lambda *_: next(asked))
         assert main(command(task, data, "--out", str(parts), "--ema-decay", "0.5")) == 130
     assert not (parts / "metrics.csv").exists()
     assert main(["train", "--resume", str(parts)]) == 0
@@ -189,16 +189,16 @@ def test_map_is_cocos() -> None:
 
     from senet.data import DenseBatch
 
-    def judge(labels: list[int], crowd: list[bool], valid: bool = True) -> dict[str, float]:
+    def validation_step(labels: list[int], crowd: list[bool], valid: bool = True) -> dict[str, float]:
         target = {"boxes": boxes, "labels": torch.tensor(labels), "crowd": torch.tensor(crowd)}
         batch = DenseBatch([torch.zeros(3, 48, 48)], [target], torch.tensor([0]), torch.tensor([valid]), [], (0, 0))
-        objective.judge(Knows().eval(), batch)
-        return {key: float(value) for key, value in objective.judged().items()}
+        objective.validation_step(Knows().eval(), batch)
+        return {key: float(value) for key, value in objective.val_metrics().items()}
 
-    assert judge([0, 1], [False, False]) == {"map": 1.0, "map50": 1.0}
-    assert judge([1, 0], [False, False]) == {"map": 0.0, "map50": 0.0}
-    assert judge([0, 1], [False, True]) == {"map": 1.0, "map50": 1.0}, "a crowd is neither missed nor found"
-    assert judge([0, 0], [False, False])["map50"] == pytest.approx(0.505, abs=0.01), "one of two found"
+    assert validation_step([0, 1], [False, False]) == {"map": 1.0, "map50": 1.0}
+    assert validation_step([1, 0], [False, False]) == {"map": 0.0, "map50": 0.0}
+    assert validation_step([0, 1], [False, True]) == {"map": 1.0, "map50": 1.0}, "a crowd is neither missed nor found"
+    assert validation_step([0, 0], [False, False])["map50"] == pytest.approx(0.505, abs=0.01), "one of two found"
 
 
 def test_overlaps_are_over_all_pixels() -> None:
@@ -217,8 +217,8 @@ def test_overlaps_are_over_all_pixels() -> None:
             return logits
 
     batch = DenseBatch([torch.zeros(3, 32, 32)], [{"mask": truth}], torch.tensor([0]), torch.tensor([True]), [], (0, 0))
-    objective.judge(Says().eval(), batch)
-    found = objective.judged()
+    objective.validation_step(Says().eval(), batch)
+    found = objective.val_metrics()
     x, both = 16 * 32 - 4, 24 * 32 - 4
     assert objective.per_class["x"]["iou"] == pytest.approx(x / both)
     assert objective.per_class["x"]["dice"] == pytest.approx(2 * x / (x + both))

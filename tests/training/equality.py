@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from senet.training.logs import TIMES
-from senet.training.states import States
+from senet.training.states import TrainingStates
 
 UNEQUAL = {*TIMES}
 """Names of what can't be equal: wall-clock times, in the rows of the table and in the keeper's state."""
@@ -35,7 +35,7 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def state(folder: Path) -> dict[str, Any]:
     """The newest state: weights, averages, optimiser, schedule, loops, callbacks."""
-    saved = States(folder).all()[0]
+    saved = TrainingStates(folder).all()[0]
     assert saved.whole
     return torch.load(saved.path, weights_only=True)
 

@@ -16,7 +16,7 @@ import pytest
 from senet.errors import SenetError
 from senet.training.cluster import launched, placed
 from senet.training.recipe import RunOptions
-from senet.training.states import States
+from senet.training.states import TrainingStates
 
 # A small learning rate: differences of the last bit grow with every step, and faster with larger ones.
 OPTIONS = [
@@ -200,10 +200,10 @@ def test_two_processes_resumed_in_mid_epoch_report_the_whole_epoch(tmp_path):
     )
     whole = (folder / "metrics.csv").read_text()
     (folder / "result.json").unlink()
-    for state in States(folder).all():
+    for state in TrainingStates(folder).all():
         if (state.epoch, state.batch) > (1, 8):
             state.path.unlink()
-    assert str(States(folder).all()[0]) == "epoch 2, batch 8"
+    assert str(TrainingStates(folder).all()[0]) == "epoch 2, batch 8"
     finish(start(tmp_path, *TRAIN, "--resume", "run", "--devices", "2"))
     changed = {"seconds", "images_per_second"}
     again = [{k: v for k, v in row.items() if k not in changed} for row in rows(folder)]
@@ -237,7 +237,7 @@ def test_two_processes_stop_together_within_a_validation(tmp_path):
     os.kill(process.pid, signal.SIGTERM)  # to one of them: they agree
     finish(process, 130)
     assert time.monotonic() - since < 8, "whole validation: more than 10 s"
-    assert str(States(tmp_path / "run").all()[0]) == "epoch 1, batch 8"
+    assert str(TrainingStates(tmp_path / "run").all()[0]) == "epoch 1, batch 8"
     finish(start(tmp_path, *TRAIN, "--resume", "run"))
     assert len(rows(tmp_path / "run")) == 2
 

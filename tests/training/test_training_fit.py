@@ -19,7 +19,7 @@ from senet.training.failures import diverged
 from senet.training.fit import Network, fit
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import RECIPES
-from senet.training.states import States
+from senet.training.states import TrainingStates
 from senet.zoo import create_model, load_model
 
 
@@ -137,7 +137,7 @@ def test_fp16_trains_also_on_a_processor(train):
 
 def test_averaged_weights_are_what_is_validated_and_kept(train, few_digits):
     _, folder = train(ema_decay=0.5, epochs=1)
-    state = torch.load(States(folder).all()[0].path, weights_only=True)["state_dict"]
+    state = torch.load(TrainingStates(folder).all()[0].path, weights_only=True)["state_dict"]
     kept = weights(folder)
     average = {k[len("average.module.") :]: v for k, v in state.items() if k.startswith("average.module.")}
     own = {k[len("model.") :]: v for k, v in state.items() if k.startswith("model.")}

@@ -13,7 +13,7 @@ from equality import assert_equal, rows
 from processes import Child, start
 
 from senet.training.lock import InUseError, held
-from senet.training.states import States
+from senet.training.states import TrainingStates
 
 OPTIONS = [
     "train", "--data", "digits", "--limit", "330", "--model", "se_cifar_resnet20", "--option", "depth=1",
@@ -141,7 +141,7 @@ def test_a_stop_during_validation_saves_at_once_and_the_resumed_run_is_the_same(
     said = child.finish(130)
     assert time.monotonic() - since < 5, "the validation takes minutes"
     assert "Traceback" not in said
-    assert str(States(folder).all()[0]) == "epoch 2, batch 10"
+    assert str(TrainingStates(folder).all()[0]) == "epoch 2, batch 10"
     begin(resume=True).finish()
     assert_equal(folder, whole)
 
@@ -165,7 +165,7 @@ def test_ctrl_c_saves_and_the_resumed_run_is_the_same(tmp_path, whole, begin, wo
     said = child.finish(130)
     assert f"senet train --resume {folder}" in said.replace("\n", "")
     assert "Traceback" not in said
-    assert str(States(folder).all()[0]) == "epoch 2, batch 4"
+    assert str(TrainingStates(folder).all()[0]) == "epoch 2, batch 4"
     begin("--workers", workers, resume=True).finish()
     assert_equal(folder, whole)
 
@@ -178,7 +178,7 @@ def test_stopped_in_the_middle_of_a_batch_that_is_added_up(tmp_path, begin):
     child.signal(signal.SIGTERM)
     child.go_on()
     child.finish(130)
-    assert States(tmp_path / "run").all()[0].batch % 4 == 0
+    assert TrainingStates(tmp_path / "run").all()[0].batch % 4 == 0
     begin(resume=True).finish()
     assert_equal(tmp_path / "run", tmp_path / "whole")
 
@@ -196,7 +196,7 @@ def test_killed_before_any_state_was_saved(tmp_path, whole, begin, how):
 def test_a_damaged_state_is_named_and_the_one_before_is_used(tmp_path, whole, begin, damage):
     folder = tmp_path / "run"
     begin(die_at_replace=21).finish(-signal.SIGKILL)
-    newest, before = States(folder).all()
+    newest, before = TrainingStates(folder).all()
     content = bytearray(newest.path.read_bytes())
     if damage == "truncated":
         content = content[:1000]
@@ -220,7 +220,7 @@ def test_what_can_not_be_resumed_says_so(tmp_path, whole):
     assert "holds no run" in refused("--resume", tmp_path)
     assert "--resume" in refused(*OPTIONS[1:], "--out", copy)
     (copy / "result.json").unlink()
-    for state in States(copy).all():
+    for state in TrainingStates(copy).all():
         state.path.write_bytes(b"nothing")
     assert "holds no whole state" in refused("--resume", copy)
     shutil.rmtree(copy / "states")

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from senet.errors import CheckpointError, SenetError, UnknownNameError
-from senet.training.failures import told_plainly
-from senet.training.keeper import Keeper
+from senet.training.checkpointer import TrainingCheckpointer
+from senet.training.failures import translate_errors
 from senet.training.optim import make_optimizer, make_schedule
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import RECIPES, fine_tuning, recipe_for, recipe_named
@@ -152,15 +152,15 @@ def test_how_often_a_state_is_saved(given, steps, seconds):
     ],
 )  # fmt: skip
 def test_what_ends_a_training_from_outside_is_told_plainly(tmp_path, error, said):
-    keeper = Keeper(tmp_path, lambda *_: None, scores=(), stop=None, tell=print)
-    with pytest.raises(SenetError, match=re.escape(said)) as told, told_plainly(keeper, "64 x 3 x 32 x 32"):
+    keeper = TrainingCheckpointer(tmp_path, lambda *_: None, scores=(), stop=None, tell=print)
+    with pytest.raises(SenetError, match=re.escape(said)) as told, translate_errors(keeper, "64 x 3 x 32 x 32"):
         raise error
     assert str(told.value).endswith("nothing was saved yet: begin anew")
     assert len(str(told.value).splitlines()) == 2
 
 
 def test_what_is_no_such_thing_stays_what_it_is(tmp_path):
-    keeper = Keeper(tmp_path, lambda *_: None, scores=(), stop=None, tell=print)
+    keeper = TrainingCheckpointer(tmp_path, lambda *_: None, scores=(), stop=None, tell=print)
     for error in (RuntimeError("a bug"), SenetError("a mistake")):
-        with pytest.raises(type(error), match=str(error)), told_plainly(keeper, ""):
+        with pytest.raises(type(error), match=str(error)), translate_errors(keeper, ""):
             raise error

@@ -24,7 +24,7 @@ from senet.training.module import TrainingModule
 from senet.training.outcome import best_row, outcome_of
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import RECIPES
-from senet.training.states import States
+from senet.training.states import TrainingStates
 
 NETWORK = ["--model", "cifar_resnet20", "--option", "depth=1", "--option", "widths=[8,8]", "--size", "8"]
 HOW = [*NETWORK, "--batch-size", "16", "--workers", "0", "--schedule", "constant", "--warmup-epochs", "0"]
@@ -167,15 +167,15 @@ def test_a_validation_that_gives_nan(train, tmp_path, monkeypatch):
     """The second epoch's; files stay readable, and the training goes on."""
     from senet.tasks.classification import ClassificationObjective
 
-    judged = ClassificationObjective.judged
+    val_metrics = ClassificationObjective.val_metrics
     seen = []
 
     def second_is_nan(self):
-        values = judged(self)
+        values = val_metrics(self)
         seen.append(values)
         return {name: value * math.nan if len(seen) == 2 else value for name, value in values.items()}
 
-    monkeypatch.setattr(ClassificationObjective, "judged", second_is_nan)
+    monkeypatch.setattr(ClassificationObjective, "val_metrics", second_is_nan)
     outcome, folder = train(epochs=3, patience=3)
     assert len(outcome.rows) == 3
     assert outcome.best["epoch"] in (1, 3)
@@ -197,9 +197,9 @@ def test_a_state_appears_under_its_final_name_in_one_step(tmp_path, monkeypatch)
     seen = []
     move = Path.replace
     monkeypatch.setattr(Path, "replace", lambda path, target: seen.append((path, target)) or move(path, target))
-    States(tmp_path).write((0, 3), lambda path: path.write_bytes(b"state"))
+    TrainingStates(tmp_path).write((0, 3), lambda path: path.write_bytes(b"state"))
     assert len(seen) == 1
-    assert [path.name for path in (tmp_path / "states").iterdir()] == [States(tmp_path).all()[0].path.name]
+    assert [path.name for path in (tmp_path / "states").iterdir()] == [TrainingStates(tmp_path).all()[0].path.name]
 
 
 def test_a_written_file_and_its_folder_are_flushed(tmp_path, monkeypatch):

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 import senet
 from senet.errors import CheckpointError
 from senet.preprocessing import CIFAR, IMAGENET_CAFFE
-from senet.weights import DataRecord, Description, read_checkpoint, write_atomically, write_checkpoint
+from senet.weights import CheckpointMetadata, DataRecord, read_checkpoint, write_atomically, write_checkpoint
 from senet.weights.files import new_file_mode, sha256
 
 OPTIONS = {"depth": 1, "attention": senet.SE(reduction=8).to_dict(), "stages": [2, 3]}
-DESCRIPTION = Description(
+DESCRIPTION = CheckpointMetadata(
     model="cifar_resnet20",
     options=OPTIONS,
     classes=("кошка", "dog", "a bird"),
@@ -218,7 +218,7 @@ def test_writing_changes_nothing_for_other_threads(mask: int, tmp_path: Path) ->
     """A process has one umask: who asks for it by setting it opens the files of other threads for everybody."""
     modes: set[int] = set()
 
-    def look(frame: Any, event: str, function: Any) -> None:
+    def predict_dense(frame: Any, event: str, function: Any) -> None:
         """What another thread would meet if it got its turn now: after any call of the standard library."""
         if event == "c_return":
             sys.setprofile(None)
@@ -226,11 +226,11 @@ def test_writing_changes_nothing_for_other_threads(mask: int, tmp_path: Path) ->
             modes.add(os.fstat(handle).st_mode & 0o777)
             os.close(handle)
             os.unlink(tmp_path / "other")
-            sys.setprofile(look)
+            sys.setprofile(predict_dense)
 
     before = os.umask(mask)
     try:
-        sys.setprofile(look)
+        sys.setprofile(predict_dense)
         write_atomically(tmp_path / "ours", lambda temporary: temporary.write_text(""))
         new_file_mode(tmp_path)
     finally:
@@ -274,7 +274,7 @@ def test_load_model(written: Path) -> None:
 def test_every_difference_of_a_spec_survives(tmp_path: Path) -> None:
     spec = senet.create_model("se_resnet18", depths=(1, 1), placement="identity", num_classes=2, dropout=0.5).spec
     base = senet.create_model("se_resnet18", device="meta").spec
-    description = Description(
+    description = CheckpointMetadata(
         model="se_resnet18", options=spec.differences(base), classes=("a", "b"), preprocessing=IMAGENET_CAFFE
     )
     write_checkpoint(tmp_path / "best.safetensors", spec.build().state_dict(), description)

@@ -217,14 +217,14 @@ def test_the_same_logits_there_and_back(case: Case, record_property: Callable[..
     images = pictures(2, (case.size, case.size))
     with torch.device("meta"):
         peer = case.make(case.peer)
-    shortcut_values: nn.Module | None = None
+    aside: nn.Module | None = None
     if getattr(peer, "AuxLogits", None) is not None:  # its head for training takes no maps as small as these
         peer.AuxLogits.to_empty(device="cpu")
-        shortcut_values, peer.aux_logits, peer.AuxLogits = peer.AuxLogits, False, None
+        aside, peer.aux_logits, peer.AuxLogits = peer.AuxLogits, False, None
     randomise(peer, images)
     tensors = peer.state_dict()
-    if shortcut_values is not None:
-        tensors |= {f"AuxLogits.{key}": torch.zeros_like(t) for key, t in shortcut_values.state_dict().items()}
+    if aside is not None:
+        tensors |= {f"AuxLogits.{key}": torch.zeros_like(t) for key, t in aside.state_dict().items()}
     ours = senet.create_model(case.ours, device="meta", **case.options)
     load_weights(ours, tensors)
     single = deviation(ours.eval(), peer, images)

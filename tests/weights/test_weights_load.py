@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import senet
 from senet.errors import CheckpointError, SenetError, UnknownNameError
-from senet.weights import Description, load_weights, read_tensors, to_layout, write_checkpoint
+from senet.weights import CheckpointMetadata, load_weights, read_tensors, to_layout, write_checkpoint
 
 TINY = {"depths": (1, 1, 1, 1)}
 
@@ -89,7 +89,7 @@ def test_wrappers_prefixes_and_missing_counters(tmp_path: Path, wrap: Callable[[
 
 def test_our_own_checkpoint_with_its_hash(tmp_path: Path, refusal: Callable[..., str]) -> None:
     model = randomised(cifar())
-    description = Description(model="cifar_resnet20", classes=("a",), preprocessing=model.spec.preprocessing)
+    description = CheckpointMetadata(model="cifar_resnet20", classes=("a",), preprocessing=model.spec.preprocessing)
     write_checkpoint(tmp_path / "x.safetensors", model.state_dict(), description)
     other = cifar()
     assert load_weights(other, tmp_path / "x.safetensors").layout == "senet"

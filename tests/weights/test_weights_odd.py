@@ -21,11 +21,11 @@ import senet
 from senet.cli import main
 from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.preprocessing import CIFAR, IMAGENET, Preprocessing
-from senet.weights import LAYOUTS, Description, load_weights, read_checkpoint, read_tensors, write_checkpoint
+from senet.weights import LAYOUTS, CheckpointMetadata, load_weights, read_checkpoint, read_tensors, write_checkpoint
 from senet.weights.files import sha256
 from senet.weights.strict_json import parse_object
 
-DESCRIPTION = Description(
+DESCRIPTION = CheckpointMetadata(
     model="cifar_resnet20", options={"depth": 1}, classes=("a", "b", "c"), preprocessing=CIFAR, metrics={"top1": 0.5}
 )
 

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 import senet
 from senet.errors import CheckpointError
 from senet.preprocessing import CIFAR
-from senet.weights import Description, load_weights, to_layout, write_checkpoint
+from senet.weights import CheckpointMetadata, load_weights, to_layout, write_checkpoint
 
 OPTIONS = {"depth": 1, "num_classes": 3, "projection": True, "attention": senet.SE(bias=False)}
 
@@ -153,7 +153,7 @@ def test_a_checkpoint_written_of_a_wrapped_network_loads(tmp_path: Path) -> None
     for wrap in (WRAPPERS["compiled"], WRAPPERS["parallel"], WRAPPERS["parallel with compiled children"]):
         model = network(1)
         options = OPTIONS | {"attention": {"kind": "se", "bias": False}}
-        described = Description(
+        described = CheckpointMetadata(
             model="se_cifar_resnet20", options=options, classes=("a", "b", "c"), preprocessing=CIFAR
         )
         expected = {key: tensor.clone() for key, tensor in model.state_dict().items()}

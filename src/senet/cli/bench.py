@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
         )
     if options.out is not None:
-        from senet.cli.bench_picture import draw
+        from senet.cli.bench_plot import draw
 
         draw(rows, options.out)
     if options.json:

@@ -30,17 +30,17 @@ from typing import TYPE_CHECKING, Any
 from senet.cli import jobs
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_table
+from senet.comparison.paper_tables import from_table
 from senet.comparison.plan import Comparison
-from senet.comparison.tabled import from_table
-from senet.comparison.variant import Arm, Variant, default_arms, parse_arm
+from senet.comparison.variant import Variant, VariantSpec, default_variants, parse_variant
 from senet.console import plain_console, teller
 from senet.errors import SenetError
+from senet.training.model_initialization import BUILT, is_checkpoint
+from senet.training.paper_tables import TABLES, paper_table_named
 from senet.training.recipe import RunOptions
-from senet.training.start import BUILT, is_checkpoint
-from senet.training.tables import TABLES, table_named
 
 if TYPE_CHECKING:
-    from senet.comparison.measuring import Price
+    from senet.comparison.measuring import TrainingCost
     from senet.data import Data
 
 __all__ = ["add_arguments", "run"]
@@ -70,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train what isn't trained yet, and report."""
-    from senet.comparison.measuring import prices
-    from senet.comparison.running import refuse_others, taking_part, train_all
+    from senet.comparison.measuring import training_costs
+    from senet.comparison.running import join_comparison, refuse_others, train_all
     from senet.training.interruption import Interrupted
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -80,9 +80,9 @@ def run(options: argparse.Namespace) -> int:
     tell = teller(console)
     folder, comparison, data = _resumed(options) if options.resume is not None else _new(options)
     refuse_others(comparison, folder, data)
-    with taking_part(comparison, folder, tell):
+    with join_comparison(comparison, folder, tell):
         # Each network is built once before anything is trained: one that can't be is told now.
-        counted = prices(comparison, data, seconds=0)
+        counted = training_costs(comparison, data, seconds=0)
         report = partial(_report, comparison, folder, counted)
         try:
             failed, elsewhere = train_all(comparison, folder, data, console, after_each=report)
@@ -151,7 +151,7 @@ def _variants(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
         return _rows(options, data)
     if options.only:
         raise SenetError("--only chooses rows of a table; --recipe names none (`senet list --recipes` shows them)")
-    arms = _arms(options)
+    arms = _variant_specs(options)
     starts = [arm.placed(data) for arm in arms]
     # One recipe for all; where any begins with good weights, a gentle one.
     recipe = jobs.chosen_recipe(options, next((start for start in starts if start.weights != BUILT), starts[0]))
@@ -168,7 +168,7 @@ def _rows(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
     given = [name for name in fixed if getattr(options, name) is not None]
     if given:
         raise SenetError(f"--{given[0]}: what is compared is what {options.recipe} says; leave it out")
-    table = table_named(options.recipe)
+    table = paper_table_named(options.recipe)
     return from_table(
         table,
         data,
@@ -181,7 +181,7 @@ def _rows(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
     )
 
 
-def _arms(options: argparse.Namespace) -> list[Arm]:
+def _variant_specs(options: argparse.Namespace) -> list[VariantSpec]:
     if options.variant is None:
         network = shared.network_options(options)
         if options.attention is not None and network.get("attention") is None:
@@ -195,12 +195,13 @@ def _arms(options: argparse.Namespace) -> list[Arm]:
         ):
             # Attention comes by surgery: these say where, not what the network is.
             where = {key: network.pop(key) for key in ("placement", "stages") if key in network}
-        return default_arms(jobs.chosen_start(options, network, pretrained=False), attention, where)
+        return default_variants(jobs.chosen_initialization(options, network, pretrained=False), attention, where)
     given = [name for name in ("model", "init", "attention", "placement", "stages", "option") if getattr(options, name)]
     if given:
         raise SenetError(f"--{given[0]} says what one network is; with --variant write it there")
     arms = [
-        parse_arm(words, options.size, pretrained=options.pretrained, task=options.task) for words in options.variant
+        parse_variant(words, options.size, pretrained=options.pretrained, task=options.task)
+        for words in options.variant
     ]
     arms = [replace(arm, start=jobs.with_head(options, arm.start)) for arm in arms]
     if len(arms) == 1:
@@ -223,18 +224,20 @@ def _sizes(options: argparse.Namespace) -> tuple[int, ...]:
 
 
 def _report(
-    comparison: Comparison, folder: Path, counted: dict[str, Price], failed: list[str], data: Data | None = None
+    comparison: Comparison, folder: Path, counted: dict[str, TrainingCost], failed: list[str], data: Data | None = None
 ) -> dict[str, Any]:
     """Collect and write; with the data, also what takes time: the networks timed, and other sizes."""
-    from senet.comparison.measuring import prices
+    from senet.comparison.measuring import training_costs
     from senet.comparison.report import write
     from senet.comparison.result import collect
 
     found = (
-        prices(comparison, data, seconds=comparison.timing_seconds) if data and comparison.timing_seconds else counted
+        training_costs(comparison, data, seconds=comparison.timing_seconds)
+        if data and comparison.timing_seconds
+        else counted
     )
     sizes = _at_sizes(comparison, folder, data) if data and comparison.sizes else {}
-    result = collect(comparison, folder, prices=found, sizes=sizes, failed=failed, machine=_machine())
+    result = collect(comparison, folder, training_costs=found, sizes=sizes, failed=failed, machine=_machine())
     write(result, folder, comparison.command)
     return result
 
@@ -245,11 +248,15 @@ def _at_sizes(comparison: Comparison, folder: Path, data: Data) -> dict[str, dic
     from senet.comparison.sizes import at_sizes
 
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    turns = [turn for turn in comparison.turns(folder) if finished_rows(turn.folder)]
+    training_runs = [
+        training_run for training_run in comparison.training_runs(folder) if finished_rows(training_run.folder)
+    ]
     with counting("evaluating at other sizes") as progress:
-        for number, turn in enumerate(turns, 1):
-            found.setdefault(turn.variant, {})[turn.seed] = at_sizes(turn, data, comparison.sizes)
-            progress(number, len(turns))
+        for number, training_run in enumerate(training_runs, 1):
+            found.setdefault(training_run.variant, {})[training_run.seed] = at_sizes(
+                training_run, data, comparison.sizes
+            )
+            progress(number, len(training_runs))
     return found
 
 

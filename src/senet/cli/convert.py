@@ -46,7 +46,14 @@ def run(options: argparse.Namespace) -> int:
     """Convert."""
     import torch
 
-    from senet.weights import Description, load_weights, read_contents, to_layout, write_checkpoint, write_tensors
+    from senet.weights import (
+        CheckpointMetadata,
+        load_weights,
+        read_contents,
+        to_layout,
+        write_checkpoint,
+        write_tensors,
+    )
 
     _check(options)
     out, names = Path(options.out), _names(options.classes)
@@ -60,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         if report.images and options.tag is None:
             images = replace(report.images, **shared.given_fields(options, Preprocessing))
-        description = Description(
+        description = CheckpointMetadata(
             model=options.model,
             options=changes,
             classes=names or tuple(map(str, range(spec.num_classes))),

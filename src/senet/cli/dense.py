@@ -9,14 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from senet.cli import options as shared
-from senet.cli.answers import ENDINGS, write_boxes, write_masks
 from senet.cli.output import counting, print_json, print_table, span, tell_part
-from senet.cli.placing import output_names, refuse_pictures, relative_paths
+from senet.cli.output_names import output_names, refuse_images, relative_paths
+from senet.cli.predictions import ENDINGS, write_boxes, write_masks
 from senet.console import printable
 from senet.errors import SenetError
 
 if TYPE_CHECKING:
-    from senet.inference import Seen
+    from senet.inference import DensePrediction
     from senet.zoo import LoadedModel
 
 __all__ = ["evaluate", "predict"]
@@ -56,10 +56,10 @@ def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
                 "data": data.name}  # fmt: skip
         print_json(what | part.to_dict() | result.to_dict())
         return 0
-    scores = task_named(description.task).scores
-    row = [f"{result.images:,}", *(f"{result.scores[s.key]:.2%}" for s in scores), f"{result.seconds:.1f}"]
-    head = ("images", *(s.title for s in scores), "seconds")
-    spans = ["95 % of images", *(span(result.intervals.get(s.key)) for s in scores), ""]
+    metrics = task_named(description.task).metrics
+    row = [f"{result.images:,}", *(f"{result.metrics[s.key]:.2%}" for s in metrics), f"{result.seconds:.1f}"]
+    head = ("images", *(s.title for s in metrics), "seconds")
+    spans = ["95 % of images", *(span(result.intervals.get(s.key)) for s in metrics), ""]
     print_table(head, [row, spans], title=f"{description.model} on {data.name}", left=0)
     tell_part(part)
     if result.per_class and (options.per_class or description.task == "segmentation"):
@@ -79,7 +79,7 @@ def _percent(value: float | None) -> str:
 
 def predict(options: argparse.Namespace, loaded: LoadedModel, paths: list[str]) -> int:
     """Write pictures with boxes and COCO's JSON, or masks and pictures with them."""
-    from senet.inference import look
+    from senet.inference import predict_dense
 
     task = loaded.description.task
     _check(options, task)
@@ -87,18 +87,20 @@ def predict(options: argparse.Namespace, loaded: LoadedModel, paths: list[str]) 
     options.out.mkdir(parents=True, exist_ok=True)
     with counting("predicting") as progress:
         batch_size = options.batch_size or BATCH
-        bad = write(look(loaded, paths, batch_size=batch_size, precision=options.precision, progress=progress))
+        bad = write(predict_dense(loaded, paths, batch_size=batch_size, precision=options.precision, progress=progress))
     unread = f", {bad} of them can't be read" if bad else ""
     print(f"{len(paths)} pictures{unread}; in {options.out}: {WRITTEN[task]}")
     return 0 if bad < len(paths) else 1
 
 
-def _writer(options: argparse.Namespace, loaded: LoadedModel, paths: list[str]) -> Callable[[Iterator[Seen]], int]:
+def _writer(
+    options: argparse.Namespace, loaded: LoadedModel, paths: list[str]
+) -> Callable[[Iterator[DensePrediction]], int]:
     """What takes the answers, and gives how many pictures could not be read; all that can be wrong is told before."""
     task = loaded.description.task
     places = [options.out / name for name in output_names(options.paths, paths)]
     outputs = [place.with_name(place.name + ending) for place in places for ending in ENDINGS[task]]
-    refuse_pictures([*outputs, *(options.out / name for name in JSON_FILES)], paths)
+    refuse_images([*outputs, *(options.out / name for name in JSON_FILES)], paths)
     if task != "detection":
         return partial(write_masks, places, loaded=loaded)
     entries, categories = _numbers(options, loaded, paths)

@@ -10,9 +10,9 @@ from typing import Any
 
 from senet.errors import SenetError
 from senet.tasks import CLASSIFICATION
-from senet.training.start import Start
+from senet.training.model_initialization import ModelInitialization
 
-__all__ = ["add_choice_options", "external_start", "given_choice", "is_external", "refuse_choice", "tell"]
+__all__ = ["add_choice_options", "external_initialization", "given_choice", "is_external", "refuse_choice", "tell"]
 
 _OPTIONS = ("prefix", "ignore", "weights")
 
@@ -58,7 +58,9 @@ def is_external(path: str) -> bool:
     return not is_checkpoint_file(Path(path))
 
 
-def external_start(options: argparse.Namespace, network: dict[str, Any], path: str, model: str | None) -> Start:
+def external_initialization(
+    options: argparse.Namespace, network: dict[str, Any], path: str, model: str | None
+) -> ModelInitialization:
     """The network that `--model` names, with the weights of another program's file.
 
     Raises:
@@ -69,7 +71,7 @@ def external_start(options: argparse.Namespace, network: dict[str, Any], path: s
         raise SenetError(f"{path}: no such file")
     if model is None:
         raise SenetError(f"{path} doesn't say which network its weights are of; say --init {path} --model NAME")
-    start, notes = Start.external_file(
+    start, notes = ModelInitialization.external_file(
         path, model, network, options.size, task=options.task or CLASSIFICATION, **given_choice(options)
     )
     tell(path, notes, options)

@@ -80,11 +80,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _limited(source: Source, limit: int | None) -> Source:
-    from senet.data import thin
+    from senet.data import subsample
 
     if limit is not None and limit < 1:
         raise SenetError(f"--limit {limit} must be at least 1")
-    return source if limit is None else thin(source, limit)
+    return source if limit is None else subsample(source, limit)
 
 
 def _batches(

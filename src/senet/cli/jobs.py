@@ -14,15 +14,15 @@ from senet.data.augmentation import Augmentation
 from senet.errors import SenetError
 from senet.tasks import CLASSIFICATION, TASKS, task_named
 from senet.training.job import DataOptions, Job
+from senet.training.model_initialization import BUILT, ModelInitialization, is_checkpoint
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import RECIPES, fine_tuning, recipe_for, recipe_named
-from senet.training.start import BUILT, Start, is_checkpoint
 
 __all__ = [
     "PLACE",
     "add_job_options",
+    "chosen_initialization",
     "chosen_recipe",
-    "chosen_start",
     "default_folder",
     "job_data",
     "moved",
@@ -94,7 +94,9 @@ def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str) -> None
     shared.add_field_options(parser, "how it runs", RunOptions)
 
 
-def chosen_start(options: argparse.Namespace, network: dict[str, Any], *, pretrained: bool) -> Start:
+def chosen_initialization(
+    options: argparse.Namespace, network: dict[str, Any], *, pretrained: bool
+) -> ModelInitialization:
     """The network and the weights that `--model`, `--init` and `--pretrained` mean.
 
     Args:
@@ -112,22 +114,26 @@ def chosen_start(options: argparse.Namespace, network: dict[str, Any], *, pretra
         if options.pretrained is not None:
             raise SenetError(f"{'--' if options.pretrained else '--no-'}pretrained: the weights are those of {init}")
         if external.is_external(init):
-            return with_head(options, external.external_start(options, network, init, model))
+            return with_head(options, external.external_initialization(options, network, init, model))
         external.refuse_choice(options, f"{init} is a checkpoint of this package, which holds one network")
         if network:
             raise SenetError(
                 f"--{next(iter(network))} would change the network, which is that of {init}; "
                 "`senet retrofit` inserts attention into it"
             )
-        return with_head(options, Start.checkpoint(init, model, options.size, task=options.task))
+        return with_head(options, ModelInitialization.checkpoint(init, model, options.size, task=options.task))
     external.refuse_choice(options, "for the file that --init names, and there is none")
     if model is None:
         raise SenetError("--model is missing (or --resume DIR); --help says more")
-    begin = Start.public if (pretrained if options.pretrained is None else options.pretrained) else Start.built
+    begin = (
+        ModelInitialization.public
+        if (pretrained if options.pretrained is None else options.pretrained)
+        else ModelInitialization.built
+    )
     return with_head(options, begin(model, network, options.size, task=options.task or CLASSIFICATION))
 
 
-def with_head(options: argparse.Namespace, start: Start) -> Start:
+def with_head(options: argparse.Namespace, start: ModelInitialization) -> ModelInitialization:
     """With the head that `--head` and `--head-attention` mean; a network that has one keeps it."""
     said = [name for name in ("head", "head_attention") if getattr(options, name) is not None]
     task = task_named(start.task)
@@ -145,7 +151,7 @@ def with_head(options: argparse.Namespace, start: Start) -> Start:
     return replace(start, head=head.to_dict())
 
 
-def chosen_recipe(options: argparse.Namespace, start: Start) -> Recipe:
+def chosen_recipe(options: argparse.Namespace, start: ModelInitialization) -> Recipe:
     """The recipe that is named, else the one for these images, gentle where the weights are good already.
 
     Raises:
@@ -178,7 +184,7 @@ def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     return recipe
 
 
-def job_data(options: argparse.Namespace, start: Start | None = None) -> DataOptions:
+def job_data(options: argparse.Namespace, start: ModelInitialization | None = None) -> DataOptions:
     """The data, thinned if `--limit` says so, with the white that `--white` says, at a place that holds anywhere.
 
     Args:
@@ -267,7 +273,7 @@ def default_folder(model: str, *words: str) -> Path:
     return Path("runs") / "-".join([model.replace(":", "."), *last])
 
 
-def _in_words(start: Start) -> str:
+def _in_words(start: ModelInitialization) -> str:
     return f"{start.model} with {start.head['kind']}" if "kind" in start.head else start.model
 
 

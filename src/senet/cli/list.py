@@ -57,8 +57,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _recipes(options: argparse.Namespace) -> int:
     """Recipes of `senet train`, then the tables of `senet compare` with the rows that can be trained."""
+    from senet.training.paper_tables import TABLES
     from senet.training.recipes import RECIPES
-    from senet.training.tables import TABLES
 
     if options.cost or options.pattern != "*":
         raise SenetError("--recipes goes with no pattern and without --cost")

@@ -12,7 +12,7 @@ from senet.cli.output import counting
 from senet.errors import SenetError
 from senet.tasks import CLASSIFICATION, task_named
 from senet.training.job import is_first_process
-from senet.training.start import Start
+from senet.training.model_initialization import ModelInitialization
 
 if TYPE_CHECKING:
     import torch
@@ -28,10 +28,10 @@ BEFORE, AFTER = "before surgery", "right after surgery"
 """Names of the moments at which a network is evaluated."""
 
 
-def planned(options: argparse.Namespace, model: nn.Module, start: Start, images: Preprocessing) -> Report:
+def planned(options: argparse.Namespace, model: nn.Module, start: ModelInitialization, images: Preprocessing) -> Report:
     """Where attention goes, as `--attention`, `--where`, `--placement` and `--stages` say."""
     from senet.nn import SE, attention_from_dict
-    from senet.training.start import surgery_plan
+    from senet.training.model_initialization import surgery_plan
 
     wanted = shared.network_options(options)
     attention = wanted.pop("attention", SE().to_dict())
@@ -57,7 +57,7 @@ class Operation:
         part: The same in words.
     """
 
-    start: Start
+    start: ModelInitialization
     model: nn.Module
     report: Report
     difference: float
@@ -81,12 +81,12 @@ class Operation:
         }
 
 
-def operate(options: argparse.Namespace, start: Start, data: Data | None, *, seed: int) -> Operation:
+def operate(options: argparse.Namespace, start: ModelInitialization, data: Data | None, *, seed: int) -> Operation:
     """Build, evaluate, insert, evaluate again."""
     import torch
 
     from senet.inference.device import running
-    from senet.surgery import apply_sites
+    from senet.surgery import apply_insertion_points
 
     preprocessing = start.images(data)
     torch.manual_seed(seed)
@@ -102,15 +102,15 @@ def operate(options: argparse.Namespace, start: Start, data: Data | None, *, see
     example = torch.randn(2, preprocessing.in_channels, *preprocessing.size)
     results: dict[str, dict[str, Any] | None] = {BEFORE: None, AFTER: None}
 
-    def look(moment: str) -> list[torch.Tensor]:
+    def predict_dense(moment: str) -> list[torch.Tensor]:
         if known and data is not None and is_first_process():
             results[moment] = measured(options, start, model, data, split)
         with running(model, "32") as device:
             return [output.cpu() for output in task.outputs(model, example.to(device))]
 
-    before = look(BEFORE)
-    apply_sites(model, report.inserted)
-    difference = _difference(before, look(AFTER))
+    before = predict_dense(BEFORE)
+    apply_insertion_points(model, report.inserted)
+    difference = _difference(before, predict_dense(AFTER))
     inserted = replace(start, inserted=[site.to_dict() for site in report.inserted])
     return Operation(inserted, model, report, difference, results, started.new_head, split, _words(data))
 
@@ -134,20 +134,24 @@ def _difference(before: list[torch.Tensor], after: list[torch.Tensor]) -> float:
     return max(((b - a).abs().max().item() for b, a in zip(before, after, strict=True) if a.numel()), default=0.0)
 
 
-def measured(options: argparse.Namespace, start: Start, model: nn.Module, data: Data, split: str) -> dict[str, Any]:
+def measured(
+    options: argparse.Namespace, start: ModelInitialization, model: nn.Module, data: Data, split: str
+) -> dict[str, Any]:
     """Loss and accuracies of a network that knows the data's classes."""
     from senet.inference import evaluate, evaluate_dense
-    from senet.weights import Description
+    from senet.weights import CheckpointMetadata
     from senet.zoo import LoadedModel
 
     preprocessing = start.images(data)
-    description = Description(model=start.model, classes=data.classes, preprocessing=preprocessing, task=start.task)
+    description = CheckpointMetadata(
+        model=start.model, classes=data.classes, preprocessing=preprocessing, task=start.task
+    )
     loaded = LoadedModel(model, data.classes, preprocessing, description)
     with counting("evaluating") as progress:
         workers = options.workers if options.workers is not None and options.workers >= 0 else None
         if start.task != CLASSIFICATION:
             part: Any = data.part(split)
             seen = evaluate_dense(loaded, part, data.classes, workers=workers, progress=progress)
-            return {"images": seen.images, **seen.scores}
+            return {"images": seen.images, **seen.metrics}
         found = evaluate(loaded, data.part(split), data.classes, workers=workers, progress=progress)
     return {"images": found.images, "top1": found.top1, "top5": found.top5, "loss": found.loss}

@@ -29,8 +29,8 @@ from senet.data.augmentation import Augmentation
 from senet.errors import CheckpointError, SenetError
 from senet.tasks import CLASSIFICATION, task_named
 from senet.training.job import Job, is_first_process
+from senet.training.model_initialization import BUILT, ModelInitialization
 from senet.training.recipe import Recipe
-from senet.training.start import BUILT, Start
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     console = plain_console()
     if options.resume is not None:
         return _go_on(options, console)
-    start = _start(options)
+    start = _initialization(options)
     if options.plan:
         return _show_plan(options, start)
     folder = options.out or jobs.default_folder(start.model, options.attention or "se", options.data or "plain")
@@ -84,11 +84,11 @@ def run(options: argparse.Namespace) -> int:
     return _train(job, folder, operation.record(), data, options, console)
 
 
-def _start(options: argparse.Namespace) -> Start:
+def _initialization(options: argparse.Namespace) -> ModelInitialization:
     """The network before surgery; random weights are no default here, and a user's function has its own."""
     from senet.zoo import is_code
 
-    return jobs.chosen_start(
+    return jobs.chosen_initialization(
         options, shared.named_options(options), pretrained=not (options.model and is_code(options.model))
     )
 
@@ -99,7 +99,7 @@ def _refuse_training_options(options: argparse.Namespace, why: str) -> None:
         raise SenetError(f"--{name.replace('_', '-')} has no effect with {why}, which trains nothing")
 
 
-def _show_plan(options: argparse.Namespace, start: Start) -> int:
+def _show_plan(options: argparse.Namespace, start: ModelInitialization) -> int:
     _refuse_training_options(options, "--plan")
     data = shared.data_options(options).open() if options.data else None
     preprocessing = start.images(data)
@@ -113,11 +113,11 @@ def _show_plan(options: argparse.Namespace, start: Start) -> int:
     return 0
 
 
-def _insert_only(options: argparse.Namespace, start: Start, folder: Path) -> int:
+def _insert_only(options: argparse.Namespace, start: ModelInitialization, folder: Path) -> int:
     """Write the network as it is right after surgery."""
     from senet.training.folder import BEST, SURGERY, write_json
     from senet.training.status import holds_results
-    from senet.weights import Description, write_checkpoint
+    from senet.weights import CheckpointMetadata, write_checkpoint
 
     _refuse_training_options(options, "--epochs 0")
     if holds_results(folder):
@@ -129,7 +129,7 @@ def _insert_only(options: argparse.Namespace, start: Start, folder: Path) -> int
     write_checkpoint(
         folder / BEST,
         operation.model.state_dict(),
-        Description(
+        CheckpointMetadata(
             model=start.model,
             options=operation.start.all_options(),
             classes=data.classes if data else start.classes(),
@@ -198,7 +198,7 @@ def _give(folder: Path, record: dict[str, Any], options: argparse.Namespace, **m
         print_json({"folder": str(folder)} | record | more)
         return
     rows = []
-    scores = task_named(record.get("task", CLASSIFICATION)).scores
+    scores = task_named(record.get("task", CLASSIFICATION)).metrics
     for moment, result in record["results"].items():
         found = result or {}
         percent = [f"{found[s.key]:.2%}" if found.get(s.key) is not None else "-" for s in scores]

@@ -52,14 +52,14 @@ def run(options: argparse.Namespace) -> int:
         print_json({"folder": str(folder), "best": best, "last": last, "seconds": outcome.seconds})
         return 0
     rows = []
-    scores = task_named(job.network.task).scores
+    metrics = task_named(job.network.task).metrics
     for name, row in (("best", best), ("last", last)):
         loss = f"{row['val_loss']:.4f}" if "val_loss" in row else "-"
-        shown = [f"{row[f'val_{s.key}']:.2%}" if f"val_{s.key}" in row else "-" for s in scores]
+        shown = [f"{row[f'val_{s.key}']:.2%}" if f"val_{s.key}" in row else "-" for s in metrics]
         rows.append([name, f"{row['epoch']:.0f}", loss, *shown, f"{row['images_per_second']:.0f}",
                      str(folder / f"{name}.safetensors")])  # fmt: skip
     title = f"{job.network.model} on {job.source.data}, {last['epoch']:.0f} epochs in {outcome.seconds:.0f} s"
-    head = ("", "epoch", "loss", *(score.title for score in scores), "images/s", "checkpoint")
+    head = ("", "epoch", "loss", *(score.title for score in metrics), "images/s", "checkpoint")
     print_table(head, rows, title=title)
     if outcome.broken:
         console.print(outcome.broken, soft_wrap=True)
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 def _new(options: argparse.Namespace) -> tuple[Path, Job]:
     if options.data is None:
         raise SenetError("--data is missing (or --resume DIR); `senet train --help` says more")
-    start = jobs.chosen_start(options, shared.network_options(options), pretrained=False)
+    start = jobs.chosen_initialization(options, shared.network_options(options), pretrained=False)
     job = Job(
         source=jobs.job_data(options, start),
         network=start,

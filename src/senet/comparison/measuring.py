@@ -15,19 +15,19 @@ from senet.data import train_loader
 from senet.inference.device import DTYPES, default_device
 from senet.profiling import cost, in_turns, saved_bytes
 from senet.tasks import task_named
-from senet.training.start import BUILT
+from senet.training.model_initialization import BUILT
 
 if TYPE_CHECKING:
     from senet.data import Data
 
-__all__ = ["Price", "prices"]
+__all__ = ["TrainingCost", "training_costs"]
 
 LARGEST_BATCH = 16
 """Images of a timed training step: enough to be typical, few enough to fit anywhere."""
 
 
 @dataclass(frozen=True)
-class Price:
+class TrainingCost:
     """One network's cost.
 
     Attributes:
@@ -57,7 +57,7 @@ class Price:
         return asdict(self)
 
 
-def prices(comparison: Comparison, data: Data, *, seconds: float) -> dict[str, Price]:
+def training_costs(comparison: Comparison, data: Data, *, seconds: float) -> dict[str, TrainingCost]:
     """Cost of each variant by name.
 
     Args:
@@ -65,7 +65,7 @@ def prices(comparison: Comparison, data: Data, *, seconds: float) -> dict[str, P
         data: Gives the images of a training step.
         seconds: For timing each group of networks that are compared with each other; 0 only counts.
     """
-    found: dict[str, Price] = {}
+    found: dict[str, TrainingCost] = {}
     for base in comparison.variants:
         if base.against:
             continue
@@ -74,7 +74,7 @@ def prices(comparison: Comparison, data: Data, *, seconds: float) -> dict[str, P
     return {variant.name: found[variant.name] for variant in comparison.variants}
 
 
-def _group(comparison: Comparison, group: list[Variant], data: Data, seconds: float) -> dict[str, Price]:
+def _group(comparison: Comparison, group: list[Variant], data: Data, seconds: float) -> dict[str, TrainingCost]:
     networks = {variant.name: _Network(comparison, variant, data) for variant in group}
     found = {name: network.counted() for name, network in networks.items()}
     if not seconds:
@@ -110,7 +110,7 @@ class _Network:
         images, _ = task.datasets(data, built.preprocessing, job.recipe)
         self.batch = min(LARGEST_BATCH, job.recipe.batch_size, len(images))
         batch = next(iter(train_loader(images, batch_size=self.batch, workers=0)))
-        self.learned = tree_map_only(Tensor, lambda tensor: tensor.to(self.device), batch)
+        self.train_metrics = tree_map_only(Tensor, lambda tensor: tensor.to(self.device), batch)
         self.objective = task.objective(
             data.classes, job.recipe, preprocessing=built.preprocessing, channels_last=run.channels_last
         ).to(self.device)
@@ -121,18 +121,18 @@ class _Network:
             task.example(built.preprocessing),
         )
 
-    def counted(self) -> Price:
+    def counted(self) -> TrainingCost:
         image = self.example[0]
         whole = cost(self.model, self.size, example_inputs=None if isinstance(image, Tensor) else self.example)
-        saved = saved_bytes(self.model, self.learned, run=self._learn)
-        return Price(whole.params, whole.macs, saved / self.batch / 1e6)
+        saved = saved_bytes(self.model, self.train_metrics, run=self._learn)
+        return TrainingCost(whole.params, whole.macs, saved / self.batch / 1e6)
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def _learn(self, model: nn.Module, batch: Any) -> Tensor:
         with self._precision():
-            return self.objective.learn(model, batch)["loss"]
+            return self.objective.training_step(model, batch)["loss"]
 
     def infer(self) -> None:
         self.model.eval()
@@ -144,5 +144,5 @@ class _Network:
 
     def step(self) -> None:
         self.model.train()
-        self._learn(self.model, self.learned).backward()
+        self._learn(self.model, self.train_metrics).backward()
         self.model.zero_grad(set_to_none=True)

@@ -14,14 +14,14 @@ from senet.training.folder import reading, write_json
 from senet.training.job import DataOptions, Job
 from senet.training.recipe import RunOptions
 
-__all__ = ["PLAN", "Comparison", "Turn"]
+__all__ = ["PLAN", "Comparison", "Run"]
 
 PLAN = "plan.json"
 """What was asked for."""
 
 
 @dataclass(frozen=True)
-class Turn:
+class Run:
     """One training of the comparison.
 
     Attributes:
@@ -82,11 +82,11 @@ class Comparison:
         """What all its networks are trained for."""
         return self.variants[0].start.task
 
-    def turns(self, folder: Path) -> Iterator[Turn]:
+    def training_runs(self, folder: Path) -> Iterator[Run]:
         """All trainings, seed by seed, so that one that was stopped early holds whole pairs."""
         for seed in self.seeds:
             for variant in self.variants:
-                yield Turn(variant.name, seed, self.job(variant, seed), folder / f"{variant.name}-seed{seed}")
+                yield Run(variant.name, seed, self.job(variant, seed), folder / f"{variant.name}-seed{seed}")
 
     def job(self, variant: Variant, seed: int) -> Job:
         """One training."""

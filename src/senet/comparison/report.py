@@ -196,9 +196,9 @@ def draw(result: dict[str, Any], path: Path) -> None:
     curves, differences = figure.subplots(1, 2)
     for number, (name, variant) in enumerate(found.items()):
         colour = COLOURS[number % len(COLOURS)]
-        for turn, run in enumerate(variant["runs"].values()):
+        for training_run, run in enumerate(variant["runs"].values()):
             score = [100 * value for value in run["curve"]]
-            label = name if turn == 0 else None
+            label = name if training_run == 0 else None
             curves.plot(range(1, len(score) + 1), score, color=colour, linewidth=1, alpha=0.8, label=label)
     curves.set_xlabel("epoch")
     curves.set_ylabel(_title(result))

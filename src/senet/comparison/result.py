@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from senet.comparison.measuring import Price
+from senet.comparison.measuring import TrainingCost
 from senet.comparison.plan import Comparison
 from senet.comparison.running import finished_rows
 from senet.comparison.statistics import Difference, paired, spread, verdict
@@ -27,7 +27,7 @@ def collect(
     comparison: Comparison,
     folder: Path,
     *,
-    prices: dict[str, Price] | None = None,
+    training_costs: dict[str, TrainingCost] | None = None,
     sizes: dict[str, dict[int, dict[str, Any]]] | None = None,
     failed: Sequence[str] = (),
     machine: str = "",
@@ -39,23 +39,23 @@ def collect(
     Args:
         comparison: What was asked for.
         folder: Where its runs are.
-        prices: As `measuring.prices` finds them.
+        training_costs: As `measuring.training_costs` finds them.
         sizes: Variant to seed to what `sizes.at_sizes` found.
         failed: A sentence for each run whose loss became no number.
         machine: In words.
     """
-    score = task_named(comparison.task).scores[0]
+    score = task_named(comparison.task).metrics[0]
     column = f"val_{score.key}"
     runs: dict[str, dict[int, list[dict[str, float]]]] = {variant.name: {} for variant in comparison.variants}
-    for turn in comparison.turns(folder):
-        rows = finished_rows(turn.folder)
+    for training_run in comparison.training_runs(folder):
+        rows = finished_rows(training_run.folder)
         if rows:
-            runs[turn.variant][turn.seed] = rows
+            runs[training_run.variant][training_run.seed] = rows
     images = _validated_on(comparison, folder)
     found = {}
     for variant in comparison.variants:
         own, others = _last(runs[variant.name], column), _last(runs.get(variant.against, {}), column)
-        price = (prices or {}).get(variant.name)
+        price = (training_costs or {}).get(variant.name)
         difference = paired(own, others, images=images) if variant.against else None
         found[variant.name] = {
             "model": variant.start.model,
@@ -96,8 +96,8 @@ def collect(
 def _validated_on(comparison: Comparison, folder: Path) -> int | None:
     """How many images the runs were validated on, as their checkpoints say; the fewest, if they differ."""
     found = []
-    for turn in comparison.turns(folder):
-        file = (turn.folder / LAST).with_suffix(".json")
+    for training_run in comparison.training_runs(folder):
+        file = (training_run.folder / LAST).with_suffix(".json")
         if file.is_file():
             record = json.loads(file.read_text(encoding="utf-8")).get("data")
             found += [record["val"]] if record else []
@@ -126,7 +126,7 @@ def _run(rows: list[dict[str, float]], column: str) -> dict[str, Any]:
     }
 
 
-def _verdict(difference: Difference | None, price: Price | None) -> str | None:
+def _verdict(difference: Difference | None, price: TrainingCost | None) -> str | None:
     return None if difference is None else verdict(difference, price.step_ratio if price else None)
 
 

@@ -16,14 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.comparison.plan import PLAN, Comparison, Turn
+from senet.comparison.plan import PLAN, Comparison, Run
 from senet.console import teller
 from senet.errors import SenetError
 from senet.training.failures import DIVERGED, Diverged
 from senet.training.folder import JOB, METRICS, write_json
 from senet.training.interruption import Interrupted
 from senet.training.job import Job
-from senet.training.lock import InUseError, held
+from senet.training.lock import InUseError, lock_folder
 from senet.training.recipe import RunOptions
 from senet.training.status import has_begun
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 
     from senet.data import Data
 
-__all__ = ["finished_rows", "refuse_others", "taking_part", "train_all"]
+__all__ = ["finished_rows", "join_comparison", "refuse_others", "train_all"]
 
 PLACE = ("data", "root", "download")
 """Of `DataOptions`: where the data lies."""
 
 
 @contextmanager
-def taking_part(comparison: Comparison, folder: Path, tell: Callable[[str], object]) -> Iterator[None]:
+def join_comparison(comparison: Comparison, folder: Path, tell: Callable[[str], object]) -> Iterator[None]:
     """Write down in a folder what is compared, and let nobody compare anything else there within the block.
 
     Raises:
@@ -50,7 +50,7 @@ def taking_part(comparison: Comparison, folder: Path, tell: Callable[[str], obje
         comparison.write(folder)
     with ExitStack() as stack:
         try:
-            stack.enter_context(held(folder))
+            stack.enter_context(lock_folder(folder))
         except InUseError as error:
             if not comparison.trains_as(Comparison.read(folder)):
                 raise
@@ -82,26 +82,26 @@ def train_all(
         Interrupted: Ctrl-C; the run's state is saved.
     """
     failed: dict[Path, str] = {}
-    turns = list(comparison.turns(folder))
+    training_runs = list(comparison.training_runs(folder))
     train = _train_in_processes if _several_devices(comparison.run) else _train
     tell = teller(console)
     trained = True
     while trained:  # once more after the last one: a process that was at a run may have died
         trained = False
         elsewhere = []
-        for number, turn in enumerate(turns, 1):
-            if turn.folder in failed or finished_rows(turn.folder) is not None:
+        for number, training_run in enumerate(training_runs, 1):
+            if training_run.folder in failed or finished_rows(training_run.folder) is not None:
                 continue
-            name = f"{turn.variant}, seed {turn.seed}"
+            name = f"{training_run.variant}, seed {training_run.seed}"
             try:
-                with held(turn.folder):
+                with lock_folder(training_run.folder):
                     pass  # told before anything is built
-                state = "going on with" if has_begun(turn.folder) else "training"
-                tell(f"run {number} of {len(turns)}: {state} {name}, in {turn.folder}")
-                train(turn, data, console)
+                state = "going on with" if has_begun(training_run.folder) else "training"
+                tell(f"run {number} of {len(training_runs)}: {state} {name}, in {training_run.folder}")
+                train(training_run, data, console)
             except Diverged as error:
-                failed[turn.folder] = f"{name}: {error}"
-                tell(failed[turn.folder])
+                failed[training_run.folder] = f"{name}: {error}"
+                tell(failed[training_run.folder])
             except InUseError as error:
                 elsewhere.append(f"{name}: {error.holder} is at it")
                 continue
@@ -110,16 +110,16 @@ def train_all(
     return list(failed.values()), elsewhere
 
 
-def _train(turn: Turn, data: Data, console: Console) -> None:
-    if has_begun(turn.folder):
-        _as_begun(turn).resume(turn.folder, console, data=data)
+def _train(training_run: Run, data: Data, console: Console) -> None:
+    if has_begun(training_run.folder):
+        _as_begun(training_run).resume(training_run.folder, console, data=data)
     else:
-        turn.job.start(turn.folder, console, data=data)
+        training_run.job.start(training_run.folder, console, data=data)
 
 
-def _as_begun(turn: Turn) -> Job:
+def _as_begun(training_run: Run) -> Job:
     """The run as it was begun, which knows the hashes of its data and weights; its data may lie elsewhere now."""
-    return replace(Job.read(turn.folder), source=turn.job.source, run=turn.job.run)
+    return replace(Job.read(training_run.folder), source=training_run.job.source, run=training_run.job.run)
 
 
 def _several_devices(run: RunOptions) -> bool:
@@ -129,21 +129,21 @@ def _several_devices(run: RunOptions) -> bool:
     return run.devices > 1 or run.nodes > 1 or (run.devices == 0 and several)
 
 
-def _train_in_processes(turn: Turn, data: Data, console: Console) -> None:  # noqa: ARG001 - called like the other
+def _train_in_processes(training_run: Run, data: Data, console: Console) -> None:  # noqa: ARG001 - called like the other
     """Through a `senet train` of its own, which starts the other devices' processes anew for each run."""
-    job = _as_begun(turn) if has_begun(turn.folder) else turn.job.begun(data)
-    write_json(turn.folder, JOB, job.to_dict())
-    why = turn.folder / DIVERGED
+    job = _as_begun(training_run) if has_begun(training_run.folder) else training_run.job.begun(data)
+    write_json(training_run.folder, JOB, job.to_dict())
+    why = training_run.folder / DIVERGED
     why.unlink(missing_ok=True)
     code = subprocess.run(
-        [sys.executable, "-m", "senet", "train", "--resume", str(turn.folder)], check=False
+        [sys.executable, "-m", "senet", "train", "--resume", str(training_run.folder)], check=False
     ).returncode
     if code in (130, -signal.SIGINT):
         raise Interrupted
     if code and why.is_file():  # a result, as on one device
         raise Diverged(why.read_text(encoding="utf-8"))
     if code:
-        raise SenetError(f"{turn.folder}: its training ended with exit code {code}")
+        raise SenetError(f"{training_run.folder}: its training ended with exit code {code}")
 
 
 def refuse_others(comparison: Comparison, folder: Path, data: Data) -> None:
@@ -157,17 +157,17 @@ def refuse_others(comparison: Comparison, folder: Path, data: Data) -> None:
     Raises:
         SenetError: Names the run and what is different.
     """
-    for turn in comparison.turns(folder):
-        if not has_begun(turn.folder):
+    for training_run in comparison.training_runs(folder):
+        if not has_begun(training_run.folder):
             continue
-        begun = Job.read(turn.folder)
-        begun.refuse_changed(turn.folder, data)
-        there, here = (_what(job) for job in (begun, turn.job))
+        begun = Job.read(training_run.folder)
+        begun.refuse_changed(training_run.folder, data)
+        there, here = (_what(job) for job in (begun, training_run.job))
         changed = [key for key in here if there.get(key) != here[key]]
         if changed:
             key = changed[0]
             raise SenetError(
-                f"{turn.folder} was begun with {key} = {there.get(key)}, now it is {here[key]}; "
+                f"{training_run.folder} was begun with {key} = {there.get(key)}, now it is {here[key]}; "
                 "choose another --out, or go on as it was begun: --resume"
             )
 

@@ -25,7 +25,7 @@ from senet.weights.files import sha256
 from senet.zoo import is_code, load_model
 
 if TYPE_CHECKING:
-    from senet.comparison.plan import Turn
+    from senet.comparison.plan import Run
     from senet.data import Data
 
 __all__ = ["SIZES", "at_sizes", "shift", "squeezed"]
@@ -97,7 +97,7 @@ def shift(there: Moments, here: Moments) -> float:
     return float(((there.mean - here.mean).abs()[varies] / here.sd[varies]).mean())
 
 
-def at_sizes(turn: Turn, data: Data, sizes: Sequence[int]) -> dict[str, Any]:
+def at_sizes(training_run: Run, data: Data, sizes: Sequence[int]) -> dict[str, Any]:
     """Accuracies of a finished run's last weights at its own size and at others, and each block's shift.
 
     Returns:
@@ -106,10 +106,12 @@ def at_sizes(turn: Turn, data: Data, sizes: Sequence[int]) -> dict[str, Any]:
     Raises:
         SenetError: The network can't take that size.
     """
-    checkpoint, kept = turn.folder / LAST, turn.folder / SIZES
+    checkpoint, kept = training_run.folder / LAST, training_run.folder / SIZES
     digest = sha256(checkpoint)
     found = _read(kept, digest)
-    loaded = load_model(checkpoint, factory=turn.job.network.model if is_code(turn.job.network.model) else None)
+    loaded = load_model(
+        checkpoint, factory=training_run.job.network.model if is_code(training_run.job.network.model) else None
+    )
     own = loaded.preprocessing.size
     wanted = [_words(own), *(str(size) for size in sizes if (size, size) != own)]
     if all(size in found["top1"] for size in wanted):
@@ -119,23 +121,25 @@ def at_sizes(turn: Turn, data: Data, sizes: Sequence[int]) -> dict[str, Any]:
         pixels = own if size == wanted[0] else (int(size), int(size))
         other = replace(loaded, preprocessing=replace(loaded.preprocessing, size=pixels))
         with squeezed(loaded.model) as moments[size]:
-            found["top1"][size] = _accuracy(other, turn, data, size)
+            found["top1"][size] = _accuracy(other, training_run, data, size)
     for size in wanted[1:]:
         blocks = moments[size].items()
         found["shift"][size] = {path: shift(there, moments[wanted[0]][path]) for path, there in blocks}
     found |= {"train_size": wanted[0], "sha256": digest}
-    write_json(turn.folder, SIZES, found)
+    write_json(training_run.folder, SIZES, found)
     return found
 
 
-def _accuracy(loaded: Any, turn: Turn, data: Data, size: str) -> float:
-    workers = turn.job.run.workers if turn.job.run.workers >= 0 else None
-    precision = turn.job.run.precision
+def _accuracy(loaded: Any, training_run: Run, data: Data, size: str) -> float:
+    workers = training_run.job.run.workers if training_run.job.run.workers >= 0 else None
+    precision = training_run.job.run.precision
     try:
         return evaluate(loaded, data.val, data.classes, workers=workers, precision=precision).top1
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise SenetError(f"--test-sizes {size}: {turn.variant} can't take images of that size: {reason}") from error
+        raise SenetError(
+            f"--test-sizes {size}: {training_run.variant} can't take images of that size: {reason}"
+        ) from error
 
 
 def _words(size: tuple[int, int]) -> str:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from senet.errors import SenetError
 from senet.tasks import CLASSIFICATION
+from senet.training.model_initialization import BUILT, ModelInitialization
 from senet.training.recipe import Recipe
-from senet.training.start import BUILT, Start
 
 if TYPE_CHECKING:
     from senet.data import Data
 
-__all__ = ["Arm", "Variant", "default_arms", "parse_arm"]
+__all__ = ["Variant", "VariantSpec", "default_variants", "parse_variant"]
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 
@@ -34,7 +34,7 @@ class Variant:
     """
 
     name: str
-    start: Start
+    start: ModelInitialization
     recipe: Recipe
     against: str = ""
     published: str = ""
@@ -48,12 +48,12 @@ class Variant:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Variant:
         """Read what `to_dict` wrote."""
-        given = {"start": Start.from_dict(values["start"]), "recipe": Recipe.from_dict(values["recipe"])}
+        given = {"start": ModelInitialization.from_dict(values["start"]), "recipe": Recipe.from_dict(values["recipe"])}
         return cls(**values | given)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arm:
+class VariantSpec:
     """A variant before its recipe is known and surgery has chosen the places.
 
     Attributes:
@@ -63,14 +63,14 @@ class Arm:
     """
 
     name: str
-    start: Start
+    start: ModelInitialization
     surgery: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
             raise SenetError(f"--variant {self.name!r}: a name is made of letters, digits and any of . _ + -")
 
-    def placed(self, data: Data) -> Start:
+    def placed(self, data: Data) -> ModelInitialization:
         """The start with what surgery inserts.
 
         Raises:
@@ -78,13 +78,13 @@ class Arm:
         """
         if self.surgery is None:
             return self.start
-        from senet.training.start import surgery_plan
+        from senet.training.model_initialization import surgery_plan
 
         preprocessing = self.start.images(data)
         # The places don't hang on the weights: nothing is fetched.
         model = replace(self.start, weights=BUILT).build(data.classes, preprocessing).model
         report = surgery_plan(self.start, model, preprocessing, **self.surgery)
-        return replace(self.start, inserted=[site.to_dict() for site in report.inserted])
+        return replace(self.start, inserted=[point.to_dict() for point in report.inserted])
 
 
 @dataclass
@@ -104,9 +104,9 @@ class _Words:
         self.values[key] = value
 
 
-def parse_arm(
+def parse_variant(
     words: Sequence[str], size: tuple[int, int] | None, *, pretrained: bool | None = None, task: str | None = None
-) -> Arm:
+) -> VariantSpec:
     """Read one `--variant NAME=MODEL [KEY=VALUE ...]`.
 
     MODEL is what `senet train --model` takes, a checkpoint too. Keys are `attention`, `placement`, `stages`, any
@@ -139,8 +139,8 @@ def parse_arm(
     if wanted not in (None, "true", "false"):
         raise SenetError(f"--variant {text}: pretrained={wanted}: write true or false")
     public = pretrained if wanted is None else wanted == "true"
-    start = start_of(model, _options(values), size, pretrained=bool(public), task=task)
-    return Arm(name=name, start=start, surgery=surgery)
+    start = initialization_of(model, _options(values), size, pretrained=bool(public), task=task)
+    return VariantSpec(name=name, start=start, surgery=surgery)
 
 
 def _surgery(values: dict[str, str]) -> dict[str, Any]:
@@ -188,30 +188,32 @@ def numbers(text: str, what: str) -> list[int]:
         raise SenetError(f"{what} {text}: write whole numbers with commas, such as 3,4") from None
 
 
-def start_of(
+def initialization_of(
     model: str, options: dict[str, Any], size: tuple[int, int] | None, *, pretrained: bool, task: str | None = None
-) -> Start:
+) -> ModelInitialization:
     """A network by name, with published weights if wanted, or a checkpoint's.
 
     Raises:
         SenetError: There is no such network or checkpoint, or a checkpoint is to be changed.
     """
-    from senet.training.start import is_checkpoint
+    from senet.training.model_initialization import is_checkpoint
     from senet.zoo import is_code, model_spec
 
     if is_checkpoint(model):
         if options:
             raise SenetError(f"{next(iter(options))} would change the network of {model}; retrofit= inserts attention")
-        return Start.checkpoint(model, None, size, task=task)
+        return ModelInitialization.checkpoint(model, None, size, task=task)
     if ":" not in model:
         model_spec(model, **options)  # a misspelt option is told before anything is trained
     elif options:
         raise SenetError(f"{next(iter(options))} is an option of this package's networks; {model} is none of them")
-    begin = Start.public if pretrained and not is_code(model) else Start.built
+    begin = ModelInitialization.public if pretrained and not is_code(model) else ModelInitialization.built
     return begin(model, options, size, task=task or CLASSIFICATION)
 
 
-def default_arms(start: Start, attention: dict[str, Any] | None, where: dict[str, Any] | None = None) -> list[Arm]:
+def default_variants(
+    start: ModelInitialization, attention: dict[str, Any] | None, where: dict[str, Any] | None = None
+) -> list[VariantSpec]:
     """A network without and with attention.
 
     One of this package with random weights is built both ways; any other gets its attention by surgery.
@@ -228,11 +230,11 @@ def default_arms(start: Start, attention: dict[str, Any] | None, where: dict[str
     if start.weights != BUILT or ":" in start.model:
         spec = attention_from_dict(attention) if attention else SE()
         surgery = {"attention": spec, **(where or {})}
-        return [Arm(name="plain", start=start), Arm(name=spec.kind, start=start, surgery=surgery)]
+        return [VariantSpec(name="plain", start=start), VariantSpec(name=spec.kind, start=start, surgery=surgery)]
     own = model_spec(start.model, **options).attention
     chosen = attention or (own or SE()).to_dict()
     plain = {key: value for key, value in options.items() if key not in ("placement", "stages")}
     return [
-        Arm(name="plain", start=replace(start, options=plain | {"attention": None})),
-        Arm(name=chosen["kind"], start=replace(start, options=options | {"attention": chosen})),
+        VariantSpec(name="plain", start=replace(start, options=plain | {"attention": None})),
+        VariantSpec(name=chosen["kind"], start=replace(start, options=options | {"attention": chosen})),
     ]

@@ -10,29 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from senet.data.augmentation import Augmentation
-    from senet.data.broken import BrokenReport
+    from senet.data.corrupt_images import CorruptImageReport
     from senet.data.dataset import Batch, ImageDataset, RefusedImage
-    from senet.data.dense import DenseBatch, DenseDataset, DenseSource, Trouble, troubles_of
+    from senet.data.dense import AnnotationIssue, DenseBatch, DenseDataset, DenseSource, annotation_issues
     from senet.data.folder import find_images
     from senet.data.holdout import hold_out
-    from senet.data.images import BrokenImage, load_image
+    from senet.data.images import CorruptImage, load_image
     from senet.data.loader import default_workers, eval_loader, train_loader
     from senet.data.memory import MemorySource, write_images
     from senet.data.mixing import Mixing
     from senet.data.opening import open_data
+    from senet.data.sample_images import sample_images
     from senet.data.sampler import EvalBatchSampler, Shard, TrainBatchSampler
-    from senet.data.samples import sample_pictures
     from senet.data.scanning import ScanReport, scan
     from senet.data.sharding import Sharded, write_shards
     from senet.data.shards import ShardSource
-    from senet.data.sources import Data, FileSource, Source, Subset, missing_classes, thin
+    from senet.data.sources import Data, FileSource, Source, Subset, missing_classes, subsample
     from senet.data.transforms import Normalise, TrainTransform, eval_transform, train_transform
 
 __all__ = [
+    "AnnotationIssue",
     "Augmentation",
     "Batch",
-    "BrokenImage",
-    "BrokenReport",
+    "CorruptImage",
+    "CorruptImageReport",
     "Data",
     "DenseBatch",
     "DenseDataset",
@@ -52,7 +53,7 @@ __all__ = [
     "Subset",
     "TrainBatchSampler",
     "TrainTransform",
-    "Trouble",
+    "annotation_issues",
     "default_workers",
     "eval_loader",
     "eval_transform",
@@ -61,30 +62,29 @@ __all__ = [
     "load_image",
     "missing_classes",
     "open_data",
-    "sample_pictures",
+    "sample_images",
     "scan",
-    "thin",
+    "subsample",
     "train_loader",
     "train_transform",
-    "troubles_of",
     "write_images",
     "write_shards",
 ]
 
 HOMES = {
     "augmentation": ("Augmentation",),
-    "broken": ("BrokenReport",),
+    "broken": ("CorruptImageReport",),
     "dataset": ("Batch", "ImageDataset", "RefusedImage"),
-    "dense": ("DenseBatch", "DenseDataset", "DenseSource", "Trouble", "troubles_of"),
+    "dense": ("DenseBatch", "DenseDataset", "DenseSource", "AnnotationIssue", "annotation_issues"),
     "folder": ("find_images",),
     "holdout": ("hold_out",),
-    "images": ("BrokenImage", "load_image"),
+    "images": ("CorruptImage", "load_image"),
     "loader": ("default_workers", "eval_loader", "train_loader"),
     "memory": ("MemorySource", "write_images"),
     "mixing": ("Mixing",),
     "opening": ("open_data",),
     "sampler": ("EvalBatchSampler", "Shard", "TrainBatchSampler"),
-    "samples": ("sample_pictures",),
+    "samples": ("sample_images",),
     "scanning": ("ScanReport", "scan"),
     "sharding": ("Sharded", "write_shards"),
     "shards": ("ShardSource",),

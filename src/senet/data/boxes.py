@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from senet.data.dense import Target, Trouble, object_counts
-from senet.data.images import BrokenImage, Facts, Stored, decode_image, file_facts, read_stored, upright_size
+from senet.data.dense import AnnotationIssue, Target, object_counts
+from senet.data.images import CorruptImage, Facts, Stored, decode_image, file_facts, read_stored, upright_size
 from senet.data.listing import Entry, file_size, path_below
 from senet.data.sources import PathList
 
-__all__ = ["BoxSource", "Boxed", "checked_boxes", "checked_size", "picture_size"]
+__all__ = ["BoxSample", "BoxSource", "checked_boxes", "checked_size", "image_size"]
 
 
-class Boxed(NamedTuple):
+class BoxSample(NamedTuple):
     """One picture's boxes.
 
     Attributes:
@@ -47,7 +47,9 @@ class BoxSource:
         root: The folder below which a picture's path names it.
     """
 
-    def __init__(self, rows: Sequence[Boxed], troubles: Sequence[Trouble] = (), *, root: Path | None = None) -> None:
+    def __init__(
+        self, rows: Sequence[BoxSample], troubles: Sequence[AnnotationIssue] = (), *, root: Path | None = None
+    ) -> None:
         self.root = root
         self.paths = PathList(row.path for row in rows)
         self.labels = np.zeros(len(rows), dtype=np.int64)
@@ -96,15 +98,15 @@ class BoxSource:
         return object_counts([self._labels[~(self._crowd | self._difficult)]], classes)
 
 
-def picture_size(path: Path) -> tuple[int, int]:
+def image_size(path: Path) -> tuple[int, int]:
     """Width and height as the picture is shown, from its header; zeros if it can't be read."""
     try:
         return upright_size(path)
-    except BrokenImage:
+    except CorruptImage:
         return 0, 0
 
 
-def checked_size(path: Path, said: tuple[Any, Any], where: str) -> tuple[tuple[int, int], list[Trouble]]:
+def checked_size(path: Path, said: tuple[Any, Any], where: str) -> tuple[tuple[int, int], list[AnnotationIssue]]:
     """Width and height of a picture, and what is wrong if an annotation has another size.
 
     Boxes that were drawn on a larger picture, or before it was turned, lie elsewhere on this one.
@@ -114,19 +116,19 @@ def checked_size(path: Path, said: tuple[Any, Any], where: str) -> tuple[tuple[i
         said: Width and height by the annotation; anything but positive numbers says nothing.
         where: The file that says it.
     """
-    size = picture_size(path)
+    size = image_size(path)
     known = all(type(edge) in (int, float) and edge > 0 for edge in said)
     if not known or size == (0, 0) or tuple(said) == size:
         return size, []
     words = f"its annotation is for {said[0]:.16g}x{said[1]:.16g} pixels, {path.name} has {size[0]}x{size[1]}"
     if tuple(said)[::-1] == size:
         words += "; if its EXIF turns it, save it turned (or without that tag)"
-    return size, [Trouble(where, f"{words}; its boxes would lie elsewhere")]
+    return size, [AnnotationIssue(where, f"{words}; its boxes would lie elsewhere")]
 
 
 def checked_boxes(
     boxes: np.ndarray, size: tuple[int, int], where: str, names: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray, list[Trouble]]:
+) -> tuple[np.ndarray, np.ndarray, list[AnnotationIssue]]:
     """Cut boxes to their picture, and find those of which nothing is left.
 
     Args:
@@ -149,13 +151,15 @@ def checked_boxes(
         said = f"{name} box {_shown(box)}"
         if not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
             usable[number] = False
-            troubles.append(Trouble(where, f"{said} has no area; left out", fatal=False))
+            troubles.append(AnnotationIssue(where, f"{said} has no area; left out", fatal=False))
         elif part[2] <= part[0] or part[3] <= part[1]:
             usable[number] = False
-            troubles.append(Trouble(where, f"{said} lies outside its {width}x{height} picture; left out", fatal=False))
+            troubles.append(
+                AnnotationIssue(where, f"{said} lies outside its {width}x{height} picture; left out", fatal=False)
+            )
         elif np.abs(part - box).max() > 1:  # one pixel is how formats differ, not a mistake
             troubles.append(
-                Trouble(where, f"{said} reaches outside its {width}x{height} picture; cut to it", fatal=False)
+                AnnotationIssue(where, f"{said} reaches outside its {width}x{height} picture; cut to it", fatal=False)
             )
     return cut.astype(np.float32), usable, troubles
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from senet.data.dense import Trouble
+from senet.data.dense import AnnotationIssue
 from senet.data.depth import depth_at, depth_note, evenly
 from senet.data.masks import MaskSource
 from senet.data.sources import Data, Source, Subset
 from senet.errors import DataError
 from senet.preprocessing import Preprocessing
 
-__all__ = ["check_masks", "left_out_note", "mask_troubles", "report_data"]
+__all__ = ["check_masks", "left_out_note", "mask_issues", "report_data"]
 
 SAMPLED = 32
 """Training images that are looked at for 16-bit values."""
@@ -34,11 +34,11 @@ def check_masks(data: Data, parts: Iterable[str], *, training: bool) -> None:
     Raises:
         DataError: A part's masks hold 0 and 255 alone, or a class is in no training mask.
     """
-    for trouble in mask_troubles(data, parts, training=training):
+    for trouble in mask_issues(data, parts, training=training):
         raise DataError(f"{trouble.path}: {trouble.reason}")
 
 
-def mask_troubles(data: Data, parts: Iterable[str], *, training: bool = True) -> list[Trouble]:
+def mask_issues(data: Data, parts: Iterable[str], *, training: bool = True) -> list[AnnotationIssue]:
     """What is wrong with the masks of a part as a whole; see `check_masks`."""
     found = []
     for name in parts:
@@ -49,9 +49,9 @@ def mask_troubles(data: Data, parts: Iterable[str], *, training: bool = True) ->
         present = np.atleast_1d(source.present.any(axis=0))
         missing = [data.classes[number] for number in np.flatnonzero(~present[:-1])]
         if present[-1] and present[:-1].sum() == 1 and present[0]:
-            found.append(Trouble(folder, _about_two_values(name, data.classes)))
+            found.append(AnnotationIssue(folder, _about_two_values(name, data.classes)))
         elif training and present.any() and name == "train" and missing:
-            found.append(Trouble(folder, _about_missing(missing, data.classes, instances=source.instances)))
+            found.append(AnnotationIssue(folder, _about_missing(missing, data.classes, instances=source.instances)))
     return found
 
 
@@ -95,7 +95,7 @@ def report_data(data: Data, preprocessing: Preprocessing, tell: Callable[[str], 
     lines = (
         left_out_note(data.left_out),
         depth_note(filter(None, sampled), preprocessing.white_level),
-        _void_note(data.train),
+        _ignore_index_note(data.train),
     )
     for line in filter(None, lines):
         tell(line)
@@ -110,7 +110,7 @@ def left_out_note(paths: Sequence[str]) -> str:
     return f"{len(paths):,} file{plural} left out (not of a format that is read): {', '.join(paths[:NAMED])}{more}"
 
 
-def _void_note(source: Source) -> str:
+def _ignore_index_note(source: Source) -> str:
     source = _whole(source)
     if not isinstance(source, MaskSource) or source.instances:
         return ""

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from senet.data.boxes import Boxed, BoxSource, checked_boxes, checked_size
+from senet.data.boxes import BoxSample, BoxSource, checked_boxes, checked_size
 from senet.data.coco_file import CocoFile, read_coco_file
-from senet.data.dense import Trouble
+from senet.data.dense import AnnotationIssue
 from senet.data.request import Request
+from senet.data.safe_paths import OutsideError, file_within
 from senet.data.sources import Data
-from senet.data.within import OutsideError, file_within
 from senet.errors import DataError, shown
 
 __all__ = ["open_coco", "read_coco"]
@@ -96,7 +96,7 @@ def read_coco(content: CocoFile, folders: list[Path], classes: tuple[str, ...]) 
     for entry in content.annotations:
         wrong = _wrong(entry, by_picture, labels)
         if wrong:
-            troubles.append(Trouble(str(content.path), f"annotation {shown(entry.get('id', '?'))}: {wrong}"))
+            troubles.append(AnnotationIssue(str(content.path), f"annotation {shown(entry.get('id', '?'))}: {wrong}"))
         else:
             by_picture[entry["image_id"]].append(entry)
     rows = []
@@ -105,7 +105,9 @@ def read_coco(content: CocoFile, folders: list[Path], classes: tuple[str, ...]) 
             path = file_within(folders, picture["file_name"])
         except OutsideError as error:
             name = shown(picture["file_name"])
-            troubles.append(Trouble(str(content.path), f"image {shown(picture['id'])}: file_name {name}: {error}"))
+            troubles.append(
+                AnnotationIssue(str(content.path), f"image {shown(picture['id'])}: file_name {name}: {error}")
+            )
             continue
         row, more = _row(content.path, picture, path, by_picture[picture["id"]], labels, classes)
         rows.append(row)
@@ -120,7 +122,7 @@ def _row(
     entries: list[dict[str, Any]],
     labels: dict[int, int],
     classes: tuple[str, ...],
-) -> tuple[Boxed, list[Trouble]]:
+) -> tuple[BoxSample, list[AnnotationIssue]]:
     """One picture's boxes, and what is wrong with them."""
     where = f"{file}, {picture['file_name']}"
     corners = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
@@ -129,7 +131,7 @@ def _row(
     size, wrong = checked_size(path, (picture.get("width"), picture.get("height")), where)
     boxes, usable, more = checked_boxes(corners, size, where, [classes[number] for number in numbers])
     crowd = np.array([bool(entry.get("iscrowd", 0)) for entry in entries], dtype=bool)
-    row = Boxed(path, boxes[usable], numbers[usable], crowd[usable], np.zeros_like(crowd[usable]), size)
+    row = BoxSample(path, boxes[usable], numbers[usable], crowd[usable], np.zeros_like(crowd[usable]), size)
     return row, wrong or more  # boxes of another picture are all wrong: once is enough
 
 

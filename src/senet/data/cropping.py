@@ -21,7 +21,7 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import InterpolationMode, RandomResizedCrop
 
-from senet.data.images import Stored, load_stored, opened, told_as_broken
+from senet.data.images import Stored, as_corrupt_image, load_stored, opened
 from senet.data.orientation import orientation
 from senet.preprocessing import DEEP_WHITE
 
@@ -63,7 +63,7 @@ class PartialCrop:
         """A file's bytes -> (3, H, W) uint8.
 
         Raises:
-            BrokenImage: It can't be decoded.
+            CorruptImage: It can't be decoded.
         """
         image = _simple_jpeg(stored)
         if image is None:
@@ -95,7 +95,7 @@ class PartialCrop:
     ) -> Tensor:
         """Decode a JPEG `factor` times smaller; the part's edges then lie between pixels, where Pillow can cut."""
         width, height = image.size
-        with told_as_broken(name):
+        with as_corrupt_image(name):
             image.draft("RGB", (width // factor, height // factor))
             image.load()
         top, left, rows, columns = part
@@ -130,7 +130,7 @@ class PaddedCrop:
         """A file's bytes -> (3, H, W) uint8.
 
         Raises:
-            BrokenImage: It can't be decoded.
+            CorruptImage: It can't be decoded.
         """
         image = _simple_jpeg(stored)
         if image is not None and image.size == self.size[::-1]:
@@ -159,7 +159,7 @@ class PaddedCrop:
 
 def _simple_jpeg(stored: Stored) -> Image.Image | None:
     """The header of a file for which libjpeg-turbo will do; None for any other."""
-    with told_as_broken(stored.name):
+    with as_corrupt_image(stored.name):
         image = opened(BytesIO(stored.content))
         return image if _is_simple_jpeg(image) else None
 

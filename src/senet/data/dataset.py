@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from senet.data.images import BrokenImage
-from senet.data.randomness import drawn_from
+from senet.data.images import CorruptImage
+from senet.data.randomness import seeded_rng
 from senet.data.sampler import Order
 from senet.data.sources import Source
 from senet.data.transforms import TrainTransform
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
         labels: (N,) int64 class numbers; of the stand-in, where an image couldn't be read.
         indices: (N,) int64 positions in the source that were asked for.
         valid: (N,) bool, False for a stand-in of an image that couldn't be read. Evaluation leaves it out.
-        broken: (path, reason) of each image that couldn't be read; for `BrokenReport.add`.
+        broken: (path, reason) of each image that couldn't be read; for `CorruptImageReport.add`.
         key: Epoch and first index, which name the batch; for `Mixing`.
     """
 
@@ -108,9 +108,9 @@ class ImageDataset(Dataset[Sample]):
         for step in range(min(len(self), MOST_IN_A_ROW)):
             position = (index + step) % len(self)
             try:
-                with drawn_from("sample", self.seed, epoch, index):
+                with seeded_rng("sample", self.seed, epoch, index):
                     return Sample(self._image(position), int(self.source.labels[position]), (epoch, index), broken)
-            except BrokenImage as error:
+            except CorruptImage as error:
                 if self.broken == "refuse":
                     raise RefusedImage(f"broken image {error}") from error
                 broken.append((error.path, error.reason))

@@ -12,22 +12,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from senet.data.dataset import MOST_IN_A_ROW, POLICIES, RefusedImage
-from senet.data.images import BrokenImage
+from senet.data.images import CorruptImage
 from senet.data.listing import whole
-from senet.data.randomness import drawn_from
+from senet.data.randomness import seeded_rng
 from senet.data.sampler import Order
 from senet.data.sources import Data, Source, Subset
 
 __all__ = [
+    "AnnotationIssue",
     "DenseBatch",
     "DenseDataset",
     "DenseSource",
     "Target",
-    "Trouble",
+    "annotation_issues",
     "aspect_groups",
     "object_counts",
     "sizes_of",
-    "troubles_of",
 ]
 
 Target = dict[str, Any]
@@ -39,7 +39,7 @@ Segmentation: `mask` (H, W) uint8 class numbers, 255 where nothing is said.
 """
 
 
-class Trouble(NamedTuple):
+class AnnotationIssue(NamedTuple):
     """Something wrong with what is said about a picture.
 
     Attributes:
@@ -59,11 +59,11 @@ class DenseSource(Source, Protocol):
     sizes: np.ndarray
     """(N, 2) width and height of each picture; zeros where that isn't known without decoding."""
 
-    troubles: list[Trouble]
+    troubles: list[AnnotationIssue]
     """What is wrong with its annotations."""
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Target]:
-        """Decode one picture; `BrokenImage` if that fails."""
+        """Decode one picture; `CorruptImage` if that fails."""
 
     def counts(self, classes: int) -> list[int]:
         """Boxes, or pictures, of each class."""
@@ -144,12 +144,12 @@ class DenseDataset(Dataset[DenseSample]):
         for step in range(min(len(self), MOST_IN_A_ROW)):
             try:
                 image, target = self.source[(index + step) % len(self)]
-            except BrokenImage as error:
+            except CorruptImage as error:
                 if self.broken == "refuse":
                     raise RefusedImage(f"broken image {error}") from error
                 broken.append((error.path, error.reason))
                 continue
-            with drawn_from("sample", self.seed, epoch, index):
+            with seeded_rng("sample", self.seed, epoch, index):
                 return DenseSample(*self.transform(image, target), (epoch, index), broken)
         raise RefusedImage(f"{len(broken)} images in a row can't be read, the first: {': '.join(broken[0])}")
 
@@ -193,7 +193,7 @@ def object_counts(labels: Iterable[np.ndarray], classes: int) -> list[int]:
     return np.bincount(found, minlength=classes).tolist()
 
 
-def troubles_of(data: Data) -> list[Trouble]:
+def annotation_issues(data: Data) -> list[AnnotationIssue]:
     """What is wrong with the annotations of all parts of a data set; empty for data that has none."""
     found = [trouble for part in data.parts.values() for trouble in getattr(whole(part), "troubles", ())]
     return list(dict.fromkeys(found))

@@ -10,7 +10,7 @@ from io import BytesIO
 
 import numpy as np
 
-from senet.data.images import BrokenImage, Depth, decode_stored, depth_of, is_deep_colour, opened, told_as_broken
+from senet.data.images import CorruptImage, Depth, as_corrupt_image, decode_stored, depth_of, is_deep_colour, opened
 from senet.data.sources import Data, Source
 from senet.errors import DataError
 from senet.preprocessing import DEEP_WHITE
@@ -27,13 +27,13 @@ def depth_at(source: Source, index: int) -> Depth | None:
         stored = source.stored(index)
         if stored is None:
             return depth_of(source[index][0])
-        with told_as_broken(stored.name):
+        with as_corrupt_image(stored.name):
             header = opened(BytesIO(stored.content))
         colour = is_deep_colour(header)
         if not colour and not header.mode.startswith("I"):
             return None
         return depth_of(decode_stored(stored), colour=colour)
-    except BrokenImage:
+    except CorruptImage:
         return None
 
 
@@ -80,12 +80,12 @@ def with_white_level(data: Data, white: int | str) -> Data:
     """
     if white != AUTO and not (isinstance(white, int) and 1 <= white <= DEEP_WHITE):
         raise DataError(f"--white {white} must be 1 to {DEEP_WHITE} (4095 for 12 bits), or auto")
-    look, everywhere = partial(depth_at, data.train), range(len(data.train))
+    predict_dense, everywhere = partial(depth_at, data.train), range(len(data.train))
     if white == AUTO:
         with ThreadPoolExecutor() as pool:
-            seen = [one for one in pool.map(look, everywhere) if one is not None]
+            seen = [one for one in pool.map(predict_dense, everywhere) if one is not None]
     else:  # the first one will do
-        seen = [one for one in [next(filter(None, map(look, everywhere)), None)] if one is not None]
+        seen = [one for one in [next(filter(None, map(predict_dense, everywhere)), None)] if one is not None]
     if not seen:
         raise DataError(f"--white {white} has no effect: no training image of {data.name} has 16-bit grey")
     if any(one.colour for one in seen):

@@ -12,7 +12,7 @@ from typing import BinaryIO, Final, NamedTuple
 
 from PIL import Image, features
 
-from senet.data.faults import BrokenImage, told_as_broken
+from senet.data.image_errors import CorruptImage, as_corrupt_image
 from senet.errors import DataError
 
 __all__ = ["ImageFiles", "list_images", "loose_images", "open_file", "opened", "readable_formats", "readable_suffixes"]
@@ -54,7 +54,7 @@ def open_file(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a plain file to read; a pipe, of which nobody may ever write the other end, isn't waited for.
 
     Raises:
-        OSError: It isn't there, is a pipe or a device, or the system refuses it; see `told_as_broken`.
+        OSError: It isn't there, is a pipe or a device, or the system refuses it; see `as_corrupt_image`.
     """
     file = open(path, "rb", opener=_unblocked)  # noqa: SIM115 - the caller closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -72,7 +72,7 @@ def opened(file: BinaryIO) -> Image.Image:
 
     Raises:
         ValueError: It is empty, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
-        Exception: Whatever Pillow raises; see `told_as_broken`.
+        Exception: Whatever Pillow raises; see `as_corrupt_image`.
     """
     if file.seek(0, os.SEEK_END) == 0:
         raise ValueError("empty file (0 bytes)")
@@ -164,8 +164,8 @@ def _is_image(path: str, suffixes: tuple[str, ...]) -> bool:
 
 def _holds_an_image(path: str) -> bool:
     try:
-        with told_as_broken(path), open_file(path) as file:
+        with as_corrupt_image(path), open_file(path) as file:
             opened(file)
-    except BrokenImage:
+    except CorruptImage:
         return False
     return True

@@ -24,7 +24,7 @@ def hold_out(data: Data) -> Data:
     if data.test is not None:
         return data
     places = np.array([place_of(f"held out/{data.val.entry(index).path}", 0) for index in range(len(data.val))])
-    stays, held = np.flatnonzero(places >= 0.5), np.flatnonzero(places < 0.5)
-    if not len(stays) or not len(held):
+    stays, lock_folder = np.flatnonzero(places >= 0.5), np.flatnonzero(places < 0.5)
+    if not len(stays) or not len(lock_folder):
         return data
-    return replace(data, val=Subset(data.val, stays), test=Subset(data.val, held), held_out=True)
+    return replace(data, val=Subset(data.val, stays), test=Subset(data.val, lock_folder), held_out=True)

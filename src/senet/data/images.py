@@ -10,15 +10,31 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from senet.data.faults import BrokenImage, told_as_broken
 from senet.data.formats import open_file, opened
+from senet.data.image_errors import CorruptImage, as_corrupt_image
 from senet.data.orientation import turned_size, upright
 from senet.preprocessing import DEEP_WHITE
 
 __all__ = [
-    "BrokenImage", "Depth", "Facts", "Stored", "decode_image", "decode_stored", "depth_of", "file_facts", "image_facts",
-    "is_deep_colour", "load_image", "load_stored", "opened", "read_stored", "stored_facts", "stored_form", "to_8_bits",
-    "told_as_broken", "upright_size",
+    "CorruptImage",
+    "Depth",
+    "Facts",
+    "Stored",
+    "as_corrupt_image",
+    "decode_image",
+    "decode_stored",
+    "depth_of",
+    "file_facts",
+    "image_facts",
+    "is_deep_colour",
+    "load_image",
+    "load_stored",
+    "opened",
+    "read_stored",
+    "stored_facts",
+    "stored_form",
+    "to_8_bits",
+    "upright_size",
 ]  # fmt: skip
 
 
@@ -72,7 +88,7 @@ def load_image(path: str | os.PathLike[str], *, white_level: int = DEEP_WHITE) -
         white_level: The value that becomes white in an image of 16-bit grey, and so do larger ones.
 
     Raises:
-        BrokenImage: The file can't be opened, isn't an image, is truncated or damaged, has too many pixels,
+        CorruptImage: The file can't be opened, isn't an image, is truncated or damaged, has too many pixels,
             or has 32-bit pixels, whose white is anybody's guess.
         OSError: The disk or the network failed.
         MemoryError: Memory ran out.
@@ -84,7 +100,7 @@ def load_stored(stored: Stored, *, white_level: int = DEEP_WHITE) -> Image.Image
     """The same of a file that is in memory.
 
     Raises:
-        BrokenImage: As `load_image`.
+        CorruptImage: As `load_image`.
     """
     return to_8_bits(decode_stored(stored), white_level)
 
@@ -93,9 +109,9 @@ def decode_image(path: str | os.PathLike[str]) -> Image.Image:
     """As `load_image`, but 16-bit grey stays what it is, in mode `"I;16"`: `to_8_bits` needs to know its white.
 
     Raises:
-        BrokenImage: As `load_image`.
+        CorruptImage: As `load_image`.
     """
-    with told_as_broken(path), open_file(path) as file:
+    with as_corrupt_image(path), open_file(path) as file:
         return _plain(upright(opened(file)))
 
 
@@ -103,9 +119,9 @@ def decode_stored(stored: Stored) -> Image.Image:
     """The same of a file that is in memory.
 
     Raises:
-        BrokenImage: As `load_image`.
+        CorruptImage: As `load_image`.
     """
-    with told_as_broken(stored.name):
+    with as_corrupt_image(stored.name):
         return _plain(upright(opened(BytesIO(stored.content))))
 
 
@@ -121,10 +137,10 @@ def read_stored(path: str | os.PathLike[str]) -> Stored:
     """Read a file's bytes, whatever they are.
 
     Raises:
-        BrokenImage: It can't be opened.
+        CorruptImage: It can't be opened.
         OSError: The disk or the network failed.
     """
-    with told_as_broken(path), open_file(path) as file:
+    with as_corrupt_image(path), open_file(path) as file:
         content = bytearray(os.fstat(file.fileno()).st_size)  # one copy less than bytearray(file.read())
         del content[file.readinto(content) :]
         return Stored(os.fspath(path), content)
@@ -134,7 +150,7 @@ def file_facts(path: str | os.PathLike[str]) -> Facts:
     """Decode an image file, as `load_image` does, and note its stored form and a hash of its bytes.
 
     Raises:
-        BrokenImage: As `load_image`.
+        CorruptImage: As `load_image`.
     """
     image = decode_image(path)  # first: whatever isn't an image isn't read whole, be it as large as it likes
     return _facts(image, read_stored(path))
@@ -144,13 +160,13 @@ def stored_facts(stored: Stored) -> Facts:
     """The same of a file that is in memory.
 
     Raises:
-        BrokenImage: As `load_image`.
+        CorruptImage: As `load_image`.
     """
     return _facts(decode_stored(stored), stored)
 
 
 def _facts(decoded: Image.Image, stored: Stored) -> Facts:
-    with told_as_broken(stored.name):
+    with as_corrupt_image(stored.name):
         image = opened(BytesIO(stored.content))
     digest = hashlib.blake2b(stored.content, digest_size=16).digest()
     mode = f"{image.mode};16" if is_deep_colour(image) else image.mode
@@ -221,7 +237,7 @@ def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Width and height of what `load_image` gives, from the file's header.
 
     Raises:
-        BrokenImage: The header can't be read.
+        CorruptImage: The header can't be read.
     """
-    with told_as_broken(path), open_file(path) as file:
+    with as_corrupt_image(path), open_file(path) as file:
         return turned_size(opened(file))

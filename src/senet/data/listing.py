@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from senet.data.images import BrokenImage
+from senet.data.images import CorruptImage
 from senet.data.split import portable
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def content_hash(source: Source, index: int) -> str:
     """16 hexadecimal digits of an image's file; zeros where there is none to be read."""
     try:
         stored = source.stored(index)
-    except BrokenImage:
+    except CorruptImage:
         stored = None
     return hashlib.sha256(stored.content).hexdigest()[:16] if stored else "0" * 16
 

@@ -9,15 +9,15 @@ import numpy as np
 from PIL import Image
 
 from senet.data.formats import open_file
-from senet.data.images import BrokenImage, opened, stored_form, told_as_broken
+from senet.data.images import CorruptImage, as_corrupt_image, opened, stored_form
 from senet.data.orientation import upright
 
-__all__ = ["MOST_CLASSES", "VOID", "read_mask"]
+__all__ = ["IGNORE_INDEX", "MOST_CLASSES", "read_mask"]
 
-VOID: Final = 255
+IGNORE_INDEX: Final = 255
 """What stands in a mask where nothing is said: neither learned nor counted."""
 
-MOST_CLASSES: Final = VOID
+MOST_CLASSES: Final = IGNORE_INDEX
 """Numbers 0 to 254; a mask in memory has 8 bits."""
 
 FORMATS: Final = ("PNG", "TIFF", "BMP", "GIF", "PPM")
@@ -38,21 +38,21 @@ def read_mask(path: str | os.PathLike[str], classes: int, *, instances: bool = F
         instances: Any number above 0 is the second class.
 
     Raises:
-        BrokenImage: The file can't be read, has several channels or frames, is of a format that changes numbers, or
+        CorruptImage: The file can't be read, has several channels or frames, is of a format that changes numbers, or
             holds numbers that are no classes.
         OSError: The disk or the network failed.
         MemoryError: Memory ran out.
     """
-    with told_as_broken(path), open_file(path) as file:
+    with as_corrupt_image(path), open_file(path) as file:
         found = _numbers(opened(file))
         if found.min() < 0:
             raise ValueError(f"class number {found.min()}; they begin with 0")
     if instances:
         return (found > 0).astype(np.uint8)
-    wrong = np.unique(found[(found >= classes) & (found != VOID)])
+    wrong = np.unique(found[(found >= classes) & (found != IGNORE_INDEX)])
     if len(wrong):
         more = "; --instances if these number single objects" if len(wrong) > 1 else ""
-        raise BrokenImage(path, f"class number {wrong[0]}, but there are {classes} classes (0..{classes - 1}){more}")
+        raise CorruptImage(path, f"class number {wrong[0]}, but there are {classes} classes (0..{classes - 1}){more}")
     return found.astype(np.uint8)
 
 

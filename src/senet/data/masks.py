@@ -10,17 +10,17 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from senet.data.boxes import picture_size
-from senet.data.dense import Target, Trouble
-from senet.data.images import BrokenImage, Facts, Stored, decode_image, file_facts, read_stored
+from senet.data.boxes import image_size
+from senet.data.dense import AnnotationIssue, Target
+from senet.data.images import CorruptImage, Facts, Stored, decode_image, file_facts, read_stored
 from senet.data.listing import Entry, file_size, path_below
-from senet.data.mask_files import MOST_CLASSES, VOID, read_mask
-from senet.data.parts import divide, find_names, listed_parts, pictures_in, read_lines, unread_in
+from senet.data.mask_files import IGNORE_INDEX, MOST_CLASSES, read_mask
+from senet.data.parts import divide, find_names, images_in, listed_parts, read_lines, unread_in
 from senet.data.request import Request
 from senet.data.sources import Data, PathList
 from senet.errors import DataError
 
-__all__ = ["VOID", "MaskSource", "open_masks", "read_mask"]
+__all__ = ["IGNORE_INDEX", "MaskSource", "open_masks", "read_mask"]
 
 LAYOUT = "expected images/NAME.jpg and masks/NAME.png, and train.txt, val.txt, test.txt beside them"
 
@@ -35,7 +35,7 @@ def open_masks(request: Request) -> Data:
         DataError: The folder isn't there, or nobody says what the classes are.
     """
     root = request.existing_folder(LAYOUT)
-    pictures, masks = pictures_in(root / "images"), pictures_in(root / "masks")
+    pictures, masks = images_in(root / "images"), images_in(root / "masks")
     classes = request.classes or _named_classes(root, instances=request.instances)
     parts, split = listed_parts([root]), None
     if parts:
@@ -47,7 +47,9 @@ def open_masks(request: Request) -> Data:
     if len(classes) < 2 or (request.instances and len(classes) != 2):
         raise DataError(f"classes {', '.join(classes)}: name two, the background first (--instances takes no more)")
     if len(classes) > MOST_CLASSES:
-        raise DataError(f"{len(classes)} classes are too many: masks have at most {MOST_CLASSES}, since {VOID} is void")
+        raise DataError(
+            f"{len(classes)} classes are too many: masks have at most {MOST_CLASSES}, since {IGNORE_INDEX} is void"
+        )
     sources = {
         part: MaskSource(
             [pictures[name] for name in names],
@@ -75,7 +77,7 @@ def _named_classes(root: Path, *, instances: bool) -> tuple[str, ...]:
     )
 
 
-class Looked(NamedTuple):
+class ScanResult(NamedTuple):
     """What came of reading one mask.
 
     Attributes:
@@ -86,7 +88,7 @@ class Looked(NamedTuple):
 
     size: tuple[int, int]
     present: np.ndarray
-    trouble: Trouble | None = None
+    trouble: AnnotationIssue | None = None
 
 
 class MaskSource:
@@ -120,20 +122,20 @@ class MaskSource:
         self.present = np.array([one.present for one in looked]).reshape(-1, classes + 1)
         """(N, classes + 1) bool: which classes are in each mask, and last whether somewhere nothing is said."""
 
-    def _look(self, index: int) -> Looked:
-        size = picture_size(Path(self.paths[index]))
+    def _look(self, index: int) -> ScanResult:
+        size = image_size(Path(self.paths[index]))
         present = np.zeros(self.classes + 1, dtype=bool)
         try:
             mask = read_mask(self.masks[index], self.classes, instances=self.instances)
-        except BrokenImage as error:
-            return Looked(size, present, Trouble(error.path, error.reason))
+        except CorruptImage as error:
+            return ScanResult(size, present, AnnotationIssue(error.path, error.reason))
         numbers = np.unique(mask)
-        present[np.where(numbers == VOID, self.classes, numbers)] = True
+        present[np.where(numbers == IGNORE_INDEX, self.classes, numbers)] = True
         height, width = mask.shape
         if size not in ((0, 0), (width, height)):
             reason = f"{width}x{height}, but its picture {self.paths[index]} is {size[0]}x{size[1]}"
-            return Looked(size, present, Trouble(self.masks[index], reason))
-        return Looked(size, present)
+            return ScanResult(size, present, AnnotationIssue(self.masks[index], reason))
+        return ScanResult(size, present)
 
     def __len__(self) -> int:
         return len(self.paths)

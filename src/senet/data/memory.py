@@ -57,7 +57,7 @@ def write_images(source: Source, folder: str | os.PathLike[str], *, classes: Seq
     """Write a source's images as `FOLDER/CLASS/NUMBER.png`, which `folder:` reads; returns the paths.
 
     Raises:
-        BrokenImage: An image can't be read.
+        CorruptImage: An image can't be read.
     """
     paths = []
     for index in range(len(source)):

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from senet.data.randomness import drawn_from
+from senet.data.randomness import seeded_rng
 
 __all__ = ["Mixing"]
 
@@ -53,6 +53,6 @@ class Mixing(nn.Module):
         Returns:
             Images as before, and (N, classes) shares that sum to 1.
         """
-        with drawn_from("mixing", self.seed, *key):
+        with seeded_rng("mixing", self.seed, *key):
             mixed_images, shares = self.way(images, labels)
         return mixed_images, shares

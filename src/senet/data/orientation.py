@@ -6,7 +6,7 @@ from typing import Final
 
 from PIL import Image
 
-from senet.data.faults import is_machine_fault
+from senet.data.image_errors import is_machine_fault
 
 __all__ = ["orientation", "turned_size", "upright"]
 

@@ -10,7 +10,7 @@ from senet.data.request import Request
 from senet.data.split import hash_split
 from senet.errors import DataError
 
-__all__ = ["divide", "find_names", "listed_parts", "pictures_in", "read_lines", "unread_in"]
+__all__ = ["divide", "find_names", "images_in", "listed_parts", "read_lines", "unread_in"]
 
 NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
@@ -71,7 +71,7 @@ def divide(names: Sequence[str], request: Request) -> dict[str, list[str]]:
     return {"train": [names[i] for i in train], "val": [names[i] for i in val]}
 
 
-def pictures_in(folder: Path) -> dict[str, Path]:
+def images_in(folder: Path) -> dict[str, Path]:
     """Picture files of a folder and of those in it: path below the folder without its ending, to the file.
 
     Raises:

@@ -8,27 +8,27 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["drawn_from", "generator", "mixed"]
+__all__ = ["derive_seed", "generator", "seeded_rng"]
 
 
-def mixed(*key: int | str) -> int:
+def derive_seed(*key: int | str) -> int:
     """A 64-bit seed that mixes all parts of a key; the same on every machine and in every version."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big")
 
 
 def generator(*key: int | str) -> torch.Generator:
     """A CPU generator that starts from the key."""
-    return torch.Generator().manual_seed(mixed(*key))
+    return torch.Generator().manual_seed(derive_seed(*key))
 
 
 @contextmanager
-def drawn_from(*key: int | str) -> Iterator[None]:
+def seeded_rng(*key: int | str) -> Iterator[None]:
     """Within the block, torch's global CPU randomness starts from the key; afterwards it is as it was before.
 
     `torch.manual_seed` won't do: it would also reset the generator of every GPU.
     """
     before = torch.get_rng_state()
-    torch.default_generator.manual_seed(mixed(*key))
+    torch.default_generator.manual_seed(derive_seed(*key))
     try:
         yield
     finally:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from senet.data.checks import mask_troubles
-from senet.data.dense import troubles_of
+from senet.data.checks import mask_issues
+from senet.data.dense import annotation_issues
 from senet.data.depth import depth_note
-from senet.data.images import BrokenImage, Depth, Facts
+from senet.data.images import CorruptImage, Depth, Facts
 from senet.data.loader import default_workers
 from senet.data.quiet import quiet_pillow
 from senet.data.sources import Data, Source
@@ -23,7 +23,7 @@ __all__ = ["PartReport", "ScanReport", "scan"]
 CHUNK = 64
 
 
-class Looked(NamedTuple):
+class ScanResult(NamedTuple):
     """What came of looking at one image: its facts, or why it is broken."""
 
     part: str
@@ -99,14 +99,14 @@ def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int
     total = sum(map(len, sources.values()))
     report = ScanReport(data.name, {name: _counted(data, source) for name, source in sources.items()})
     report.troubles = [
-        (trouble.path, trouble.reason) for trouble in (*troubles_of(data), *mask_troubles(data, data.parts))
+        (trouble.path, trouble.reason) for trouble in (*annotation_issues(data), *mask_issues(data, data.parts))
     ]
     report.left_out = list(data.left_out)
     sizes: dict[str, list[tuple[int, int]]] = {name: [] for name in sources}
     modes: dict[str, Counter[str]] = {name: Counter() for name in sources}
     deep: dict[str, list[Depth]] = {name: [] for name in sources}
     first: dict[bytes, tuple[str, int]] = {}
-    for done, looked in enumerate(_look_at_all(data, default_workers() if workers is None else workers), 1):
+    for done, looked in enumerate(_scan_all(data, default_workers() if workers is None else workers), 1):
         if looked.broken is not None:
             report.parts[looked.part].broken.append(looked.broken)
         if looked.facts is not None:
@@ -134,7 +134,7 @@ def _counted(data: Data, source: Source) -> PartReport:
 
 
 def _note_equal(
-    report: ScanReport, sources: dict[str, Source], first: dict[bytes, tuple[str, int]], looked: Looked
+    report: ScanReport, sources: dict[str, Source], first: dict[bytes, tuple[str, int]], looked: ScanResult
 ) -> None:
     assert looked.facts is not None
     part, position = first.setdefault(looked.facts.digest, (looked.part, looked.position))
@@ -145,7 +145,7 @@ def _note_equal(
     pairs.append((sources[part].locate(position), sources[looked.part].locate(looked.position)))
 
 
-def _look_at_all(data: Data, workers: int) -> Iterator[Looked]:
+def _scan_all(data: Data, workers: int) -> Iterator[ScanResult]:
     sources = data.parts
     chunks = [
         (part, range(start, min(start + CHUNK, len(source))))
@@ -154,10 +154,10 @@ def _look_at_all(data: Data, workers: int) -> Iterator[Looked]:
     ]
     if workers == 0 or len(chunks) == 1:
         for chunk in chunks:
-            yield from _look(sources, chunk)
+            yield from _scan_image(sources, chunk)
         return
     with ProcessPoolExecutor(workers, initializer=_receive, initargs=(sources,)) as pool:
-        for looked in pool.map(_look_at_received, chunks):
+        for looked in pool.map(_scan_received, chunks):
             yield from looked
 
 
@@ -170,17 +170,17 @@ def _receive(sources: dict[str, Source]) -> None:
     _received.update(sources)
 
 
-def _look_at_received(chunk: tuple[str, range]) -> list[Looked]:
-    return _look(_received, chunk)
+def _scan_received(chunk: tuple[str, range]) -> list[ScanResult]:
+    return _scan_image(_received, chunk)
 
 
-def _look(sources: dict[str, Source], chunk: tuple[str, range]) -> list[Looked]:
+def _scan_image(sources: dict[str, Source], chunk: tuple[str, range]) -> list[ScanResult]:
     part, indices = chunk
-    return [_look_at(sources[part], part, index) for index in indices]
+    return [_scan_one(sources[part], part, index) for index in indices]
 
 
-def _look_at(source: Source, part: str, index: int) -> Looked:
+def _scan_one(source: Source, part: str, index: int) -> ScanResult:
     try:
-        return Looked(part, index, source.facts(index), None)
-    except BrokenImage as error:
-        return Looked(part, index, None, (error.path, error.reason))
+        return ScanResult(part, index, source.facts(index), None)
+    except CorruptImage as error:
+        return ScanResult(part, index, None, (error.path, error.reason))

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from senet.data.broken import BrokenReport
-from senet.data.images import BrokenImage, Stored, decode_stored, opened
+from senet.data.corrupt_images import CorruptImageReport
+from senet.data.images import CorruptImage, Stored, decode_stored, opened
 from senet.data.loader import default_workers
 from senet.data.quiet import quiet_pillow
 from senet.data.randomness import generator
-from senet.data.shards import FORMAT, INDEX, Places
+from senet.data.shards import FORMAT, INDEX, HookPoints
 from senet.data.sources import Data, PathList, Source
 from senet.errors import DataError
 from senet.weights import write_atomically
@@ -68,7 +68,7 @@ class Piece(NamedTuple):
 class Written(NamedTuple):
     """One shard that is there."""
 
-    places: Places
+    places: HookPoints
     broken: list[tuple[str, str]]
     reused: bool
 
@@ -109,7 +109,7 @@ def write_shards(
     folder.mkdir(parents=True, exist_ok=True)
     pieces = [piece for part in data.parts for piece in _pieces(data, part, shard_mb, seed)]
     _agree_on_plan(folder, data, pieces)
-    report = BrokenReport(sum(map(len, data.parts.values())), tell=tell, data=data.name)
+    report = CorruptImageReport(sum(map(len, data.parts.values())), tell=tell, data=data.name)
     done: list[Written] = []
     total = sum(len(piece.indices) for piece in pieces)
     for piece, written in zip(pieces, _written(data, folder, pieces, workers), strict=True):
@@ -130,7 +130,7 @@ def _pieces(data: Data, part: str, shard_mb: float, seed: int) -> Iterator[Piece
     for index in order[:SAMPLED]:
         try:
             sizes.append(len(_file_of(source, int(index)).content))
-        except BrokenImage:
+        except CorruptImage:
             continue
     each = max(1, int(shard_mb * 1e6 / (np.mean(sizes) if sizes else 1e5)))
     for number, indices in enumerate(np.array_split(order, -(-len(order) // each))):
@@ -209,7 +209,7 @@ def _write(source: Source, folder: Path, piece: Piece) -> Written:
                 try:
                     stored = _file_of(source, index)
                     decode_stored(stored)
-                except BrokenImage as error:
+                except CorruptImage as error:
                     broken.append((error.path, error.reason))
                     continue
                 label = int(source.labels[index])
@@ -218,7 +218,7 @@ def _write(source: Source, folder: Path, piece: Piece) -> Written:
 
     write_atomically(path, fill)
     numbers = [np.array([row[column] for row in rows], dtype=np.int64) for column in range(4)]
-    places = Places(*numbers[:3], numbers[3].astype(np.uint32), PathList(row[4] for row in rows))  # type: ignore[call-arg, arg-type]
+    places = HookPoints(*numbers[:3], numbers[3].astype(np.uint32), PathList(row[4] for row in rows))  # type: ignore[call-arg, arg-type]
     told = {"broken": np.array(broken, dtype=np.str_).reshape(-1, 2), "bytes": np.array(path.stat().st_size)}
     write_atomically(table, lambda temporary: places.write(temporary, **told))
     return Written(places, broken, reused=False)
@@ -226,7 +226,7 @@ def _write(source: Source, folder: Path, piece: Piece) -> Written:
 
 def _finished(path: Path, table: Path) -> Written:
     content = table.read_bytes()
-    places = Places.read(content)
+    places = HookPoints.read(content)
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         if int(arrays["bytes"]) != path.stat().st_size:
             raise ValueError("another shard's")
@@ -265,7 +265,7 @@ def _finish(folder: Path, data: Data, pieces: list[Piece], done: list[Written]) 
     for part in data.parts:
         mine = [(piece, written.places) for piece, written in zip(pieces, done, strict=True) if piece.part == part]
         table = folder / f"{part}.npz"
-        write_atomically(table, Places.joined([places for _, places in mine]).write)
+        write_atomically(table, HookPoints.joined([places for _, places in mine]).write)
         parts[part] = {
             "table": table.name,
             "sha256": hashlib.sha256(table.read_bytes()).hexdigest(),

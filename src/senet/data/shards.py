@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from senet.data.images import BrokenImage, Facts, Stored, decode_stored, stored_facts, told_as_broken
+from senet.data.images import CorruptImage, Facts, Stored, as_corrupt_image, decode_stored, stored_facts
 from senet.data.listing import Entry
 from senet.data.randomness import generator
 from senet.data.request import Request
 from senet.data.sources import Data, PathList
 from senet.errors import DataError
 
-__all__ = ["FORMAT", "INDEX", "LANES", "Places", "ShardSource", "open_shards", "shard_order"]
+__all__ = ["FORMAT", "INDEX", "LANES", "HookPoints", "ShardSource", "open_shards", "shard_order"]
 
 INDEX = "shards.json"
 FORMAT = "senet shards 1"
@@ -47,7 +47,7 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
-class Places:
+class HookPoints:
     """Where the images of one or several shards are; rows belong together.
 
     Attributes:
@@ -74,7 +74,7 @@ class Places:
             )  # fmt: skip
 
     @classmethod
-    def read(cls, content: bytes) -> Places:
+    def read(cls, content: bytes) -> HookPoints:
         """Read what `write` wrote; nothing in it is ever unpickled.
 
         Raises:
@@ -89,7 +89,7 @@ class Places:
         return cls(found[0], found[1], found[2], checksums, names)
 
     @classmethod
-    def joined(cls, parts: list[Places]) -> Places:
+    def joined(cls, parts: list[HookPoints]) -> HookPoints:
         """The rows of several, one after another."""
         arrays = ([getattr(part, name) for part in parts] for name in ("offsets", "sizes", "labels", "checksums"))
         return cls(*(np.concatenate(rows) for rows in arrays), PathList(n for part in parts for n in part.names))  # type: ignore[call-arg, arg-type]
@@ -104,7 +104,7 @@ class ShardSource:
         places: Where in them; rows in the order of the shards.
     """
 
-    def __init__(self, folder: Path, shards: Mapping[str, int], places: Places) -> None:
+    def __init__(self, folder: Path, shards: Mapping[str, int], places: HookPoints) -> None:
         self.folder = folder
         self.shards = list(shards)
         self.starts = np.cumsum([0, *shards.values()])
@@ -125,16 +125,16 @@ class ShardSource:
         """The image's bytes, as they were in its own file.
 
         Raises:
-            BrokenImage: They can't be read, or aren't what was written.
+            CorruptImage: They can't be read, or aren't what was written.
         """
         name, size = self.locate(index), int(self.places.sizes[index])
-        with told_as_broken(name):
+        with as_corrupt_image(name):
             content = bytearray(size)
             got = os.preadv(self._file(index), [content], int(self.places.offsets[index]))
         if got < size:
-            raise BrokenImage(name, "the shard is truncated")
+            raise CorruptImage(name, "the shard is truncated")
         if zlib.crc32(content) != self.places.checksums[index]:
-            raise BrokenImage(name, "damaged (its checksum is another)")
+            raise CorruptImage(name, "damaged (its checksum is another)")
         return Stored(name, content)
 
     def locate(self, index: int) -> str:
@@ -238,7 +238,7 @@ def _part(folder: Path, entry: Mapping[str, Any], classes: int) -> ShardSource:
     content = table.read_bytes() if table.is_file() else b""
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise DataError(f"{table} is {'damaged' if content else 'missing'}; make the shards anew with `senet shard`")
-    places = Places.read(content)
+    places = HookPoints.read(content)
     shards = {_plain(shard["name"]): int(shard["images"]) for shard in entry["shards"]}
     source = ShardSource(folder, shards, places)
     if source.starts[-1] != len(places.labels) or len(shards) != len(entry["shards"]):

@@ -19,7 +19,7 @@ from senet.errors import DataError
 from senet.preprocessing import Preprocessing
 from senet.weights import DataRecord
 
-__all__ = ["Chain", "Data", "FileSource", "PathList", "Source", "Subset", "missing_classes", "thin"]
+__all__ = ["Chain", "Data", "FileSource", "PathList", "Source", "Subset", "missing_classes", "subsample"]
 
 
 class Source(Protocol):
@@ -32,19 +32,19 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
-        """Decode one image, and give its label (or what else is known of it); `BrokenImage` if that fails.
+        """Decode one image, and give its label (or what else is known of it); `CorruptImage` if that fails.
 
         The image is in mode RGB, L or, of 16-bit grey, I;16, which `ToMode` brings to 8 bits.
         """
 
     def stored(self, index: int) -> Stored | None:
-        """One image's file, not decoded; None where images have no files; `BrokenImage` if it can't be had."""
+        """One image's file, not decoded; None where images have no files; `CorruptImage` if it can't be had."""
 
     def locate(self, index: int) -> str:
         """What a person would call this image: its path, for a file."""
 
     def facts(self, index: int) -> Facts:
-        """Decode one image and note its stored form; `BrokenImage` if that fails."""
+        """Decode one image and note its stored form; `CorruptImage` if that fails."""
 
     def entry(self, index: int) -> Entry:
         """What names this image wherever the data lies; reads nothing of the image."""
@@ -309,7 +309,7 @@ def missing_classes(source: Source, classes: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name, count in zip(classes, counts, strict=True) if not count)
 
 
-def thin(source: Source, limit: int, *, seed: int = 0) -> Source:
+def subsample(source: Source, limit: int, *, seed: int = 0) -> Source:
     """At most `limit` images of a source, drawn at random but always the same ones; for a quick try.
 
     Raises:

@@ -17,9 +17,9 @@ from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 
 __all__ = [
-    "Cover",
     "Normalise",
     "PixelJitter",
+    "ResizeToCover",
     "ToMode",
     "TrainTransform",
     "eval_transform",
@@ -116,7 +116,7 @@ class TrainTransform:
         """A file's bytes -> (C, H, W) uint8.
 
         Raises:
-            BrokenImage: It can't be decoded.
+            CorruptImage: It can't be decoded.
         """
         return self(decode_stored(stored)) if self.part is None else self._vary(self.part.decoded(stored))
 
@@ -186,7 +186,7 @@ class Normalise(nn.Module):
         return result
 
 
-class Cover(nn.Module):
+class ResizeToCover(nn.Module):
     """Resize a picture, keeping its shape, so that it just covers a rectangle.
 
     For a square one this is torchvision's `Resize(edge)`: the shorter edge becomes `edge`.
@@ -240,7 +240,7 @@ def _interpolation(preprocessing: Preprocessing) -> InterpolationMode:
 
 
 def _whole(preprocessing: Preprocessing, _: Augmentation | None = None) -> list[nn.Module]:
-    return [Cover(preprocessing.covered_size, _interpolation(preprocessing)), v2.CenterCrop(preprocessing.size)]
+    return [ResizeToCover(preprocessing.covered_size, _interpolation(preprocessing)), v2.CenterCrop(preprocessing.size)]
 
 
 def _resized(preprocessing: Preprocessing, a: Augmentation) -> list[nn.Module]:
@@ -250,7 +250,7 @@ def _resized(preprocessing: Preprocessing, a: Augmentation) -> list[nn.Module]:
 def _padded(preprocessing: Preprocessing, a: Augmentation) -> list[nn.Module]:
     size = preprocessing.size
     return [
-        Cover(size, _interpolation(preprocessing)),
+        ResizeToCover(size, _interpolation(preprocessing)),
         v2.RandomCrop(size, padding=a.pad, fill=mean_colour(preprocessing)),
     ]
 
@@ -269,7 +269,7 @@ def _part(preprocessing: Preprocessing, a: Augmentation) -> PartialCrop | Padded
         return None
     if a.crop == "pad":
         fill = tuple(mean_colour(preprocessing))
-        return PaddedCrop(size, a.pad, fill, Cover(size, interpolation), preprocessing.white_level)
+        return PaddedCrop(size, a.pad, fill, ResizeToCover(size, interpolation), preprocessing.white_level)
     if a.crop == "resized" and interpolation in TENSOR_MODES:
         return PartialCrop(size, a.scale, a.ratio, interpolation, preprocessing.white_level)
     return None

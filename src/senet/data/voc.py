@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from senet.data.boxes import Boxed, BoxSource, checked_boxes, checked_size
-from senet.data.dense import Trouble
-from senet.data.parts import divide, find_names, listed_parts, pictures_in, read_lines, unread_in
+from senet.data.boxes import BoxSample, BoxSource, checked_boxes, checked_size
+from senet.data.dense import AnnotationIssue
+from senet.data.parts import divide, find_names, images_in, listed_parts, read_lines, unread_in
 from senet.data.request import Request
 from senet.data.sources import Data
 from senet.errors import DataError
@@ -43,23 +43,23 @@ def open_voc(request: Request) -> Data:
         DataError: The folder, or what is listed in it, isn't there.
     """
     root = request.existing_folder(LAYOUT)
-    pictures, xmls = pictures_in(root / "JPEGImages"), root / "Annotations"
+    images, xmls = images_in(root / "JPEGImages"), root / "Annotations"
     if not xmls.is_dir():
         raise DataError(f"{xmls} isn't there; {LAYOUT}")
     parts, split = listed_parts([root, root / "ImageSets" / "Main"]), None
     if parts:
         request.refuse_split("it has its own lists of pictures")
     else:
-        parts = divide([name for name in pictures if (xmls / f"{name}.xml").is_file()], request)
+        parts = divide([name for name in images if (xmls / f"{name}.xml").is_file()], request)
         split = request.split
-    find_names(parts, pictures, root / "JPEGImages")
+    find_names(parts, images, root / "JPEGImages")
     read = {part: [_read(xmls / f"{name}.xml") for name in names] for part, names in parts.items()}
-    learned = read["train"] if request.training else [one for annotations in read.values() for one in annotations]
-    classes = request.classes or _named_classes(root) or _seen_classes(learned)
+    train_metrics = read["train"] if request.training else [one for annotations in read.values() for one in annotations]
+    classes = request.classes or _named_classes(root) or _seen_classes(train_metrics)
     if not classes:
         raise DataError(f"{root}: no object is named in the annotations that are trained on")
     sources = {
-        part: _source([pictures[name] for name in names], read[part], classes, root) for part, names in parts.items()
+        part: _source([images[name] for name in names], read[part], classes, root) for part, names in parts.items()
     }
     return Data(
         request.name, classes, sources["train"], sources["val"], sources.get("test"), task="detection", split=split,
@@ -72,25 +72,25 @@ def _named_classes(root: Path) -> tuple[str, ...]:
     return tuple(read_lines(found)) if found else ()
 
 
-def _seen_classes(read: Sequence[Annotation | Trouble]) -> tuple[str, ...]:
+def _seen_classes(read: Sequence[Annotation | AnnotationIssue]) -> tuple[str, ...]:
     return tuple(sorted({name for one in read if isinstance(one, Annotation) for name, _, _ in one.objects}))
 
 
-def _read(path: Path) -> Annotation | Trouble:
+def _read(path: Path) -> Annotation | AnnotationIssue:
     try:
         tree = ET.parse(path).getroot()
         found = []
         for entry in tree.iter("object"):
             name, box = (entry.findtext("name") or "").strip(), entry.find("bndbox")
             if not name or box is None:
-                return Trouble(str(path), "an object without name or bndbox")
+                return AnnotationIssue(str(path), "an object without name or bndbox")
             corners = [float(box.findtext(corner) or "nan") for corner in CORNERS]
             found.append((name, corners, (entry.findtext("difficult") or "0").strip() == "1"))
         return Annotation(path, found, (_pixels(tree, "size/width"), _pixels(tree, "size/height")))
     except FileNotFoundError:
-        return Trouble(str(path), "no such file; a picture without objects has an XML without <object>")
+        return AnnotationIssue(str(path), "no such file; a picture without objects has an XML without <object>")
     except (ET.ParseError, ValueError, OSError) as error:
-        return Trouble(str(path), f"not readable as VOC's XML ({error})")
+        return AnnotationIssue(str(path), f"not readable as VOC's XML ({error})")
 
 
 def _pixels(tree: ET.Element, place: str) -> float:
@@ -99,20 +99,20 @@ def _pixels(tree: ET.Element, place: str) -> float:
 
 
 def _source(
-    pictures: Sequence[Path], read: Sequence[Annotation | Trouble], classes: Sequence[str], root: Path
+    images: Sequence[Path], read: Sequence[Annotation | AnnotationIssue], classes: Sequence[str], root: Path
 ) -> BoxSource:
     numbers = {name: number for number, name in enumerate(classes)}
     rows, troubles = [], []
-    for picture, one in zip(pictures, read, strict=True):
+    for image, one in zip(images, read, strict=True):
         annotation = one if isinstance(one, Annotation) else Annotation(root, [])
-        if isinstance(one, Trouble):
+        if isinstance(one, AnnotationIssue):
             troubles.append(one)
         known = [entry for entry in annotation.objects if entry[0] in numbers]
         for strange in sorted({name for name, _, _ in annotation.objects} - numbers.keys()):
             troubles.append(
-                Trouble(str(annotation.path), f"class {strange!r} is none of {', '.join(classes)}")
+                AnnotationIssue(str(annotation.path), f"class {strange!r} is none of {', '.join(classes)}")
             )  # fmt: skip
-        size, elsewhere = checked_size(picture, annotation.size, str(annotation.path))
+        size, elsewhere = checked_size(image, annotation.size, str(annotation.path))
         # VOC counts pixels from 1, and the last one is inside.
         corners = np.array([corners for _, corners, _ in known], dtype=np.float64).reshape(-1, 4)
         names = [name for name, _, _ in known]
@@ -122,5 +122,5 @@ def _source(
         labels = np.array([numbers[name] for name in names], dtype=np.int64)
         difficult = np.array([flag for _, _, flag in known], dtype=bool)
         crowd = np.zeros_like(difficult[usable])
-        rows.append(Boxed(picture, boxes[usable], labels[usable], crowd, difficult[usable], size))
+        rows.append(BoxSample(image, boxes[usable], labels[usable], crowd, difficult[usable], size))
     return BoxSource(rows, troubles, root=root / "JPEGImages")

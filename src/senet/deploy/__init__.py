@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from senet.deploy.compiled import Compiled
+    from senet.deploy.export_metadata import ExportMetadata
     from senet.deploy.exporting import Check, ExportReport, export
     from senet.deploy.loading import load_exported
-    from senet.deploy.passport import Passport
 
 __all__ = [
     "Check",
     "Compiled",
+    "ExportMetadata",
     "ExportReport",
-    "Passport",
     "export",
     "load_exported",
 ]
@@ -27,7 +27,7 @@ HOMES = {
     "compiled": ("Compiled",),
     "exporting": ("Check", "ExportReport", "export"),
     "loading": ("load_exported",),
-    "passport": ("Passport",),
+    "passport": ("ExportMetadata",),
 }
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.deploy.formats import format_of
-from senet.deploy.loading import load_exported, read_passport
+from senet.deploy.loading import load_exported, read_export_metadata
 from senet.deploy.runtimes import RUNTIMES
 from senet.errors import SenetError, UnknownNameError
 from senet.fusion.optimize import optimize
@@ -133,7 +133,7 @@ def _candidates(name: str, runtimes: Sequence[str], factory: str | None) -> Iter
     if not wanted:
         raise SenetError(f"{name} runs in {' or '.join(able)}, not in {', '.join(runtimes)}")
     if kind is not None:
-        images = read_passport(Path(name)).preprocessing
+        images = read_export_metadata(Path(name)).preprocessing
         for runtime in wanted:
             yield _Candidate(name, runtime, images.in_channels, images.size, _file_opener(name, runtime))
         return
@@ -159,16 +159,16 @@ def _network(name: str, factory: str | None) -> tuple[nn.Module, int, tuple[int,
 
 def randomise(network: nn.Module) -> nn.Module:
     """Draw norms, biases and statistics so that nothing is zero or one: zeros would hide work, and errors."""
-    drawn = torch.Generator().manual_seed(0)
+    draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim == 1:
-                parameter.uniform_(0.2, 1.0, generator=drawn)
+                parameter.uniform_(0.2, 1.0, generator=draw)
         for name, buffer in network.named_buffers():
             if name.endswith("running_mean"):
-                buffer.normal_(0, 0.1, generator=drawn)
+                buffer.normal_(0, 0.1, generator=draw)
             elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 1.5, generator=drawn)
+                buffer.uniform_(0.5, 1.5, generator=draw)
     return network
 
 
@@ -186,10 +186,10 @@ def _timed(
     candidates: Sequence[_Candidate], opened: Sequence[nn.Module], batch: int, size: tuple[int, int], seconds: float
 ) -> list[list[float]]:
     """Seconds of each call, a list a candidate; after two calls that aren't counted."""
-    drawn = torch.Generator().manual_seed(0)
+    draw = torch.Generator().manual_seed(0)
     inputs: dict[int, Tensor] = {}
     for c in candidates:
-        images = torch.randn(batch, c.channels, *size, generator=drawn)
+        images = torch.randn(batch, c.channels, *size, generator=draw)
         inputs.setdefault(c.channels, images.contiguous(memory_format=torch.channels_last))
     times: list[list[float]] = [[] for _ in candidates]
     with torch.inference_mode():

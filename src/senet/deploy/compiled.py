@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from senet.deploy.passport import Passport
+from senet.deploy.export_metadata import ExportMetadata
 from senet.errors import SenetError
 
 __all__ = ["Compiled", "Run"]
@@ -31,7 +31,7 @@ class Compiled(nn.Module):
         SenetError: Images of a size or with channels that the file doesn't take.
     """
 
-    def __init__(self, run: Run, passport: Passport, name: str) -> None:
+    def __init__(self, run: Run, passport: ExportMetadata, name: str) -> None:
         super().__init__()
         self.run, self.passport, self.name = run, passport, name
 

@@ -18,17 +18,17 @@ from torch import Tensor, nn
 
 from senet.deploy.accuracy import check_drop
 from senet.deploy.copying import copied
-from senet.deploy.form import exportable
+from senet.deploy.export_metadata import PRECISIONS, ExportMetadata
 from senet.deploy.formats import Format, look_up
 from senet.deploy.loading import load_exported
-from senet.deploy.passport import PRECISIONS, Passport
+from senet.deploy.prepare_for_export import prepare_for_export
 from senet.deploy.quantize import QUANTIZERS
 from senet.deploy.tracing import reason, traced
 from senet.errors import SenetError, UnknownNameError
 from senet.models import ConvNet
 from senet.preprocessing import Preprocessing
 from senet.tasks.logits import LogitsOf, logits_of
-from senet.weights import Description
+from senet.weights import CheckpointMetadata
 from senet.weights.files import new_file_mode
 from senet.zoo import LoadedModel
 
@@ -103,7 +103,7 @@ class ExportReport:
 
     path: str
     format: str
-    passport: Passport
+    passport: ExportMetadata
     runtime: str
     bytes: int
     images: int
@@ -229,7 +229,7 @@ def _described(model: nn.Module | LoadedModel, preprocessing: Preprocessing | No
     images = preprocessing or _default_preprocessing(made)
     made, count = _giving_logits(made, images, name, None)
     classes = tuple(map(str, range(count)))
-    return LoadedModel(made, classes, images, Description(model=name, classes=classes, preprocessing=images))
+    return LoadedModel(made, classes, images, CheckpointMetadata(model=name, classes=classes, preprocessing=images))
 
 
 def _giving_logits(network: nn.Module, images: Preprocessing, name: str, classes: int | None) -> tuple[nn.Module, int]:
@@ -264,10 +264,10 @@ def _write(
     size: tuple[int, int] | None,
     batch: int | None,
     check: Check,
-) -> tuple[Passport, list[str]]:
+) -> tuple[ExportMetadata, list[str]]:
     # Measured with OpenVINO (benchmarks/deploy.md); int8 wants constant weights.
     gated_weights = kind.name == "openvino" and precision != "int8" and batch == 1 and size is not None
-    network, notes = exportable(loaded.model, gated_weights=gated_weights), []
+    network, notes = prepare_for_export(loaded.model, gated_weights=gated_weights), []
     if precision == "bf16" and kind.name == "torch":
         network = _InBf16(network)
     images = loaded.preprocessing
@@ -275,7 +275,7 @@ def _write(
     if size is None and not any_size:
         size = images.size
         notes.append(f"this network takes images of {size[0]}x{size[1]} pixels only, and so does the file")
-    passport = Passport(
+    passport = ExportMetadata(
         model=loaded.description.model,
         classes=loaded.classes,
         preprocessing=images,
@@ -303,7 +303,7 @@ class _InBf16(nn.Module):
         return result
 
 
-def _examined(loaded: LoadedModel, draft: Path, kind: Format, passport: Passport, check: Check) -> ExportReport:
+def _examined(loaded: LoadedModel, draft: Path, kind: Format, passport: ExportMetadata, check: Check) -> ExportReport:
     """Run the file; refuse it if it isn't what the network is."""
     runtime = kind.runtimes[0]
     made = load_exported(draft, runtime=runtime)
@@ -350,21 +350,21 @@ def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, chec
 
 
 def _part(data: Data, check: Check) -> Source:
-    from senet.data import thin
+    from senet.data import subsample
 
     part = data.part(check.split or ("test" if data.test is not None else "val"))
-    return part if check.limit is None else thin(part, check.limit)
+    return part if check.limit is None else subsample(part, check.limit)
 
 
 def _images(loaded: LoadedModel, check: Check) -> Tensor:
     """(N, C, H, W) real images, preprocessed."""
-    from senet.data import eval_transform, sample_pictures, thin
+    from senet.data import eval_transform, sample_images, subsample
 
     images = loaded.preprocessing
     if check.data is not None:
-        source, transform = thin(_part(check.data, check), check.images), eval_transform(images)
+        source, transform = subsample(_part(check.data, check), check.images), eval_transform(images)
         return torch.stack([transform(source[i][0]) for i in range(len(source))])
-    pictures = sample_pictures(check.images)
+    pictures = sample_images(check.images)
     if images.channel_order != "other":
         transform = eval_transform(images)
         return torch.stack([transform(picture) for picture in pictures])
@@ -378,10 +378,10 @@ def _images(loaded: LoadedModel, check: Check) -> Tensor:
 
 def _calibration(loaded: LoadedModel, check: Check, batch: int | None) -> list[np.ndarray]:
     """Batches of training images: those that accuracy is measured on must not have been seen."""
-    from senet.data import eval_transform, thin
+    from senet.data import eval_transform, subsample
 
     assert check.data is not None
-    transform, source = eval_transform(loaded.preprocessing), thin(check.data.train, check.calibration)
+    transform, source = eval_transform(loaded.preprocessing), subsample(check.data.train, check.calibration)
     step, found = batch or 1, []
     with check.progress("calibrating") as progress:
         for start in range(0, len(source) - step + 1, step):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from senet.deploy.export_metadata import INPUT, OUTPUT, ExportMetadata
 from senet.deploy.extras import need
-from senet.deploy.passport import INPUT, OUTPUT, Passport
 from senet.deploy.tracing import reason
 from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.weights.strict_json import MOST_BYTES, parse_object
@@ -46,7 +46,7 @@ class Format:
     beside: str | None
     runtimes: tuple[str, ...]
     precisions: tuple[str, ...]
-    write: Callable[[ExportedProgram, Path, Passport], None]
+    write: Callable[[ExportedProgram, Path, ExportMetadata], None]
     texts: Callable[[Path], Mapping[str, str]]
     safe: bool = True
 
@@ -89,7 +89,7 @@ def look_up(name: str) -> Format:
 # --- ONNX -------------------------------------------------------------------------------------------------------------
 
 
-def _write_onnx(program: ExportedProgram, path: Path, passport: Passport) -> None:
+def _write_onnx(program: ExportedProgram, path: Path, passport: ExportMetadata) -> None:
     onnx = need("onnx", "--format onnx")
     need("onnxscript", "--format onnx")
     try:
@@ -116,7 +116,7 @@ def _onnx_texts(path: Path) -> Mapping[str, str]:
 # --- OpenVINO ---------------------------------------------------------------------------------------------------------
 
 
-def _write_openvino(program: ExportedProgram, path: Path, passport: Passport) -> None:
+def _write_openvino(program: ExportedProgram, path: Path, passport: ExportMetadata) -> None:
     from senet.deploy.intermediate import convert, save
 
     save(convert(program, passport), path, passport)
@@ -131,7 +131,7 @@ def _openvino_texts(path: Path) -> Mapping[str, str]:
 # --- torch.export -----------------------------------------------------------------------------------------------------
 
 
-def _write_torch(program: ExportedProgram, path: Path, passport: Passport) -> None:
+def _write_torch(program: ExportedProgram, path: Path, passport: ExportMetadata) -> None:
     torch.export.save(program, path, extra_files={EXTRA: json.dumps(passport.to_texts())})
 
 

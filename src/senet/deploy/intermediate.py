@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from senet.deploy.export_metadata import INPUT, OUTPUT, ExportMetadata
 from senet.deploy.extras import need
-from senet.deploy.passport import INPUT, OUTPUT, Passport
 from senet.deploy.tracing import reason
 from senet.errors import CheckpointError, SenetError
 from senet.weights.files import sha256
@@ -23,7 +23,7 @@ __all__ = ["convert", "read", "save", "texts"]
 SECTION, DIGEST = "senet", "weights_sha256"
 
 
-def convert(program: ExportedProgram, passport: Passport) -> Any:
+def convert(program: ExportedProgram, passport: ExportMetadata) -> Any:
     """Make an `openvino.Model`; by way of torch.export, since ONNX's form of dynamic biases costs operators.
 
     Raises:
@@ -42,7 +42,7 @@ def convert(program: ExportedProgram, passport: Passport) -> Any:
     return model
 
 
-def _fix_shape(ov: Any, model: Any, passport: Passport) -> None:
+def _fix_shape(ov: Any, model: Any, passport: ExportMetadata) -> None:
     shape = [passport.batch or -1, passport.preprocessing.in_channels, *(passport.size or (-1, -1))]
     model.reshape(ov.PartialShape(shape))
 
@@ -60,7 +60,7 @@ def _store_as_bf16(ov: Any, model: Any) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def save(model: Any, path: Path, passport: Passport) -> None:
+def save(model: Any, path: Path, passport: ExportMetadata) -> None:
     """Write both files. The .xml holds the hash of the .bin, so that each other's files are told apart."""
     ov = need("openvino", "--format openvino")
     weights = path.with_suffix(".bin")

@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 from senet.deploy.compiled import Compiled
+from senet.deploy.export_metadata import ExportMetadata
 from senet.deploy.formats import FORMATS, format_of
-from senet.deploy.passport import Passport
 from senet.deploy.runtimes import RUNTIMES
 from senet.errors import CheckpointError, UnknownNameError
-from senet.weights import Description
+from senet.weights import CheckpointMetadata
 from senet.zoo import LoadedModel
 
-__all__ = ["is_exported", "load_exported", "read_passport"]
+__all__ = ["is_exported", "load_exported", "read_export_metadata"]
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:
@@ -21,7 +21,7 @@ def is_exported(path: str | os.PathLike[str]) -> bool:
     return format_of(Path(path)) is not None
 
 
-def read_passport(path: Path) -> Passport:
+def read_export_metadata(path: Path) -> ExportMetadata:
     """What an exported file says of itself.
 
     Raises:
@@ -34,7 +34,7 @@ def read_passport(path: Path) -> Passport:
     for file in reversed(kind.files(path)):
         if not file.is_file():
             raise CheckpointError(f"{file}: no such file" + ("" if file == path else f"; it belongs to {path.name}"))
-    return Passport.from_texts(kind.texts(path), path)
+    return ExportMetadata.from_texts(kind.texts(path), path)
 
 
 def load_exported(
@@ -59,11 +59,11 @@ def load_exported(
     path = Path(path)
     if runtime is not None and runtime not in RUNTIMES:
         raise UnknownNameError("runtime", runtime, RUNTIMES)
-    passport = read_passport(path)
+    passport = read_export_metadata(path)
     kind = format_of(path)
     assert kind is not None
     run = RUNTIMES[kind.runtime(path, runtime)](path, passport.precision, threads)
-    description = Description(
+    description = CheckpointMetadata(
         model=passport.model,
         classes=passport.classes,
         preprocessing=passport.preprocessing,

@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
+from senet.deploy.export_metadata import ExportMetadata
 from senet.deploy.extras import need
-from senet.deploy.passport import Passport
 from senet.deploy.quiet import errors_only
 
 __all__ = ["QUANTIZERS"]
 
 
-def _openvino(source: Path, target: Path, batches: Sequence[np.ndarray], passport: Passport) -> None:
+def _openvino(source: Path, target: Path, batches: Sequence[np.ndarray], passport: ExportMetadata) -> None:
     """Quantize with NNCF."""
     from senet.deploy.intermediate import read, save
 
@@ -83,7 +83,7 @@ def _collect(node: Any, found: dict[str, None]) -> None:
         _collect(value.get_node(), found)
 
 
-def _onnx(source: Path, target: Path, batches: Sequence[np.ndarray], passport: Passport) -> None:
+def _onnx(source: Path, target: Path, batches: Sequence[np.ndarray], passport: ExportMetadata) -> None:
     """Quantize with ONNX Runtime."""
     need("onnxruntime", "--precision int8 --format onnx")
     onnx = need("onnx", "--format onnx")

@@ -8,7 +8,7 @@ from typing import Final
 from senet.graph.flow import reach
 from senet.graph.values import Call, Value
 
-__all__ = ["CARRIES", "SKIP", "Block", "block_ending", "no_map"]
+__all__ = ["CARRIES", "SKIP", "Block", "block_ending", "no_feature_map"]
 
 CARRIES: Final = "carries attention already"
 """The reason of a block that has what it needs."""
@@ -51,10 +51,10 @@ class Block:
 def block_ending(kind: str, call: Call, end: Value) -> Block | None:
     """A block of which all that leads to `end` within `call` is part; None if `end` is no map."""
     block = Block(kind, call, end, frozenset(v for v in reach([end], call) if v.call.within(call)))
-    return None if no_map(block) else block
+    return None if no_feature_map(block) else block
 
 
-def no_map(block: Block) -> str:
+def no_feature_map(block: Block) -> str:
     """Why the block's end can't be rescaled channel by channel; empty if it can."""
     rank = len(block.end.shape) - 2
     if not any(v.conv_rank for v in block.members):

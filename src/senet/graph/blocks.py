@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from senet.graph.attended import attended
-from senet.graph.block import CARRIES, Block, block_ending, no_map
+from senet.graph.block import CARRIES, Block, block_ending, no_feature_map
 from senet.graph.concatenation import concatenations
 from senet.graph.flow import around, between, finish
 from senet.graph.residual import residual_blocks
@@ -68,7 +68,7 @@ def _separable_blocks(graph: Graph, blocks: Sequence[Block]) -> list[Block]:
         end = finish(value)
         call = around([behind, end], graph)
         block = Block("separable block", call, end, frozenset([*path, behind, *between(value, end)]))
-        block.reason = no_map(block)
+        block.reason = no_feature_map(block)
         found.append(block)
     return found
 

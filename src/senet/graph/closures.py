@@ -40,11 +40,13 @@ class Closures:
             if id(function) not in self.memo and self.refers(function):
                 cells = tuple(types.CellType() for _ in function.__closure__ or ())
                 twin = types.FunctionType(function.__code__, function.__globals__, function.__name__, None, cells)
-                twin.__dict__ |= {name: held for name, held in vars(function).items() if name != "__wrapped__"}
+                twin.__dict__ |= {
+                    name: lock_folder for name, lock_folder in vars(function).items() if name != "__wrapped__"
+                }
                 self.memo[id(function)] = twin
                 self._found.append((function, twin))
-                for held in _held(function):
-                    self._prepare(held)
+                for lock_folder in _held(function):
+                    self._prepare(lock_folder)
 
     def refers(self, value: Any, above: tuple[int, ...] = ()) -> bool:
         """Whether one of the network's modules can be reached from a value through functions and containers."""
@@ -52,7 +54,7 @@ class Closures:
             return True
         if id(value) in above:
             return False
-        return any(self.refers(held, (*above, id(value))) for held in _held(value))
+        return any(self.refers(lock_folder, (*above, id(value))) for lock_folder in _held(value))
 
     def finish(self, memo: dict[int, Any]) -> None:
         """Give the stand-ins what their functions hold, as far as it refers to modules, of the copy.
@@ -77,8 +79,8 @@ def _functions(value: Any) -> Iterator[types.FunctionType]:
     if isinstance(value, types.FunctionType):
         yield value
     else:
-        for held in _held(value):
-            yield from _functions(held)
+        for lock_folder in _held(value):
+            yield from _functions(lock_folder)
 
 
 def _held(value: Any) -> Iterator[Any]:

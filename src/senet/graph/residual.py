@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from senet.graph.block import SKIP, Block, no_map
+from senet.graph.block import SKIP, Block, no_feature_map
 from senet.graph.flow import finish, is_product, reach
 from senet.graph.values import Graph, Value
 
@@ -62,14 +62,14 @@ def _residual_block(merge: Value, first: Value, second: Value) -> Block | None:
         fork=max(common, key=lambda v: v.number),
         shortcut_values=own[1 - branch],
     )
-    block.reason = no_map(block)
-    inner = _last_map(block) if block.reason else None
+    block.reason = no_feature_map(block)
+    inner = _last_feature_map(block) if block.reason else None
     if inner is not None:
         block.end, block.reason = inner, ""
     return block
 
 
-def _last_map(block: Block) -> Value | None:
+def _last_feature_map(block: Block) -> Value | None:
     """The last convolution's map in a branch that continues with channels last (and no attention among positions)."""
     rank = len(block.end.shape) - 2
     if block.end.channel_dim != rank + 1 or any(is_product(v) for v in block.members):

@@ -1,19 +1,19 @@
 """Using a trained network: evaluate it on a labelled data set, predict on image files."""
 
-from senet.inference.dense import DenseEvaluation, Seen, evaluate_dense, look
+from senet.inference.data_part import Part, chosen_part
+from senet.inference.dense import DenseEvaluation, DensePrediction, evaluate_dense, predict_dense
 from senet.inference.evaluation import Evaluation, evaluate
-from senet.inference.part import Part, chosen_part
 from senet.inference.prediction import Prediction, predict
 
 __all__ = [
     "DenseEvaluation",
+    "DensePrediction",
     "Evaluation",
     "Part",
     "Prediction",
-    "Seen",
     "chosen_part",
     "evaluate",
     "evaluate_dense",
-    "look",
     "predict",
+    "predict_dense",
 ]

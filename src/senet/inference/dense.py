@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from senet.data import BrokenImage, DenseSource, eval_loader, load_image
-from senet.data.masks import VOID
+from senet.data import CorruptImage, DenseSource, eval_loader, load_image
+from senet.data.masks import IGNORE_INDEX
 from senet.inference.classes import output_names, outputs_of
 from senet.inference.device import running
 from senet.tasks import task_named
 from senet.tasks.dense import DenseTask
 from senet.zoo import LoadedModel
 
-__all__ = ["DenseEvaluation", "Seen", "evaluate_dense", "look"]
+__all__ = ["DenseEvaluation", "DensePrediction", "evaluate_dense", "predict_dense"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DenseEvaluation:
 
     Attributes:
         images: How many.
-        scores: The task's scores by key, in 0..1.
+        metrics: The task's scores by key, in 0..1.
         per_class: Class to its scores: IoU and Dice of each class, None where it is neither there nor predicted; or mAP
             of each that is there.
         intervals: Score to its 95 % interval over images; a score without one is left out.
@@ -37,7 +37,7 @@ class DenseEvaluation:
     """
 
     images: int
-    scores: dict[str, float]
+    metrics: dict[str, float]
     per_class: dict[str, dict[str, float | None]]
     intervals: dict[str, tuple[float, float]]
     seconds: float
@@ -48,13 +48,13 @@ class DenseEvaluation:
 
 
 @dataclass(frozen=True)
-class Seen:
+class DensePrediction:
     """One picture and what the network says of it.
 
     Attributes:
         path: The file.
         image: The picture as it was read; None if it can't be.
-        answer: Boxes, or a mask: see `DenseTask.answers`.
+        answer: Boxes, or a mask: see `DenseTask.predictions`.
         error: Why it can't be read; empty if it can.
     """
 
@@ -109,16 +109,16 @@ def evaluate_dense(
                 for target in batch.targets
             ]
             images = [image.to(device) for image in batch.images]
-            objective.judge(loaded.model, batch._replace(images=images, targets=targets))
+            objective.validation_step(loaded.model, batch._replace(images=images, targets=targets))
             done += len(images)
             if progress is not None:
                 progress(done, len(dataset))
-    scores = {key: float(value) for key, value in objective.judged().items()}
+    metrics = {key: float(value) for key, value in objective.val_metrics().items()}
     per_class: dict[str, dict[str, float | None]] = {
         name: {key: None if math.isnan(value) else value for key, value in values.items()}
         for name, values in objective.per_class.items()
     }
-    return DenseEvaluation(done, scores, per_class, dict(objective.intervals), time.monotonic() - started)
+    return DenseEvaluation(done, metrics, per_class, dict(objective.intervals), time.monotonic() - started)
 
 
 NUMBERED = ("labels", "mask")
@@ -126,22 +126,22 @@ NUMBERED = ("labels", "mask")
 
 
 def _numbers(outputs: Tensor) -> Tensor:
-    """(256,) or more: the network's number for each of the data's; `VOID` stays what it is."""
-    table = torch.arange(max(len(outputs), VOID + 1))
+    """(256,) or more: the network's number for each of the data's; `IGNORE_INDEX` stays what it is."""
+    table = torch.arange(max(len(outputs), IGNORE_INDEX + 1))
     table[: len(outputs)] = outputs
-    if len(outputs) <= VOID:
-        table[VOID] = VOID
+    if len(outputs) <= IGNORE_INDEX:
+        table[IGNORE_INDEX] = IGNORE_INDEX
     return table
 
 
-def look(
+def predict_dense(
     loaded: LoadedModel,
     paths: Sequence[str],
     *,
     batch_size: int = 8,
     precision: str = "32",
     progress: Callable[[int, int], None] | None = None,
-) -> Iterator[Seen]:
+) -> Iterator[DensePrediction]:
     """Look at files, in their order; one that can't be read is told in its place.
 
     Args:
@@ -155,19 +155,19 @@ def look(
     transform = task.transform(loaded.preprocessing, None)
     with running(loaded.model, precision) as device:
         for start in range(0, len(paths), batch_size):
-            read: list[Seen] = [_read(path, loaded) for path in paths[start : start + batch_size]]
+            read: list[DensePrediction] = [_read(path, loaded) for path in paths[start : start + batch_size]]
             pictures = [seen.image for seen in read if seen.image is not None]
             images: list[Tensor] = [transform.alone(picture).to(device) for picture in pictures]
             sizes = [(picture.height, picture.width) for picture in pictures]
-            answers = iter(task.answers(loaded.model, images, sizes) if images else ())
+            predictions = iter(task.predictions(loaded.model, images, sizes) if images else ())
             for seen in read:
-                yield seen if seen.image is None else Seen(seen.path, seen.image, next(answers))
+                yield seen if seen.image is None else DensePrediction(seen.path, seen.image, next(predictions))
             if progress is not None:
                 progress(min(start + batch_size, len(paths)), len(paths))
 
 
-def _read(path: str, loaded: LoadedModel) -> Seen:
+def _read(path: str, loaded: LoadedModel) -> DensePrediction:
     try:
-        return Seen(path, load_image(path, white_level=loaded.preprocessing.white_level))
-    except BrokenImage as error:
-        return Seen(path, error=error.reason)
+        return DensePrediction(path, load_image(path, white_level=loaded.preprocessing.white_level))
+    except CorruptImage as error:
+        return DensePrediction(path, error=error.reason)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from senet.data import BrokenImage, default_workers, eval_transform
+from senet.data import CorruptImage, default_workers, eval_transform
 from senet.data.images import decode_image
 from senet.data.sources import PathList
 from senet.inference.device import running
@@ -46,7 +46,7 @@ class _Files(Dataset[tuple[int, Tensor | str]]):
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         try:
             return index, self.transform(decode_image(self.paths[index]))
-        except BrokenImage as error:
+        except CorruptImage as error:
             return index, error.reason
 
 
@@ -80,12 +80,12 @@ def predict(
     with running(loaded.model, precision) as device:
         for batch in loader:
             images = [item for _, item in batch if isinstance(item, Tensor)]
-            answers = iter(_classify(loaded, torch.stack(images).to(device), top) if images else ())
+            predictions = iter(_classify(loaded, torch.stack(images).to(device), top) if images else ())
             for index, item in batch:
                 if isinstance(item, str):
                     yield Prediction(paths[index], error=item)
                 else:
-                    yield Prediction(paths[index], next(answers))
+                    yield Prediction(paths[index], next(predictions))
             done += len(batch)
             if progress is not None:
                 progress(done, len(paths))

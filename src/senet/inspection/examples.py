@@ -18,7 +18,7 @@ from senet.gates.statistics import GateStatistics
 from senet.nn.modes import evaluation_mode
 from senet.preprocessing import Preprocessing
 
-__all__ = ["Channel", "Example", "Heat", "look_at", "picture_of"]
+__all__ = ["Channel", "Example", "Heat", "explain_images", "image_of"]
 
 FINEST: Final = 16
 """Maps are shown at this many positions a side at most."""
@@ -79,7 +79,7 @@ class Example:
     lowered: dict[str, tuple[Channel, ...]]
 
 
-def look_at(
+def explain_images(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
     statistics: Mapping[str, GateStatistics],
@@ -119,7 +119,7 @@ def look_at(
                 label=label,
                 guess=None if guess is None else outputs[int(guess)],
                 probability=None if probability is None else float(probability),
-                picture=picture_of(images[i], preprocessing),
+                picture=image_of(images[i], preprocessing),
                 heat=heats[i] if heats else None,
                 raised={path: both[0] for path, both in ranks.items()},
                 lowered={path: both[1] for path, both in ranks.items()},
@@ -194,7 +194,7 @@ def _class_activation(model: nn.Module, images: Tensor) -> tuple[Any, list[Heat]
     return outputs.detach().float(), [_heat(each) for each in heat]
 
 
-def picture_of(image: Tensor, preprocessing: Preprocessing | None) -> str:
+def image_of(image: Tensor, preprocessing: Preprocessing | None) -> str:
     """What the network is shown, (C, H, W), as a picture in a data URL."""
     from PIL import Image
 

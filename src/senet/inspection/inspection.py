@@ -15,10 +15,10 @@ from senet.gates.recording import gated_layers, watching
 from senet.gates.statistics import GateStatistics
 from senet.inspection.blocks import Block, Finding, corrected, findings, names_of, role_of
 from senet.inspection.curves import Curves, curves_of
-from senet.inspection.examples import Example, look_at
+from senet.inspection.examples import Example, explain_images
 from senet.inspection.freezing import Freezing, try_freezing
 from senet.inspection.latency import latency
-from senet.inspection.sampling import Keeper, evenly, indices_of
+from senet.inspection.sampling import ImageSampler, evenly, indices_of
 from senet.nn.modes import evaluation_mode
 from senet.nn.optimized import refuse_optimized
 from senet.preprocessing import Preprocessing
@@ -130,7 +130,7 @@ def inspect(
     if not layers:
         raise SenetError(f"{type(model).__name__} has no attention layer whose gate could be inspected")
     first = indices_of(chosen, classes) or evenly(len(classes), SHOWN_FIRST)
-    keeper = Keeper(len(classes), first, max(SECOND_LOOK, examples))
+    keeper = ImageSampler(len(classes), first, max(SECOND_LOOK, examples))
     statistics, shapes, counts = _pass(model, layers, batches, len(classes), keeper)
     like = next(model.parameters(), torch.zeros(()))
     kept, labels = keeper.images(max(SECOND_LOOK, examples))
@@ -138,7 +138,7 @@ def inspect(
     costs = {path: layer_cost(layer, shapes[path]) for path, layer in layers.items()}
     whole_ms, shares = latency(model, layers, kept[:8])
     freezing, alone = try_freezing(model, layers, statistics, costs, kept[:SECOND_LOOK])
-    looked = look_at(
+    looked = explain_images(
         model, layers, statistics, kept[:examples], [classes[k] for k in labels[:examples]],
         outputs=outputs, preprocessing=preprocessing,
     ) if examples else []  # fmt: skip
@@ -166,7 +166,7 @@ def _pass(
     layers: Mapping[str, nn.Module],
     batches: Iterable[tuple[Tensor, Tensor]],
     classes: int,
-    keeper: Keeper,
+    keeper: ImageSampler,
 ) -> tuple[dict[str, GateStatistics], dict[str, torch.Size], Tensor]:
     """The one pass: statistics, the shape of each layer's map, and images of each class."""
     statistics: dict[str, GateStatistics] = {}

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from senet.errors import UnknownNameError
 
-__all__ = ["Keeper", "evenly", "indices_of"]
+__all__ = ["ImageSampler", "evenly", "indices_of"]
 
 
-class Keeper:
+class ImageSampler:
     """The first images of some classes, as many of each.
 
     Args:

@@ -1,17 +1,17 @@
 """Surgery: attention for any network, inserted without losing it, frozen into constants, or removed again."""
 
-from senet.surgery.apply import apply_sites, remove
+from senet.surgery.apply import apply_insertion_points, remove
 from senet.surgery.freeze import FreezeReport, GateReport, freeze, prune
-from senet.surgery.report import Report, Site, Skipped
+from senet.surgery.report import InsertionPoint, Report, Skipped
 from senet.surgery.retrofit import plan, retrofit, trainable
 
 __all__ = [
     "FreezeReport",
     "GateReport",
+    "InsertionPoint",
     "Report",
-    "Site",
     "Skipped",
-    "apply_sites",
+    "apply_insertion_points",
     "freeze",
     "plan",
     "prune",

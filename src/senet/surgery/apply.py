@@ -11,14 +11,14 @@ from senet.errors import SenetError
 from senet.graph.compiled import plain_modules, plain_path
 from senet.nn import Attention, attention_from_dict
 from senet.surgery.insertion import CHILD, extract, insert, inserted, side_of
-from senet.surgery.report import Report, Site
-from senet.surgery.sites import CONTAINERS
+from senet.surgery.insertion_points import CONTAINERS
+from senet.surgery.report import InsertionPoint, Report
 
-__all__ = ["apply_sites", "layer_for", "remove"]
+__all__ = ["apply_insertion_points", "layer_for", "remove"]
 
 
 @torch.inference_mode(False)  # whose tensors can't learn
-def apply_sites(model: nn.Module, sites: Sequence[Site]) -> None:
+def apply_insertion_points(model: nn.Module, points: Sequence[InsertionPoint]) -> None:
     """Insert what a report lists, without running the network.
 
     Raises:
@@ -27,16 +27,16 @@ def apply_sites(model: nn.Module, sites: Sequence[Site]) -> None:
     """
     modules = plain_modules(model)
     with torch.random.fork_rng(devices=[]):
-        layers = {plain_path(site.path): _checked(model, modules, site) for site in sites}
-    if len(layers) < len(sites):
-        paths = [plain_path(site.path) for site in sites]
+        layers = {plain_path(point.path): _checked(model, modules, point) for point in points}
+    if len(layers) < len(points):
+        paths = [plain_path(point.path) for point in points]
         twice = next(path for path in paths if paths.count(path) > 1)
         raise SenetError(f"{twice} is listed twice: a module has one place for attention")
     done: list[nn.Module] = []
     try:
-        for site, (path, layer) in zip(sites, layers.items(), strict=True):
+        for point, (path, layer) in zip(points, layers.items(), strict=True):
             done.append(modules[path])
-            insert(modules[path], layer, site.side)
+            insert(modules[path], layer, point.side)
     except Exception:
         for module in done:
             if CHILD in module._modules:
@@ -44,21 +44,21 @@ def apply_sites(model: nn.Module, sites: Sequence[Site]) -> None:
         raise
 
 
-def _checked(model: nn.Module, modules: Mapping[str, nn.Module], site: Site) -> Attention:
+def _checked(model: nn.Module, modules: Mapping[str, nn.Module], point: InsertionPoint) -> Attention:
     """The site's layer, after all that could be wrong with the site was looked at."""
-    module = modules.get(plain_path(site.path))
+    module = modules.get(plain_path(point.path))
     if module is None:
-        raise SenetError(f"{type(model).__name__} has no module {site.path!r} for attention; another network?")
-    if site.side not in ("input", "output"):
-        raise SenetError(f"{site.path}: side={site.side!r} must be 'input' or 'output'")
+        raise SenetError(f"{type(model).__name__} has no module {point.path!r} for attention; another network?")
+    if point.side not in ("input", "output"):
+        raise SenetError(f"{point.path}: side={point.side!r} must be 'input' or 'output'")
     if hasattr(module, CHILD):
-        raise SenetError(f"{site.path} has something called {CHILD!r} already")
+        raise SenetError(f"{point.path} has something called {CHILD!r} already")
     if isinstance(module, (*CONTAINERS, torch.jit.ScriptModule)):
-        raise SenetError(f"{site.path} is {type(module).__name__}, which takes no further module; another network?")
-    channels = _channels(module, site.side)
-    if channels not in (None, site.channels):
-        raise SenetError(f"{site.path} has {channels} channels, not {site.channels}; another network?")
-    return layer_for(site, module, model)
+        raise SenetError(f"{point.path} is {type(module).__name__}, which takes no further module; another network?")
+    channels = _channels(module, point.side)
+    if channels not in (None, point.channels):
+        raise SenetError(f"{point.path} has {channels} channels, not {point.channels}; another network?")
+    return layer_for(point, module, model)
 
 
 def _channels(module: nn.Module, side: str) -> int | None:
@@ -70,9 +70,9 @@ def _channels(module: nn.Module, side: str) -> int | None:
     return module.num_channels if isinstance(module, nn.GroupNorm) else None
 
 
-def layer_for(site: Site, module: nn.Module, model: nn.Module) -> Attention:
+def layer_for(point: InsertionPoint, module: nn.Module, model: nn.Module) -> Attention:
     """Build a site's layer, of the device and type of its module, or else of the network."""
-    layer = attention_from_dict(site.attention).build(site.channels, ndim=len(site.space))
+    layer = attention_from_dict(point.attention).build(point.channels, ndim=len(point.space))
     tensors = [t for m in (module, model) for t in m.parameters() if t.is_floating_point()]
     like: Tensor = next(iter(tensors), torch.zeros(()))
     return layer.to(like.device, like.dtype)
@@ -86,13 +86,13 @@ def remove(model: nn.Module) -> Report:
     Returns:
         What was taken out, in `inserted`.
     """
-    sites = []
+    points = []
     for path, module in list(inserted(model)):
         side = side_of(module)
         layer = extract(module)
         params = sum(p.numel() for p in layer.parameters())
-        sites.append(
-            Site(path, side or "", path.rpartition(".")[0], "module", 0, layer.channels, (), "",
+        points.append(
+            InsertionPoint(path, side or "", path.rpartition(".")[0], "module", 0, layer.channels, (), "",
                  {"kind": type(layer).__name__}, params, 0)
         )  # fmt: skip
-    return Report(type(plain_modules(model)[""]).__name__, tuple(sites), ())
+    return Report(type(plain_modules(model)[""]).__name__, tuple(points), ())

@@ -9,11 +9,11 @@ from typing import Any
 
 from senet.errors import SenetError
 
-__all__ = ["Report", "Site", "Skipped"]
+__all__ = ["InsertionPoint", "Report", "Skipped"]
 
 
 @dataclass(frozen=True)
-class Site:
+class InsertionPoint:
     """A place for attention.
 
     Attributes:
@@ -48,23 +48,23 @@ class Site:
         return asdict(self) | {"space": list(self.space)}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Site:
+    def from_dict(cls, values: Mapping[str, Any]) -> InsertionPoint:
         """Read what `to_dict` wrote.
 
         Raises:
             SenetError: It is no site.
         """
         try:
-            site = cls(**{**values, "space": tuple(values["space"])})
+            point = cls(**{**values, "space": tuple(values["space"])})
         except (TypeError, KeyError) as error:
             raise SenetError(f"{values!r} describes no place for attention: {error}") from error
         for f in fields(cls):
-            value = getattr(site, f.name)
+            value = getattr(point, f.name)
             if type(value).__name__ != str(f.type).partition("[")[0]:
                 raise SenetError(f"a place for attention has {f.name}={value!r}; it must be {f.type}")
-        if site.side not in ("input", "output"):
-            raise SenetError(f"a place for attention has side={site.side!r}; it must be 'input' or 'output'")
-        return site
+        if point.side not in ("input", "output"):
+            raise SenetError(f"a place for attention has side={point.side!r}; it must be 'input' or 'output'")
+        return point
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Skipped:
 
     Attributes:
         path: Of the block.
-        kind: As in `Site`.
+        kind: As in `InsertionPoint`.
         reason: Why.
     """
 
@@ -93,18 +93,18 @@ class Report:
     """
 
     model: str
-    inserted: tuple[Site, ...]
+    inserted: tuple[InsertionPoint, ...]
     skipped: tuple[Skipped, ...]
 
     @property
     def params(self) -> int:
         """Parameters added."""
-        return sum(site.params for site in self.inserted)
+        return sum(point.params for point in self.inserted)
 
     @property
     def macs(self) -> int:
         """Multiply-accumulates added, for one image of the example's size."""
-        return sum(site.macs for site in self.inserted)
+        return sum(point.macs for point in self.inserted)
 
     def within(self, path: str) -> Report:
         """The same, as a network calls it in which this one is the module at `path`."""
@@ -114,13 +114,13 @@ class Report:
         def longer(own: str) -> str:
             return f"{path}.{own}" if own else path
 
-        sites = (replace(site, path=longer(site.path), block=longer(site.block)) for site in self.inserted)
+        points = (replace(point, path=longer(point.path), block=longer(point.block)) for point in self.inserted)
         skipped = (replace(item, path=longer(item.path)) for item in self.skipped)
-        return Report(self.model, tuple(sites), tuple(skipped))
+        return Report(self.model, tuple(points), tuple(skipped))
 
     def without(self, reasons: Mapping[str, str]) -> Report:
         """The same, with some sites skipped instead: path of the site to reason."""
-        kept = tuple(site for site in self.inserted if site.path not in reasons)
+        kept = tuple(point for point in self.inserted if point.path not in reasons)
         skipped = (Skipped(s.block, s.kind, reasons[s.path]) for s in self.inserted if s.path in reasons)
         return Report(self.model, kept, (*self.skipped, *skipped))
 

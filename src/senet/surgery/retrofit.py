@@ -17,13 +17,13 @@ from senet.graph.trace import trace
 from senet.graph.values import Graph, Value
 from senet.nn import PLACEMENTS, SE, Attention, AttentionSpec
 from senet.profiling.layer import layer_cost
-from senet.surgery.apply import apply_sites
+from senet.surgery.apply import apply_insertion_points
 from senet.surgery.insertion import CHILD, side_of, without_insertions
+from senet.surgery.insertion_points import HookPoint, HookPoints, belongs
+from senet.surgery.module_patterns import Where, chosen
 from senet.surgery.network import operable
-from senet.surgery.report import Report, Site, Skipped
-from senet.surgery.sites import Place, Places, belongs
+from senet.surgery.report import InsertionPoint, Report, Skipped
 from senet.surgery.trial import faults
-from senet.surgery.where import Where, chosen
 
 __all__ = ["plan", "retrofit", "trainable"]
 
@@ -78,7 +78,7 @@ def retrofit(
     report = plan(
         model, attention, where=where, placement=placement, stages=stages, example_inputs=example_inputs
     )  # fmt: skip
-    apply_sites(model, report.inserted)
+    apply_insertion_points(model, report.inserted)
     return report
 
 
@@ -111,7 +111,7 @@ def plan(
     report = _report(graph, blocks, spec, placement, numbers, stages)
     report = report.without(faults(model, graph.inputs, report.inserted))
     if not report.inserted and not any(item.reason == CARRIES for item in report.skipped):
-        raise SenetError(_no_site(report, spec, blocks))
+        raise SenetError(_no_insertion_point(report, spec, blocks))
     return report
 
 
@@ -141,9 +141,9 @@ def _report(
     numbers: dict[tuple[int, ...], int],
     stages: Sequence[int] | None,
 ) -> Report:
-    places = Places(graph)
+    places = HookPoints(graph)
     skipped: list[Skipped] = []
-    found: dict[tuple[str, str], list[tuple[Block, Place]]] = {}
+    found: dict[tuple[str, str], list[tuple[Block, HookPoint]]] = {}
     for block in blocks:
         number = numbers.get(block.end.space, 0)
         reason = block.reason
@@ -154,7 +154,7 @@ def _report(
             skipped.append(Skipped(block.call.path, block.kind, place))
         else:
             found.setdefault((place.call.path, place.side), []).append((block, place))
-    sites = []
+    points = []
     for (path, side), meetings in found.items():
         block, place = meetings[0]
         reason = _unfit(places, [p for _, p in meetings], spec)
@@ -166,14 +166,14 @@ def _report(
         params, macs = layer_cost(layer, place.value.shape)
         number = numbers.get(block.end.space, 0)
         space = place.value.space
-        sites.append(
-            Site(path, side, block.call.path, block.kind, number, place.value.channels, space, placement,
+        points.append(
+            InsertionPoint(path, side, block.call.path, block.kind, number, place.value.channels, space, placement,
                  spec.to_dict(), params, macs)
         )  # fmt: skip
-    return Report(type(graph.root.module).__name__, tuple(sites), tuple(skipped))
+    return Report(type(graph.root.module).__name__, tuple(points), tuple(skipped))
 
 
-def _unfit(places: Places, meetings: Sequence[Place], spec: AttentionSpec) -> str:
+def _unfit(places: HookPoints, meetings: Sequence[HookPoint], spec: AttentionSpec) -> str:
     """Why this place can't have the layer; empty if it can."""
     value = meetings[0].value
     if side_of(meetings[0].call.module) is not None:
@@ -206,17 +206,17 @@ def _check_stages(stages: Sequence[int] | None, numbers: dict[tuple[int, ...], i
 
 def _selected_blocks(graph: Graph, blocks: Sequence[Block], selected: set[str]) -> list[Block]:
     """The blocks that the user's modules are or hold or end; for a module with none, its own output."""
-    places = Places(graph)
+    places = HookPoints(graph)
     found: list[Block] = []
     for path in sorted(selected):
         below = f"{path}."
-        held = [u for u in blocks if u.call.path == path or u.call.path.startswith(below)]
-        if not held:
+        lock_folder = [u for u in blocks if u.call.path == path or u.call.path.startswith(below)]
+        if not lock_folder:
             for block in blocks:
                 place = places.of(block, "standard")
-                if isinstance(place, Place) and (place.call.path == path or place.call.path.startswith(below)):
-                    held.append(block)
-        found += held or _outputs(graph, path)
+                if isinstance(place, HookPoint) and (place.call.path == path or place.call.path.startswith(below)):
+                    lock_folder.append(block)
+        found += lock_folder or _outputs(graph, path)
     return sorted(dict.fromkeys(found), key=lambda block: block.end.number)
 
 
@@ -243,7 +243,7 @@ def _no_block(model: nn.Module, graph: Graph) -> str:
     return f"{name} has no block that attention could sit in; its convolutions are {listed}; name a module by where="
 
 
-def _no_site(report: Report, spec: AttentionSpec, blocks: Sequence[Block]) -> str:
+def _no_insertion_point(report: Report, spec: AttentionSpec, blocks: Sequence[Block]) -> str:
     """What keeps attention from every block, and what would work."""
     reasons = list(dict.fromkeys(item.reason for item in report.skipped))
     more = f"; and {len(reasons) - 2} more reasons" if len(reasons) > 2 else ""

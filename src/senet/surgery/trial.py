@@ -15,12 +15,12 @@ from senet.graph.inputs import Inputs, tensors_in
 from senet.graph.replica import replica, running
 from senet.surgery.apply import layer_for
 from senet.surgery.insertion import CHILD, attach, without_insertions
-from senet.surgery.report import Site
+from senet.surgery.report import InsertionPoint
 
 __all__ = ["faults"]
 
 
-def faults(model: nn.Module, inputs: Inputs, sites: Sequence[Site]) -> dict[str, str]:
+def faults(model: nn.Module, inputs: Inputs, points: Sequence[InsertionPoint]) -> dict[str, str]:
     """Insert on copies of a network, run these, and say what goes wrong.
 
     In evaluation mode the copies have the network's weights, and the outputs are compared. A network without weights,
@@ -30,24 +30,26 @@ def faults(model: nn.Module, inputs: Inputs, sites: Sequence[Site]) -> dict[str,
     Args:
         model: The network; insertions that it has are left out.
         inputs: What to run on.
-        sites: What would be inserted, one site a module.
+        points: What would be inserted, one site a module.
 
     Returns:
         Path of each site that can't have attention to the reason.
     """
     found: dict[str, str] = {}
     for training, without_numbers in ((False, (False, True)), (True, (True,))):
-        kept = [site for site in sites if site.path not in found]
+        kept = [point for point in points if point.path not in found]
         trials = (_trial(model, inputs, kept, meta=meta, training=training) for meta in without_numbers)
         trial = next((trial for trial in trials if kept and trial is not None), None)
         found |= trial.faults() if trial is not None else {}
     return found
 
 
-def _trial(model: nn.Module, inputs: Inputs, sites: Sequence[Site], *, meta: bool, training: bool) -> _Trial | None:
+def _trial(
+    model: nn.Module, inputs: Inputs, points: Sequence[InsertionPoint], *, meta: bool, training: bool
+) -> _Trial | None:
     """A trial, if the network as it is can run in that way."""
     try:
-        return _Trial(model, inputs, sites, meta=meta, training=training)
+        return _Trial(model, inputs, points, meta=meta, training=training)
     except Exception:  # a user's network may refuse in its own way
         return None
 
@@ -58,13 +60,15 @@ class _Trial:
     Args:
         model: The network.
         inputs: What it runs on.
-        sites: All sites in question.
+        points: All sites in question.
         meta: Without numbers.
         training: In training mode.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs, sites: Sequence[Site], *, meta: bool, training: bool) -> None:
-        self.model, self.sites, self.training = model, sites, training
+    def __init__(
+        self, model: nn.Module, inputs: Inputs, points: Sequence[InsertionPoint], *, meta: bool, training: bool
+    ) -> None:
+        self.model, self.points, self.training = model, points, training
         first = next(model.parameters(), torch.zeros(()))
         self.meta = meta or first.is_meta
         self.inputs = inputs.on("meta") if self.meta else inputs.smallest().on(first.device)
@@ -72,51 +76,51 @@ class _Trial:
 
     def faults(self) -> dict[str, str]:
         """Path to reason, of the sites that don't keep the network's function."""
-        found = self._left_out(self.sites)
-        if len(found) == len(self.sites) > 1:  # perhaps one of them spoils it for all
-            found = {path: why for site in self.sites for path, why in self._check([site]).items()}
-            found |= self._left_out([site for site in self.sites if site.path not in found])
+        found = self._left_out(self.points)
+        if len(found) == len(self.points) > 1:  # perhaps one of them spoils it for all
+            found = {path: why for point in self.points for path, why in self._check([point]).items()}
+            found |= self._left_out([point for point in self.points if point.path not in found])
         return found
 
-    def _left_out(self, sites: Sequence[Site]) -> dict[str, str]:
+    def _left_out(self, points: Sequence[InsertionPoint]) -> dict[str, str]:
         """What has to be left out until the others are right."""
         found: dict[str, str] = {}
-        while wrong := self._check([site for site in sites if site.path not in found]):
+        while wrong := self._check([point for point in points if point.path not in found]):
             found |= wrong
         return found
 
-    def _check(self, sites: Sequence[Site]) -> dict[str, str]:
+    def _check(self, points: Sequence[InsertionPoint]) -> dict[str, str]:
         """What is wrong when just these are inserted."""
-        if not sites:
+        if not points:
             return {}
         try:
-            output, runs = self._run(sites)
+            output, runs = self._run(points)
         except Exception as error:
             if self.training and not self._runs_without():
                 return {}
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return {site.path: f"with attention there the network fails: {first}" for site in sites}
+            return {point.path: f"with attention there the network fails: {first}" for point in points}
         # In training a module may be left out, as stochastic depth does.
-        ran = [site.path for site in sites if runs[site.path] or not self.training]
+        ran = [point.path for point in points if runs[point.path] or not self.training]
         wrong = {path: why for path in ran if (why := _miscounted(path, runs))}
         if not wrong and not self.training and not self._is_expected(output):
             why = "with attention there the output changes: some forward depends on which modules there are"
-            wrong = dict.fromkeys((site.path for site in sites), why)
+            wrong = dict.fromkeys((point.path for point in points), why)
         return wrong
 
-    def _run(self, sites: Sequence[Site]) -> tuple[list[Tensor], Counter[str]]:
+    def _run(self, points: Sequence[InsertionPoint]) -> tuple[list[Tensor], Counter[str]]:
         """The output tensors, and how often each site's module and its attention ran."""
         network = without_insertions(replica(self.model, meta=self.meta)).train(self.training)
         modules = plain_modules(network)
         runs: Counter[str] = Counter()
         with running(network, meta=self.meta):
-            for site in sites:
-                layer = layer_for(site, modules[site.path], network)
-                attach(modules[site.path], layer, site.side)
-                layer.forward = _counted(layer.forward, runs, f"{site.path}.{CHILD}")  # type: ignore[method-assign]
-            for site in self.sites:  # also where nothing is inserted: what is watched isn't fused
-                module = modules[site.path]
-                module.forward = _counted(module.forward, runs, site.path)
+            for point in points:
+                layer = layer_for(point, modules[point.path], network)
+                attach(modules[point.path], layer, point.side)
+                layer.forward = _counted(layer.forward, runs, f"{point.path}.{CHILD}")  # type: ignore[method-assign]
+            for point in self.points:  # also where nothing is inserted: what is watched isn't fused
+                module = modules[point.path]
+                module.forward = _counted(module.forward, runs, point.path)
         with running(network, meta=self.meta):
             output = tensors_in(self.inputs.copied().call(network))
             return [tensor for tensor in output if tensor.layout == torch.strided and not tensor.is_nested], runs

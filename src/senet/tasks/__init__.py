@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from senet.tasks.task import Task
-    from senet.weights import Description
+    from senet.weights import CheckpointMetadata
     from senet.zoo import LoadedModel
 
 __all__ = ["CLASSIFICATION", "DETECTION", "SEGMENTATION", "TASKS", "load_model", "task_named"]
@@ -59,7 +59,7 @@ def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> L
     """
     from senet.zoo import load_network
 
-    def build(name: str, description: Description) -> nn.Module:
+    def build(name: str, description: CheckpointMetadata) -> nn.Module:
         return task_named(description.task).build(
             name,
             num_classes=len(description.classes),

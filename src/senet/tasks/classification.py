@@ -7,15 +7,16 @@ from typing import Any, final
 
 import torch
 import torch.nn.functional as F
+import torchmetrics
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from senet.data import Batch, Data, ImageDataset, Mixing, Normalise, eval_transform, train_transform
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.logits import logits_of
-from senet.tasks.task import Objective, Rules, Score, Task
+from senet.tasks.task import Metric, Objective, RecipeView, Task
 from senet.zoo import build_model, model_defaults
 
 __all__ = ["ClassificationTask", "accuracies", "run_blank"]
@@ -23,7 +24,9 @@ __all__ = ["ClassificationTask", "accuracies", "run_blank"]
 
 def accuracies(num_classes: int) -> MetricCollection:
     """Top-1 and, with more than five classes, top-5 accuracy over all images."""
-    metrics: dict[str, Metric | MetricCollection] = {"top1": MulticlassAccuracy(num_classes, average="micro")}
+    metrics: dict[str, torchmetrics.Metric | MetricCollection] = {
+        "top1": MulticlassAccuracy(num_classes, average="micro")
+    }
     if num_classes > 5:
         metrics["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
     return MetricCollection(metrics)
@@ -43,7 +46,7 @@ class ClassificationObjective(Objective):
     def __init__(
         self,
         num_classes: int,
-        recipe: Rules | None,
+        recipe: RecipeView | None,
         *,
         preprocessing: Preprocessing | None = None,
         channels_last: bool = True,
@@ -60,11 +63,11 @@ class ClassificationObjective(Objective):
         self.val_loss, self.val_accuracies = MeanMetric(), accuracies(num_classes)
 
     @property
-    def train_metrics(self) -> tuple[Metric, ...]:
+    def train_sums(self) -> tuple[torchmetrics.Metric, ...]:
         """Loss and top-1 accuracy."""
         return self.train_loss, self.train_top1
 
-    def learn(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Loss of one batch, and how many first guesses are right."""
         images, labels = self.normalise(batch.images), batch.labels
         if self.mixing is not None:
@@ -79,7 +82,7 @@ class ClassificationObjective(Objective):
         answer = model(images.contiguous(memory_format=self.memory_format))
         return logits_of(answer, self.num_classes, name=type(model).__name__).float()
 
-    def judge(self, model: nn.Module, batch: Batch) -> None:
+    def validation_step(self, model: nn.Module, batch: Batch) -> None:
         """Add one batch to the validation's sums."""
         logits = self._logits(model, self.normalise(batch.images))[batch.valid]
         labels = batch.labels[batch.valid]
@@ -87,14 +90,14 @@ class ClassificationObjective(Objective):
             self.val_loss.update(F.cross_entropy(logits, labels), weight=len(labels))
             self.val_accuracies.update(logits, labels)
 
-    def learned(self) -> dict[str, Tensor]:
+    def train_metrics(self) -> dict[str, Tensor]:
         """Loss and top-1 accuracy."""
         values = {"loss": self.train_loss.compute(), "top1": self.train_top1.compute()}
         self.train_loss.reset()
         self.train_top1.reset()
         return values
 
-    def judged(self) -> dict[str, Tensor]:
+    def val_metrics(self) -> dict[str, Tensor]:
         """Loss and accuracies."""
         values = {"loss": self.val_loss.compute(), **self.val_accuracies.compute()}
         self.val_loss.reset()
@@ -107,9 +110,9 @@ class ClassificationTask(Task):
     """(N, C, H, W) -> logits (N, classes), alone or among other outputs: see `senet.tasks.logits`."""
 
     name = "classification"
-    scores = (Score("top1", "top-1"), Score("top5", "top-5"))
+    metrics = (Metric("top1", "top-1"), Metric("top5", "top-5"))
 
-    def check_rules(self, recipe: Rules) -> None:
+    def check_recipe(self, recipe: RecipeView) -> None:
         """All that a recipe says has an effect."""
 
     def check_network(self, model: nn.Module, name: str, preprocessing: Preprocessing, classes: Sequence[str]) -> None:
@@ -125,7 +128,9 @@ class ClassificationTask(Task):
                 f"(1, {len(classes)})"
             )
 
-    def datasets(self, data: Data, preprocessing: Preprocessing, recipe: Rules) -> tuple[ImageDataset, ImageDataset]:
+    def datasets(
+        self, data: Data, preprocessing: Preprocessing, recipe: RecipeView
+    ) -> tuple[ImageDataset, ImageDataset]:
         """Varied images to train on, whole ones to validate on."""
         train = ImageDataset(data.train, train_transform(preprocessing, recipe.augmentation), seed=recipe.seed)
         return train, ImageDataset(data.val, eval_transform(preprocessing))
@@ -133,7 +138,7 @@ class ClassificationTask(Task):
     def objective(
         self,
         classes: Sequence[str],
-        recipe: Rules | None = None,
+        recipe: RecipeView | None = None,
         *,
         preprocessing: Preprocessing | None = None,
         channels_last: bool = True,

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from senet.data import Data, DenseDataset, DenseSource
 from senet.data.dense import aspect_groups, sizes_of
-from senet.data.joint import Joint, check_augmentation
+from senet.data.joint_transform import JointTransform, check_augmentation
 from senet.errors import SenetError
 from senet.models import Backbone, ConvNet
 from senet.preprocessing import Preprocessing
-from senet.surgery import Report, Site, apply_sites, plan
-from senet.surgery.where import Where
+from senet.surgery import InsertionPoint, Report, apply_insertion_points, plan
+from senet.surgery.module_patterns import Where
 from senet.tasks.head import HeadSpec, head_from_dict
 from senet.tasks.library import from_torchvision, known_in_torchvision
-from senet.tasks.task import Rules, Task
+from senet.tasks.task import RecipeView, Task
 from senet.zoo import INSERTED, build_model, is_code, model_defaults
 
 __all__ = ["DenseTask", "by_shape"]
@@ -47,17 +47,19 @@ class DenseTask(Task):
     has_heads = True
 
     @abstractmethod
-    def transform(self, preprocessing: Preprocessing, recipe: Rules | None) -> Joint:
+    def transform(self, preprocessing: Preprocessing, recipe: RecipeView | None) -> JointTransform:
         """What happens to pictures and targets; `recipe` None is evaluation."""
 
-    def check_rules(self, recipe: Rules) -> None:
+    def check_recipe(self, recipe: RecipeView) -> None:
         """Raise a `SenetError` for what has no effect here."""
         check_augmentation(recipe.augmentation, self.crops, self.name)
         for name in self.unread:
             if getattr(recipe, name):
                 raise SenetError(f"{name}={getattr(recipe, name)} has no effect on {self.name}; use 0")
 
-    def datasets(self, data: Data, preprocessing: Preprocessing, recipe: Rules) -> tuple[DenseDataset, DenseDataset]:
+    def datasets(
+        self, data: Data, preprocessing: Preprocessing, recipe: RecipeView
+    ) -> tuple[DenseDataset, DenseDataset]:
         """Varied pictures to train on, batched by shape; whole ones to validate on."""
         train: DenseSource = data.train  # type: ignore[assignment]
         return (
@@ -70,7 +72,7 @@ class DenseTask(Task):
             self.evaluated(data.val, preprocessing),  # type: ignore[arg-type]
         )
 
-    def groups_by_shape(self, recipe: Rules) -> bool:
+    def groups_by_shape(self, recipe: RecipeView) -> bool:
         """Whether training pictures keep their own shapes, so that alike ones should come together."""
         return recipe.augmentation.crop != "zoom"
 
@@ -81,11 +83,11 @@ class DenseTask(Task):
     # Answers.
 
     @abstractmethod
-    def answers(self, model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Any]:
+    def predictions(self, model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Any]:
         """What a network in evaluation mode says of transformed images, at their pictures' height and width."""
 
     @abstractmethod
-    def drawn(self, picture: Image.Image, answer: Any, classes: Sequence[str], *, least: float = 0.5) -> Image.Image:
+    def draw(self, picture: Image.Image, answer: Any, classes: Sequence[str], *, least: float = 0.5) -> Image.Image:
         """The answer painted over the picture; boxes with a score below `least` are left out."""
 
     # Networks.
@@ -127,7 +129,7 @@ class DenseTask(Task):
             CheckpointError: The public weights can't be had.
         """
         head = dict(head)
-        sites = [Site.from_dict(values) for values in head.pop(INSERTED, ())]
+        points = [InsertionPoint.from_dict(values) for values in head.pop(INSERTED, ())]
         if ":" in text and head:
             raise SenetError(f"--head is for backbones of `senet list`; {text} is a whole network with its own head")
         if ":" not in text:
@@ -142,7 +144,7 @@ class DenseTask(Task):
             model = build_model(text, num_classes=num_classes, in_channels=preprocessing.in_channels)
         else:
             model = from_torchvision(text, self.name, num_classes, preprocessing, pretrained=pretrained)
-        apply_sites(model, sites)
+        apply_insertion_points(model, points)
         return model
 
     def backbone(self, model: nn.Module) -> Backbone | None:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from senet.errors import SenetError, UnknownNameError
-from senet.external import upstream_errors
+from senet.external import external_library_errors
 from senet.preprocessing import Preprocessing
 from senet.tasks.detection.heads import image_options
 
@@ -63,7 +63,7 @@ def from_torchvision(
     outputs = num_classes + detecting
     model: nn.Module = models.get_model(name, weights=None, weights_backbone=None, num_classes=outputs, **options)
     if pretrained:
-        with upstream_errors(text):
+        with external_library_errors(text):
             given = models.get_model(name, weights="DEFAULT").state_dict()
         own = model.state_dict()
         same = {key: tensor for key, tensor in given.items() if key in own and own[key].shape == tensor.shape}

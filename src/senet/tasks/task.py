@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import torch
+import torchmetrics
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torchmetrics import Metric
 
 from senet.data import Augmentation, Data
 from senet.data.loader import Samples
@@ -19,11 +19,11 @@ from senet.preprocessing import Preprocessing
 from senet.surgery import Report, plan
 from senet.tasks.intervals import Interval
 
-__all__ = ["Objective", "Rules", "Score", "Task"]
+__all__ = ["Metric", "Objective", "RecipeView", "Task"]
 
 
 @dataclass(frozen=True)
-class Score:
+class Metric:
     """A figure by which networks of a task are compared: in 0..1, and higher is better.
 
     Attributes:
@@ -35,7 +35,7 @@ class Score:
     title: str
 
 
-class Rules(Protocol):
+class RecipeView(Protocol):
     """What a task reads of a training's recipe."""
 
     @property
@@ -61,8 +61,8 @@ class Objective(nn.Module, ABC):
     Batches have `images` (one entry an image), `valid`, `broken` and `key`, as `senet.data.Batch`.
 
     Attributes:
-        per_class: Class to its figures, of the last `judged`; empty where the task tells them otherwise.
-        intervals: Score to its 95 % interval over images, of the last `judged`; only where it evaluates alone.
+        per_class: Class to its figures, of the last `val_metrics`; empty where the task tells them otherwise.
+        intervals: Score to its 95 % interval over images, of the last `val_metrics`; only where it evaluates alone.
     """
 
     per_class: Mapping[str, Mapping[str, float]] = MappingProxyType({})
@@ -70,23 +70,23 @@ class Objective(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def train_metrics(self) -> tuple[Metric, ...]:
+    def train_sums(self) -> tuple[torchmetrics.Metric, ...]:
         """Sums over the training epoch so far. They are part of a training state."""
 
     @abstractmethod
-    def learn(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+    def training_step(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         """One training batch: `loss` to go down from, and `right`, how many answers were, where a task counts them."""
 
     @abstractmethod
-    def judge(self, model: nn.Module, batch: Any) -> None:
+    def validation_step(self, model: nn.Module, batch: Any) -> None:
         """Add one validation batch to the sums; what stands in for a broken image is left out."""
 
     @abstractmethod
-    def learned(self) -> dict[str, Tensor]:
+    def train_metrics(self) -> dict[str, Tensor]:
         """The epoch's training sums by name, `loss` among them; and begin new ones."""
 
     @abstractmethod
-    def judged(self) -> dict[str, Tensor]:
+    def val_metrics(self) -> dict[str, Tensor]:
         """The epoch's validation sums by name, the task's scores among them; and begin new ones."""
 
 
@@ -95,14 +95,14 @@ class Task(ABC):
 
     A task says of itself:
         name: On the command line and in checkpoints.
-        scores: What networks are judged by, the most important first: it chooses the best epoch.
+        metrics: What networks are judged by, the most important first: it chooses the best epoch.
     """
 
     name: ClassVar[str]
-    scores: ClassVar[tuple[Score, ...]]
+    metrics: ClassVar[tuple[Metric, ...]]
 
     @abstractmethod
-    def check_rules(self, recipe: Rules) -> None:
+    def check_recipe(self, recipe: RecipeView) -> None:
         """Raise a `SenetError` for what is asked for and has no effect on this task."""
 
     @abstractmethod
@@ -114,14 +114,14 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def datasets(self, data: Data, preprocessing: Preprocessing, recipe: Rules) -> tuple[Samples, Samples]:
+    def datasets(self, data: Data, preprocessing: Preprocessing, recipe: RecipeView) -> tuple[Samples, Samples]:
         """What is trained and what is validated on, for `senet.data.train_loader` and `eval_loader`."""
 
     @abstractmethod
     def objective(
         self,
         classes: Sequence[str],
-        recipe: Rules | None = None,
+        recipe: RecipeView | None = None,
         *,
         preprocessing: Preprocessing | None = None,
         channels_last: bool = True,
@@ -141,7 +141,7 @@ class Task(ABC):
         """Images that are validated at a time, where `share` are trained on at a time."""
         return share
 
-    # Networks: what `senet.training.start` builds.
+    # Networks: what `senet.training.model_initialization` builds.
 
     has_heads: ClassVar[bool] = False
     """Whether a network is a backbone with a head."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from senet.tasks.task import Score
+from senet.tasks.task import Metric
 
 __all__ = ["draw_curves"]
 
 TRAIN, VAL = "#0072B2", "#D55E00"  # blue and vermillion of Okabe and Ito: told apart by colour-blind people
 
 
-def draw_curves(rows: Sequence[dict[str, float]], path: Path, score: Score, title: str = "") -> None:
+def draw_curves(rows: Sequence[dict[str, float]], path: Path, score: Metric, title: str = "") -> None:
     """Draw the rows of `metrics.csv` as a PNG.
 
     Args:

@@ -15,9 +15,9 @@ from senet.training.cluster import is_first_process
 if TYPE_CHECKING:
     import lightning as L
 
-    from senet.training.keeper import Keeper
+    from senet.training.checkpointer import TrainingCheckpointer
 
-__all__ = ["DIVERGED", "Diverged", "diverged", "is_dead_loader", "is_out_of_memory", "told_plainly"]
+__all__ = ["DIVERGED", "Diverged", "diverged", "is_dead_loader", "is_out_of_memory", "translate_errors"]
 
 DIVERGED = "diverged.txt"
 """Why a run is lost, in its folder, for whoever started it as another process."""
@@ -54,7 +54,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def told_plainly(keeper: Keeper, batch: str) -> Iterator[None]:
+def translate_errors(keeper: TrainingCheckpointer, batch: str) -> Iterator[None]:
     """Turn what ends a training within the block into a `SenetError` that says what is kept.
 
     Args:
@@ -103,7 +103,7 @@ def _which(error: BaseException) -> str:
     return f"pid {found[1]}, {found[2].strip()}" if found else str(error).splitlines()[0]
 
 
-def _kept(keeper: Keeper) -> str:
+def _kept(keeper: TrainingCheckpointer) -> str:
     states = keeper.states.all()
     if not states:
         return "nothing was saved yet: begin anew"

@@ -19,7 +19,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from senet.console import plain_console, teller
-from senet.data import Batch, BrokenReport, Data, Shard, eval_loader, missing_classes, train_loader, troubles_of
+from senet.data import (
+    Batch,
+    CorruptImageReport,
+    Data,
+    Shard,
+    annotation_issues,
+    eval_loader,
+    missing_classes,
+    train_loader,
+)
 from senet.data.checks import check_masks, report_data
 from senet.errors import DataError, SenetError
 from senet.models import Backbone
@@ -27,18 +36,18 @@ from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
 from senet.tasks import CLASSIFICATION, task_named
 from senet.tasks.task import Task
+from senet.training.checkpointer import TrainingCheckpointer
 from senet.training.cluster import is_first_process, placed
-from senet.training.failures import told_plainly
+from senet.training.failures import translate_errors
+from senet.training.heartbeat import Heartbeat, connection_lost
 from senet.training.interruption import Interrupted, StopRequest
-from senet.training.keeper import Keeper
 from senet.training.module import TrainingModule
 from senet.training.outcome import Outcome, outcome_of, write_outcome
 from senet.training.progress import ProgressLine
 from senet.training.recipe import Recipe, RunOptions
-from senet.training.rollcall import RollCall, connection_lost
-from senet.training.shared_norm import SharedStatistics
-from senet.training.states import Saved
-from senet.weights import Description
+from senet.training.states import TrainingState
+from senet.training.sync_batchnorm import SyncBatchNormPlugin
+from senet.weights import CheckpointMetadata
 
 __all__ = ["Network", "check_annotations", "fit"]
 
@@ -75,7 +84,7 @@ def fit(
     folder: Path,
     *,
     run: RunOptions | None = None,
-    state: Saved | None = None,
+    state: TrainingState | None = None,
     console: Console | None = None,
 ) -> Outcome:
     """Train, and leave checkpoints, `metrics.csv`, `curves.png` and TensorBoard logs in `folder`.
@@ -97,23 +106,23 @@ def fit(
     run, console = placed(run or RunOptions()), console or plain_console()
     started = time.monotonic()
     task = task_named(network.task)
-    task.check_rules(recipe)
+    task.check_recipe(recipe)
     task.check_network(network.model, network.name, network.preprocessing, data.classes)
     tell = teller(console)
     check_annotations(data, tell)
-    tell_missing(data, tell)
+    report_missing_classes(data, tell)
     check_masks(data, ("train", "val"), training=True)
     if is_first_process():
         report_data(data, network.preprocessing, tell)
     _prepare(network, recipe, run)
     record = data.record() if is_first_process() else None  # only the first process writes it
-    broken = BrokenReport(
+    broken = CorruptImageReport(
         len(data.train) + len(data.val), tell=lambda *it: tell(f"skipped {': '.join(it)}"), data=data.name
     )
     with StopRequest(tell if is_first_process() else str) as stop, _quiet_lightning():
-        keeper = Keeper(
+        keeper = TrainingCheckpointer(
             folder,
-            lambda metrics, epoch: Description(
+            lambda metrics, epoch: CheckpointMetadata(
                 model=network.name,
                 options=network.options,
                 classes=data.classes,
@@ -124,15 +133,15 @@ def fit(
                 task=network.task,
                 head=dict(network.head),
             ),
-            scores=task.scores,
+            metrics=task.metrics,
             stop=stop,
             tell=tell,
             run=run,
             broken=broken,
             title=f"{network.name} on {data.name}",
         )  # fmt: skip
-        roll_call = RollCall(f"go on with: senet train --resume {folder}")
-        statistics = SharedStatistics()
+        roll_call = Heartbeat(f"go on with: senet train --resume {folder}")
+        statistics = SyncBatchNormPlugin()
         callbacks = [keeper, ProgressLine(console), roll_call, *_early_stop(recipe, task)]
         trainer = _trainer(recipe, run, folder, callbacks, [statistics] if run.sync_norm else [])
         loaders = _loaders(task, network, data, recipe, run, trainer)
@@ -143,7 +152,7 @@ def fit(
         )
         module = TrainingModule(network.model, recipe, objective, channels_last=run.channels_last, broken=broken)
         try:
-            with told_plainly(keeper, _batch_words(loaders[0], network.preprocessing)):
+            with translate_errors(keeper, _batch_words(loaders[0], network.preprocessing)):
                 trainer.fit(module, *loaders, ckpt_path=state.path if state else None, weights_only=True)
         except MisconfigurationException as error:
             raise SenetError(f"this training can't run here: {error}") from error
@@ -158,7 +167,7 @@ def fit(
             statistics.revert(module)
     seconds = time.monotonic() - started
     outcome = outcome_of(
-        keeper.rows, task.scores[0].key, folder=folder, seconds=seconds, broken=broken.summary()
+        keeper.rows, task.metrics[0].key, folder=folder, seconds=seconds, broken=broken.summary()
     )  # fmt: skip
     if trainer.is_global_zero:
         write_outcome(folder, outcome, epochs=recipe.epochs)
@@ -171,7 +180,7 @@ def check_annotations(data: Data, tell: Callable[[str], object]) -> None:
     Raises:
         DataError: Something that can't be mended, or too much of the other.
     """
-    troubles = troubles_of(data)
+    troubles = annotation_issues(data)
     advice = f"`senet doctor --data {data.name}` lists all"
     fatal = [trouble for trouble in troubles if trouble.fatal]
     if fatal:
@@ -189,7 +198,7 @@ def check_annotations(data: Data, tell: Callable[[str], object]) -> None:
         tell(f"{trouble.path}: {trouble.reason}")
 
 
-def tell_missing(data: Data, tell: Callable[[str], object]) -> None:
+def report_missing_classes(data: Data, tell: Callable[[str], object]) -> None:
     """Tell which classes have no image to validate on."""
     missing = missing_classes(data.val, data.classes) if data.task == CLASSIFICATION else ()
     if missing:
@@ -258,7 +267,7 @@ def _trainer(
 def _early_stop(recipe: Recipe, task: Task) -> Iterable[L.Callback]:
     if recipe.patience:
         # A score that is not finite counts as no better one.
-        yield EarlyStopping(f"val/{task.scores[0].key}", mode="max", patience=recipe.patience, check_finite=False)
+        yield EarlyStopping(f"val/{task.metrics[0].key}", mode="max", patience=recipe.patience, check_finite=False)
 
 
 def _loaders(

@@ -13,10 +13,10 @@ from senet.errors import DataError, SenetError
 from senet.tasks import task_named
 from senet.training.cluster import is_first_process
 from senet.training.folder import JOB, STATES, reading, write_json
-from senet.training.lock import held
+from senet.training.lock import lock_folder
+from senet.training.model_initialization import BUILT, ModelInitialization
 from senet.training.outcome import Outcome, read_outcome, write_outcome
 from senet.training.recipe import Recipe, RunOptions
-from senet.training.start import BUILT, Start
 from senet.training.status import RunStatus, holds_results, run_status
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from senet.data import Data
     from senet.training.fit import Network
-    from senet.training.states import Saved
+    from senet.training.states import TrainingState
     from senet.weights import DataRecord
 
 __all__ = ["DataOptions", "Job", "is_first_process"]
@@ -76,7 +76,7 @@ class DataOptions:
             record: What a network was trained on. Undivided data is divided as then, unless these options say else.
             training: As in `senet.data.open_data`.
         """
-        from senet.data import hold_out, open_data, thin
+        from senet.data import hold_out, open_data, subsample
         from senet.data.request import DEFAULT_FRACTION
 
         data = open_data(
@@ -93,7 +93,7 @@ class DataOptions:
             training=training,
         )
         data = hold_out(data) if self.hold_out else data
-        return data if self.limit is None else replace(data, train=thin(data.train, self.limit))
+        return data if self.limit is None else replace(data, train=subsample(data.train, self.limit))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class Job:
     """
 
     source: DataOptions
-    network: Start
+    network: ModelInitialization
     recipe: Recipe
     run: RunOptions = field(default_factory=RunOptions)
     digest: str = ""
@@ -138,7 +138,7 @@ class Job:
         data = self.open_data(data)
         begun = self.begun(data)
         network = self.build(data)  # not `begun`, which would read the file of the weights once more
-        tell_leaks(self.network, data, console)
+        report_leaks(self.network, data, console)
         if network.new_head and self.recipe.train != "all":
             raise SenetError(
                 f"--train {self.recipe.train} leaves the classifier as it is, which is new here: {network.new_head}"
@@ -188,7 +188,7 @@ class Job:
 
     def status(self, folder: Path, *, tell: Callable[[str], object] = str) -> RunStatus:
         """Where this run, in its folder, stands; see `run_status`."""
-        score = task_named(self.network.task).scores[0].key
+        score = task_named(self.network.task).metrics[0].key
         return run_status(folder, epochs=self.recipe.epochs, score=score, patience=self.recipe.patience, tell=tell)
 
     def _ended(self, folder: Path, outcome: Outcome, tell: Callable[[str], object]) -> Outcome:
@@ -275,7 +275,7 @@ class Job:
         )
 
     def _fit(
-        self, network: Network, data: Data, folder: Path, *, state: Saved | None, console: Console | None
+        self, network: Network, data: Data, folder: Path, *, state: TrainingState | None, console: Console | None
     ) -> Outcome:
         from senet.training.fit import fit
 
@@ -301,14 +301,14 @@ class Job:
         with reading(folder, JOB, "run to resume") as values:
             return cls(
                 source=DataOptions(**values["source"]),
-                network=Start.from_dict(values),
+                network=ModelInitialization.from_dict(values),
                 recipe=Recipe.from_dict(values["recipe"]),
                 run=RunOptions(**values["run"]),
                 digest=values["digest"],
             )
 
 
-def tell_leaks(start: Start, data: Data, console: Console | None) -> None:
+def report_leaks(start: ModelInitialization, data: Data, console: Console | None) -> None:
     """Warn where a training is validated on images that the weights it begins with were trained on."""
     from senet.data.listing import count_sampled
 
@@ -323,7 +323,7 @@ def tell_leaks(start: Start, data: Data, console: Console | None) -> None:
 
 def _held(folder: Path) -> AbstractContextManager[None]:
     """The folder's lock; of a distributed run, the first process has it."""
-    return held(folder) if is_first_process() else nullcontext()
+    return lock_folder(folder) if is_first_process() else nullcontext()
 
 
 def _tidy(folder: Path) -> None:

@@ -19,7 +19,7 @@ try:
 except ImportError:  # Windows has none; there, nothing is locked
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LOCK", "InUseError", "held"]
+__all__ = ["LOCK", "InUseError", "lock_folder"]
 
 LOCK = ".lock"
 """Who trains into the folder; the file stays, the lock on it goes with its process."""
@@ -42,7 +42,7 @@ class InUseError(SenetError):
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a folder, which is made if need be, within the block.
 
     The system's own record lock: it ends with the process, however that ends, and is not inherited by the processes

@@ -11,8 +11,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import Metric
 
-from senet.data import BrokenReport
-from senet.data.randomness import mixed
+from senet.data import CorruptImageReport
+from senet.data.randomness import derive_seed
 from senet.errors import CheckpointError
 from senet.tasks.task import Objective
 from senet.training.failures import diverged
@@ -30,8 +30,8 @@ FREE = ("epochs", "expects")
 LENGTH = ("total_steps", "_schedule_phases")
 """Names in `OneCycleLR`'s state that depend on the number of steps."""
 
-SUMS = "train_metrics"
-"""Key in a training state: for each process, the states of its objective's `train_metrics`."""
+SUMS = "train_sums"
+"""Key in a training state: for each process, the states of its objective's `train_sums`."""
 
 
 class TrainingModule(L.LightningModule):
@@ -52,7 +52,7 @@ class TrainingModule(L.LightningModule):
         objective: Objective,
         *,
         channels_last: bool = True,
-        broken: BrokenReport | None = None,
+        broken: CorruptImageReport | None = None,
     ) -> None:
         super().__init__()
         self.recipe = recipe
@@ -134,7 +134,7 @@ class TrainingModule(L.LightningModule):
 
     @property
     def _sums(self) -> tuple[Metric, ...]:
-        return self.objective.train_metrics
+        return self.objective.train_sums
 
     def _of_all(self, own: Any) -> list[Any]:
         """One value of each process, in their order."""
@@ -146,12 +146,12 @@ class TrainingModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Let dropout and its like draw from (seed, step, process) alone, so that a resumed run repeats."""
-        torch.manual_seed(mixed("step", self.recipe.seed, self.current_epoch, batch_idx, self.global_rank))
+        torch.manual_seed(derive_seed("step", self.recipe.seed, self.current_epoch, batch_idx, self.global_rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Loss of one batch, of this process's images."""
         self._report(batch)
-        outputs = self.objective.learn(self.model, batch)
+        outputs = self.objective.training_step(self.model, batch)
         loss = outputs["loss"]
         lost = not torch.isfinite(loss)
         # Of several processes, all end at the same step: one that went on would wait for the others.
@@ -168,15 +168,15 @@ class TrainingModule(L.LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add one batch to the validation's sums."""
         self._report(batch)
-        self.objective.judge(self.best_weights, batch)
+        self.objective.validation_step(self.best_weights, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Hand the validation's result to callbacks and loggers."""
-        self.log_dict({f"val/{name}": value for name, value in self.objective.judged().items()}, logger=False)
+        self.log_dict({f"val/{name}": value for name, value in self.objective.val_metrics().items()}, logger=False)
 
     def on_train_epoch_end(self) -> None:
         """Hand the epoch's training loss and its like to callbacks."""
-        self.log_dict({f"train/{name}": value for name, value in self.objective.learned().items()}, logger=False)
+        self.log_dict({f"train/{name}": value for name, value in self.objective.train_metrics().items()}, logger=False)
 
     def on_train_end(self) -> None:
         """Let every process know of the broken images that the others have met."""

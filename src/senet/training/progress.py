@@ -10,7 +10,7 @@ import lightning as L
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from senet.console import plain_progress
-from senet.tasks.task import Score
+from senet.tasks.task import Metric
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,12 +31,12 @@ def progress_bar(console: Console | None = None) -> Progress:
     )
 
 
-def epoch_line(row: dict[str, float], epochs: int, scores: Sequence[Score]) -> str:
+def epoch_line(row: dict[str, float], epochs: int, metrics: Sequence[Metric]) -> str:
     """One epoch's result for a person; scores in percent, those that were measured."""
     parts = []
     for part in ("train", "val"):
         loss = f"  loss {row[f'{part}_loss']:.4f}" if f"{part}_loss" in row else ""
-        shown = [(s.title, row[f"{part}_{s.key}"]) for s in scores if f"{part}_{s.key}" in row]
+        shown = [(s.title, row[f"{part}_{s.key}"]) for s in metrics if f"{part}_{s.key}" in row]
         parts.append(f"{part}{loss}" + "".join(f"  {title} {value:6.2%}" for title, value in shown))
     speed = f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s"
     return f"epoch {row['epoch']:.0f}/{epochs}  " + "  |  ".join([*parts, speed])

@@ -17,7 +17,7 @@ from senet.errors import CheckpointError
 from senet.training.folder import STATES
 from senet.weights.files import sha256, sync_folder, write_atomically
 
-__all__ = ["Saved", "States"]
+__all__ = ["TrainingState", "TrainingStates"]
 
 DIGITS = 32
 """Of the hash, hexadecimal: 128 bits."""
@@ -26,7 +26,7 @@ NAME = re.compile(rf"(\d+)-(\d+)-([0-9a-f]{{{DIGITS}}})\.ckpt")
 
 
 @dataclass(frozen=True, order=True)
-class Saved:
+class TrainingState:
     """One saved state.
 
     Attributes:
@@ -53,7 +53,7 @@ class Saved:
         return f"epoch {self.epoch + 1}, batch {self.batch}"
 
 
-class States:
+class TrainingStates:
     """The states of the run in a folder.
 
     Args:
@@ -65,17 +65,17 @@ class States:
         self.folder = folder / STATES
         self.keep = keep
 
-    def all(self) -> list[Saved]:
+    def all(self) -> list[TrainingState]:
         """Those there are, the newest first, whether whole or not."""
         found = []
         for path in self.folder.glob("*.ckpt"):
             parts = NAME.fullmatch(path.name)
             with contextlib.suppress(FileNotFoundError):  # the process that trains has dropped it
                 if parts:
-                    found.append(Saved(int(parts[1]), int(parts[2]), path.stat().st_mtime_ns, path))
+                    found.append(TrainingState(int(parts[1]), int(parts[2]), path.stat().st_mtime_ns, path))
         return sorted(found, reverse=True)
 
-    def write(self, position: tuple[int, int], save: Callable[[Path], object]) -> Saved:
+    def write(self, position: tuple[int, int], save: Callable[[Path], object]) -> TrainingState:
         """Write one, then drop those beyond the number to keep.
 
         Args:
@@ -95,9 +95,9 @@ class States:
         path = write_atomically(self.folder / "state.ckpt", save, named=named)
         for old in self.all()[self.keep :]:
             old.path.unlink(missing_ok=True)
-        return Saved(*position, path.stat().st_mtime_ns, path)
+        return TrainingState(*position, path.stat().st_mtime_ns, path)
 
-    def read(self, tell: Callable[[str], object]) -> tuple[Saved, dict[str, Any]] | None:
+    def read(self, tell: Callable[[str], object]) -> tuple[TrainingState, dict[str, Any]] | None:
         """The newest state that is whole; one that isn't is told, and set aside as `.broken`.
 
         Returns:

@@ -12,7 +12,7 @@ from senet.training.folder import BEST, JOB, LAST, METRICS, RESULT, STATES
 from senet.training.outcome import Outcome, outcome_of, read_outcome
 
 if TYPE_CHECKING:
-    from senet.training.states import Saved
+    from senet.training.states import TrainingState
 
 __all__ = ["RunStatus", "has_begun", "holds_results", "run_status"]
 
@@ -27,7 +27,7 @@ class RunStatus:
         outcome: The result, if the training has come to its end; None if not.
     """
 
-    state: Saved | None
+    state: TrainingState | None
     outcome: Outcome | None
 
 
@@ -38,9 +38,9 @@ def has_begun(folder: Path) -> bool:
 
 def holds_results(folder: Path) -> bool:
     """Whether a new run there would overwrite something: training states or weights."""
-    from senet.training.states import States
+    from senet.training.states import TrainingStates
 
-    return bool(States(folder).all()) or any((folder / name).exists() for name in (LAST, BEST, RESULT))
+    return bool(TrainingStates(folder).all()) or any((folder / name).exists() for name in (LAST, BEST, RESULT))
 
 
 def run_status(
@@ -59,9 +59,9 @@ def run_status(
         CheckpointError: The run has trained epochs, and no state of it can be used.
         SenetError: It has ended without a finite validation score.
     """
-    from senet.training.states import States
+    from senet.training.states import TrainingStates
 
-    states = States(folder)
+    states = TrainingStates(folder)
     outcome = read_outcome(folder, epochs=epochs)
     # A longer run that was begun since has replaced what the result is about.
     if outcome is not None and not any(saved.epoch > epochs for saved in states.all()):
@@ -73,10 +73,10 @@ def run_status(
                 f"{folder} can't be resumed: its {STATES} are gone; --init {folder} begins with its best network"
             )
         return RunStatus(None, None)
-    from senet.training.keeper import Keeper
+    from senet.training.checkpointer import TrainingCheckpointer
 
     saved, content = found
-    kept = Keeper.saved_part(content)
+    kept = TrainingCheckpointer.saved_part(content)
     if tuple(kept["next"]) != (saved.epoch, saved.batch):
         raise CheckpointError(f"{saved.path} isn't named as it was written; give it its name back")
     outcome = None

@@ -2,7 +2,7 @@
 
 from senet.weights.card import Card
 from senet.weights.catalog import CARDS, cards, find_card
-from senet.weights.checkpoint import Description, read_checkpoint, write_checkpoint, write_tensors
+from senet.weights.checkpoint import CheckpointMetadata, read_checkpoint, write_checkpoint, write_tensors
 from senet.weights.data_record import DataRecord
 from senet.weights.files import write_atomically
 from senet.weights.hub import fetch
@@ -14,8 +14,8 @@ __all__ = [
     "CARDS",
     "LAYOUTS",
     "Card",
+    "CheckpointMetadata",
     "DataRecord",
-    "Description",
     "LoadReport",
     "cards",
     "fetch",

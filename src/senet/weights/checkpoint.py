@@ -21,13 +21,20 @@ from senet.weights.files import sha256, write_atomically
 from senet.weights.strict_json import MOST_BYTES, parse_object
 from senet.weights.values import unreadable
 
-__all__ = ["Description", "is_checkpoint_file", "read_checkpoint", "weights_file", "write_checkpoint", "write_tensors"]
+__all__ = [
+    "CheckpointMetadata",
+    "is_checkpoint_file",
+    "read_checkpoint",
+    "weights_file",
+    "write_checkpoint",
+    "write_tensors",
+]
 
 FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Description:
+class CheckpointMetadata:
     """What stands beside the weights: all that is needed to use them.
 
     Attributes:
@@ -53,7 +60,7 @@ class Description:
     head: dict[str, Any] = field(default_factory=dict)
 
 
-def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: Description) -> None:
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: CheckpointMetadata) -> None:
     """Write the weights and, beside them, their description with the weights' hash; each file atomically.
 
     The description goes last: whoever finds one whose hash doesn't fit knows that the writing was interrupted.
@@ -114,7 +121,7 @@ def is_checkpoint_file(path: Path) -> bool:
     )
 
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Description]:
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata]:
     """Read and verify what `write_checkpoint` wrote.
 
     Args:
@@ -124,7 +131,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Description]:
         CheckpointError: Missing, truncated, altered, of a newer format, or with weights that are no numbers.
     """
     path = weights_file(Path(path))
-    description, digest = _read_description(path.with_suffix(".json"), path)
+    description, digest = _read_metadata(path.with_suffix(".json"), path)
     try:
         found = sha256(path)
         if found == digest:
@@ -142,7 +149,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Description]:
     return tensors, description
 
 
-def _read_description(file: Path, weights: Path) -> tuple[Description, str]:
+def _read_metadata(file: Path, weights: Path) -> tuple[CheckpointMetadata, str]:
     """The description and the hash that the weights must have."""
     if not file.is_file():
         raise CheckpointError(f"{weights}: its description {file.name} is missing beside it; copy both files")
@@ -154,14 +161,14 @@ def _read_description(file: Path, weights: Path) -> tuple[Description, str]:
             raise CheckpointError(
                 f"{file}: format {shown(version)}, this release reads {FORMAT}; upgrade senet to use it"
             )
-        return _description(**content), digest
+        return _metadata(**content), digest
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise CheckpointError(f"{file}: not a checkpoint description ({error})") from error
 
 
-def _description(*, classes: list[str], preprocessing: dict[str, Any], **others: Any) -> Description:
+def _metadata(*, classes: list[str], preprocessing: dict[str, Any], **others: Any) -> CheckpointMetadata:
     """The description as JSON has it, its types checked."""
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise TypeError("classes must be a list of names")
@@ -174,7 +181,7 @@ def _description(*, classes: list[str], preprocessing: dict[str, Any], **others:
         raise TypeError(f"model={shown(others['model'])} is no name")
     others["data"] = None if others["data"] is None else DataRecord.from_dict(others["data"])
     others["metrics"] = {name: _metric(name, value) for name, value in others["metrics"].items()}
-    return Description(classes=tuple(classes), preprocessing=Preprocessing.from_dict(preprocessing), **others)
+    return CheckpointMetadata(classes=tuple(classes), preprocessing=Preprocessing.from_dict(preprocessing), **others)
 
 
 def _metric(name: str, value: Any) -> float:

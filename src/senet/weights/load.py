@@ -17,7 +17,7 @@ from senet.nn import hidden_width
 from senet.preprocessing import Preprocessing
 from senet.weights.contents import Contents, flattened
 from senet.weights.matching import Choice, match, tables_of
-from senet.weights.misfit import both, misfit
+from senet.weights.mismatch import both, mismatch
 from senet.weights.reading import read_contents
 from senet.weights.rules import Table
 from senet.weights.transfer import adapt_stem, leave_head
@@ -34,7 +34,7 @@ class LoadReport:
     Attributes:
         layout: Whose names the weights had.
         loaded: Tensors that were loaded.
-        fresh: Our names of those that were left as they were (`transfer=True` only).
+        newly_initialized: Our names of those that were left as they were (`transfer=True` only).
         images: What that library shows such networks, where it is known; None: what our network's spec says.
         prefix: What stood before the weights' names: wrappers and the modules that the network lay in.
         averaged: Whether the file says that they are an average over training.
@@ -45,7 +45,7 @@ class LoadReport:
 
     layout: str
     loaded: int
-    fresh: tuple[str, ...] = ()
+    newly_initialized: tuple[str, ...] = ()
     images: Preprocessing | None = None
     prefix: str = ""
     averaged: bool = False
@@ -120,13 +120,13 @@ def load_contents(
     table, found = fit.table, fit.found
     wanted = {key: tensor for key, tensor in found.tensors.items() if found.sources[key] not in fit.left_out}
     wanted |= table.zeros(found.tensors, own)
-    fresh: list[str] = []
+    newly_initialized: list[str] = []
     if transfer:
         adapt_stem(model, wanted, own, actual)
-        fresh = leave_head(wanted, own)
+        newly_initialized = leave_head(wanted, own)
     if head and not wanted.keys() & set(head):
-        fresh = list(head)
-    problem = misfit(wanted, fit, own, fresh, explained=hasattr(model, "spec"))
+        newly_initialized = list(head)
+    problem = mismatch(wanted, fit, own, newly_initialized, explained=hasattr(model, "spec"))
     if problem:
         whose = f" ({table.title})" if hasattr(model, "spec") else ""
         raise CheckpointError(f"{name}{whose} doesn't fit {_called(model)}: {problem}")
@@ -140,13 +140,17 @@ def load_contents(
     if reason:
         raise CheckpointError(f"{name}: {reason}")
     _put(model, {actual[key]: tensor for key, tensor in wanted.items()}, state)
-    if fresh and transfer:
-        why = "is for another number of classes" if any(key in found.tensors for key in fresh) else "has no classifier"
-        warnings.warn(f"{', '.join(fresh)}: freshly initialised; {name} {why}", stacklevel=3)
+    if newly_initialized and transfer:
+        why = (
+            "is for another number of classes"
+            if any(key in found.tensors for key in newly_initialized)
+            else "has no classifier"
+        )
+        warnings.warn(f"{', '.join(newly_initialized)}: freshly initialised; {name} {why}", stacklevel=3)
     return LoadReport(
         table.layout,
         len(wanted),
-        tuple(fresh),
+        tuple(newly_initialized),
         table.images,
         fit.prefix,
         averaged=fit.averaged,

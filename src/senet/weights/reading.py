@@ -19,7 +19,7 @@ from senet.errors import CheckpointError
 from senet.weights.checkpoint import read_checkpoint
 from senet.weights.contents import Contents, check, flattened
 from senet.weights.from_caffe import read_caffemodel
-from senet.weights.inert import placeholders
+from senet.weights.safe_pickle import placeholders
 
 __all__ = ["read_contents", "read_tensors"]
 

@@ -20,10 +20,10 @@ def leave_head(wanted: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[str
     head = [key for key in own if key.startswith("head.fc.")]
     if not any(key in wanted for key in head):
         return head
-    fresh = [key for key in head if key in wanted and _fewer_or_more(wanted[key], own[key])]
-    for key in fresh:
+    newly_initialized = [key for key in head if key in wanted and _fewer_or_more(wanted[key], own[key])]
+    for key in newly_initialized:
         del wanted[key]
-    return fresh
+    return newly_initialized
 
 
 def _fewer_or_more(given: Tensor, own: Tensor) -> bool:

@@ -35,8 +35,8 @@ def overclaimed(tensors: Mapping[str, Tensor]) -> str | None:
     if sum(claimed.values()) <= MOST_TIMES * sum(stored.values()) + SLACK_BYTES:
         return None
     key = max(claimed, key=claimed.__getitem__)
-    numbers, held = real[key].numel(), real[key].untyped_storage().nbytes() // real[key].itemsize
-    return f"{key} claims {numbers:,} numbers, and {held:,} are stored"
+    numbers, lock_folder = real[key].numel(), real[key].untyped_storage().nbytes() // real[key].itemsize
+    return f"{key} claims {numbers:,} numbers, and {lock_folder:,} are stored"
 
 
 def unreadable(tensor: Tensor) -> str | None:

@@ -14,19 +14,19 @@ __all__ = ["draw_boxes"]
 
 
 def draw_boxes(
-    picture: Image.Image, found: Mapping[str, Tensor], classes: Sequence[str], *, least: float = 0.5
+    image: Image.Image, found: Mapping[str, Tensor], classes: Sequence[str], *, least: float = 0.5
 ) -> Image.Image:
     """A copy of the picture with boxes, each with its class and, where there are scores, its score.
 
     Args:
-        picture: Any mode.
+        image: Any mode.
         found: `boxes` (n, 4), `labels` (n,) from 0, and `scores` (n,) or none.
         classes: Names.
         least: Boxes with a smaller score are left out.
     """
-    drawn = picture.convert("RGB")
-    pen = ImageDraw.Draw(drawn)
-    edge = max(drawn.size)
+    draw = image.convert("RGB")
+    pen = ImageDraw.Draw(draw)
+    edge = max(draw.size)
     width, font = max(1, edge // 300), ImageFont.load_default(max(10, edge // 45))
     scores = found["scores"].tolist() if "scores" in found else [None] * len(found["labels"])
     for box, label, score in zip(found["boxes"].tolist(), found["labels"].tolist(), scores, strict=True):
@@ -38,4 +38,4 @@ def draw_boxes(
         corner = pen.textbbox((left, top), text, font=font)
         pen.rectangle((left, top, corner[2] + 2, corner[3] + 2), fill=colour(label))
         pen.text((left + 1, top), text, fill="black", font=font)
-    return drawn
+    return draw

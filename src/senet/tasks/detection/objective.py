@@ -60,11 +60,11 @@ class DetectionObjective(Objective):
         self._truth: list[dict[str, Tensor]] = []
 
     @property
-    def train_metrics(self) -> tuple[Metric, ...]:
+    def train_sums(self) -> tuple[Metric, ...]:
         """The loss."""
         return (self.train_loss,)
 
-    def learn(self, model: nn.Module, batch: DenseBatch) -> dict[str, Tensor]:
+    def training_step(self, model: nn.Module, batch: DenseBatch) -> dict[str, Tensor]:
         """Loss of one batch; crowds and difficult objects are left out."""
         losses: Any = model(batch.images, [_learned(target) for target in batch.targets])
         if not isinstance(losses, Mapping):
@@ -76,23 +76,23 @@ class DetectionObjective(Objective):
         self.train_loss.update(loss.detach(), weight=len(batch.images))
         return {"loss": loss}
 
-    def judge(self, model: nn.Module, batch: DenseBatch) -> None:
+    def validation_step(self, model: nn.Module, batch: DenseBatch) -> None:
         """Match one batch's boxes later; crowds and difficult objects are neither missed nor found."""
         kept = [number for number, valid in enumerate(batch.valid.tolist()) if valid]
         if not kept:
             return
-        answers = detect(model, [batch.images[number] for number in kept])
+        predictions = detect(model, [batch.images[number] for number in kept])
         targets = [{key: value.cpu() for key, value in batch.targets[number].items()} for number in kept]
-        self._found += answers
-        self._truth += [as_truth(target, answer) for target, answer in zip(targets, answers, strict=True)]
+        self._found += predictions
+        self._truth += [as_truth(target, answer) for target, answer in zip(targets, predictions, strict=True)]
 
-    def learned(self) -> dict[str, Tensor]:
+    def train_metrics(self) -> dict[str, Tensor]:
         """The loss."""
         values = {"loss": self.train_loss.compute()}
         self.train_loss.reset()
         return values
 
-    def judged(self) -> dict[str, Tensor]:
+    def val_metrics(self) -> dict[str, Tensor]:
         """Mean average precision; 0 where there is no box at all."""
         # The boxes of all processes, who may have seen unequally many pictures, are gathered here: torchmetrics' own
         # gathering waits for equally many.

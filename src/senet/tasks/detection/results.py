@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from senet.weights import Description
+from senet.weights import CheckpointMetadata
 
 __all__ = ["category_ids", "coco_images", "coco_results"]
 
 
-def category_ids(description: Description) -> tuple[int, ...]:
+def category_ids(description: CheckpointMetadata) -> tuple[int, ...]:
     """COCO's number of each class: the training data's, else 1 to N."""
     found = description.training.get("category_ids")
     count = len(description.classes)

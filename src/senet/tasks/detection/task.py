@@ -10,14 +10,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from senet.data.joint import DETECTION_CROPS, Joint, boxes_transform
+from senet.data.joint_transform import DETECTION_CROPS, JointTransform, boxes_transform
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.dense import DenseTask
 from senet.tasks.detection.drawing import draw_boxes
 from senet.tasks.detection.heads import HEADS
 from senet.tasks.detection.objective import DetectionObjective, detect
-from senet.tasks.task import Objective, Rules, Score
+from senet.tasks.task import Metric, Objective, RecipeView
 
 __all__ = ["DetectionTask"]
 
@@ -27,14 +27,14 @@ class DetectionTask(DenseTask):
     """Images, (C, H, W) in 0..1 each -> boxes, labels from 1 and scores each; or losses, as torchvision's detectors."""
 
     name = "detection"
-    scores = (Score("map", "mAP"), Score("map50", "mAP50"))
+    scores = (Metric("map", "mAP"), Metric("map50", "mAP50"))
     heads = HEADS
     default_head = "faster_rcnn"
     default_size = (800, 1333)
     crops = DETECTION_CROPS
     unread = ("label_smoothing", "mixup", "cutmix")
 
-    def transform(self, preprocessing: Preprocessing, recipe: Rules | None) -> Joint:
+    def transform(self, preprocessing: Preprocessing, recipe: RecipeView | None) -> JointTransform:
         """Boxes follow their picture."""
         return boxes_transform(preprocessing, recipe.augmentation if recipe else None)
 
@@ -73,7 +73,7 @@ class DetectionTask(DenseTask):
         found = model(list(images.sigmoid()))
         return [leaf for leaf in tree_leaves([maps, found]) if isinstance(leaf, Tensor)]
 
-    def answers(
+    def predictions(
         self,
         model: nn.Module,
         images: Sequence[Tensor],
@@ -85,7 +85,7 @@ class DetectionTask(DenseTask):
             answer["boxes"] = _in_picture(answer["boxes"], image, width, height)
         return found
 
-    def drawn(
+    def draw(
         self, picture: Image.Image, answer: dict[str, Tensor], classes: Sequence[str], *, least: float = 0.5
     ) -> Image.Image:
         """Boxes with names and scores."""
@@ -94,7 +94,7 @@ class DetectionTask(DenseTask):
     def objective(
         self,
         classes: Sequence[str],
-        recipe: Rules | None = None,  # noqa: ARG002 - `check_rules` has seen to it
+        recipe: RecipeView | None = None,  # noqa: ARG002 - `check_recipe` has seen to it
         *,
         preprocessing: Preprocessing | None = None,  # noqa: ARG002 - the network itself normalises
         channels_last: bool = True,  # noqa: ARG002 - the network itself makes the batch

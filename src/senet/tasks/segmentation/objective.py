@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from senet.data import DenseBatch
-from senet.data.masks import VOID
+from senet.data.masks import IGNORE_INDEX
 from senet.tasks.dense import by_shape
 from senet.tasks.intervals import bootstrap
 from senet.tasks.logits import logits_of
@@ -55,7 +55,7 @@ def overlaps(confusion: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pixels(said: np.ndarray, true: np.ndarray, classes: int) -> np.ndarray:
     """(3, classes) pixels of one image: rightly said, true, and said of each class."""
-    kept = true != VOID
+    kept = true != IGNORE_INDEX
     said, true = said[kept], true[kept]
     return np.stack([np.bincount(numbers, minlength=classes) for numbers in (true[said == true], true, said)])
 
@@ -100,14 +100,14 @@ class SegmentationObjective(Objective):
         self.train_loss = MeanMetric()
         self.alone = alone
         self._counts: list[np.ndarray] = []
-        self.confusion = MulticlassConfusionMatrix(len(classes), ignore_index=VOID, sync_on_compute=not alone)
+        self.confusion = MulticlassConfusionMatrix(len(classes), ignore_index=IGNORE_INDEX, sync_on_compute=not alone)
 
     @property
-    def train_metrics(self) -> tuple[Metric, ...]:
+    def train_sums(self) -> tuple[Metric, ...]:
         """The loss."""
         return (self.train_loss,)
 
-    def learn(self, model: nn.Module, batch: DenseBatch) -> dict[str, Tensor]:
+    def training_step(self, model: nn.Module, batch: DenseBatch) -> dict[str, Tensor]:
         """Loss of one batch of crops."""
         images = torch.stack(batch.images).contiguous(memory_format=self.memory_format)
         masks = torch.stack([target["mask"] for target in batch.targets]).long()
@@ -121,11 +121,13 @@ class SegmentationObjective(Objective):
 
     def _loss(self, logits: Tensor, masks: Tensor) -> Tensor:
         total = F.cross_entropy(
-            logits, masks, ignore_index=VOID, label_smoothing=self.label_smoothing, reduction="sum"
+            logits, masks, ignore_index=IGNORE_INDEX, label_smoothing=self.label_smoothing, reduction="sum"
         )  # fmt: skip
-        return total / (masks != VOID).sum().clamp(min=1)  # a batch of borders alone has a loss of 0, not of NaN
+        return total / (masks != IGNORE_INDEX).sum().clamp(
+            min=1
+        )  # a batch of borders alone has a loss of 0, not of NaN
 
-    def judge(self, model: nn.Module, batch: DenseBatch) -> None:
+    def validation_step(self, model: nn.Module, batch: DenseBatch) -> None:
         """Count one batch's pixels, each picture at the size of its mask."""
         kept = [number for number, valid in enumerate(batch.valid.tolist()) if valid]
         masks = [batch.targets[number]["mask"] for number in kept]
@@ -135,13 +137,13 @@ class SegmentationObjective(Objective):
             if self.alone:
                 self._counts.append(_pixels(prediction.numpy(), mask.cpu().numpy(), len(self.classes)))
 
-    def learned(self) -> dict[str, Tensor]:
+    def train_metrics(self) -> dict[str, Tensor]:
         """The loss."""
         values = {"loss": self.train_loss.compute()}
         self.train_loss.reset()
         return values
 
-    def judged(self) -> dict[str, Tensor]:
+    def val_metrics(self) -> dict[str, Tensor]:
         """Mean IoU and Dice over the classes that are there or said."""
         iou, dice = overlaps(self.confusion.compute())
         self.confusion.reset()

@@ -8,7 +8,7 @@ from typing import final
 from PIL import Image
 from torch import Tensor, nn
 
-from senet.data.joint import SEGMENTATION_CROPS, Joint, masks_transform
+from senet.data.joint_transform import SEGMENTATION_CROPS, JointTransform, masks_transform
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.classification import run_blank
@@ -17,7 +17,7 @@ from senet.tasks.logits import logits_of
 from senet.tasks.segmentation.drawing import draw_mask
 from senet.tasks.segmentation.heads import HEADS
 from senet.tasks.segmentation.objective import SegmentationObjective, segment
-from senet.tasks.task import Objective, Rules, Score
+from senet.tasks.task import Metric, Objective, RecipeView
 
 __all__ = ["SegmentationTask"]
 
@@ -27,18 +27,18 @@ class SegmentationTask(DenseTask):
     """(N, C, H, W) -> logits (N, classes, H, W), alone or among other outputs: see `senet.tasks.logits`."""
 
     name = "segmentation"
-    scores = (Score("miou", "mIoU"), Score("dice", "Dice"))
+    metrics = (Metric("miou", "mIoU"), Metric("dice", "Dice"))
     heads = HEADS
     default_head = "unet"
     default_size = (512, 512)
     crops = SEGMENTATION_CROPS
     unread = ("mixup", "cutmix")
 
-    def transform(self, preprocessing: Preprocessing, recipe: Rules | None) -> Joint:
+    def transform(self, preprocessing: Preprocessing, recipe: RecipeView | None) -> JointTransform:
         """Masks follow their picture."""
         return masks_transform(preprocessing, recipe.augmentation if recipe else None)
 
-    def groups_by_shape(self, recipe: Rules) -> bool:  # noqa: ARG002
+    def groups_by_shape(self, recipe: RecipeView) -> bool:  # noqa: ARG002
         """All crops have one size."""
         return False
 
@@ -53,25 +53,25 @@ class SegmentationTask(DenseTask):
         if shape != wanted:
             raise SenetError(f"{name} gives {shape} for one image; wanted is one logit a class and pixel, {wanted}")
 
-    def answers(self, model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    def predictions(self, model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """(H, W) uint8 class numbers of each."""
         return segment(model, images, sizes)
 
-    def drawn(
+    def draw(
         self,
-        picture: Image.Image,
+        image: Image.Image,
         answer: Tensor,
         classes: Sequence[str],
         *,
         least: float = 0.5,  # noqa: ARG002 - each pixel has one class
     ) -> Image.Image:
         """Classes in colours over the picture."""
-        return draw_mask(picture, answer.numpy(), len(classes))
+        return draw_mask(image, answer.numpy(), len(classes))
 
     def objective(
         self,
         classes: Sequence[str],
-        recipe: Rules | None = None,
+        recipe: RecipeView | None = None,
         *,
         preprocessing: Preprocessing | None = None,  # noqa: ARG002 - its pictures are normalised one by one
         channels_last: bool = True,

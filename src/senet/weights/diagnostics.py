@@ -9,13 +9,13 @@ from torch import Tensor
 
 from senet.nn import ROUNDINGS, hidden_width
 
-__all__ = ["likely_cause"]
+__all__ = ["diagnose"]
 
 _HIDDEN = ".fc1.weight"
 _REDUCTIONS = (2, 4, 8, 16, 32, 64)
 
 
-def likely_cause(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+def diagnose(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
     """One sentence, or nothing where no usual mistake explains it.
 
     Args:

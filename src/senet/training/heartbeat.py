@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import torch.distributed as dist
 
-__all__ = ["LOST", "RollCall", "connection_lost"]
+__all__ = ["LOST", "Heartbeat", "connection_lost"]
 
 LOST = 2
 """The exit code of a process whose company is lost; like that of other errors that a message explains."""
@@ -27,7 +27,7 @@ Counted in periods in which this process was awake itself: a machine that was su
 """
 
 
-class RollCall(L.Callback):
+class Heartbeat(L.Callback):
     """Ends this process, with a message, once another one of its training has died or hangs.
 
     Without it a survivor waits in its next collective operation: for ever on some backends, half an hour on others.

@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from senet.data import BrokenReport
-from senet.tasks.task import Score
+from senet.data import CorruptImageReport
+from senet.tasks.task import Metric
 from senet.training.curves import draw_curves
 from senet.training.failures import diverged, is_dead_loader
 from senet.training.folder import BEST, CURVES, LAST, METRICS
@@ -23,13 +23,13 @@ from senet.training.logs import TensorBoard
 from senet.training.outcome import best_row
 from senet.training.progress import epoch_line
 from senet.training.recipe import RunOptions
-from senet.training.states import States
-from senet.weights import Description, write_atomically, write_checkpoint
+from senet.training.states import TrainingStates
+from senet.weights import CheckpointMetadata, write_atomically, write_checkpoint
 
-__all__ = ["Keeper"]
+__all__ = ["TrainingCheckpointer"]
 
 
-class Keeper(Checkpoint):
+class TrainingCheckpointer(Checkpoint):
     """Writes after each epoch, and a state to resume from now and then within one; each file atomically.
 
     Being a Lightning checkpoint callback, it runs after the epoch's metrics are known.
@@ -37,7 +37,7 @@ class Keeper(Checkpoint):
     Args:
         folder: Exists already.
         describe: From metrics and epoch to what stands beside the weights.
-        scores: What the epochs are judged by; the first chooses the best.
+        metrics: What the epochs are judged by; the first chooses the best.
         stop: Asked after each step whether the user wants to stop.
         tell: Takes the line of each epoch.
         run: Says how often a state is saved, and how many are kept.
@@ -48,24 +48,24 @@ class Keeper(Checkpoint):
     def __init__(
         self,
         folder: Path,
-        describe: Callable[[dict[str, float], int], Description],
+        describe: Callable[[dict[str, float], int], CheckpointMetadata],
         *,
-        scores: Sequence[Score],
+        metrics: Sequence[Metric],
         stop: StopRequest,
         tell: Callable[[str], object],
         run: RunOptions | None = None,
-        broken: BrokenReport | None = None,
+        broken: CorruptImageReport | None = None,
         title: str = "",
     ) -> None:
         run = run or RunOptions()
         self.folder = folder
         self.describe = describe
-        self.scores = scores
+        self.metrics = metrics
         self.stop = stop
         self.tell = tell
         self.title = title
         self.broken = broken
-        self.states = States(folder, run.keep_states)
+        self.states = TrainingStates(folder, run.keep_states)
         self.every = run.save_steps, run.save_seconds
         self.rows: list[dict[str, float]] = []
         self.saved = ""
@@ -79,7 +79,7 @@ class Keeper(Checkpoint):
     @property
     def best(self) -> dict[str, float] | None:
         """The row of the best epoch, see `best_row`."""
-        return best_row(self.rows, self.scores[0].key)
+        return best_row(self.rows, self.metrics[0].key)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far, where to go on, how much of this epoch is spent, and which images were broken."""
@@ -222,13 +222,13 @@ class Keeper(Checkpoint):
         write_checkpoint(self.folder / LAST, weights, description)
         if self.best is row:
             write_checkpoint(self.folder / BEST, weights, description)
-        if best_row([row], self.scores[0].key) is None:
+        if best_row([row], self.metrics[0].key) is None:
             self.tell(f"epoch {row['epoch']:.0f}: the validation's loss or score is not finite; it can't be the best")
         write_atomically(self.folder / METRICS, self._write_table)
-        write_atomically(self.folder / CURVES, lambda path: draw_curves(self.rows, path, self.scores[0], self.title))
+        write_atomically(self.folder / CURVES, lambda path: draw_curves(self.rows, path, self.metrics[0], self.title))
         if self._logs is not None:
             self._logs.add(row)
-        self.tell(epoch_line(row, epochs, self.scores))
+        self.tell(epoch_line(row, epochs, self.metrics))
 
     def save_state(self, trainer: L.Trainer) -> None:
         """Write the state to resume from; every process must call it.

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from senet.comparison.variant import Variant
 from senet.errors import SenetError, UnknownNameError
+from senet.training.model_initialization import ModelInitialization
+from senet.training.paper_tables import PaperRow, PaperTable
 from senet.training.recipe import Recipe
 from senet.training.recipes import recipe_for, recipe_named
-from senet.training.start import Start
-from senet.training.tables import Row, Table
 
 if TYPE_CHECKING:
     from senet.data import Data
@@ -24,7 +24,7 @@ SMALL = 64
 
 
 def from_table(
-    table: Table,
+    table: PaperTable,
     data: Data,
     *,
     name: str,
@@ -40,7 +40,7 @@ def from_table(
     random weights one in which its norms learn.
 
     Args:
-        table: As `senet.training.tables` has it.
+        table: As `senet.training.paper_tables` has it.
         data: To train on.
         name: The table's, for messages.
         only: Names of rows; none are all.
@@ -77,12 +77,12 @@ def from_table(
 
 
 def _variant(
-    row: Row, data: Data, table: str, model: str | None, size: tuple[int, int] | None, weights: Path | None
+    row: PaperRow, data: Data, table: str, model: str | None, size: tuple[int, int] | None, weights: Path | None
 ) -> Variant:
     network, options = model or row.model, dict(row.options)
     _check_network(row, table, network, options)
     size = size or row.size
-    start = _on_backbone(row, size, weights) if row.head else Start.built(network, options, size)
+    start = _on_backbone(row, size, weights) if row.head else ModelInitialization.built(network, options, size)
     pixels = start.images(data).size
     recipe, note = row.recipe, ""
     if row.head and weights is None:
@@ -97,7 +97,7 @@ def _variant(
     return Variant(name=row.name, start=start, recipe=recipe, published=published, note=note)
 
 
-def _check_network(row: Row, table: str, network: str, options: dict[str, Any]) -> None:
+def _check_network(row: PaperRow, table: str, network: str, options: dict[str, Any]) -> None:
     from senet.zoo import model_spec
 
     if ":" in network:
@@ -110,7 +110,7 @@ def _check_network(row: Row, table: str, network: str, options: dict[str, Any]) 
         ) from error
 
 
-def _on_backbone(row: Row, size: tuple[int, int] | None, weights: Path | None) -> Start:
+def _on_backbone(row: PaperRow, size: tuple[int, int] | None, weights: Path | None) -> ModelInitialization:
     """The row's network under its head, with what a comparison of classifiers has trained in its lowest seed."""
     from senet.tasks import task_named
     from senet.tasks.dense import DenseTask
@@ -120,9 +120,9 @@ def _on_backbone(row: Row, size: tuple[int, int] | None, weights: Path | None) -
     assert isinstance(task, DenseTask)
     head = head_from_dict({"kind": row.head}, task.heads).to_dict()
     if weights is None:
-        return replace(Start.built(row.model, dict(row.options), size, task=row.task), head=head)
+        return replace(ModelInitialization.built(row.model, dict(row.options), size, task=row.task), head=head)
     seeds = {run.name.rpartition("seed")[2]: run for run in weights.glob(f"{row.model}-seed*")}
     runs = [seeds[seed] for seed in sorted(filter(str.isdecimal, seeds), key=int)]
     if not runs:
         raise SenetError(f"--init {weights} holds no {row.model}-seed0; it is the folder of a comparison of table2")
-    return replace(Start.checkpoint(str(runs[0]), None, size, task=row.task), head=head)
+    return replace(ModelInitialization.checkpoint(str(runs[0]), None, size, task=row.task), head=head)

@@ -12,7 +12,7 @@ from PIL import UnidentifiedImageError
 
 from senet.errors import DataError
 
-__all__ = ["BrokenImage", "is_machine_fault", "told_as_broken"]
+__all__ = ["CorruptImage", "as_corrupt_image", "is_machine_fault"]
 
 REASONS = {
     errno.ENOENT: "no such file",
@@ -37,7 +37,7 @@ ABOUT_THE_FILE = (
 NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
-class BrokenImage(DataError):  # noqa: N818 - named as what it is
+class CorruptImage(DataError):  # noqa: N818 - named as what it is
     """An image file that can't be read. It survives the way from a worker process to the main one.
 
     Args:
@@ -55,17 +55,17 @@ class BrokenImage(DataError):  # noqa: N818 - named as what it is
 
 
 @contextmanager
-def told_as_broken(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn whatever Pillow's decoders raise about a file into `BrokenImage`.
+def as_corrupt_image(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn whatever Pillow's decoders raise about a file into `CorruptImage`.
 
     Raises:
-        BrokenImage: The file can't be read, or holds no image.
+        CorruptImage: The file can't be read, or holds no image.
         OSError: The disk, the network or the system failed, which says nothing about the file; it names the file.
         MemoryError: Memory ran out; it names the file.
     """
     try:
         yield
-    except BrokenImage:
+    except CorruptImage:
         raise
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, IndexError, ...
         if is_machine_fault(error):
@@ -73,7 +73,7 @@ def told_as_broken(path: str | os.PathLike[str]) -> Iterator[None]:
             if named is error:
                 raise
             raise named from error
-        raise BrokenImage(path, _reason(error)) from error
+        raise CorruptImage(path, _reason(error)) from error
 
 
 def is_machine_fault(error: BaseException) -> bool:

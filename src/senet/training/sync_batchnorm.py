@@ -9,7 +9,7 @@ import torch.distributed as dist
 from lightning.pytorch.plugins import LayerSync
 from torch import Tensor, nn
 
-__all__ = ["SharedBatchNorm1d", "SharedBatchNorm2d", "SharedBatchNorm3d", "SharedStatistics"]
+__all__ = ["SyncBatchNorm1d", "SyncBatchNorm2d", "SyncBatchNorm3d", "SyncBatchNormPlugin"]
 
 
 class _Summed(torch.autograd.Function):
@@ -30,12 +30,12 @@ def _sum(x: Tensor) -> Tensor:
     return x
 
 
-class _Shared(nn.modules.batchnorm._BatchNorm):
+class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm over the images of all processes, in any backend, on any device.
 
     Every process must hold equally many values a channel, as training batches do.
 
-    Differs: `nn.SyncBatchNorm` refuses tensors on processors; it is what stands in on GPUs (`SharedStatistics`).
+    Differs: `nn.SyncBatchNorm` refuses tensors on processors; it is what stands in on GPUs (`SyncBatchNormPlugin`).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,26 +76,26 @@ class _Shared(nn.modules.batchnorm._BatchNorm):
         self.running_var.lerp_(var.to(self.running_var.dtype) * (count / max(count - 1, 1)), momentum or 0.0)
 
 
-class SharedBatchNorm1d(_Shared, nn.BatchNorm1d):
+class SyncBatchNorm1d(_SyncBatchNorm, nn.BatchNorm1d):
     """`nn.BatchNorm1d` over all processes."""
 
 
-class SharedBatchNorm2d(_Shared, nn.BatchNorm2d):
+class SyncBatchNorm2d(_SyncBatchNorm, nn.BatchNorm2d):
     """`nn.BatchNorm2d` over all processes."""
 
 
-class SharedBatchNorm3d(_Shared, nn.BatchNorm3d):
+class SyncBatchNorm3d(_SyncBatchNorm, nn.BatchNorm3d):
     """`nn.BatchNorm3d` over all processes."""
 
 
 OWN: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm1d: SharedBatchNorm1d,
-    nn.BatchNorm2d: SharedBatchNorm2d,
-    nn.BatchNorm3d: SharedBatchNorm3d,
+    nn.BatchNorm1d: SyncBatchNorm1d,
+    nn.BatchNorm2d: SyncBatchNorm2d,
+    nn.BatchNorm3d: SyncBatchNorm3d,
 }
 
 
-class SharedStatistics(LayerSync):
+class SyncBatchNormPlugin(LayerSync):
     """Lets a network's batch norms share their statistics while it trains on several processes.
 
     A norm changes its class and stays the same object: parameters, running statistics and hooks (such as inserted

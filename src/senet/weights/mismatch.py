@@ -7,19 +7,24 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from senet.weights.causes import likely_cause
+from senet.weights.diagnostics import diagnose
 from senet.weights.matching import Match
 from senet.weights.rules import Translation
 from senet.weights.values import other_kind
 
-__all__ = ["COUNTER", "both", "misfit"]
+__all__ = ["COUNTER", "both", "mismatch"]
 
 COUNTER: Final = "num_batches_tracked"
 """The name of norms' counters, which older files lack."""
 
 
-def misfit(
-    wanted: Mapping[str, Tensor], fit: Match, own: Mapping[str, Tensor], fresh: Sequence[str], *, explained: bool
+def mismatch(
+    wanted: Mapping[str, Tensor],
+    fit: Match,
+    own: Mapping[str, Tensor],
+    newly_initialized: Sequence[str],
+    *,
+    explained: bool,
 ) -> str:
     """What is wrong, why, and what to do; empty where all fits.
 
@@ -27,11 +32,11 @@ def misfit(
         wanted: What is to be loaded, under the network's names.
         fit: Where it is from.
         own: The network's state dict.
-        fresh: Keys of the network that keep their weights.
+        newly_initialized: Keys of the network that keep their weights.
         explained: Whether it is a network of this package, whose options could be others.
     """
     found = fit.found
-    learnt = {key for key in own if not key.endswith(COUNTER)} - set(fresh)
+    learnt = {key for key in own if not key.endswith(COUNTER)} - set(newly_initialized)
     unknown = [*found.leftover, *(found.sources[key] for key in wanted.keys() - own.keys())]
     extra = sorted(key for key in unknown if key not in fit.left_out)
     missing = sorted(learnt - wanted.keys())
@@ -59,7 +64,7 @@ def misfit(
         problems.append(f"{kinds[0][0]} is {kinds[0][1]} in the file{_more(kinds)}")
     if not problems:
         return ""
-    cause = likely_cause(wanted, own) if explained else ""
+    cause = diagnose(wanted, own) if explained else ""
     if not cause and extra and not shapes and not missing:
         cause = f"--ignore {_pattern(extra)!r} (ignore=[...]) leaves that out"
     elif not cause and missing and all(key.startswith("head.fc.") for key in missing) and not extra and not shapes:

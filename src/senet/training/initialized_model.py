@@ -16,9 +16,9 @@ from senet.training.external_weights import builder, holds_backbone
 if TYPE_CHECKING:
     from torch import nn
 
-    from senet.training.start import Start
+    from senet.training.model_initialization import ModelInitialization
 
-__all__ = ["BUILT", "PUBLIC", "Started", "initialized"]
+__all__ = ["BUILT", "PUBLIC", "InitializedModel", "initialize_model"]
 
 BUILT: Final = "built"
 """Weights as the network is built with: random ones, or those that a user's function puts in."""
@@ -28,7 +28,7 @@ PUBLIC: Final = "public"
 
 
 @dataclass(frozen=True)
-class Started:
+class InitializedModel:
     """A network with the weights that a training begins with.
 
     Attributes:
@@ -40,7 +40,9 @@ class Started:
     new_head: str = ""
 
 
-def initialized(start: Start, classes: tuple[str, ...], preprocessing: Preprocessing) -> Started:
+def initialize_model(
+    start: ModelInitialization, classes: tuple[str, ...], preprocessing: Preprocessing
+) -> InitializedModel:
     """A network for these classes with the weights that a training begins with.
 
     Raises:
@@ -62,36 +64,38 @@ def initialized(start: Start, classes: tuple[str, ...], preprocessing: Preproces
         )
 
     if start.weights == BUILT:
-        return Started(bare(len(classes)), "" if is_code(start.model) else "the network's weights are random")
+        return InitializedModel(bare(len(classes)), "" if is_code(start.model) else "the network's weights are random")
     if start.weights == PUBLIC:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the classifier is new is told below
             model = bare(len(classes), pretrained=True)
         onto = task.backbone(model) is not None
-        return Started(model, "the published weights are the backbone's" if onto else
+        return InitializedModel(model, "the published weights are the backbone's" if onto else
                        _unlike(start.classes(), classes))  # fmt: skip
     if start.external is not None:
         return _from_external(start, bare, classes, preprocessing)
     return _from_checkpoint(start, bare, classes)
 
 
-def _from_external(start: Start, bare: Any, classes: tuple[str, ...], preprocessing: Preprocessing) -> Started:
+def _from_external(
+    start: ModelInitialization, bare: Any, classes: tuple[str, ...], preprocessing: Preprocessing
+) -> InitializedModel:
     assert start.external is not None
     model = bare(len(classes))
     build = builder(start.model, start.options, start.task, preprocessing)
     if not holds_backbone(start.model, start.task):
-        return Started(model, start.external.begin(model, start.weights, build, len(classes)))
+        return InitializedModel(model, start.external.begin(model, start.weights, build, len(classes)))
     backbone = task_named(start.task).backbone(model)
     assert backbone is not None
     start.external.begin_backbone(backbone, start.weights, build)
-    return Started(model, "the weights are the backbone's")
+    return InitializedModel(model, "the weights are the backbone's")
 
 
-def _from_checkpoint(start: Start, bare: Any, classes: tuple[str, ...]) -> Started:
+def _from_checkpoint(start: ModelInitialization, bare: Any, classes: tuple[str, ...]) -> InitializedModel:
     import torch
 
     from senet.weights import read_checkpoint
-    from senet.zoo import misfits
+    from senet.zoo import mismatches
 
     tensors, description = read_checkpoint(Path(start.weights))
     model = bare(len(classes))
@@ -103,7 +107,7 @@ def _from_checkpoint(start: Start, bare: Any, classes: tuple[str, ...]) -> Start
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{start.weights} doesn't fit {start.model}: {reason}") from error
-        return Started(model, "the weights are the backbone's")
+        return InitializedModel(model, "the weights are the backbone's")
     own, new_head = model.state_dict(), _unlike(description.classes, classes)
     if new_head:
         with torch.random.fork_rng(devices=[]):
@@ -111,11 +115,11 @@ def _from_checkpoint(start: Start, bare: Any, classes: tuple[str, ...]) -> Start
         # The classifier is what changes its shape with the number of classes.
         head = {key for key, tensor in own.items() if other[key].shape != tensor.shape}
         tensors = {key: tensor for key, tensor in tensors.items() if key not in head} | {k: own[k] for k in head}
-    wrong = misfits(own, tensors)
+    wrong = mismatches(own, tensors)
     if wrong:
         raise CheckpointError(f"{start.weights} doesn't fit {start.model}: {wrong}")
     model.load_state_dict(tensors)
-    return Started(model, new_head)
+    return InitializedModel(model, new_head)
 
 
 def _unlike(there: Sequence[str], here: Sequence[str]) -> str:

@@ -18,10 +18,10 @@ from senet.nn.epilogue import untouched
 from senet.nn.precomputed import PrecomputedGate
 from senet.nn.squeeze import average, mean
 
-__all__ = ["Gate", "ScaledBlock", "ScaledMap", "exportable"]
+__all__ = ["Gate", "ScaledBlock", "ScaledFeatureMap", "prepare_for_export"]
 
 
-def exportable(model: nn.Module, *, gated_weights: bool = False) -> nn.Module:
+def prepare_for_export(model: nn.Module, *, gated_weights: bool = False) -> nn.Module:
     """An equivalent network of plain operations on float32 tensors of the processor; the given one stays as it is.
 
     `optimize` folds norms and computes gates early. Gates then become 1x1 convolutions of a 1x1 map: a linear layer
@@ -45,7 +45,7 @@ def _rebuilt(module: nn.Module, gated_weights: bool, made: dict[nn.Module, nn.Mo
             for name, child in module._modules.items():
                 if child is not None:
                     module._modules[name] = _rebuilt(child, gated_weights, made)
-            if isinstance(module, FusedBlock) and isinstance(module.se, Gate | ScaledMap):
+            if isinstance(module, FusedBlock) and isinstance(module.se, Gate | ScaledFeatureMap):
                 made[module] = ScaledBlock(module, gated_weights=gated_weights)
     return made[module]
 
@@ -57,7 +57,7 @@ def _replacement(module: nn.Module) -> nn.Module | None:
     if isinstance(module, PrecomputedGate):
         return Gate(module.fc1, module.fc2, module.activate)
     if isinstance(module, SqueezeExcite) and module.squeeze is mean and _linear(module.fc1) and _linear(module.fc2):
-        return ScaledMap(Gate(module.fc1, module.fc2, module.activate, ndim=module.ndim))
+        return ScaledFeatureMap(Gate(module.fc1, module.fc2, module.activate, ndim=module.ndim))
     return None
 
 
@@ -89,7 +89,7 @@ class Gate(nn.Module):
 
 
 @final
-class ScaledMap(nn.Module):
+class ScaledFeatureMap(nn.Module):
     """`x * gate(x)`.
 
     Args:
@@ -122,7 +122,7 @@ class ScaledBlock(nn.Module):
         super().__init__()
         self.body, self.last, self.shortcut = block.branch.body, block.branch.last, block.shortcut
         self.precomputed = isinstance(block.se, Gate)
-        gate = block.se.gate if isinstance(block.se, ScaledMap) else block.se
+        gate = block.se.gate if isinstance(block.se, ScaledFeatureMap) else block.se
         assert isinstance(gate, Gate)
         self.gate = gate
         self.gated_weights = gated_weights and self.precomputed

@@ -11,7 +11,7 @@ from senet.console import printable
 if TYPE_CHECKING:
     from PIL import Image
 
-    from senet.inference import Seen
+    from senet.inference import DensePrediction
     from senet.zoo import LoadedModel
 
 __all__ = ["ENDINGS", "write_boxes", "write_masks"]
@@ -25,7 +25,7 @@ LONGEST_EDGE = 65_500
 
 def write_boxes(
     places: Sequence[Path],
-    seen_all: Iterator[Seen],
+    seen_all: Iterator[DensePrediction],
     loaded: LoadedModel,
     folder: Path,
     *,
@@ -77,7 +77,7 @@ def write_boxes(
     return len(places) - len(images)
 
 
-def write_masks(places: Sequence[Path], seen_all: Iterator[Seen], loaded: LoadedModel) -> int:
+def write_masks(places: Sequence[Path], seen_all: Iterator[DensePrediction], loaded: LoadedModel) -> int:
     """Write masks of class numbers, and pictures with them; gives how many pictures could not be read."""
     from senet.tasks.segmentation.drawing import draw_mask, mask_image
 
@@ -93,7 +93,7 @@ def write_masks(places: Sequence[Path], seen_all: Iterator[Seen], loaded: Loaded
     return unread
 
 
-def _readable(seen: Seen) -> bool:
+def _readable(seen: DensePrediction) -> bool:
     if seen.error:
         print(f"{printable(seen.path)}: {printable(seen.error)}")
     return not seen.error

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 
 from senet.errors import DataError
 
-__all__ = ["BrokenReport"]
+__all__ = ["CorruptImageReport"]
 
 
-class BrokenReport:
+class CorruptImageReport:
     """Collects the broken images that batches tell of; lives in the main process.
 
     Args:

@@ -41,7 +41,7 @@ def chosen(model: nn.Module, where: Where) -> set[str]:
         found = [path for path, module in named if predicate(path, module)]
         said = "the predicate"
     else:
-        found = [path for path, module in named if any(_meant(item, path, module) for item in where)]
+        found = [path for path, module in named if any(_selected(item, path, module) for item in where)]
         said = ", ".join(repr(item) if isinstance(item, str) else item.__name__ for item in where)
     if not found:
         raise SenetError(f"where: no module of {type(model).__name__} is meant by {said}{_hint(where, named)}")
@@ -56,7 +56,7 @@ def chosen(model: nn.Module, where: Where) -> set[str]:
     return known
 
 
-def _meant(item: str | type[nn.Module], path: str, module: nn.Module) -> bool:
+def _selected(item: str | type[nn.Module], path: str, module: nn.Module) -> bool:
     if isinstance(item, str):
         return re.fullmatch(_expression(item), path) is not None
     return isinstance(module, item)

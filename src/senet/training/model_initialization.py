@@ -12,20 +12,20 @@ from senet.errors import CheckpointError, SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks import CLASSIFICATION, task_named
 from senet.training.external_weights import ExternalWeights, recognised
-from senet.training.initialization import BUILT, PUBLIC, Started, initialized
+from senet.training.initialized_model import BUILT, PUBLIC, InitializedModel, initialize_model
 
 if TYPE_CHECKING:
     from torch import nn
 
     from senet.data import Data
     from senet.surgery import Report
-    from senet.weights import DataRecord, Description
+    from senet.weights import CheckpointMetadata, DataRecord
 
-__all__ = ["BUILT", "PUBLIC", "Start", "Started", "is_checkpoint", "surgery_plan"]
+__all__ = ["BUILT", "PUBLIC", "InitializedModel", "ModelInitialization", "is_checkpoint", "surgery_plan"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class ModelInitialization:
     """Which network, with which weights.
 
     Attributes:
@@ -36,7 +36,7 @@ class Start:
         options: Its options as `senet.zoo.build_model` takes them, JSON-ready.
         weights: `BUILT`, `PUBLIC`, or a checkpoint's path.
         sha256: Of that checkpoint's file when the run began; empty before, and without one.
-        inserted: Places of attention that is inserted once the weights are there, as `Site.to_dict` writes them.
+        inserted: Insertion points of attention, filled once the weights are there; see `InsertionPoint.to_dict`.
         preprocessing: What the weights' images went through; None where the weights are for none in particular.
         size: Height and width of the images; None leaves it to the weights, else the data, else the network.
     """
@@ -55,14 +55,14 @@ class Start:
     @classmethod
     def built(
         cls, model: str, options: dict[str, Any], size: tuple[int, int] | None = None, *, task: str = CLASSIFICATION
-    ) -> Start:
+    ) -> ModelInitialization:
         """A network as it is built."""
         return cls(model=model, options=options, size=size, task=task)
 
     @classmethod
     def public(
         cls, model: str, options: dict[str, Any], size: tuple[int, int] | None = None, *, task: str = CLASSIFICATION
-    ) -> Start:
+    ) -> ModelInitialization:
         """A network with its published weights; nothing is fetched yet.
 
         Raises:
@@ -89,7 +89,7 @@ class Start:
         size: tuple[int, int] | None = None,
         *,
         task: str | None = None,
-    ) -> Start:
+    ) -> ModelInitialization:
         """The network and the weights of a checkpoint that a training wrote.
 
         Args:
@@ -135,7 +135,7 @@ class Start:
         *,
         task: str = CLASSIFICATION,
         **choice: Any,
-    ) -> tuple[Start, tuple[str, ...]]:
+    ) -> tuple[ModelInitialization, tuple[str, ...]]:
         """A network with weights from any other program's file; and what a user should know of them, in words.
 
         Args:
@@ -204,24 +204,24 @@ class Start:
         whole = [*options.get(INSERTED, ()), *self.inserted]
         return options | ({INSERTED: whole} if whole else {})
 
-    def build(self, classes: Sequence[str], preprocessing: Preprocessing) -> Started:
+    def build(self, classes: Sequence[str], preprocessing: Preprocessing) -> InitializedModel:
         """The network for these classes; the generator that torch draws from decides what is random.
 
         Raises:
             SenetError: There is no such network.
             CheckpointError: The weights can't be had, or don't fit.
         """
-        from senet.surgery import Site, apply_sites
+        from senet.surgery import InsertionPoint, apply_insertion_points
 
         if self.sha256 and self.pinned().sha256 != self.sha256:
             raise CheckpointError(
                 f"{self.weights} has changed since the run began with it; bring it back, or start anew in another --out"
             )
-        started = initialized(self, tuple(classes), preprocessing)
-        apply_sites(started.model, [Site.from_dict(values) for values in self.inserted])
+        started = initialize_model(self, tuple(classes), preprocessing)
+        apply_insertion_points(started.model, [InsertionPoint.from_dict(values) for values in self.inserted])
         return started
 
-    def pinned(self) -> Start:
+    def pinned(self) -> ModelInitialization:
         """This with the hash of the weights' file, so that a run begins with the same ones until it has a state.
 
         Raises:
@@ -243,7 +243,7 @@ class Start:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Start:
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelInitialization:
         """Read what `to_dict` wrote, among other values."""
         found = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         if found.get("preprocessing"):
@@ -261,7 +261,7 @@ def is_checkpoint(text: str) -> bool:
     return is_path and text not in list_models()
 
 
-def surgery_plan(start: Start, model: nn.Module, images: Preprocessing, **wanted: Any) -> Report:
+def surgery_plan(start: ModelInitialization, model: nn.Module, images: Preprocessing, **wanted: Any) -> Report:
     """Where the task of the network puts attention.
 
     Args:
@@ -282,7 +282,7 @@ def surgery_plan(start: Start, model: nn.Module, images: Preprocessing, **wanted
     return report
 
 
-def _described(path: str) -> Description:
+def _described(path: str) -> CheckpointMetadata:
     from senet.weights import read_checkpoint
 
     return read_checkpoint(Path(path))[1]

@@ -1,6 +1,6 @@
 """The paper's tables as experiments: each row's network, recipe and published error.
 
-What the paper doesn't state, and we had to choose, stands in `Row.unstated`. Rows that the paper quotes from other
+What the paper doesn't state, and we had to choose, stands in `PaperRow.unstated`. Rows that the paper quotes from other
 publications have no recipe and are listed as such.
 
 Source: Hu et al. 2018 (arXiv 1709.01507 v4), Tables 2-8 and 10-16; section 6.1 and 7 for the recipes.
@@ -16,11 +16,11 @@ from senet.errors import UnknownNameError
 from senet.training.recipe import Recipe
 from senet.training.recipes import cifar_paper, coco, imagenet
 
-__all__ = ["TABLES", "Quoted", "Row", "Table", "table_named"]
+__all__ = ["TABLES", "PaperRow", "PaperTable", "PublishedResult", "paper_table_named"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class PaperRow:
     """One training of a table.
 
     Attributes:
@@ -53,7 +53,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quoted:
+class PublishedResult:
     """A row that isn't trained here.
 
     Attributes:
@@ -68,7 +68,7 @@ class Quoted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class PaperTable:
     """One table.
 
     Attributes:
@@ -79,8 +79,8 @@ class Table:
     """
 
     title: str
-    rows: tuple[Row, ...] = ()
-    quoted: tuple[Quoted, ...] = ()
+    rows: tuple[PaperRow, ...] = ()
+    quoted: tuple[PublishedResult, ...] = ()
     any_network: bool = False
 
 
@@ -166,15 +166,17 @@ _SENET_UNSTATED = (
 )  # fmt: skip
 
 
-def _pair(plain: str, errors: tuple[str, str], recipe: Recipe, **more: Any) -> tuple[Row, Row]:
+def _pair(plain: str, errors: tuple[str, str], recipe: Recipe, **more: Any) -> tuple[PaperRow, PaperRow]:
     """A network and the same with SE."""
-    bare = Row(name=plain, model=plain, recipe=recipe, published=errors[0], **more)
-    return bare, Row(name=f"se_{plain}", model=f"se_{plain}", recipe=recipe, published=errors[1], against=plain, **more)
+    bare = PaperRow(name=plain, model=plain, recipe=recipe, published=errors[0], **more)
+    return bare, PaperRow(
+        name=f"se_{plain}", model=f"se_{plain}", recipe=recipe, published=errors[1], against=plain, **more
+    )
 
 
-def _table2() -> Table:
+def _table2() -> PaperTable:
     unstated = (WEIGHT_DECAY,)
-    rows: list[Row] = []
+    rows: list[PaperRow] = []
     for model, plain, attended in (
         ("resnet50", "24.80/7.48", "23.29/6.62"),
         ("resnet101", "23.17/6.52", "22.38/6.07"),
@@ -186,19 +188,19 @@ def _table2() -> Table:
     ):
         rows += _pair(model, (plain, attended), imagenet, unstated=unstated)
     rows += _pair("inception_resnet_v2", ("20.37/5.21", "19.80/4.79"), inception_resnet, unstated=unstated)
-    return Table(title="ImageNet: each network as re-implemented, and with SE", rows=tuple(rows))
+    return PaperTable(title="ImageNet: each network as re-implemented, and with SE", rows=tuple(rows))
 
 
-def _table3() -> Table:
+def _table3() -> PaperTable:
     rows = (
         *_pair("mobilenet_v1", ("28.4/9.4", "25.3/7.7"), mobile, unstated=_MOBILE_UNSTATED),
         *_pair("shufflenet_v1_g3", ("32.6/12.5", "31.0/11.1"), mobile, unstated=_MOBILE_UNSTATED),
     )
-    return Table(title="ImageNet: networks for mobile devices", rows=rows)
+    return PaperTable(title="ImageNet: networks for mobile devices", rows=rows)
 
 
-def _cifar(data: str, errors: tuple[tuple[str, str], ...], last: tuple[Row, Row]) -> tuple[Row, ...]:
-    rows: list[Row] = []
+def _cifar(data: str, errors: tuple[tuple[str, str], ...], last: tuple[PaperRow, PaperRow]) -> tuple[PaperRow, ...]:
+    rows: list[PaperRow] = []
     for model, pair, recipe in zip(
         ("cifar_preresnet110", "cifar_preresnet164", "wrn16_8"), errors, (cifar_paper, cifar_paper, wide), strict=True
     ):
@@ -206,30 +208,30 @@ def _cifar(data: str, errors: tuple[tuple[str, str], ...], last: tuple[Row, Row]
     return (*rows, *last)
 
 
-def _table6() -> Table:
+def _table6() -> PaperTable:
     rows = _pair(
         "resnet152", ("41.15/11.61", "40.37/11.01"), places, data="folder:PLACES365", unstated=("the whole recipe",)
     )
     why = "quoted from the publication of Places365; no network of this package"
-    return Table(
+    return PaperTable(
         title="Places365: ResNet-152 with and without SE",
         rows=rows,
-        quoted=(Quoted(name="Places-365-CNN", published="41.07/11.48", why=why),),
+        quoted=(PublishedResult(name="Places-365-CNN", published="41.07/11.48", why=why),),
     )
 
 
-def _table7() -> Table:
+def _table7() -> PaperTable:
     more = {"metric": "AP@.5/AP", "data": "coco:COCO", "task": "detection", "head": "faster_rcnn"}
     unstated = (WEIGHT_DECAY, "whose ImageNet weights: those of Table 2 (--init)", "images of 800 to 1,333 pixels")
     rows = (
         *_pair("resnet50", ("57.9/38.0", "61.0/40.4"), coco, unstated=unstated, **more),
         *_pair("resnet101", ("60.1/39.9", "62.7/41.9"), coco, unstated=unstated, **more),
     )
-    return Table(title="COCO: Faster R-CNN with and without SE in its backbone", rows=rows)
+    return PaperTable(title="COCO: Faster R-CNN with and without SE in its backbone", rows=rows)
 
 
-def _table8() -> Table:
-    row = Row(name="senet154", model="senet154", recipe=senet154, published="18.68/4.47", unstated=_SENET_UNSTATED)
+def _table8() -> PaperTable:
+    row = PaperRow(name="senet154", model="senet154", recipe=senet154, published="18.68/4.47", unstated=_SENET_UNSTATED)
     why = "quoted from its own publication; the paper trained none for this table"
     quoted = (
         ("ResNet-152", "23.0/6.7"), ("ResNet-200", "21.7/5.8"), ("Inception-v3", "-/- (21.2/5.6 at 299)"),
@@ -237,10 +239,10 @@ def _table8() -> Table:
         ("ResNeXt-101 64x4d", "20.4/5.3"), ("DenseNet-264", "22.15/6.12"), ("Attention-92", "-/- (19.5/4.8 at 320)"),
         ("PyramidNet-200", "20.1/5.4"), ("DPN-131", "19.93/5.12"),
     )  # fmt: skip
-    return Table(
+    return PaperTable(
         title="ImageNet: SENet-154 among the best of its time (17.28/3.79 evaluated at 320 pixels)",
         rows=(row,),
-        quoted=tuple(Quoted(name=name, published=error, why=why) for name, error in quoted),
+        quoted=tuple(PublishedResult(name=name, published=error, why=why) for name, error in quoted),
     )
 
 
@@ -248,7 +250,7 @@ SE: Final = {"kind": "se", "reduction": 16, "bias": False}
 """The ablations' block has no biases (section 7)."""
 
 
-def _ablation(title: str, rows: Mapping[str, tuple[str, dict[str, Any]]], base: str) -> Table:
+def _ablation(title: str, rows: Mapping[str, tuple[str, dict[str, Any]]], base: str) -> PaperTable:
     """Rows of ResNet-50 with other attention.
 
     Args:
@@ -257,7 +259,7 @@ def _ablation(title: str, rows: Mapping[str, tuple[str, dict[str, Any]]], base: 
         base: Name of the row that the others are compared with.
     """
     made = [
-        Row(
+        PaperRow(
             name=name,
             model="resnet50",
             recipe=ablation,
@@ -269,7 +271,7 @@ def _ablation(title: str, rows: Mapping[str, tuple[str, dict[str, Any]]], base: 
         for name, (error, options) in rows.items()
     ]
     made.sort(key=lambda row: row.against != "")  # the base first
-    return Table(title=title, rows=tuple(made), any_network=True)
+    return PaperTable(title=title, rows=tuple(made), any_network=True)
 
 
 _PLAIN: Final = ("23.30/6.55", {"attention": None})
@@ -280,10 +282,10 @@ def _with(**changes: Any) -> dict[str, Any]:
     return {"attention": SE | changes}
 
 
-TABLES: Final[Mapping[str, Table]] = {
+TABLES: Final[Mapping[str, PaperTable]] = {
     "table2": _table2(),
     "table3": _table3(),
-    "table4": Table(
+    "table4": PaperTable(
         title="CIFAR-10",
         rows=_cifar(
             "cifar10",
@@ -291,7 +293,7 @@ TABLES: Final[Mapping[str, Table]] = {
             _pair("shake_shake26_2x96d", ("2.56", "2.12"), shake_shake, data="cifar10", unstated=_ORIGINALS),
         ),
     ),
-    "table5": Table(
+    "table5": PaperTable(
         title="CIFAR-100",
         rows=_cifar(
             "cifar100",
@@ -359,7 +361,7 @@ TABLES: Final[Mapping[str, Table]] = {
 """Name to table."""
 
 
-def table_named(name: str) -> Table:
+def paper_table_named(name: str) -> PaperTable:
     """Look a table up.
 
     Raises:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from senet.errors import SenetError
 
-__all__ = ["output_names", "refuse_pictures", "relative_paths"]
+__all__ = ["output_names", "refuse_images", "relative_paths"]
 
 LONGEST = 180
 """Bytes of a name: most file systems take 255, endings and temporary files' included."""
@@ -70,8 +70,8 @@ def _below(arguments: Sequence[str], paths: Sequence[str]) -> list[str]:
     return found
 
 
-def _stem(picture: str) -> str:
-    return picture[: len(picture) - len(PurePosixPath(picture).suffix)]
+def _stem(image: str) -> str:
+    return image[: len(image) - len(PurePosixPath(image).suffix)]
 
 
 def _short(name: str) -> str:
@@ -83,9 +83,9 @@ def _short(name: str) -> str:
     return f"{folder}{slash}{os.fsdecode(encoded[: LONGEST - 13])}~{digest}"
 
 
-def refuse_pictures(outputs: Sequence[Path], pictures: Sequence[str]) -> None:
+def refuse_images(outputs: Sequence[Path], images: Sequence[str]) -> None:
     """Raise a `SenetError` if a file that is to be written is one of the pictures."""
-    read = {os.path.realpath(picture) for picture in pictures}
+    read = {os.path.realpath(image) for image in images}
     for output in outputs:
         if os.path.realpath(output) in read:
             raise SenetError(f"--out: {output} is one of the pictures, which would be lost; choose another folder")

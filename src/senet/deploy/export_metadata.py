@@ -13,7 +13,7 @@ from senet.preprocessing import Preprocessing
 from senet.weights import DataRecord
 from senet.weights.strict_json import parse
 
-__all__ = ["INPUT", "OUTPUT", "PRECISIONS", "Passport"]
+__all__ = ["INPUT", "OUTPUT", "PRECISIONS", "ExportMetadata"]
 
 FORMAT = 1
 
@@ -25,7 +25,7 @@ PRECISIONS = {"32": "float32", "bf16": "bf16", "int8": "int8"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passport:
+class ExportMetadata:
     """What is embedded in each exported file, one JSON text a field.
 
     Attributes:
@@ -64,7 +64,7 @@ class Passport:
         return {key: json.dumps(value) for key, value in values.items()}
 
     @classmethod
-    def from_texts(cls, texts: Mapping[str, str], path: Path) -> Passport:
+    def from_texts(cls, texts: Mapping[str, str], path: Path) -> ExportMetadata:
         """Read what `to_texts` wrote; `path` is told where it is none.
 
         Raises:

@@ -1,4 +1,4 @@
-"""`apply_sites`: all sites, or none."""
+"""`apply_insertion_points`: all sites, or none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from user_networks import (
 )
 
 import senet
-from senet.surgery import apply_sites
+from senet.surgery import apply_insertion_points
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "kind": ({"attention": {"kind": "nope"}}, "nope"),
@@ -39,13 +39,13 @@ def test_sites_are_applied_all_or_none(kind: str) -> None:
     first, second = senet.plan(model, example_inputs=IMAGES).inserted
     keys, seed = list(model.state_dict()), torch.get_rng_state()
     with pytest.raises(senet.SenetError, match=message):
-        apply_sites(model, [first, dataclasses.replace(second, **change)])
+        apply_insertion_points(model, [first, dataclasses.replace(second, **change)])
     assert list(model.state_dict()) == keys
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert torch.equal(torch.get_rng_state(), seed)
-    apply_sites(model, [first, second])
+    apply_insertion_points(model, [first, second])
     with pytest.raises(senet.SenetError, match="has something called 'attention' already"):
-        apply_sites(model, [second])
+        apply_insertion_points(model, [second])
 
 
 def test_sites_are_taken_back_if_a_module_refuses_its_layer() -> None:
@@ -57,6 +57,6 @@ def test_sites_are_taken_back_if_a_module_refuses_its_layer() -> None:
     sites = senet.plan(model, example_inputs=IMAGES).inserted
     model.blocks[1].norm2 = Closed(2 * WIDTH)
     with pytest.raises(RuntimeError, match="closed"):
-        apply_sites(model, sites)
+        apply_insertion_points(model, sites)
     assert not gates(model)
     assert not any(module._forward_hooks for module in model.modules())

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import senet
-from senet.training.shared_norm import SharedStatistics
+from senet.training.sync_batchnorm import SyncBatchNormPlugin
 
 STEPS, BATCH, LR = 12, 12, 0.1
 
@@ -54,7 +54,7 @@ def process(rank: int, port: int, folder: str) -> None:
     for norms in ("shared", "own"):
         model = built()
         if norms == "shared":
-            SharedStatistics().apply(model)
+            SyncBatchNormPlugin().apply(model)
         found[norms] = trained(nn.parallel.DistributedDataParallel(model), rank, 2)
     torch.save(found, Path(folder) / f"{rank}.pt")
     torch.distributed.destroy_process_group()

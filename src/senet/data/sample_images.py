@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from PIL import Image
 
-__all__ = ["sample_pictures"]
+__all__ = ["sample_images"]
 
 EDGE = 320
 
 
-def sample_pictures(count: int) -> list[Image.Image]:
+def sample_images(count: int) -> list[Image.Image]:
     """Pieces of scikit-learn's two photographs (a temple, a flower), 320x320 pixels, as evenly spread as they can be.
 
     Args:

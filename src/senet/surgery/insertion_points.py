@@ -12,14 +12,14 @@ from senet.graph.block import Block
 from senet.graph.flow import between, finish, steps_back
 from senet.graph.values import Call, Graph, Value
 
-__all__ = ["CONTAINERS", "Place", "Places", "belongs"]
+__all__ = ["CONTAINERS", "HookPoint", "HookPoints", "belongs"]
 
 CONTAINERS: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 """Modules that run their children, or hand them out: one more would be run as one of the network's own."""
 
 
 @dataclass(frozen=True)
-class Place:
+class HookPoint:
     """A module's output or input.
 
     Attributes:
@@ -33,7 +33,7 @@ class Place:
     value: Value
 
 
-class Places:
+class HookPoints:
     """Where the placements of a traced network's blocks are.
 
     Args:
@@ -46,7 +46,7 @@ class Places:
         self.calls = graph.calls
         self.unhooked = graph.unhooked
 
-    def of(self, block: Block, placement: str) -> Place | str:
+    def of(self, block: Block, placement: str) -> HookPoint | str:
         """The block's place in that placement, or the reason why there is none."""
         place = self._of(block, placement)
         past_hooks = [path for path in self.unhooked if _holds(block.call.path, path)]
@@ -54,7 +54,7 @@ class Places:
             place += f"; {past_hooks[-1]} is run by .forward(), which goes past hooks: call the module itself"
         return place
 
-    def _of(self, block: Block, placement: str) -> Place | str:
+    def _of(self, block: Block, placement: str) -> HookPoint | str:
         if placement == "standard":
             place = self.after(block.end, block.call) or self.after(block.end, None)
             return place or "no module's output is the branch's end"
@@ -70,18 +70,18 @@ class Places:
             return self.after(block.shortcut, block.call) or "its shortcut is the input itself, without a module"
         return self._before(block.fork, block)
 
-    def after(self, value: Value, around: Call | None) -> Place | None:
+    def after(self, value: Value, around: Call | None) -> HookPoint | None:
         """The module, inside `around`, that ends with this map, or with one that becomes it without a weight.
 
         A module that computes something itself comes before one that only hands its input on (dropout, identity): the
         layer then directly follows the norm.
         """
-        handing_on: Place | None = None
+        handing_on: HookPoint | None = None
         at: Value | None = value
         while at is not None and (around is None or at.call.within(around)):
             for call in self.returned.get(at, ()):
                 if (around is None or (call.within(around) and call is not around)) and self._suits(call):
-                    place = Place(call, "output", at)
+                    place = HookPoint(call, "output", at)
                     if at.call.within(call):
                         return place
                     handing_on = handing_on or place
@@ -95,7 +95,7 @@ class Places:
             and around.outputs[0] is value
             and self._suits(around)
         ):
-            return Place(around, "output", value)
+            return HookPoint(around, "output", value)
         return handing_on
 
     def _suits(self, call: Call) -> bool:
@@ -105,21 +105,21 @@ class Places:
         # One activation that serves many places is none of them.
         return self.times[call.module] == 1 or next(call.module.parameters(), None) is not None
 
-    def _before(self, fork: Value, block: Block) -> Place | str:
+    def _before(self, fork: Value, block: Block) -> HookPoint | str:
         for call in self.calls:
             starts = bool(call.inputs) and call.inputs[0] is fork and call.within(block.call) and call is not block.call
             if starts and self._suits(call) and any(v.call.within(call) and v in block.members for v in call.outputs):
-                return Place(call, "input", fork)
+                return HookPoint(call, "input", fork)
         return "no module starts the branch"
 
-    def _conv3x3(self, block: Block) -> Place | str:
+    def _conv3x3(self, block: Block) -> HookPoint | str:
         wide = [v for v in block.members if v.conv_rank and max(v.kernel) > 1]
         if not wide:
             return "has no convolution larger than 1x1"
         last = max(wide, key=lambda v: v.number)
         return self.after(finish(last), block.call) or "no module's output is that of its 3x3 convolution"
 
-    def shared(self, places: Sequence[Place]) -> bool:
+    def shared(self, places: Sequence[HookPoint]) -> bool:
         """Whether the places' module also runs where it is none of them."""
         return self.times[places[0].call.module] != len({place.call for place in places})
 

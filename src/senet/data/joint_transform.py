@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from senet.data.aspect_ratio import Shorten, Zoom, bounded
 from senet.data.augmentation import Augmentation
 from senet.data.dense import Target
-from senet.data.masks import VOID
-from senet.data.slivers import Shorten, Zoom, bounded
+from senet.data.masks import IGNORE_INDEX
 from senet.data.transforms import INTERPOLATIONS, LONGEST, ToMode, mean_colour, to_tensor
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
@@ -24,7 +24,7 @@ from senet.preprocessing import Preprocessing
 __all__ = [
     "DETECTION_CROPS",
     "SEGMENTATION_CROPS",
-    "Joint",
+    "JointTransform",
     "boxes_transform",
     "check_augmentation",
     "masks_transform",
@@ -40,7 +40,7 @@ FLAGS = ("crowd", "difficult")
 """What is said of single boxes, besides their class."""
 
 
-class Joint:
+class JointTransform:
     """(PIL image, target of arrays) -> (tensor, target of tensors).
 
     Args:
@@ -87,10 +87,10 @@ def check_augmentation(augmentation: Augmentation, crops: Sequence[str], task: s
             )
 
 
-def boxes_transform(preprocessing: Preprocessing, augmentation: Augmentation | None = None) -> Joint:
+def boxes_transform(preprocessing: Preprocessing, augmentation: Augmentation | None = None) -> JointTransform:
     """For detection: the picture in 0..1 at its own size, which the network itself normalises and resizes.
 
-    A sliver is bounded: see `senet.data.slivers`.
+    A sliver is bounded: see `senet.data.aspect_ratio`.
 
     Args:
         preprocessing: Channels, and the size of a zoomed crop.
@@ -100,12 +100,12 @@ def boxes_transform(preprocessing: Preprocessing, augmentation: Augmentation | N
     if augmentation is not None:
         steps += [*_varied(preprocessing, augmentation), v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(
             labels_getter=_labels)]  # fmt: skip
-    return Joint(steps, _UnitRange(preprocessing), mode=ToMode(preprocessing))
+    return JointTransform(steps, _UnitRange(preprocessing), mode=ToMode(preprocessing))
 
 
 def masks_transform(
     preprocessing: Preprocessing, augmentation: Augmentation | None = None, *, stride: int = 32
-) -> Joint:
+) -> JointTransform:
     """For segmentation: normalised pictures; crops of one size to train on, whole ones to evaluate on.
 
     To evaluate, the shorter edge becomes the shorter of `preprocessing.size` and both become multiples of `stride`; the
@@ -119,11 +119,11 @@ def masks_transform(
     pixels = v2.Compose(to_tensor(preprocessing))
     mode = ToMode(preprocessing)
     if augmentation is None:
-        return Joint([], v2.Compose([_Fit(preprocessing, stride), pixels]), mode=mode)
+        return JointTransform([], v2.Compose([_Fit(preprocessing, stride), pixels]), mode=mode)
     steps = _varied(preprocessing, augmentation)
     if augmentation.crop == "none":
         steps = [*_zoomed(preprocessing, (1.0, 1.0)), *steps]
-    return Joint(steps, pixels, mode=mode)
+    return JointTransform(steps, pixels, mode=mode)
 
 
 def _varied(preprocessing: Preprocessing, a: Augmentation) -> list[nn.Module]:
@@ -148,7 +148,7 @@ def _zoomed(preprocessing: Preprocessing, zoom: tuple[float, float]) -> list[nn.
 
 def _border(preprocessing: Preprocessing) -> dict[Any, Any]:
     """The mean colour around pictures, nothing said around masks."""
-    return {Image.Image: mean_colour(preprocessing), tv_tensors.Mask: VOID, tv_tensors.BoundingBoxes: 0}
+    return {Image.Image: mean_colour(preprocessing), tv_tensors.Mask: IGNORE_INDEX, tv_tensors.BoundingBoxes: 0}
 
 
 def _labels(inputs: Any) -> list[Tensor]:
