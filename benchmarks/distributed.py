@@ -22,8 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-TRAIN = ["-m", "senet", "train", "--data", "digits", "--model", "se_cifar_resnet20", "--option", "depth=1"]
-TRAIN += ["--option", "widths=[16,32]", "--size", "8", "--batch-size", "128", "--lr", "0.01", "--workers", "0"]
+TRAIN = ["-m", "senet", "train", "--data", "digits", "--model", "se_cifar_resnet20", "--model-kwargs", "depth=1"]
+TRAIN += ["--model-kwargs", "widths=[16,32]", "--size", "8", "--batch-size", "128", "--lr", "0.01", "--workers", "0"]
 
 
 def start(where: Path, *words: str, **more: str) -> subprocess.Popen[str]:
@@ -54,7 +54,7 @@ def launched(where: Path, name: str, more: list[str]) -> list[subprocess.Popen[s
         there = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         return [start(where, *run, "--devices", "1", "--nodes", "2", NODE_RANK=node, **there) for node in ("0", "1")]
     devices = {"1 process": [], "2 processes": ["--devices", "2"]}
-    devices["2 processes, own norms"] = [*devices["2 processes"], "--no-sync-norm"]
+    devices["2 processes, own norms"] = [*devices["2 processes"], "--no-sync-bn"]
     return [start(where, *run, *devices[name])]
 
 

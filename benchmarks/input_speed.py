@@ -67,7 +67,7 @@ def likeness(folder: Path, count: int) -> dict[str, float]:
     """The same crop boxes, decoded and resized both ways: grey levels of difference."""
     paths = sorted(folder.glob("*/*.jpg"))[:count]
     source = FileSource(paths, [0] * len(paths))
-    transform = train_transform(IMAGENET, Augmentation(flip=0))
+    transform = train_transform(IMAGENET, Augmentation(hflip=0))
     reference = transforms.Compose([transforms.RandomResizedCrop(224), transforms.PILToTensor()])
     differences = []
     for index, path in enumerate(paths):

@@ -34,8 +34,8 @@ from senet.training.states import TrainingStates
 
 OPTIONS = [
     "train", "--data", "digits", "--model", "se_cifar_resnet20", "--size", "16", "--epochs", "12", "--batch-size", "32",
-    "--save-every", "5", "--ema-decay", "0.9", "--mixup", "0.2", "--cutmix", "0.5", "--erasing", "0.3", "--crop", "pad",
-    "--pad", "2", "--rotation", "10", "--clip-norm", "1",
+    "--save-every", "5", "--ema-decay", "0.9", "--mixup", "0.2", "--cutmix", "0.5", "--random-erasing", "0.3",
+    "--crop", "pad", "--pad", "2", "--rotation", "10", "--clip-grad-norm", "1",
 ]  # fmt: skip
 
 

@@ -27,16 +27,16 @@ from pathlib import Path
 
 SEEDS = (0, 1)
 
-SMALL = ("--option", "group_width=16", "--workers", "0")
+SMALL = ("--model-kwargs", "group_width=16", "--workers", "0")
 COMMANDS = {
     "detection": [
         *("--task", "detection", "--head", "fcos:channels=32", "--size", "144x192", "--epochs", "12", "--batch-size"),
         *("4", "--optimizer", "adamw", "--lr", "0.001", "--weight-decay", "0.01", "--schedule", "one-cycle"),
-        *("--warmup-epochs", "4", "--flip-vertical", "0.5"),
+        *("--warmup-epochs", "4", "--vflip", "0.5"),
     ],
     "segmentation": [
         *("--task", "segmentation", "--head", "unet:channels=64", "--size", "96", "--epochs", "10", "--batch-size"),
-        *("8", "--lr", "0.002", "--schedule", "one-cycle", "--warmup-epochs", "2", "--flip-vertical", "0.5"),
+        *("8", "--lr", "0.002", "--schedule", "one-cycle", "--warmup-epochs", "2", "--vflip", "0.5"),
         *("--class-names", "background,nucleus", "--instances"),
     ],
 }
@@ -136,7 +136,7 @@ def run_the_papers(folder: Path, out: Path, pictures: int = 16) -> None:
     print(senet("train", "--task", "detection", "--data", f"coco:{sample}", "--model", "se_resnet50", "--recipe",
                 "coco", "--epochs", "1", "--batch-size", "4", "--size", "128x160", "--workers", "0",
                 # The recipe begins with ImageNet's weights and keeps their norms; random ones would run away.
-                "--no-frozen-norms", "--frozen-stages", "0", "--out", str(out / "coco-se_resnet50")))  # fmt: skip
+                "--no-freeze-bn", "--freeze-stages", "0", "--out", str(out / "coco-se_resnet50")))  # fmt: skip
 
 
 def draw(task: str, folder: Path, out: Path, seed: int) -> None:

@@ -29,7 +29,7 @@ def trained(digit_folder, tmp_path_factory) -> Path:
     """The folder of a run on `digit_folder`."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     code = main(["train", "--data", f"folder:{digit_folder}", "--model", "se_cifar_resnet20", "--out", str(folder),
-                 "--flip", "0", *QUICK])  # fmt: skip
+                 "--hflip", "0", *QUICK])  # fmt: skip
     assert code == 0
     return folder
 

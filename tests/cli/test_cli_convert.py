@@ -121,7 +121,7 @@ def test_options_of_the_network_that_have_no_flag(senet, theirs: Path) -> None:
     torch.save(to_layout(moskomule, "moskomule"), theirs / "se.pth")
     out = theirs / "out.safetensors"
     code, _, err = senet("convert", theirs / "se.pth", *NETWORK, "--out", out,
-                         "--option", "projection=true", "--attention", "se:bias=false")  # fmt: skip
+                         "--model-kwargs", "projection=true", "--attention", "se:bias=false")  # fmt: skip
     assert code == 0, err
     loaded = load_model(out)
     assert loaded.description.options["projection"] is True
@@ -144,13 +144,13 @@ def test_options_of_the_network_that_have_no_flag(senet, theirs: Path) -> None:
         (("--size", "0"), "write 224, or 256x192"),
         (("--tag", "in1k"), "cifar_resnet20 has no public checkpoint"),
         (("--to", "cifar", "--mean", "0", "0", "0"), "--mean: only a checkpoint of this package keeps"),
-        (("--option", "projection"), "write NAME=VALUE"),
-        (("--option", "=1"), "write NAME=VALUE"),
-        (("--option", "projektion=true"), "did you mean 'projection'"),
-        (("--option", "projection=yes"), "projection='yes' must be bool"),
-        (("--option", "num_classes=3"), "isn't given this way"),
-        (("--option", "name=x"), "unknown option"),
-        (("--option", 'depth={"a": 1}'), "depth={'a': 1} must be int"),
+        (("--model-kwargs", "projection"), "write NAME=VALUE"),
+        (("--model-kwargs", "=1"), "write NAME=VALUE"),
+        (("--model-kwargs", "projektion=true"), "did you mean 'projection'"),
+        (("--model-kwargs", "projection=yes"), "projection='yes' must be bool"),
+        (("--model-kwargs", "num_classes=3"), "isn't given this way"),
+        (("--model-kwargs", "name=x"), "unknown option"),
+        (("--model-kwargs", 'depth={"a": 1}'), "depth={'a': 1} must be int"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
@@ -181,8 +181,8 @@ def test_our_own_checkpoint_says_itself_what_it_is_of(senet, refused, theirs: Pa
     torch.save(to_layout(small, "cifar"), theirs / "small.pth")
     (theirs / "three.txt").write_text("a\nb\nc\n")
     ours, again = theirs / "ours.safetensors", theirs / "again.safetensors"
-    code, _, err = senet("convert", theirs / "small.pth", *RESNET20, "--out", ours, "--option", "depth=1", "--classes",
-                         theirs / "three.txt", "--channel-order", "L", "--mean", 0.5, "--std", 0.5)  # fmt: skip
+    code, _, err = senet("convert", theirs / "small.pth", *RESNET20, "--out", ours, "--model-kwargs", "depth=1",
+                         "--classes", theirs / "three.txt", "--channel-order", "L", "--mean", 0.5, "--std", 0.5)  # fmt: skip
     assert code == 0, err
     assert senet("convert", ours, *RESNET20, "--out", again, "--to", "cifar")[0] == 0
     given = to_layout(small, "cifar")

@@ -26,9 +26,9 @@ from cli_options import QUICK
         (["--data", "digits", "--model", "se_resnet50", "--stages", "1"], "stage"),
         (["--data", "digits", "--model", "se_resnet50", "--stages", "a"], "--stages"),
         (["--data", "digits", "--model", "se_resnet50", "--placement", "prre"], "'pre'"),
-        (["--data", "digits", "--model", "se_resnet50", "--option", "pretrained=true"], "unknown option"),
-        (["--data", "digits", "--model", "se_resnet50", "--option", "text=a"], "unknown option"),
-        (["--data", "digits", "--model", "se_resnet50", "--option", "depths=3"], "depths=3 must be tuple"),
+        (["--data", "digits", "--model", "se_resnet50", "--model-kwargs", "pretrained=true"], "unknown option"),
+        (["--data", "digits", "--model", "se_resnet50", "--model-kwargs", "text=a"], "unknown option"),
+        (["--data", "digits", "--model", "se_resnet50", "--model-kwargs", "depths=3"], "depths=3 must be tuple"),
         (["--data", "digits", "--model", "se_resnet50", "--lr", "0"], "lr"),
         (["--data", "digits", "--model", "se_resnet50", "--precision", "bf61"], "'bf16'"),
         (
@@ -39,14 +39,20 @@ from cli_options import QUICK
         (["--data", "digits", "--model", "se_cifar_resnet20", "--step-epochs", "3"], "read by --schedule step only"),
         (["--data", "digits", "--model", "se_cifar_resnet20", "--scale", "0.5"], "argument --scale: expected 2"),
         (["--data", "digits", "--model", "se_cifar_resnet20", "--ratio", "1"], "argument --ratio: expected 2"),
-        (["--data", "digits", "--model", "se_cifar_resnet20", "--zoom", "1"], "argument --zoom: expected 2"),
+        (
+            ["--data", "digits", "--model", "se_cifar_resnet20", "--scale-jitter", "1"],
+            "argument --scale-jitter: expected 2",
+        ),
         (["--data", "digits", "--model", "se_cifar_resnet20", "--scale", "0.5", "0.2"], "smallest and the largest"),
         (["--data", "digits", "--model", "se_cifar_resnet20", "--crop", "pad", "--scale", "0.08", "1"], "scale"),
-        (["--data", "digits", "--model", "se_cifar_resnet20", "--jitter", "nan"], "jitter=nan"),
+        (["--data", "digits", "--model", "se_cifar_resnet20", "--color-jitter", "nan"], "color_jitter=nan"),
         (["--data", "digits", "--model", "se_cifar_resnet20", "--lr", "inf"], "lr=inf must be a finite number"),
-        (["--data", "digits", "--model", "se_cifar_resnet20", "--white", "4095"], "--white 4095 has no effect"),
-        (["--data", "digits", "--model", "se_cifar_resnet20", "--white", "12bit"], "4095 for 12 bits"),
-        (["--data", "digits", "--model", "se_cifar_resnet20", "--white", "0"], "1 to 65535"),
+        (
+            ["--data", "digits", "--model", "se_cifar_resnet20", "--white-level", "4095"],
+            "--white-level 4095 has no effect",
+        ),
+        (["--data", "digits", "--model", "se_cifar_resnet20", "--white-level", "12bit"], "4095 for 12 bits"),
+        (["--data", "digits", "--model", "se_cifar_resnet20", "--white-level", "0"], "1 to 65535"),
         (["--data", "digits", "--model", "resnet18", "--stages", "3"], "resnet18 has none: add attention"),
         (["--data", "digits", "--model", "resnet18", "--placement", "pre"], "resnet18 has none: add attention"),
         (["--data", "digits", "--model", "se_cifar_resnet20", "--step-factor", "0.2"], "the schedule is one-cycle"),
@@ -55,7 +61,7 @@ from cli_options import QUICK
         (["--data", "cifar10", "--data-root", "/nowhere", "--model", "se_cifar_resnet20"], "--download"),
         (["--resume", "/nowhere"], "holds no run"),
         (["--resume"], "--resume DIR"),
-        (["--resume", "/nowhere", "--option", "depths=[1]"], "--option can't change in a resumed run"),
+        (["--resume", "/nowhere", "--model-kwargs", "depths=[1]"], "--model-kwargs can't change in a resumed run"),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else None,
 )
@@ -101,7 +107,7 @@ def test_checkpoints_that_can_not_be_used(refused, trained, digit_folder, tmp_pa
 
 
 def test_bad_use(refused, trained, tmp_path):
-    assert "--top" in refused("predict", tmp_path, "--checkpoint", trained, "--top", "0")
+    assert "--topk" in refused("predict", tmp_path, "--checkpoint", trained, "--topk", "0")
     assert "no image files" in refused("predict", tmp_path, "--checkpoint", trained)
     (tmp_path / "a.png").write_text("")
     assert "no folder" in refused("predict", tmp_path, "--checkpoint", trained, "--out", tmp_path / "x" / "y.csv")

@@ -35,7 +35,7 @@ def run(scans, tmp_path_factory) -> Path:
     """A run on them, with a split of its own."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     code = main(["train", "--data", f"folder:{scans}", "--model", "se_cifar_resnet20", "--out", str(folder),
-                 "--val-fraction", "0.3", "--split-seed", "5", "--flip", "0", *QUICK])  # fmt: skip
+                 "--val-fraction", "0.3", "--split-seed", "5", "--hflip", "0", *QUICK])  # fmt: skip
     assert code == 0
     return folder
 

@@ -41,8 +41,8 @@ def test_train_options_reach_the_network_and_the_recipe(senet, digit_folder, tmp
     code, _, err = senet(
         "train", "--data", f"folder:{digit_folder}", "--model", "se_cifar_resnet20", "--out", folder, *QUICK,
         "--attention", "se:reduction=4,gate=hard-sigmoid", "--placement", "pre", "--stages", "3,4",
-        "--option", "projection=true", "--option", "widths=[16,32,48]",
-        "--optimizer", "adamw", "--lr", "0.001", "--seed", "7", "--crop", "none", "--flip", "0",
+        "--model-kwargs", "projection=true", "--model-kwargs", "widths=[16,32,48]",
+        "--optimizer", "adamw", "--lr", "0.001", "--seed", "7", "--crop", "none", "--hflip", "0",
     )  # fmt: skip
     assert code == 0, err
     job = json.loads((folder / "run.json").read_text())
@@ -109,7 +109,7 @@ def test_predict_gives_a_row_a_file_also_for_a_bad_one(senet, trained, digit_fol
     out_file = tmp_path / "preds.csv"
     code, out, _ = senet(
         "predict", digit_folder / "test" / "5", bad, tmp_path / "gone.png", "--checkpoint", trained, "--out", out_file,
-        "--top", "3",
+        "--topk", "3",
     )  # fmt: skip
     assert code == 0
     assert "2 of them files that can't be read" in out

@@ -33,8 +33,8 @@ def run(twelve: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from senet.cli import main
 
     folder = tmp_path_factory.mktemp("runs") / "run"
-    assert main(["train", "--data", f"folder:{twelve / 'deep'}", "--model", "se_cifar_resnet20", "--white", "auto",
-                 "--out", str(folder), "--flip", "0", *QUICK]) == 0  # fmt: skip
+    assert main(["train", "--data", f"folder:{twelve / 'deep'}", "--model", "se_cifar_resnet20",
+                 "--white-level", "auto", "--out", str(folder), "--hflip", "0", *QUICK]) == 0  # fmt: skip
     return folder
 
 
@@ -51,7 +51,7 @@ def test_training_says_what_is_dark(twelve, senet, tmp_path) -> None:
     code, _, err = senet(*arguments, *QUICK, "--epochs", "1")
     assert code == 0
     assert " ".join(err.split()).count("16-bit images use 12 bits") == 1
-    assert "--white 4095" in " ".join(err.split())
+    assert "--white-level 4095" in " ".join(err.split())
 
 
 def test_the_level_is_in_the_checkpoint(run: Path) -> None:
@@ -83,4 +83,4 @@ def test_a_new_run_begins_with_the_level_of_its_weights(run, twelve, senet, tmp_
 
 
 def test_a_resumed_run_keeps_it(run, refused) -> None:
-    assert "--white can't change in a resumed run" in refused("train", "--resume", run, "--white", "255")
+    assert "--white-level can't change in a resumed run" in refused("train", "--resume", run, "--white-level", "255")

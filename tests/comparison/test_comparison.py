@@ -19,7 +19,7 @@ from senet.data import Subset, open_data, write_images
 from senet.training.failures import DIVERGED
 from senet.training.module import TrainingModule
 
-TINY = ["--option", "depth=1", "--option", "widths=[16,32]"]
+TINY = ["--model-kwargs", "depth=1", "--model-kwargs", "widths=[16,32]"]
 QUICK = ["--data", "digits", "--limit", "96", "--size", "8", "--epochs", "1", "--batch-size", "32", "--workers", "0"]
 
 ONE_SEED = [*QUICK, "--model", "se_cifar_resnet20", *TINY, "--seeds", "1", "--timing-seconds", "0"]

@@ -161,7 +161,9 @@ def test_files_and_memory_are_varied_alike(tmp_path):
         image.save(tmp_path / f"{number}.png")
     files = FileSource([tmp_path / f"{number}.png" for number in range(4)], range(4))
     memory = MemorySource([(image,) for image in pictures], range(4), name="pictures")
-    transform = train_transform(IMAGENET, Augmentation(jitter=0.2, rotation=5, pixel_jitter=9, erasing=0.5))
+    transform = train_transform(
+        IMAGENET, Augmentation(color_jitter=0.2, rotation=5, pixel_jitter=9, random_erasing=0.5)
+    )
     one, other = (ImageDataset(source, transform, seed=3) for source in (files, memory))
     for index in range(4):
         assert torch.equal(one[1, index].image, other[1, index].image)

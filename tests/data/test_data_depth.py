@@ -1,4 +1,4 @@
-"""12 bits in 16: what is white is told, said with `--white`, and travels with the network."""
+"""12 bits in 16: what is white is told, said with `--white-level`, and travels with the network."""
 
 from __future__ import annotations
 
@@ -65,14 +65,16 @@ def test_8_bits_do_not_depend_on_it() -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("order", ["L", "RGB"])
-@pytest.mark.parametrize("crop", ["resized", "pad", "none"])
+@pytest.mark.parametrize("crop", ["random-resized", "pad", "none"])
 def test_training_and_evaluation_see_the_same_white(crop: str, order: str, suffix: str, tmp_path: Path) -> None:
     images = replace(GREY if order == "L" else replace(IMAGENET, size=(32, 32), crop_fraction=1.0), white_level=4095)
     content = io.BytesIO()
     Image.fromarray(deep(1, 12)).save(content, "PNG" if suffix == ".png" else "TIFF")
     (tmp_path / f"x{suffix}").write_bytes(content.getvalue())
-    whole = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)} if crop == "resized" else {"pad": 0} if crop == "pad" else {}
-    transform = train_transform(images, Augmentation(crop=crop, flip=0, **whole))
+    whole = (
+        {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)} if crop == "random-resized" else {"pad": 0} if crop == "pad" else {}
+    )
+    transform = train_transform(images, Augmentation(crop=crop, hflip=0, **whole))
     trained = Normalise(images)(transform.decoded(Stored("x", bytearray(content.getvalue())))[None])[0]
     eight = Image.fromarray(np.rint(deep(1, 12) * 255.0 / 4095).astype(np.uint8))
     wanted = eval_transform(replace(images, white_level=65_535))(eight)
@@ -109,7 +111,7 @@ def test_training_tells_it_once(tmp_path: Path) -> None:
         data = open_data(f"folder:{grey_folder(tmp_path / str(bits), bits)}")
         (line,) = notes(data)
         assert f"16-bit images use {bits} bits" in line
-        assert line.endswith(f"--white {2**bits - 1}")
+        assert line.endswith(f"--white-level {2**bits - 1}")
         assert notes(data, replace(GREY, white_level=2**bits - 1)) == []
     assert notes(open_data(f"folder:{grey_folder(tmp_path / 'all', 16)}")) == []
     assert "become white" in notes(open_data(f"folder:{tmp_path / '14'}"), replace(GREY, white_level=4095))[0]
@@ -129,7 +131,7 @@ def test_white_without_effect_is_refused(tmp_path: Path) -> None:
             Image.fromarray(deep(number, 8).astype(np.uint8)).save(tmp_path / name / f"{number}.png")
     for data in ("digits", f"folder:{tmp_path}"):
         for white in (4095, "auto"):
-            with pytest.raises(DataError, match=f"--white {white} has no effect: no training image"):
+            with pytest.raises(DataError, match=f"--white-level {white} has no effect: no training image"):
                 open_data(data, white=white)
     with pytest.raises(DataError, match="must be 1 to 65535"):
         open_data("digits", white=0)
@@ -153,6 +155,6 @@ def test_doctor_reports_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     main(["doctor", "--data", f"folder:{grey_folder(tmp_path, 12)}", "--workers", "0"])
     out = capsys.readouterr().out
     assert "use 12 bits (largest value 4,095)" in out
-    assert "--white 4095" in out
+    assert "--white-level 4095" in out
     main(["doctor", "--data", f"folder:{tmp_path}", "--workers", "0", "--json"])
     assert "12 bits" in json.loads(capsys.readouterr().out)["data"]["parts"]["train"]["deep"]

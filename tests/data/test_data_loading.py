@@ -26,7 +26,7 @@ from senet.data import (
 from senet.errors import DataError
 from senet.preprocessing import CIFAR
 
-VARIED = train_transform(CIFAR, Augmentation(jitter=0.3, rotation=10, erasing=0.5))
+VARIED = train_transform(CIFAR, Augmentation(color_jitter=0.3, rotation=10, random_erasing=0.5))
 
 
 def dataset(source=None, transform=VARIED, **options) -> ImageDataset:

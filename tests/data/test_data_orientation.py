@@ -87,9 +87,9 @@ def test_training_evaluation_and_size_agree(form: str, who: str, number: int, tm
     whole = {"scale": (1.0, 1.0), "ratio": (2.0, 2.0)}
     evaluated = eval_transform(size)(load_stored(file))
     for augmentation in (
-        Augmentation(crop="resized", flip=0, **whole),
-        Augmentation(crop="pad", pad=0, flip=0),
-        Augmentation(crop="none", flip=0),
+        Augmentation(crop="random-resized", hflip=0, **whole),
+        Augmentation(crop="pad", pad=0, hflip=0),
+        Augmentation(crop="none", hflip=0),
     ):
         trained = Normalise(size)(train_transform(size, augmentation).decoded(file)[None])[0]
         assert (trained - evaluated).abs().max() < 0.05, augmentation.crop
@@ -121,8 +121,8 @@ def test_training_and_evaluation_agree_about_damaged_exif(damage: bytes) -> None
         file = written(Image.fromarray(lying(6)).convert("RGB"), "JPEG", {"exif": b"Exif\0\0" + damage, **more})
         seen = load_stored(file)
         size = Preprocessing(size=seen.size[::-1], crop_fraction=1.0)
-        trained = train_transform(size, Augmentation(crop="pad", pad=0, flip=0)).decoded(file)
-        assert torch.equal(trained, train_transform(size, Augmentation(crop="pad", pad=0, flip=0))(seen))
+        trained = train_transform(size, Augmentation(crop="pad", pad=0, hflip=0)).decoded(file)
+        assert torch.equal(trained, train_transform(size, Augmentation(crop="pad", pad=0, hflip=0))(seen))
 
 
 def test_16_bit_grey_is_turned_too(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from senet.data.randomness import seeded_rng
 from senet.errors import SenetError
 from senet.preprocessing import CIFAR, IMAGENET, IMAGENET_CAFFE, Preprocessing
 
-PLAIN = Augmentation(crop="none", flip=0)
+PLAIN = Augmentation(crop="none", hflip=0)
 
 
 def training(p, augmentation):
@@ -109,15 +109,15 @@ def test_no_augmentation_is_the_evaluation():
 
 
 ALL = {
-    "resized": Augmentation(flip=0),
-    "pad": Augmentation(crop="pad", pad=4, flip=0),
-    "flip": replace(PLAIN, flip=0.5),
+    "random-resized": Augmentation(hflip=0),
+    "pad": Augmentation(crop="pad", pad=4, hflip=0),
+    "hflip": replace(PLAIN, hflip=0.5),
     "rotation": replace(PLAIN, rotation=10),
     "translate": replace(PLAIN, translate=0.1),
-    "jitter": replace(PLAIN, jitter=0.4),
+    "color_jitter": replace(PLAIN, color_jitter=0.4),
     "pixel_jitter": replace(PLAIN, pixel_jitter=20),
-    "erasing": replace(PLAIN, erasing=0.5),
-    "flip_vertical": replace(PLAIN, flip_vertical=0.5),
+    "random_erasing": replace(PLAIN, random_erasing=0.5),
+    "vflip": replace(PLAIN, vflip=0.5),
     "cutout": replace(PLAIN, cutout=12),
 }
 
@@ -154,7 +154,7 @@ def test_training_normalises_as_evaluation_does_to_the_last_bit(change):
     assert Normalise(p)(expected) is expected, "an evaluation's images are normalised already"
 
 
-@pytest.mark.parametrize("how", [{"erasing": 1.0}, {"cutout": 12}])
+@pytest.mark.parametrize("how", [{"random_erasing": 1.0}, {"cutout": 12}])
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
 def test_erased_is_the_mean_colour(order, how):
     p = replace(IMAGENET, size=(32, 32), channel_order=order, mean=(0.2, 0.4, 0.6))
@@ -170,7 +170,7 @@ def test_flip_is_a_flip_with_its_probability():
     p = replace(CIFAR, mean=(0, 0, 0), std=(1, 1, 1))
     image = picture(8, (32, 32))
     plain = eval_transform(p)(image)
-    transform = training(p, replace(PLAIN, flip=0.25))
+    transform = training(p, replace(PLAIN, hflip=0.25))
     flipped = 0
     with seeded_rng("flips"):
         for _ in range(400):
@@ -186,7 +186,7 @@ def test_padded_crop_is_a_window_of_the_image_in_a_border_of_zeros_after_normali
     image = picture(9, (32, 32))
     padded = torch.nn.functional.pad(eval_transform(p)(image), (4, 4, 4, 4))
     windows = padded.unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4)
-    transform = training(p, Augmentation(crop="pad", flip=0))
+    transform = training(p, Augmentation(crop="pad", hflip=0))
     places = set()
     with seeded_rng("windows"):
         for _ in range(60):
@@ -200,7 +200,7 @@ def test_pixel_jitter_shifts_whole_channels_by_at_most_its_levels():
     p = replace(CIFAR, mean=(0, 0, 0), std=(1, 1, 1), value_range=255.0)
     grey = Image.new("RGB", (32, 32), (100, 100, 100))
     transform = training(p, replace(PLAIN, pixel_jitter=20))
-    with seeded_rng("jitter"):
+    with seeded_rng("color_jitter"):
         shifts = torch.stack([transform(grey) - 100 for _ in range(100)])
     assert torch.equal(shifts.amax((2, 3)), shifts.amin((2, 3)))
     assert shifts.abs().max() in (19, 20)
@@ -211,12 +211,12 @@ def test_pixel_jitter_shifts_whole_channels_by_at_most_its_levels():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("crop", "middle"), ("flip", 1.5), ("translate", -0.1), ("erasing", 2), ("pad", -1), ("rotation", -5),
-        ("jitter", -1), ("pixel_jitter", -1), ("scale", (0.5, 0.1)), ("scale", (0, 1)), ("ratio", (2, 1)),
+        ("crop", "middle"), ("hflip", 1.5), ("translate", -0.1), ("random_erasing", 2), ("pad", -1), ("rotation", -5),
+        ("color_jitter", -1), ("pixel_jitter", -1), ("scale", (0.5, 0.1)), ("scale", (0, 1)), ("ratio", (2, 1)),
         ("scale", (0.5,)), ("scale", 0.5), ("scale", (0.1, 0.2, 0.3)), ("scale", (0.5, 1.5)), ("scale", "ab"),
-        ("ratio", 1), ("ratio", (1,)), ("ratio", (1, float("inf"))), ("zoom", 1), ("zoom", (1,)),
-        ("zoom", (float("nan"), 1)), ("rotation", float("nan")), ("jitter", float("inf")),
-        ("pixel_jitter", float("nan")), ("flip", float("nan")),
+        ("ratio", 1), ("ratio", (1,)), ("ratio", (1, float("inf"))), ("scale_jitter", 1), ("scale_jitter", (1,)),
+        ("scale_jitter", (float("nan"), 1)), ("rotation", float("nan")), ("color_jitter", float("inf")),
+        ("pixel_jitter", float("nan")), ("hflip", float("nan")),
     ],
 )  # fmt: skip
 def test_wrong_augmentation_is_named(field, value):
@@ -231,13 +231,13 @@ def test_a_field_that_the_crop_does_not_read_is_refused(fields):
 
 
 def test_a_new_crop_brings_its_own_defaults():
-    photos = Augmentation(crop="resized", scale=(0.25, 1.0), jitter=0.2)
-    assert photos.changed(crop="pad", pad=2) == Augmentation(crop="pad", pad=2, jitter=0.2)
-    assert photos.changed(crop="resized", ratio=(1.0, 2.0)).scale == (0.25, 1.0)
+    photos = Augmentation(crop="random-resized", scale=(0.25, 1.0), color_jitter=0.2)
+    assert photos.changed(crop="pad", pad=2) == Augmentation(crop="pad", pad=2, color_jitter=0.2)
+    assert photos.changed(crop="random-resized", ratio=(1.0, 2.0)).scale == (0.25, 1.0)
     assert photos.changed() == photos
 
 
-@pytest.mark.parametrize("given", [{"scale": (0.08, 1.0)}, {"crop": "none", "pad": 4}, {"zoom": (0.5, 2.0)}])
+@pytest.mark.parametrize("given", [{"scale": (0.08, 1.0)}, {"crop": "none", "pad": 4}, {"scale_jitter": (0.5, 2.0)}])
 def test_a_field_without_effect_is_refused_whatever_its_value(given):
     with pytest.raises(SenetError, match="is read by crop="):
         Augmentation(crop="pad").changed(**given)

@@ -290,7 +290,7 @@ def test_compile() -> None:
 def test_checkpointing_changes_nothing(kind: str) -> None:
     kept = Backbone(_network(kind)).train()
     again = copy.deepcopy(kept)
-    again.checkpointing = True
+    again.grad_checkpointing = True
     for backbone in (kept, again):
         sum(m.square().mean() for m in backbone(IMAGES)).backward()
     assert all(torch.equal(a.grad, b.grad) for a, b in zip(kept.parameters(), again.parameters(), strict=True))

@@ -48,7 +48,7 @@ def _assert_the_same(first: nn.Module, second: nn.Module) -> None:
 def test_bit_for_bit(kind: str) -> None:
     kept = _network(kind)
     recomputed = copy.deepcopy(kept)
-    recomputed.checkpointing = True
+    recomputed.grad_checkpointing = True
     initial = {key: value.clone() for key, value in kept.state_dict().items()}
     for seed in (9, 10):
         (loss, random), (loss_again, random_again) = _step(kept, seed), _step(recomputed, seed)
@@ -64,7 +64,7 @@ def test_bit_for_bit(kind: str) -> None:
 
 def test_units_are_indeed_recomputed() -> None:
     model = _network("residual")
-    model.checkpointing = True
+    model.grad_checkpointing = True
     calls: list[int] = []
     model.stages["2"][0].branch.conv1.register_forward_pre_hook(lambda *_: calls.append(1))
     _step(model)
@@ -76,7 +76,7 @@ def test_units_are_indeed_recomputed() -> None:
 
 def test_statistics_stand_during_and_after_a_failing_backward() -> None:
     model = _network("residual")
-    model.checkpointing = True
+    model.grad_checkpointing = True
     model(IMAGES).sum()
     block = model.stages["2"][1].branch
     loss = model(IMAGES).sum()
@@ -101,6 +101,6 @@ def test_frozen_norms_stay_frozen() -> None:
             norm.running_mean.normal_()
             norm.eval()
     recomputed = copy.deepcopy(kept)
-    recomputed.checkpointing = True
+    recomputed.grad_checkpointing = True
     assert torch.equal(_step(kept)[0], _step(recomputed)[0])
     _assert_the_same(kept, recomputed)

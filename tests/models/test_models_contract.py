@@ -199,11 +199,11 @@ def test_every_parameter_learns_and_checkpointing_changes_nothing(network: ConvN
         assert gradient is not None, name
         assert gradient.isfinite().all(), name
     counts = {k: int(v) for k, v in network.state_dict().items() if k.endswith("num_batches_tracked")}
-    network.checkpointing = True
+    network.grad_checkpointing = True
     try:
         again = _gradients(network)
     finally:
-        network.checkpointing = False
+        network.grad_checkpointing = False
     assert all(torch.equal(gradient, again[name]) for name, gradient in kept.items())
     assert {k: int(v) - 1 for k, v in network.state_dict().items() if k in counts} == counts
     network.zero_grad()

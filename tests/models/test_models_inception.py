@@ -178,7 +178,7 @@ def test_stages_end_where_the_map_is_halved() -> None:
 def test_checkpointing_is_bit_for_bit() -> None:
     kept = _network("se_inception_resnet_v2")
     recomputed = copy.deepcopy(kept)
-    recomputed.checkpointing = True
+    recomputed.grad_checkpointing = True
     images = pictures(2, (107, 107))
     for model in (kept, recomputed):
         _loss(model, images).backward()

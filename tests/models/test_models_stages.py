@@ -131,7 +131,7 @@ def test_checkpointing_under_compile_saves_memory() -> None:
     torch._dynamo.reset()
     model = senet.create_model("se_cifar_resnet20", depth=2).train()
     kept = kept_for_backward(torch.compile(model, backend="aot_eager"))
-    model.checkpointing = True
+    model.grad_checkpointing = True
     assert kept_for_backward(torch.compile(model, backend="aot_eager")) < kept / 2
 
 
@@ -149,7 +149,7 @@ def test_checkpointing_under_compile(kind: str, backend: str) -> None:
     torch._dynamo.reset()
     plain = network(kind).train()
     recomputed = copy.deepcopy(plain)
-    recomputed.checkpointing = True
+    recomputed.grad_checkpointing = True
     run = torch.compile(recomputed, backend=backend, fullgraph=True)
     for _ in range(2):
         assert torch.allclose(step(plain), step(recomputed, run), rtol=1e-4)
@@ -163,7 +163,7 @@ def test_checkpointing_around_compiled_units() -> None:
     torch._dynamo.reset()
     plain = network("preact").train()
     recomputed = copy.deepcopy(plain)
-    recomputed.checkpointing = True
+    recomputed.grad_checkpointing = True
     for stage in recomputed.stages.values():
         for unit in stage:
             unit.compile(backend="aot_eager")
@@ -186,7 +186,7 @@ def test_any_buffer_that_counts_runs_counts_once() -> None:
 
     model = network("residual").train()
     model.stages["2"].append(Counter())
-    model.checkpointing = True
+    model.grad_checkpointing = True
     step(model)
     assert model.stages["2"][-1].runs == 1
 
@@ -194,14 +194,14 @@ def test_any_buffer_that_counts_runs_counts_once() -> None:
 def test_checkpointing_reaches_all_stages_or_none() -> None:
     model = network("preact")
     backbone = Backbone(model)
-    model.checkpointing = True
-    assert backbone.checkpointing
-    assert all(stage.checkpointing for stage in backbone.stages.values())
-    model.checkpointing = False
+    model.grad_checkpointing = True
+    assert backbone.grad_checkpointing
+    assert all(stage.grad_checkpointing for stage in backbone.stages.values())
+    model.grad_checkpointing = False
     model.stages["4"] = nn.Sequential(*model.stages["4"])
     with pytest.raises(senet.SenetError, match=r"stages.4 is a Sequential, which can't recompute"):
-        model.checkpointing = True
-    assert not model.checkpointing
+        model.grad_checkpointing = True
+    assert not model.grad_checkpointing
 
 
 # Sharding.
@@ -231,15 +231,15 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("grad_checkpointing", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("per", ["stage", "block", "both"])
 @pytest.mark.parametrize("kind", ["residual", "densenet", "vgg"])
 @pytest.mark.usefixtures("one_process")
-def test_fully_shard(kind: str, per: str, checkpointing: bool) -> None:
+def test_fully_shard(kind: str, per: str, grad_checkpointing: bool) -> None:
     plain = network(kind).train()
     sharded = copy.deepcopy(plain)
     shard(sharded, per)
-    sharded.checkpointing = checkpointing
+    sharded.grad_checkpointing = grad_checkpointing
     assert torch.allclose(step(plain), step(sharded), rtol=1e-4)
     for (name, a), (other, b) in zip(plain.named_parameters(), sharded.named_parameters(), strict=True):
         assert name == other

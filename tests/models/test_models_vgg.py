@@ -193,7 +193,7 @@ def test_copies_export_and_checkpointing() -> None:
     program = torch.export.export(model, (images[:2],), dynamic_shapes=({0: batch},)).module()
     torch.testing.assert_close(program(images), want)
     again = copy.deepcopy(model)
-    again.checkpointing = True
+    again.grad_checkpointing = True
     for other in (model, again):
         other.train()(images).square().sum().backward()
     for (name, a), (_, b) in zip(model.named_parameters(), again.named_parameters(), strict=True):

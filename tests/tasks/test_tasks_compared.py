@@ -11,7 +11,7 @@ import senet
 from senet.cli import main
 from senet.profiling import cost
 
-NETWORK = ["--model", "se_resnet18", "--option", "group_width=16", "--option", "depths=[1,1,1,1]"]
+NETWORK = ["--model", "se_resnet18", "--model-kwargs", "group_width=16", "--model-kwargs", "depths=[1,1,1,1]"]
 HEADS = {"detection": "fcos:channels=64", "segmentation": "unet:channels=32"}
 WIDTHS = (64, 128, 256, 512)
 QUICK = ["--size", "64", "--epochs", "1", "--batch-size", "2", "--workers", "0", "--timing-seconds", "0.1"]

@@ -192,7 +192,7 @@ def test_other_mistakes(text: str, more: dict[str, object], message: str) -> Non
 
 # Boxes and masks follow their picture.
 
-VARIED = Augmentation(crop="zoom", zoom=(0.7, 1.6), flip=0.5, flip_vertical=0.5)
+VARIED = Augmentation(crop="scale-jitter", scale_jitter=(0.7, 1.6), hflip=0.5, vflip=0.5)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -216,7 +216,7 @@ def test_boxes_follow(seed: int, voc: Path) -> None:
     assert seen
 
 
-@pytest.mark.parametrize("augmentation", [VARIED, Augmentation(crop="none", flip=1.0, rotation=20, translate=0.1)])
+@pytest.mark.parametrize("augmentation", [VARIED, Augmentation(crop="none", hflip=1.0, rotation=20, translate=0.1)])
 def test_masks_follow(augmentation: Augmentation, masks: Path) -> None:
     dataset = DenseDataset(open_data(f"masks:{masks}").train, masks_transform(PLAIN, augmentation), seed=1)
     for index in range(len(dataset)):
@@ -255,10 +255,10 @@ def test_what_a_task_cannot_vary_is_refused() -> None:
     from senet.training.recipe import Recipe
 
     for task, change, message in (
-        ("detection", {"augmentation": Augmentation()}, "crop='resized' isn't for detection"),
+        ("detection", {"augmentation": Augmentation()}, "crop='random-resized' isn't for detection"),
         ("detection", {"label_smoothing": 0.1}, "label_smoothing=0.1 has no effect"),
         ("segmentation", {"mixup": 0.2}, "mixup=0.2 has no effect"),
-        ("segmentation", {"augmentation": Augmentation(crop="none", erasing=0.1)}, "erasing"),
+        ("segmentation", {"augmentation": Augmentation(crop="none", random_erasing=0.1)}, "random_erasing"),
         (
             "segmentation",
             {"augmentation": Augmentation(crop="none", cutout=8)},

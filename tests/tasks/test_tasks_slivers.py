@@ -20,7 +20,10 @@ from senet.tasks import load_model, task_named
 
 SLIVERS = [(10, 10_000), (1, 60_000), (10_000, 10), (1, 5_000), (5_000, 1), (1, 1), (3, 1)]
 SIZES = [(64, 64), (512, 512), (800, 1333)]
-WHOLE, ZOOM = Augmentation(crop="none", flip=0.5), Augmentation(crop="zoom", zoom=(0.1, 2.0), flip=0.5)
+WHOLE, ZOOM = (
+    Augmentation(crop="none", hflip=0.5),
+    Augmentation(crop="scale-jitter", scale_jitter=(0.1, 2.0), hflip=0.5),
+)
 
 
 def boxes(size: tuple[int, int]) -> dict[str, np.ndarray]:

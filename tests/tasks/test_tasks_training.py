@@ -21,14 +21,23 @@ from senet.data.coco_file import read_coco_file
 from senet.errors import CheckpointError
 from senet.tasks import load_model, task_named
 
-SMALL = ["--model", "se_resnet18", "--option", "group_width=16", "--option", "depths=[1,1,1,1]", "--workers", "0"]
+SMALL = [
+    "--model",
+    "se_resnet18",
+    "--model-kwargs",
+    "group_width=16",
+    "--model-kwargs",
+    "depths=[1,1,1,1]",
+    "--workers",
+    "0",
+]
 HEADS = {"detection": "fcos:channels=64", "segmentation": "unet:channels=32"}
 
 
 def command(task: str, folder: Path, *more: str) -> list[str]:
     kind = {"detection": "voc", "segmentation": "masks"}[task]
     return ["train", "--task", task, "--data", f"{kind}:{folder}", *SMALL, "--head", HEADS[task], "--size", "64",
-            "--epochs", "2", "--batch-size", "2", "--flip-vertical", "0.5", *more]  # fmt: skip
+            "--epochs", "2", "--batch-size", "2", "--vflip", "0.5", *more]  # fmt: skip
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -113,8 +122,8 @@ def test_a_classifiers_checkpoint_becomes_the_backbone(voc: Path, tmp_path: Path
     run = tmp_path / "digits"
     assert main(["train", "--data", "digits", *SMALL, "--size", "32", "--epochs", "1", "--out", str(run)]) == 0
     begun = ["train", "--task", "detection", "--data", f"voc:{voc}", "--init", str(run), "--head", "fcos:channels=64",
-             "--size", "64", "--epochs", "1", "--batch-size", "2", "--workers", "0", "--lr", "1e-9", "--frozen-stages",
-             "2", "--frozen-norms"]  # fmt: skip
+             "--size", "64", "--epochs", "1", "--batch-size", "2", "--workers", "0", "--lr", "1e-9", "--freeze-stages",
+             "2", "--freeze-bn"]  # fmt: skip
     assert main([*begun, "--out", str(tmp_path / "cells")]) == 0
     there, here = load_file(run / "best.safetensors"), load_file(tmp_path / "cells" / "last.safetensors")
     body = {key.removeprefix("backbone.body."): tensor for key, tensor in here.items() if ".body." in key}
@@ -137,7 +146,7 @@ def test_the_papers_recipe_runs(coco: Path, tmp_path: Path, capsys: pytest.Captu
                  "--batch-size", "4", "--size", "64", "--head", "faster_rcnn:channels=32,hidden=64"]  # fmt: skip
     assert main([*arguments, "--out", str(tmp_path / "run"), "--json"]) == 0
     job = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert (job["recipe"]["frozen_stages"], job["recipe"]["frozen_norms"]) == (2, True)
+    assert (job["recipe"]["freeze_stages"], job["recipe"]["freeze_bn"]) == (2, True)
     assert json.loads(capsys.readouterr().out)["last"]["train_loss"] > 0
 
 
@@ -162,7 +171,17 @@ def test_mistakes_before_training(voc: Path, masks: Path, tmp_path: Path, capsys
         assert not (tmp_path / "never").exists() or not any((tmp_path / "never").glob("*.safetensors"))
         return capsys.readouterr().err
 
-    model = ["train", "--model", "se_resnet18", "--option", "depths=[1,1,1,1]", "--size", "64", "--batch-size", "2"]
+    model = [
+        "train",
+        "--model",
+        "se_resnet18",
+        "--model-kwargs",
+        "depths=[1,1,1,1]",
+        "--size",
+        "64",
+        "--batch-size",
+        "2",
+    ]
     assert "is for --task detection, not for classification" in said(*model, "--data", f"voc:{voc}")
     assert "is for --task segmentation, not for detection" in said(
         *model, "--task", "detection", "--data", f"masks:{masks}"

@@ -20,7 +20,7 @@ from senet.training.recipe import Recipe, RunOptions
 from senet.training.status import run_status
 from senet.zoo import create_model
 
-TINY = Recipe(epochs=2, batch_size=32, lr=0.05, warmup_epochs=0.5, augmentation=Augmentation(crop="none", flip=0))
+TINY = Recipe(epochs=2, batch_size=32, lr=0.05, warmup_epochs=0.5, augmentation=Augmentation(crop="none", hflip=0))
 
 
 @pytest.fixture(scope="session")

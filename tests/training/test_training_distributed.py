@@ -20,7 +20,7 @@ from senet.training.states import TrainingStates
 
 # A small learning rate: differences of the last bit grow with every step, and faster with larger ones.
 OPTIONS = [
-    *("--data", "digits", "--model", "cifar_resnet20", "--option", "depth=1", "--size", "8"),
+    *("--data", "digits", "--model", "cifar_resnet20", "--model-kwargs", "depth=1", "--size", "8"),
     *("--batch-size", "256", "--lr", "0.02", "--epochs", "3", "--workers", "0"),
 ]
 TRAIN = ["-m", "senet", "train"]
@@ -92,7 +92,7 @@ def test_two_processes_follow_the_curve_of_one(tmp_path, alone):
 
 @pytest.mark.slow
 def test_without_shared_statistics_the_curve_is_another(tmp_path, alone):
-    finish(start(tmp_path, *TRAIN, *OPTIONS, "--out", "run", "--devices", "2", "--no-sync-norm"))
+    finish(start(tmp_path, *TRAIN, *OPTIONS, "--out", "run", "--devices", "2", "--no-sync-bn"))
     assert abs(rows(tmp_path / "run")[0]["train_loss"] - rows(alone)[0]["train_loss"]) > 5e-5
 
 

@@ -68,13 +68,13 @@ def test_the_kept_network_scores_what_its_description_says(train, few_digits):
 
 
 def test_same_seed_same_bits_whatever_the_workers(train):
-    first, folder = train(mixup=0.2, cutmix=0.5, augmentation=Augmentation(crop="pad", pad=1, flip=0, rotation=10))
+    first, folder = train(mixup=0.2, cutmix=0.5, augmentation=Augmentation(crop="pad", pad=1, hflip=0, rotation=10))
     for workers in (0, 2):
         again, other = train(
             how=RunOptions(workers=workers),
             mixup=0.2,
             cutmix=0.5,
-            augmentation=Augmentation(crop="pad", pad=1, flip=0, rotation=10),
+            augmentation=Augmentation(crop="pad", pad=1, hflip=0, rotation=10),
         )
         assert equal(weights(folder), weights(other))
         assert without_time(first.rows) == without_time(again.rows)
@@ -92,11 +92,11 @@ def test_same_seed_same_bits_whatever_the_workers(train):
         {"label_smoothing": 0.1},
         {"mixup": 0.2},
         {"cutmix": 1.0},
-        {"clip_norm": 0.01},
+        {"clip_grad_norm": 0.01},
         {"grad_accumulation": 2},
         {"ema_decay": 0.9},
         {"weight_decay": 0.0},
-        {"augmentation": Augmentation(crop="resized", flip=0, erasing=0.5)},
+        {"augmentation": Augmentation(crop="random-resized", hflip=0, random_erasing=0.5)},
     ],
     ids=lambda c: next(iter(c)),
 )
@@ -116,7 +116,7 @@ def test_how_it_runs_changes_little(train, how):
 
 def test_recomputing_maps_changes_nothing(train):
     _, plain = train()
-    _, folder = train(how=RunOptions(workers=0, checkpointing=True))
+    _, folder = train(how=RunOptions(workers=0, grad_checkpointing=True))
     assert equal(weights(plain), weights(folder))
 
 
@@ -159,12 +159,12 @@ def test_a_loss_that_is_no_number_stops_with_advice_and_keeps_the_last_good_netw
 def test_it_names_frozen_norms_where_they_are_what_bounds_nothing(frozen):
     trainer = SimpleNamespace(
         optimizers=[SimpleNamespace(param_groups=[{"lr": 0.02}])],
-        lightning_module=SimpleNamespace(recipe=Recipe(frozen_norms=frozen)),
+        lightning_module=SimpleNamespace(recipe=Recipe(freeze_bn=frozen)),
         global_step=7,
     )
     said = str(diverged("the loss became nan", trainer))
     assert said.startswith("the loss became nan at step 7 (learning rate 0.02); try a smaller --lr")
-    assert ("--frozen-norms" in said) == frozen
+    assert ("--freeze-bn" in said) == frozen
 
 
 def test_more_classes_than_outputs_is_refused_before_training(few_digits, tmp_path):

@@ -16,9 +16,9 @@ from senet.training.lock import InUseError, held
 from senet.training.states import TrainingStates
 
 OPTIONS = [
-    "train", "--data", "digits", "--limit", "330", "--model", "se_cifar_resnet20", "--option", "depth=1",
-    "--option", "widths=[16,32]", "--size", "8", "--epochs", "3", "--batch-size", "32", "--save-every", "2",
-    "--ema-decay", "0.9", "--mixup", "0.2", "--cutmix", "0.5", "--erasing", "0.3", "--clip-norm", "1",
+    "train", "--data", "digits", "--limit", "330", "--model", "se_cifar_resnet20", "--model-kwargs", "depth=1",
+    "--model-kwargs", "widths=[16,32]", "--size", "8", "--epochs", "3", "--batch-size", "32", "--save-every", "2",
+    "--ema-decay", "0.9", "--mixup", "0.2", "--cutmix", "0.5", "--random-erasing", "0.3", "--clip-grad-norm", "1",
 ]  # fmt: skip
 """Ten steps an epoch, with everything on that is random or remembered."""
 
@@ -317,7 +317,9 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_network(tmp_path, begin):
     from senet.zoo import load_model
 
     options = ("--schedule", "step", "--step-epochs", "1", "--step-factor", "1", "--warmup-epochs", "0", "--mixup", "0")
-    child = begin("--workers", "0", "--cutmix", "0", "--clip-norm", "0", "--lr", "0.05", *options, rate_at=(15, 1e30))
+    child = begin(
+        "--workers", "0", "--cutmix", "0", "--clip-grad-norm", "0", "--lr", "0.05", *options, rate_at=(15, 1e30)
+    )
     said = child.finish(2).replace("\n", "")
     assert "no numbers at step" in said or "the loss became" in said
     assert "(learning rate 1e+30)" in said or "learning rate 1e+30)" in said

@@ -26,7 +26,7 @@ from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import RECIPES
 from senet.training.states import TrainingStates
 
-NETWORK = ["--model", "cifar_resnet20", "--option", "depth=1", "--option", "widths=[8,8]", "--size", "8"]
+NETWORK = ["--model", "cifar_resnet20", "--model-kwargs", "depth=1", "--model-kwargs", "widths=[8,8]", "--size", "8"]
 HOW = [*NETWORK, "--batch-size", "16", "--workers", "0", "--schedule", "constant", "--warmup-epochs", "0"]
 
 
@@ -120,7 +120,7 @@ def rates(folder: Path) -> list[float]:
 FIXED = [
     ["--val-fraction", "0.5"], ["--split-seed", "0"], ["--split-seed", "7"], ["--limit", "5"], ["--instances"],
     ["--class-names", "a,b"], ["--no-pretrained"], ["--lr", "0.1"], ["--seed", "0"], ["--attention", "se"],
-    ["--task", "detection"], ["--no-frozen-norms"], ["--pad", "2"], ["--out", "other"],
+    ["--task", "detection"], ["--no-freeze-bn"], ["--pad", "2"], ["--out", "other"],
 ]  # fmt: skip
 
 
@@ -314,7 +314,7 @@ def test_a_run_that_patience_ended_says_so(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("other", "said"), [(["--lr", "0.5"], "lr = 0.5"), (["--option", "widths=[16,16]"], "another network")]
+    ("other", "said"), [(["--lr", "0.5"], "lr = 0.5"), (["--model-kwargs", "widths=[16,16]"], "another network")]
 )
 def test_states_of_another_run_are_refused(tmp_path, capsys, other, said):
     common = ["--data", "digits", "--limit", "64", *HOW]

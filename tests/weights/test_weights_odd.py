@@ -472,7 +472,7 @@ def test_commands_exit_with_2_and_one_line(damage: Any, written: Path, capsys: p
 
 def test_conversion_of_an_odd_file_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = saved(tmp_path / "x.pth", ODD_TENSORS["a bias of no dimension"]), tmp_path / "out.safetensors"
-    given = ["convert", str(source), "--model", "cifar_resnet20", "--option", "depth=1", "--num-classes", "3"]
+    given = ["convert", str(source), "--model", "cifar_resnet20", "--model-kwargs", "depth=1", "--num-classes", "3"]
     assert main([*given, "--out", str(out)]) == 2
     assert "head.fc.bias is () in the file and (3,) in the network" in capsys.readouterr().err
     assert not out.exists()

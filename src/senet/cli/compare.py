@@ -163,7 +163,7 @@ def _variants(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
 
 def _rows(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
     """The rows of the paper's table, as variants."""
-    network = ("attention", "placement", "stages", "option")
+    network = ("attention", "placement", "stages", "model_kwargs")
     fixed = ("variant", "pretrained", "task", "head", "head_attention", *network)
     given = [name for name in fixed if getattr(options, name) is not None]
     if given:
@@ -196,7 +196,9 @@ def _variant_specs(options: argparse.Namespace) -> list[VariantSpec]:
             # Attention comes by surgery: these say where, not what the network is.
             where = {key: network.pop(key) for key in ("placement", "stages") if key in network}
         return default_variants(jobs.chosen_initialization(options, network, pretrained=False), attention, where)
-    given = [name for name in ("model", "init", "attention", "placement", "stages", "option") if getattr(options, name)]
+    given = [
+        name for name in ("model", "init", "attention", "placement", "stages", "model_kwargs") if getattr(options, name)
+    ]
     if given:
         raise SenetError(f"--{given[0]} says what one network is; with --variant write it there")
     arms = [

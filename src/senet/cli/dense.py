@@ -104,7 +104,7 @@ def _writer(
     if task != "detection":
         return partial(write_masks, places, loaded=loaded)
     entries, categories = _numbers(options, loaded, paths)
-    least = SURE if options.score is None else options.score
+    least = SURE if options.score_threshold is None else options.score
     return partial(
         write_boxes, places, loaded=loaded, folder=options.out, entries=entries, categories=categories, least=least
     )
@@ -123,12 +123,12 @@ def _check(options: argparse.Namespace, task: str) -> None:
     """Raise a `SenetError` for what is missing, or has no effect on this task."""
     if options.out is None:
         raise SenetError(f"--out DIR is missing: where the pictures of this {task} network go")
-    if options.top is not None or options.json:
+    if options.topk is not None or options.json:
         raise SenetError(f"--{'json' if options.json else 'top'} is for classifiers; boxes and masks go into --out")
     if options.workers is not None:
         raise SenetError(f"--workers {options.workers} has no effect on a {task} network")
     if task != "detection":
-        for name in ("score", "annotations"):
+        for name in ("score_threshold", "annotations"):
             if getattr(options, name) is not None:
                 raise SenetError(f"--{name} is for detectors: each pixel of a mask has one class")
     if options.out.is_file():

@@ -82,7 +82,7 @@ def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str) -> None
     shared.add_data_options(parser, required=False)
     parser.add_argument("--limit", type=int, metavar="N", help="train on at most N images, always the same")
     parser.add_argument(
-        "--white",
+        "--white-level",
         type=shared.white_level,
         metavar="LEVEL|auto",
         help="white of 16-bit grey images, such as 4095 for 12 bits; auto: of as many bits as the largest value needs "
@@ -185,7 +185,7 @@ def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
 
 
 def job_data(options: argparse.Namespace, start: ModelInitialization | None = None) -> DataOptions:
-    """The data, thinned if `--limit` says so, with the white that `--white` says, at a place that holds anywhere.
+    """The data, thinned if `--limit` says so, with the white that `--white-level` says, at a place that holds anywhere.
 
     Args:
         options: As parsed.
@@ -194,7 +194,7 @@ def job_data(options: argparse.Namespace, start: ModelInitialization | None = No
     """
     from senet.data.request import storable
 
-    source = replace(shared.data_options(options), limit=options.limit, white=options.white).absolute()
+    source = replace(shared.data_options(options), limit=options.limit, white=options.white_level).absolute()
     record = start.trained_on() if start else None
     if record is None or record.split_seed is None or storable(source.data) != record.name:
         return source

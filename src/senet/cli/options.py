@@ -104,7 +104,7 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--placement", metavar="P", help="standard, pre, post, identity or conv3x3")
     group.add_argument("--stages", metavar="N,N", help="stages with attention; the first residual stage is 2")
     group.add_argument(
-        "--option",
+        "--model-kwargs",
         action="append",
         metavar="NAME=VALUE",
         help="any other option that this network has, such as projection=true, ceil_pool=false, activation=relu6 or "
@@ -128,8 +128,8 @@ def network_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def named_options(options: argparse.Namespace) -> dict[str, Any]:
-    """What `--option` was given, JSON-ready."""
-    return dict(map(_named_option, options.option or ()))
+    """What `--model-kwargs` was given, JSON-ready."""
+    return dict(map(_named_option, options.model_kwargs or ()))
 
 
 # What the classes, the images or an option of its own says.
@@ -141,9 +141,9 @@ def _named_option(text: str) -> tuple[str, Any]:
     name, given, value = text.partition("=")
     name = name.replace("-", "_")
     if not given or not name:
-        raise SenetError(f"--option {text}: write NAME=VALUE, such as projection=true")
+        raise SenetError(f"--model-kwargs {text}: write NAME=VALUE, such as projection=true")
     if name in _SAID_ELSEWHERE:
-        raise SenetError(f"--option {text}: {name} isn't given this way; --help shows what says it")
+        raise SenetError(f"--model-kwargs {text}: {name} isn't given this way; --help shows what says it")
     try:
         return name, json.loads(value)
     except (ValueError, RecursionError):

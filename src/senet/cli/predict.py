@@ -37,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", metavar="PATHS", help="image files, and folders (searched at any depth)")
     shared.add_use_options(parser)
     shared.add_runtime_option(parser)
-    parser.add_argument("--top", type=int, metavar="K", help=f"classes a file (default {TOP})")
+    parser.add_argument("--topk", type=int, metavar="K", help=f"classes a file (default {TOP})")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="PATH",
         help="write the rows into this CSV file instead of printing them; or boxes or masks into this folder",
     )
-    parser.add_argument("--score", type=float, metavar="S", help="boxes drawn are this sure (default 0.5)")
+    parser.add_argument("--score-threshold", type=float, metavar="S", help="boxes drawn are this sure (default 0.5)")
     parser.add_argument(
         "--annotations",
         type=Path,
@@ -59,13 +59,15 @@ def run(options: argparse.Namespace) -> int:
     from senet.inference import predict
     from senet.tasks import CLASSIFICATION
 
-    if options.top is not None and options.top < 1:
-        raise SenetError(f"--top {options.top} must be at least 1")
+    if options.topk is not None and options.top < 1:
+        raise SenetError(f"--topk {options.topk} must be at least 1")
     loaded = shared.load_network(options)
     if loaded.description.task != CLASSIFICATION:
         return dense.predict(options, loaded, _files(options.paths))
-    if options.score is not None:
-        raise SenetError("--score is for detectors; a row names the likeliest classes with their probabilities")
+    if options.score_threshold is not None:
+        raise SenetError(
+            "--score-threshold is for detectors; a row names the likeliest classes with their probabilities"
+        )
     if options.annotations is not None:
         raise SenetError("--annotations is for detectors, whose boxes get COCO's numbers")
     if options.out is not None:
@@ -80,13 +82,13 @@ def run(options: argparse.Namespace) -> int:
         rows = predict(
             loaded,
             paths,
-            top=options.top or TOP,
+            top=options.topk or TOP,
             batch_size=options.batch_size or shared.BATCH,
             precision=options.precision,
             workers=options.workers,
             progress=progress,
         )
-        report = _give(count.over(rows), min(options.top or TOP, len(loaded.classes)), options)
+        report = _give(count.over(rows), min(options.topk or TOP, len(loaded.classes)), options)
     report(count)
     return 0 if count.unread < count.rows else 1
 

@@ -15,13 +15,13 @@ from torchvision.transforms import v2
 
 from senet.data.transforms import LONGEST
 
-__all__ = ["Shorten", "Zoom", "bounded", "shortened"]
+__all__ = ["ScaleJitter", "Shorten", "bounded", "shortened"]
 
 LEAST_SIDE = 2
 """Pixels that a detector leaves of the shorter side."""
 
 
-class Zoom(v2.ScaleJitter):
+class ScaleJitter(v2.ScaleJitter):
     """As torchvision's, but that no side of a sliver becomes 0 pixels."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:

@@ -53,12 +53,12 @@ def depth_note(found: Iterable[Depth], white_level: int = DEEP_WHITE) -> str:
     grey = max((one.largest for one in found if not one.colour), default=0)
     colour = max((one.largest for one in found if one.colour), default=0)
     if grey > white_level:
-        return f"16-bit images have values up to {grey:,}; those above --white {white_level} become white"
+        return f"16-bit images have values up to {grey:,}; those above --white-level {white_level} become white"
     fits = full_scale(grey)
     if grey and fits < white_level:
         return (
             f"16-bit images use {fits.bit_length()} bits (largest value {grey:,}), and {white_level:,} is white, so "
-            f"they look dark: train with --white {fits}"
+            f"they look dark: train with --white-level {fits}"
         )
     if colour and full_scale(colour) < DEEP_WHITE:
         return (
@@ -69,7 +69,7 @@ def depth_note(found: Iterable[Depth], white_level: int = DEEP_WHITE) -> str:
 
 
 def with_white_level(data: Data, white: int | str) -> Data:
-    """A data set with what `--white` says.
+    """A data set with what `--white-level` says.
 
     Args:
         data: With 16-bit images to train on.
@@ -79,7 +79,7 @@ def with_white_level(data: Data, white: int | str) -> Data:
         DataError: It is no white level, or would have no effect.
     """
     if white != AUTO and not (isinstance(white, int) and 1 <= white <= DEEP_WHITE):
-        raise DataError(f"--white {white} must be 1 to {DEEP_WHITE} (4095 for 12 bits), or auto")
+        raise DataError(f"--white-level {white} must be 1 to {DEEP_WHITE} (4095 for 12 bits), or auto")
     predict_dense, everywhere = partial(depth_at, data.train), range(len(data.train))
     if white == AUTO:
         with ThreadPoolExecutor() as pool:
@@ -87,11 +87,11 @@ def with_white_level(data: Data, white: int | str) -> Data:
     else:  # the first one will do
         seen = [one for one in [next(filter(None, map(predict_dense, everywhere)), None)] if one is not None]
     if not seen:
-        raise DataError(f"--white {white} has no effect: no training image of {data.name} has 16-bit grey")
+        raise DataError(f"--white-level {white} has no effect: no training image of {data.name} has 16-bit grey")
     if any(one.colour for one in seen):
         raise DataError(
-            f"--white {white} is for 16-bit grey; {data.name} has 16-bit colours, of which 8 bits are read: save them "
-            "with 8 bits a channel"
+            f"--white-level {white} is for 16-bit grey; {data.name} has 16-bit colours, of which 8 bits are read: save "
+            "them with 8 bits a channel"
         )
     level = full_scale(max(one.largest for one in seen)) if white == AUTO else int(white)
     return replace(data, white_level=level)

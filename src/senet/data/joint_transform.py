@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from senet.data.aspect_ratio import Shorten, Zoom, bounded
+from senet.data.aspect_ratio import ScaleJitter, Shorten, bounded
 from senet.data.augmentation import Augmentation
 from senet.data.dense import Target
 from senet.data.masks import IGNORE_INDEX
@@ -30,10 +30,10 @@ __all__ = [
     "masks_transform",
 ]
 
-DETECTION_CROPS = ("none", "zoom")
-SEGMENTATION_CROPS = ("zoom", "none")
+DETECTION_CROPS = ("none", "scale-jitter")
+SEGMENTATION_CROPS = ("scale-jitter", "none")
 
-READ = ("crop", "zoom", "flip", "flip_vertical", "rotation", "translate", "jitter")
+READ = ("crop", "scale_jitter", "hflip", "vflip", "rotation", "translate", "color_jitter")
 """Fields of `Augmentation` that have an effect here; see `_varied`."""
 
 FLAGS = ("crowd", "difficult")
@@ -130,19 +130,19 @@ def _varied(preprocessing: Preprocessing, a: Augmentation) -> list[nn.Module]:
     moved = v2.RandomAffine(
         a.rotation, (a.translate, a.translate), interpolation=INTERPOLATIONS["bilinear"], fill=_border(preprocessing)
     )
-    steps = _zoomed(preprocessing, a.zoom) if a.crop == "zoom" else []
+    steps = _zoomed(preprocessing, a.scale_jitter) if a.crop == "scale-jitter" else []
     varied = [
-        (a.flip, v2.RandomHorizontalFlip(a.flip)),
-        (a.flip_vertical, v2.RandomVerticalFlip(a.flip_vertical)),
+        (a.hflip, v2.RandomHorizontalFlip(a.hflip)),
+        (a.vflip, v2.RandomVerticalFlip(a.vflip)),
         (a.rotation or a.translate, moved),
-        (a.jitter, v2.ColorJitter(a.jitter, a.jitter, a.jitter)),
+        (a.color_jitter, v2.ColorJitter(a.color_jitter, a.color_jitter, a.color_jitter)),
     ]
     return [*steps, *(step for strength, step in varied if strength)]
 
 
 def _zoomed(preprocessing: Preprocessing, zoom: tuple[float, float]) -> list[nn.Module]:
     """The picture times a random factor of what just fits the size, then a random crop or a border."""
-    scaled = Zoom(preprocessing.size, zoom, INTERPOLATIONS[preprocessing.interpolation])
+    scaled = ScaleJitter(preprocessing.size, zoom, INTERPOLATIONS[preprocessing.interpolation])
     return [scaled, v2.RandomCrop(preprocessing.size, pad_if_needed=True, fill=_border(preprocessing))]
 
 

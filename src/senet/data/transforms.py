@@ -89,17 +89,17 @@ class TrainTransform:
         moved = v2.RandomAffine(a.rotation, (a.translate, a.translate), interpolation=InterpolationMode.BILINEAR)
         by_pillow: list[tuple[float, nn.Module]] = [
             (a.rotation or a.translate, moved),
-            (a.jitter, v2.ColorJitter(a.jitter, a.jitter, a.jitter)),
+            (a.color_jitter, v2.ColorJitter(a.color_jitter, a.color_jitter, a.color_jitter)),
         ]
         of_tensors: list[tuple[float, nn.Module]] = [
             (a.pixel_jitter, PixelJitter(a.pixel_jitter)),
-            (a.erasing, v2.RandomErasing(a.erasing, value=mean_colour(preprocessing))),
+            (a.random_erasing, v2.RandomErasing(a.random_erasing, value=mean_colour(preprocessing))),
             (a.cutout, Cutout(a.cutout, mean_colour(preprocessing))),
         ]
         self.mode = ToMode(preprocessing)
         self.part = _part(preprocessing, a)
         self.crop = [] if self.part else CROPS[a.crop](preprocessing, a)
-        self.flip, self.flip_vertical = a.flip, a.flip_vertical
+        self.hflip, self.vflip = a.hflip, a.vflip
         self.by_pillow = [step for strength, step in by_pillow if strength]
         self.of_tensors = [step for strength, step in of_tensors if strength]
 
@@ -122,9 +122,9 @@ class TrainTransform:
 
     def _vary(self, image: Image.Image | Tensor) -> Tensor:
         """Everything but the crop, in the order of `Augmentation`."""
-        if self.flip and torch.rand(1).item() < self.flip:  # v2's module takes four times as long to toss this coin
+        if self.hflip and torch.rand(1).item() < self.hflip:  # v2's module takes four times as long to toss this coin
             image = image.flip(-1) if isinstance(image, Tensor) else v2.functional.horizontal_flip(image)
-        if self.flip_vertical and torch.rand(1).item() < self.flip_vertical:
+        if self.vflip and torch.rand(1).item() < self.vflip:
             image = image.flip(-2) if isinstance(image, Tensor) else v2.functional.vertical_flip(image)
         if self.by_pillow and isinstance(image, Tensor):
             image = v2.functional.to_pil_image(image)
@@ -256,7 +256,7 @@ def _padded(preprocessing: Preprocessing, a: Augmentation) -> list[nn.Module]:
 
 
 CROPS: dict[str, Callable[[Preprocessing, Augmentation], list[nn.Module]]] = {
-    "resized": _resized,
+    "random-resized": _resized,
     "pad": _padded,
     "none": _whole,
 }
@@ -270,7 +270,7 @@ def _part(preprocessing: Preprocessing, a: Augmentation) -> PartialCrop | Padded
     if a.crop == "pad":
         fill = tuple(mean_colour(preprocessing))
         return PaddedCrop(size, a.pad, fill, ResizeToCover(size, interpolation), preprocessing.white_level)
-    if a.crop == "resized" and interpolation in TENSOR_MODES:
+    if a.crop == "random-resized" and interpolation in TENSOR_MODES:
         return PartialCrop(size, a.scale, a.ratio, interpolation, preprocessing.white_level)
     return None
 

@@ -97,12 +97,12 @@ class Backbone(nn.Module):
         return tuple(info.stride for info in self.feature_info)
 
     @property
-    def checkpointing(self) -> bool:
+    def grad_checkpointing(self) -> bool:
         """Whether blocks are recomputed in the backward pass."""
         return recomputes(self.stages.values())
 
-    @checkpointing.setter
-    def checkpointing(self, recompute: bool) -> None:
+    @grad_checkpointing.setter
+    def grad_checkpointing(self, recompute: bool) -> None:
         set_recomputing(dict(self.stages.items()), recompute)
 
     def forward(self, x: Tensor) -> list[Tensor]:

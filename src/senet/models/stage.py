@@ -28,18 +28,18 @@ class Stage(nn.Sequential):
         (N, C, H, W) -> (N, C', H', W').
     """
 
-    checkpointing: bool = False
+    grad_checkpointing: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
         for block in self:
-            x = _recomputed(block, x) if self.checkpointing and self.training else block(x)
+            x = _recomputed(block, x) if self.grad_checkpointing and self.training else block(x)
         return x
 
 
 def recomputes(stages: Iterable[nn.Module]) -> bool:
     """Whether any of these stages recomputes its blocks."""
-    return any(getattr(stage, "checkpointing", False) for stage in stages)
+    return any(getattr(stage, "grad_checkpointing", False) for stage in stages)
 
 
 def set_recomputing(stages: Mapping[str, nn.Module], recompute: bool) -> None:
@@ -49,13 +49,13 @@ def set_recomputing(stages: Mapping[str, nn.Module], recompute: bool) -> None:
         SenetError: A stage can't, since something else was put in its place; nothing is changed.
     """
     for number, stage in stages.items():
-        if not hasattr(stage, "checkpointing"):
+        if not hasattr(stage, "grad_checkpointing"):
             raise SenetError(
                 f"stages.{number} is a {type(stage).__name__}, which can't recompute its blocks; "
-                "checkpointing needs a senet.models.Stage there"
+                "gradient checkpointing needs a senet.models.Stage there"
             )
     for stage in stages.values():
-        stage.checkpointing = recompute  # type: ignore[assignment]
+        stage.grad_checkpointing = recompute  # type: ignore[assignment]
 
 
 def _recomputed(block: nn.Module, x: Tensor) -> Tensor:

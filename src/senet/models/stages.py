@@ -208,12 +208,12 @@ class ConvNet(nn.Module):
         return self.spec.feature_info
 
     @property
-    def checkpointing(self) -> bool:
+    def grad_checkpointing(self) -> bool:
         """Whether blocks are recomputed in the backward pass."""
         return recomputes(self.stages.values())
 
-    @checkpointing.setter
-    def checkpointing(self, recompute: bool) -> None:
+    @grad_checkpointing.setter
+    def grad_checkpointing(self, recompute: bool) -> None:
         set_recomputing(dict(self.stages.items()), recompute)
 
     def forward_features(self, x: Tensor) -> Tensor:

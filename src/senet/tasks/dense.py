@@ -74,7 +74,7 @@ class DenseTask(Task):
 
     def groups_by_shape(self, recipe: RecipeView) -> bool:
         """Whether training pictures keep their own shapes, so that alike ones should come together."""
-        return recipe.augmentation.crop != "zoom"
+        return recipe.augmentation.crop != "scale-jitter"
 
     def evaluated(self, source: DenseSource, preprocessing: Preprocessing, *, broken: str = "skip") -> DenseDataset:
         """Whole pictures with their targets."""

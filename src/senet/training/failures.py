@@ -32,10 +32,11 @@ class Diverged(SenetError):  # noqa: N818 - named as what it is about
 def diverged(what: str, trainer: L.Trainer) -> Diverged:
     """The error to raise where something became no number in the step at hand."""
     rate = trainer.optimizers[0].param_groups[0]["lr"]
-    frozen = trainer.lightning_module.recipe.frozen_norms  # type: ignore[union-attr]
-    hint = "; --frozen-norms is for pretrained weights: it bounds nothing" if frozen else ""
+    frozen = trainer.lightning_module.recipe.freeze_bn  # type: ignore[union-attr]
+    hint = "; --freeze-bn is for pretrained weights: it bounds nothing" if frozen else ""
     return Diverged(
-        f"{what} at step {trainer.global_step} (learning rate {rate:.4g}); try a smaller --lr or --clip-norm 1{hint}"
+        f"{what} at step {trainer.global_step} (learning rate {rate:.4g}); try a smaller --lr or "
+        f"--clip-grad-norm 1{hint}"
     )
 
 
@@ -82,8 +83,8 @@ def _words(error: BaseException, folder: Path, batch: str) -> str | None:
         return f"{from_worker(error)}; fewer --workers need less"
     if is_out_of_memory(error):
         return (
-            f"out of memory with batches of {batch}; --checkpointing or --precision bf16 need less, and so does a new "
-            "run with a smaller --batch-size"
+            f"out of memory with batches of {batch}; --grad-checkpointing or --precision bf16 need less, and so does a "
+            "new run with a smaller --batch-size"
         )
     if is_dead_loader(error):
         memory = "its shared memory (/dev/shm)" if "shared memory" in str(error) else "memory"

@@ -143,7 +143,7 @@ def fit(
         roll_call = Heartbeat(f"go on with: senet train --resume {folder}")
         statistics = SyncBatchNormPlugin()
         callbacks = [keeper, ProgressLine(console), roll_call, *_early_stop(recipe, task)]
-        trainer = _trainer(recipe, run, folder, callbacks, [statistics] if run.sync_norm else [])
+        trainer = _trainer(recipe, run, folder, callbacks, [statistics] if run.sync_bn else [])
         loaders = _loaders(task, network, data, recipe, run, trainer)
         if state is not None:
             loaders[0].batch_sampler.resume_at(state.epoch, state.batch)  # type: ignore[union-attr]
@@ -207,11 +207,11 @@ def report_missing_classes(data: Data, tell: Callable[[str], object]) -> None:
 
 
 def _prepare(network: Network, recipe: Recipe, run: RunOptions) -> None:
-    if recipe.frozen_stages or recipe.frozen_norms:
+    if recipe.freeze_stages or recipe.freeze_bn:
         _freeze(network, recipe)
     if recipe.train != "all":
         trainable(network.model, recipe.train)
-    if run.checkpointing:
+    if run.grad_checkpointing:
         _turn_on_checkpointing(network)
     if run.compile:
         network.model.compile()
@@ -221,17 +221,17 @@ def _freeze(network: Network, recipe: Recipe) -> None:
     backbone = next((module for module in network.model.modules() if isinstance(module, Backbone)), None)
     if backbone is None:
         raise SenetError(
-            f"frozen_stages and frozen_norms are about backbones of this package; {network.name} for {network.task} "
+            f"freeze_stages and freeze_bn are about backbones of this package; {network.name} for {network.task} "
             "has none"
         )
-    backbone.freeze(recipe.frozen_stages, norms=recipe.frozen_norms)
+    backbone.freeze(recipe.freeze_stages, norms=recipe.freeze_bn)
 
 
 def _turn_on_checkpointing(network: Network) -> None:
-    able = [module for module in network.model.modules() if hasattr(module, "checkpointing")]
+    able = [module for module in network.model.modules() if hasattr(module, "grad_checkpointing")]
     if not able:
         raise SenetError(f"gradient checkpointing is built into this package's networks; {network.name} has none")
-    able[0].checkpointing = True  # type: ignore[assignment]
+    able[0].grad_checkpointing = True  # type: ignore[assignment]
 
 
 def _trainer(
@@ -248,7 +248,7 @@ def _trainer(
             precision=LIGHTNING_PRECISION[run.precision],  # type: ignore[arg-type]
             max_epochs=recipe.epochs,
             accumulate_grad_batches=recipe.grad_accumulation,
-            gradient_clip_val=recipe.clip_norm or None,
+            gradient_clip_val=recipe.clip_grad_norm or None,
             deterministic=run.deterministic,
             logger=False,  # the keeper logs, before it saves a state
             default_root_dir=folder,

@@ -34,8 +34,8 @@ class Recipe:
         epochs: Passes over the training images.
         batch_size: Images per optimizer step, over all devices and micro-batches.
         train: What learns: `"all"`, or the `"attention"` layers alone (running statistics of norms follow the data).
-        frozen_stages: Stem and stages of a backbone up to this number stay as they are; 0 is none.
-        frozen_norms: All batch norms of a backbone stay as they are, as where batches are small.
+        freeze_stages: Stem and stages of a backbone up to this number stay as they are; 0 is none.
+        freeze_bn: All batch norms of a backbone stay as they are, as where batches are small.
         optimizer: `"sgd"` (Nesterov momentum 0.9) or `"adamw"`; norms and biases are never decayed.
         lr: Peak learning rate at `batch_size`. Another batch size scales it in proportion (`for_batch_size`), AdamW
             in place of SGD takes a hundredth of it (`for_optimizer`).
@@ -51,7 +51,7 @@ class Recipe:
         augmentation: What happens to each training image.
         ema_decay: Decay a step of the averaged weights, which are then what is validated and kept; 0 is off.
             Rises to it over the first steps, so that short runs are not dominated by the start.
-        clip_norm: Largest norm of the gradient; 0 is off.
+        clip_grad_norm: Largest norm of the gradient; 0 is off.
         grad_accumulation: Number of micro-batches per optimizer step, to save memory.
         patience: Epochs without a better validation accuracy after which the training stops; 0 is off.
         seed: Of weights, order and augmentation.
@@ -64,8 +64,8 @@ class Recipe:
     epochs: int = 30
     batch_size: int = 128
     train: str = "all"
-    frozen_stages: int = 0
-    frozen_norms: bool = False
+    freeze_stages: int = 0
+    freeze_bn: bool = False
     optimizer: str = "sgd"
     lr: float = 0.1
     weight_decay: float = 5e-4
@@ -78,7 +78,7 @@ class Recipe:
     cutmix: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     ema_decay: float = 0.0
-    clip_norm: float = 0.0
+    clip_grad_norm: float = 0.0
     grad_accumulation: int = 1
     patience: int = 0
     seed: int = 0
@@ -90,8 +90,8 @@ class Recipe:
                 _require(math.isfinite(getattr(self, f.name)), f.name, getattr(self, f.name), "a finite number")
         for name in ("epochs", "batch_size", "grad_accumulation"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "clip_norm", "patience", "seed",
-                     "frozen_stages"):  # fmt: skip
+        for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "clip_grad_norm", "patience", "seed",
+                     "freeze_stages"):  # fmt: skip
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("label_smoothing", "ema_decay"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
@@ -171,7 +171,7 @@ class RunOptions:
         devices: Devices of this machine; 0 is all accelerators, or the one processor.
         nodes: Machines.
         strategy: Lightning's: `"auto"`, `"ddp"`, `"fsdp"`, ...
-        sync_norm: Batch norms take their statistics over the images of all devices, so that a batch means the same on
+        sync_bn: Batch norms take their statistics over the images of all devices, so that a batch means the same on
             any number of them; without it each device uses its own images, which is faster.
         workers: Processes that load images, a device; -1 chooses by the number of cores.
         channels_last: Maps as (N, H, W, C) in memory: faster on most hardware.
@@ -187,10 +187,10 @@ class RunOptions:
     devices: int = 0
     nodes: int = 1
     strategy: str = "auto"
-    sync_norm: bool = True
+    sync_bn: bool = True
     workers: int = -1
     channels_last: bool = True
-    checkpointing: bool = False
+    grad_checkpointing: bool = False
     compile: bool = False
     deterministic: bool = False
     save_every: str = "300s"

@@ -17,7 +17,7 @@ cifar = Recipe(
     weight_decay=5e-4,
     schedule="one-cycle",
     warmup_epochs=6,
-    augmentation=Augmentation(crop="pad", flip=0.5),
+    augmentation=Augmentation(crop="pad", hflip=0.5),
 )
 # Ten epochs leave a small network underfitted: more and larger steps, less weight decay and milder crops than for a
 # long training (benchmarks/cifar10_quick.md compares).
@@ -35,7 +35,8 @@ cifar_quick = replace(
 # As much as 90 minutes on two processor cores allow. What trains fast on CIFAR-10 (Page 2018, "How to train your
 # ResNet"; Jordan 2024, arXiv 2404.00498) is a network that leaves 32 pixels early and widens, one cycle of a high
 # rate, label smoothing, mild crops and averaged weights. Of this package's networks that is a half-width ResNet-18:
-#   --model se_cifar_resnet20 --option depth=2 --option widths=[32,64,128,256] --option projection=true
+#   --model se_cifar_resnet20 --model-kwargs depth=2 --model-kwargs widths=[32,64,128,256]
+#   --model-kwargs projection=true
 # 137M multiply-accumulates, three times ResNet-20's, for ten times its parameters.
 cifar10_fast = replace(
     cifar,
@@ -68,7 +69,7 @@ digits = Recipe(
     schedule="one-cycle",
     warmup_epochs=6,
     label_smoothing=0.1,
-    augmentation=Augmentation(crop="none", flip=0, rotation=10, translate=0.1),
+    augmentation=Augmentation(crop="none", hflip=0, rotation=10, translate=0.1),
     expects="se_cifar_resnet20: at least 98% of the 360 test digits, 2 minutes on 2 CPU cores",
 )
 photos = Recipe(
@@ -80,7 +81,9 @@ photos = Recipe(
     warmup_epochs=5,
     label_smoothing=0.1,
     ema_decay=0.999,
-    augmentation=Augmentation(crop="resized", scale=(0.25, 1.0), flip=0.5, jitter=0.2, erasing=0.1),
+    augmentation=Augmentation(
+        crop="random-resized", scale=(0.25, 1.0), hflip=0.5, color_jitter=0.2, random_erasing=0.1
+    ),
 )
 # The paper's ImageNet training (section 6.1). It doesn't state the weight decay; 1e-4 is what its code base's
 # successors use.
@@ -92,7 +95,7 @@ imagenet = Recipe(
     schedule="step",
     warmup_epochs=0,
     step_epochs=(30, 60, 90),
-    augmentation=Augmentation(crop="resized", flip=0.5),
+    augmentation=Augmentation(crop="random-resized", hflip=0.5),
     expects="se_resnet50: 23.29% top-1 error (paper, Table 2), 8 GPUs",
 )
 # What the authors' README says of the released weights.
@@ -112,8 +115,8 @@ detection = Recipe(
     schedule="step",
     warmup_epochs=0.5,
     step_epochs=(16, 22),
-    clip_norm=10.0,
-    augmentation=Augmentation(crop="none", flip=0.5),
+    clip_grad_norm=10.0,
+    augmentation=Augmentation(crop="none", hflip=0.5),
 )
 # The paper's Table 7: Detectron's Faster R-CNN on COCO, "2x" schedule of 180,000 steps of 16 images, ImageNet
 # weights whose norms stay as they are and whose first stages are frozen.
@@ -123,9 +126,9 @@ coco = replace(
     batch_size=16,
     lr=0.02,
     warmup_epochs=0.07,
-    clip_norm=0.0,
-    frozen_stages=2,
-    frozen_norms=True,
+    clip_grad_norm=0.0,
+    freeze_stages=2,
+    freeze_bn=True,
     expects="faster_rcnn on COCO minival: resnet50 38.0, se_resnet50 40.4 mAP; with 101 layers 39.9 and 41.9 (paper, "
     "Table 7), 8 GPUs",
 )
@@ -137,7 +140,7 @@ segmentation = Recipe(
     weight_decay=1e-2,
     schedule="cosine",
     warmup_epochs=2,
-    augmentation=Augmentation(crop="zoom", zoom=(0.75, 1.5), flip=0.5),
+    augmentation=Augmentation(crop="scale-jitter", scale_jitter=(0.75, 1.5), hflip=0.5),
 )
 
 RECIPES: dict[str, Recipe] = {

@@ -31,7 +31,7 @@ class UNetHead(HeadSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class DeepLabHead(HeadSpec):
-    """DeepLab v3+; with the network's `output_stride` 8 or 16 as published (`--option output_stride=16`)."""
+    """DeepLab v3+; with the network's `output_stride` 8 or 16 as published (`--model-kwargs output_stride=16`)."""
 
     kind: ClassVar[str] = "deeplabv3plus"
 
