@@ -182,7 +182,8 @@ def test_our_own_checkpoint_says_itself_what_it_is_of(senet, refused, theirs: Pa
     (theirs / "three.txt").write_text("a\nb\nc\n")
     ours, again = theirs / "ours.safetensors", theirs / "again.safetensors"
     code, _, err = senet("convert", theirs / "small.pth", *RESNET20, "--out", ours, "--model-kwargs", "depth=1",
-                         "--classes", theirs / "three.txt", "--channel-order", "L", "--mean", 0.5, "--std", 0.5)  # fmt: skip
+                         "--classes", theirs / "three.txt", "--channel-order", "L", "--mean", 0.5,
+                         "--std", 0.5)  # fmt: skip
     assert code == 0, err
     assert senet("convert", ours, *RESNET20, "--out", again, "--to", "cifar")[0] == 0
     given = to_layout(small, "cifar")
