@@ -103,6 +103,31 @@ OFFERED int senet_step_rescale(const struct senet_step *step, const void *x, con
     return best()->rescale(step, x, gate, shortcut, y);
 }
 
+OFFERED int senet_gated_step_forward(const struct senet_step *step, int64_t activation, const void *x, float *statistics,
+                                     float *saved, float *z)
+{
+    return best()->gated_forward(step, activation, x, statistics, saved, z);
+}
+
+OFFERED int senet_gated_step_apply(const struct senet_step *step, int64_t activation, const void *x, const float *saved,
+                                   const float *gate, void *y)
+{
+    return best()->gated_apply(step, activation, x, saved, gate, y);
+}
+
+OFFERED int senet_gated_step_sums(const struct senet_step *step, int64_t activation, const void *dy, const void *x,
+                                  const float *saved, float *sums)
+{
+    return best()->gated_sums(step, activation, dy, x, saved, sums);
+}
+
+OFFERED int senet_gated_step_backward(const struct senet_step *step, int64_t activation, const void *dy, const void *x,
+                                      const float *saved, const float *gate, const float *dz, const float *sums,
+                                      void *dx, const struct senet_gradients *gradients)
+{
+    return best()->gated_backward(step, activation, dy, x, saved, gate, dz, sums, dx, gradients);
+}
+
 OFFERED int senet_convolve(const struct senet_convolution *layer, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
                            int64_t threads, const float *x, const float *added, float *y)
 {

@@ -8,6 +8,9 @@
 #include "vector.h"
 
 #include "passes.h"
+#include "excite.h"
+#include "activation.h"
+#include "gated_passes.h"
 #define JOIN(a, b) a##b
 
 #define T float
@@ -15,6 +18,7 @@
 #define LOAD load_float
 #define STORE store_float
 #include "passes_of.h"
+#include "gated_passes_of.h"
 #undef T
 #undef OF
 #undef LOAD
@@ -25,8 +29,8 @@
 #define LOAD load_bf16
 #define STORE store_bf16
 #include "passes_of.h"
+#include "gated_passes_of.h"
 
-#include "excite.h"
 #include "products.h"
 
 /* --- how a step is divided -------------------------------------------------------------------------------------- */
@@ -605,6 +609,7 @@ static int rescale(const struct senet_step *step, const void *x, const float *ga
     return 0;
 }
 
+#include "gated.h"
 #include "convolution.h"
 
 #define TEXT(name) #name
@@ -612,4 +617,7 @@ static int rescale(const struct senet_step *step, const void *x, const float *ga
 #define SYMBOL_(set) JOIN(senet_, set)
 #define SYMBOL(set) SYMBOL_(set)
 
-const struct senet_instruction_set SYMBOL(SET) = {NAME(SET), forward, backward, rescale, convolution};
+const struct senet_instruction_set SYMBOL(SET) = {
+    NAME(SET),   forward,    backward,       rescale,     gated_forward,
+    gated_apply, gated_sums, gated_backward, convolution,
+};

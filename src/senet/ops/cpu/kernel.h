@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* Changes with every change of the functions below; the caller compares it with its own. */
-#define SENET_ABI 5
+#define SENET_ABI 6
 
 /* The shape and options of a step. */
 struct senet_step {
@@ -46,6 +46,24 @@ typedef int senet_backward(const struct senet_step *, const void *dy, const void
 /* y = relu(gate * x + shortcut) with the gate (n, c); y may be x. Of the step only shape, storage and threads count. */
 typedef int senet_rescale(const struct senet_step *, const void *x, const float *gate, const void *shortcut, void *y);
 
+/* norm -> activation a -> channel gate, in four calls; the caller computes the gate from the means, and its gradient.
+ *
+ *     z = mean(a(v))     per sample and channel
+ *     y = gate * a(v)
+ *
+ * Of the step shape, storage, training, eps, threads, gamma, beta, mean and var count. `saved` is SENET_SAVED without
+ * hidden. `sums`: of dy a, dy a', a', dy a' t, a' t with t = x - pivot (5, n, c); the first are the gate's gradient. */
+typedef int senet_gated_forward(const struct senet_step *, int64_t activation, const void *x, float *statistics,
+                                float *saved, float *z);
+typedef int senet_gated_apply(const struct senet_step *, int64_t activation, const void *x, const float *saved,
+                              const float *gate, void *y);
+typedef int senet_gated_sums(const struct senet_step *, int64_t activation, const void *dy, const void *x,
+                             const float *saved, float *sums);
+/* `dz` is the gradient of z. Of `senet_gradients` gamma and beta are used. */
+typedef int senet_gated_backward(const struct senet_step *, int64_t activation, const void *dy, const void *x,
+                                 const float *saved, const float *gate, const float *dz, const float *sums, void *dx,
+                                 const struct senet_gradients *);
+
 /* A convolution and what follows it, in inference; maps are float, channels_last.
  *
  *     s = gate(w2 relu(w1 mean(x) + b1) + b2)        per sample and channel; 1 without `hidden`
@@ -70,6 +88,10 @@ struct senet_instruction_set {
     senet_forward *forward;
     senet_backward *backward;
     senet_rescale *rescale;
+    senet_gated_forward *gated_forward;
+    senet_gated_apply *gated_apply;
+    senet_gated_sums *gated_sums;
+    senet_gated_backward *gated_backward;
     senet_convolution_pass *convolution;
 };
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from senet.ops.cpu.library import call
 
-__all__ = ["Options", "backward", "forward", "rescale"]
+__all__ = ["Options", "addresses", "backward", "forward", "gradients", "packed", "rescale"]
 
 Options = tuple[bool, float, int]
 """Whether the norm takes the batch's statistics, its eps, the gate's number."""
@@ -31,7 +31,7 @@ def forward(
     x: Tensor, shortcut: Tensor | None, parameters: Parameters, options: Options, into: tuple[Tensor, Tensor, Tensor]
 ) -> None:
     """Compute a step into y, statistics and what the backward pass needs."""
-    call("senet_step_forward", _step(x, parameters, options), *_addresses((x, shortcut, *into)))
+    call("senet_step_forward", packed(x, parameters, options), *addresses((x, shortcut, *into)))
 
 
 def backward(
@@ -41,25 +41,31 @@ def backward(
     into: Sequence[Tensor | None],
 ) -> None:
     """Compute the gradients of x, shortcut and six parameters into these from dy, x, y and what was saved."""
-    step = _step(maps[1], parameters, options)
-    small = _GRADIENTS.pack(*_addresses(into[2:]))
-    call("senet_step_backward", step, *_addresses((*maps, *into[:2])), small)
+    step = packed(maps[1], parameters, options)
+    call("senet_step_backward", step, *addresses((*maps, *into[:2])), gradients(into[2:]))
 
 
 def rescale(x: Tensor, gate: Tensor, shortcut: Tensor) -> None:
     """Let x become `relu(gate * x + shortcut)`."""
-    call("senet_step_rescale", _step(x, NONE, (False, 0.0, 0)), *_addresses((x, gate, shortcut, x)))
+    call("senet_step_rescale", packed(x, NONE, (False, 0.0, 0)), *addresses((x, gate, shortcut, x)))
 
 
-def _step(x: Tensor, parameters: Parameters, options: Options) -> bytes:
+def gradients(tensors: Iterable[Tensor | None]) -> bytes:
+    """`struct senet_gradients` of six gradients."""
+    return _GRADIENTS.pack(*addresses(tensors))
+
+
+def packed(x: Tensor, parameters: Parameters, options: Options) -> bytes:
+    """`struct senet_step` of a feature map and eight parameters."""
     n, c, height, width = x.shape
     w1 = parameters[4]
     training, eps, gate = options
     hidden = 0 if w1 is None else w1.shape[0]
     last, half = not x.is_contiguous(), x.dtype is torch.bfloat16
     sizes = (n, c, height * width, hidden, half, last, training, gate, torch.get_num_threads())
-    return _STEP.pack(*sizes, eps, *_addresses(parameters))
+    return _STEP.pack(*sizes, eps, *addresses(parameters))
 
 
-def _addresses(tensors: Iterable[Tensor | None]) -> list[int]:
+def addresses(tensors: Iterable[Tensor | None]) -> list[int]:
+    """Where the tensors' numbers lie in memory; 0 for None."""
     return [0 if t is None else t.data_ptr() for t in tensors]
