@@ -40,7 +40,7 @@ _HOME = {
     "cost": "senet.profiling",
     "load_model": "senet.tasks",
     "load_weights": "senet.weights",
-    "optimize": "senet.fusion",
+    **dict.fromkeys(("accelerate", "optimize"), "senet.fusion"),
     "SenetError": "senet.errors",
     **dict.fromkeys(("BAM", "CBAM", "ECA", "ESE", "GE", "SE", "SK", "ScSE", "SpatialSE", "SqueezeExcite"), "senet.nn"),
     "record_gates": "senet.gates",

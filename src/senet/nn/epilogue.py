@@ -17,7 +17,7 @@ from senet.nn.squeeze import mean as spatial_mean
 from senet.ops import GATE_NUMBERS, bn_se_add_relu, choose
 from senet.ops.bn_se_add_relu import SIGNATURE
 
-__all__ = ["norm_relu", "residual_epilogue", "untouched"]
+__all__ = ["kernel_available", "norm_relu", "residual_epilogue", "untouched", "unwatched", "update_running_statistics"]
 
 # Numbers in a feature map from which on the operator is no slower than the modules, with attention or without it, in
 # training or inference; below, its fixed cost counts. Measured: benchmarks/operator_sizes.json.
@@ -78,6 +78,13 @@ def untouched(*modules: nn.Module) -> bool:
     return not _module._has_any_global_hook() and all(_unwatched(m, 0) for m in modules)
 
 
+def unwatched(*modules: nn.Module) -> bool:
+    """Whether there are no hooks on these modules; another `forward` doesn't count."""
+    return not _module._has_any_global_hook() and all(
+        not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks) for m in modules
+    )
+
+
 def _unwatched(module: nn.Module, hooks: int) -> bool:
     """Whether it has just so many forward hooks, and nothing else of that kind."""
     return len(module._forward_hooks) == hooks and not (
@@ -99,16 +106,17 @@ def _is_large(x: Tensor, *, attended: bool) -> bool:
     if torch.jit.is_tracing():
         return False
     if torch.compiler.is_compiling():
-        return torch.is_grad_enabled() and not torch.compiler.is_exporting() and _has_kernel()
+        return torch.is_grad_enabled() and not torch.compiler.is_exporting() and kernel_available()
     numbers, least = x.numel(), LEAST[attended, torch.is_grad_enabled()]
-    if numbers < least or x.ndim != 4 or not _has_kernel():
+    if numbers < least or x.ndim != 4 or not kernel_available():
         return False
     short = x.shape[2] * x.shape[3] < SHORT_RUN and x.is_contiguous()
     return not short or numbers >= SHORT_RUNS_COST * least
 
 
 @torch.compiler.assume_constant_result
-def _has_kernel() -> bool:
+def kernel_available() -> bool:
+    """Whether the operators run on the compiled kernel."""
     return choose().library is not None
 
 
@@ -153,12 +161,12 @@ def _fused(x: Tensor, norm: nn.BatchNorm2d, se: nn.Module | None, shortcut: Tens
     if tracked:
         assert mean is not None
         assert var is not None
-        _update(norm, mean, var, statistics)
+        update_running_statistics(norm, mean, var, statistics)
     return y
 
 
 @torch.no_grad()
-def _update(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, statistics: Tensor) -> None:
+def update_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, statistics: Tensor) -> None:
     """Move the running statistics as `nn.BatchNorm2d` does."""
     momentum = norm.momentum
     if norm.num_batches_tracked is not None:
