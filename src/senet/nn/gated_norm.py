@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from senet.nn.epilogue import kernel_available, unwatched, update_running_statistics
@@ -52,8 +53,8 @@ class GatedNorm:
         if self.waiting:
             self.waiting = False
             raise RuntimeError(
-                f"{type(self.attention).__name__} did not run after its norm: the run before was interrupted, so run again, or the "
-                "network has skipped it, so call undo() of accelerate's report"
+                f"{type(self.attention).__name__} did not run after its norm. If a run was interrupted, run again; "
+                "if the network skips it, call undo() of accelerate's report"
             )
         y = self._fused(x)
         if y is None:
@@ -64,6 +65,8 @@ class GatedNorm:
 
     def _fused(self, x: Tensor) -> Tensor | None:
         norm: Any = self.norm
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return None  # Inductor fuses the modules' plain operations itself
         if x.ndim != 4 or x.numel() < LEAST or not kernel_available():
             return None
         if not unwatched(self.norm, self.attention, *self.inner):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from senet.ops.activation_functions import ACTIVATION_FUNCTIONS, ACTIVATION_SLOPES
-from senet.ops.arguments import Signature, memory_format
+from senet.ops.arguments import Signature, eager, memory_format
 from senet.ops.cpu import choose, gated_step
 
 __all__ = ["SIGNATURE", "bn_act_gate", "definition"]
@@ -159,10 +159,7 @@ class _Squeeze(torch.autograd.Function):
         gradient, step.gradient = step.gradient, None
         if gradient is None and dz is None:
             return (None,) * 6
-        plain = torch.is_grad_enabled() or choose().library is None or not x.numel()
-        if plain or gradient is None:
-            if gradient is not None:
-                raise RuntimeError("bn_act_gate: the backward passes of one step ran in different modes")
+        if gradient is None:  # the gradient by way of the result came from `_Excite.backward`
             assert dz is not None
             return (*_squeeze_back(dz, x, *parameters, *step.options), None, None, None)
         dy, gate, sums = gradient
@@ -203,7 +200,9 @@ class _Excite(torch.autograd.Function):
             return (None,) * 9
         x, gate, *parameters, saved = ctx.saved_tensors
         step: _Step = ctx.step
-        if torch.is_grad_enabled() or choose().library is None or not x.numel():
+        step.gradient = None
+        plain = torch.is_grad_enabled() or not eager(dy) or type(dy) is not Tensor  # to be derived again, or in batches
+        if plain or choose().library is None or not x.numel():
             dx, dgate, dgamma, dbeta = _excite_back(dy, x, gate, *parameters, *step.options)
             return dx, dgate, None, dgamma, dbeta, None, None, None, None
         n, c = x.shape[:2]

@@ -1,0 +1,254 @@
+"""`accelerate`: the same outputs, gradients, statistics and modules; what it leaves, and how it is undone."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import senet
+from senet.nn.gated_norm import GatedNorm
+from senet.ops import choose
+
+needs_kernel = pytest.mark.skipif(choose().library is None, reason=f"no compiled kernel: {choose().reason}")
+timm = pytest.importorskip("timm")
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "mobilenet": lambda: senet.create_model("se_mobilenet_v1_025", num_classes=5),
+    "vgg": lambda: senet.create_model("se_vgg11", num_classes=5),
+    "efficientnet": lambda: timm.create_model("efficientnet_b0", num_classes=5, drop_rate=0.0),
+    "mobilenetv3": lambda: timm.create_model("mobilenetv3_small_100", num_classes=5, drop_rate=0.0),
+    "regnet": lambda: timm.create_model("regnety_002", num_classes=5),
+    "seresnet": lambda: timm.create_model("seresnet18", num_classes=5),
+    "eca": lambda: timm.create_model("ecaresnet26t", num_classes=5),
+}
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        if p.ndim == 1:
+            p.data.uniform_(0.2, 1.0, generator=generator)
+    for name, b in model.named_buffers():
+        if name.endswith("running_mean"):
+            b.normal_(generator=generator).mul_(0.1)
+        elif name.endswith("running_var"):
+            b.uniform_(0.5, 1.5, generator=generator)
+    for m in model.modules():
+        if isinstance(m, nn.Dropout):
+            m.p = 0.0
+    return model
+
+
+def step(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """Output, gradients of the image and all parameters, buffers."""
+    model.zero_grad()
+    x = x.to(next(model.parameters()).dtype).clone().requires_grad_()
+    y = model(x)
+    (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
+    assert x.grad is not None
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return [
+        y.detach().double(),
+        x.grad.double(),
+        *(g.double() for g in gradients),
+        *(b.double() for b in model.buffers()),
+    ]
+
+
+def fused(model: nn.Module) -> int:
+    return sum(isinstance(m.__dict__.get("forward"), GatedNorm) for m in model.modules())
+
+
+@needs_kernel
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_same_numbers(name: str, training: bool) -> None:
+    """As close to the network in float64 as the modules in float32 are."""
+    torch.manual_seed(0)
+    plain = randomised(NETWORKS[name]()).train(training)
+    accelerated = copy.deepcopy(plain)
+    report = senet.accelerate(accelerated)
+    assert report.fused
+    assert not report.left, report.left
+    x = torch.randn(4, 3, 96, 96).contiguous(memory_format=torch.channels_last)
+    exact = step(copy.deepcopy(plain).double(), x)
+    modules, ours = step(plain, x), step(accelerated, x)
+    assert list(accelerated.state_dict()) == list(plain.state_dict())
+    scale = torch.stack([t.norm() for t in exact]).max()
+    for right, usual, found in zip(exact, modules, ours, strict=True):
+        error, allowed = (found - right).norm(), (usual - right).norm()
+        assert error <= 10 * allowed + 1e-6 * right.norm() + 1e-9 * scale
+
+
+@needs_kernel
+def test_bfloat16_autocast() -> None:
+    torch.manual_seed(0)
+    plain = randomised(NETWORKS["efficientnet"]()).train()
+    accelerated = copy.deepcopy(plain)
+    senet.accelerate(accelerated)
+    x = torch.randn(4, 3, 96, 96)
+    exact = copy.deepcopy(plain).double()(x.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        usual, ours = plain(x), accelerated(x)
+    assert ours.dtype is usual.dtype
+    assert (ours.double() - exact).norm() <= 2 * (usual.double() - exact).norm()
+
+
+@needs_kernel
+def test_saves_memory() -> None:
+    """A training step keeps no more activations than without attention."""
+    from senet.profiling import saved_bytes
+
+    torch.manual_seed(0)
+    with_se = timm.create_model("efficientnet_b0").train()
+    x = torch.randn(2, 3, 128, 128)
+    before = saved_bytes(with_se, x)
+    senet.accelerate(with_se)
+    after = saved_bytes(with_se, x)
+    for m in with_se.modules():
+        if hasattr(m, "se"):
+            m.se = nn.Identity()
+    assert after < before
+    assert after < 1.02 * saved_bytes(with_se, x)
+
+
+class Net(nn.Module):
+    """A convolution, then `body` of norm, activation and attention."""
+
+    def __init__(self, body: Callable[[Any, Tensor], Tensor], channels: int = 32) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 3, padding=1)
+        self.bn, self.act, self.se = nn.BatchNorm2d(channels), nn.SiLU(), senet.SqueezeExcite(channels, 4)
+        self.last = nn.Conv2d(channels, 2, 1)
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.body(self, self.conv(x)))
+
+
+def straight(net: Any, x: Tensor) -> Tensor:
+    return net.se(net.act(net.bn(x)))
+
+
+def read_twice(net: Any, x: Tensor) -> Tensor:
+    y = net.act(net.bn(x))
+    return net.se(y) + y
+
+
+def function_between(net: Any, x: Tensor) -> Tensor:
+    return net.se(torch.relu(net.bn(x)))
+
+
+def twice(net: Any, x: Tensor) -> Tensor:
+    return net.se(net.act(net.bn(net.se(net.act(net.bn(x))))))
+
+
+def pooled(net: Any, x: Tensor) -> Tensor:
+    return net.se(nn.functional.avg_pool2d(net.act(net.bn(x)), 2))
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (read_twice, "also read elsewhere"),
+        (function_between, "no batch norm and activation, as modules"),
+        (twice, "several times"),
+        (pooled, "no batch norm and activation, as modules"),
+    ],
+)
+def test_leaves(body: Callable[[Any, Tensor], Tensor], reason: str) -> None:
+    model = Net(body)
+    report = senet.accelerate(model, torch.zeros(1, 3, 16, 16))
+    assert not report.fused
+    assert reason in report.left["se"]
+    assert not any("forward" in m.__dict__ for m in model.modules())
+
+
+def test_leaves_other_attention() -> None:
+    model = Net(straight)
+    model.se = senet.CBAM(reduction=4).build(32)
+    assert "means of channels alone" in senet.accelerate(model, torch.zeros(1, 3, 16, 16)).left["se"]
+
+
+@needs_kernel
+def test_again_copied_pickled_and_undone() -> None:
+    torch.manual_seed(0)
+    model, x = Net(straight).eval(), torch.randn(2, 3, 32, 32)
+    before = model(x)
+    report = senet.accelerate(model, x)
+    assert str(report) == "1 of 1 attention layers run with their norm"
+    assert senet.accelerate(model, x).fused == report.fused
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    for other in (copy.deepcopy(model), torch.load(file, weights_only=False)):
+        assert fused(other) == 1
+        other.bn.weight.data.mul_(2)  # its own numbers, not those of the first
+        assert not torch.allclose(other(x), before, rtol=1e-3)
+    torch.testing.assert_close(model(x), before, rtol=1e-5, atol=1e-5)
+    report.undo()
+    assert not any("forward" in m.__dict__ for m in model.modules())
+    assert torch.equal(model(x), before)
+
+
+@needs_kernel
+@pytest.mark.parametrize("where", ["bn", "act", "se"])
+def test_hooks_see_what_they_saw(where: str) -> None:
+    """A hook on one of the three sees the tensor that it saw before; without it the operator comes back."""
+    torch.manual_seed(0)
+    plain = Net(straight)
+    accelerated = copy.deepcopy(plain)
+    senet.accelerate(accelerated, torch.zeros(1, 3, 16, 16))
+    x, seen = torch.randn(2, 3, 32, 32), []
+    for model in (plain, accelerated):
+        handle = getattr(model, where).register_forward_hook(lambda m, args, y: seen.append((args[0], y)))
+        model(x)
+        handle.remove()
+    torch.testing.assert_close(*seen)
+    with senet.record_gates(plain.eval()) as right, senet.record_gates(accelerated.eval()) as found:
+        plain(x)
+        accelerated(x)
+    torch.testing.assert_close(dict(found), dict(right))
+
+
+@needs_kernel
+def test_a_network_that_changes_its_way_is_an_error() -> None:
+    """Not a number without the attention, or with it twice."""
+    model = Net(straight)
+    senet.accelerate(model, torch.zeros(1, 3, 16, 16))
+    model.body = lambda net, x: net.se(net.act(net.bn(x)) * 1.0)
+    x = torch.randn(2, 3, 64, 64)
+    with pytest.raises(RuntimeError, match="another tensor"):
+        model(x)
+    model.body = lambda net, x: net.act(net.bn(x))
+    model(x)
+    with pytest.raises(RuntimeError, match="did not run after its norm"):
+        model(x)
+    model.body = straight
+    model(x)
+
+
+@needs_kernel
+@pytest.mark.parametrize("transform", ["compile", "vmap", "export", "meta"])
+def test_elsewhere_the_modules_compute(transform: str) -> None:
+    torch.manual_seed(0)
+    plain = Net(straight).eval()
+    accelerated = copy.deepcopy(plain)
+    senet.accelerate(accelerated, torch.zeros(1, 3, 16, 16))
+    x = torch.randn(2, 3, 32, 32)
+    if transform == "compile":
+        found = torch.compile(accelerated, backend="aot_eager")(x)
+    elif transform == "vmap":
+        found = torch.func.vmap(accelerated)(x[:, None])[:, 0]
+    elif transform == "export":
+        found = torch.export.export(accelerated, (x,)).module()(x)
+    else:
+        assert accelerated.to("meta")(x.to("meta")).shape == (2, 2, 32, 32)
+        return
+    torch.testing.assert_close(found, plain(x), rtol=1e-5, atol=1e-5)
