@@ -167,8 +167,8 @@ class ModelSpec(ABC):
         return self.attention is not None and (self.stages is None or stage in self.stages)
 
     def _attended_channels(self, block: BlockShape) -> int:
-        site = PLACEMENTS[self.placement].site
-        return {"in": block.in_channels, "out": block.out_channels, "inner": block.inner_channels}[site]
+        channels_of = PLACEMENTS[self.placement].channels_of
+        return {"in": block.in_channels, "out": block.out_channels, "inner": block.inner_channels}[channels_of]
 
     def build_attention(self, stage: int, block: BlockShape) -> nn.Module:
         """The attention block of one block of stage number `stage`; the identity where it has none."""
