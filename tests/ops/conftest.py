@@ -11,4 +11,4 @@ from senet.fusion import layers
 @pytest.fixture(autouse=True)
 def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epilogue, "MIN_ELEMENTS", dict.fromkeys(epilogue.MIN_ELEMENTS, 0))
-    monkeypatch.setattr(layers, "LEAST_PACKED", 0)
+    monkeypatch.setattr(layers, "MIN_PACKED_ELEMENTS", 0)

@@ -18,7 +18,7 @@ __all__ = ["VARIANTS", "BNInceptionSpec", "CutPool"]
 
 @final
 class CutPool(nn.Module):
-    """3x3 max pool of stride 2 with windows cropped at the border, so its output size is that of a padded 3x3 convolution.
+    """3x3 max pool of stride 2, with windows cropped at the border. A padded 3x3 convolution has the same output size.
 
     Source: the authors' definition ("MAX, stride 2, no padding, rounding up").
     Differs: in the original, feature maps of odd size lose one row and column against the parallel convolutions and

@@ -23,7 +23,7 @@ class Published:
         top5: Top-5 error in percent.
         macs: Multiply-accumulates as printed, with their unit: "3.86G" or "569M". The paper calls them FLOPs.
         params: Parameters as printed: "4.2M".
-        discrepancy: Reason of a difference from our count in more than the last digit.
+        discrepancy: Why the printed count differs from this package's by more than the last digit.
 
     Example:
         >>> from senet.models import PUBLISHED
@@ -157,11 +157,8 @@ def _rows() -> list[Published]:
             rows.append(Published(model=model, source=f"{_SOURCE}, Table 2", top1=top1, top5=top5, macs=macs, **other))
     for name, three in _TABLE_3.items():
         for model, (top1, top5, macs, params) in ((name, three[:4]), (f"se_{name}", three[4:])):
-            other = {
-                "macs": macs,
-                "params": params,
-                "discrepancy": _SHUFFLENET if model == "se_shufflenet_v1_g3" else "",
-            }
+            other = {"macs": macs, "params": params}
+            other["discrepancy"] = _SHUFFLENET if model == "se_shufflenet_v1_g3" else ""
             rows.append(Published(model=model, source=f"{_SOURCE}, Table 3", top1=top1, top5=top5, **other))
     for name, results in _TABLES_4_AND_5.items():
         for data, original, attended in results:
