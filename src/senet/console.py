@@ -1,4 +1,4 @@
-"""Print text to the terminal unchanged, whatever the names of files and classes are.
+"""Print text to the terminal unchanged, for any names of files and classes.
 
 Rich interprets `[old]` as a style and `:m:` as an emoji. A terminal executes control characters. Bytes that aren't
 UTF-8 can't be printed.
@@ -52,10 +52,10 @@ def plain_console(*, stderr: bool = True, **options: Any) -> Console:
 def teller(console: Console) -> Callable[[str], None]:
     """Return a function that prints a line of text unchanged on any console."""
 
-    def tell(text: str) -> None:
+    def print_line(text: str) -> None:
         console.print(printable(text, keep="\n"), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
-    return tell
+    return print_line
 
 
 def plain_progress(*columns: ProgressColumn | str, console: Console | None = None) -> Progress:

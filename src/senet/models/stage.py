@@ -67,7 +67,7 @@ def set_recomputing(stages: Mapping[str, nn.Module], recompute: bool) -> None:
 
 
 def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():  # the compiler recomputes what a derivative needs, but no statistics
+    if torch.compiler.is_compiling():  # the compiler recomputes values for derivatives, but no statistics
         return checkpoint(block, x, use_reentrant=False)
     return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _buffers_restored(block)))
 

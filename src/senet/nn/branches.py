@@ -63,20 +63,20 @@ class BranchAttention(nn.Module):
         self.norm = nn.BatchNorm1d(hidden)
         self.select = nn.Linear(hidden, branches * channels, bias=False)
 
-    def gate(self, maps: Sequence[Tensor]) -> Tensor:
+    def gate(self, feature_maps: Sequence[Tensor]) -> Tensor:
         """Return the weights, (N, M, C, 1, ...). They sum to 1 over the branches."""
-        if len(maps) != self.branches:
-            raise SenetError(f"BranchAttention expects {self.branches} feature maps, got {len(maps)}")
-        fused = reduce(torch.add, maps)
+        if len(feature_maps) != self.branches:
+            raise SenetError(f"BranchAttention expects {self.branches} feature maps, got {len(feature_maps)}")
+        fused = reduce(torch.add, feature_maps)
         hidden = torch.relu(self.norm(self.fc(mean(fused))))
         weights = self.select(hidden).unflatten(1, (self.branches, self.channels)).softmax(1)
         # Autocast on CUDA computes a softmax in float32. The feature maps keep their own type.
         return weights.to(fused.dtype).reshape(weights.shape + (1,) * (fused.ndim - 2))
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+    def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
         """Return the weighted sum of the feature maps, (N, C, *spatial)."""
-        weights = self.gate(maps)
-        return reduce(torch.add, [part * weight for part, weight in zip(maps, weights.unbind(1), strict=True)])
+        weights = self.gate(feature_maps)
+        return reduce(torch.add, [part * weight for part, weight in zip(feature_maps, weights.unbind(1), strict=True)])
 
     def extra_repr(self) -> str:
         """Return the options that `print(layer)` shows."""

@@ -141,8 +141,8 @@ def _outputs(x: Tensor, w1: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
 def _gradients(x: Tensor, y: Tensor | None, *parameters: Tensor | None) -> list[Tensor | None]:
     """Allocate the gradients of x, shortcut and the parameters."""
     layout = memory_format(x)
-    maps = [None if t is None else torch.empty_like(t, memory_format=layout) for t in (x, y)]
-    return [*maps, *(None if p is None else p.new_empty(p.shape) for p in parameters)]
+    feature_maps = [None if t is None else torch.empty_like(t, memory_format=layout) for t in (x, y)]
+    return [*feature_maps, *(None if p is None else p.new_empty(p.shape) for p in parameters)]
 
 
 # --- the CPU ------------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def side_of(module: nn.Module) -> str | None:
 
 
 def inserted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield path and module of each insertion. Paths are those without compiled wrappers."""
+    """Yield path and module of each insertion. Paths leave out compiled wrappers."""
     for path, module in plain_modules(model).items():
         if side_of(module) is not None:
             yield path, module

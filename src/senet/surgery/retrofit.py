@@ -289,21 +289,21 @@ def _fits(spec: AttentionSpec, end: Value) -> bool:
 TRAINABLE = ("attention", "all")
 
 
-def trainable(model: nn.Module, what: str = "attention") -> list[nn.Parameter]:
+def trainable(model: nn.Module, group: str = "attention") -> list[nn.Parameter]:
     """Select the parameters to train, by setting `requires_grad` of all parameters.
 
     Running statistics of norms aren't parameters. They still follow the data in training mode.
 
     Args:
         model: Any network with attention layers of this package.
-        what: "attention" (the gates alone) or "all".
+        group: "attention" (the gates alone) or "all".
 
     Returns:
         The parameters to train.
 
     Raises:
         SenetError: The model has no attention.
-        UnknownNameError: There is no such choice.
+        UnknownNameError: There is no such group.
 
     Example:
         >>> import torch, torchvision, senet
@@ -313,11 +313,11 @@ def trainable(model: nn.Module, what: str = "attention") -> list[nn.Parameter]:
         >>> sum(p.numel() for p in model.parameters() if p.requires_grad)
         87992
     """
-    if what not in TRAINABLE:
-        raise UnknownNameError("choice of what trains", what, TRAINABLE)
+    if group not in TRAINABLE:
+        raise UnknownNameError("parameter group", group, TRAINABLE)
     gates = {id(p) for m in model.modules() if isinstance(m, Attention) for p in m.parameters()}
-    if what == "attention" and not gates:
+    if group == "attention" and not gates:
         raise SenetError(f"{type(model).__name__} has no attention to train; senet.retrofit(model) inserts it")
     for parameter in model.parameters():
-        parameter.requires_grad_(what == "all" or id(parameter) in gates)
+        parameter.requires_grad_(group == "all" or id(parameter) in gates)
     return [p for p in model.parameters() if p.requires_grad]
