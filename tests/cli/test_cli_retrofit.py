@@ -284,7 +284,7 @@ def test_a_network_of_your_own(senet, few: Path, tmp_path: Path, monkeypatch: py
     assert json.loads(said)["results"]["before surgery"] is not None  # its function may have put weights in
     assert "--init run --model ownnet:build" in refused(*common, "again", "--model", "run")
     again = ("retrofit", "--init", "run", "--model", "ownnet:build", "--plan", "--attention", "eca")
-    assert "carries attention already" in refused(*again)
+    assert "already has attention" in refused(*again)
     code, said, _ = senet("evaluate", "--checkpoint", "run", "--model", "ownnet:build", "--data", f"folder:{few}")
     assert code == 0
     assert "the data has 5 classes" in refused(*common, "ten", "--model", "ownnet:ten")

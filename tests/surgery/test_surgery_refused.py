@@ -51,7 +51,7 @@ def test_a_narrow_network_is_told_what_would_fit() -> None:
         senet.retrofit(model)
     assert not gates(model)
     assert len(senet.retrofit(model, senet.SE(reduction=4)).inserted) == 1
-    assert not senet.retrofit(model).inserted  # it carries attention already, so there is nothing to tell
+    assert not senet.retrofit(model).inserted  # it already has attention, so there is nothing to tell
     with pytest.raises(senet.SenetError, match="without a module; choose another placement="):
         senet.retrofit(Recurrent(), placement="identity")
 

@@ -189,7 +189,7 @@ def test_second_call_changes_nothing(resnet: nn.Module) -> None:
     keys = list(resnet.state_dict())
     report = senet.retrofit(resnet)
     assert not report.inserted
-    assert {skipped.reason for skipped in report.skipped} == {"carries attention already"}
+    assert {skipped.reason for skipped in report.skipped} == {"already has attention"}
     assert list(resnet.state_dict()) == keys
     vgg = torchvision.models.vgg11_bn()
     assert senet.retrofit(vgg, example_inputs=image(side=64)).inserted
@@ -357,7 +357,7 @@ def test_only_the_gates_train() -> None:
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
     assert all(torch.equal(model.get_parameter(name), value) for name, value in frozen.items())
     assert len(senet.trainable(model, "all")) == len(list(model.parameters()))
-    with pytest.raises(senet.SenetError, match="unknown choice of what trains"):
+    with pytest.raises(senet.SenetError, match="unknown parameter group"):
         senet.trainable(model, "gates")
 
 

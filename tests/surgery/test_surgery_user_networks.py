@@ -109,7 +109,7 @@ def test_copies_second_calls_and_removal(name: str) -> None:
     keys_with_gates = list(model.state_dict())
     again = senet.retrofit(model, example_inputs=example)
     assert not again.inserted
-    assert [item.reason for item in again.skipped].count("carries attention already") >= len(report.inserted)
+    assert [item.reason for item in again.skipped].count("already has attention") >= len(report.inserted)
     assert list(model.state_dict()) == keys_with_gates
 
     randomise_gates(model)
@@ -243,7 +243,7 @@ SPOILT: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "last child": (FromTheEnd, "runs all of its children itself"),
     "training alone": (LoopInTraining, "runs all of its children itself"),
     "number of modules": (Strict, "with attention there the network fails: too many values to unpack"),
-    "forward and call": (ForwardAndCall, r"is run by \.forward\(\), which goes past hooks"),
+    "forward and call": (ForwardAndCall, r"is called by \.forward\(\), which skips hooks"),
 }
 
 
@@ -276,7 +276,7 @@ def test_if_every_branch_is_left_out_the_reasons_are_told() -> None:
         "branches.0.conv2",
         "branches.1.conv2",
     ]
-    with pytest.raises(senet.SenetError, match=r"norm is run by \.forward\(\), which goes past hooks"):
+    with pytest.raises(senet.SenetError, match=r"norm is called by \.forward\(\), which skips hooks"):
         senet.retrofit(PastHooks())
 
 
