@@ -167,7 +167,7 @@ def test_sizes_of_packed_convolutions() -> None:
     with pytest.raises(ValueError, match="gate=8 is none"):
         packed_convolution(x, pack(weight), bias, *none, (1, 1), (1, 1), (1, 1), True, 8)
     layers = tensors_of(((5, 6), (5,), (12, 5), (12,)))
-    with pytest.raises(ValueError, match="a gate needs a 1x1 kernel"):
+    with pytest.raises(ValueError, match="a gate requires a 1x1 kernel"):
         packed_convolution(x, pack(weight), bias, None, *layers, (1, 1), (1, 1), (1, 1), True, 0)
 
 

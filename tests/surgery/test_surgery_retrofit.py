@@ -264,14 +264,14 @@ def test_where_takes_patterns_types_lists_and_predicates(resnet: nn.Module) -> N
     ("options", "message"),
     [
         ({"where": "layer4.**"}, "layer4.0 and also layer4.0.conv1 inside it"),
-        ({"where": "layer9"}, "no module of ResNet is meant by 'layer9'; there are layer4"),
-        ({"where": nn.Conv3d}, "no module of ResNet is meant by Conv3d"),
-        ({"where": lambda path, module: True}, "choose one of the two"),
-        ({"where": "fc"}, "attention needs one map"),
+        ({"where": "layer9"}, "'layer9' matches no module of ResNet; the nearest are layer4"),
+        ({"where": nn.Conv3d}, "Conv3d matches no module of ResNet"),
+        ({"where": lambda path, module: True}, "select one of them"),
+        ({"where": "fc"}, "attention needs one feature map"),
         ({"placement": "behind"}, "unknown placement 'behind'"),
-        ({"stages": [7]}, "no stage 7 here; there are 2 (56x56)"),
-        ({"attention": senet.SK()}, "'sk' has no start as the identity"),
-        ({"attention": "se"}, "no attention spec"),
+        ({"stages": [7]}, "there is no stage 7; use 2 (56x56)"),
+        ({"attention": senet.SK()}, "'sk' has no identity initialization"),
+        ({"attention": "se"}, "not an attention spec"),
         ({"example_inputs": torch.zeros(1, 4, 32, 32)}, r"can't run on an input of shape \(1, 4, 32, 32\)"),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else "",
@@ -389,7 +389,7 @@ def _rank(rank: int, folder: str) -> None:
     model = Net().eval()
     senet.retrofit(model)
     wrapped = nn.parallel.DistributedDataParallel(model)
-    with pytest.raises(senet.SenetError, match="retrofit the module, then wrap it"):
+    with pytest.raises(senet.SenetError, match="retrofit the network first, then wrap it"):
         senet.retrofit(wrapped)
     wrapped(image(count=4)[2 * rank : 2 * rank + 2]).square().mean().backward()
     if rank == 0:

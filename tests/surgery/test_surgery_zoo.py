@@ -165,7 +165,7 @@ def test_attention_that_is_there_is_left_alone(name: str) -> None:
 def test_a_transformer_is_refused_and_its_convolutions_named(name: str) -> None:
     with torch.device("meta"):
         model = build(name)
-    with pytest.raises(SenetError, match=r"is a transformer: .* its only convolutions are .*(proj|features\.0)"):
+    with pytest.raises(SenetError, match=r"is a transformer: .* Its only convolutions are .*(proj|features\.0)"):
         retrofit(model)
 
 
