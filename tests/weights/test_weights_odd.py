@@ -224,7 +224,10 @@ ODD_OPTIONS = {
     "channels without end": ({"in_channels": 10**10}, "in_channels="),
     "attention a number": ({"attention": 5}, "attention=5"),
     "attention of odd kind": ({"attention": {"kind": [1]}}, "attention"),
-    "attention of any width": ({"attention": {"kind": "se", "hidden_channels": 10**9}}, "is missing|is unexpected|is \\("),
+    "attention of any width": (
+        {"attention": {"kind": "se", "hidden_channels": 10**9}},
+        "is missing|is unexpected|is \\(",
+    ),
     "stages": ({"stages": [99]}, "stage 99"),
     "stages a text": ({"stages": "all"}, "stages="),
     "preprocessing unknown field": ({"preprocessing": {"foo": 1}}, "field of preprocessing 'foo'"),

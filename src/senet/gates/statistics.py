@@ -29,8 +29,8 @@ class GateStatistics:
         >>> from senet.gates import GateStatistics
         >>> statistics = GateStatistics(channels=2)
         >>> statistics.add(torch.tensor([[0.0, 1.0], [0.5, 1.0]]), images=2)
-        >>> statistics.mean, statistics.spread, statistics.dead
-        (tensor([0.2500, 1.0000], dtype=torch.float64), 0.1767766952966369, 0.25)
+        >>> statistics.mean.tolist(), round(statistics.spread, 4), statistics.dead
+        ([0.25, 1.0], 0.1768, 0.25)
     """
 
     def __init__(self, channels: int, classes: int = 1) -> None:

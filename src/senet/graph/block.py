@@ -37,11 +37,11 @@ class Block:
         reason: Why it gets no attention. Empty if it can.
 
     Example:
-        >>> import torchvision
+        >>> import senet
         >>> from senet.graph import find_blocks, trace
-        >>> block = find_blocks(trace(torchvision.models.resnet18()))[0]
+        >>> block = find_blocks(trace(senet.create_model("cifar_resnet20", depth=1)))[0]
         >>> block.kind, block.call.path, block.end.shape, block.merge.op
-        ('residual block', 'layer1.0', (2, 64, 56, 56), 'add')
+        ('residual block', 'stages.2.0', (2, 16, 32, 32), 'add')
     """
 
     kind: str

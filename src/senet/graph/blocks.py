@@ -20,11 +20,11 @@ def find_blocks(graph: Graph) -> list[Block]:
     """Return all blocks in the order of computation. Blocks that can't have attention have a `reason`.
 
     Example:
-        >>> import torchvision
+        >>> import senet
         >>> from senet.graph import find_blocks, trace
-        >>> blocks = find_blocks(trace(torchvision.models.resnet18()))
+        >>> blocks = find_blocks(trace(senet.create_model("cifar_resnet20", depth=1)))
         >>> len(blocks), {block.kind for block in blocks}
-        (8, {'residual block'})
+        (3, {'residual block'})
     """
     residual = residual_blocks(graph)
     concatenated = concatenations(graph, residual)

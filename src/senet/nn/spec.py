@@ -57,8 +57,8 @@ class AttentionSpec(ABC):
     Example:
         >>> import senet
         >>> spec = senet.SE(reduction=8)
-        >>> spec.build(64)
-        SqueezeExcite(channels=64, ndim=2, ...
+        >>> spec.build(64).fc1
+        Linear(in_features=64, out_features=8, bias=True)
         >>> spec.check(4)
         Traceback (most recent call last):
         ...

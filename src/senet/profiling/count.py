@@ -60,12 +60,12 @@ class Cost(PartCost):
         >>> import senet
         >>> cost = senet.cost(senet.create_model("se_cifar_resnet20", device="meta"), (3, 32, 32))
         >>> f"{cost.attention_params_share:.1%}"
-        '1.0%'
+        '0.9%'
         >>> print(cost)
         part       params        MACs  attention params  attention MACs
         stem          464     442,368                 -               -
         ...
-        total     275,198  40,81...
+        total     272,095  40,...
     """
 
     input_size: tuple[int, ...]

@@ -30,13 +30,13 @@ def apply_insertion_points(model: nn.Module, points: Sequence[InsertionPoint]) -
             points are at one module, or the attention can't be built. The model is then unchanged.
 
     Example:
-        >>> import torchvision, senet
+        >>> import senet
         >>> from senet.surgery import apply_insertion_points
-        >>> report = senet.plan(torchvision.models.resnet18())
-        >>> model = torchvision.models.resnet18()
+        >>> report = senet.plan(senet.create_model("cifar_resnet20", depth=1))
+        >>> model = senet.create_model("cifar_resnet20", depth=1)
         >>> apply_insertion_points(model, report.inserted[:2])
-        >>> model.layer1[0].bn2.attention
-        SqueezeExcite(channels=64, ndim=2, ...
+        >>> model.stages["2"][0].branch.bn2.attention.fc1
+        Linear(in_features=16, out_features=1, bias=True)
     """
     modules = plain_modules(model)
     with torch.random.fork_rng(devices=[]):
@@ -103,11 +103,11 @@ def remove(model: nn.Module) -> Report:
         The removed layers, in `inserted`.
 
     Example:
-        >>> import torchvision, senet
-        >>> model = torchvision.models.resnet18()
+        >>> import senet
+        >>> model = senet.create_model("cifar_resnet20", depth=1)
         >>> _ = senet.retrofit(model)
-        >>> len(senet.remove(model).inserted), hasattr(model.layer1[0].bn2, "attention")
-        (8, False)
+        >>> len(senet.remove(model).inserted), any("attention" in key for key in model.state_dict())
+        (3, False)
     """
     points = []
     for path, module in list(inserted(model)):

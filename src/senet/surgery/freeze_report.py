@@ -31,7 +31,7 @@ class GateReport:
 
     Example:
         >>> import torch, senet
-        >>> model = senet.create_model("se_cifar_resnet20").eval()
+        >>> model = senet.create_model("se_cifar_resnet20", depth=1).eval()
         >>> gate = senet.freeze(model, [torch.rand(8, 3, 32, 32)]).gates[0]
         >>> gate.path, gate.channels, gate.folded_into
         ('stages.2.0.se', 16, ('stages.2.0.branch.bn2',))
@@ -63,13 +63,13 @@ class FreezeReport:
 
     Example:
         >>> import torch, senet
-        >>> model = senet.create_model("se_cifar_resnet20").eval()
+        >>> model = senet.create_model("se_cifar_resnet20", depth=1).eval()
         >>> report = senet.freeze(model, [torch.rand(8, 3, 32, 32)])
         >>> print(report)
         gate           status                   channels ...
         stages.2.0.se  in stages.2.0.branch.bn2       16 ...
         ...
-        9 of 9 gates frozen: 2,724 parameters, ...
+        3 of 3 gates frozen: 791 parameters, 672 MACs less; ...
     """
 
     gates: tuple[GateReport, ...]

@@ -31,10 +31,10 @@ class InsertionPoint:
         macs: Its multiply-accumulates for one image of the example's size.
 
     Example:
-        >>> import torchvision, senet
-        >>> point = senet.plan(torchvision.models.resnet18()).inserted[0]
+        >>> import senet
+        >>> point = senet.plan(senet.create_model("cifar_resnet20", depth=1)).inserted[0]
         >>> point.path, point.kind, point.channels, point.space
-        ('layer1.0.bn2', 'residual block', 64, (56, 56))
+        ('stages.2.0.branch.bn2', 'residual block', 16, (32, 32))
     """
 
     path: str
@@ -83,10 +83,10 @@ class Skipped:
         reason: Why it was skipped.
 
     Example:
-        >>> import torchvision, senet
-        >>> report = senet.plan(torchvision.models.resnet18(), stages=[4, 5])
+        >>> import senet
+        >>> report = senet.plan(senet.create_model("cifar_resnet20", depth=1), stages=[3, 4])
         >>> report.skipped[0]
-        Skipped(path='layer1.0', kind='residual block', reason='is in none of the stages 4, 5')
+        Skipped(path='stages.2.0', kind='residual block', reason='is in none of the stages 3, 4')
     """
 
     path: str
@@ -104,13 +104,13 @@ class Report:
         skipped: The blocks without attention, and the reasons.
 
     Example:
-        >>> import torchvision, senet
-        >>> report = senet.plan(torchvision.models.resnet18())
-        >>> print(report)
-        insertion point  block ...
-        layer1.0.bn2     residual block layer1.0 ...
-        ...
-        ResNet: se at 8 insertion points, 87,992 parameters, ... MACs; 0 blocks skipped
+        >>> import senet
+        >>> print(senet.plan(senet.create_model("cifar_resnet20", depth=1)))
+        insertion point        block                      stage  channels  feature map  params  MACs
+        stages.2.0.branch.bn2  residual block stages.2.0      2        16        32x32      49    32
+        stages.3.0.branch.bn2  residual block stages.3.0      3        32        16x16     162   128
+        stages.4.0.branch.bn2  residual block stages.4.0      4        64          8x8     580   512
+        ConvNet: se at 3 insertion points, 791 parameters, 672 MACs; 0 blocks skipped
     """
 
     model: str

@@ -79,7 +79,7 @@ def retrofit(
         >>> import torch, torchvision, senet
         >>> model, images = torchvision.models.resnet18().eval(), torch.rand(1, 3, 64, 64)
         >>> before = model(images)
-        >>> report = senet.retrofit(model, senet.SE(reduction=8))
+        >>> report = senet.retrofit(model, senet.SE(reduction=8), example_inputs=images)
         >>> len(report.inserted), torch.equal(model(images), before)
         (8, True)
     """
@@ -103,10 +103,10 @@ def plan(
     """Return the report of `retrofit` with the same arguments, without changing the network.
 
     Example:
-        >>> import torchvision, senet
-        >>> report = senet.plan(torchvision.models.resnet18(), senet.ECA(), stages=[5])
+        >>> import senet
+        >>> report = senet.plan(senet.create_model("cifar_resnet20", depth=1), senet.ECA(), stages=[3, 4])
         >>> [point.path for point in report.inserted], report.params
-        (['layer4.0.bn2', 'layer4.1.bn2'], 10)
+        (['stages.3.0.branch.bn2', 'stages.4.0.branch.bn2'], 6)
     """
     spec = _identity_spec(attention if attention is not None else SE())
     if placement not in PLACEMENTS:
@@ -306,12 +306,12 @@ def trainable(model: nn.Module, group: str = "attention") -> list[nn.Parameter]:
         UnknownNameError: There is no such group.
 
     Example:
-        >>> import torch, torchvision, senet
-        >>> model = torchvision.models.resnet18()
+        >>> import torch, senet
+        >>> model = senet.create_model("cifar_resnet20", depth=1)
         >>> _ = senet.retrofit(model)
         >>> optimizer = torch.optim.SGD(senet.trainable(model, "attention"), lr=0.1)
         >>> sum(p.numel() for p in model.parameters() if p.requires_grad)
-        87992
+        791
     """
     if group not in TRAINABLE:
         raise UnknownNameError("parameter group", group, TRAINABLE)
