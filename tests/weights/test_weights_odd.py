@@ -226,7 +226,7 @@ ODD_OPTIONS = {
     "attention of odd kind": ({"attention": {"kind": [1]}}, "attention"),
     "attention of any width": (
         {"attention": {"kind": "se", "hidden_channels": 10**9}},
-        "is missing|is unexpected|is \\(",
+        "is missing|unexpected|is \\(",
     ),
     "stages": ({"stages": [99]}, "stage 99"),
     "stages a text": ({"stages": "all"}, "stages="),
