@@ -188,7 +188,7 @@ def test_a_plan_fetches_and_writes_nothing(senet, tmp_path: Path, monkeypatch: p
     assert theirs == [site.channels for site in package.plan(model, placement="pre").inserted]
     code, out, _ = senet("retrofit", "--model", "cifar_resnet20", "--plan", "--where", "stages.3.*", "--no-pretrained")
     assert code == 0
-    assert "se at 3 sites" in out
+    assert "se at 3 insertion points" in out
     assert not list(tmp_path.iterdir())
 
 

@@ -122,7 +122,7 @@ def test_a_description_of_no_network(options: dict, message: str, tmp_path: Path
              "macs": 1}  # fmt: skip
     assert InsertionPoint.from_dict(whole).to_dict() == whole
     for site in options.get("retrofit", ()):
-        if "describes" not in message:
+        if "insertion point" not in message:
             site.update(whole | site)
     described = CheckpointMetadata(
         model="torchvision:resnet18", options=options, classes=("a", "b"), preprocessing=Preprocessing()

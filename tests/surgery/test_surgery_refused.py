@@ -95,7 +95,7 @@ def int8_linear() -> nn.Module:
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "scripted": (lambda: torch.jit.script(Residuals()), "scripted or traced.* retrofit the network, then script it"),
     "traced": (traced, "scripted or traced"),
-    "int8": (int8, r"is quantized .* retrofit the network in floating point"),
+    "int8": (int8, r"is quantized .* retrofit the floating-point network"),
     "int8 graph": (int8_graph, "is quantized"),
     "int8 layer": (int8_linear, "Residuals's head is quantized"),
     "data parallel": (lambda: nn.DataParallel(Residuals()), "retrofit the network first, then wrap it"),

@@ -181,7 +181,7 @@ def test_report_counts_and_reads(resnet: nn.Module) -> None:
     assert [site.stage for site in report.inserted] == [2, 2, 3, 3, 4, 4, 5, 5]
     assert [site.path for site in report.inserted][:3] == ["layer1.0.bn2", "layer1.1.bn2", "layer2.0.bn2"]
     assert json.loads(report.to_json())["inserted"][0]["attention"]["init"] == "identity"
-    assert "8 sites, 89,080 parameters" in str(report)
+    assert "8 insertion points, 89,080 parameters" in str(report)
 
 
 def test_second_call_changes_nothing(resnet: nn.Module) -> None:
@@ -222,7 +222,7 @@ def test_every_placement(placement: str) -> None:
     else:
         end = {"standard": "bn2", "post": "", "pre": "conv1", "conv3x3": "bn2"}[placement]
         side = "input" if placement == "pre" else "output"
-        assert paths == {f"blocks.{i}.{end}".rstrip("."): side for i in range(3)}
+        assert paths == {f"units.{i}.{end}".rstrip("."): side for i in range(3)}
     # What is rescaled is what the placement says: a gate of zero there has that effect and no other.
     for layer in layers(model):
         nn.init.constant_(layer.fc2.bias, -100.0)
