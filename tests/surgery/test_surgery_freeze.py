@@ -174,7 +174,7 @@ def test_an_impossible_latency_is_told() -> None:
         (lambda m: senet.freeze(m, []), "no batches"),
         (lambda m: senet.freeze(m, ["a.jpg"]), "a batch is str; it must be images"),
         (lambda m: senet.prune(m, images(m), {"speed": 1}), "unknown budget 'speed'"),
-        (lambda m: senet.prune(m, images(m), {}), "give one of params, latency_ms, drift"),
+        (lambda m: senet.prune(m, images(m), {}), "must be one of params, latency_ms, drift"),
         (lambda m: senet.prune(m, images(m), {"drift": float("nan")}), "must be 0 or more"),
     ],
 )

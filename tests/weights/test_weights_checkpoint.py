@@ -286,7 +286,7 @@ def test_a_misfit_names_the_key_and_both_shapes(written: Path) -> None:
     with pytest.raises(CheckpointError, match=r"head\.fc\.bias is \(3,\) in the file and \(2,\) in the network"):
         senet.load_model(written)
     _rewrite(written, classes=["a", "b", "c"], options=OPTIONS | {"depth": 2})
-    with pytest.raises(CheckpointError, match=r"stages\.2\.1\..* is missing \(\d+ in all\)"):
+    with pytest.raises(CheckpointError, match=r"stages\.2\.1\..* is missing \(\d+ in total\)"):
         senet.load_model(written)
     plain = {key: value for key, value in OPTIONS.items() if key != "stages"} | {"attention": None}
     _rewrite(written, options=plain)
