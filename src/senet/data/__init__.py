@@ -1,4 +1,4 @@
-"""Data sets, what happens to their pictures on the way to a network, and what happens to a broken one.
+"""Data sets, what happens to their pictures on the way to a network, and what happens to a corrupt one.
 
 Names are imported on first use (PEP 562): `senet.data.augmentation` costs neither torch nor torchvision.
 """
@@ -73,7 +73,7 @@ __all__ = [
 
 HOMES = {
     "augmentation": ("Augmentation",),
-    "broken": ("CorruptImageReport",),
+    "corrupt_images": ("CorruptImageReport",),
     "dataset": ("Batch", "ImageDataset", "RefusedImage"),
     "dense": ("DenseBatch", "DenseDataset", "DenseSource", "AnnotationIssue", "annotation_issues"),
     "folder": ("find_images",),
@@ -84,11 +84,11 @@ HOMES = {
     "mixing": ("Mixing",),
     "opening": ("open_data",),
     "sampler": ("EvalBatchSampler", "Shard", "TrainBatchSampler"),
-    "samples": ("sample_images",),
+    "sample_images": ("sample_images",),
     "scanning": ("ScanReport", "scan"),
     "sharding": ("Sharded", "write_shards"),
     "shards": ("ShardSource",),
-    "sources": ("Data", "FileSource", "Source", "Subset", "missing_classes", "thin"),
+    "sources": ("Data", "FileSource", "Source", "Subset", "missing_classes", "subsample"),
     "transforms": ("Normalise", "TrainTransform", "eval_transform", "train_transform"),
 }
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from senet.data.dense import AnnotationIssue, Target, object_counts
-from senet.data.images import CorruptImage, Facts, Stored, decode_image, file_facts, read_stored, upright_size
+from senet.data.images import CorruptImage, ImageInfo, Stored, decode_image, file_info, read_stored, upright_size
 from senet.data.listing import Entry, file_size, path_below
 from senet.data.sources import PathList
 
@@ -43,18 +43,18 @@ class BoxSource:
 
     Args:
         rows: One a picture.
-        troubles: What was wrong with their annotations.
+        issues: What was wrong with their annotations.
         root: The folder below which a picture's path names it.
     """
 
     def __init__(
-        self, rows: Sequence[BoxSample], troubles: Sequence[AnnotationIssue] = (), *, root: Path | None = None
+        self, rows: Sequence[BoxSample], issues: Sequence[AnnotationIssue] = (), *, root: Path | None = None
     ) -> None:
         self.root = root
         self.paths = PathList(row.path for row in rows)
         self.labels = np.zeros(len(rows), dtype=np.int64)
         self.sizes = np.array([row.size for row in rows], dtype=np.int64).reshape(-1, 2)
-        self.troubles = list(troubles)
+        self.issues = list(issues)
         self._ends = np.cumsum([0, *(len(row.labels) for row in rows)])
         self._boxes = np.concatenate([np.zeros((0, 4), np.float32), *(row.boxes for row in rows)])
         self._labels = np.concatenate([np.zeros(0, np.int64), *(row.labels for row in rows)])
@@ -82,9 +82,9 @@ class BoxSource:
         """The file's path."""
         return self.paths[index]
 
-    def facts(self, index: int) -> Facts:
+    def info(self, index: int) -> ImageInfo:
         """The file's stored form."""
-        return file_facts(self.paths[index])
+        return file_info(self.paths[index])
 
     def entry(self, index: int) -> Entry:
         """Path below the root, size, and a hash of the boxes."""
@@ -140,7 +140,7 @@ def checked_boxes(
     Returns:
         The boxes, (n,) whether each is usable, and what was wrong.
     """
-    troubles = []
+    issues = []
     usable = np.ones(len(boxes), dtype=bool)
     cut = boxes.copy()
     width, height = size
@@ -151,17 +151,17 @@ def checked_boxes(
         said = f"{name} box {_shown(box)}"
         if not np.isfinite(box).all() or box[2] <= box[0] or box[3] <= box[1]:
             usable[number] = False
-            troubles.append(AnnotationIssue(where, f"{said} has no area; left out", fatal=False))
+            issues.append(AnnotationIssue(where, f"{said} has no area; left out", fatal=False))
         elif part[2] <= part[0] or part[3] <= part[1]:
             usable[number] = False
-            troubles.append(
+            issues.append(
                 AnnotationIssue(where, f"{said} lies outside its {width}x{height} picture; left out", fatal=False)
             )
         elif np.abs(part - box).max() > 1:  # one pixel is how formats differ, not a mistake
-            troubles.append(
+            issues.append(
                 AnnotationIssue(where, f"{said} reaches outside its {width}x{height} picture; cut to it", fatal=False)
             )
-    return cut.astype(np.float32), usable, troubles
+    return cut.astype(np.float32), usable, issues
 
 
 def _shown(box: np.ndarray) -> str:

@@ -34,8 +34,8 @@ def check_masks(data: Data, parts: Iterable[str], *, training: bool) -> None:
     Raises:
         DataError: A part's masks hold 0 and 255 alone, or a class is in no training mask.
     """
-    for trouble in mask_issues(data, parts, training=training):
-        raise DataError(f"{trouble.path}: {trouble.reason}")
+    for issue in mask_issues(data, parts, training=training):
+        raise DataError(f"{issue.path}: {issue.reason}")
 
 
 def mask_issues(data: Data, parts: Iterable[str], *, training: bool = True) -> list[AnnotationIssue]:

@@ -92,11 +92,11 @@ def read_coco(content: CocoFile, folders: list[Path], classes: tuple[str, ...]) 
     """
     labels = {number: classes.index(name) for number, name in content.categories.items() if name in classes}
     by_picture: dict[int | str, list[dict[str, Any]]] = {entry["id"]: [] for entry in content.images}
-    troubles = []
+    issues = []
     for entry in content.annotations:
         wrong = _wrong(entry, by_picture, labels)
         if wrong:
-            troubles.append(AnnotationIssue(str(content.path), f"annotation {shown(entry.get('id', '?'))}: {wrong}"))
+            issues.append(AnnotationIssue(str(content.path), f"annotation {shown(entry.get('id', '?'))}: {wrong}"))
         else:
             by_picture[entry["image_id"]].append(entry)
     rows = []
@@ -105,14 +105,14 @@ def read_coco(content: CocoFile, folders: list[Path], classes: tuple[str, ...]) 
             path = file_within(folders, picture["file_name"])
         except OutsideError as error:
             name = shown(picture["file_name"])
-            troubles.append(
+            issues.append(
                 AnnotationIssue(str(content.path), f"image {shown(picture['id'])}: file_name {name}: {error}")
             )
             continue
         row, more = _row(content.path, picture, path, by_picture[picture["id"]], labels, classes)
         rows.append(row)
-        troubles += more
-    return BoxSource(rows, troubles, root=folders[-1])
+        issues += more
+    return BoxSource(rows, issues, root=folders[-1])
 
 
 def _row(

@@ -97,9 +97,9 @@ def listed_images(file: CocoFile, paths: Sequence[str]) -> list[dict[str, Any]]:
         if image["id"] in taken:
             raise DataError(f"{taken[image['id']]} and {path} are both image {shown(image['id'])} of {file.path}")
         taken[image["id"]] = path
-        _, troubles = checked_size(Path(path), (image.get("width"), image.get("height")), path)
-        if troubles:
-            raise DataError(f"{path} isn't image {shown(image['id'])} of {file.path}: {troubles[0].reason}")
+        _, issues = checked_size(Path(path), (image.get("width"), image.get("height")), path)
+        if issues:
+            raise DataError(f"{path} isn't image {shown(image['id'])} of {file.path}: {issues[0].reason}")
         found.append({"id": image["id"], "file_name": image["file_name"]})
     return found
 

@@ -1,4 +1,4 @@
-"""How many broken images a run has met, and when they are too many."""
+"""How many corrupt images a run has met, and when they are too many."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["CorruptImageReport"]
 
 
 class CorruptImageReport:
-    """Collects the broken images that batches tell of; lives in the main process.
+    """Collects the corrupt images that batches tell of; lives in the main process.
 
     Args:
         total: Number of images in the set.
-        limit: How many broken images are put up with; None means one in a hundred, but at least 10.
-        tell: Called with path and reason of each broken image, once each.
+        limit: How many corrupt images are put up with; None means one in a hundred, but at least 10.
+        tell: Called with path and reason of each corrupt image, once each.
         data: The set's name on the command line, for the advice.
     """
 
@@ -32,13 +32,13 @@ class CorruptImageReport:
         self._tell = tell
         self._data = data
 
-    def add(self, broken: Iterable[Iterable[str]]) -> None:
+    def add(self, corrupt: Iterable[Iterable[str]]) -> None:
         """Note what one batch met.
 
         Raises:
-            DataError: More broken images than the limit.
+            DataError: More corrupt images than the limit.
         """
-        for path, reason in broken:
+        for path, reason in corrupt:
             if path in self.reasons:
                 continue
             self.reasons[path] = reason
@@ -47,7 +47,7 @@ class CorruptImageReport:
         if len(self) > self.limit:
             path, reason = next(reversed(self.reasons.items()))
             raise DataError(
-                f"{len(self)} broken images, more than the limit of {self.limit}; the last: "
+                f"{len(self)} corrupt images, more than the limit of {self.limit}; the last: "
                 f"{path}: {reason}\n"
                 f"`senet doctor --data {self._data}` lists them all"
             )
@@ -56,5 +56,5 @@ class CorruptImageReport:
         return len(self.reasons)
 
     def summary(self) -> str:
-        """One line for the end of a run; empty if nothing was broken."""
-        return f"{len(self)} broken image{'s' * (len(self) != 1)} skipped" if self.reasons else ""
+        """One line for the end of a run; empty if nothing was corrupt."""
+        return f"{len(self)} corrupt image{'s' * (len(self) != 1)} skipped" if self.reasons else ""

@@ -19,7 +19,7 @@ from senet.errors import DataError
 
 __all__ = ["Batch", "ImageDataset", "RefusedImage", "Sample", "collate"]
 
-POLICIES = ("skip", "refuse")
+POLICIES = ("skip", "raise")
 
 MOST_IN_A_ROW = 1000
 
@@ -30,7 +30,7 @@ class Sample(NamedTuple):
     image: Tensor
     label: int
     key: tuple[int, int]
-    broken: list[tuple[str, str]]
+    corrupt: list[tuple[str, str]]
 
 
 class Batch(NamedTuple):
@@ -41,7 +41,7 @@ class Batch(NamedTuple):
         labels: (N,) int64 class numbers; of the stand-in, where an image couldn't be read.
         indices: (N,) int64 positions in the source that were asked for.
         valid: (N,) bool, False for a stand-in of an image that couldn't be read. Evaluation leaves it out.
-        broken: (path, reason) of each image that couldn't be read; for `CorruptImageReport.add`.
+        corrupt: (path, reason) of each image that couldn't be read; for `CorruptImageReport.add`.
         key: Epoch and first index, which name the batch; for `Mixing`.
     """
 
@@ -49,12 +49,12 @@ class Batch(NamedTuple):
     labels: Tensor
     indices: Tensor
     valid: Tensor
-    broken: list[tuple[str, str]]
+    corrupt: list[tuple[str, str]]
     key: tuple[int, int]
 
 
 class RefusedImage(DataError):  # noqa: N818 - named as what it is about
-    """A broken image where none is tolerated.
+    """A corrupt image where none is tolerated.
 
     A `DataLoader` rebuilds a worker's exception from the text of its traceback; the user's line is its last.
     """
@@ -69,29 +69,29 @@ class ImageDataset(Dataset[Sample]):
     What the transform draws from torch's CPU generator depends on (seed, epoch, index) alone, so that a run
     repeats with any number of worker processes and after any interruption; the generator is left as it was.
 
-    With `broken="skip"` the next readable image (by index, wrapping around) stands in for one that can't be
-    read, so batches keep their shape and all processes of a distributed run keep in step; `Batch.broken`
+    With `corrupt="skip"` the next readable image (by index, wrapping around) stands in for one that can't be
+    read, so batches keep their shape and all processes of a distributed run keep in step; `Batch.corrupt`
     tells which.
 
     Args:
         source: The images.
         transform: PIL image -> (C, H, W) tensor. Its randomness must be torch's (all of torchvision's v2 is).
         seed: The run's seed.
-        broken: `"skip"` or `"refuse"`: what happens at an image that can't be read.
+        corrupt: `"skip"` or `"raise"`: what happens at an image that can't be read.
 
     Raises:
-        ValueError: Another `broken`.
+        ValueError: Another `corrupt`.
     """
 
     def __init__(
-        self, source: Source, transform: Callable[[Any], Tensor], *, seed: int = 0, broken: str = "skip"
+        self, source: Source, transform: Callable[[Any], Tensor], *, seed: int = 0, corrupt: str = "skip"
     ) -> None:
-        if broken not in POLICIES:
-            raise ValueError(f"broken={broken!r}; use {' or '.join(map(repr, POLICIES))}")
+        if corrupt not in POLICIES:
+            raise ValueError(f"corrupt={corrupt!r}; use {' or '.join(map(repr, POLICIES))}")
         self.source = source
         self.transform = transform
         self.seed = seed
-        self.broken = broken
+        self.corrupt = corrupt
         self.groups: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -101,20 +101,20 @@ class ImageDataset(Dataset[Sample]):
         """One sample.
 
         Raises:
-            RefusedImage: The image can't be read and `broken="refuse"`, or a thousand in a row can't.
+            RefusedImage: The image can't be read and `corrupt="raise"`, or a thousand in a row can't.
         """
         epoch, index = key
-        broken: list[tuple[str, str]] = []
+        corrupt: list[tuple[str, str]] = []
         for step in range(min(len(self), MOST_IN_A_ROW)):
             position = (index + step) % len(self)
             try:
                 with seeded_rng("sample", self.seed, epoch, index):
-                    return Sample(self._image(position), int(self.source.labels[position]), (epoch, index), broken)
+                    return Sample(self._image(position), int(self.source.labels[position]), (epoch, index), corrupt)
             except CorruptImage as error:
-                if self.broken == "refuse":
-                    raise RefusedImage(f"broken image {error}") from error
-                broken.append((error.path, error.reason))
-        raise RefusedImage(f"{len(broken)} images in a row can't be read, the first: {': '.join(broken[0])}")
+                if self.corrupt == "raise":
+                    raise RefusedImage(f"corrupt image {error}") from error
+                corrupt.append((error.path, error.reason))
+        raise RefusedImage(f"{len(corrupt)} images in a row can't be read, the first: {': '.join(corrupt[0])}")
 
     @property
     def order(self) -> Order | None:
@@ -140,7 +140,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         images=default_collate([sample.image for sample in samples]),
         labels=torch.tensor([sample.label for sample in samples]),
         indices=torch.tensor([sample.key[1] for sample in samples]),
-        valid=torch.tensor([not sample.broken for sample in samples]),
-        broken=[trouble for sample in samples for trouble in sample.broken],
+        valid=torch.tensor([not sample.corrupt for sample in samples]),
+        corrupt=[issue for sample in samples for issue in sample.corrupt],
         key=samples[0].key,
     )

@@ -59,7 +59,7 @@ class DenseSource(Source, Protocol):
     sizes: np.ndarray
     """(N, 2) width and height of each picture; zeros where that isn't known without decoding."""
 
-    troubles: list[AnnotationIssue]
+    issues: list[AnnotationIssue]
     """What is wrong with its annotations."""
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Target]:
@@ -75,7 +75,7 @@ class DenseSample(NamedTuple):
     image: Tensor
     target: dict[str, Tensor]
     key: tuple[int, int]
-    broken: list[tuple[str, str]]
+    corrupt: list[tuple[str, str]]
 
 
 class DenseBatch(NamedTuple):
@@ -86,7 +86,7 @@ class DenseBatch(NamedTuple):
         targets: What is known of each, as tensors.
         indices: (N,) int64 positions in the source that were asked for.
         valid: (N,) bool, False for a stand-in of a picture that couldn't be read. Evaluation leaves it out.
-        broken: (path, reason) of each picture that couldn't be read.
+        corrupt: (path, reason) of each picture that couldn't be read.
         key: Epoch and first index, which name the batch.
     """
 
@@ -94,7 +94,7 @@ class DenseBatch(NamedTuple):
     targets: list[dict[str, Tensor]]
     indices: Tensor
     valid: Tensor
-    broken: list[tuple[str, str]]
+    corrupt: list[tuple[str, str]]
     key: tuple[int, int]
 
 
@@ -105,11 +105,11 @@ class DenseDataset(Dataset[DenseSample]):
         source: The pictures.
         transform: (PIL image, target) -> (tensor, target of tensors), whose randomness is torch's.
         seed: The run's seed.
-        broken: `"skip"` or `"refuse"`: what happens at a picture that can't be read.
+        corrupt: `"skip"` or `"raise"`: what happens at a picture that can't be read.
         groups: (N,) what shall not be mixed in a batch if it can be helped, see `TrainBatchSampler`.
 
     Raises:
-        ValueError: Another `broken`.
+        ValueError: Another `corrupt`.
     """
 
     def __init__(
@@ -118,15 +118,15 @@ class DenseDataset(Dataset[DenseSample]):
         transform: Callable[[Image.Image, Target], tuple[Tensor, dict[str, Tensor]]],
         *,
         seed: int = 0,
-        broken: str = "skip",
+        corrupt: str = "skip",
         groups: np.ndarray | None = None,
     ) -> None:
-        if broken not in POLICIES:
-            raise ValueError(f"broken={broken!r}; use {' or '.join(map(repr, POLICIES))}")
+        if corrupt not in POLICIES:
+            raise ValueError(f"corrupt={corrupt!r}; use {' or '.join(map(repr, POLICIES))}")
         self.source = source
         self.transform = transform
         self.seed = seed
-        self.broken = broken
+        self.corrupt = corrupt
         self.groups = groups
         self.order: Order | None = None
 
@@ -137,21 +137,21 @@ class DenseDataset(Dataset[DenseSample]):
         """One sample.
 
         Raises:
-            RefusedImage: The picture can't be read and `broken="refuse"`, or a thousand in a row can't.
+            RefusedImage: The picture can't be read and `corrupt="raise"`, or a thousand in a row can't.
         """
         epoch, index = key
-        broken: list[tuple[str, str]] = []
+        corrupt: list[tuple[str, str]] = []
         for step in range(min(len(self), MOST_IN_A_ROW)):
             try:
                 image, target = self.source[(index + step) % len(self)]
             except CorruptImage as error:
-                if self.broken == "refuse":
-                    raise RefusedImage(f"broken image {error}") from error
-                broken.append((error.path, error.reason))
+                if self.corrupt == "raise":
+                    raise RefusedImage(f"corrupt image {error}") from error
+                corrupt.append((error.path, error.reason))
                 continue
             with seeded_rng("sample", self.seed, epoch, index):
-                return DenseSample(*self.transform(image, target), (epoch, index), broken)
-        raise RefusedImage(f"{len(broken)} images in a row can't be read, the first: {': '.join(broken[0])}")
+                return DenseSample(*self.transform(image, target), (epoch, index), corrupt)
+        raise RefusedImage(f"{len(corrupt)} images in a row can't be read, the first: {': '.join(corrupt[0])}")
 
     def collate(self, samples: Sequence[DenseSample]) -> DenseBatch:
         """One batch; pictures of different sizes stay apart."""
@@ -159,8 +159,8 @@ class DenseDataset(Dataset[DenseSample]):
             images=[sample.image for sample in samples],
             targets=[sample.target for sample in samples],
             indices=torch.tensor([sample.key[1] for sample in samples]),
-            valid=torch.tensor([not sample.broken for sample in samples]),
-            broken=[trouble for sample in samples for trouble in sample.broken],
+            valid=torch.tensor([not sample.corrupt for sample in samples]),
+            corrupt=[issue for sample in samples for issue in sample.corrupt],
             key=samples[0].key,
         )
 
@@ -195,5 +195,5 @@ def object_counts(labels: Iterable[np.ndarray], classes: int) -> list[int]:
 
 def annotation_issues(data: Data) -> list[AnnotationIssue]:
     """What is wrong with the annotations of all parts of a data set; empty for data that has none."""
-    found = [trouble for part in data.parts.values() for trouble in getattr(whole(part), "troubles", ())]
+    found = [issue for part in data.parts.values() for issue in getattr(whole(part), "issues", ())]
     return list(dict.fromkeys(found))

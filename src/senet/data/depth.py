@@ -80,12 +80,12 @@ def with_white_level(data: Data, white: int | str) -> Data:
     """
     if white != AUTO and not (isinstance(white, int) and 1 <= white <= DEEP_WHITE):
         raise DataError(f"--white-level {white} must be 1 to {DEEP_WHITE} (4095 for 12 bits), or auto")
-    predict_dense, everywhere = partial(depth_at, data.train), range(len(data.train))
+    depth, positions = partial(depth_at, data.train), range(len(data.train))
     if white == AUTO:
         with ThreadPoolExecutor() as pool:
-            seen = [one for one in pool.map(predict_dense, everywhere) if one is not None]
+            seen = [one for one in pool.map(depth, positions) if one is not None]
     else:  # the first one will do
-        seen = [one for one in [next(filter(None, map(predict_dense, everywhere)), None)] if one is not None]
+        seen = [one for one in [next(filter(None, map(depth, positions)), None)] if one is not None]
     if not seen:
         raise DataError(f"--white-level {white} has no effect: no training image of {data.name} has 16-bit grey")
     if any(one.colour for one in seen):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from senet.data.sources import Data, Subset
-from senet.data.split import place_of
+from senet.data.split import hash_fraction
 
 __all__ = ["hold_out"]
 
@@ -23,8 +23,8 @@ def hold_out(data: Data) -> Data:
     """
     if data.test is not None:
         return data
-    places = np.array([place_of(f"held out/{data.val.entry(index).path}", 0) for index in range(len(data.val))])
-    stays, lock_folder = np.flatnonzero(places >= 0.5), np.flatnonzero(places < 0.5)
-    if not len(stays) or not len(lock_folder):
+    fractions = np.array([hash_fraction(f"held out/{data.val.entry(index).path}", 0) for index in range(len(data.val))])
+    stays, held_out = np.flatnonzero(fractions >= 0.5), np.flatnonzero(fractions < 0.5)
+    if not len(stays) or not len(held_out):
         return data
-    return replace(data, val=Subset(data.val, stays), test=Subset(data.val, lock_folder), held_out=True)
+    return replace(data, val=Subset(data.val, stays), test=Subset(data.val, held_out), held_out=True)

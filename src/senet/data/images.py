@@ -18,21 +18,21 @@ from senet.preprocessing import DEEP_WHITE
 __all__ = [
     "CorruptImage",
     "Depth",
-    "Facts",
+    "ImageInfo",
     "Stored",
     "as_corrupt_image",
     "decode_image",
     "decode_stored",
     "depth_of",
-    "file_facts",
-    "image_facts",
+    "file_info",
+    "image_info",
     "is_deep_colour",
     "load_image",
     "load_stored",
     "opened",
     "read_stored",
-    "stored_facts",
     "stored_form",
+    "stored_info",
     "to_8_bits",
     "upright_size",
 ]  # fmt: skip
@@ -50,7 +50,7 @@ class Depth(NamedTuple):
     colour: bool
 
 
-class Facts(NamedTuple):
+class ImageInfo(NamedTuple):
     """What a check of a data set notes about a readable image.
 
     Attributes:
@@ -146,36 +146,38 @@ def read_stored(path: str | os.PathLike[str]) -> Stored:
         return Stored(os.fspath(path), content)
 
 
-def file_facts(path: str | os.PathLike[str]) -> Facts:
+def file_info(path: str | os.PathLike[str]) -> ImageInfo:
     """Decode an image file, as `load_image` does, and note its stored form and a hash of its bytes.
 
     Raises:
         CorruptImage: As `load_image`.
     """
     image = decode_image(path)  # first: whatever isn't an image isn't read whole, be it as large as it likes
-    return _facts(image, read_stored(path))
+    return _image_info(image, read_stored(path))
 
 
-def stored_facts(stored: Stored) -> Facts:
+def stored_info(stored: Stored) -> ImageInfo:
     """The same of a file that is in memory.
 
     Raises:
         CorruptImage: As `load_image`.
     """
-    return _facts(decode_stored(stored), stored)
+    return _image_info(decode_stored(stored), stored)
 
 
-def _facts(decoded: Image.Image, stored: Stored) -> Facts:
+def _image_info(decoded: Image.Image, stored: Stored) -> ImageInfo:
     with as_corrupt_image(stored.name):
         image = opened(BytesIO(stored.content))
     digest = hashlib.blake2b(stored.content, digest_size=16).digest()
     mode = f"{image.mode};16" if is_deep_colour(image) else image.mode
-    return Facts(mode, *image.size, digest, depth_of(decoded, colour=is_deep_colour(image)))
+    return ImageInfo(mode, *image.size, digest, depth_of(decoded, colour=is_deep_colour(image)))
 
 
-def image_facts(image: Image.Image) -> Facts:
+def image_info(image: Image.Image) -> ImageInfo:
     """The same of an image that is in memory already; the hash is of its pixels."""
-    return Facts(image.mode, *image.size, hashlib.blake2b(image.tobytes(), digest_size=16).digest(), depth_of(image))
+    return ImageInfo(
+        image.mode, *image.size, hashlib.blake2b(image.tobytes(), digest_size=16).digest(), depth_of(image)
+    )
 
 
 def depth_of(decoded: Image.Image, *, colour: bool = False) -> Depth | None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from senet.data.boxes import image_size
 from senet.data.dense import AnnotationIssue, Target
-from senet.data.images import CorruptImage, Facts, Stored, decode_image, file_facts, read_stored
+from senet.data.images import CorruptImage, ImageInfo, Stored, decode_image, file_info, read_stored
 from senet.data.listing import Entry, file_size, path_below
 from senet.data.mask_files import IGNORE_INDEX, MOST_CLASSES, read_mask
 from senet.data.parts import divide, find_names, images_in, listed_parts, read_lines, unread_in
@@ -83,12 +83,12 @@ class ScanResult(NamedTuple):
     Attributes:
         size: Width and height of its picture; zeros if that can't be read.
         present: (classes + 1,) bool: which classes are in the mask, and last whether somewhere nothing is said.
-        trouble: What is wrong with it.
+        issue: What is wrong with it.
     """
 
     size: tuple[int, int]
     present: np.ndarray
-    trouble: AnnotationIssue | None = None
+    issue: AnnotationIssue | None = None
 
 
 class MaskSource:
@@ -118,7 +118,7 @@ class MaskSource:
         with ThreadPoolExecutor() as pool:
             looked = list(pool.map(self._look, range(len(pictures))))
         self.sizes = np.array([one.size for one in looked], dtype=np.int64).reshape(-1, 2)
-        self.troubles = [one.trouble for one in looked if one.trouble is not None]
+        self.issues = [one.issue for one in looked if one.issue is not None]
         self.present = np.array([one.present for one in looked]).reshape(-1, classes + 1)
         """(N, classes + 1) bool: which classes are in each mask, and last whether somewhere nothing is said."""
 
@@ -152,9 +152,9 @@ class MaskSource:
         """The picture's path."""
         return self.paths[index]
 
-    def facts(self, index: int) -> Facts:
+    def info(self, index: int) -> ImageInfo:
         """The picture's stored form."""
-        return file_facts(self.paths[index])
+        return file_info(self.paths[index])
 
     def entry(self, index: int) -> Entry:
         """Path below the root and size, both of the picture and of its mask."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from senet.data.images import Facts, image_facts
+from senet.data.images import ImageInfo, image_info
 from senet.data.listing import Entry
 from senet.data.sources import Source
 
@@ -44,9 +44,9 @@ class MemorySource:
         """The row's name and the number of the image."""
         return f"{self.name} image {index}"
 
-    def facts(self, index: int) -> Facts:
+    def info(self, index: int) -> ImageInfo:
         """The form in memory."""
-        return image_facts(self[index][0])
+        return image_info(self[index][0])
 
     def entry(self, index: int) -> Entry:
         """The row's name with the number of the image, and its class number."""

@@ -24,7 +24,7 @@ from senet.data.images import CorruptImage, Stored, decode_stored, opened
 from senet.data.loader import default_workers
 from senet.data.quiet import quiet_pillow
 from senet.data.randomness import generator
-from senet.data.shards import FORMAT, INDEX, HookPoints
+from senet.data.shards import FORMAT, INDEX, ImageRecords
 from senet.data.sources import Data, PathList, Source
 from senet.errors import DataError
 from senet.weights import write_atomically
@@ -47,14 +47,14 @@ class Sharded:
         shards: Files written, by part.
         megabytes: Of all of them.
         reused: Shards that an earlier call had finished.
-        broken: Name and reason of each image that was left out.
+        corrupt: Name and reason of each image that was left out.
     """
 
     images: dict[str, int]
     shards: dict[str, int]
     megabytes: float
     reused: int
-    broken: list[tuple[str, str]]
+    corrupt: list[tuple[str, str]]
 
 
 class Piece(NamedTuple):
@@ -68,8 +68,8 @@ class Piece(NamedTuple):
 class Written(NamedTuple):
     """One shard that is there."""
 
-    places: HookPoints
-    broken: list[tuple[str, str]]
+    records: ImageRecords
+    corrupt: list[tuple[str, str]]
     reused: bool
 
 
@@ -85,7 +85,7 @@ def write_shards(
 ) -> Sharded:
     """Write a data set as shards, which `shards:FOLDER` reads; the files of images stay as they are, byte for byte.
 
-    Every image is decoded once; a broken one is left out and told. A shard is there only when it is whole, and the
+    Every image is decoded once; a corrupt one is left out and told. A shard is there only when it is whole, and the
     index only when all are: whoever stops this can call it again, and it goes on.
 
     Args:
@@ -95,13 +95,13 @@ def write_shards(
         seed: Of the order in which images are dealt to shards.
         workers: Processes that read and check; 0 for none, None for one a processor.
         progress: Called with how many images are done, and of how many.
-        tell: Called with name and reason of each broken image.
+        tell: Called with name and reason of each corrupt image.
 
     Returns:
         What was written.
 
     Raises:
-        DataError: The folder holds something else, too many images are broken, or there is more to know of an image
+        DataError: The folder holds something else, too many images are corrupt, or there is more to know of an image
             than its class.
     """
     if data.task != "classification":
@@ -113,11 +113,11 @@ def write_shards(
     done: list[Written] = []
     total = sum(len(piece.indices) for piece in pieces)
     for piece, written in zip(pieces, _written(data, folder, pieces, workers), strict=True):
-        report.add(written.broken)
+        report.add(written.corrupt)
         done.append(written)
         if progress is not None:
             progress(sum(len(p.indices) for p in pieces[: len(done)]), total)
-        assert len(written.places.labels) + len(written.broken) == len(piece.indices)
+        assert len(written.records.labels) + len(written.corrupt) == len(piece.indices)
     _finish(folder, data, pieces, done)
     return _summary(folder, data, pieces, done)
 
@@ -201,7 +201,7 @@ def _write(source: Source, folder: Path, piece: Piece) -> Written:
         except (ValueError, KeyError, OSError):
             pass  # of no use; written anew
     rows: list[tuple[int, int, int, int, str]] = []
-    broken: list[tuple[str, str]] = []
+    corrupt: list[tuple[str, str]] = []
 
     def fill(temporary: Path) -> None:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
@@ -210,7 +210,7 @@ def _write(source: Source, folder: Path, piece: Piece) -> Written:
                     stored = _file_of(source, index)
                     decode_stored(stored)
                 except CorruptImage as error:
-                    broken.append((error.path, error.reason))
+                    corrupt.append((error.path, error.reason))
                     continue
                 label = int(source.labels[index])
                 offset = _add(archive, f"{index:09d}", stored, label)
@@ -218,19 +218,19 @@ def _write(source: Source, folder: Path, piece: Piece) -> Written:
 
     write_atomically(path, fill)
     numbers = [np.array([row[column] for row in rows], dtype=np.int64) for column in range(4)]
-    places = HookPoints(*numbers[:3], numbers[3].astype(np.uint32), PathList(row[4] for row in rows))  # type: ignore[call-arg, arg-type]
-    told = {"broken": np.array(broken, dtype=np.str_).reshape(-1, 2), "bytes": np.array(path.stat().st_size)}
-    write_atomically(table, lambda temporary: places.write(temporary, **told))
-    return Written(places, broken, reused=False)
+    records = ImageRecords(*numbers[:3], numbers[3].astype(np.uint32), PathList(row[4] for row in rows))  # type: ignore[call-arg, arg-type]
+    told = {"corrupt": np.array(corrupt, dtype=np.str_).reshape(-1, 2), "bytes": np.array(path.stat().st_size)}
+    write_atomically(table, lambda temporary: records.write(temporary, **told))
+    return Written(records, corrupt, reused=False)
 
 
 def _finished(path: Path, table: Path) -> Written:
     content = table.read_bytes()
-    places = HookPoints.read(content)
+    records = ImageRecords.read(content)
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         if int(arrays["bytes"]) != path.stat().st_size:
             raise ValueError("another shard's")
-        return Written(places, [(str(name), str(reason)) for name, reason in arrays["broken"]], reused=True)
+        return Written(records, [(str(name), str(reason)) for name, reason in arrays["corrupt"]], reused=True)
 
 
 def _file_of(source: Source, index: int) -> Stored:
@@ -263,18 +263,18 @@ def _finish(folder: Path, data: Data, pieces: list[Piece], done: list[Written]) 
     """One table a part, then the index: whoever finds it finds all of it."""
     parts = {}
     for part in data.parts:
-        mine = [(piece, written.places) for piece, written in zip(pieces, done, strict=True) if piece.part == part]
+        mine = [(piece, written.records) for piece, written in zip(pieces, done, strict=True) if piece.part == part]
         table = folder / f"{part}.npz"
-        write_atomically(table, HookPoints.joined([places for _, places in mine]).write)
+        write_atomically(table, ImageRecords.joined([records for _, records in mine]).write)
         parts[part] = {
             "table": table.name,
             "sha256": hashlib.sha256(table.read_bytes()).hexdigest(),
             "shards": [
-                {"name": piece.name, "images": len(places.labels), "bytes": (folder / piece.name).stat().st_size}
-                for piece, places in mine
+                {"name": piece.name, "images": len(records.labels), "bytes": (folder / piece.name).stat().st_size}
+                for piece, records in mine
             ],
         }
-    left_out = [list(trouble) for written in done for trouble in written.broken]
+    left_out = [list(issue) for written in done for issue in written.corrupt]
     index = {"format": FORMAT, "of": data.name, "classes": data.classes, "parts": parts, "left_out": left_out}
     text = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / INDEX, lambda path: path.write_text(text, encoding="utf-8"))
@@ -284,9 +284,9 @@ def _summary(folder: Path, data: Data, pieces: list[Piece], done: list[Written])
     images = dict.fromkeys(data.parts, 0)
     shards = dict.fromkeys(data.parts, 0)
     for piece, written in zip(pieces, done, strict=True):
-        images[piece.part] += len(written.places.labels)
+        images[piece.part] += len(written.records.labels)
         shards[piece.part] += 1
     return Sharded(
         images, shards, sum((folder / piece.name).stat().st_size for piece in pieces) / 1e6,
-        sum(written.reused for written in done), [trouble for written in done for trouble in written.broken],
+        sum(written.reused for written in done), [issue for written in done for issue in written.corrupt],
     )  # fmt: skip

@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from senet.data.images import CorruptImage, Facts, Stored, as_corrupt_image, decode_stored, stored_facts
+from senet.data.images import CorruptImage, ImageInfo, Stored, as_corrupt_image, decode_stored, stored_info
 from senet.data.listing import Entry
 from senet.data.randomness import generator
 from senet.data.request import Request
 from senet.data.sources import Data, PathList
 from senet.errors import DataError
 
-__all__ = ["FORMAT", "INDEX", "LANES", "HookPoints", "ShardSource", "open_shards", "shard_order"]
+__all__ = ["FORMAT", "INDEX", "LANES", "ImageRecords", "ShardSource", "open_shards", "shard_order"]
 
 INDEX = "shards.json"
 FORMAT = "senet shards 1"
@@ -47,7 +47,7 @@ PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
-class HookPoints:
+class ImageRecords:
     """Where the images of one or several shards are; rows belong together.
 
     Attributes:
@@ -74,7 +74,7 @@ class HookPoints:
             )  # fmt: skip
 
     @classmethod
-    def read(cls, content: bytes) -> HookPoints:
+    def read(cls, content: bytes) -> ImageRecords:
         """Read what `write` wrote; nothing in it is ever unpickled.
 
         Raises:
@@ -89,7 +89,7 @@ class HookPoints:
         return cls(found[0], found[1], found[2], checksums, names)
 
     @classmethod
-    def joined(cls, parts: list[HookPoints]) -> HookPoints:
+    def joined(cls, parts: list[ImageRecords]) -> ImageRecords:
         """The rows of several, one after another."""
         arrays = ([getattr(part, name) for part in parts] for name in ("offsets", "sizes", "labels", "checksums"))
         return cls(*(np.concatenate(rows) for rows in arrays), PathList(n for part in parts for n in part.names))  # type: ignore[call-arg, arg-type]
@@ -101,15 +101,15 @@ class ShardSource:
     Args:
         folder: Where the shards are.
         shards: Names of the files, and how many images are in each.
-        places: Where in them; rows in the order of the shards.
+        records: Where in them; rows in the order of the shards.
     """
 
-    def __init__(self, folder: Path, shards: Mapping[str, int], places: HookPoints) -> None:
+    def __init__(self, folder: Path, shards: Mapping[str, int], records: ImageRecords) -> None:
         self.folder = folder
         self.shards = list(shards)
         self.starts = np.cumsum([0, *shards.values()])
-        self.places = places
-        self.labels = places.labels
+        self.records = records
+        self.labels = records.labels
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def __len__(self) -> int:
@@ -127,29 +127,29 @@ class ShardSource:
         Raises:
             CorruptImage: They can't be read, or aren't what was written.
         """
-        name, size = self.locate(index), int(self.places.sizes[index])
+        name, size = self.locate(index), int(self.records.sizes[index])
         with as_corrupt_image(name):
             content = bytearray(size)
-            got = os.preadv(self._file(index), [content], int(self.places.offsets[index]))
+            got = os.preadv(self._file(index), [content], int(self.records.offsets[index]))
         if got < size:
             raise CorruptImage(name, "the shard is truncated")
-        if zlib.crc32(content) != self.places.checksums[index]:
+        if zlib.crc32(content) != self.records.checksums[index]:
             raise CorruptImage(name, "damaged (its checksum is another)")
         return Stored(name, content)
 
     def locate(self, index: int) -> str:
         """The shard, and what the image was called where it came from."""
-        return f"{self.folder / self.shards[self._shard(index)]}: {self.places.names[index]}"
+        return f"{self.folder / self.shards[self._shard(index)]}: {self.records.names[index]}"
 
-    def facts(self, index: int) -> Facts:
+    def info(self, index: int) -> ImageInfo:
         """The stored form."""
-        return stored_facts(self.stored(index))
+        return stored_info(self.stored(index))
 
     def entry(self, index: int) -> Entry:
         """Name and size of the file that was put in, its class number and checksum."""
-        places = self.places
-        target = f"{self.labels[index]} {places.checksums[index]:08x}"
-        return Entry(places.names[index], int(places.sizes[index]), target)
+        records = self.records
+        target = f"{self.labels[index]} {records.checksums[index]:08x}"
+        return Entry(records.names[index], int(records.sizes[index]), target)
 
     def order(self, seed: int, epoch: int) -> torch.Tensor:
         """An epoch's order, for `TrainBatchSampler`."""
@@ -238,14 +238,14 @@ def _part(folder: Path, entry: Mapping[str, Any], classes: int) -> ShardSource:
     content = table.read_bytes() if table.is_file() else b""
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise DataError(f"{table} is {'damaged' if content else 'missing'}; make the shards anew with `senet shard`")
-    places = HookPoints.read(content)
+    records = ImageRecords.read(content)
     shards = {_plain(shard["name"]): int(shard["images"]) for shard in entry["shards"]}
-    source = ShardSource(folder, shards, places)
-    if source.starts[-1] != len(places.labels) or len(shards) != len(entry["shards"]):
+    source = ShardSource(folder, shards, records)
+    if source.starts[-1] != len(records.labels) or len(shards) != len(entry["shards"]):
         raise DataError(f"{folder / INDEX}: its shards and its {table.name} don't belong together")
-    if len(places.labels) == 0 or places.labels.min() < 0 or places.labels.max() >= classes:
+    if len(records.labels) == 0 or records.labels.min() < 0 or records.labels.max() >= classes:
         raise DataError(f"{table}: labels must be 0..{classes - 1}, and there must be some")
-    lowest, ends = np.minimum(places.offsets, places.sizes), places.offsets + places.sizes
+    lowest, ends = np.minimum(records.offsets, records.sizes), records.offsets + records.sizes
     for position, shard in enumerate(entry["shards"]):
         path, rows = folder / shard["name"], slice(source.starts[position], source.starts[position + 1])
         size = path.stat().st_size if path.is_file() else -1

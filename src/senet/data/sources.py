@@ -11,7 +11,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from PIL import Image
 
-from senet.data.images import Facts, Stored, decode_image, file_facts, read_stored
+from senet.data.images import ImageInfo, Stored, decode_image, file_info, read_stored
 from senet.data.listing import Entry, digest_of, file_size, path_below, sample_of, whole
 from senet.data.request import absolute_name, storable
 from senet.data.split import Split
@@ -43,7 +43,7 @@ class Source(Protocol):
     def locate(self, index: int) -> str:
         """What a person would call this image: its path, for a file."""
 
-    def facts(self, index: int) -> Facts:
+    def info(self, index: int) -> ImageInfo:
         """Decode one image and note its stored form; `CorruptImage` if that fails."""
 
     def entry(self, index: int) -> Entry:
@@ -222,9 +222,9 @@ class FileSource:
         """The file's path."""
         return self.paths[index]
 
-    def facts(self, index: int) -> Facts:
+    def info(self, index: int) -> ImageInfo:
         """The file's stored form."""
-        return file_facts(self.paths[index])
+        return file_info(self.paths[index])
 
     def entry(self, index: int) -> Entry:
         """Path below the root, size and class number."""
@@ -254,9 +254,9 @@ class Subset:
         """As the whole source calls it."""
         return self.source.locate(int(self.indices[index]))
 
-    def facts(self, index: int) -> Facts:
+    def info(self, index: int) -> ImageInfo:
         """As the whole source notes them."""
-        return self.source.facts(int(self.indices[index]))
+        return self.source.info(int(self.indices[index]))
 
     def entry(self, index: int) -> Entry:
         """As the whole source lists it."""
@@ -292,10 +292,10 @@ class Chain:
         source, position = self._place(index)
         return source.locate(position)
 
-    def facts(self, index: int) -> Facts:
+    def info(self, index: int) -> ImageInfo:
         """The image's stored form."""
         source, position = self._place(index)
-        return source.facts(position)
+        return source.info(position)
 
     def entry(self, index: int) -> Entry:
         """As the image's own source lists it."""

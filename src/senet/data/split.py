@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Split", "hash_split", "place_of", "portable", "stratified_split"]
+__all__ = ["Split", "hash_fraction", "hash_split", "portable", "stratified_split"]
 
 BITS = 64
 
@@ -31,7 +31,7 @@ def portable(path: str) -> bytes:
     return unicodedata.normalize("NFC", path).encode("utf-8", "surrogatepass")
 
 
-def place_of(path: str, seed: int) -> float:
+def hash_fraction(path: str, seed: int) -> float:
     """A number in [0, 1) that follows from seed and path alone, evenly spread over paths."""
     digest = hashlib.sha256(f"{seed}\0".encode() + portable(path)).digest()
     return int.from_bytes(digest[: BITS // 8], "big") / 2**BITS
@@ -57,8 +57,8 @@ def hash_split(paths: Iterable[str], split: Split) -> tuple[np.ndarray, np.ndarr
     """
     if not 0 < split.fraction < 1:
         raise ValueError(f"fraction={split.fraction} must lie between 0 and 1")
-    places = np.array([place_of(path, split.seed) for path in paths], dtype=np.float64)
-    taken = places < split.fraction
+    fractions = np.array([hash_fraction(path, split.seed) for path in paths], dtype=np.float64)
+    taken = fractions < split.fraction
     return np.flatnonzero(~taken), np.flatnonzero(taken)
 
 

@@ -167,7 +167,7 @@ class Normalise(nn.Module):
         super().__init__()
         self.mean: Tensor
         self.std: Tensor
-        white, mean, std = _blocks(preprocessing)
+        white, mean, std = _scaling(preprocessing)
         self.divisor = 255.0 if white == 1 else 1.0
         self.reverse = preprocessing.channel_order == "BGR"
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
@@ -275,7 +275,7 @@ def _part(preprocessing: Preprocessing, a: Augmentation) -> PartialCrop | Padded
     return None
 
 
-def _blocks(preprocessing: Preprocessing) -> tuple[float, list[float], list[float]]:
+def _scaling(preprocessing: Preprocessing) -> tuple[float, list[float], list[float]]:
     """What white is, 1 or (left alone) 255, and mean and deviation in that block."""
     stays = preprocessing.value_range == 255
     white = 1.0 if stays else preprocessing.value_range
@@ -291,7 +291,7 @@ def mean_colour(preprocessing: Preprocessing) -> list[float]:
 
 def to_tensor(preprocessing: Preprocessing) -> list[nn.Module]:
     """Scale so that white becomes 1, or stays 255; then normalise in that block."""
-    white, mean, std = _blocks(preprocessing)
+    white, mean, std = _scaling(preprocessing)
     reverse = [v2.Lambda(_reversed_channels)] if preprocessing.channel_order == "BGR" else []
     # ConvertImageDtype divides by 255, as torchvision's presets do; v2's ToDtype multiplies by 1/255: the last bit
     scaled = v2.ToDtype(torch.float32) if white == 255 else ConvertImageDtype(torch.float32)

@@ -54,8 +54,8 @@ def open_voc(request: Request) -> Data:
         split = request.split
     find_names(parts, images, root / "JPEGImages")
     read = {part: [_read(xmls / f"{name}.xml") for name in names] for part, names in parts.items()}
-    train_metrics = read["train"] if request.training else [one for annotations in read.values() for one in annotations]
-    classes = request.classes or _named_classes(root) or _seen_classes(train_metrics)
+    used = read["train"] if request.training else [one for annotations in read.values() for one in annotations]
+    classes = request.classes or _named_classes(root) or _seen_classes(used)
     if not classes:
         raise DataError(f"{root}: no object is named in the annotations that are trained on")
     sources = {
@@ -102,14 +102,14 @@ def _source(
     images: Sequence[Path], read: Sequence[Annotation | AnnotationIssue], classes: Sequence[str], root: Path
 ) -> BoxSource:
     numbers = {name: number for number, name in enumerate(classes)}
-    rows, troubles = [], []
+    rows, issues = [], []
     for image, one in zip(images, read, strict=True):
         annotation = one if isinstance(one, Annotation) else Annotation(root, [])
         if isinstance(one, AnnotationIssue):
-            troubles.append(one)
+            issues.append(one)
         known = [entry for entry in annotation.objects if entry[0] in numbers]
         for strange in sorted({name for name, _, _ in annotation.objects} - numbers.keys()):
-            troubles.append(
+            issues.append(
                 AnnotationIssue(str(annotation.path), f"class {strange!r} is none of {', '.join(classes)}")
             )  # fmt: skip
         size, elsewhere = checked_size(image, annotation.size, str(annotation.path))
@@ -118,9 +118,9 @@ def _source(
         names = [name for name, _, _ in known]
         _, usable, wrong = checked_boxes(corners, size, str(annotation.path), names)
         boxes, _, _ = checked_boxes(corners - [1, 1, 0, 0], size, "", names)
-        troubles += elsewhere or wrong  # boxes of another picture are all wrong: once is enough
+        issues += elsewhere or wrong  # boxes of another picture are all wrong: once is enough
         labels = np.array([numbers[name] for name in names], dtype=np.int64)
         difficult = np.array([flag for _, _, flag in known], dtype=bool)
         crowd = np.zeros_like(difficult[usable])
         rows.append(BoxSample(image, boxes[usable], labels[usable], crowd, difficult[usable], size))
-    return BoxSource(rows, troubles, root=root / "JPEGImages")
+    return BoxSource(rows, issues, root=root / "JPEGImages")

@@ -76,9 +76,9 @@ class DenseTask(Task):
         """Whether training pictures keep their own shapes, so that alike ones should come together."""
         return recipe.augmentation.crop != "scale-jitter"
 
-    def evaluated(self, source: DenseSource, preprocessing: Preprocessing, *, broken: str = "skip") -> DenseDataset:
+    def evaluated(self, source: DenseSource, preprocessing: Preprocessing, *, corrupt: str = "skip") -> DenseDataset:
         """Whole pictures with their targets."""
-        return DenseDataset(source, self.transform(preprocessing, None), broken=broken)
+        return DenseDataset(source, self.transform(preprocessing, None), corrupt=corrupt)
 
     # Answers.
 

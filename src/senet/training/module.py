@@ -186,7 +186,7 @@ class TrainingModule(L.LightningModule):
 
     def _report(self, batch: Any) -> None:
         if self.broken is not None:
-            self.broken.add(batch.broken)
+            self.broken.add(batch.corrupt)
 
 
 def _on_cpu(value: Any) -> Tensor:
