@@ -151,7 +151,7 @@ def test_a_failing_disk_shows_itself_wherever_it_fails(tmp_path, failing, reader
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("corrupt", ["skip", "raise"])
 @pytest.mark.parametrize("training", [False, True])
-def test_neither_training_nor_evaluation_skips_it(tmp_path, failing, workers, broken, training) -> None:
+def test_neither_training_nor_evaluation_skips_it(tmp_path, failing, workers, corrupt, training) -> None:
     source = files(tmp_path / "bad", 3)
     transform = train_transform(CIFAR, Augmentation(crop="pad")) if training else eval_transform(CIFAR)
     failing(OSError(errno.ESTALE, "Stale file handle"))

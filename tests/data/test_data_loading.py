@@ -12,10 +12,8 @@ from data_helpers import files, memory
 
 from senet.data import (
     Augmentation,
-    CorruptImageReport,
     FileSource,
     ImageDataset,
-    RefusedImage,
     Shard,
     default_workers,
     eval_loader,
@@ -23,6 +21,8 @@ from senet.data import (
     train_loader,
     train_transform,
 )
+from senet.data.corrupt_images import CorruptImageReport
+from senet.data.dataset import RefusedImage
 from senet.errors import DataError
 from senet.preprocessing import CIFAR
 
@@ -165,7 +165,7 @@ def test_unknown_policy():
 
 def test_report_tells_each_broken_image_once():
     told = []
-    report = CorruptImageReport(5000, tell=lambda path, reason: told.append((path, reason)))
+    report = CorruptImageReport(5000, report=lambda path, reason: told.append((path, reason)))
     assert report.summary() == ""
     report.add([("a", "empty")])
     assert report.summary() == "1 corrupt image skipped"

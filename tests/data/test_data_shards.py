@@ -168,7 +168,7 @@ def test_broken_images_are_left_out_and_told(tmp_path):
     (root / "dog" / "004.png").write_bytes((root / "dog" / "004.png").read_bytes()[:90])
     told = []
     data = open_data(f"folder:{root}")
-    made = write_shards(data, tmp_path / "out", tell=lambda *it: told.append(it), workers=0)
+    made = write_shards(data, tmp_path / "out", report=lambda *it: told.append(it), workers=0)
     assert sorted(told) == sorted(made.corrupt)
     assert {os.path.basename(path) for path, _ in told} == {"003.png", "004.png"}
     again = open_data(f"shards:{tmp_path / 'out'}")

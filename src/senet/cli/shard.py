@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
     with counting("writing shards") as progress:
         made = write_shards(
             data, options.out, shard_mb=options.shard_mb, seed=options.seed, workers=options.workers, progress=progress,
-            tell=lambda *it: tell(f"left out {': '.join(it)}"),
+            report=lambda *it: tell(f"left out {': '.join(it)}"),
         )  # fmt: skip
     if options.json:
         print_json({"folder": str(options.out), **asdict(made)})

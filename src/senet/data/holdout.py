@@ -1,4 +1,4 @@
-"""Keeping part of the validation images away from the choice of the best epoch."""
+"""Holding validation images out of the choice of the best epoch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ __all__ = ["hold_out"]
 
 
 def hold_out(data: Data) -> Data:
-    """Make about half of the validation images the test part, where data has none.
+    """Make about half of the validation images the test part of data that has none.
 
-    A training chooses its best epoch on the validation part; what it is worth then shows on images that chose nothing.
-    A hash of each image's path decides, so it is always the same half, and other images don't matter.
+    A training chooses its best epoch on the validation part. Its accuracy then shows on images that played no role in
+    this choice. A hash of each image's path decides, so the half is always the same, and other images don't matter.
 
     Returns:
-        The data as it is where it has a test part, or where a half would be empty.
+        The data unchanged if it has a test part, or if one half would be empty.
+
+    Example:
+        >>> from senet.data import hold_out, open_data
+        >>> data = hold_out(open_data("digits"))
+        >>> len(data.train), len(data.val), len(data.test)
+        (0, 0, 0)
     """
     if data.test is not None:
         return data

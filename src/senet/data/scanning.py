@@ -1,4 +1,4 @@
-"""Look at every image of a data set before training does."""
+"""Scanning a data set for faults before training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHUNK = 64
 
 
 class ScanResult(NamedTuple):
-    """What came of looking at one image: its info, or why it is corrupt."""
+    """Result of scanning one image: its properties, or path and reason if it is corrupt."""
 
     part: str
     position: int
@@ -34,16 +34,16 @@ class ScanResult(NamedTuple):
 
 @dataclass
 class PartReport:
-    """One part (train, val or test) of a data set.
+    """Report on one part (train, val or test) of a data set.
 
     Attributes:
-        images: How many there are, corrupt ones included.
-        per_class: Images of each class; where there are boxes, boxes; where there are masks, images with some of it.
-        width: Narrowest and widest, in pixels; None if all are corrupt.
-        height: Lowest and highest, in pixels.
-        modes: How many images are stored in each of Pillow's modes.
-        bit_depth: What is to be said about images with 16 bits; empty if nothing.
-        corrupt: Path and reason of each image that can't be read.
+        images: Number of images, including corrupt ones.
+        per_class: Images of each class. Detection counts boxes, segmentation images that contain the class.
+        width: Smallest and largest width in pixels; None if all images are corrupt.
+        height: Smallest and largest height in pixels.
+        modes: Number of images in each of Pillow's modes.
+        bit_depth: Note on 16-bit images; empty if none is due.
+        corrupt: Path and reason of each unreadable image.
     """
 
     images: int
@@ -57,16 +57,22 @@ class PartReport:
 
 @dataclass
 class ScanReport:
-    """What is in a data set.
+    """Report on a data set.
 
     Attributes:
         name: The set's name on the command line.
-        parts: One report a part.
-        leaks: Pairs of paths: an image trained on, and an equal one in another part.
+        parts: One report for each part.
+        leaks: Pairs of paths: a training image, and an equal one in another part.
         duplicates: Pairs of paths: equal images of one class within one part.
         label_conflicts: Pairs of paths: equal images within one part, but of different classes.
-        annotation_issues: Path and reason of all that is wrong with boxes or masks.
+        annotation_issues: Path and reason of each issue of boxes or masks.
         left_out: Files among the images that aren't read.
+
+    Example:
+        >>> from senet.data import ScanReport, open_data, scan
+        >>> report: ScanReport = scan(open_data("digits"), workers=0)
+        >>> list(report.parts), report.parts["val"].modes
+        (['train', 'val'], {'L': 0})
     """
 
     name: str
@@ -83,17 +89,23 @@ class ScanReport:
         return [issue for part in self.parts.values() for issue in part.corrupt]
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form."""
+        """Return a JSON-ready form."""
         return asdict(self)
 
 
 def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> ScanReport:
-    """Decode every image once and report what is there. Images are equal if their files have the same bytes.
+    """Decode every image once and report faults. Images are equal if their files have the same bytes.
 
     Args:
         data: The data set.
-        workers: Processes that decode; 0 for none, None for one a processor.
-        progress: Called with how many images are done, and of how many.
+        workers: Processes that decode; 0 for none, None for one for each CPU core.
+        progress: Called with the numbers of images done and in all.
+
+    Example:
+        >>> from senet.data import open_data, scan
+        >>> report = scan(open_data("digits"), workers=0)
+        >>> report.corrupt, report.leaks, report.parts["train"].width
+        ([], [], (8, 8))
     """
     sources = data.parts
     total = sum(map(len, sources.values()))
@@ -162,7 +174,7 @@ def _scan_all(data: Data, workers: int) -> Iterator[ScanResult]:
 
 
 _received: dict[str, Source] = {}
-"""Within a worker process: what it looks at, sent to it once."""
+"""The sources of a worker process, sent to it once."""
 
 
 def _receive(sources: dict[str, Source]) -> None:
