@@ -1,4 +1,4 @@
-"""Boxes for people."""
+"""Drawing boxes over images."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["draw_boxes"]
 def draw_boxes(
     image: Image.Image, found: Mapping[str, Tensor], classes: Sequence[str], *, least: float = 0.5
 ) -> Image.Image:
-    """A copy of the image with boxes, each with its class and, where there are scores, its score.
+    """Draw boxes on a copy of the image, each with its class and score.
 
     Args:
-        image: Any mode.
-        found: `boxes` (n, 4), `labels` (n,) from 0, and `scores` (n,) or none.
-        classes: Names.
+        image: In any mode.
+        found: `boxes` (n, 4), `labels` (n,) from 0, and optionally `scores` (n,).
+        classes: Names of the classes.
         least: Boxes with a smaller score are left out.
     """
     draw = image.convert("RGB")
