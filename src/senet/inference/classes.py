@@ -37,11 +37,11 @@ def outputs_of(loaded: LoadedModel, classes: Sequence[str]) -> Tensor:
     if not _numbered(loaded):
         raise DataError(
             f"the data has {len(strangers)} class{'es' * (len(strangers) > 1)} unknown to the network, the "
-            f"first: {strangers[0]!r}; the network has {', '.join(loaded.classes[:5])}{', ...' if len(known) > 5 else ''}"
+            f"first: {strangers[0]!r}; it has {', '.join(loaded.classes[:5])}{', ...' if len(known) > 5 else ''}"
         )
     if len(known) != len(classes):
         raise DataError(
-            f"the network has {len(known):,} classes with numbers for names, and the data has {len(classes):,} classes; "
+            f"the network has {len(known):,} classes without names, and the data has {len(classes):,} classes; "
             "equal counts are matched in order, and classes named by numbers are matched by name"
         )
     return torch.arange(len(classes))

@@ -123,7 +123,7 @@ def evaluate_dense(
         >>> metadata = CheckpointMetadata(
         ...     model="se_cifar_resnet20", classes=("sky", "bird"), preprocessing=CIFAR, task="segmentation")
         >>> network = task_named("segmentation").build(
-        ...     "se_cifar_resnet20", num_classes=2, preprocessing=CIFAR, options={}, head={"kind": "unet", "channels": 16})
+        ...     "se_cifar_resnet20", num_classes=2, preprocessing=CIFAR, options={}, head={})
         >>> loaded = LoadedModel(network.eval(), metadata.classes, CIFAR, metadata)  # or senet.load_model(PATH)
         >>> source = MaskSource([image], [mask], classes=2, instances=False)
         >>> sorted(evaluate_dense(loaded, source, ["sky", "bird"], workers=0).metrics)
@@ -198,7 +198,7 @@ def predict_dense(
         >>> metadata = CheckpointMetadata(
         ...     model="se_cifar_resnet20", classes=("sky", "bird"), preprocessing=CIFAR, task="segmentation")
         >>> network = task_named("segmentation").build(
-        ...     "se_cifar_resnet20", num_classes=2, preprocessing=CIFAR, options={}, head={"kind": "unet", "channels": 16})
+        ...     "se_cifar_resnet20", num_classes=2, preprocessing=CIFAR, options={}, head={})
         >>> loaded = LoadedModel(network.eval(), metadata.classes, CIFAR, metadata)  # or senet.load_model(PATH)
         >>> [row.answer.shape for row in predict_dense(loaded, [path])]  # class numbers at the image's own size
         [torch.Size([48, 64])]

@@ -91,7 +91,7 @@ def evaluate(
         >>> metadata = CheckpointMetadata(
         ...     model="se_cifar_resnet20", classes=data.classes, preprocessing=data.default_preprocessing)
         >>> network = senet.create_model("se_cifar_resnet20", num_classes=10, in_channels=1).eval()
-        >>> loaded = LoadedModel(network, data.classes, data.default_preprocessing, metadata)  # or senet.load_model(PATH)
+        >>> loaded = LoadedModel(network, data.classes, data.default_preprocessing, metadata)  # or load_model(PATH)
         >>> result = evaluate(loaded, subsample(data.val, 20), data.classes, workers=0)
         >>> result.images, 0 <= result.top1 <= result.top5
         (20, True)

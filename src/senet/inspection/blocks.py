@@ -15,7 +15,7 @@ STILL: Final = 0.02
 FLAT: Final = 0.01
 """Factors closer together than this, over images and channels, count as one number."""
 LISTED: Final = 6
-"""Alarms of one role that are listed one by one. Of more, only the largest blocks are, and the others share one alarm."""
+"""Largest number of alarms of one role. Of more, the largest blocks are listed and the others share one alarm."""
 MOST: Final = 0.5
 """Fraction of factors from which a block counts as saturated, or dead."""
 SPECIFIC: Final = 0.3
