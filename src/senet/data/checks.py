@@ -72,9 +72,7 @@ def _about_two_values(part: str, classes: Sequence[str]) -> str:
 
 def _about_missing(missing: Sequence[str], classes: Sequence[str], *, instances: bool) -> str:
     if instances:
-        return (
-            f"no training mask contains {missing[0]}; with --instances {classes[0]} is 0 and {classes[1]} any other number"
-        )
+        return f"no training mask contains {missing[0]}; with --instances {classes[0]} is 0 and {classes[1]} any other number"
     names = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
     numbers = f"{classes.index(missing[0])} of 0..{len(classes) - 1}"
     return (
@@ -119,6 +117,4 @@ def _ignore_index_note(source: Source) -> str:
     if not empty.any():
         return ""
     example = source.masks[int(np.flatnonzero(empty)[0])]
-    return (
-        f"{empty.sum():,} of {len(source):,} training masks hold 0 and 255 (no class) alone, such as {example}"
-    )
+    return f"{empty.sum():,} of {len(source):,} training masks hold 0 and 255 (no class) alone, such as {example}"

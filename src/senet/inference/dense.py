@@ -200,7 +200,7 @@ def predict_dense(
         >>> network = task_named("segmentation").build(
         ...     "se_cifar_resnet20", num_classes=2, preprocessing=CIFAR, options={}, head={})
         >>> loaded = LoadedModel(network.eval(), metadata.classes, CIFAR, metadata)  # or senet.load_model(PATH)
-        >>> [row.answer.shape for row in predict_dense(loaded, [path])]  # class numbers at the image's own size
+        >>> [row.answer.shape for row in predict_dense(loaded, [path])]  # class numbers
         [torch.Size([48, 64])]
     """
     task = task_of(loaded)

@@ -87,8 +87,10 @@ class DenseTask(Task):
         """Predict for transformed images, at the height and width of the original images."""
 
     @abstractmethod
-    def draw(self, image: Image.Image, prediction: Any, classes: Sequence[str], *, least: float = 0.5) -> Image.Image:
-        """Draw a prediction over the image; boxes with a score below `least` are left out."""
+    def draw(
+        self, image: Image.Image, prediction: Any, classes: Sequence[str], *, score_threshold: float = 0.5
+    ) -> Image.Image:
+        """Draw a prediction over the image; boxes with a score below `score_threshold` are left out."""
 
     # Networks.
 

@@ -141,7 +141,7 @@ class Task(ABC):
         """Return the batch size of evaluation for a training batch size."""
         return share
 
-    # Networks: what `senet.training.model_initialization` builds.
+    # Networks, for `senet.training.model_initialization`.
 
     has_heads: ClassVar[bool] = False
     """Whether a network is a backbone with a head."""

@@ -86,10 +86,10 @@ class DetectionTask(DenseTask):
         return found
 
     def draw(
-        self, image: Image.Image, prediction: dict[str, Tensor], classes: Sequence[str], *, least: float = 0.5
+        self, image: Image.Image, prediction: dict[str, Tensor], classes: Sequence[str], *, score_threshold: float = 0.5
     ) -> Image.Image:
         """Draw boxes with names and scores."""
-        return draw_boxes(image, prediction, classes, least=least)
+        return draw_boxes(image, prediction, classes, score_threshold=score_threshold)
 
     def objective(
         self,

@@ -63,7 +63,7 @@ class SegmentationTask(DenseTask):
         prediction: Tensor,
         classes: Sequence[str],
         *,
-        least: float = 0.5,  # noqa: ARG002 - each pixel has one class
+        score_threshold: float = 0.5,  # noqa: ARG002 - each pixel has one class
     ) -> Image.Image:
         """Draw the classes in colours over the image."""
         return draw_mask(image, prediction.numpy(), len(classes))
