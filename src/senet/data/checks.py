@@ -65,14 +65,14 @@ def _about_two_values(part: str, classes: Sequence[str]) -> str:
         "--instances makes any number above 0 the second class" if len(classes) == 2 else "number classes 0, 1, ..."
     )
     return (
-        f"all {part} masks hold 0 and 255 alone, and 255 means no class, so the only class is {classes[0]}; {remedy}, or "
-        f"save {classes[1]} as 1"
+        f"all {part} masks hold 0 and 255 alone, and 255 means no class, so the only class is {classes[0]}; {remedy}, "
+        f"or save {classes[1]} as 1"
     )
 
 
 def _about_missing(missing: Sequence[str], classes: Sequence[str], *, instances: bool) -> str:
     if instances:
-        return f"no training mask contains {missing[0]}; with --instances {classes[0]} is 0 and {classes[1]} any other number"
+        return f"no training mask contains {missing[0]}; with --instances {classes[0]} is 0, {classes[1]} all other numbers"
     names = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
     numbers = f"{classes.index(missing[0])} of 0..{len(classes) - 1}"
     return (
