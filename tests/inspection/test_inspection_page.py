@@ -177,7 +177,7 @@ def test_charts_are_drawn_when_printed(opened, how) -> None:
     page = opened(script=NEVER_IDLE)
     page.locator("#preset").select_option("all")
     page.pdf() if how == "pdf" else page.emulate_media(media="print")
-    assert page.locator(EMPTY).count() == 0
+    page.wait_for_function(f"!document.querySelector({EMPTY!r})", timeout=10_000)
 
 
 def test_printing_is_light_whatever_the_theme(opened) -> None:

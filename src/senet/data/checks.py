@@ -72,7 +72,7 @@ def _about_two_values(part: str, classes: Sequence[str]) -> str:
 
 def _about_missing(missing: Sequence[str], classes: Sequence[str], *, instances: bool) -> str:
     if instances:
-        return f"no training mask contains {missing[0]}; with --instances {classes[0]} is 0, {classes[1]} all other numbers"
+        return f"no training mask contains {missing[0]}; with --instances {classes[0]} is 0, {classes[1]} any other"
     names = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
     numbers = f"{classes.index(missing[0])} of 0..{len(classes) - 1}"
     return (

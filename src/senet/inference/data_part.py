@@ -33,8 +33,8 @@ class Part:
         >>> from senet.data import open_data
         >>> from senet.inference import Part, chosen_part
         >>> part: Part = chosen_part(open_data("digits"), record=None)
-        >>> part.split, part.trained_on, part.words
-        ('val', None, '')
+        >>> part.split, part.words
+        ('val', '359 of 1,797 images: the validation part of digits')
     """
 
     source: Source
@@ -91,7 +91,7 @@ def chosen_part(data: Data, record: DataRecord | None, split: str | None = None)
         >>> from senet.inference import chosen_part
         >>> data = open_data("digits")
         >>> chosen_part(data, data.record(), "train").warnings
-        ['']
+        ['the network was trained on 1,438 of these 1,438 images ...']
     """
     own = record is not None and (data.place == record.name or data.digest == record.digest)
     if own and record is not None and record.held_out:
