@@ -47,7 +47,7 @@ def open_data(
     default_fraction: float = DEFAULT_FRACTION,
     default_seed: int = 0,
     training: bool = True,
-    white: int | str | None = None,
+    white_level: int | str | None = None,
 ) -> Data:
     """Open a data set by its name on the command line.
 
@@ -63,7 +63,7 @@ def open_data(
         default_fraction: Like `val_fraction`, but ignored for divided data.
         default_seed: Like `seed`, but ignored for divided data.
         training: Whether the images are trained on. For evaluation a part may be empty, and one class is enough.
-        white: White level of 16-bit images, or `"auto"`; None leaves it to the network. See `with_white_level`.
+        white_level: White level of 16-bit images, or `"auto"`; None leaves it to the network. See `with_white_level`.
 
     Raises:
         UnknownNameError: Unknown kind of data.
@@ -103,4 +103,4 @@ def open_data(
     elif instances and kind != "masks":
         raise DataError(f"--instances is about masks:PATH; {request.name} has no masks")
     data = KINDS[kind](request)
-    return data if white is None else with_white_level(data, white)
+    return data if white_level is None else with_white_level(data, white_level)
