@@ -90,8 +90,8 @@ def with_white_level(data: Data, white_level: int | str) -> Data:
         raise DataError(f"--white-level {white_level} has no effect: no training image of {data.name} has 16-bit grey")
     if any(one.colour for one in seen):
         raise DataError(
-            f"--white-level {white_level} is for 16-bit grey; {data.name} has 16-bit colours, of which 8 bits are read; "
-            "save them with 8 bits a channel"
+            f"--white-level {white_level} is for 16-bit grey; {data.name} has 16-bit colours, of which 8 bits are "
+            "read; save them with 8 bits a channel"
         )
     level = full_scale(max(one.largest for one in seen)) if white_level == AUTO else int(white_level)
     return replace(data, white_level=level)
