@@ -30,7 +30,7 @@ class Source(Protocol):
         >>> source: Source = open_data("digits").train
         >>> image, label = source[0]
         >>> image.size, label, source.locate(0)
-        ((8, 8), 1, 'digits image 1')
+        ((8, 8), 0, 'digits image 0')
     """
 
     @property

@@ -56,10 +56,10 @@ class Inspection:
         >>> import senet, torch
         >>> from senet.inspection import Inspection, inspect
         >>> model = senet.create_model("se_cifar_resnet20", num_classes=2)
-        >>> batches = [(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 0, 1]))]
+        >>> batches = [(torch.rand(2, 3, 16, 16), torch.tensor([0, 1]))]
         >>> result: Inspection = inspect(model, batches, ["cat", "dog"], examples=1)
         >>> result.images, result.examples[0].label, sorted(result.summary())[:3]
-        (4, 'cat', ['blocks', 'chosen', 'classes'])
+        (2, 'cat', ['blocks', 'chosen', 'classes'])
     """
 
     network: str
@@ -136,7 +136,7 @@ def inspect(
         >>> import senet, torch
         >>> from senet.inspection import inspect
         >>> model = senet.create_model("se_cifar_resnet20", num_classes=2)
-        >>> batches = [(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 0, 1]))]
+        >>> batches = [(torch.rand(2, 3, 16, 16), torch.tensor([0, 1]))]
         >>> block = inspect(model, batches, ["cat", "dog"], examples=0).blocks[0]
         >>> block.channels, 0 < block.mean < 1
         (16, True)
