@@ -33,7 +33,7 @@ class Augmentation:
         color_jitter: Brightness, contrast and saturation are each scaled by 1 ± this strength.
         pixel_jitter: Grey levels (of 255). A number drawn from ± this range is added to each colour channel.
         random_erasing: Probability that a random rectangle is replaced by the mean colour.
-        cutout: Side in pixels of a random square that is replaced by the mean colour; 0 turns it off.
+        cutout: Side in pixels of a random square that is replaced by the mean colour. 0 turns it off.
 
     Raises:
         SenetError: A value is out of its range, or the chosen `crop` doesn't read it.

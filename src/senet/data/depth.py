@@ -22,7 +22,7 @@ AUTO = "auto"
 
 
 def depth_at(source: Source, index: int) -> Depth | None:
-    """Return the depth of one image of a source; None if it has fewer than 16 bits or is unreadable."""
+    """Return the depth of one image of a source, or None if it has fewer than 16 bits or is unreadable."""
     try:
         stored = source.stored(index)
         if stored is None:
@@ -48,7 +48,7 @@ def full_scale(largest: int) -> int:
 
 
 def depth_note(found: Iterable[Depth], white_level: int = DEEP_WHITE) -> str:
-    """Describe a mismatch of 16-bit images and their white level; empty if there is none."""
+    """Describe a mismatch of 16-bit images and their white level, empty if there is none."""
     found = list(found)
     grey = max((one.largest for one in found if not one.colour), default=0)
     colour = max((one.largest for one in found if one.colour), default=0)

@@ -21,7 +21,7 @@ class MemorySource:
     """Labelled images in memory, such as torchvision's small data sets.
 
     Args:
-        images: Items that start with a PIL image; the rest of an item isn't used.
+        images: Items that start with a PIL image. The rest of an item isn't used.
         labels: One class number for each image.
         name: Name of the source in messages.
 

@@ -54,16 +54,16 @@ def open_data(
     Args:
         text: `digits`, `folder:PATH`, `shards:DIR`, `voc:PATH`, `coco:PATH`, `masks:PATH`, or `cifar10`, `cifar100`,
             `fashion_mnist`, `imagenet` with an optional `:FOLDER` that holds it.
-        val_fraction: Approximate fraction of validation images, for undivided data; None means `default_fraction`.
-        seed: Seed of the choice of validation images; None means 0. Keep it, to evaluate on images not trained on.
+        val_fraction: Approximate fraction of validation images, for undivided data. None means `default_fraction`.
+        seed: Seed of the choice of validation images. None means 0. Keep it, to evaluate on images not trained on.
         download: Whether a missing published data set may be downloaded.
-        root: Folder of published data sets given without a folder; None means `~/.cache/senet/data`.
+        root: Folder of published data sets given without a folder. None means `~/.cache/senet/data`.
         classes: Class names of `voc:`, `coco:` and `masks:`, if the data has none.
         instances: The masks of `masks:` number single objects, all of the second class.
         default_fraction: Like `val_fraction`, but ignored for divided data.
         default_seed: Like `seed`, but ignored for divided data.
         training: Whether the images are trained on. For evaluation a part may be empty, and one class is enough.
-        white_level: White level of 16-bit images, or `"auto"`; None leaves it to the network. See `with_white_level`.
+        white_level: White level of 16-bit images, or `"auto"`. None leaves it to the network. See `with_white_level`.
 
     Raises:
         UnknownNameError: Unknown kind of data.

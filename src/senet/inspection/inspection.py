@@ -118,14 +118,14 @@ def inspect(
     Memory doesn't grow with the number of images.
 
     Args:
-        model: Any network with layers that `senet.record_gates` supports; left unchanged.
+        model: Any network with layers that `senet.record_gates` supports, left unchanged.
         batches: Images (N, C, H, W) on the network's device, and their class numbers (N,).
         classes: Class names of the numbers.
-        network: Name of the network; its class by default.
+        network: Name of the network, by default its class.
         data: Name of the images.
-        outputs: Class names of the network's outputs; empty if unknown.
+        outputs: Class names of the network's outputs, empty if unknown.
         preprocessing: Preprocessing of the images, to display the originals.
-        chosen: Classes to show first; some, evenly spaced, by default.
+        chosen: Classes to show first, by default a few evenly spaced ones.
         examples: Number of single images.
 
     Raises:

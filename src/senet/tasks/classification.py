@@ -38,7 +38,7 @@ class ClassificationObjective(Objective):
 
     Args:
         num_classes: Number of outputs.
-        recipe: Recipe of the training; None for evaluation.
+        recipe: Recipe of the training, or None for evaluation.
         preprocessing: Of the network, to normalise uint8 images. None for images that are normalised already.
         channels_last: Whether images are converted to channels_last.
     """

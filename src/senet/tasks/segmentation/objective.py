@@ -23,7 +23,7 @@ __all__ = ["SegmentationObjective", "overlaps", "segment"]
 
 
 def segment(model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Predict the likeliest class of each pixel; the results are on the CPU.
+    """Predict the likeliest class of each pixel. The results are on the CPU.
 
     Args:
         model: (N, C, H, W) -> logits, in evaluation mode.
