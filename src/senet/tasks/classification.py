@@ -124,8 +124,8 @@ class ClassificationTask(Task):
         logits = logits_of(run_blank(model, name, preprocessing), len(classes), name=name)
         if logits.shape != (1, len(classes)):
             raise SenetError(
-                f"{name} gives {tuple(logits.shape)} for one image; {len(classes)} classes of the data need "
-                f"(1, {len(classes)})"
+                f"{name} returns {tuple(logits.shape)} for one image instead of (1, {len(classes)}); the data has "
+                f"{len(classes)} classes"
             )
 
     def datasets(
