@@ -30,11 +30,11 @@ print(senet.cost(model, input_size=(3, 224, 224)))
 |---|---|
 | pixels | side of the image |
 | parameters | learnable parameters |
-| million MACs | multiply-accumulates of convolutions and fully connected layers for one image (the paper's FLOPs) |
+| million MACs | multiply-accumulates of convolutions and linear layers for one image (the paper's FLOPs) |
 | published MACs | the printed figure, **bold** where the definition can't reproduce it (see below the table) |
 | stages | channels@stride of each stage's last feature map, as `features_only=True` returns them |
 | published errors | top-1/top-5 error in percent, single crop, of ImageNet unless the cell names other data |
-| checkpoint | the public checkpoint of `pretrained=True`, with timm's published errors (results-imagenet.csv) and their image size |
+| checkpoint | of `pretrained=True`, with timm's published errors (results-imagenet.csv) and image size |
 
 - All other published MACs differ by at most three in their last digit.
 - The published errors were not measured here.
