@@ -6,7 +6,7 @@
 
 The file says which classes it has and what an image must go through. It is compared with the network on images of
 --data (else on two photographs) before it appears; --precision bf16 and int8 also measure the accuracy with --data.
-`senet predict`, `evaluate` and `bench` take it; docs/guides/deployment.md shows how to use it without this package.
+`senet predict`, `evaluate` and `bench` take it; docs/deployment.md shows how to use it without this package.
 """
 
 from __future__ import annotations
