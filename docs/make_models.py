@@ -42,7 +42,7 @@ print(senet.cost(model, input_size=(3, 224, 224)))
 
 | source of an error | meaning |
 |---|---|
-| T2 to T8 | tables of Hu et al. 2018 (arXiv 1709.01507 v4); T2 and T3 print re-implementations of the plain networks |
+| T2 to T8 | tables of Hu et al. 2018 (arXiv 1709.01507 v4). T2 and T3 print re-implementations of the plain networks |
 | README | the authors' README: longer training, other augmentation |
 | akamaster, pytorchcv | public CIFAR-10 checkpoints of exactly this network |
 
