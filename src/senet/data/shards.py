@@ -1,8 +1,7 @@
 """Data sets of any size as a few large files: tar archives of images, and an index that says where in them each one is.
 
 Training reads a shard's images at about the same time, in an order that follows from (seed, epoch) alone. So any number
-of processes and workers, and any interruption, give the same batches; `benchmarks/data_libraries.md` compares
-other libraries.
+of processes and workers, and any interruption, give the same batches; `docs/data.md` says what was weighed against it.
 """
 
 from __future__ import annotations
