@@ -96,8 +96,8 @@ def create_model(
     Args:
         name: One of `list_models()`.
         pretrained: A tag of `senet.weights.cards(name)`, or True for its first: fetched from the Hugging Face hub
-            once, then from its cache (`docs/reference/weights.md`). The network gets the checkpoint's preprocessing.
-            With another `num_classes` the classifier stays freshly initialised, and a warning says so; with other
+            once, then from its cache; see `docs/weights.md`. The network gets the checkpoint's preprocessing. With
+            another `num_classes` the classifier stays freshly initialised, and a warning says so; with other
             `in_channels` the first convolution is adapted, see `load_weights`.
         device: Where to make it; `"meta"` allocates no weights.
         features_only: Without a head: a `Backbone`, which gives the list of the stages' maps.
