@@ -96,7 +96,7 @@ _PYTORCHCV = "pytorchcv 0.0.74, its checkpoints"
 
 _INCEPTION_RESNET = "not reproduced: the layers of its own publication cost more at 299 pixels"
 
-_SHUFFLENET = "not reproduced: its layers cost 138.1M (plain 137.5M), the paper starts from a rounded 140M"
+_SHUFFLENET = "not reproduced: its layers cost 138.1M (plain 137.5M); the paper starts from a round 140M"
 
 # name: top-1, top-5 and GFLOPs of the plain network, then of the SE network. The paper's own re-implementations.
 _TABLE_2: Final[dict[str, tuple[float, float, str, float, float, str]]] = {
