@@ -24,7 +24,8 @@ from senet.training.outcome import best_row
 from senet.training.progress import epoch_line
 from senet.training.recipe import RunOptions
 from senet.training.states import TrainingStates
-from senet.weights import CheckpointMetadata, write_atomically, write_checkpoint
+from senet.weights import CheckpointMetadata, write_checkpoint
+from senet.weights.files import write_atomically
 
 __all__ = ["TrainingCheckpointer"]
 
