@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from senet.data import CorruptImageReport
+from senet.data.corrupt_images import CorruptImageReport
 from senet.tasks.task import Metric
 from senet.training.curves import draw_curves
 from senet.training.failures import diverged, is_dead_loader
