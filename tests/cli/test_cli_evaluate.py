@@ -109,7 +109,7 @@ def test_added_images_move_none(evaluated, scans, run, copy):
     found, _ = evaluated(f"folder:{copy}", checkpoint=folder)
     assert found["images"] == _val(copy) > _val(scans)
     assert found["trained_on"] == 0
-    assert "digest is another" in found["warnings"][0]
+    assert "digest differs" in found["warnings"][0]
 
 
 def test_another_folder_is_evaluated_whole(evaluated, tmp_path):

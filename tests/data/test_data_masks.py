@@ -116,6 +116,6 @@ def test_more_classes_than_numbers(tmp_path: Path) -> None:
         for number in range(2):
             Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / folder / f"{number}.png")
     names = [f"c{number}" for number in range(256)]
-    with pytest.raises(DataError, match="256 classes are too many: masks have at most 255"):
+    with pytest.raises(DataError, match="256 classes; masks have at most 255"):
         open_data(f"masks:{tmp_path}", classes=names)
     open_data(f"masks:{tmp_path}", classes=names[:255])

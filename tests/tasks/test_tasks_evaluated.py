@@ -82,7 +82,7 @@ def test_numbered_classes_of_a_detector(coco: Path) -> None:
     loaded = network(data.classes, "detection")
     numbered = LoadedModel(loaded.model, ("0", "1"), PLAIN, loaded.description)
     assert evaluate_dense(numbered, data.val, data.classes, workers=0).per_class == wanted.per_class
-    with pytest.raises(DataError, match="wasn't trained on, the first: 'red'"):
+    with pytest.raises(DataError, match="unknown to the network, the first: 'red'"):
         evaluate_dense(network(("blue", "green"), "detection"), data.val, data.classes, workers=0)
 
 

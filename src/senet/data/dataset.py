@@ -95,7 +95,7 @@ class ImageDataset(Dataset[Sample]):
         >>> dataset = ImageDataset(data.train, eval_transform(data.default_preprocessing))
         >>> sample = dataset[0, 5]  # epoch 0, index 5
         >>> sample.image.shape, sample.label
-        (torch.Size([1, 16, 16]), 5)
+        (torch.Size([1, 16, 16]), 0)
     """
 
     def __init__(

@@ -48,7 +48,7 @@ def open_masks(request: Request) -> Data:
         raise DataError(f"classes {', '.join(classes)}: name two, the background first (--instances takes no more)")
     if len(classes) > MOST_CLASSES:
         raise DataError(
-            f"{len(classes)} classes are too many: masks have at most {MOST_CLASSES}, since {IGNORE_INDEX} is void"
+            f"{len(classes)} classes; masks have at most {MOST_CLASSES}, since {IGNORE_INDEX} means no class"
         )
     sources = {
         part: MaskSource(

@@ -72,7 +72,7 @@ class ScanReport:
         >>> from senet.data import ScanReport, open_data, scan
         >>> report: ScanReport = scan(open_data("digits"), workers=0)
         >>> list(report.parts), report.parts["val"].modes
-        (['train', 'val'], {'L': 0})
+        (['train', 'val'], {'L': 359})
     """
 
     name: str

@@ -29,8 +29,8 @@ class Source(Protocol):
         >>> from senet.data import Source, open_data
         >>> source: Source = open_data("digits").train
         >>> image, label = source[0]
-        >>> image.size, label == source.labels[0], source.locate(0)
-        ((8, 8), True, 'digits image 0')
+        >>> image.size, label, source.locate(0)
+        ((8, 8), 1, 'digits image 1')
     """
 
     @property
