@@ -64,7 +64,7 @@ def from_table(
         if row.task != data.task:
             raise SenetError(f"{name} is about {row.task}; {data.name} is for {data.task}")
         if weights is not None and not row.head:
-            raise SenetError(f"--init {weights}: the networks of {name} begin with random weights")
+            raise SenetError(f"--checkpoint {weights}: the networks of {name} begin with random weights")
     names = [row.name for row in chosen]
     variants = []
     for row in chosen:
@@ -86,7 +86,7 @@ def _variant(
     pixels = start.images(data).size
     recipe, note = row.recipe, ""
     if row.head and weights is None:
-        note = "begun with random weights (--init), whose norms have to learn: recipe 'detection', not the paper's"
+        note = "begun with random weights (no --checkpoint), whose norms have to learn: recipe 'detection', not the paper's"
         recipe = recipe_named("detection")
     elif row.data == "imagenet" and max(pixels) <= SMALL:
         found = recipe_for(data.name, pixels)
@@ -124,5 +124,7 @@ def _on_backbone(row: PaperRow, size: tuple[int, int] | None, weights: Path | No
     seeds = {run.name.rpartition("seed")[2]: run for run in weights.glob(f"{row.model}-seed*")}
     runs = [seeds[seed] for seed in sorted(filter(str.isdecimal, seeds), key=int)]
     if not runs:
-        raise SenetError(f"--init {weights} holds no {row.model}-seed0; it is the folder of a comparison of table2")
+        raise SenetError(
+            f"--checkpoint {weights} holds no {row.model}-seed0; it is the folder of a comparison of table2"
+        )
     return replace(ModelInitialization.checkpoint(str(runs[0]), None, size, task=row.task), head=head)

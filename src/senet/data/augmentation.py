@@ -1,4 +1,4 @@
-"""What training varies in a picture. Plain fields only: a command line can read them without torch."""
+"""Random changes of a training image. Plain fields only: the command line reads them without torch."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class Augmentation:
     """The random changes of a training image, in the order in which they are applied.
 
     Attributes:
-        crop: `"random-resized"`: a random part of the image, resized; `"pad"`: a border of the mean colour (zero, once
-            normalised), then a random crop (the CIFAR way: He et al. 2016, section 4.2); `"none"`: the
-            evaluation's centre crop.
-        scale: Area of the part that `"random-resized"` takes, as a fraction of the picture's.
-        ratio: Width over height of that part.
-        pad: Pixels that `"pad"` adds on each side.
-        scale_jitter: Smallest and largest factor by which `"scale-jitter"` multiplies the size.
+        crop: Way to cut the training image: `"random-resized"` (a random part, resized), `"pad"` (a border of the mean
+            color, then a random crop, as in He et al. 2016, section 4.2), `"scale-jitter"` (a random scale, then a
+            random crop) or `"none"` (the center crop of evaluation).
+        scale: Smallest and largest area of a random-resized crop, as fractions of the image's.
+        ratio: Smallest and largest width over height of a random-resized crop.
+        pad: Border of the pad crop on each side, in pixels.
+        scale_jitter: Smallest and largest factor of the size for the scale-jitter crop.
         hflip: Probability of a left-right flip. Use 0 where left and right matter, as in digits and text.
-        vflip: Probability of an upside-down flip, for pictures without an upright: cells, satellite images.
-        rotation: Rotation by an angle drawn from ± this many degrees.
-        translate: Shift by up to this fraction of the width and of the height.
-        color_jitter: Brightness, contrast and saturation are each scaled by 1 ± this strength.
-        pixel_jitter: A number drawn from ± this many grey levels (of 255) is added to each colour channel.
-        random_erasing: Probability that a random rectangle is replaced by the mean colour.
-        cutout: Side in pixels of a square around a random place that is replaced by the mean colour; 0 is off.
+        vflip: Probability of an upside-down flip, for images without an upright such as cells and satellite images.
+        rotation: Largest angle of a random rotation to either side, in degrees.
+        translate: Largest shift, as a fraction of the width and of the height.
+        color_jitter: Strength of random brightness, contrast and saturation: each is scaled by 1 ± this.
+        pixel_jitter: Largest number of gray levels (of 255) that is added to or subtracted from each color channel.
+        random_erasing: Probability that a random rectangle is replaced by the mean color.
+        cutout: Side of a random square that is replaced by the mean color, in pixels; 0 is off.
 
     Raises:
         SenetError: A value out of its range, or one that the chosen `crop` doesn't read.

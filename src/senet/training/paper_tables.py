@@ -222,7 +222,11 @@ def _table6() -> PaperTable:
 
 def _table7() -> PaperTable:
     more = {"metric": "AP@.5/AP", "data": "coco:COCO", "task": "detection", "head": "faster_rcnn"}
-    unstated = (WEIGHT_DECAY, "whose ImageNet weights: those of Table 2 (--init)", "images of 800 to 1,333 pixels")
+    unstated = (
+        WEIGHT_DECAY,
+        "whose ImageNet weights: those of Table 2 (--checkpoint)",
+        "images of 800 to 1,333 pixels",
+    )
     rows = (
         *_pair("resnet50", ("57.9/38.0", "61.0/40.4"), coco, unstated=unstated, **more),
         *_pair("resnet101", ("60.1/39.9", "62.7/41.9"), coco, unstated=unstated, **more),

@@ -70,7 +70,7 @@ def run_status(
     if found is None:
         if (folder / RESULT).exists() or _epochs_written(folder) > 1:
             raise CheckpointError(
-                f"{folder} can't be resumed: its {STATES} are gone; --init {folder} begins with its best network"
+                f"{folder} can't be resumed: its {STATES} are gone; --checkpoint {folder} begins with its best network"
             )
         return RunStatus(None, None)
     from senet.training.checkpointer import TrainingCheckpointer
