@@ -106,7 +106,7 @@ def test_what_is_not_possible_says_so():
         from_table(TABLES["table2"], data, name="table2", model="cifar_resnet20")
     with pytest.raises(SenetError, match="table7 is about detection; digits is for classification"):
         from_table(TABLES["table7"], data, name="table7")
-    with pytest.raises(SenetError, match="--init runs: the networks of table10 begin with random weights"):
+    with pytest.raises(SenetError, match="--checkpoint runs: the networks of table10 begin with random weights"):
         from_table(TABLES["table10"], data, name="table10", weights=Path("runs"))
     with pytest.raises(UnknownNameError, match="unknown table 'table9'"):
         paper_table_named("table9")

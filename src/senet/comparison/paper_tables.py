@@ -86,7 +86,7 @@ def _variant(
     pixels = start.images(data).size
     recipe, note = row.recipe, ""
     if row.head and weights is None:
-        note = "begun with random weights (no --checkpoint), whose norms have to learn: recipe 'detection', not the paper's"
+        note = "random initial weights (no --checkpoint), whose norms must learn: recipe 'detection', not the paper's"
         recipe = recipe_named("detection")
     elif row.data == "imagenet" and max(pixels) <= SMALL:
         found = recipe_for(data.name, pixels)

@@ -107,11 +107,11 @@ class _Words:
 def parse_variant(
     words: Sequence[str], size: tuple[int, int] | None, *, pretrained: bool | None = None, task: str | None = None
 ) -> VariantSpec:
-    """Read one `--variant NAME=MODEL [KEY=VALUE ...]`.
+    """Read one `--variant NAME=NETWORK [KEY=VALUE ...]`.
 
-    MODEL is what `senet train --model` takes, a checkpoint too. Keys are `attention`, `placement`, `stages`, any
-    option of the network, `pretrained=true`, and `retrofit=SPEC`, which inserts that attention by surgery (then
-    `placement`, `stages` and `where` say where).
+    NETWORK is what `senet train --model` takes, or the path of a checkpoint. Keys are `attention`, `placement`,
+    `stages`, any option of the network, `pretrained=true`, and `retrofit=SPEC`, which inserts that attention by surgery
+    (then `placement`, `stages` and `where` say where).
 
     Args:
         words: As the shell divides them.
@@ -125,7 +125,7 @@ def parse_variant(
     text = " ".join(words)
     name, given, model = words[0].partition("=")
     if not (given and model):
-        raise SenetError(f"--variant {text}: write NAME=MODEL [KEY=VALUE ...], such as se=resnet50 attention=se")
+        raise SenetError(f"--variant {text}: write NAME=NETWORK [KEY=VALUE ...], such as se=resnet50 attention=se")
     keys = _Words(text)
     for word in words[1:]:
         keys.add(word)
