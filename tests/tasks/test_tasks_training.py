@@ -122,8 +122,8 @@ def test_a_classifiers_checkpoint_becomes_the_backbone(voc: Path, tmp_path: Path
     run = tmp_path / "digits"
     assert main(["train", "--data", "digits", *SMALL, "--size", "32", "--epochs", "1", "--out", str(run)]) == 0
     begun = ["train", "--task", "detection", "--data", f"voc:{voc}", "--checkpoint", str(run), "--head",
-             "fcos:channels=64", "--size", "64", "--epochs", "1", "--batch-size", "2", "--workers", "0", "--lr", "1e-9", "--freeze-stages",
-             "2", "--freeze-bn"]  # fmt: skip
+             "fcos:channels=64", "--size", "64", "--epochs", "1", "--batch-size", "2", "--workers", "0", "--lr", "1e-9",
+             "--freeze-stages", "2", "--freeze-bn"]  # fmt: skip
     assert main([*begun, "--out", str(tmp_path / "cells")]) == 0
     there, here = load_file(run / "best.safetensors"), load_file(tmp_path / "cells" / "last.safetensors")
     body = {key.removeprefix("backbone.body."): tensor for key, tensor in here.items() if ".body." in key}

@@ -21,7 +21,7 @@ from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_table
 from senet.cli.parser import add_subject
 from senet.cli.values import positives
-from senet.errors import SenetError
+from senet.errors import CheckpointError, SenetError
 
 if TYPE_CHECKING:
     from senet.deploy.bench import Row
@@ -76,17 +76,20 @@ def run(options: argparse.Namespace) -> int:
         raise SenetError(f"--seconds {options.seconds:g} must be positive")
     if options.out is not None and (options.out.suffix != ".png" or not options.out.resolve().parent.is_dir()):
         raise SenetError(f"--out {options.out}: name a .png file in a folder that is there")
-    with counting("measuring") as progress:
-        rows = bench(
-            options.model,
-            runtimes=tuple(options.runtime.split(",")) if options.runtime else (),
-            batch_sizes=options.batch_sizes,
-            threads=options.threads,
-            size=options.size,
-            seconds=options.seconds,
-            factory=options.factory,
-            progress=progress,
-        )
+    try:
+        with counting("measuring") as progress:
+            rows = bench(
+                options.model,
+                runtimes=tuple(options.runtime.split(",")) if options.runtime else (),
+                batch_sizes=options.batch_sizes,
+                threads=options.threads,
+                size=options.size,
+                seconds=options.seconds,
+                factory=options.factory,
+                progress=progress,
+            )
+    except CheckpointError as error:  # elsewhere --model names the function of a checkpoint's network
+        raise CheckpointError(str(error).replace("say --model ", "say --factory ")) from error
     if options.out is not None:
         from senet.cli.bench_plot import draw
 

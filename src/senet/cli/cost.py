@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from senet.profiling import cost
     from senet.zoo import build_model, model_defaults
 
+    shared.refuse_checkpoint(options.model, "give the name of its network")
     changes = shared.network_options(options)
     classes, preprocessing = model_defaults(options.model)
     if options.num_classes is not None:

@@ -259,12 +259,17 @@ def add_workers_option(group: argparse._ArgumentGroup | argparse.ArgumentParser)
     )
 
 
-def refuse_checkpoint(model: str) -> None:
-    """Raise a `SenetError` if what should name an architecture is the path of a trained network."""
+def refuse_checkpoint(model: str, instead: str = "use --checkpoint {}") -> None:
+    """Raise a `SenetError` if what should name an architecture is the path of a trained network.
+
+    Args:
+        model: The name.
+        instead: What the user can do; `{}` is the path.
+    """
     from senet.training.model_initialization import is_checkpoint
 
     if is_checkpoint(model):
-        raise SenetError(f"--model {model} is a path, and an architecture is wanted; use --checkpoint {model}")
+        raise SenetError(f"--model {model} is a path, and an architecture is wanted; {instead.format(model)}")
 
 
 def user_function(options: argparse.Namespace) -> str | None:
