@@ -254,7 +254,7 @@ def test_a_run_without_a_state_knows_the_weights_that_it_began_with(processes, t
     calls: list[list[str]] = []
     monkeypatch.setattr("senet.comparison.running.subprocess.run", killed)
     monkeypatch.setattr("senet.comparison.running._several_devices", lambda _: True)
-    command = [*QUICK, "--init", begun, "--seeds", "1", "--timing-seconds", "0", "--out", out]
+    command = [*QUICK, "--checkpoint", begun, "--seeds", "1", "--timing-seconds", "0", "--out", out]
     assert compare(*command) == 2
     run = Path(calls[0][-1])
     job = json.loads((run / "run.json").read_text())
@@ -282,10 +282,10 @@ def test_on_two_devices_each_training_has_its_own_processes(tmp_path):
     [
         (["--variant", "a=cifar_resnet20"], "nothing to be compared with"),
         (["--variant", "a=cifar_resnet20", "--variant", "a=cifar_resnet20"], "two variants have the name 'a'"),
-        (["--variant", "a=cifar_resnet20", "--variant", "b/c=cifar_resnet20"], "a name is made of letters"),
+        (["--variant", "a=cifar_resnet20", "--variant", "b/c=cifar_resnet20"], "a name has letters"),
         (["--variant", "a=cifar_resnet20", "--variant", "b=cifar_resnet20", "deep=3"], "unknown option"),
         (["--variant", "a=cifar_resnet20", "--variant", "b=cifar_resnet20", "depth"], "not of the form KEY=VALUE"),
-        (["--variant", "cifar_resnet20", "--variant", "b=cifar_resnet20"], "use NAME=MODEL"),
+        (["--variant", "cifar_resnet20", "--variant", "b=cifar_resnet20"], "use NAME=NETWORK"),
         (["--variant", "a=cifar_resnet20", "--model", "cifar_resnet20"], "--model says what one network is"),
         (["--variant", "a=cifar_resnet20", "--variant", "b=cifar_resnet20", "where=x"], "retrofit="),
         (["--model", "se_cifar_resnet20", "--attention", "none"], "leaves nothing to compare"),

@@ -325,13 +325,18 @@ class Job:
             CheckpointError: The folder contains no run, or `run.json` can't be read.
         """
         with reading(folder, JOB, "run to resume") as values:
-            return cls(
-                source=DataOptions(**values["source"]),
-                network=ModelInitialization.from_dict(values),
-                recipe=Recipe.from_dict(values["recipe"]),
-                run=RunOptions(**values["run"]),
-                digest=values["digest"],
-            )
+            return cls.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Job:
+        """Read what `to_dict` wrote."""
+        return cls(
+            source=DataOptions(**values["source"]),
+            network=ModelInitialization.from_dict(values),
+            recipe=Recipe.from_dict(values["recipe"]),
+            run=RunOptions(**values["run"]),
+            digest=values["digest"],
+        )
 
 
 def report_leaks(start: ModelInitialization, data: Data, console: Console | None) -> None:
