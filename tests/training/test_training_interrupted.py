@@ -12,7 +12,7 @@ import pytest
 from equality import assert_equal, rows
 from processes import Child, start
 
-from senet.training.lock import InUseError, held
+from senet.training.lock import InUseError, lock_folder
 from senet.training.states import TrainingStates
 
 OPTIONS = [
@@ -246,8 +246,8 @@ def test_one_process_a_folder(tmp_path, whole, begin):
 
 def test_who_asks_twice_does_not_give_the_lock_up(tmp_path, begin):
     folder = tmp_path / "run"
-    with held(folder):
-        with pytest.raises(InUseError, match="this very process"), held(folder):
+    with lock_folder(folder):
+        with pytest.raises(InUseError, match="this very process"), lock_folder(folder):
             pass
         assert f"is in use by process {os.getpid()} on" in begin().finish(2).replace("\n", "")
 

@@ -82,14 +82,9 @@ def run(options: argparse.Namespace) -> int:
     """Convert."""
     import torch
 
-    from senet.weights import (
-        CheckpointMetadata,
-        load_weights,
-        read_contents,
-        to_layout,
-        write_checkpoint,
-        write_tensors,
-    )
+    from senet.weights import CheckpointMetadata, load_weights, to_layout, write_checkpoint
+    from senet.weights.checkpoint import write_tensors
+    from senet.weights.reading import read_contents
 
     _check(options)
     out, names = Path(options.out), options.class_names or ()
