@@ -214,8 +214,10 @@ class Job:
 
     def status(self, folder: Path, *, report: Callable[[str], object] = str) -> RunStatus:
         """Return the status of this run in its folder; see `run_status`."""
-        score = task_named(self.network.task).metrics[0].key
-        return run_status(folder, epochs=self.recipe.epochs, score=score, patience=self.recipe.patience, report=report)
+        metric = task_named(self.network.task).metrics[0].key
+        return run_status(
+            folder, epochs=self.recipe.epochs, metric=metric, patience=self.recipe.patience, report=report
+        )
 
     def _ended(self, folder: Path, outcome: Outcome, report: Callable[[str], object]) -> Outcome:
         if self.source != Job.read(folder).source:
