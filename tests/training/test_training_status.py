@@ -159,7 +159,7 @@ def test_an_epoch_without_finite_numbers_is_never_the_best(table, best, tmp_path
     row = best_row(found, "top1")
     assert row is (None if best is None else found[best])
     if best is None:
-        with pytest.raises(SenetError, match=r"no epoch has a finite validation score.*last.safetensors"):
+        with pytest.raises(SenetError, match=r"no epoch has a finite validation metric.*last.safetensors"):
             outcome_of(found, "top1", folder=tmp_path)
 
 

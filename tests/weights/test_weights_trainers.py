@@ -321,7 +321,7 @@ def test_a_file_without_a_classifier(networks: tuple[nn.Module, nn.Module]) -> N
         load_weights(ours(), before("encoder.", body))
     with pytest.warns(UserWarning, match="has no classifier"):
         report = load_weights(ours(), before("encoder.", body), transfer=True)
-    assert report.fresh == ("head.fc.weight", "head.fc.bias")
+    assert report.newly_initialized == ("head.fc.weight", "head.fc.bias")
     two = {"head.0.weight": torch.ones(5, 2048), "head.2.weight": torch.ones(5, 2048)}
     with pytest.raises(CheckpointError, match="has no classifier"):
         load_weights(ours(), {**before("encoder.", body), **two})
