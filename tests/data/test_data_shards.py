@@ -191,7 +191,7 @@ def test_a_damaged_image_is_broken_as_in_a_folder(copied):
     content = bytearray(shard.read_bytes())
     content[int(source.records.offsets[0]) + 200] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(CorruptImage, match=r"train-00000\.tar: .*png: damaged \(its checksum is another\)"):
+    with pytest.raises(CorruptImage, match=r"train-00000\.tar: .*png: damaged \(its checksum differs\)"):
         source[0]
     sample = ImageDataset(source, eval_transform(CIFAR))[0, 0]
     assert sample.corrupt

@@ -89,8 +89,8 @@ WRONG_XML = {
 MENDED_XML = {
     xml([("red", 5, 5, 5, 30)]): "has no area; left out",
     xml([("red", 20, 5, 10, 30)]): "has no area; left out",
-    xml([("red", 500, 5, 520, 30)]): "lies outside its 48x64 picture; left out",
-    xml([("red", 20, 5, 60, 30)]): "reaches outside its 48x64 picture; cut to it",
+    xml([("red", 500, 5, 520, 30)]): "lies outside its 48x64 image; left out",
+    xml([("red", 20, 5, 60, 30)]): "reaches outside its 48x64 image; cut to it",
 }
 
 

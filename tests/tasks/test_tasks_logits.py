@@ -66,7 +66,7 @@ def test_logits_are_found(answer: Any) -> None:
     ],
 )
 def test_none_are_an_error_that_names_network_and_remedy(answer: Any, said: str) -> None:
-    with pytest.raises(SenetError, match=rf"(?s)my:net gives {said}.*for 5 classes.*under 'logits' or 'out'"):
+    with pytest.raises(SenetError, match=rf"(?s)my:net returns {said}.*for 5 classes.*under 'logits' or 'out'"):
         logits_of(answer, 5, name="my:net")
 
 

@@ -110,7 +110,7 @@ def test_each_class_is_reported(masks: Path, tmp_path: Path, capsys: pytest.Capt
     assert list(result["per_class"]) == ["background", "blue", "red"]
     values = [figures["iou"] for figures in result["per_class"].values()]
     known = [value for value in values if value is not None]
-    assert np.mean(known) == pytest.approx(result["scores"]["miou"], abs=1e-6)
+    assert np.mean(known) == pytest.approx(result["metrics"]["miou"], abs=1e-6)
     assert main(arguments) == 0
     table = capsys.readouterr().out
     assert "IoU" in table

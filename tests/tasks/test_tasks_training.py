@@ -71,7 +71,7 @@ def test_train_resume_evaluate_predict(
     one, other = (load_file(folder / "last.safetensors") for folder in (whole, parts))
     assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
     said = capsys.readouterr()
-    first = task_named(task).scores[0]
+    first = task_named(task).metrics[0]
     assert first.title in said.out
     assert f"{first.title} " in said.err
 
@@ -80,7 +80,7 @@ def test_train_resume_evaluate_predict(
     arguments = ["evaluate", "--checkpoint", str(whole / "last.safetensors"), "--workers", "0", "--split", "val"]
     kind = {"detection": "voc", "segmentation": "masks"}[task]
     assert main([*arguments, "--data", f"{kind}:{data}", "--json"]) == 0
-    scores = json.loads(capsys.readouterr().out)["scores"]
+    scores = json.loads(capsys.readouterr().out)["metrics"]
     for key, value in scores.items():
         assert value == pytest.approx(float(table(whole)[-1][f"val_{key}"]), abs=1e-6), "as in training"
 
@@ -297,6 +297,6 @@ def test_two_processes_measure_what_one_does(task: str, data: Path, tmp_path: Pa
     kind = {"detection": "voc", "segmentation": "masks"}[task]
     alone = [sys.executable, "-m", "senet", "evaluate", "--checkpoint", str(tmp_path / "run" / "last.safetensors"),
              "--data", f"{kind}:{data}", "--split", "val", "--json", "--workers", "0"]  # fmt: skip
-    scores = json.loads(subprocess.run(alone, capture_output=True, text=True, check=True).stdout)["scores"]
+    scores = json.loads(subprocess.run(alone, capture_output=True, text=True, check=True).stdout)["metrics"]
     for key, value in scores.items():
         assert value == pytest.approx(float(table(tmp_path / "run")[-1][f"val_{key}"]), abs=1e-5)

@@ -39,7 +39,7 @@ def check_masks(data: Data, parts: Iterable[str], *, training: bool) -> None:
 
 
 def mask_issues(data: Data, parts: Iterable[str], *, training: bool = True) -> list[AnnotationIssue]:
-    """List the issues of a part's masks as a whole; see `check_masks`."""
+    """List the issues of a part's masks as a whole, see `check_masks`."""
     found = []
     for name in parts:
         source = _whole(data.parts[name])
@@ -86,7 +86,7 @@ def report_data(data: Data, preprocessing: Preprocessing, report: Callable[[str]
 
     Args:
         data: The training data.
-        preprocessing: Of the network; it has the white level of 16-bit images.
+        preprocessing: Of the network. It has the white level of 16-bit images.
         report: Called with each line.
     """
     sampled = [depth_at(data.train, index) for index in evenly(len(data.train), SAMPLED)]
@@ -100,7 +100,7 @@ def report_data(data: Data, preprocessing: Preprocessing, report: Callable[[str]
 
 
 def left_out_note(paths: Sequence[str]) -> str:
-    """`3 files left out: a.heic, ...`; empty if there are none."""
+    """`3 files left out: a.heic, ...`, empty if there are none."""
     if not paths:
         return ""
     more = f" and {len(paths) - NAMED:,} more" if len(paths) > NAMED else ""

@@ -133,7 +133,7 @@ class ImageDataset(Dataset[Sample]):
 
     @property
     def order(self) -> Order | None:
-        """The order in which the source is fastest to read; None if any order is as fast."""
+        """The order in which the source is fastest to read, or None if any order is as fast."""
         return getattr(self.source, "order", None)
 
     def _image(self, position: int) -> Tensor:

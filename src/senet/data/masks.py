@@ -81,7 +81,7 @@ class MaskScan(NamedTuple):
     """Result of reading one mask.
 
     Attributes:
-        size: Width and height of its image; zeros if the image is unreadable.
+        size: Width and height of its image, or zeros if the image is unreadable.
         present: (classes + 1,) bool: the classes in the mask, then whether some pixels have no class.
         issue: Issue of the mask, if any.
     """

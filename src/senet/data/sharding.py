@@ -96,10 +96,10 @@ def write_shards(
 
     Args:
         data: The data set, with all its parts.
-        folder: Output folder; made if missing.
+        folder: Output folder, made if missing.
         shard_mb: Approximate size of a shard, in 10^6 bytes.
         seed: Seed of the order of images.
-        workers: Processes that read and check; 0 for none, None for one for each CPU core.
+        workers: Processes that read and check, 0 for none, None for one on each CPU core.
         progress: Called with the numbers of images done and in all.
         report: Called with name and reason of each corrupt image.
 

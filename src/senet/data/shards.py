@@ -102,7 +102,7 @@ class ShardSource:
     Args:
         folder: Folder of the shards.
         shards: Names of the files, and the number of images in each.
-        records: Locations of the images; rows in the order of the shards.
+        records: Locations of the images, in the order of the shards.
 
     Example:
         >>> import tempfile

@@ -22,7 +22,7 @@ def outputs_of(loaded: LoadedModel, classes: Sequence[str]) -> Tensor:
 
     Args:
         loaded: The network.
-        classes: Class names of the data; some of the network's may be missing.
+        classes: Class names of the data. Some of the network's may be missing.
 
     Returns:
         (len(classes),) int64.

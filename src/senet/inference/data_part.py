@@ -25,7 +25,7 @@ class Part:
         split: `"train"`, `"val"`, `"test"` or `"all"`.
         total: Images of the whole data set.
         of: Name of the whole, in words.
-        trained_on: Number of these images in the training data, by path and content; None if unknown.
+        trained_on: Number of these images in the training data, by path and content, or None if unknown.
         held_out: The test part is half of the validation part, held out from choosing the best epoch.
         changed: The run's data differs from the time of training.
 
@@ -80,8 +80,8 @@ def chosen_part(data: Data, record: DataRecord | None, split: str | None = None)
 
     Args:
         data: Divided with the fraction and the seed of the record, unless the user wants others.
-        record: The training data of the network; None if unknown.
-        split: `"train"`, `"val"`, `"test"` or `"all"`; None chooses.
+        record: The training data of the network, or None if unknown.
+        split: `"train"`, `"val"`, `"test"` or `"all"`. None chooses.
 
     Raises:
         DataError: There is no such part, or it has no images.

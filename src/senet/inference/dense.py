@@ -59,9 +59,9 @@ class DensePrediction:
 
     Attributes:
         path: The file.
-        image: The decoded image; None if it is unreadable.
+        image: The decoded image, or None if it is unreadable.
         answer: Boxes, or a mask: see `DenseTask.predictions`.
-        error: Reason why the file is unreadable; otherwise empty.
+        error: Reason why the file is unreadable, otherwise empty.
 
     Example:
         >>> from senet.inference import DensePrediction
@@ -98,10 +98,10 @@ def evaluate_dense(
     Args:
         loaded: The network.
         source: The images and their annotations.
-        classes: Class names of the labels; see `outputs_of`.
+        classes: Class names of the labels, see `outputs_of`.
         batch_size: Images in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
-        workers: Processes that decode; None chooses.
+        workers: Processes that decode. None chooses.
         progress: Called with the numbers of images done and in all.
 
     Raises:

@@ -13,7 +13,7 @@ from senet.errors import UnknownNameError
 __all__ = ["DTYPES", "default_device", "running"]
 
 DTYPES = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Precision to the data type of matrix products; None keeps the data type of the weights."""
+"""Precision to the data type of matrix products. None keeps the data type of the weights."""
 
 
 def default_device() -> torch.device:

@@ -24,14 +24,14 @@ __all__ = ["Evaluation", "evaluate"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Result of an evaluation; accuracies in 0..1.
+    """Result of an evaluation, with accuracies in 0..1.
 
     Attributes:
         images: Number of images.
         top1: Fraction of images whose likeliest class is right.
         top5: Fraction of images with the right class among the likeliest five; None with five classes or fewer.
         loss: Mean cross entropy in nats.
-        per_class: Class to the top-1 accuracy of its images; None without images.
+        per_class: Class to the top-1 accuracy of its images, or None without images.
         confusion: (true class, predicted class) counts, rows and columns in the order of the network's classes.
         intervals: Metric (`top1`, `top5`, `loss`) to its 95 % interval over images; a metric without one is left out.
         seconds: Wall-clock time, loading included.
@@ -72,10 +72,10 @@ def evaluate(
     Args:
         loaded: The network.
         source: The images and labels.
-        classes: Class names of the labels; see `outputs_of`.
+        classes: Class names of the labels, see `outputs_of`.
         batch_size: Images in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
-        workers: Processes that decode; None chooses.
+        workers: Processes that decode. None chooses.
         progress: Called with the numbers of images done and in all.
 
     Raises:

@@ -26,8 +26,8 @@ class Prediction:
 
     Attributes:
         path: The file.
-        top: (class, probability) of the likeliest classes, descending; empty if the file is unreadable.
-        error: Reason why the file is unreadable; otherwise empty.
+        top: (class, probability) of the likeliest classes, descending, empty if the file is unreadable.
+        error: Reason why the file is unreadable, otherwise empty.
 
     Example:
         >>> from senet.inference import Prediction
@@ -74,7 +74,7 @@ def predict(
         top: Number of classes in a row.
         batch_size: Files in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
-        workers: Processes that decode; None chooses, and uses none for few files.
+        workers: Processes that decode. None chooses, and uses none for few files.
         progress: Called with the numbers of files done and in all.
 
     Example:

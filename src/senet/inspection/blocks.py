@@ -45,7 +45,7 @@ class Block:
         params: Learnable parameters.
         macs: Multiply-accumulates (MACs) for one image.
         latency_share: Fraction of the network's time, 0..1.
-        drift: Drift of the outputs if this gate alone becomes its mean, as in `senet.freeze`; None if unavailable.
+        drift: Drift of the outputs if this gate alone becomes its mean, as in `senet.freeze`, or None if unavailable.
     """
 
     path: str

@@ -26,7 +26,7 @@ FEWEST_CHANNELS: Final = 16
 
 @dataclass(frozen=True)
 class Curves:
-    """One block's gates; all numbers are whole thousandths.
+    """One block's gates. All numbers are whole thousandths.
 
     Attributes:
         channels: Channel numbers, evenly spaced.
@@ -53,7 +53,7 @@ class Curves:
 
 
 def curves_of(statistics: Mapping[str, GateStatistics], first: Sequence[int]) -> dict[str, Curves]:
-    """Return the curves of all blocks; the `first` classes are always included."""
+    """Return the curves of all blocks. The `first` classes are always included."""
     some = next(iter(statistics.values()))
     seen = [k for k in range(len(some.counts)) if some.counts[k] > 0]
     room = MOST_CLASSES - len(set(first) & set(seen))

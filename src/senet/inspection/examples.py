@@ -47,7 +47,7 @@ class Channel:
         channel: Its number.
         gate: Its factor in this image (averaged over positions, if it has several).
         mean: Its mean factor over all images.
-        heat: Its feature map before the rescaling; None without one.
+        heat: Its feature map before the rescaling, or None without one.
     """
 
     channel: int
@@ -62,7 +62,7 @@ class Example:
 
     Attributes:
         label: Its class.
-        prediction: The predicted class; None if the outputs are no classes.
+        prediction: The predicted class, or None if the outputs are no classes.
         probability: Probability of the predicted class.
         image: The network's input, as a data URL.
         heat: Class activation map of the predicted class.
@@ -98,8 +98,8 @@ def explain_images(
         statistics: Statistics of these layers over all images.
         images: Inputs of the network.
         labels: Class of each image.
-        outputs: Class names of the network's outputs; empty if unknown.
-        preprocessing: Preprocessing to undo for display; None stretches the values.
+        outputs: Class names of the network's outputs, empty if unknown.
+        preprocessing: Preprocessing to undo for display. None stretches the values.
         top: Number of raised and of lowered channels.
     """
     seen: dict[str, Tensor] = {}

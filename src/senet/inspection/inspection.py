@@ -56,10 +56,10 @@ class Inspection:
         >>> import senet, torch
         >>> from senet.inspection import Inspection, inspect
         >>> model = senet.create_model("se_cifar_resnet20", num_classes=2)
-        >>> batches = [(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 0, 1]))]
+        >>> batches = [(torch.rand(2, 3, 16, 16), torch.tensor([0, 1]))]
         >>> result: Inspection = inspect(model, batches, ["cat", "dog"], examples=1)
         >>> result.images, result.examples[0].label, sorted(result.summary())[:3]
-        (4, 'cat', ['blocks', 'chosen', 'classes'])
+        (2, 'cat', ['blocks', 'chosen', 'classes'])
     """
 
     network: str
@@ -118,14 +118,14 @@ def inspect(
     Memory doesn't grow with the number of images.
 
     Args:
-        model: Any network with layers that `senet.record_gates` supports; left unchanged.
+        model: Any network with layers that `senet.record_gates` supports, left unchanged.
         batches: Images (N, C, H, W) on the network's device, and their class numbers (N,).
         classes: Class names of the numbers.
-        network: Name of the network; its class by default.
+        network: Name of the network, by default its class.
         data: Name of the images.
-        outputs: Class names of the network's outputs; empty if unknown.
+        outputs: Class names of the network's outputs, empty if unknown.
         preprocessing: Preprocessing of the images, to display the originals.
-        chosen: Classes to show first; some, evenly spaced, by default.
+        chosen: Classes to show first, by default a few evenly spaced ones.
         examples: Number of single images.
 
     Raises:
@@ -136,7 +136,7 @@ def inspect(
         >>> import senet, torch
         >>> from senet.inspection import inspect
         >>> model = senet.create_model("se_cifar_resnet20", num_classes=2)
-        >>> batches = [(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 0, 1]))]
+        >>> batches = [(torch.rand(2, 3, 16, 16), torch.tensor([0, 1]))]
         >>> block = inspect(model, batches, ["cat", "dog"], examples=0).blocks[0]
         >>> block.channels, 0 < block.mean < 1
         (16, True)

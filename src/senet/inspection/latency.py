@@ -27,7 +27,7 @@ def latency(
         model: The network.
         layers: Path to layer.
         images: (N, C, H, W), on the network's device.
-        runs: Number of timed runs after one warm-up; the fastest counts.
+        runs: Number of timed runs after one warm-up. The fastest counts.
 
     Returns:
         Milliseconds for the batch, and each layer's fraction, 0..1.

@@ -30,7 +30,7 @@ def write(inspection: Inspection, folder: str | os.PathLike[str]) -> list[Path]:
         >>> import senet, tempfile, torch
         >>> from senet.inspection import inspect, write
         >>> model = senet.create_model("se_cifar_resnet20", num_classes=2)
-        >>> batches = [(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 0, 1]))]
+        >>> batches = [(torch.rand(2, 3, 16, 16), torch.tensor([0, 1]))]
         >>> paths = write(inspect(model, batches, ["cat", "dog"], examples=0), tempfile.mkdtemp())
         >>> [path.name for path in paths]
         ['index.html', 'report.json', 'blocks.csv', 'channels.csv']
@@ -78,7 +78,7 @@ def page(inspection: Inspection) -> str:
         >>> import senet, torch
         >>> from senet.inspection import inspect, page
         >>> model = senet.create_model("se_cifar_resnet20", num_classes=2)
-        >>> batches = [(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 0, 1]))]
+        >>> batches = [(torch.rand(2, 3, 16, 16), torch.tensor([0, 1]))]
         >>> page(inspect(model, batches, ["cat", "dog"], examples=0))[:15]
         '<!doctype html>'
     """

@@ -34,7 +34,7 @@ def task_named(name: str) -> Task:
     """Look up a task by its name.
 
     Raises:
-        UnknownNameError: Unknown name; the message suggests the nearest ones.
+        UnknownNameError: Unknown name. The message suggests the nearest ones.
 
     Example:
         >>> from senet.tasks import task_named

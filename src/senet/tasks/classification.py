@@ -38,7 +38,7 @@ class ClassificationObjective(Objective):
 
     Args:
         num_classes: Number of outputs.
-        recipe: Recipe of the training; None for evaluation.
+        recipe: Recipe of the training, or None for evaluation.
         preprocessing: Of the network, to normalise uint8 images. None for images that are normalised already.
         channels_last: Whether images are converted to channels_last.
     """
@@ -124,8 +124,8 @@ class ClassificationTask(Task):
         logits = logits_of(run_blank(model, name, preprocessing), len(classes), name=name)
         if logits.shape != (1, len(classes)):
             raise SenetError(
-                f"{name} gives {tuple(logits.shape)} for one image; {len(classes)} classes of the data need "
-                f"(1, {len(classes)})"
+                f"{name} returns {tuple(logits.shape)} for one image instead of (1, {len(classes)}); the data has "
+                f"{len(classes)} classes"
             )
 
     def datasets(

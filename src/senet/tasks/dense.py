@@ -90,7 +90,7 @@ class DenseTask(Task):
     def draw(
         self, image: Image.Image, prediction: Any, classes: Sequence[str], *, score_threshold: float = 0.5
     ) -> Image.Image:
-        """Draw a prediction over the image; boxes with a score below `score_threshold` are left out."""
+        """Draw a prediction over the image. Boxes with a score below `score_threshold` are left out."""
 
     # Networks.
 
@@ -150,7 +150,7 @@ class DenseTask(Task):
         return model
 
     def backbone(self, model: nn.Module) -> Backbone | None:
-        """Return this package's backbone inside the network; None in a network of another library."""
+        """Return this package's backbone inside the network, or None in a network of another library."""
         return next((module for module in model.modules() if isinstance(module, Backbone)), None)
 
     def plan(self, model: nn.Module, preprocessing: Preprocessing, *, where: Where = "auto", **wanted: Any) -> Report:
@@ -162,7 +162,7 @@ class DenseTask(Task):
         return plan(model.get_submodule(root), example_inputs=[image], where=where, **wanted).within(root)
 
     def _body(self, model: nn.Module) -> str:
-        """Return the path of the backbone; empty if there is none."""
+        """Return the path of the backbone, empty if there is none."""
         modules = dict(model.named_modules())
         own = next((path for path, module in modules.items() if isinstance(module, Backbone)), None)
         return own or next((path for path in ("backbone.body", "backbone") if path in modules), "")

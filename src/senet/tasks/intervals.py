@@ -39,7 +39,7 @@ def wilson(right: float, count: int, *, level: float = LEVEL) -> Interval:
 
 
 def of_mean(values: Sequence[float] | np.ndarray, *, level: float = LEVEL) -> Interval | None:
-    """Return Student's t interval of a mean over images; None for a single image."""
+    """Return Student's t interval of a mean over images, or None for a single image."""
     from scipy.stats import t
 
     if len(values) < 2:
@@ -89,7 +89,7 @@ def jackknife(count: int, figure: Callable[[np.ndarray], float], *, level: float
         level: Confidence level.
 
     Returns:
-        An interval within 0..1; None for a single image. If all images agree, the interval of a fraction of images.
+        An interval within 0..1, or None for a single image. If all images agree, the interval of a fraction of images.
 
     Source: Shao and Wu 1989, "A general theory for jackknife variance estimation" (delete-d, disjoint groups).
     """

@@ -23,7 +23,7 @@ def logits_of(answer: object, classes: int | None, *, name: str, dims: int = 2) 
 
     Args:
         answer: The network's output.
-        classes: Number of logits of an image or a pixel; None if unknown.
+        classes: Number of logits of an image or a pixel, or None if unknown.
         name: Name of the network, for the message.
         dims: 2 for (N, classes), 4 for (N, classes, H, W).
 

@@ -23,7 +23,7 @@ def distinct_maps(network: ConvNet, *, finest: int = 1, most: int | None = None)
     Args:
         network: The network.
         finest: Feature maps of smaller strides are left out, as long as two remain.
-        most: Largest number of feature maps; the coarsest are kept.
+        most: Largest number of feature maps. The coarsest are kept.
 
     Raises:
         SenetError: There are fewer than two.

@@ -61,7 +61,7 @@ class Objective(nn.Module, ABC):
     `images` (one entry for each image), `valid`, `corrupt` and `key`, as `senet.data.Batch`.
 
     Attributes:
-        per_class: Class to its metrics, of the last `val_metrics`; empty if the task has none.
+        per_class: Class to its metrics, of the last `val_metrics`, empty if the task has none.
         intervals: Metric to its 95 % interval over images, of the last `val_metrics`, if this process evaluates alone.
     """
 
@@ -131,7 +131,7 @@ class Task(ABC):
 
         Args:
             classes: Names of the classes.
-            recipe: Recipe of the training; None for evaluation.
+            recipe: Recipe of the training, or None for evaluation.
             preprocessing: Of the network, if the objective normalises whole batches instead of `datasets`.
             channels_last: Whether images are converted to channels_last.
             alone: This process evaluates by itself, also after a training of several.
@@ -177,7 +177,7 @@ class Task(ABC):
         return preprocessing
 
     def backbone(self, model: nn.Module) -> nn.Module | None:  # noqa: ARG002
-        """Return the part that a classifier's weights fit; None if there is none."""
+        """Return the part that a classifier's weights fit, or None if there is none."""
         return None
 
     def example(self, preprocessing: Preprocessing) -> list[Any]:

@@ -97,7 +97,7 @@ class DataOptions:
             root=self.root,
             classes=self.classes,
             instances=self.instances,
-            white=self.white,
+            white_level=self.white,
             default_fraction=(record and record.val_fraction) or DEFAULT_FRACTION,
             default_seed=(record and record.split_seed) or 0,
             training=training,

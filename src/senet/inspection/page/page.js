@@ -157,16 +157,16 @@ const watcher = new IntersectionObserver((entries) => {
 function forget(panel) { watcher.unobserve(panel); return pending.delete(panel); }
 function drawPanel(panel) { if (forget(panel)) panel.replaceWith(panel.draw()); }
 function drawAll() { pending.forEach(drawPanel); }
-function drawIdly(deadline) {
+function drawWhenIdle(deadline) {
   for (const panel of pending) {
     drawPanel(panel);
     if (deadline.timeRemaining() < 4) break;
   }
-  if (pending.size) idle(drawIdly);
+  if (pending.size) idle(drawWhenIdle);
 }
 function lazily(host, paths, draw) {
   [...host.children].forEach(forget);
-  if (!pending.size) idle(drawIdly);
+  if (!pending.size) idle(drawWhenIdle);
   host.replaceChildren(...paths.map((path) => {
     const empty = make("div", { class: "panel", style: "min-height:235px", "data-block": path });
     empty.draw = () => draw(path);

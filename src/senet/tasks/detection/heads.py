@@ -26,7 +26,7 @@ RATIOS = (0.5, 1.0, 2.0)
 
 
 def image_options(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Return the preprocessing of torchvision's detectors for images in 0..1; the size is (shorter, longest edge)."""
+    """Return the preprocessing of torchvision's detectors for images in 0..1. The size is (shorter, longest edge)."""
     white = preprocessing.value_range
     return {
         "min_size": min(preprocessing.size),
@@ -68,7 +68,7 @@ class FasterRCNNHead(HeadSpec):
 
 
 def _three_maps(network: ConvNet) -> tuple[Any, ...]:
-    """Return the feature maps of strides 8 to 32; the three coarsest of a network with finer strides."""
+    """Return the feature maps of strides 8 to 32. The three coarsest of a network with finer strides."""
     return distinct_maps(network, finest=8) if network.spec.feature_info[-1].stride >= 16 else distinct_maps(
         network, most=3)  # fmt: skip
 

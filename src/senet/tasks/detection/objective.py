@@ -23,7 +23,7 @@ __all__ = ["DetectionObjective", "detect"]
 
 
 def detect(model: nn.Module, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-    """Detect the objects of each image; the results are on the CPU.
+    """Detect the objects of each image. The results are on the CPU.
 
     Args:
         model: One of torchvision's detectors, or a network with their interface, in evaluation mode.
@@ -93,7 +93,7 @@ class DetectionObjective(Objective):
         return values
 
     def val_metrics(self) -> dict[str, Tensor]:
-        """Return mean average precision; 0 without any box."""
+        """Return mean average precision. 0 without any box."""
         # Processes may have unequal numbers of images, so all boxes are gathered here: torchmetrics' own gathering
         # requires equal numbers.
         boxes, truth = _of_all(self._found, self.alone), _of_all(self._truth, self.alone)

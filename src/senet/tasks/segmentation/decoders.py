@@ -35,7 +35,7 @@ class Segmenter(nn.Module):
         self.classifier = nn.Conv2d(decoder.out_channels, classes, 1)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> logits (N, classes, H, W); any H and W that the backbone takes."""
+        """(N, C, H, W) -> logits (N, classes, H, W). Any H and W that the backbone takes."""
         size = x.shape[-2:]
         logits = self.classifier(self.decoder(self.backbone(x), size))
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

@@ -23,7 +23,7 @@ __all__ = ["SegmentationObjective", "overlaps", "segment"]
 
 
 def segment(model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Predict the likeliest class of each pixel; the results are on the CPU.
+    """Predict the likeliest class of each pixel. The results are on the CPU.
 
     Args:
         model: (N, C, H, W) -> logits, in evaluation mode.
@@ -131,7 +131,8 @@ class SegmentationObjective(Objective):
         """Count one batch's pixels, each image at the size of its mask."""
         kept = [number for number, valid in enumerate(batch.valid.tolist()) if valid]
         masks = [batch.targets[number]["mask"] for number in kept]
-        predictions = segment(model, [batch.images[number] for number in kept], [tuple(m.shape) for m in masks])
+        sizes = [(mask.shape[0], mask.shape[1]) for mask in masks]
+        predictions = segment(model, [batch.images[number] for number in kept], sizes)
         for prediction, mask in zip(predictions, masks, strict=True):
             self.confusion.update(prediction.to(mask.device).long().flatten(), mask.long().flatten())
             if self.alone:
