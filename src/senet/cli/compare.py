@@ -1,4 +1,6 @@
-"""Train networks under the same recipe, data order and seeds, and report how much they differ.
+"""Train several networks alike and report how much they differ.
+
+All networks share the recipe, the order of the images and the seeds.
 
 Given one MODEL, the network without attention is compared with the same network with attention. Each training is an
 ordinary run in a subfolder of --out. The same command continues where it stopped, also with more seeds. Start it again
