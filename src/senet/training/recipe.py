@@ -32,8 +32,8 @@ class Recipe:
 
     Attributes:
         epochs: Passes over the training images. Another number stretches the schedule (`for_epochs`).
-        batch_size: Images per optimizer step, over all devices and micro-batches. Another number scales the learning rate
-            in proportion (`for_batch_size`).
+        batch_size: Images per optimizer step, over all devices and micro-batches. Another number scales the learning
+            rate in proportion (`for_batch_size`).
         train: Part of the network that learns: `"all"`, or the `"attention"` layers alone. Running statistics of norms
             follow the data in both cases.
         freeze_stages: Keep the stem and the stages of a backbone up to this number as they are; 0 is none.
