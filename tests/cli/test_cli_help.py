@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 
 import pytest
 
 from senet.cli import COMMANDS, make_parser
 
-PARSERS = make_parser()[1]
+PARSER, PARSERS = make_parser()
 
 
 def texts(name: str) -> list[tuple[argparse.Action, str]]:
@@ -33,6 +34,13 @@ def test_usage_fits_a_screen_and_examples_follow(name: str, columns: str, monkey
     assert all(re.match(rf"  senet ({name}|train) ?", line) for line in block[1].splitlines())
     assert max(map(len, block[1].splitlines())) <= 110
     assert "\n\n\n" not in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_can_be_parsed(name: str) -> None:
+    for line in PARSERS[name].format_help().splitlines():
+        if line.startswith("  senet "):
+            assert PARSER.parse_known_args(shlex.split(line)[1:])[1] == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -160,7 +160,7 @@ def run_options(options: argparse.Namespace) -> RunOptions:
     return RunOptions(**given_fields(options, RunOptions))
 
 
-NETWORK = ("task", "head", "head_attention", "attention", "placement", "stages", "model_kwargs", "pretrained",
+NETWORK = ("head", "head_attention", "attention", "placement", "stages", "model_kwargs", "pretrained",
            "prefix", "ignore", "weights")  # fmt: skip
 """Options that say what the network is, besides its name."""
 
@@ -180,6 +180,7 @@ def repeated(options: argparse.Namespace) -> Job:
         SenetError: The file can't be read, or an option would change a network that it doesn't name.
     """
     job = read_run(options.config)
+    options.size, options.task = options.size or job.network.size, options.task or job.network.task
     given = {name for name, value in vars(options).items() if value is not None}
     if options.model is not None or options.checkpoint is not None:
         start = chosen_initialization(options, shared.network_options(options), pretrained=False)
@@ -189,7 +190,7 @@ def repeated(options: argparse.Namespace) -> Job:
             raise SenetError(
                 f"--{fixed[0].replace('_', '-')} would change the network of {options.config}; give MODEL with it"
             )
-        start = replace(job.network, size=options.size or job.network.size)
+        start = replace(job.network, size=options.size)
     data = {field: getattr(options, name) for name, field in DATA_FIELDS.items() if name in given}
     recipe = recipe_named(options.recipe) if options.recipe else job.recipe
     return Job(
