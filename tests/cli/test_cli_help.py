@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -37,7 +38,9 @@ def test_usage_fits_a_screen_and_examples_follow(name: str, columns: str, monkey
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_examples_can_be_parsed(name: str) -> None:
+def test_examples_can_be_parsed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("names.txt").write_text("a\nb\n")
     for line in PARSERS[name].format_help().splitlines():
         if line.startswith("  senet "):
             assert PARSER.parse_known_args(shlex.split(line)[1:])[1] == []
