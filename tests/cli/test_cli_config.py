@@ -127,7 +127,7 @@ def test_a_checkpoint_replaces_the_network_of_a_file(senet, trained: Path) -> No
         ("a.toml", "data = {path = 'x'}", "unknown option in [data] 'path'"),
         ("a.toml", "lr = {a = 1}", "a.toml: lr: {'a': 1}: write a number or a text"),
         ("a.toml", "lr = 1\n[recipe]\nlr = 2", "a.toml: recipe.lr is given twice"),
-        ("a.toml", "lr = ", "a.toml is not TOML: Invalid value (at line 1, column 6)"),
+        ("a.toml", "lr = ", "a.toml is not TOML: Invalid value"),
         ("a.yaml", "lr: [1", "a.yaml is not YAML: expected ',' or ']'"),
         ("a.yaml", "lr: !!python/object:os.system {}", "a.yaml is not YAML: could not determine a constructor"),
         ("a.yaml", "- lr", "holds no options"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
 from senet.cli import COMMANDS, make_parser
 
-PARSERS = make_parser()[1]
+PARSER, PARSERS = make_parser()
 
 
 def texts(name: str) -> list[tuple[argparse.Action, str]]:
@@ -33,6 +35,15 @@ def test_usage_fits_a_screen_and_examples_follow(name: str, columns: str, monkey
     assert all(re.match(rf"  senet ({name}|train) ?", line) for line in block[1].splitlines())
     assert max(map(len, block[1].splitlines())) <= 110
     assert "\n\n\n" not in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_examples_can_be_parsed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("names.txt").write_text("a\nb\n")
+    for line in PARSERS[name].format_help().splitlines():
+        if line.startswith("  senet "):
+            assert PARSER.parse_known_args(shlex.split(line)[1:])[1] == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -52,7 +52,7 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
         epilog="`senet COMMAND --help` describes a command, with examples.",
     )
     parser.add_argument("--version", action="version", version=f"senet {__version__}", help="show the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, title="commands")
+    commands = parser.add_subparsers(prog="senet", dest="command", metavar="COMMAND", required=True, title="commands")
     parsers: dict[str, Parser] = {}
     for name, module in COMMANDS.items():
         text = (module.__doc__ or "").strip()

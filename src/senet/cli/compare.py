@@ -1,11 +1,13 @@
-"""Train networks under the same recipe, data order and seeds, and report how much they differ.
+"""Train several networks alike and report how much they differ.
+
+All networks share the recipe, the order of the images and the seeds.
 
 Given one MODEL, the network without attention is compared with the same network with attention. Each training is an
-ordinary run in a subfolder of --out. The same command continues where it stopped, also with more seeds. Start it again
-on another GPU or node to share the work: each process takes a training that no other process is running.
+ordinary run in a subfolder of --out. The same command continues where it stopped, also with more seeds. Start it
+again on another GPU or node to share the work: each process takes a training that no other process is running.
 
---recipe also takes the name of a table of the paper (`senet list --recipes`), whose rows are then compared. For table7,
---checkpoint is the folder of a comparison of table2, which trained the backbones.
+--recipe also takes the name of a table of the paper (`senet list --recipes`), whose rows are then compared. For
+table7, --checkpoint is the folder of a comparison of table2, which trained the backbones.
 
 The folder gets compare.md, compare.png and compare.json.
 

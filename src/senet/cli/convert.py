@@ -1,10 +1,10 @@
-"""Convert another program's weights to a checkpoint of this package, or to another library's names.
+"""Convert weights from or to the names of another library.
 
-The names of the weights show which library wrote the file.
+By default the result is a checkpoint of this package. The names of the weights show which library wrote the file.
 
 Examples:
   senet convert se_resnet50.caffemodel --model se_resnet50 --out se_resnet50.safetensors
-  senet convert --checkpoint model_best.pth.tar --model se_resnet50 --class-names names.txt --out mine.safetensors
+  senet convert --checkpoint best.pth --model se_resnet50 --class-names names.txt --out mine.safetensors
   senet convert runs/flowers --model se_resnet50 --to timm --out flowers.safetensors
 """
 

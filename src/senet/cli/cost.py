@@ -1,4 +1,6 @@
-"""Count the parameters and multiply-accumulates (MACs) of a network, part by part.
+"""Count the parameters and multiply-accumulates of a network.
+
+The table has a row for each part: the stem, each stage and the head.
 
 Examples:
   senet cost se_resnet50

@@ -1,4 +1,4 @@
-"""Write a trained network as a file for other programs: ONNX, OpenVINO or torch.export.
+"""Write a trained network as an ONNX, OpenVINO or torch.export file.
 
 The file holds the class names and the preprocessing. Before it appears, its outputs are compared with the network's on
 images of --data, or on two included photographs. With --data, --precision bf16 and int8 also measure the accuracy.

@@ -118,5 +118,6 @@ def _attribute_texts(owner: type) -> dict[str, str]:
 
 def _as_help(text: str) -> str:
     """Without code marks and the final period; small letters at the start, unless it is a name such as `SGD`."""
-    text = re.sub(r'["`]', "", text).removesuffix(".")
+    text = re.sub(r" \(`for_\w+`\)|[\"`]", "", text)
+    text = text if text.endswith("...") else text.removesuffix(".")
     return text if text[1:2].isupper() or text[1:2].isdigit() else text[:1].lower() + text[1:]

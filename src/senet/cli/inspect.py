@@ -1,7 +1,8 @@
-"""Show what the gates of a trained network do, on a page, as JSON and as CSV.
+"""Show what the gates of a trained network do.
 
-The page shows the gates of each block by class (the paper's Figures 6 and 7), a table of the blocks, single images, and
-what freezing would save. It is --out's index.html and needs no network connection.
+The report is a page, a JSON file and two CSV files. The page shows the gates of each block by class (the paper's
+Figures 6 and 7), a table of the blocks, single images, and what freezing would save. It is --out's index.html and
+needs no network connection.
 
 Examples:
   senet inspect runs/flowers --data folder:PATH --out report

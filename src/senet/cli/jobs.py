@@ -44,6 +44,17 @@ PLACE = ("data", "data_root", "download")
 """Options that say where the data lies."""
 
 
+NETWORK = ("task", "head", "head_attention", "attention", "placement", "stages", "model_kwargs", "pretrained",
+           "prefix", "ignore", "weights")  # fmt: skip
+"""Options that say what the network is, besides its name."""
+
+DATA_FIELDS = {
+    "data": "data", "val_fraction": "val_fraction", "split_seed": "split_seed", "download": "download",
+    "data_root": "root", "class_names": "classes", "instances": "instances", "limit": "limit", "white_level": "white",
+}  # fmt: skip
+"""Option to the field of `DataOptions` that it gives."""
+
+
 def chosen_initialization(
     options: argparse.Namespace, network: dict[str, Any], *, pretrained: bool
 ) -> ModelInitialization:
@@ -160,17 +171,6 @@ def run_options(options: argparse.Namespace) -> RunOptions:
     return RunOptions(**given_fields(options, RunOptions))
 
 
-NETWORK = ("task", "head", "head_attention", "attention", "placement", "stages", "model_kwargs", "pretrained",
-           "prefix", "ignore", "weights")  # fmt: skip
-"""Options that say what the network is, besides its name."""
-
-DATA_FIELDS = {
-    "data": "data", "val_fraction": "val_fraction", "split_seed": "split_seed", "download": "download",
-    "data_root": "root", "class_names": "classes", "instances": "instances", "limit": "limit", "white_level": "white",
-}  # fmt: skip
-"""Option to the field of `DataOptions` that it gives."""
-
-
 def repeated(options: argparse.Namespace) -> Job:
     """The run whose `run.json` `--config` names, with what the other options change.
 
@@ -181,6 +181,7 @@ def repeated(options: argparse.Namespace) -> Job:
     """
     job = read_run(options.config)
     given = {name for name, value in vars(options).items() if value is not None}
+    options.size, options.task = options.size or job.network.size, options.task or job.network.task
     if options.model is not None or options.checkpoint is not None:
         start = chosen_initialization(options, shared.network_options(options), pretrained=False)
     else:
@@ -189,7 +190,7 @@ def repeated(options: argparse.Namespace) -> Job:
             raise SenetError(
                 f"--{fixed[0].replace('_', '-')} would change the network of {options.config}; give MODEL with it"
             )
-        start = replace(job.network, size=options.size or job.network.size)
+        start = replace(job.network, size=options.size)
     data = {field: getattr(options, name) for name, field in DATA_FIELDS.items() if name in given}
     recipe = recipe_named(options.recipe) if options.recipe else job.recipe
     return Job(

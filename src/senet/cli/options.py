@@ -92,7 +92,7 @@ def add_split_options(group: argparse._ArgumentGroup, *, dense: bool = True) -> 
             help="classes of boxes or masks, or a file with one name a line; masks count them from 0 (default: the "
             "data's)",
         )
-        add_switch(group, "--instances", help="masks number single objects, all of the second class")
+        add_switch(group, "--instances", help="masks hold numbers of single objects, all of the second class")
     add_switch(group, "--download", help="download a published data set if it is missing")
     group.add_argument(
         "--data-root", metavar="DIR", help="folder of published data sets (default: ~/.cache/senet/data)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import textwrap
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 __all__ = ["HelpFormatter", "Parser", "UsageError", "add_subject", "add_switch"]
@@ -54,7 +53,6 @@ def add_subject(
     help: str,
     required: bool = True,
     several: bool = False,
-    type: Callable[[str], Any] | None = None,
 ) -> None:
     """Add what a command is about in two spellings, of which one is given: `senet cost X`, `senet cost --model X`.
 
@@ -64,11 +62,10 @@ def add_subject(
         help: Of the positional argument.
         required: Whether one of the two must be given.
         several: Whether it takes several words; they are then a list.
-        type: Makes the value of a word.
     """
     pair = group.add_mutually_exclusive_group(required=required)
     more: dict[str, Any] = {"action": "extend"} if several else {}
-    more |= {"metavar": name.upper()} | ({"type": type} if type else {})
+    more["metavar"] = name.upper()
     pair.add_argument(name, nargs="*" if several else "?", default=argparse.SUPPRESS, help=help, **more)
     pair.add_argument(f"--{name}", help=f"{name.upper()} as an option", **({"nargs": "+"} if several else {}) | more)
 

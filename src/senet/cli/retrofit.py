@@ -1,4 +1,6 @@
-"""Insert attention into a trained network, fine-tune it, and report what changed.
+"""Insert attention into a trained network and fine-tune it.
+
+The network is evaluated before surgery, after it and after fine-tuning, and a table compares the results.
 
 The inserted layers start as the identity, so the network first computes what it computed before. --plan shows the
 insertion points and stops. --epochs 0 inserts attention and trains nothing.

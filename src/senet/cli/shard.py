@@ -1,7 +1,8 @@
-"""Write a data set as a few large files, for data that is larger than a disk or behind a network.
+"""Write a data set as a few large files.
 
-The folder gets tar archives of images (train-00000.tar, ...), and shards.json and .npz tables with the position of each
-image. Files are copied byte for byte, in random order. Every image is decoded once, and unreadable ones are left out.
+Shards suit data that is larger than a disk or behind a network. The folder gets tar archives of images
+(train-00000.tar, ...), and shards.json and .npz tables with the position of each image. Files are copied byte for
+byte, in random order. Every image is decoded once, and unreadable ones are left out.
 
 The same command continues where it stopped.
 

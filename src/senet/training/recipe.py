@@ -31,15 +31,15 @@ class Recipe:
     """The hyperparameters of a training. Derive a recipe from another with `dataclasses.replace`.
 
     Attributes:
-        epochs: Passes over the training images. `for_epochs` stretches the schedule with them.
-        batch_size: Images per optimizer step, over all devices and micro-batches. `for_batch_size` scales the learning
-            rate in proportion.
+        epochs: Passes over the training images. Another number stretches the schedule (`for_epochs`).
+        batch_size: Images per optimizer step, over all devices and micro-batches. Another number scales the learning
+            rate in proportion (`for_batch_size`).
         train: Part of the network that learns: `"all"`, or the `"attention"` layers alone. Running statistics of norms
             follow the data in both cases.
         freeze_stages: Keep the stem and the stages of a backbone up to this number as they are; 0 is none.
         freeze_bn: Keep all batch norms of a backbone as they are, which suits small batches.
         optimizer: `"sgd"` (with Nesterov momentum 0.9) or `"adamw"`. Norms and biases have no weight decay.
-        lr: Peak learning rate at this batch size. `for_optimizer` divides it by 100 for AdamW in place of SGD.
+        lr: Peak learning rate at this batch size. AdamW in place of SGD divides it by 100 (`for_optimizer`).
         weight_decay: L2 penalty (SGD) or decoupled weight decay (AdamW).
         schedule: Learning rate over time: `"cosine"` to zero, `"step"`, `"one-cycle"` (with SGD's momentum from 0.95 to
             0.85 and back) or `"constant"`.
