@@ -153,7 +153,7 @@ def _insert_only(options: argparse.Namespace, start: ModelInitialization, folder
 
     _refuse_training_options(options, "--epochs 0")
     if holds_results(folder):
-        raise SenetError(f"{folder} holds a run already; choose another --out")
+        raise SenetError(f"{folder} already contains a run; choose another --out")
     data = shared.data_options(options).open() if options.data else None
     operation = operate(options, start, data, seed=options.seed or 0)
     metrics = operation.results[AFTER] or {}
