@@ -173,7 +173,7 @@ def test_refusals_say_what_to_do(refused, folder: Path) -> None:
     said = refused("retrofit", "--checkpoint", "x.pth", "--model", "timm:resnet10t", "--plan")
     assert "its weight names" in said
     torch.save(build("ownnet:build", 7), "whole.pth")
-    assert "save torch.save(model.state_dict(), FILE)" in refused(
+    assert "use torch.save(model.state_dict(), FILE)" in refused(
         "retrofit", "--checkpoint", "whole.pth", "--model", "ownnet:build", "--plan"
     )
     assert "did you mean 'raw'" in refused("convert", "x.pth", "--model", "cifar_resnet20", "--out", "y.safetensors",

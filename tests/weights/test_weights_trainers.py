@@ -439,7 +439,7 @@ def _program(path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "a whole network": (lambda path: torch.save(theirs(0), path), r"ResNet, .*save torch\.save\(model\.state_dict\(\)"),
+    "a whole network": (lambda path: torch.save(theirs(0), path), r"ResNet, .*use torch\.save\(model\.state_dict\(\)"),
     "a network in a wrapper": (lambda path: torch.save({"ema": theirs(0)}, path), r"model\.state_dict\(\)"),
     "a function": (lambda path: torch.save({"f": os.path.join}, path), r"holds posixpath\.join, .*model\.state_dict"),
     "a class of the user's": (lambda path: torch.save({"c": Colour.RED}, path), r"Colour, .*model\.state_dict\(\)"),
