@@ -144,7 +144,7 @@ def test_too_little_for_an_interval():
          "no significant difference over 3 seeds: +0.10 points [-0.50, +0.70] for 1.04x time"),
         (Difference(1, 0.6, None), 1.0,
          "+0.60 points for 1.00x time, from one seed: no verdict without several (--seeds 3)"),
-        (Difference(2, 0.6, None), None, "+0.60 points with each of 2 seeds: no interval can be estimated from that"),
+        (Difference(2, 0.6, None), None, "+0.60 points with each of 2 seeds: no interval can be estimated"),
     ],
 )  # fmt: skip
 def test_verdicts(found, ratio, said):
