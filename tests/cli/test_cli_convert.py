@@ -217,7 +217,7 @@ def test_a_name_that_no_file_can_have(refused, theirs: Path) -> None:
 
 def test_refusals(refused, theirs: Path) -> None:
     plain, out = theirs / "plain.pth", theirs / "out.safetensors"
-    assert "use the plain form" in refused("convert", plain, *NETWORK, "--out", out)
+    assert "use the plain variant" in refused("convert", plain, *NETWORK, "--out", out)
     assert "ends in .safetensors" in refused("convert", plain, *NETWORK, "--out", theirs / "x.pth")
     assert "unknown layout" in refused("convert", plain, *NETWORK, "--out", out, "--to", "keras")
     assert "unknown layout" in refused("convert", plain, *NETWORK, "--out", out, "--layout", "keras")
