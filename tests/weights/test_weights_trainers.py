@@ -309,7 +309,7 @@ def test_names_are_ignored_on_request(networks: tuple[nn.Module, nn.Module]) -> 
         load_weights(ours(), content, ignore=["epoch"])
     report = load_weights(ours(), content, ignore=["epoch", "projector.*"])
     assert set(report.left_out) == {"epoch", "projector.0.weight", "projector.1.bias"}
-    with pytest.raises(CheckpointError, match=r"matches the pattern 'projektor\.\*'"):
+    with pytest.raises(CheckpointError, match=r"matches the ignore pattern 'projektor\.\*'"):
         load_weights(ours(), content, ignore=["projektor.*"])
     with pytest.raises(SenetError, match="must be a list of patterns"):
         load_weights(ours(), content, ignore="epoch")  # type: ignore[arg-type]
