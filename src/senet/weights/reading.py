@@ -115,7 +115,9 @@ def _torch_file(path: Path) -> Any:
                 "download the file itself"
             ) from error
         what = f"contains {found[1]}" if found else f"is not a plain checkpoint ({_first_sentence(error)})"
-        raise CheckpointError(f"{path}: {what}; reading it could run code, so nothing was loaded. {_REMEDY}") from error
+        raise CheckpointError(
+            f"{path}: {what}, and reading it could run code; nothing was loaded. {_REMEDY}"
+        ) from error
     except Exception as error:  # a damaged file makes the unpickler raise anything
         raise CheckpointError(f"{path}: not a complete PyTorch file ({_first_sentence(error) or 'empty'})") from error
 
