@@ -441,7 +441,7 @@ def _program(path: Path) -> None:
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a whole network": (lambda path: torch.save(theirs(0), path), r"ResNet, .*use torch\.save\(model\.state_dict\(\)"),
     "a network in a wrapper": (lambda path: torch.save({"ema": theirs(0)}, path), r"model\.state_dict\(\)"),
-    "a function": (lambda path: torch.save({"f": os.path.join}, path), r"contains posixpath\.join, .*model\.state_dict"),
+    "a function": (lambda path: torch.save({"f": os.path.join}, path), r"contains posixpath\.join, .*state_dict"),
     "a class of the user's": (lambda path: torch.save({"c": Colour.RED}, path), r"Colour, .*model\.state_dict\(\)"),
     "TorchScript": (_program, r"torch\.jit\.load\(FILE\)\.state_dict\(\)"),
     "a list": (lambda path: torch.save([torch.ones(1)], path), r"contains a list, .*model\.state_dict\(\)"),
