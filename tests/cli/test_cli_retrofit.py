@@ -200,7 +200,7 @@ def test_a_plan_fetches_and_writes_nothing(senet, tmp_path: Path, monkeypatch: p
     assert theirs == [site.channels for site in package.plan(model, placement="pre").inserted]
     code, out, _ = senet("retrofit", "--model", "cifar_resnet20", "--plan", "--where", "stages.3.*", "--no-pretrained")
     assert code == 0
-    assert "se at 3 sites" in out
+    assert "se at 3 insertion points" in out
     assert not list(tmp_path.iterdir())
 
 
@@ -309,7 +309,7 @@ def test_a_network_of_your_own(senet, few: Path, tmp_path: Path, monkeypatch: py
     assert "--checkpoint run --model ownnet:build" in refused(*common, "again", "--checkpoint", "run")
     assert "use --checkpoint run" in refused(*common, "again", "--model", "run")
     again = ("retrofit", "--checkpoint", "run", "--model", "ownnet:build", "--plan", "--attention", "eca")
-    assert "carries attention already" in refused(*again)
+    assert "already has attention" in refused(*again)
     code, said, _ = senet("evaluate", "--checkpoint", "run", "--model", "ownnet:build", "--data", f"folder:{few}")
     assert code == 0
     assert "the data has 5 classes" in refused(*common, "ten", "--model", "ownnet:ten")

@@ -320,10 +320,10 @@ def test_what_a_training_keeps_in_memory():
 
 
 def test_candidates_are_timed_in_turns():
-    from senet.profiling import in_turns
+    from senet.profiling import time_interleaved
 
     ran: list[str] = []
-    found = in_turns({"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}, seconds=0, least=5)
+    found = time_interleaved({"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}, seconds=0, min_rounds=5)
     assert "".join(ran) == "ab" * 6
     assert found["a"].ratio == 1
     assert all(math.isfinite(timing.ms) and timing.rounds == 5 for timing in found.values())

@@ -103,7 +103,7 @@ def test_others_read_it_without_us(exported):
 
 def documented() -> list[str]:
     """The programs on the page."""
-    page = (Path(__file__).parents[2] / "docs" / "deployment.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "deployment.md").read_text(encoding="utf-8")
     return [part.split("```")[0] for part in page.split("```python\n")[1:]]
 
 

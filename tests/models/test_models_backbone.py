@@ -118,7 +118,7 @@ IMPOSSIBLE: list[tuple[str, dict[str, Any], str]] = [
     ("resnet50", {"features_only": True, "out_stages": (3, 2)}, "ascending"),
     ("resnet50", {"features_only": True, "out_stages": (3, 3)}, "ascending"),
     ("resnet50", {"features_only": True, "out_stages": ()}, "out_stages=()"),
-    ("resnet50", {"features_only": True, "num_classes": 5}, "leave num_classes out"),
+    ("resnet50", {"features_only": True, "num_classes": 5}, "leave out num_classes"),
     ("resnet50", {"out_stages": (2,)}, "needs features_only=True"),
 ]
 

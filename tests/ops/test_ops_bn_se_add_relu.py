@@ -357,7 +357,7 @@ def test_a_step_of_a_network_is_the_one_of_its_modules(
     loss = model(IMAGES).square().mean()
     loss.backward()
     assert fused
-    monkeypatch.setattr(home, "_is_large", lambda x, attended: False)
+    monkeypatch.setattr(home, "_is_large", lambda x, attention: False)
     expected = plain(IMAGES).square().mean()
     expected.backward()
     torch.testing.assert_close(loss, expected)

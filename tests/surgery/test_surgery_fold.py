@@ -220,7 +220,7 @@ def test_weights_with_another_use_are_left_alone(kind: str) -> None:
     model = Two(*SHARED[kind])
     before = copy.deepcopy(model.conv.state_dict())
     [gate] = frozen(model).gates
-    assert "conv before" in gate.reason
+    assert "conv, the layer before" in gate.reason
     assert all(torch.equal(before[key], tensor) for key, tensor in model.conv.state_dict().items())
 
 

@@ -157,7 +157,7 @@ def test_attention_that_is_there_is_left_alone(name: str) -> None:
         model = build(name)
     report = retrofit(model)
     assert not report.inserted
-    assert {skip.reason for skip in report.skipped} == {"carries attention already"}
+    assert {skip.reason for skip in report.skipped} == {"already has attention"}
     assert not any(isinstance(m, Attention) for m in model.modules())
 
 
@@ -165,7 +165,7 @@ def test_attention_that_is_there_is_left_alone(name: str) -> None:
 def test_a_transformer_is_refused_and_its_convolutions_named(name: str) -> None:
     with torch.device("meta"):
         model = build(name)
-    with pytest.raises(SenetError, match=r"is a transformer: .* its only convolutions are .*(proj|features\.0)"):
+    with pytest.raises(SenetError, match=r"is a transformer: .* Its only convolutions are .*(proj|features\.0)"):
         retrofit(model)
 
 
@@ -281,7 +281,7 @@ class SuperResolution(nn.Module):
 def test_a_long_skip_is_no_unit() -> None:
     report = check(SuperResolution(), torch.randn(2, 3, 16, 16))
     assert [site.path for site in report.inserted] == [f"blocks.{i}.body.2" for i in range(4)]
-    assert [skip.reason for skip in report.skipped] == ["is a skip over blocks of their own"]
+    assert [skip.reason for skip in report.skipped] == ["is a long skip over other blocks"]
 
 
 class UNet(nn.Module):

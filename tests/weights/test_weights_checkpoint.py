@@ -286,11 +286,11 @@ def test_a_misfit_names_the_key_and_both_shapes(written: Path) -> None:
     with pytest.raises(CheckpointError, match=r"head\.fc\.bias is \(3,\) in the file and \(2,\) in the network"):
         senet.load_model(written)
     _rewrite(written, classes=["a", "b", "c"], options=OPTIONS | {"depth": 2})
-    with pytest.raises(CheckpointError, match=r"stages\.2\.1\..* is missing \(\d+ in all\)"):
+    with pytest.raises(CheckpointError, match=r"stages\.2\.1\..* is missing \(\d+ in total\)"):
         senet.load_model(written)
     plain = {key: value for key, value in OPTIONS.items() if key != "stages"} | {"attention": None}
     _rewrite(written, options=plain)
-    with pytest.raises(CheckpointError, match=r"stages\.2\.0\.se\..* is extra \(8 in all\)"):
+    with pytest.raises(CheckpointError, match=r"stages\.2\.0\.se\..* is unexpected \(8 in total\)"):
         senet.load_model(written)
 
 
@@ -333,7 +333,7 @@ def test_a_checkpoint_does_not_choose_the_code_that_runs(tmp_path: Path, monkeyp
     name = "own_network_of_a_checkpoint:tiny"
     weights = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).state_dict()
     write_checkpoint(tmp_path / "best.safetensors", weights, replace(DESCRIPTION, model=name, options={}))
-    with pytest.raises(CheckpointError, match=f"say --model {name} if you trust that code"):
+    with pytest.raises(CheckpointError, match=f"use --model {name} if you trust this code"):
         senet.load_model(tmp_path)
     assert not Path("imported").exists()
     loaded = senet.load_model(tmp_path, factory=name)

@@ -275,7 +275,8 @@ def test_mobilenets_activation_is_no_weight_but_compared() -> None:
         to_layout(cut, "pytorchcv")
 
 
-# docs/weights.md: every structure of pytorchcv's SE catalogue; deeper ones differ in their numbers of blocks alone.
+# docs/reference/weights.md: every structure of pytorchcv's SE catalog. Deeper ones differ in their numbers of blocks
+# alone.
 CATALOGUE = [
     Case("se_resnet18_v1_5", pytorchcv, "seresnet10", options={"depths": (1, 1, 1, 1)}),
     Case("se_resnet18_v1_5", pytorchcv, "seresnet26", options={"depths": (3, 3, 3, 3)}),

@@ -135,6 +135,6 @@ def _notes(costs: dict[str, dict[str, Any]]) -> list[str]:
     agreement = {name: row.agreement(costs[name]["macs"]) for name, row in shown.items()}
     if "last digit" in agreement.values():
         notes.append("last digits: ours are convolutions and fully connected layers; the paper doesn't say what else.")
-    notes += [f"* {name}: {row.unlike or 'not reproduced'}" for name, row in shown.items()
+    notes += [f"* {name}: {row.discrepancy or 'not reproduced'}" for name, row in shown.items()
               if agreement[name] == "differs"]  # fmt: skip
     return notes

@@ -13,7 +13,7 @@ from senet.comparison.plan import Comparison
 from senet.comparison.variant import Variant
 from senet.data import train_loader
 from senet.inference.device import DTYPES, default_device
-from senet.profiling import cost, in_turns, saved_bytes
+from senet.profiling import cost, saved_bytes, time_interleaved
 from senet.tasks import task_named
 from senet.training.model_initialization import SCRATCH
 
@@ -79,8 +79,8 @@ def _group(comparison: Comparison, group: list[Variant], data: Data, seconds: fl
     found = {name: network.counted() for name, network in networks.items()}
     if not seconds:
         return found
-    latency = in_turns({name: network.infer for name, network in networks.items()}, seconds=seconds / 2)
-    step = in_turns({name: network.step for name, network in networks.items()}, seconds=seconds / 2)
+    latency = time_interleaved({name: network.infer for name, network in networks.items()}, seconds=seconds / 2)
+    step = time_interleaved({name: network.step for name, network in networks.items()}, seconds=seconds / 2)
     return {
         name: replace(
             cost,

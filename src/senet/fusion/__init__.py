@@ -1,4 +1,4 @@
-"""The same network, faster: fewer passes over its feature maps."""
+"""Faster networks with the same output: fewer passes over the feature maps."""
 
 from senet.fusion.optimize import OptimizeReport, optimize
 

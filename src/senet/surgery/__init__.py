@@ -1,4 +1,4 @@
-"""Surgery: attention for any network, inserted without losing it, frozen into constants, or removed again."""
+"""Surgery: insert attention into any network, freeze it into constants, prune it or remove it."""
 
 from senet.surgery.apply import apply_insertion_points, remove
 from senet.surgery.freeze import FreezeReport, GateReport, freeze, prune

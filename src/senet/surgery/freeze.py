@@ -1,4 +1,4 @@
-"""Replace gates by constants: attention that doesn't vary costs nothing any more."""
+"""Replace gates by constants. A constant gate costs nothing after folding."""
 
 from __future__ import annotations
 
@@ -27,25 +27,32 @@ __all__ = ["FreezeReport", "GateReport", "freeze", "prune"]
 
 
 def freeze(model: nn.Module, batches: Iterable[Any]) -> FreezeReport:
-    """Replace every gate by its mean over data, and fold that constant into the layer before it, in place.
+    """Replace every gate by its mean over data, and fold this constant into the layer before it, in place.
 
-    A constant that can't be folded exactly stays as a `ConstantGate`, and the report says why: the map is needed
-    elsewhere too, the weights are shared or computed, a factor is negative and a ReLU comes before. If the network
-    with folded constants doesn't give what it gives with constant gates, folds are undone. A gate that runs several
-    times in a pass becomes one constant, its mean over all runs. If all constants are folded, the network is a plain
-    one, for whatever runs no attention, with the plain network's keys.
+    A constant that can't be folded exactly stays as a `ConstantGate`, and the report gives the reason: the feature map
+    is also used elsewhere, the weights are shared or computed, or a factor is negative and a ReLU comes before. Folds
+    are undone if they change the outputs of the network with constant gates. A gate that runs several times per forward
+    pass becomes one constant, its mean over all runs. If all constants are folded, the result is a plain network with
+    the plain network's keys.
 
     Args:
-        model: Any network with attention layers of this package: its own, or a retrofitted one.
-        batches: Images (N, C, space), or (images, ...), as in training and without augmentation. A few hundred images
-            will do; each gate costs one run over all of them, in which its own drift is measured.
+        model: Any network with attention layers of this package, including a retrofitted one.
+        batches: Images (N, C, *spatial), or (images, ...), as in training but without augmentation. A few hundred are
+            enough. Each gate takes one run over all of them, which measures its own drift.
 
     Raises:
-        SenetError: No attention, no batches, one that doesn't run, or gates or outputs that are NaN or infinite. The
-            network is then as it was, as after any other exception.
+        SenetError: No attention, no batches, a gate that doesn't run, or non-finite gates or outputs. The network is
+            then unchanged, as after any other exception.
 
-    Source: Hu et al. 2018, section 7.2: the last stage's gates saturate, and removing them costs less than 0.1 points
-        for a large share of the parameters.
+    Source: Hu et al. 2018, section 7.2: the gates of the last stage saturate. Removing them saves a large share of the
+        parameters for less than 0.1 points of error.
+
+    Example:
+        >>> import torch, senet
+        >>> model = senet.create_model("se_cifar_resnet20", depth=1).eval()
+        >>> report = senet.freeze(model, [torch.rand(8, 3, 32, 32)])
+        >>> sum(gate.frozen for gate in report.gates), report.params_saved
+        (3, 791)
     """
     return _Freezing(model, batches).finish(None)
 
@@ -54,21 +61,27 @@ BUDGETS = ("params", "latency_ms", "drift")
 
 
 def prune(model: nn.Module, batches: Iterable[Any], budget: Mapping[str, float]) -> FreezeReport:
-    """Freeze the gates that vary least until a budget is met, in place; keep the others.
+    """Freeze the gates that vary least until a budget is met, in place, and keep the others.
 
     Args:
         model: As in `freeze`.
         batches: As in `freeze`.
-        budget: One of `{"params": most parameters that attention may have left}`,
-            `{"latency_ms": most milliseconds for the first batch}` or
-            `{"drift": how far the outputs may move at most}` (a share, as in `GateReport`).
+        budget: One of `{"params": N}` (parameters left in attention), `{"latency_ms": MS}` (time of the first batch) or
+            `{"drift": FRACTION}` (change of the outputs, as in `GateReport`). Each value is an upper limit.
 
     Raises:
         UnknownNameError: There is no such budget.
-        SenetError: As in `freeze`, or the budget is no single positive number.
+        SenetError: As in `freeze`, or the budget is not a single non-negative number.
+
+    Example:
+        >>> import torch, senet
+        >>> model = senet.create_model("se_cifar_resnet20", depth=1).eval()
+        >>> report = senet.prune(model, [torch.rand(8, 3, 32, 32)], {"params": 600})
+        >>> report.budget_met, sum(gate.params for gate in report.gates if not gate.frozen) <= 600
+        (True, True)
     """
     if len(budget) != 1:
-        raise SenetError(f"budget={dict(budget)!r}: give one of {', '.join(BUDGETS)}, such as {{'drift': 0.01}}")
+        raise SenetError(f"budget={dict(budget)!r} must be one of {', '.join(BUDGETS)}, such as {{'drift': 0.01}}")
     [(name, limit)] = budget.items()
     if name not in BUDGETS:
         raise UnknownNameError("budget", name, BUDGETS)
@@ -79,7 +92,7 @@ def prune(model: nn.Module, batches: Iterable[Any], budget: Mapping[str, float])
 
 
 def _chosen(freezing: _Freezing, name: str, limit: float) -> list[str]:
-    """The gates to freeze, the calmest first, as few as the budget asks for or as many as it allows."""
+    """Return the gates to freeze, in order of increasing spread, until the budget is met or exhausted."""
     order = sorted(freezing.statistics, key=lambda path: freezing.statistics[path].spread)
     chosen: list[str] = []
     for path in order:
@@ -94,7 +107,7 @@ def _chosen(freezing: _Freezing, name: str, limit: float) -> list[str]:
 
 
 class _Freezing:
-    """One freezing: what was measured, and what can be folded where. Nothing changes before `finish`."""
+    """The measurements and fold plans of one `freeze` or `prune`. Nothing changes before `finish`."""
 
     def __init__(self, model: nn.Module, batches: Iterable[Any]) -> None:
         refuse_optimized(model, "freeze")
@@ -103,7 +116,7 @@ class _Freezing:
         if not self.gates:
             raise SenetError(f"{type(model).__name__} has no attention to freeze")
         if "" in self.gates:
-            raise SenetError(f"{type(model).__name__} is an attention layer itself; give the network that it is in")
+            raise SenetError(f"{type(model).__name__} is an attention layer itself; pass the network that contains it")
         self.batches = images_of(model, batches)
         self.statistics, self.outputs = measure(model, self.batches)
         self.constants = {path: self._constant(path) for path in self.gates}
@@ -123,7 +136,7 @@ class _Freezing:
         factors = self.factors(path).to(like.device, like.dtype)
         if not factors.isfinite().all():
             raise SenetError(
-                f"{path}: the mean of its gate is NaN or infinite on these batches; it can't be a constant"
+                f"{path}: the mean of its gate is non-finite on these batches, so it can't become a constant"
             )
         return ConstantGate(factors, ndim=layer.ndim).train(layer.training)
 
@@ -131,20 +144,20 @@ class _Freezing:
         return sum(_params(layer) for path, layer in self.gates.items() if path not in frozen)
 
     def drift_with(self, frozen: Sequence[str]) -> float:
-        """Drift if these gates were constants."""
+        """Measure the drift with constants for these gates."""
         with ExitStack() as undo:
             self._put_constants(frozen, undo)
             try:
                 return drift_between(self.outputs, run(self.model, self.batches))
-            except (AttributeError, TypeError) as error:  # the network looks into its attention layers
+            except (AttributeError, TypeError) as error:  # the network reads attributes of its attention layers
                 raise SenetError(f"the network doesn't run with a constant for {frozen[-1]}: {error}") from error
 
     def latency_with(self, frozen: Sequence[str]) -> float:
-        """Milliseconds for the first batch if these gates were gone."""
+        """Measure the milliseconds for the first batch without these gates."""
         return statistics.median(self._timed_without(frozen) for _ in range(7))
 
     def finish(self, frozen: Sequence[str] | None, budget: tuple[str, float] | None = None) -> FreezeReport:
-        """Freeze these gates, or all, for good."""
+        """Freeze these gates, or all if None, permanently."""
         frozen = list(self.gates) if frozen is None else frozen
         drifts = {path: self.drift_with([path]) for path in self.gates}
         outputs = self._checked(frozen)
@@ -155,16 +168,16 @@ class _Freezing:
             agreement=agreement_between(self.outputs, outputs),
             images=sum(len(batch) for batch in self.batches),
             latency_ms=latency,
-            met=None if budget is None else self._met(frozen, budget, drift, latency[1]),
+            budget_met=None if budget is None else self._meets(frozen, budget, drift, latency[1]),
         )
         with ExitStack() as undo:
             self._put_constants(frozen, undo)
             self._fold(self._foldable(frozen), undo)
-            undo.pop_all()  # nothing went wrong, so nothing is taken back
+            undo.pop_all()  # success: keep the changes
         return report
 
     def _checked(self, frozen: Sequence[str]) -> list[Tensor]:
-        """The frozen network's outputs, once no plan is left that would change those of constant gates."""
+        """Drop fold plans that change the outputs, and return the outputs of the frozen network."""
         with ExitStack() as undo:
             self._put_constants(frozen, undo)
             expected = run(self.model, self.batches)
@@ -173,9 +186,9 @@ class _Freezing:
                 return not drift_between(expected, self._outputs_folded(paths)) <= self._rounding()
 
             if changes(self._foldable(frozen)):
-                self._leave([path for path in self._foldable(frozen) if changes([path])])
-            if changes(self._foldable(frozen)):  # each alone is right
-                self._leave(self._foldable(frozen))
+                self._keep_unfolded([path for path in self._foldable(frozen) if changes([path])])
+            if changes(self._foldable(frozen)):  # each fold alone is exact, but not all together
+                self._keep_unfolded(self._foldable(frozen))
             return self._outputs_folded(self._foldable(frozen))
 
     def _outputs_folded(self, paths: Sequence[str]) -> list[Tensor]:
@@ -184,16 +197,16 @@ class _Freezing:
             return run(self.model, self.batches)
 
     def _rounding(self) -> float:
-        """How far rounding alone may move the outputs: the root of the coarsest type's precision."""
+        """Return the tolerance for rounding: the square root of the coarsest precision."""
         tensors = [t for t in (*self.model.parameters(), *self.batches) if t.is_floating_point()]
         precision = max(torch.finfo(t.dtype).eps for t in tensors)
-        # Elsewhere than on processors, float32 is often multiplied with ten bits (TF32).
+        # On GPUs, float32 is often multiplied with ten bits (TF32).
         return float(max(precision, 0 if self.batches[0].is_cpu else 2**-10) ** 0.5)
 
     def _foldable(self, frozen: Iterable[str]) -> list[str]:
         return [path for path in frozen if self.plans[path].targets]
 
-    def _leave(self, paths: Iterable[str]) -> None:
+    def _keep_unfolded(self, paths: Iterable[str]) -> None:
         self.plans |= {path: Plan((), "folding it would change the outputs") for path in paths}
 
     def _put_constants(self, paths: Iterable[str], undo: ExitStack) -> None:
@@ -201,12 +214,12 @@ class _Freezing:
             substitute(self.model, self.gates[path], self.constants[path], undo)
 
     def _fold(self, paths: Iterable[str], undo: ExitStack) -> None:
-        """Fold constants that stand in the network."""
+        """Fold constants that are in the network."""
         for path in paths:
             fold(self.plans[path].targets, self.factors(path), undo)
             substitute(self.model, self.constants[path], None, undo)
 
-    def _met(self, frozen: Sequence[str], budget: tuple[str, float], drift: float, latency_ms: float) -> bool:
+    def _meets(self, frozen: Sequence[str], budget: tuple[str, float], drift: float, latency_ms: float) -> bool:
         name, limit = budget
         return {"params": self.params_left(frozen), "latency_ms": latency_ms, "drift": drift}[name] <= limit
 
@@ -226,13 +239,13 @@ class _Freezing:
         )
 
     def _latencies(self, frozen: Sequence[str]) -> tuple[float, float]:
-        """Before and after, in turns, so that what else the machine does meets both."""
+        """Measure before and after in interleaved runs, so that other load affects both."""
         rounds = [(_timed(self.model, self.batches[0]), self._timed_without(frozen)) for _ in range(7)]
         before, after = zip(*rounds[1:], strict=True)  # the first warms up
         return statistics.median(before), statistics.median(after)
 
     def _timed_without(self, frozen: Sequence[str]) -> float:
-        """Milliseconds with the frozen network's layers, though not its numbers."""
+        """Measure the milliseconds with the frozen network's layers, without its values."""
         with ExitStack() as undo:
             self._put_constants(frozen, undo)
             for path in self._foldable(frozen):

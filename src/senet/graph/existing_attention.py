@@ -1,4 +1,4 @@
-"""Whether a block carries channel attention already, whoever wrote it."""
+"""Detect whether a block already has channel attention, of any library."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from senet.graph.flow import POOLS, SHAPES, TRANSPARENT, between, finish, reach
 from senet.graph.values import Call, Value
 from senet.nn import Attention
 
-__all__ = ["attended"]
+__all__ = ["has_attention"]
 
 
-def attended(block: Block) -> bool:
-    """Whether it holds an attention layer of this package, or multiplies a map by numbers drawn from its means."""
+def has_attention(block: Block) -> bool:
+    """Whether it contains an attention layer of this package, or multiplies a feature map by a function of its pool."""
     values = {*block.members, block.end, *block.end.users}
     if block.merge is not None:
         values |= set(between(block.merge, finish(block.merge)))
@@ -20,7 +20,7 @@ def attended(block: Block) -> bool:
 
 
 def _gated_after(block: Block) -> set[Value]:
-    """What the block's call still computes after the sum (a gate in the "post" placement)."""
+    """Return the values that the block's call computes after the sum (a gate in the "post" placement)."""
     outputs = block.call.outputs
     if len(outputs) != 1 or block.call.parent is None:
         return set()
@@ -38,33 +38,37 @@ def _inside_attention(call: Call | None) -> bool:
 
 
 def _is_gating(value: Value) -> bool:
-    """A product of a map with one factor a channel, drawn from the map by a pool."""
+    """Whether it multiplies a feature map by one factor per channel, computed from a pool of it."""
     if value.op != "mul" or len(value.inputs) != 2:
         return False
     for factor, other in (value.inputs, value.inputs[::-1]):
-        bare = factor
-        while bare.op in (*SHAPES, *TRANSPARENT) and bare.inputs and not _spaceless(bare, other):
-            bare = bare.inputs[0]
-        if _spaceless(bare, other) and _pooled(bare):
+        source = factor
+        while source.op in (*SHAPES, *TRANSPARENT) and source.inputs and not _is_spatially_pooled(source, other):
+            source = source.inputs[0]
+        if _is_spatially_pooled(source, other) and _pooled(source):
             return True
     return False
 
 
-def _spaceless(factor: Value, other: Value) -> bool:
+def _is_spatially_pooled(factor: Value, other: Value) -> bool:
     return len(factor.shape) == 2 or (
         len(factor.shape) >= 3 and all(s == 1 for s in factor.shape[-max(1, len(other.shape) - 2) :])
     )
 
 
 def _pooled(value: Value, limit: int = 40) -> bool:
-    """Whether a pool over the map lies a few operations behind."""
+    """Whether a pool over the feature map is among the inputs, a few operations back."""
     seen, queue = {value}, [value]
     while queue and len(seen) < limit:
         current = queue.pop(0)
-        if any(pool in current.op for pool in POOLS) and current.inputs and _spaceless(current, current.inputs[0]):
+        if (
+            any(pool in current.op for pool in POOLS)
+            and current.inputs
+            and _is_spatially_pooled(current, current.inputs[0])
+        ):
             return True
-        for source in current.inputs:
-            if source not in seen:
-                seen.add(source)
-                queue.append(source)
+        for operand in current.inputs:
+            if operand not in seen:
+                seen.add(operand)
+                queue.append(operand)
     return False

@@ -1,4 +1,4 @@
-"""How a layer starts: as its paper says, or as the identity (for insertion into a trained network)."""
+"""Initialization of attention layers: as published, or as the identity (for insertion into a trained network)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from senet.nn.gate import GATES
 
 __all__ = ["INITS"]
 
-# A start picks one of the two forms of whatever makes the gate; "identity" also needs the last layer at zero.
+# Each name selects one of the two forms of a gate. "identity" also needs a last layer of zeros.
 INITS: Final[Mapping[str, Callable[[Any], Callable[..., Tensor]]]] = {
     "default": attrgetter("plain"),
     "identity": attrgetter("centred"),
@@ -21,15 +21,15 @@ INITS: Final[Mapping[str, Callable[[Any], Callable[..., Tensor]]]] = {
 
 
 def gate_function(gate: str, init: str) -> Callable[[Tensor], Tensor]:
-    """Return the gate called `gate` in the form that the start called `init` needs.
+    """Return the gate function `gate` in the form for the initialization `init`.
 
     Raises:
-        UnknownNameError: There is no such gate or start.
+        UnknownNameError: There is no such gate or init.
     """
     return look_up("init", init, INITS)(look_up("gate", gate, GATES))
 
 
 def zero(layer: nn.Module) -> None:
-    """Set weight and, if there is one, bias of `layer` to zero."""
+    """Set the weight and the bias (if there is one) of `layer` to zero."""
     for parameter in layer.parameters(recurse=False):
         nn.init.zeros_(parameter)
