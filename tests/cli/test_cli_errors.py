@@ -15,7 +15,7 @@ from cli_options import QUICK
     ("arguments", "says"),
     [
         (["--model", "se_resnet50"], "--data is missing"),
-        (["--data", "digits"], "--model is missing"),
+        (["--data", "digits"], "the network is missing"),
         (["--data", "digits", "--model", "se_resnet5"], "'se_resnet50'"),
         (["--data", "didgits", "--model", "se_resnet50"], "'digits'"),
         (["--data", "folder:/nowhere/at/all", "--model", "se_resnet50"], "/nowhere/at/all"),
@@ -59,7 +59,7 @@ from cli_options import QUICK
         (["--data", "digits", "--model", "se_cifar_resnet20", "--download"], "--download has no effect on digits"),
         (["--data", "folder:x", "--model", "se_resnet50", "--data-root", "y"], "--data-root has no effect on folder:/"),
         (["--data", "cifar10", "--data-root", "/nowhere", "--model", "se_cifar_resnet20"], "--download"),
-        (["--resume", "/nowhere"], "holds no run"),
+        (["--resume", "/nowhere"], "contains no run"),
         (["--resume"], "--resume DIR"),
         (["--resume", "/nowhere", "--model-kwargs", "depths=[1]"], "--model-kwargs can't change in a resumed run"),
     ],

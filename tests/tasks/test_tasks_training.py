@@ -63,7 +63,7 @@ def test_train_resume_evaluate_predict(
     asked = iter([False, False, True, True])  # after the first epoch's third step: whether to save, whether to stop
 
     with monkeypatch.context() as patch:
-        patch.setattr("senet.training.checkpointer._agreed", lambda *_: next(asked))
+        patch.setattr("senet.training.checkpointer._any_process", lambda *_: next(asked))
         assert main(command(task, data, "--out", str(parts), "--ema-decay", "0.5")) == 130
     assert not (parts / "metrics.csv").exists()
     assert main(["train", "--resume", str(parts)]) == 0
@@ -121,9 +121,9 @@ def test_train_resume_evaluate_predict(
 def test_a_classifiers_checkpoint_becomes_the_backbone(voc: Path, tmp_path: Path) -> None:
     run = tmp_path / "digits"
     assert main(["train", "--data", "digits", *SMALL, "--size", "32", "--epochs", "1", "--out", str(run)]) == 0
-    begun = ["train", "--task", "detection", "--data", f"voc:{voc}", "--init", str(run), "--head", "fcos:channels=64",
-             "--size", "64", "--epochs", "1", "--batch-size", "2", "--workers", "0", "--lr", "1e-9", "--freeze-stages",
-             "2", "--freeze-bn"]  # fmt: skip
+    begun = ["train", "--task", "detection", "--data", f"voc:{voc}", "--checkpoint", str(run), "--head",
+             "fcos:channels=64", "--size", "64", "--epochs", "1", "--batch-size", "2", "--workers", "0", "--lr", "1e-9",
+             "--freeze-stages", "2", "--freeze-bn"]  # fmt: skip
     assert main([*begun, "--out", str(tmp_path / "cells")]) == 0
     there, here = load_file(run / "best.safetensors"), load_file(tmp_path / "cells" / "last.safetensors")
     body = {key.removeprefix("backbone.body."): tensor for key, tensor in here.items() if ".body." in key}
@@ -133,10 +133,20 @@ def test_a_classifiers_checkpoint_becomes_the_backbone(voc: Path, tmp_path: Path
         if key.startswith(("stem", "stages.2.")) or "running" in key:
             assert torch.equal(tensor, there[key]), f"{key} is frozen"
     # Gone on with for detection, the head comes along; a detector is no classifier.
-    again = ["train", "--data", f"voc:{voc}", "--init", str(tmp_path / "cells"), "--size", "64", "--epochs", "1",
+    again = ["train", "--data", f"voc:{voc}", "--checkpoint", str(tmp_path / "cells"), "--size", "64", "--epochs", "1",
              "--batch-size", "2", "--workers", "0", "--out", str(tmp_path / "more")]  # fmt: skip
     assert main(again) == 0
-    wrong = ["train", "--task", "classification", "--data", "digits", "--init", str(tmp_path / "cells"), "--out", "x"]
+    wrong = [
+        "train",
+        "--task",
+        "classification",
+        "--data",
+        "digits",
+        "--checkpoint",
+        str(tmp_path / "cells"),
+        "--out",
+        "x",
+    ]
     assert main(wrong) == 2
 
 

@@ -47,7 +47,7 @@ def train(few_digits: Data, tmp_path: Path) -> Callable[..., tuple[Outcome, Path
         network = Network(model, "cifar_resnet20", options, preprocessing)
         how = how or RunOptions(workers=0)
         console = Console(file=io.StringIO(), width=200)
-        state = run_status(folder, epochs=recipe.epochs, score="top1").state if resume else None
+        state = run_status(folder, epochs=recipe.epochs, metric="top1").state if resume else None
         outcome = fit(network, data, recipe, folder, run=how, state=state, console=console)
         return outcome, folder
 

@@ -56,7 +56,7 @@ def test_it_goes_on_with_moved_data_and_from_another_folder(tmp_path, images, mo
     images.rename(tmp_path / "moved")
     said = refused(capsys, "train", "--resume", "../run", "--epochs", 3)
     assert "doesn't exist" in said
-    assert "if the data has moved: --data folder:NEWPLACE" in said
+    assert "if the data has moved: --data folder:NEWPATH" in said
     senet_train("--resume", "../run", "--epochs", 3, "--data", "folder:../moved")
     senet_train("--resume", "../run", "--epochs", 4)  # the new place is remembered
     assert len(rows(tmp_path / "run")) == 4
@@ -75,7 +75,7 @@ def test_changed_data_is_refused(tmp_path, images, capsys, change):
         other = next(folder for folder in images.iterdir() if folder != picture.parent)
         picture.rename(other / "moved.png")
     said = refused(capsys, "train", "--resume", tmp_path / "run", "--epochs", 2)
-    assert "is not the data that the run" in said
+    assert "differs from the data of the run" in said
     assert (tmp_path / "run" / "metrics.csv").read_text() == before
     assert json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]["epochs"] == 1
 
@@ -93,7 +93,7 @@ def test_a_longer_run_is_what_it_would_have_been_from_the_start(tmp_path, capsys
         (tmp_path / "run" / "result.json").unlink()
     senet_train("--resume", tmp_path / "run", "--epochs", 3)
     assert_equal(tmp_path / "run", tmp_path / "long")
-    assert "has trained 3 epochs already" in refused(capsys, "train", "--resume", tmp_path / "run", "--epochs", 2)
+    assert "has already trained 3 epochs" in refused(capsys, "train", "--resume", tmp_path / "run", "--epochs", 2)
     senet_train("--resume", tmp_path / "run")  # nothing is left to do
     assert_equal(tmp_path / "run", tmp_path / "long")
 
@@ -136,7 +136,7 @@ def test_every_option_is_either_fixed_or_may_change():
     """A new option of `senet train` is refused by a resumed run until somebody decides that it can take it."""
     from senet.cli import jobs, make_parser
 
-    parsed = make_parser().parse_args(["train", "--resume", "run"])
+    parsed = make_parser()[0].parse_args(["train", "--resume", "run"])
     given = {name for name, value in vars(parsed).items() if value is not None}
     assert given <= jobs.MAY_CHANGE, "an option that isn't given must be None, or a resumed run refuses it"
 
@@ -159,7 +159,7 @@ def test_an_epoch_without_finite_numbers_is_never_the_best(table, best, tmp_path
     row = best_row(found, "top1")
     assert row is (None if best is None else found[best])
     if best is None:
-        with pytest.raises(SenetError, match=r"no epoch has a finite validation score.*last.safetensors"):
+        with pytest.raises(SenetError, match=r"no epoch has a finite validation metric.*last.safetensors"):
             outcome_of(found, "top1", folder=tmp_path)
 
 
@@ -203,7 +203,7 @@ def test_a_state_appears_under_its_final_name_in_one_step(tmp_path, monkeypatch)
 
 
 def test_a_written_file_and_its_folder_are_flushed(tmp_path, monkeypatch):
-    from senet.weights import write_atomically
+    from senet.weights.files import write_atomically
 
     flushed = []
     fsync = os.fsync
@@ -273,7 +273,7 @@ def test_a_run_that_has_ended_takes_no_other_data(tmp_path, images, capsys):
     run = tmp_path / "run"
     senet_train("--data", f"folder:{images}", *HOW, "--epochs", 1, "--out", run)
     before = (run / "run.json").read_text()
-    assert "is not the data" in refused(capsys, "train", "--resume", run, "--data", "digits")
+    assert "differs from the data" in refused(capsys, "train", "--resume", run, "--data", "digits")
     assert "doesn't exist" in refused(capsys, "train", "--resume", run, "--data", f"folder:{tmp_path}/nowhere")
     assert (run / "run.json").read_text() == before
     images.rename(tmp_path / "moved")
@@ -297,7 +297,7 @@ def test_the_result_of_a_shorter_run_is_gone_once_a_longer_one_was_begun(tmp_pat
     result = (run / "result.json").read_text()
     senet_train("--resume", run, "--epochs", 2)
     (run / "result.json").write_text(result)  # as if killed after the second epoch of three
-    assert "has trained 2 epochs already" in refused(capsys, "train", "--resume", run, "--epochs", 1)
+    assert "has already trained 2 epochs" in refused(capsys, "train", "--resume", run, "--epochs", 1)
 
 
 def test_a_run_that_patience_ended_says_so(tmp_path, capsys):

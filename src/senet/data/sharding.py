@@ -27,7 +27,7 @@ from senet.data.randomness import generator
 from senet.data.shards import FORMAT, INDEX, ImageRecords
 from senet.data.sources import Data, PathList, Source
 from senet.errors import DataError
-from senet.weights import write_atomically
+from senet.weights.files import write_atomically
 
 __all__ = ["ShardSummary", "write_shards"]
 
