@@ -132,7 +132,7 @@ TWINS = {name.removeprefix("se_") for name in FAMILIES.values()}
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_every_plain_network_has_its_twin(name: str) -> None:
-    assert MODELS[f"se_{name}"].differences(MODELS[name]) == {"attention": MODELS[f"se_{name}"].attention.to_dict()}
+    assert MODELS[f"se_{name}"].differences(MODELS[name]) == {"attention": senet.SE().to_dict()}
     plain_keys, attended_keys = _meta(name).state_dict().keys(), _meta(f"se_{name}").state_dict().keys()
     assert plain_keys < attended_keys
     assert all(".se." in key for key in attended_keys - plain_keys)

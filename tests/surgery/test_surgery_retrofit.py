@@ -101,7 +101,7 @@ def test_output_stays_bit_for_bit_and_gates_learn(kind: str, training: bool, ndi
         assert any(not torch.equal(new, old) for new, old in zip(layer.parameters(), was, strict=True))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=settings.default.max_examples // 4)  # each a whole surgery
 @given(
     channels=st.integers(2, 40),
     reduction=st.integers(1, 24),
