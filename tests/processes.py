@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,16 @@ def start(*arguments: object, log: Path, **how: Any) -> Child:
     log.touch()
     process.start()
     return Child(process, log)
+
+
+def both(target: Callable[..., None], *arguments: object) -> None:
+    """Run `target(rank, *arguments)` in two processes, of rank 0 and 1."""
+    ranks = [CONTEXT.Process(target=target, args=(rank, *arguments), daemon=True) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [0, 0]
 
 
 def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import both
 from torch import Tensor, nn
 
 import senet
@@ -375,7 +376,7 @@ def test_under_data_parallel(tmp_path: Path) -> None:
     senet.retrofit(model)
     model(image(count=4)).square().mean().backward()
     expected = [p.grad.clone() for layer in layers(model) for p in layer.parameters()]
-    torch.multiprocessing.spawn(_rank, args=(str(tmp_path),), nprocs=2)
+    both(_rank, str(tmp_path))
     found = torch.load(tmp_path / "gradients.pt", weights_only=True)
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
