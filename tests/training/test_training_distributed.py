@@ -35,8 +35,8 @@ transforms.Normalise.forward = lambda self, images: normalise(self, images).doub
 from senet.cli import main
 sys.exit(main(sys.argv[1:]))
 """
-"""`senet` in float64. In float32 another order of summation moves the last bit, and every step makes more of it: on some
-CPUs the losses of the third epoch differ by 1e-5, on others by less."""
+"""`senet` in float64. In float32 another order of summation moves the last bit, and every step makes more of it: on
+some CPUs the losses of the third epoch differ by 1e-5, on others by less."""
 
 
 def exact(where: Path) -> list[str]:
