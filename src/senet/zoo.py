@@ -23,8 +23,8 @@ from senet.models.backbone import check_features
 from senet.preprocessing import Preprocessing
 from senet.surgery import InsertionPoint, apply_insertion_points
 from senet.weights import CheckpointMetadata, fetch, find_card, load_weights, read_checkpoint
-from senet.weights.values import impossible, other_kind
-from senet.weights.wrappers import bare, plain_names
+from senet.weights.values import dtype_kind_differs, value_issue
+from senet.weights.wrappers import plain_names, strip_wrappers
 
 __all__ = [
     "INSERTED",
@@ -345,7 +345,7 @@ def _built(
 def _fitting(model: nn.Module, given: Mapping[str, Tensor], message: str) -> dict[str, Tensor]:
     """The weights under the network's keys; an error that begins with `message` if they don't fit."""
     state, names = model.state_dict(), plain_names(model)
-    tensors = bare(given, message)
+    tensors = strip_wrappers(given, message)
     wrong = mismatches({plain: state[key] for plain, key in names.items()}, tensors)
     if wrong:
         raise CheckpointError(f"{message}: {wrong}")
@@ -382,9 +382,9 @@ def mismatches(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
         key = min(shapes)
         return f"{key} is {tuple(given[key].shape)} in the file and {tuple(own[key].shape)} in the network"
     for key in sorted(own.keys() & given.keys()):
-        if other_kind(given[key], own[key]):
+        if dtype_kind_differs(given[key], own[key]):
             return f"{key} is {given[key].dtype} in the file and {own[key].dtype} in the network"
-        wrong = impossible(key, given[key], own[key].dtype)
+        wrong = value_issue(key, given[key], own[key].dtype)
         if wrong:
             return f"{key} {wrong}"
     found = [

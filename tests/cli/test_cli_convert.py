@@ -226,7 +226,7 @@ def test_refusals(refused, theirs: Path) -> None:
     assert "has 3 names, the network 10 outputs" in message
     (theirs / "twice.txt").write_text("a\nb\na\n")
     message = refused("convert", plain, "--model", "cifar_resnet20", "--out", out, "--classes", theirs / "twice.txt")
-    assert "'a' stands there twice" in message
+    assert "duplicate key 'a'" in message
     assert "checkpoint num_classes=10, model num_classes=3" in refused(
         "convert", plain, "--model", "cifar_resnet20", "--out", out, "--classes", theirs / "three.txt"
     )

@@ -15,7 +15,7 @@ from senet.cli import main
 from senet.data import find_images, load_image, open_data
 from senet.data.checks import left_out_note, report_data
 from senet.data.formats import list_images, readable_formats, readable_suffixes
-from senet.data.images import CorruptImage, file_facts, read_stored, upright_size
+from senet.data.images import CorruptImage, file_info, read_stored, upright_size
 from senet.data.mask_files import read_mask
 from senet.errors import DataError
 from senet.preprocessing import CIFAR
@@ -141,7 +141,7 @@ def test_doctor_lists_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     for name in ("x.jpg", "without_suffix"):
         os.mkfifo(tmp_path / name)
-    for read in (load_image, upright_size, file_facts, read_stored):
+    for read in (load_image, upright_size, file_info, read_stored):
         with pytest.raises(CorruptImage, match="not a file that can be read"):
             read(tmp_path / "x.jpg")
     with pytest.raises(CorruptImage, match="not a file that can be read"):

@@ -168,8 +168,8 @@ def test_broken_images_are_left_out_and_told(tmp_path):
     (root / "dog" / "004.png").write_bytes((root / "dog" / "004.png").read_bytes()[:90])
     told = []
     data = open_data(f"folder:{root}")
-    made = write_shards(data, tmp_path / "out", tell=lambda *it: told.append(it), workers=0)
-    assert sorted(told) == sorted(made.broken)
+    made = write_shards(data, tmp_path / "out", report=lambda *it: told.append(it), workers=0)
+    assert sorted(told) == sorted(made.corrupt)
     assert {os.path.basename(path) for path, _ in told} == {"003.png", "004.png"}
     again = open_data(f"shards:{tmp_path / 'out'}")
     assert len(again.train) + len(again.val) == sum(COUNTS.values()) - 2
@@ -180,7 +180,7 @@ def test_too_many_broken_images_end_it(tmp_path):
     root = tree(tmp_path / "images", COUNTS)
     for path in (root / "cat").iterdir():
         path.write_bytes(b"nonsense")
-    with pytest.raises(DataError, match="broken images, more than the limit"):
+    with pytest.raises(DataError, match="corrupt images, more than the limit"):
         write_shards(open_data(f"folder:{root}"), tmp_path / "out", workers=0)
     assert not (tmp_path / "out" / "shards.json").exists()
 
@@ -189,12 +189,12 @@ def test_a_damaged_image_is_broken_as_in_a_folder(copied):
     source = open_data(f"shards:{copied}").train
     shard = copied / source.shards[0]
     content = bytearray(shard.read_bytes())
-    content[int(source.places.offsets[0]) + 200] ^= 1
+    content[int(source.records.offsets[0]) + 200] ^= 1
     shard.write_bytes(content)
     with pytest.raises(CorruptImage, match=r"train-00000\.tar: .*png: damaged \(its checksum is another\)"):
         source[0]
     sample = ImageDataset(source, eval_transform(CIFAR))[0, 0]
-    assert sample.broken
+    assert sample.corrupt
     assert sample.label == source.labels[1], "the next one stands in, as in a folder"
 
 

@@ -85,20 +85,18 @@ def test_the_cost_of_networks_of_any_number_of_channels(channels: int) -> None:
 @pytest.mark.parametrize("channels", [1, 2, 3, 7])
 def test_a_users_network_is_asked_for_its_channels(channels: int, tmp_path: Any) -> None:
     report = export(small(channels), tmp_path / "x.pt2", format="torch", check=QUICK, size=(24, 24))
-    assert report.passport.preprocessing.in_channels == channels
+    assert report.metadata.preprocessing.in_channels == channels
 
 
 def test_the_user_says_what_images_are(tmp_path: Any) -> None:
     said = Preprocessing(size=(20, 20), mean=(0.1,) * 4, std=(0.5,) * 4, channel_order="other")
     report = export(small(4), tmp_path / "x.pt2", format="torch", check=QUICK, preprocessing=said)
-    assert report.passport.preprocessing == said
+    assert report.metadata.preprocessing == said
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 24, 5))
-    with pytest.raises(
-        SenetError, match=r"can't take images \(1, 3, 224, 224\): .*; say what it takes with preprocess"
-    ):
+    with pytest.raises(SenetError, match=r"can't take images \(1, 3, 224, 224\): .*; set preprocessing="):
         export(flat, tmp_path / "y.pt2", format="torch", check=QUICK)
     report = export(flat, tmp_path / "y.pt2", format="torch", check=QUICK, preprocessing=TINY)
-    assert report.passport.size == (24, 24)
+    assert report.metadata.size == (24, 24)
 
 
 def test_preprocessing_that_does_not_fit_the_channels_is_told() -> None:
@@ -226,7 +224,7 @@ def test_wrapped_networks(wrap: Any, tmp_path: Any) -> None:
     with torch.no_grad():
         expected = model(x)
     report = export(wrap(model), tmp_path / "x.pt2", format="torch", check=QUICK, preprocessing=TINY)
-    assert report.passport.model == "Small"
+    assert report.metadata.model == "Small"
     assert difference(load_exported(report.path, runtime="torch").model(x), expected) < 1e-4
 
 
@@ -271,7 +269,7 @@ def test_an_odd_archive_is_told(content: str, tmp_path: Any) -> None:
     path = tmp_path / "x.pt2"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/extra/senet.json", content)
-    with pytest.raises(CheckpointError, match=r"x\.pt2: no file of torch\.export"):
+    with pytest.raises(CheckpointError, match=r"x\.pt2: not a complete torch\.export"):
         read_export_metadata(path)
 
 
@@ -280,4 +278,4 @@ def test_a_loaded_model_keeps_what_it_says(tmp_path: Any) -> None:
     other = replace(SMALL, size=(32, 32))
     for said, expected in ((None, SMALL), (other, other)):
         report = export(given, tmp_path / "x.pt2", format="torch", check=QUICK, preprocessing=said)
-        assert report.passport.preprocessing == expected
+        assert report.metadata.preprocessing == expected

@@ -161,7 +161,7 @@ def test_doctor_finds_all(voc: Path, masks: Path, capsys: pytest.CaptureFixture[
         (voc / "Annotations" / f"p{number:03d}.xml").write_text(text)
     assert main(["doctor", "--data", f"voc:{voc}", "--workers", "0", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)["data"]
-    assert sorted(Path(path).stem for path, _ in report["troubles"]) == ["p001", "p004", "p010"]
+    assert sorted(Path(path).stem for path, _ in report["annotation_issues"]) == ["p001", "p004", "p010"]
     (masks / "masks" / "p014.png").unlink()
     assert main(["doctor", "--data", f"masks:{masks}"]) == 2
     assert "p014" in capsys.readouterr().err

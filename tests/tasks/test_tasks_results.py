@@ -112,7 +112,7 @@ def test_results_without_annotations_go_with_their_list_of_images(
     for entry in listed.loadImgs(listed.getImgIds()):
         assert Image.open(coco / "val2017" / entry["file_name"]).size == (entry["width"], entry["height"])
     source = read_coco(read_coco_file(out / "images.json"), [coco / "val2017"], ("red", "blue"))
-    assert (len(source), source.troubles) == (4, [])
+    assert (len(source), source.issues) == (4, [])
 
 
 @pytest.mark.parametrize("kept", [None, [1], [3, 3], ["3", 7], [3, 7.0], "37", [3, 7, 9]], ids=repr)

@@ -106,7 +106,7 @@ def test_train_resume_evaluate_predict(
         ]
         assert listed["categories"] == [{"id": 1, "name": "blue"}, {"id": 2, "name": "red"}]
         source = read_coco(read_coco_file(out / "images.json"), [tmp_path], ("blue", "red"))
-        assert source.troubles == []
+        assert source.issues == []
         assert source.sizes.tolist() == [list(Image.open(path).size) for path in pictures]
         assert (out / "p001.boxes.jpg").is_file()
 

@@ -187,7 +187,7 @@ def test_broken_images_are_skipped_told_once_and_counted(train, tmp_path):
         victim.write_bytes(victim.read_bytes()[:60])
     data = replace(open_data(f"folder:{folder}"), default_preprocessing=digits.default_preprocessing)
     outcome, _ = train(data=data, epochs=3)
-    assert outcome.broken == "2 broken images skipped"
+    assert outcome.broken == "2 corrupt images skipped"
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES.keys() - {"detection", "coco", "segmentation"}))

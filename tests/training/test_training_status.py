@@ -238,7 +238,7 @@ def test_a_state_appears_under_its_final_name_in_one_step(tmp_path, monkeypatch)
 
 
 def test_a_written_file_and_its_folder_are_flushed(tmp_path, monkeypatch):
-    from senet.weights import write_atomically
+    from senet.weights.files import write_atomically
 
     flushed = []
     fsync = os.fsync

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 import senet
 from senet.errors import CheckpointError
 from senet.preprocessing import CIFAR, IMAGENET_CAFFE
-from senet.weights import CheckpointMetadata, DataRecord, read_checkpoint, write_atomically, write_checkpoint
-from senet.weights.files import new_file_mode, sha256
+from senet.weights import CheckpointMetadata, DataRecord, read_checkpoint, write_checkpoint
+from senet.weights.files import new_file_mode, sha256, write_atomically
 
 OPTIONS = {"depth": 1, "attention": senet.SE(reduction=8).to_dict(), "stages": [2, 3]}
 DESCRIPTION = CheckpointMetadata(
@@ -135,24 +135,24 @@ DAMAGES = [
     (_empty, "its hash differs"),
     (_another_run, "or from another run"),
     (_garbage_with_its_hash, "not a safetensors file"),
-    (_not_a_number, "b.weight holds values that are no finite numbers"),
-    (_infinite, "b.weight holds values that are no finite numbers"),
+    (_not_a_number, "b.weight has non-finite values"),
+    (_infinite, "b.weight has non-finite values"),
     (lambda path: path.unlink(), "no such file"),
-    (lambda path: path.with_suffix(".json").unlink(), "its description best.json is missing beside it"),
+    (lambda path: path.with_suffix(".json").unlink(), "its metadata file best.json is missing"),
     (lambda path: _rewrite(path, format=2), "format 2, this release reads 1; upgrade senet"),
-    (lambda path: _rewrite(path, format=...), "not a checkpoint description"),
-    (lambda path: _rewrite(path, classes=...), "not a checkpoint description"),
-    (lambda path: _rewrite(path, classes=None), "not a checkpoint description"),
-    (lambda path: _rewrite(path, classes="dog"), "not a checkpoint description"),
-    (lambda path: _rewrite(path, classes=[1, 2, 3]), "not a checkpoint description"),
-    (lambda path: _rewrite(path, model=5), "not a checkpoint description"),
-    (lambda path: _rewrite(path, model=...), "not a checkpoint description"),
-    (lambda path: _rewrite(path, options=["depth"]), "not a checkpoint description"),
-    (lambda path: _rewrite(path, preprocessing=None), "not a checkpoint description"),
-    (lambda path: _rewrite(path, preprocessing={"size": [0, 0]}), "not a checkpoint description"),
-    (lambda path: _rewrite(path, surprise=1), "not a checkpoint description"),
+    (lambda path: _rewrite(path, format=...), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, classes=...), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, classes=None), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, classes="dog"), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, classes=[1, 2, 3]), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, model=5), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, model=...), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, options=["depth"]), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, preprocessing=None), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, preprocessing={"size": [0, 0]}), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, surprise=1), "invalid checkpoint metadata"),
     *(
-        (lambda path, text=text: path.with_suffix(".json").write_bytes(text), "not a checkpoint description")
+        (lambda path, text=text: path.with_suffix(".json").write_bytes(text), "invalid checkpoint metadata")
         for text in (b"", b"{", b"[]", b"[1]", b"3", b"null", b'"text"', b"\xff\xfe\x00", b"{}")
     ),
 ]
@@ -365,7 +365,7 @@ def test_the_data_is_recorded(tmp_path: Path, record: DataRecord) -> None:
         ({"val": -1}, "val=-1 must be a whole number"),
         ({"val_fraction": 1.5}, "val_fraction=1.5 must lie between 0 and 1"),
         ({"val_fraction": None}, "val_fraction and split_seed belong together"),
-        ({"held_out": 1}, "held_out=1 must be a truth value"),
+        ({"held_out": 1}, "held_out=1 must be true or false"),
         ({"split_seed": True}, "split_seed=True must be a whole number"),
         ({"digest": "zz"}, "digest 64 hexadecimal digits"),
         ({"name": 3}, "name must be text"),

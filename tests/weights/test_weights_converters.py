@@ -302,12 +302,14 @@ def test_the_largest_catalogue_of_se_networks(case: Case) -> None:
 def test_a_preactivation_network_for_imagenet_is_refused_as_what_it_is() -> None:
     with torch.device("meta"):
         peer = pytorchcv("sepreresnet10")
-    with pytest.raises(CheckpointError, match=r"Likely cause: the file is of another kind of network"):
+    with pytest.raises(CheckpointError, match=r"Likely cause: the file is of another network family"):
         load_weights(senet.create_model("se_resnet18_v1_5", device="meta", depths=(1, 1, 1, 1)), peer.state_dict())
 
 
 def test_pytorchcvs_preactivation_with_se_has_other_pieces() -> None:
     with torch.device("meta"):
         peer = pytorchcv("sepreresnet20_cifar10")
-    with pytest.raises(CheckpointError, match=r"features.init_block.bn.bias has no place .*final.0.bias is missing"):
+    with pytest.raises(
+        CheckpointError, match=r"features.init_block.bn.bias has no counterpart .*final.0.bias is missing"
+    ):
         load_weights(senet.create_model("se_cifar_preresnet20", device="meta"), peer.state_dict())

@@ -187,7 +187,7 @@ ODD_TEXTS = {
 @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS.keys())
 def test_odd_json_is_told(text: str, written: Path) -> None:
     written.with_suffix(".json").write_text(text, encoding="utf-8")
-    assert "not a checkpoint description" in refused(written)
+    assert "invalid checkpoint metadata" in refused(written)
 
 
 def test_a_huge_description_is_not_read(written: Path) -> None:
@@ -333,7 +333,7 @@ def test_a_folded_bias_has_the_shape_of_its_mean() -> None:
         with pytest.raises(CheckpointError, match=f"{key} is .* in the file and \\(64,\\) in the network"):
             load_weights(model, theirs | {key: bias}, layout="pytorchcv")
     without_mean = {k: v for k, v in theirs.items() if k != "features.init_block.conv1.bn.running_mean"}
-    with pytest.raises(CheckpointError, match=f"{key} has no place"):
+    with pytest.raises(CheckpointError, match=f"{key} has no counterpart"):
         load_weights(model, without_mean | {key: torch.ones(64)}, layout="pytorchcv")
     assert all(torch.equal(before[k], tensor) for k, tensor in model.state_dict().items())
     load_weights(model, theirs | {key: torch.full((64,), 2.0)}, layout="pytorchcv")
@@ -424,7 +424,7 @@ def test_a_leftover_key_is_named() -> None:
     state = dict(network().state_dict())
     for transfer in (False, True):
         for extra in ("head.surprise", "aux.weight", "head.fc.scale"):
-            with pytest.raises(CheckpointError, match=f"{extra} has no place in the network"):
+            with pytest.raises(CheckpointError, match=f"{extra} has no counterpart in the network"):
                 load_weights(network(), state | {extra: torch.ones(1)}, transfer=transfer)
 
 

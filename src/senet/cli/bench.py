@@ -108,8 +108,8 @@ def _print(rows: list[Row], where: dict[str, str]) -> None:
         for row in rows
     ]  # fmt: skip
     height, width = rows[0].size
-    print_table(head, table, title=f"{height}x{width} pixels, {where['processor']}", left=2)
-    print(", ".join(f"{name} {version}" for name, version in where.items() if name not in ("processor", "date")))
+    print_table(head, table, title=f"{height}x{width} pixels, {where['cpu']}", left=2)
+    print(", ".join(f"{name} {version}" for name, version in where.items() if name not in ("cpu", "date")))
 
 
 def _range(quartiles: tuple[float, float], digits: int) -> str:

@@ -24,7 +24,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from senet.weights import write_atomically
+    from senet.weights.files import write_atomically
 
     settings = list(dict.fromkeys((row.batch, row.threads) for row in rows))
     lines = len(rows) // len(settings)

@@ -45,12 +45,12 @@ def run(options: argparse.Namespace) -> int:
     data = shared.data_options(options).open()
     with counting("reading images") as progress:
         report = scan(data, workers=options.workers, progress=progress).to_dict()
-    broken = [row for part in report["parts"].values() for row in part["broken"]]
+    corrupt = [row for part in report["parts"].values() for row in part["corrupt"]]
     if options.json:
         print_json({"machine": machine, "data": report})
     else:
-        _print_data(report, broken, COUNTED[data.task])
-    return 1 if broken or report["troubles"] or report["contradictions"] or report["leaks"] else 0
+        _print_data(report, corrupt, COUNTED[data.task])
+    return 1 if corrupt or report["annotation_issues"] or report["label_conflicts"] or report["leaks"] else 0
 
 
 def _machine() -> dict[str, Any]:
@@ -93,23 +93,23 @@ COUNTED = {"classification": "images", "detection": "boxes", "segmentation": "im
 """What there are so many of a class."""
 
 
-def _print_data(report: dict[str, Any], broken: list[list[str]], counted: str) -> None:
+def _print_data(report: dict[str, Any], corrupt: list[list[str]], counted: str) -> None:
     rows = []
     for name, part in report["parts"].items():
         counts = part["per_class"].values()
         sizes = f"{_range(part['width'])} x {_range(part['height'])}"
         modes = ", ".join(f"{mode} {count:,}" for mode, count in part["modes"].items())
         per_class = f"{min(counts):,}..{max(counts):,}"
-        rows.append([name, f"{part['images']:,}", str(len(counts)), per_class, sizes, modes, str(len(part["broken"]))])
-    head = ("part", "images", "classes", f"{counted} a class", "width x height", "modes", "broken")
+        rows.append([name, f"{part['images']:,}", str(len(counts)), per_class, sizes, modes, str(len(part["corrupt"]))])
+    head = ("part", "images", "classes", f"{counted} a class", "width x height", "modes", "corrupt")
     print_table(head, rows, title=report["name"])
-    deep = [[name, part["deep"]] for name, part in report["parts"].items() if part["deep"]]
+    deep = [[name, part["bit_depth"]] for name, part in report["parts"].items() if part["bit_depth"]]
     findings = (
-        ("broken: path, reason", broken),
-        ("boxes and masks: path, reason", report["troubles"]),
+        ("corrupt: path, reason", corrupt),
+        ("boxes and masks: path, reason", report["annotation_issues"]),
         ("the same image is trained on and measured on", report["leaks"]),
-        ("the same image in two classes", report["contradictions"]),
-        ("the same image twice", report["repeats"]),
+        ("the same image in two classes", report["label_conflicts"]),
+        ("the same image twice", report["duplicates"]),
         ("16-bit images: part, what they use", deep),
         ("left out, not of a format that is read", [[path, ""] for path in report["left_out"]]),
     )

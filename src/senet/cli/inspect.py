@@ -98,7 +98,7 @@ def _batches(
 
     from senet.data import ImageDataset, eval_loader, eval_transform
 
-    dataset = ImageDataset(source, eval_transform(loaded.preprocessing), broken="refuse")
+    dataset = ImageDataset(source, eval_transform(loaded.preprocessing), corrupt="raise")
     done = 0
     for batch in eval_loader(dataset, batch_size=options.batch_size or shared.BATCH, workers=options.workers):
         yield batch.images.to(device, memory_format=torch.channels_last), batch.labels

@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> int:
 def _give(rows: Iterator[Prediction], top: int, options: argparse.Namespace) -> Callable[[_Count], None]:
     """Write or print the rows as they come; gives what is left to say when the bar is gone."""
     if options.out is not None:
-        from senet.weights import write_atomically
+        from senet.weights.files import write_atomically
 
         write_atomically(options.out, lambda path: _write(rows, top, path))
         return lambda count: print(f"{count.rows} rows in {options.out}{count.about_unread()}")

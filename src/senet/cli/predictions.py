@@ -49,7 +49,7 @@ def write_boxes(
     """
     from senet.tasks.detection.drawing import draw_boxes
     from senet.tasks.detection.results import coco_images, coco_results
-    from senet.weights import write_atomically
+    from senet.weights.files import write_atomically
     from senet.weights.strict_json import dump
 
     images: list[dict[str, Any]] = []
@@ -100,7 +100,7 @@ def _readable(seen: DensePrediction) -> bool:
 
 
 def _save(image: Image.Image, place: Path, ending: str) -> None:
-    from senet.weights import write_atomically
+    from senet.weights.files import write_atomically
 
     place.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {}

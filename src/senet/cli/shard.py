@@ -4,7 +4,7 @@
   senet train --data shards:DIR --model se_resnet50
 
 Leaves in --out: tar archives of images (train-00000.tar, ...), and shards.json and .npz tables that say where in them
-each image is. Files are copied byte for byte, in random order; every image is decoded once, and a broken one left out.
+each image is. Files are copied byte for byte, in random order; every image is decoded once, and a corrupt one left out.
 Stopped in between, the same command goes on.
 """
 
@@ -44,15 +44,15 @@ def run(options: argparse.Namespace) -> int:
     with counting("writing shards") as progress:
         made = write_shards(
             data, options.out, shard_mb=options.shard_mb, seed=options.seed, workers=options.workers, progress=progress,
-            tell=lambda *it: tell(f"left out {': '.join(it)}"),
+            report=lambda *it: tell(f"left out {': '.join(it)}"),
         )  # fmt: skip
     if options.json:
         print_json({"folder": str(options.out), **asdict(made)})
         return 0
     rows = [[part, f"{made.images[part]:,}", f"{made.shards[part]:,}"] for part in made.images]
     print_table(("part", "images", "shards"), rows, title=f"{data.name} in {options.out}, {made.megabytes:,.1f} MB")
-    if made.broken:
-        print(f"{len(made.broken)} broken image{'s' * (len(made.broken) != 1)} left out")
+    if made.corrupt:
+        print(f"{len(made.corrupt)} corrupt image{'s' * (len(made.corrupt) != 1)} left out")
     if made.reused:
         print(f"{made.reused} shard{'s' * (made.reused != 1)} of an earlier call kept")
     print(f"train with: senet train --data shards:{options.out} --model M")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from senet.training.folder import write_json
-from senet.weights import write_atomically
+from senet.weights.files import write_atomically
 
 __all__ = ["PICTURE", "REPORT", "head", "lines", "markdown", "rows", "size_rows", "write"]
 

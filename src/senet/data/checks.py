@@ -1,4 +1,4 @@
-"""What is to be known about a data set before a training begins."""
+"""Checks and notes about a data set before a training starts."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from senet.preprocessing import Preprocessing
 __all__ = ["check_masks", "left_out_note", "mask_issues", "report_data"]
 
 SAMPLED = 32
-"""Training images that are looked at for 16-bit values."""
+"""Training images that are checked for 16-bit values."""
 
 NAMED = 3
-"""Files that a line names."""
+"""Files that one line names."""
 
 
 def check_masks(data: Data, parts: Iterable[str], *, training: bool) -> None:
-    """Refuse masks from which nothing could be learned, or by which nothing could be measured.
+    """Refuse masks that allow no training or no evaluation.
 
     Args:
-        data: Any; what has no masks is fine.
-        parts: Which are used, of `data.parts`.
-        training: Whether classes are to be learned, so that all must be there.
+        data: Any data set. Data without masks passes.
+        parts: Names of the parts to check, of `data.parts`.
+        training: Whether the masks are trained on, so that each class must occur.
 
     Raises:
         DataError: A part's masks hold 0 and 255 alone, or a class is in no training mask.
     """
-    for trouble in mask_issues(data, parts, training=training):
-        raise DataError(f"{trouble.path}: {trouble.reason}")
+    for issue in mask_issues(data, parts, training=training):
+        raise DataError(f"{issue.path}: {issue.reason}")
 
 
 def mask_issues(data: Data, parts: Iterable[str], *, training: bool = True) -> list[AnnotationIssue]:
-    """What is wrong with the masks of a part as a whole; see `check_masks`."""
+    """List the issues of a part's masks as a whole; see `check_masks`."""
     found = []
     for name in parts:
         source = _whole(data.parts[name])
@@ -56,7 +56,7 @@ def mask_issues(data: Data, parts: Iterable[str], *, training: bool = True) -> l
 
 
 def _whole(source: Source) -> Source:
-    """Without what `--limit` leaves out: a quick try needn't have all classes."""
+    """Undo `--limit`: a subset needn't contain all classes."""
     return _whole(source.source) if isinstance(source, Subset) else source
 
 
@@ -79,17 +79,17 @@ def _about_missing(missing: Sequence[str], classes: Sequence[str], *, instances:
     numbers = f"{classes.index(missing[0])} of 0..{len(classes) - 1}"
     return (
         f"no training mask has anything of {names} (number {numbers}), so it can't be learned; correct the numbers in "
-        "the masks, name other classes (classes.txt, --class-names), or move such pictures to those that are trained on"
+        "the masks, name other classes (classes.txt, --class-names), or move such images to those that are trained on"
     )
 
 
-def report_data(data: Data, preprocessing: Preprocessing, tell: Callable[[str], object]) -> None:
-    """Tell what a training will do with its files that a person may not expect.
+def report_data(data: Data, preprocessing: Preprocessing, report: Callable[[str], object]) -> None:
+    """Report how a training handles unusual files.
 
     Args:
-        data: What is trained on.
-        preprocessing: Of the network: the white of 16-bit images.
-        tell: Called with each line.
+        data: The training data.
+        preprocessing: Of the network; it has the white level of 16-bit images.
+        report: Called with each line.
     """
     sampled = [depth_at(data.train, index) for index in evenly(len(data.train), SAMPLED)]
     lines = (
@@ -98,7 +98,7 @@ def report_data(data: Data, preprocessing: Preprocessing, tell: Callable[[str], 
         _ignore_index_note(data.train),
     )
     for line in filter(None, lines):
-        tell(line)
+        report(line)
 
 
 def left_out_note(paths: Sequence[str]) -> str:

@@ -99,7 +99,7 @@ def evaluate_dense(
     numbers = _numbers(outputs_of(loaded, classes))
     task = task_of(loaded)
     objective = task.objective(output_names(loaded, classes), alone=True)
-    dataset = task.evaluated(source, loaded.preprocessing, broken="refuse")
+    dataset = task.evaluated(source, loaded.preprocessing, corrupt="raise")
     done = 0
     with running(loaded.model, precision) as device:
         objective.to(device)

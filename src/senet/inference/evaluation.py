@@ -82,7 +82,7 @@ def evaluate(
     top1 = MulticlassAccuracy(count, average="micro", sync_on_compute=False)
     top5 = MulticlassAccuracy(count, average="micro", top_k=5, sync_on_compute=False) if count > 5 else None
     confusion = MulticlassConfusionMatrix(count, sync_on_compute=False)
-    dataset = ImageDataset(source, eval_transform(loaded.preprocessing), broken="refuse")
+    dataset = ImageDataset(source, eval_transform(loaded.preprocessing), corrupt="raise")
     losses: list[float] = []
     with running(loaded.model, precision) as device:
         for batch in eval_loader(dataset, batch_size=batch_size, workers=workers):

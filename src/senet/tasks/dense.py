@@ -29,7 +29,7 @@ __all__ = ["DenseTask", "by_shape"]
 
 
 class DenseTask(Task):
-    """A task of pictures whose answers lie in the picture.
+    """A task of images whose answers lie in the image.
 
     A task says of itself, beside what `Task` wants:
         heads: Name to head.
@@ -48,7 +48,7 @@ class DenseTask(Task):
 
     @abstractmethod
     def transform(self, preprocessing: Preprocessing, recipe: RecipeView | None) -> JointTransform:
-        """What happens to pictures and targets; `recipe` None is evaluation."""
+        """What happens to images and targets; `recipe` None is evaluation."""
 
     def check_recipe(self, recipe: RecipeView) -> None:
         """Raise a `SenetError` for what has no effect here."""
@@ -60,7 +60,7 @@ class DenseTask(Task):
     def datasets(
         self, data: Data, preprocessing: Preprocessing, recipe: RecipeView
     ) -> tuple[DenseDataset, DenseDataset]:
-        """Varied pictures to train on, batched by shape; whole ones to validate on."""
+        """Varied images to train on, batched by shape; whole ones to validate on."""
         train: DenseSource = data.train  # type: ignore[assignment]
         return (
             DenseDataset(
@@ -73,27 +73,27 @@ class DenseTask(Task):
         )
 
     def groups_by_shape(self, recipe: RecipeView) -> bool:
-        """Whether training pictures keep their own shapes, so that alike ones should come together."""
+        """Whether training images keep their own shapes, so that alike ones should come together."""
         return recipe.augmentation.crop != "scale-jitter"
 
-    def evaluated(self, source: DenseSource, preprocessing: Preprocessing, *, broken: str = "skip") -> DenseDataset:
-        """Whole pictures with their targets."""
-        return DenseDataset(source, self.transform(preprocessing, None), broken=broken)
+    def evaluated(self, source: DenseSource, preprocessing: Preprocessing, *, corrupt: str = "skip") -> DenseDataset:
+        """Whole images with their targets."""
+        return DenseDataset(source, self.transform(preprocessing, None), corrupt=corrupt)
 
     # Answers.
 
     @abstractmethod
     def predictions(self, model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Any]:
-        """What a network in evaluation mode says of transformed images, at their pictures' height and width."""
+        """What a network in evaluation mode says of transformed images, at their images' height and width."""
 
     @abstractmethod
-    def draw(self, picture: Image.Image, answer: Any, classes: Sequence[str], *, least: float = 0.5) -> Image.Image:
-        """The answer painted over the picture; boxes with a score below `least` are left out."""
+    def draw(self, image: Image.Image, answer: Any, classes: Sequence[str], *, least: float = 0.5) -> Image.Image:
+        """The answer painted over the image; boxes with a score below `least` are left out."""
 
     # Networks.
 
     def adapted(self, preprocessing: Preprocessing) -> Preprocessing:
-        """A classifier's path of images, as its backbone wants them here: the whole picture at this task's size."""
+        """A classifier's path of images, as its backbone wants them here: the whole image at this task's size."""
         return replace(preprocessing, size=self.default_size, crop_fraction=1.0)
 
     def defaults(self, text: str) -> tuple[int, Preprocessing]:

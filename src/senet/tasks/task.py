@@ -58,7 +58,7 @@ class Objective(nn.Module, ABC):
     """What a network of this task shall do: a loss to learn from, and the sums that an epoch is judged by.
 
     The training's sums are part of its state, so that an epoch that was interrupted reports the whole of it.
-    Batches have `images` (one entry an image), `valid`, `broken` and `key`, as `senet.data.Batch`.
+    Batches have `images` (one entry an image), `valid`, `corrupt` and `key`, as `senet.data.Batch`.
 
     Attributes:
         per_class: Class to its figures, of the last `val_metrics`; empty where the task tells them otherwise.
@@ -79,7 +79,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def validation_step(self, model: nn.Module, batch: Any) -> None:
-        """Add one validation batch to the sums; what stands in for a broken image is left out."""
+        """Add one validation batch to the sums; what stands in for a corrupt image is left out."""
 
     @abstractmethod
     def train_metrics(self) -> dict[str, Tensor]:

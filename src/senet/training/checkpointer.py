@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from senet.data import CorruptImageReport
+from senet.data.corrupt_images import CorruptImageReport
 from senet.tasks.task import Metric
 from senet.training.curves import draw_curves
 from senet.training.failures import diverged, is_dead_loader
@@ -24,7 +24,8 @@ from senet.training.outcome import best_row
 from senet.training.progress import epoch_line
 from senet.training.recipe import RunOptions
 from senet.training.states import TrainingStates
-from senet.weights import CheckpointMetadata, write_atomically, write_checkpoint
+from senet.weights import CheckpointMetadata, write_checkpoint
+from senet.weights.files import write_atomically
 
 __all__ = ["TrainingCheckpointer"]
 

@@ -21,15 +21,15 @@ from torch.utils.data import DataLoader
 from senet.console import plain_console, teller
 from senet.data import (
     Batch,
-    CorruptImageReport,
     Data,
     Shard,
     annotation_issues,
     eval_loader,
-    missing_classes,
     train_loader,
 )
 from senet.data.checks import check_masks, report_data
+from senet.data.corrupt_images import CorruptImageReport
+from senet.data.sources import missing_classes
 from senet.errors import DataError, SenetError
 from senet.models import Backbone
 from senet.preprocessing import Preprocessing
@@ -117,7 +117,7 @@ def fit(
     _prepare(network, recipe, run)
     record = data.record() if is_first_process() else None  # only the first process writes it
     broken = CorruptImageReport(
-        len(data.train) + len(data.val), tell=lambda *it: tell(f"skipped {': '.join(it)}"), data=data.name
+        len(data.train) + len(data.val), report=lambda *it: tell(f"skipped {': '.join(it)}"), data=data.name
     )
     with StopRequest(tell if is_first_process() else str) as stop, _quiet_lightning():
         keeper = TrainingCheckpointer(

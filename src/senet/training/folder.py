@@ -40,7 +40,7 @@ def write_json(folder: Path, name: str, content: Mapping[str, Any]) -> None:
     Raises:
         SenetError: The folder can't be written to.
     """
-    from senet.weights import write_atomically
+    from senet.weights.files import write_atomically
     from senet.weights.strict_json import dump
 
     text = dump(content)

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import Metric
 
-from senet.data import CorruptImageReport
+from senet.data.corrupt_images import CorruptImageReport
 from senet.data.randomness import derive_seed
 from senet.errors import CheckpointError
 from senet.tasks.task import Objective
@@ -186,7 +186,7 @@ class TrainingModule(L.LightningModule):
 
     def _report(self, batch: Any) -> None:
         if self.broken is not None:
-            self.broken.add(batch.broken)
+            self.broken.add(batch.corrupt)
 
 
 def _on_cpu(value: Any) -> Tensor:

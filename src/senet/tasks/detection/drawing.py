@@ -16,7 +16,7 @@ __all__ = ["draw_boxes"]
 def draw_boxes(
     image: Image.Image, found: Mapping[str, Tensor], classes: Sequence[str], *, least: float = 0.5
 ) -> Image.Image:
-    """A copy of the picture with boxes, each with its class and, where there are scores, its score.
+    """A copy of the image with boxes, each with its class and, where there are scores, its score.
 
     Args:
         image: Any mode.

@@ -27,7 +27,7 @@ def difficult_in(target: Mapping[str, Tensor]) -> Tensor:
 
 
 def as_truth(target: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One picture's true boxes, as torchmetrics' mean average precision takes them.
+    """One image's true boxes, as torchmetrics' mean average precision takes them.
 
     A difficult box comes as often as it may be found: there each one takes in a single detection, and VOC ignores all.
 

@@ -94,7 +94,7 @@ class DetectionObjective(Objective):
 
     def val_metrics(self) -> dict[str, Tensor]:
         """Mean average precision; 0 where there is no box at all."""
-        # The boxes of all processes, who may have seen unequally many pictures, are gathered here: torchmetrics' own
+        # The boxes of all processes, who may have seen unequally many images, are gathered here: torchmetrics' own
         # gathering waits for equally many.
         boxes, truth = _of_all(self._found, self.alone), _of_all(self._truth, self.alone)
         self._found, self._truth = [], []

@@ -1,4 +1,4 @@
-"""Detections as COCO's tools read them: a list of results, and the list of pictures that they are about."""
+"""Detections as COCO's tools read them: a list of results, and the list of images that they are about."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def category_ids(description: CheckpointMetadata) -> tuple[int, ...]:
 
 
 def coco_results(found: Mapping[str, Tensor], image: int | str, categories: Sequence[int]) -> list[dict[str, Any]]:
-    """One picture's boxes in COCO's results format, for `COCO.loadRes`.
+    """One image's boxes in COCO's results format, for `COCO.loadRes`.
 
     Args:
         found: `boxes` (n, 4), `scores` (n,), `labels` (n,) from 0.
-        image: The picture's number.
+        image: The image's number.
         categories: COCO's number of each class.
 
     Source: https://cocodataset.org/#format-results
@@ -46,7 +46,7 @@ def coco_results(found: Mapping[str, Tensor], image: int | str, categories: Sequ
 def coco_images(
     images: Sequence[Mapping[str, Any]], classes: Sequence[str], categories: Sequence[int]
 ) -> dict[str, Any]:
-    """The pictures in the form of COCO's `image_info` files, without annotations.
+    """The images in the form of COCO's `image_info` files, without annotations.
 
     Args:
         images: `id`, `file_name`, `width` and `height` of each.

@@ -27,7 +27,7 @@ class DetectionTask(DenseTask):
     """Images, (C, H, W) in 0..1 each -> boxes, labels from 1 and scores each; or losses, as torchvision's detectors."""
 
     name = "detection"
-    scores = (Metric("map", "mAP"), Metric("map50", "mAP50"))
+    metrics = (Metric("map", "mAP"), Metric("map50", "mAP50"))
     heads = HEADS
     default_head = "faster_rcnn"
     default_size = (800, 1333)
@@ -35,7 +35,7 @@ class DetectionTask(DenseTask):
     unread = ("label_smoothing", "mixup", "cutmix")
 
     def transform(self, preprocessing: Preprocessing, recipe: RecipeView | None) -> JointTransform:
-        """Boxes follow their picture."""
+        """Boxes follow their image."""
         return boxes_transform(preprocessing, recipe.augmentation if recipe else None)
 
     def check_network(self, model: nn.Module, name: str, preprocessing: Preprocessing, classes: Sequence[str]) -> None:  # noqa: ARG002
@@ -82,14 +82,14 @@ class DetectionTask(DenseTask):
         """`boxes`, `scores` and `labels` from 0 of each."""
         found = detect(model, images)
         for answer, image, (height, width) in zip(found, images, sizes, strict=True):
-            answer["boxes"] = _in_picture(answer["boxes"], image, width, height)
+            answer["boxes"] = _in_image(answer["boxes"], image, width, height)
         return found
 
     def draw(
-        self, picture: Image.Image, answer: dict[str, Tensor], classes: Sequence[str], *, least: float = 0.5
+        self, image: Image.Image, answer: dict[str, Tensor], classes: Sequence[str], *, least: float = 0.5
     ) -> Image.Image:
         """Boxes with names and scores."""
-        return draw_boxes(picture, answer, classes, least=least)
+        return draw_boxes(image, answer, classes, least=least)
 
     def objective(
         self,
@@ -104,8 +104,8 @@ class DetectionTask(DenseTask):
         return DetectionObjective(classes, alone=alone)
 
 
-def _in_picture(boxes: Tensor, image: Tensor, width: int, height: int) -> Tensor:
-    """Boxes in a picture's own pixels, though the network has seen a sliver shortened and with a border."""
+def _in_image(boxes: Tensor, image: Tensor, width: int, height: int) -> Tensor:
+    """Boxes in an image's own pixels, though the network has seen a sliver shortened and with a border."""
     scale = min(1.0, max(image.shape[1:]) / max(width, height))
     seen = [width, height] if scale == 1 else [max(1, round(edge * scale)) for edge in (width, height)]
     factors = torch.tensor([width / seen[0], height / seen[1]] * 2)

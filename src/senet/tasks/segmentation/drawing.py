@@ -18,21 +18,21 @@ def _palette(classes: int) -> np.ndarray:
 
 
 def mask_image(mask: np.ndarray, classes: int) -> Image.Image:
-    """(H, W) class numbers as a picture with a palette: its pixels are the numbers, shown in colours."""
+    """(H, W) class numbers as an image with a palette: its pixels are the numbers, shown in colours."""
     image = Image.fromarray(mask.astype(np.uint8))
     image.putpalette(_palette(classes).tobytes())
     return image
 
 
-def draw_mask(picture: Image.Image, mask: np.ndarray, classes: int, *, strength: float = 0.5) -> Image.Image:
-    """A copy of the picture, all classes but 0 mixed with their colours.
+def draw_mask(image: Image.Image, mask: np.ndarray, classes: int, *, strength: float = 0.5) -> Image.Image:
+    """A copy of the image, all classes but 0 mixed with their colours.
 
     Args:
-        picture: Any mode.
+        image: Any mode.
         mask: (H, W) class numbers.
         classes: How many there are.
         strength: Of the colours, 0 to 1.
     """
-    pixels = np.asarray(picture.convert("RGB")).astype(np.float32)
+    pixels = np.asarray(image.convert("RGB")).astype(np.float32)
     mixed = (1 - strength) * pixels + strength * _palette(classes)[mask]
     return Image.fromarray(np.where(mask[..., None] > 0, mixed, pixels).round().astype(np.uint8))

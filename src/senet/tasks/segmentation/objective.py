@@ -128,7 +128,7 @@ class SegmentationObjective(Objective):
         )  # a batch of borders alone has a loss of 0, not of NaN
 
     def validation_step(self, model: nn.Module, batch: DenseBatch) -> None:
-        """Count one batch's pixels, each picture at the size of its mask."""
+        """Count one batch's pixels, each image at the size of its mask."""
         kept = [number for number, valid in enumerate(batch.valid.tolist()) if valid]
         masks = [batch.targets[number]["mask"] for number in kept]
         said = segment(model, [batch.images[number] for number in kept], [(m.shape[0], m.shape[1]) for m in masks])

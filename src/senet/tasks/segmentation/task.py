@@ -35,7 +35,7 @@ class SegmentationTask(DenseTask):
     unread = ("mixup", "cutmix")
 
     def transform(self, preprocessing: Preprocessing, recipe: RecipeView | None) -> JointTransform:
-        """Masks follow their picture."""
+        """Masks follow their image."""
         return masks_transform(preprocessing, recipe.augmentation if recipe else None)
 
     def groups_by_shape(self, recipe: RecipeView) -> bool:  # noqa: ARG002
@@ -65,7 +65,7 @@ class SegmentationTask(DenseTask):
         *,
         least: float = 0.5,  # noqa: ARG002 - each pixel has one class
     ) -> Image.Image:
-        """Classes in colours over the picture."""
+        """Classes in colours over the image."""
         return draw_mask(image, answer.numpy(), len(classes))
 
     def objective(
@@ -73,7 +73,7 @@ class SegmentationTask(DenseTask):
         classes: Sequence[str],
         recipe: RecipeView | None = None,
         *,
-        preprocessing: Preprocessing | None = None,  # noqa: ARG002 - its pictures are normalised one by one
+        preprocessing: Preprocessing | None = None,  # noqa: ARG002 - its images are normalised one by one
         channels_last: bool = True,
         alone: bool = False,
     ) -> Objective:

@@ -1,4 +1,4 @@
-"""Photographs that are there without a download, for a quick look at what a network computes."""
+"""Photographs that need no download, for a quick look at a network's outputs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ EDGE = 320
 
 
 def sample_images(count: int) -> list[Image.Image]:
-    """Pieces of scikit-learn's two photographs (a temple, a flower), 320x320 pixels, as evenly spread as they can be.
+    """Cut crops of 320x320 pixels, evenly spread, from scikit-learn's two photographs (a temple, a flower).
 
     Args:
-        count: How many.
+        count: Number of crops.
+
+    Example:
+        >>> from senet.data import sample_images
+        >>> [image.size for image in sample_images(2)]
+        [(320, 320), (320, 320)]
     """
     from sklearn.datasets import load_sample_images
 
