@@ -20,7 +20,7 @@ import senet
 from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.weights import CheckpointMetadata, load_weights, read_tensors, to_layout, write_checkpoint
 
-TINY = {"depths": (1, 1, 1, 1)}
+TINY = {"depths": (1, 1)}
 
 
 def network(name: str = "se_resnet18_v1_5", **options: Any) -> nn.Module:
@@ -135,7 +135,7 @@ MISFITS = {
     "classes": ({"num_classes": 7}, {}, "checkpoint num_classes=7, model num_classes=1000"),
     "channels": ({"in_channels": 1}, {}, "checkpoint in_channels=1, model in_channels=3"),
     "family": ({}, {"name": "mobilenet_v1", "depths": (1, 1)}, "Likely cause: the file is of another network family$"),
-    "depth": ({"depths": (1, 2, 1, 1)}, {}, r"checkpoint depths=\(1, 2, 1, 1\), model depths=\(1, 1, 1, 1\)"),
+    "depth": ({"depths": (1, 2)}, {}, r"checkpoint depths=\(1, 2\), model depths=\(1, 1\)"),
 }
 
 
