@@ -59,7 +59,7 @@ from cli_options import QUICK
         (["--data", "digits", "--model", "se_cifar_resnet20", "--download"], "--download has no effect on digits"),
         (["--data", "folder:x", "--model", "se_resnet50", "--data-root", "y"], "--data-root has no effect on folder:/"),
         (["--data", "cifar10", "--data-root", "/nowhere", "--model", "se_cifar_resnet20"], "--download"),
-        (["--resume", "/nowhere"], "holds no run"),
+        (["--resume", "/nowhere"], "contains no run"),
         (["--resume"], "--resume DIR"),
         (["--resume", "/nowhere", "--model-kwargs", "depths=[1]"], "--model-kwargs can't change in a resumed run"),
     ],

@@ -232,7 +232,7 @@ def test_stopped_and_gone_on_with(
     assert all(torch.equal(one[key], other[key]) for key in one)
     code, said, err = senet("retrofit", "--resume", out, "--json")  # it has ended: the comparison again
     assert json.loads(said)["results"] == told
-    assert "has ended, after 1 epochs" in err
+    assert "finished after 1 epochs" in err
     (out / "surgery.json").unlink()
     assert "surgery.json" in refused("retrofit", "--resume", out)
 
@@ -303,7 +303,7 @@ def test_bad_use_leaves_nothing(refused, begun: Path, operated: Path, few: Path,
     assert "--no-pretrained" in refused(*common, "cifar_resnet20")
     transformer = ("--no-pretrained", "--size", "224", "--data", f"folder:{few}")
     assert "is a transformer" in refused(*common, "torchvision:vit_b_16", *transformer)
-    assert "no place left" in refused(*common, operated)
+    assert "no insertion point left" in refused(*common, operated)
     assert "no module" in refused(*common, begun, "--where", "layer4.*")
     assert "no stage 7" in refused(*common, begun, "--stages", "7")
     assert "'se'" in refused(*common, begun, "--attention", "sea")
@@ -322,7 +322,7 @@ def test_bad_use_leaves_nothing(refused, begun: Path, operated: Path, few: Path,
     assert not out.exists()
     for more in ((), ("--epochs", "0")):
         used = ("retrofit", "--model", begun, "--data", "digits", "--out", operated, *more)
-        assert "holds a run already" in refused(*used)
+        assert "already contains a run" in refused(*used)
 
 
 @pytest.mark.slow
@@ -364,7 +364,7 @@ def test_a_resumed_retrofit_is_judged_on_its_own_data_alone(operated: Path, few:
     run = shutil.copytree(operated, tmp_path / "run")
     before = (run / "run.json").read_text()
     assert main(["retrofit", "--resume", str(run), "--data", f"folder:{few}"]) == 2
-    assert "is not the data that the run" in capsys.readouterr().err.replace("\n", " ")
+    assert "differs from the data of the run" in capsys.readouterr().err.replace("\n", " ")
     assert (run / "run.json").read_text() == before
 
 

@@ -63,7 +63,7 @@ def test_train_resume_evaluate_predict(
     asked = iter([False, False, True, True])  # after the first epoch's third step: whether to save, whether to stop
 
     with monkeypatch.context() as patch:
-        patch.setattr("senet.training.checkpointer._agreed", lambda *_: next(asked))
+        patch.setattr("senet.training.checkpointer._any_process", lambda *_: next(asked))
         assert main(command(task, data, "--out", str(parts), "--ema-decay", "0.5")) == 130
     assert not (parts / "metrics.csv").exists()
     assert main(["train", "--resume", str(parts)]) == 0

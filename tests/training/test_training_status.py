@@ -93,7 +93,7 @@ def test_it_goes_on_with_moved_data_and_from_another_folder(tmp_path, images, mo
     images.rename(tmp_path / "moved")
     said = refused(capsys, "train", "--resume", "../run", "--epochs", 3)
     assert "doesn't exist" in said
-    assert "if the data has moved: --data folder:NEWPLACE" in said
+    assert "if the data has moved: --data folder:NEWPATH" in said
     senet_train("--resume", "../run", "--epochs", 3, "--data", "folder:../moved")
     senet_train("--resume", "../run", "--epochs", 4)  # the new place is remembered
     assert len(rows(tmp_path / "run")) == 4
@@ -112,7 +112,7 @@ def test_changed_data_is_refused(altered, capsys, change):
         other = next(folder for folder in images.iterdir() if folder != picture.parent)
         picture.rename(other / "moved.png")
     said = refused(capsys, "train", "--resume", run, "--epochs", 2)
-    assert "is not the data that the run" in said
+    assert "differs from the data of the run" in said
     assert (run / "metrics.csv").read_text() == before
     assert json.loads((run / "run.json").read_text())["recipe"]["epochs"] == 1
 
@@ -128,7 +128,7 @@ def test_a_longer_run_is_what_it_would_have_been_from_the_start(tmp_path, long, 
         (tmp_path / "run" / "result.json").unlink()
     senet_train("--resume", tmp_path / "run", "--epochs", 3)
     assert_equal(tmp_path / "run", long)
-    assert "has trained 3 epochs already" in refused(capsys, "train", "--resume", tmp_path / "run", "--epochs", 2)
+    assert "has already trained 3 epochs" in refused(capsys, "train", "--resume", tmp_path / "run", "--epochs", 2)
     senet_train("--resume", tmp_path / "run")  # nothing is left to do
     assert_equal(tmp_path / "run", long)
 
@@ -308,7 +308,7 @@ def test_a_run_that_has_ended_takes_no_other_data(tmp_path, images, capsys):
     run = tmp_path / "run"
     senet_train("--data", f"folder:{images}", *HOW, "--epochs", 1, "--out", run)
     before = (run / "run.json").read_text()
-    assert "is not the data" in refused(capsys, "train", "--resume", run, "--data", "digits")
+    assert "differs from the data" in refused(capsys, "train", "--resume", run, "--data", "digits")
     assert "doesn't exist" in refused(capsys, "train", "--resume", run, "--data", f"folder:{tmp_path}/nowhere")
     assert (run / "run.json").read_text() == before
     images.rename(tmp_path / "moved")
@@ -330,7 +330,7 @@ def test_the_result_of_a_shorter_run_is_gone_once_a_longer_one_was_begun(tmp_pat
     result = (run / "result.json").read_text()
     senet_train("--resume", run, "--epochs", 2)
     (run / "result.json").write_text(result)  # as if killed after the second epoch of three
-    assert "has trained 2 epochs already" in refused(capsys, "train", "--resume", run, "--epochs", 1)
+    assert "has already trained 2 epochs" in refused(capsys, "train", "--resume", run, "--epochs", 1)
 
 
 def test_a_run_that_patience_ended_says_so(tmp_path, capsys):

@@ -35,7 +35,7 @@ from senet.comparison.plan import Comparison
 from senet.comparison.variant import Variant, VariantSpec, default_variants, parse_variant
 from senet.console import plain_console, teller
 from senet.errors import SenetError
-from senet.training.model_initialization import BUILT, is_checkpoint
+from senet.training.model_initialization import SCRATCH, is_checkpoint
 from senet.training.paper_tables import TABLES, paper_table_named
 from senet.training.recipe import RunOptions
 
@@ -154,7 +154,7 @@ def _variants(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
     arms = _variant_specs(options)
     starts = [arm.placed(data) for arm in arms]
     # One recipe for all; where any begins with good weights, a gentle one.
-    recipe = jobs.chosen_recipe(options, next((start for start in starts if start.weights != BUILT), starts[0]))
+    recipe = jobs.chosen_recipe(options, next((start for start in starts if start.weights != SCRATCH), starts[0]))
     return tuple(
         Variant(name=arm.name, start=start, recipe=recipe, against=arms[0].name if number else "")
         for number, (arm, start) in enumerate(zip(arms, starts, strict=True))

@@ -14,7 +14,7 @@ from senet.data.augmentation import Augmentation
 from senet.errors import SenetError
 from senet.tasks import CLASSIFICATION, TASKS, task_named
 from senet.training.job import DataOptions, Job
-from senet.training.model_initialization import BUILT, ModelInitialization, is_checkpoint
+from senet.training.model_initialization import SCRATCH, ModelInitialization, is_checkpoint
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import RECIPES, fine_tuning, recipe_for, recipe_named
 
@@ -162,7 +162,7 @@ def chosen_recipe(options: argparse.Namespace, start: ModelInitialization) -> Re
         recipe = recipe_named(options.recipe)
     else:
         recipe = recipe_named(recipe_for(options.data, size))
-        recipe = recipe if start.weights == BUILT else fine_tuning(recipe)
+        recipe = recipe if start.weights == SCRATCH else fine_tuning(recipe)
     return overridden(recipe, options)
 
 

@@ -29,7 +29,7 @@ from senet.data.augmentation import Augmentation
 from senet.errors import CheckpointError, SenetError
 from senet.tasks import CLASSIFICATION, task_named
 from senet.training.job import Job, is_first_process
-from senet.training.model_initialization import BUILT, ModelInitialization
+from senet.training.model_initialization import SCRATCH, ModelInitialization
 from senet.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _show_plan(options: argparse.Namespace, start: ModelInitialization) -> int:
     _refuse_training_options(options, "--plan")
     data = shared.data_options(options).open() if options.data else None
     preprocessing = start.images(data)
-    bare = replace(start, weights=BUILT)  # the places don't hang on the weights: nothing is fetched
+    bare = replace(start, weights=SCRATCH)  # the places don't hang on the weights: nothing is fetched
     model = bare.build(data.classes if data else start.classes(), preprocessing).model
     report = planned(options, model, start, preprocessing)
     if options.json:
@@ -187,8 +187,8 @@ def _train(
     moment = f"fine-tuned, epoch {outcome.best['epoch']:.0f}"
     record["results"][moment] = measured(options, job.network, best.model, data, record["split"])
     _give(folder, record, options, seconds=outcome.seconds)
-    if outcome.broken:
-        teller(console)(outcome.broken)
+    if outcome.corrupt_images:
+        teller(console)(outcome.corrupt_images)
     return 0
 
 

@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> int:
     title = f"{job.network.model} on {job.source.data}, {last['epoch']:.0f} epochs in {outcome.seconds:.0f} s"
     head = ("", "epoch", "loss", *(score.title for score in metrics), "images/s", "checkpoint")
     print_table(head, rows, title=title)
-    if outcome.broken:
-        console.print(outcome.broken, soft_wrap=True)
+    if outcome.corrupt_images:
+        console.print(outcome.corrupt_images, soft_wrap=True)
     return 0
 
 

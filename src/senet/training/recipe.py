@@ -1,6 +1,6 @@
-"""A recipe says *what* a training is; how and where it runs (devices, precision, workers) is `RunOptions`'.
+"""The hyperparameters of a training (`Recipe`) and the options of its execution (`RunOptions`).
 
-This file imports no torch, so that the command line can show the options at once.
+This module imports no torch, so that the command line shows the options at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SCHEDULES = ("cosine", "step", "one-cycle", "constant")
 TRAINED = ("all", "attention")
 PRECISIONS = ("32", "bf16", "fp16")
 WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.05}
-"""Where a recipe was made for the other optimizer."""
+"""Weight decay for an optimizer other than the recipe's own."""
 
 UNITS = {"s": 1, "min": 60, "h": 3600}
 EVERY = re.compile(rf"(\d+)({'|'.join(UNITS)})?")
@@ -28,7 +28,7 @@ EVERY = re.compile(rf"(\d+)({'|'.join(UNITS)})?")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a training is. A recipe is another's `dataclasses.replace`.
+    """The hyperparameters of a training. Derive a recipe from another with `dataclasses.replace`.
 
     Attributes:
         epochs: Passes over the training images.
@@ -58,7 +58,18 @@ class Recipe:
         expects: What it should reach: metric, hardware, time; in words, for people.
 
     Raises:
-        SenetError: A value outside what is listed above.
+        SenetError: A value is out of range.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from senet.training import Recipe
+        >>> recipe = Recipe(epochs=90, batch_size=256, lr=0.1, schedule="step", step_epochs=(30, 60))
+        >>> recipe.for_epochs(45).step_epochs
+        (15, 30)
+        >>> recipe.for_batch_size(64).lr
+        0.025
+        >>> replace(recipe, mixup=0.2).mixup
+        0.2
     """
 
     epochs: int = 30
@@ -113,14 +124,14 @@ class Recipe:
             raise SenetError("schedule='step' needs step_epochs, e.g. (30, 60, 90)")
 
     def for_batch_size(self, batch_size: int) -> Recipe:
-        """This recipe at another batch size, its learning rate scaled in proportion (Goyal et al. 2017)."""
+        """Return this recipe for another batch size, with the learning rate scaled linearly (Goyal et al. 2017)."""
         return replace(self, batch_size=batch_size, lr=self.lr * batch_size / self.batch_size)
 
     def for_optimizer(self, optimizer: str) -> Recipe:
-        """This recipe with another optimizer, at a learning rate and weight decay that suit it.
+        """Return this recipe for another optimizer, with a suitable learning rate and weight decay.
 
-        AdamW's steps do not grow with the gradient, so that its learning rate is a hundredth of SGD's. Its decoupled
-        weight decay is larger (Loshchilov & Hutter 2019).
+        AdamW's steps do not grow with the gradient, so its learning rate is a hundredth of SGD's. Its decoupled weight
+        decay is larger (Loshchilov & Hutter 2019).
         """
         if optimizer == self.optimizer:
             return self
@@ -129,7 +140,7 @@ class Recipe:
         return replace(self, optimizer=optimizer, lr=self.lr * factor, weight_decay=decay)
 
     def for_epochs(self, epochs: int) -> Recipe:
-        """This recipe at another length, its warm-up and drops stretched with it."""
+        """Return this recipe for another number of epochs, with warm-up and drops scaled in proportion."""
         _require(epochs >= 1, "epochs", epochs, "at least 1")
         stretch = epochs / self.epochs
         return replace(
@@ -140,20 +151,20 @@ class Recipe:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `from_dict` reads it back."""
+        """Return a JSON-ready dictionary for `from_dict`."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["augmentation"] = {f.name: getattr(self.augmentation, f.name) for f in fields(Augmentation)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """Read what `to_dict` wrote."""
+        """Build a recipe from the result of `to_dict`."""
         plain = _with_tuples(values)
         return cls(**plain | {"augmentation": Augmentation(**_with_tuples(plain["augmentation"]))})
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no tuples, the fields no lists."""
+    """Replace JSON's lists by tuples."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
@@ -164,7 +175,7 @@ def _require(good: bool, name: str, value: object, what: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How and where a training runs; changes its speed and memory, not what it is.
+    """The options of a training's execution. They change its speed and memory, not its hyperparameters.
 
     Attributes:
         precision: `"32"`, `"bf16"` or `"fp16"` mixed precision.
@@ -181,6 +192,15 @@ class RunOptions:
         save_every: How often a state to resume from is saved within an epoch: `"300s"` or `"5min"` of time, or `"100"`
             steps; `"0"` saves after each epoch alone.
         keep_states: How many of these states are kept; with two, a damaged one has one before it.
+
+    Raises:
+        SenetError: A value is out of range.
+
+    Example:
+        >>> from senet.training import RunOptions
+        >>> options = RunOptions(precision="bf16", save_every="5min")
+        >>> options.save_seconds, options.save_steps
+        (300.0, 0)
     """
 
     precision: str = "32"
@@ -209,11 +229,11 @@ class RunOptions:
 
     @property
     def save_steps(self) -> int:
-        """Steps between two states; 0 where time decides, or nothing."""
+        """Steps between two states; 0 if states are saved by time or not at all within epochs."""
         return int(self.save_every) if self.save_every.isdigit() else 0
 
     @property
     def save_seconds(self) -> float:
-        """Seconds between two states; 0 where steps decide, or nothing."""
+        """Seconds between two states; 0 if states are saved by steps or not at all within epochs."""
         number, block = EVERY.fullmatch(self.save_every).groups()  # type: ignore[union-attr]
         return float(number) * UNITS[block] if block else 0.0
