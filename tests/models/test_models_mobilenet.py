@@ -77,7 +77,9 @@ def _insertion_points(peer: nn.Module) -> list[nn.Module]:
     return [m for path, m in peer.named_modules() if ".unit" in path and path.count(".") == 2]
 
 
-@pytest.mark.parametrize(("name", "size"), [("mobilenet_v1", ODD), ("mobilenet_v1_025", (224, 224))])
+@pytest.mark.parametrize(
+    ("name", "size"), [pytest.param("mobilenet_v1", ODD, marks=pytest.mark.slow), ("mobilenet_v1_025", (224, 224))]
+)
 def test_pytorchcv(name: str, size: tuple[int, int], record_property: Callable[..., None]) -> None:
     peer = pytorchcv_model(PEERS[name], any_size=size != (224, 224))
     assert_equal(on_meta(name), peer, PYTORCHCV_MOBILENET.translate, size, record_property)
@@ -92,6 +94,7 @@ def test_pytorchcv_with_se_after_each_unit(
     assert_equal(ours, peer, PYTORCHCV_MOBILENET.translate, size, record_property, sites, double=size == ODD)
 
 
+@pytest.mark.slow
 def test_timm_with_the_papers_activation(record_property: Callable[..., None]) -> None:
     assert_equal(on_meta("mobilenet_v1"), _timm("relu"), TIMM_MOBILENET.translate, ODD, record_property)
 
