@@ -125,7 +125,10 @@ def kinds(report: Report) -> dict[str, int]:
     return dict(Counter(site.kind for site in report.inserted))
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "torchvision:resnext50_32x4d")) for name in CLASSIFIERS],
+)
 def test_a_family_gets_attention_and_keeps_its_function(name: str) -> None:
     expected, size = CLASSIFIERS[name]
     report = check(build(name), torch.randn(2, 3, size, size))
@@ -204,7 +207,7 @@ def test_a_detector_gets_it_in_its_backbone() -> None:
     assert len(retrofit(detector().backbone.body).inserted) == 16
 
 
-@pytest.mark.parametrize("name", ["deeplabv3_resnet50", "fcn_resnet50"])
+@pytest.mark.parametrize("name", ["deeplabv3_resnet50", pytest.param("fcn_resnet50", marks=pytest.mark.slow)])
 def test_a_segmentation_network(name: str) -> None:
     model = torchvision.models.get_model(name, weights=None, weights_backbone=None)
     report = check(model, torch.randn(2, 3, 32, 32))
