@@ -195,16 +195,16 @@ BLOCKS = {"se_inception_v3": 11, "se_inception_resnet_v2": 43}
 CASES = [
     Case("inception_v3", _timm),
     Case("inception_v3", _torchvision, WHOLE),
-    Case("inception_resnet_v2", _timm, WHOLE),
     Case("se_inception_v3", _torchvision),
     Case("se_inception_resnet_v2", _timm),
 ]
 AGAIN = [
     Case("inception_v3", _torchvision),
     Case("inception_resnet_v2", _timm),
+    Case("inception_resnet_v2", _timm, WHOLE),
     Case("se_inception_v3", _timm),
 ]
-"""The same networks with the other size or the other peer."""
+"""The same networks with another size or the other peer, or without attention."""
 
 
 @pytest.mark.parametrize("case", [*CASES, *(pytest.param(c, marks=pytest.mark.slow) for c in AGAIN)], ids=str)

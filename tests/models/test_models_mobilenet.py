@@ -192,7 +192,7 @@ def test_smallest_image() -> None:
     assert model(torch.empty(2, 3, 33, 17, device="meta")).shape == (2, 1000)
 
 
-@pytest.mark.parametrize("activation", ["relu", "relu6"])
+@pytest.mark.parametrize("activation", ["relu", pytest.param("relu6", marks=pytest.mark.slow)])
 def test_copies_classifier_export_and_checkpointing(activation: str) -> None:
     images = pictures(4, (21, 18), channels=1)
     model = randomise(on_meta("se_mobilenet_v1", in_channels=1, activation=activation, **TINY), images)

@@ -79,8 +79,16 @@ def resnet() -> nn.Module:
 # What is kept
 
 
-@pytest.mark.parametrize("ndim", [1, 2, 3])
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("ndim", "training"),
+    [
+        (1, False),
+        (2, False),
+        (2, True),
+        (3, True),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, True), (3, False))),
+    ],
+)
 @pytest.mark.parametrize("kind", sorted(set(ATTENTIONS) - {"sk"}))
 def test_output_stays_bit_for_bit_and_gates_learn(kind: str, training: bool, ndim: int) -> None:
     model = Net(ndim=ndim).train(training)
@@ -129,7 +137,7 @@ def test_any_width_size_and_option_keeps_the_function(
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["resnet18", "cifar_resnet20", "cifar_preresnet20", "vgg11", "mobilenet_v1_025"])
 def test_own_networks_stay_bit_for_bit_on_the_kernel(name: str, training: bool) -> None:
-    model = randomise(senet.create_model(name)).train(training)
+    model = randomise(senet.create_model(name, **{"hidden": 64} if name == "vgg11" else {})).train(training)
     twin = copy.deepcopy(model)
     x = image(side=64)
     senet.retrofit(model)
@@ -192,7 +200,7 @@ def test_second_call_changes_nothing(resnet: nn.Module) -> None:
     assert not report.inserted
     assert {skipped.reason for skipped in report.skipped} == {"carries attention already"}
     assert list(resnet.state_dict()) == keys
-    vgg = torchvision.models.vgg11_bn()
+    vgg = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"], batch_norm=True)
     assert senet.retrofit(vgg, example_inputs=image(side=64)).inserted
     assert not senet.retrofit(vgg, example_inputs=image(side=64)).inserted
 
@@ -223,7 +231,7 @@ def test_every_placement(placement: str) -> None:
     else:
         end = {"standard": "bn2", "post": "", "pre": "conv1", "conv3x3": "bn2"}[placement]
         side = "input" if placement == "pre" else "output"
-        assert paths == {f"blocks.{i}.{end}".rstrip("."): side for i in range(3)}
+        assert paths == {f"units.{i}.{end}".rstrip("."): side for i in range(3)}
     # What is rescaled is what the placement says: a gate of zero there has that effect and no other.
     for layer in layers(model):
         nn.init.constant_(layer.fc2.bias, -100.0)
