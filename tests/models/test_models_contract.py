@@ -47,14 +47,6 @@ SMALLEST = _smallest()
 FAMILIES = {type(MODELS[n]): n for n in sorted(SMALLEST, key=lambda n: (-_weight(MODELS[n]), n)) if n.startswith("se_")}
 
 
-def _some(chosen: set[str], *, limit: int = LARGE) -> list[Any]:
-    """All names; those that aren't chosen, or are large, marked slow."""
-    return [
-        name if name in chosen and _weight(MODELS[name]) < limit else pytest.param(name, marks=pytest.mark.slow)
-        for name in NAMES
-    ]
-
-
 def _shallow(name: str) -> dict[str, Any]:
     """Options that leave two blocks a stage at most, and small hidden layers: the structure stays."""
     spec = MODELS[name]
@@ -79,14 +71,10 @@ def _cases(chosen: set[str], *, limit: int = LARGE) -> list[Any]:
     ]
 
 
-def _name(case: Any) -> str:
-    return case if isinstance(case, str) else case.values[0]
-
-
 ATTENDED = {name for name in SMALLEST if MODELS[name].attention is not None} | {"cifar_resnet20"}
 """What computes: a plain network is its twin less one module (looked at below), so one of them will do."""
 
-EACH_KIND = _some(SMALLEST, limit=sys.maxsize)
+EACH_KIND = _cases(SMALLEST, limit=sys.maxsize)
 """What hangs neither on depth nor on width."""
 
 
@@ -108,16 +96,16 @@ def _image(spec: ModelSpec, count: int = 2, channels: int = 3, side: int | None 
 # Shapes.
 
 
-@pytest.mark.parametrize("name", EACH_KIND)
-def test_it_builds_and_runs_on_the_meta_device(name: str) -> None:
-    model = _meta(name)
+@pytest.mark.parametrize(("name", "options"), EACH_KIND)
+def test_it_builds_and_runs_on_the_meta_device(name: str, options: dict[str, Any]) -> None:
+    model = _meta(name, **options)
     assert isinstance(model, ConvNet)
     assert model.spec.name == name
     assert model(_image(model.spec)).shape == (2, model.spec.num_classes)
     assert all(tensor.is_meta for tensor in model.state_dict().values())
 
 
-@pytest.mark.parametrize(("name", "options"), _cases(SMALLEST, limit=sys.maxsize))
+@pytest.mark.parametrize(("name", "options"), EACH_KIND)
 def test_other_image_channels_and_classes(name: str, options: dict[str, Any]) -> None:
     model = senet.create_model(name, device="meta", in_channels=1, num_classes=0, **options).eval()
     image = _image(model.spec, channels=1)
@@ -134,9 +122,9 @@ def test_other_image_channels_and_classes(name: str, options: dict[str, Any]) ->
     assert model(image).shape == pooled.shape
 
 
-@pytest.mark.parametrize("name", EACH_KIND)
-def test_maps_are_known_before_running(name: str) -> None:
-    model = _meta(name)
+@pytest.mark.parametrize(("name", "options"), EACH_KIND)
+def test_maps_are_known_before_running(name: str, options: dict[str, Any]) -> None:
+    model = _meta(name, **options)
     backbone = Backbone(model)
     side = 256
     maps = backbone(_image(model.spec, side=side))
@@ -158,9 +146,9 @@ PLAIN = [name for name in NAMES if MODELS[name].attention is None]
 TWINS = {name.removeprefix("se_") for name in FAMILIES.values()}
 
 
-@pytest.mark.parametrize("name", [case for case in EACH_KIND if _name(case) in PLAIN])
-def test_every_plain_network_has_its_twin(name: str) -> None:
-    plain_keys, attended_keys = _meta(name).state_dict().keys(), _meta(f"se_{name}").state_dict().keys()
+@pytest.mark.parametrize(("name", "options"), [case for case in EACH_KIND if case.values[0] in PLAIN])
+def test_every_plain_network_has_its_twin(name: str, options: dict[str, Any]) -> None:
+    plain_keys, attended_keys = (_meta(n, **options).state_dict().keys() for n in (name, f"se_{name}"))
     assert plain_keys < attended_keys
     assert all(".se." in key for key in attended_keys - plain_keys)
 
@@ -295,7 +283,7 @@ def test_export_equals_eager(name: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "options"), [case for case in _cases(TWINS) if _name(case) in PLAIN])
+@pytest.mark.parametrize(("name", "options"), [case for case in _cases(TWINS) if case.values[0] in PLAIN])
 def test_a_dilated_map_is_the_map_and_what_lies_between(name: str, options: dict[str, Any]) -> None:
     """Without attention (its mean would be over other pixels): every s-th pixel is what it was.
 
