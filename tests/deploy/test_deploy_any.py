@@ -123,7 +123,7 @@ LAYERS = {
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
-@pytest.mark.parametrize("ndim", CONVS)
+@pytest.mark.parametrize("ndim", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
 @pytest.mark.parametrize("spec", LAYERS.values(), ids=LAYERS.keys())
 def test_every_layer_in_every_dimension(spec: Any, ndim: int) -> None:
     model = randomise(nn.Sequential(CONVS[ndim](3, 16, 3), spec.build(16, ndim=ndim))).eval()
