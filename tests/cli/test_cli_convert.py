@@ -29,7 +29,7 @@ def test_a_checkpoint_that_the_other_verbs_use(senet, theirs: Path) -> None:
     (theirs / "names.txt").write_text("\n".join("abcdefghij"))
     out = theirs / "out.safetensors"
     code, told, _ = senet("convert", theirs / "plain.pth", "--model", "cifar_resnet20", "--out", out,
-                          "--classes", theirs / "names.txt")  # fmt: skip
+                          "--class-names", theirs / "names.txt")  # fmt: skip
     assert code == 0
     assert "(cifar, 117 tensors)" in told or "(cifar," in told
     loaded = load_model(out)
@@ -179,7 +179,7 @@ def test_our_own_checkpoint_says_itself_what_it_is_of(senet, refused, theirs: Pa
     (theirs / "three.txt").write_text("a\nb\nc\n")
     ours, again = theirs / "ours.safetensors", theirs / "again.safetensors"
     code, _, err = senet("convert", theirs / "small.pth", *RESNET20, "--out", ours, "--model-kwargs", "depth=1",
-                         "--classes", theirs / "three.txt", "--channel-order", "L", "--mean", 0.5,
+                         "--class-names", theirs / "three.txt", "--channel-order", "L", "--mean", 0.5,
                          "--std", 0.5)  # fmt: skip
     assert code == 0, err
     assert senet("convert", ours, *RESNET20, "--out", again, "--to", "cifar")[0] == 0
@@ -222,12 +222,14 @@ def test_refusals(refused, theirs: Path) -> None:
     assert "no such file" in refused("convert", theirs / "absent.pth", *NETWORK, "--out", out)
     (theirs / "three.txt").write_text("a\nb\nc\n")
     message = refused("convert", plain, "--model", "cifar_resnet20", "--num-classes", 10, "--out", out,
-                      "--classes", theirs / "three.txt")  # fmt: skip
-    assert "has 3 names, the network 10 outputs" in message
+                      "--class-names", theirs / "three.txt")  # fmt: skip
+    assert "3 names, and the network has 10 outputs" in message
     (theirs / "twice.txt").write_text("a\nb\na\n")
-    message = refused("convert", plain, "--model", "cifar_resnet20", "--out", out, "--classes", theirs / "twice.txt")
-    assert "duplicate key 'a'" in message
+    message = refused(
+        "convert", plain, "--model", "cifar_resnet20", "--out", out, "--class-names", theirs / "twice.txt"
+    )
+    assert "'a' is there twice" in message
     assert "checkpoint num_classes=10, model num_classes=3" in refused(
-        "convert", plain, "--model", "cifar_resnet20", "--out", out, "--classes", theirs / "three.txt"
+        "convert", plain, "--model", "cifar_resnet20", "--out", out, "--class-names", theirs / "three.txt"
     )
     assert not out.exists()

@@ -15,7 +15,7 @@ from cli_options import QUICK
     ("arguments", "says"),
     [
         (["--model", "se_resnet50"], "--data is missing"),
-        (["--data", "digits"], "--model is missing"),
+        (["--data", "digits"], "the network is missing"),
         (["--data", "digits", "--model", "se_resnet5"], "'se_resnet50'"),
         (["--data", "didgits", "--model", "se_resnet50"], "'digits'"),
         (["--data", "folder:/nowhere/at/all", "--model", "se_resnet50"], "/nowhere/at/all"),

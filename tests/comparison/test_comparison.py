@@ -106,7 +106,7 @@ def test_finished_runs_stay_and_more_seeds_are_added(done, seen, capsys):
     assert {seed for seed, *_ in seen} == {2}
     assert result(done)["variants"]["se"]["metric_percent"]["count"] == 3
     assert compare(*arguments, "--seeds", 2, "--lr", "0.01") == 2
-    assert "was begun with recipe.lr = 0.05, now it is 0.01; choose another --out" in capsys.readouterr().err
+    assert "was started with recipe.lr=0.05, not 0.01; choose another --out" in capsys.readouterr().err
     assert compare("--resume", done, "--timing-seconds", 0) == 0
 
 
@@ -210,7 +210,7 @@ def test_the_run_of_a_process_that_died_is_taken_over(tmp_path):
     first.finish(-signal.SIGKILL)
     second.go_on()
     said = second.finish()
-    assert said.index("training se, seed 0") < said.index("going on with plain, seed 0")
+    assert said.index("training se, seed 0") < said.index("resuming plain, seed 0")
     assert result(out)["finished_runs"] == 2
 
 
@@ -254,7 +254,7 @@ def test_a_run_without_a_state_knows_the_weights_that_it_began_with(processes, t
     calls: list[list[str]] = []
     monkeypatch.setattr("senet.comparison.running.subprocess.run", killed)
     monkeypatch.setattr("senet.comparison.running._several_devices", lambda _: True)
-    command = [*QUICK, "--init", begun, "--seeds", "1", "--timing-seconds", "0", "--out", out]
+    command = [*QUICK, "--checkpoint", begun, "--seeds", "1", "--timing-seconds", "0", "--out", out]
     assert compare(*command) == 2
     run = Path(calls[0][-1])
     job = json.loads((run / "run.json").read_text())
@@ -281,19 +281,19 @@ def test_on_two_devices_each_training_has_its_own_processes(tmp_path):
     ("arguments", "said"),
     [
         (["--variant", "a=cifar_resnet20"], "nothing to be compared with"),
-        (["--variant", "a=cifar_resnet20", "--variant", "a=cifar_resnet20"], "two variants are called 'a'"),
-        (["--variant", "a=cifar_resnet20", "--variant", "b/c=cifar_resnet20"], "a name is made of letters"),
+        (["--variant", "a=cifar_resnet20", "--variant", "a=cifar_resnet20"], "two variants have the name 'a'"),
+        (["--variant", "a=cifar_resnet20", "--variant", "b/c=cifar_resnet20"], "a name has letters"),
         (["--variant", "a=cifar_resnet20", "--variant", "b=cifar_resnet20", "deep=3"], "unknown option"),
         (["--variant", "a=cifar_resnet20", "--variant", "b=cifar_resnet20", "depth"], "not of the form KEY=VALUE"),
-        (["--variant", "cifar_resnet20", "--variant", "b=cifar_resnet20"], "write NAME=MODEL"),
+        (["--variant", "cifar_resnet20", "--variant", "b=cifar_resnet20"], "use NAME=NETWORK"),
         (["--variant", "a=cifar_resnet20", "--model", "cifar_resnet20"], "--model says what one network is"),
         (["--variant", "a=cifar_resnet20", "--variant", "b=cifar_resnet20", "where=x"], "retrofit="),
         (["--model", "se_cifar_resnet20", "--attention", "none"], "leaves nothing to compare"),
         (["--model", "se_cifar_resnet20", "--seeds", "0"], "--seeds 0 must be at least 1"),
-        (["--model", "se_cifar_resnet20", "--test-sizes", "big"], "write whole numbers"),
+        (["--model", "se_cifar_resnet20", "--test-sizes", "big"], "use whole numbers"),
         (["--model", "se_cifar_resnet20", "--only", "r2"], "--only chooses rows of a table"),
         (["--recipe", "table10", "--attention", "eca"], "what is compared is what table10 says"),
-        (["--recipe", "table7"], "table7 is about detection; digits is for classification"),
+        (["--recipe", "table7"], "table7 is for detection; digits is for classification"),
         (["--resume", "nowhere"], "contains no comparison"),
     ],
 )  # fmt: skip

@@ -61,7 +61,7 @@ def test_what_cannot_be_read_is_listed_once(tmp_path: Path) -> None:
     told: list[str] = []
     report_data(data, CIFAR, told.append)
     (line,) = told
-    assert line.startswith("6 files left out (not of a format that is read): ")
+    assert line.startswith("6 files left out (unsupported format): ")
     assert line.endswith("photo.heic and 3 more")
 
 

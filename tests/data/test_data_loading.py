@@ -159,7 +159,7 @@ def test_nothing_readable_at_all_ends(tmp_path):
 
 
 def test_unknown_policy():
-    with pytest.raises(ValueError, match="'skip' or 'refuse'"):
+    with pytest.raises(ValueError, match="'skip' or 'raise'"):
         dataset(corrupt="ignore")
 
 

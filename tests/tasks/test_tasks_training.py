@@ -71,7 +71,7 @@ def test_train_resume_evaluate_predict(
     one, other = (load_file(folder / "last.safetensors") for folder in (whole, parts))
     assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
     said = capsys.readouterr()
-    first = task_named(task).scores[0]
+    first = task_named(task).metrics[0]
     assert first.title in said.out
     assert f"{first.title} " in said.err
 
@@ -80,7 +80,7 @@ def test_train_resume_evaluate_predict(
     arguments = ["evaluate", "--checkpoint", str(whole / "last.safetensors"), "--workers", "0", "--split", "val"]
     kind = {"detection": "voc", "segmentation": "masks"}[task]
     assert main([*arguments, "--data", f"{kind}:{data}", "--json"]) == 0
-    scores = json.loads(capsys.readouterr().out)["scores"]
+    scores = json.loads(capsys.readouterr().out)["metrics"]
     for key, value in scores.items():
         assert value == pytest.approx(float(table(whole)[-1][f"val_{key}"]), abs=1e-6), "as in training"
 
@@ -121,9 +121,9 @@ def test_train_resume_evaluate_predict(
 def test_a_classifiers_checkpoint_becomes_the_backbone(voc: Path, tmp_path: Path) -> None:
     run = tmp_path / "digits"
     assert main(["train", "--data", "digits", *SMALL, "--size", "32", "--epochs", "1", "--out", str(run)]) == 0
-    begun = ["train", "--task", "detection", "--data", f"voc:{voc}", "--init", str(run), "--head", "fcos:channels=64",
-             "--size", "64", "--epochs", "1", "--batch-size", "2", "--workers", "0", "--lr", "1e-9", "--freeze-stages",
-             "2", "--freeze-bn"]  # fmt: skip
+    begun = ["train", "--task", "detection", "--data", f"voc:{voc}", "--checkpoint", str(run), "--head",
+             "fcos:channels=64", "--size", "64", "--epochs", "1", "--batch-size", "2", "--workers", "0", "--lr", "1e-9",
+             "--freeze-stages", "2", "--freeze-bn"]  # fmt: skip
     assert main([*begun, "--out", str(tmp_path / "cells")]) == 0
     there, here = load_file(run / "best.safetensors"), load_file(tmp_path / "cells" / "last.safetensors")
     body = {key.removeprefix("backbone.body."): tensor for key, tensor in here.items() if ".body." in key}
@@ -133,10 +133,20 @@ def test_a_classifiers_checkpoint_becomes_the_backbone(voc: Path, tmp_path: Path
         if key.startswith(("stem", "stages.2.")) or "running" in key:
             assert torch.equal(tensor, there[key]), f"{key} is frozen"
     # Gone on with for detection, the head comes along; a detector is no classifier.
-    again = ["train", "--data", f"voc:{voc}", "--init", str(tmp_path / "cells"), "--size", "64", "--epochs", "1",
+    again = ["train", "--data", f"voc:{voc}", "--checkpoint", str(tmp_path / "cells"), "--size", "64", "--epochs", "1",
              "--batch-size", "2", "--workers", "0", "--out", str(tmp_path / "more")]  # fmt: skip
     assert main(again) == 0
-    wrong = ["train", "--task", "classification", "--data", "digits", "--init", str(tmp_path / "cells"), "--out", "x"]
+    wrong = [
+        "train",
+        "--task",
+        "classification",
+        "--data",
+        "digits",
+        "--checkpoint",
+        str(tmp_path / "cells"),
+        "--out",
+        "x",
+    ]
     assert main(wrong) == 2
 
 
@@ -287,6 +297,6 @@ def test_two_processes_measure_what_one_does(task: str, data: Path, tmp_path: Pa
     kind = {"detection": "voc", "segmentation": "masks"}[task]
     alone = [sys.executable, "-m", "senet", "evaluate", "--checkpoint", str(tmp_path / "run" / "last.safetensors"),
              "--data", f"{kind}:{data}", "--split", "val", "--json", "--workers", "0"]  # fmt: skip
-    scores = json.loads(subprocess.run(alone, capture_output=True, text=True, check=True).stdout)["scores"]
+    scores = json.loads(subprocess.run(alone, capture_output=True, text=True, check=True).stdout)["metrics"]
     for key, value in scores.items():
         assert value == pytest.approx(float(table(tmp_path / "run")[-1][f"val_{key}"]), abs=1e-5)

@@ -43,7 +43,7 @@ def run(
     network = Network(model, "cifar_resnet20", options, preprocessing)
     how = how or RunOptions(workers=0)
     console = Console(file=io.StringIO(), width=200)
-    state = run_status(folder, epochs=recipe.epochs, score="top1").state if resume else None
+    state = run_status(folder, epochs=recipe.epochs, metric="top1").state if resume else None
     return fit(network, data, recipe, folder, run=how, state=state, console=console), folder
 
 

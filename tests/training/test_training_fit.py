@@ -165,7 +165,7 @@ def test_it_names_frozen_norms_where_they_are_what_bounds_nothing(frozen):
 def test_more_classes_than_outputs_is_refused_before_training(few_digits, tmp_path):
     model = create_model("cifar_resnet20", in_channels=1, num_classes=3)
     network = Network(model, "cifar_resnet20", {}, few_digits.default_preprocessing)
-    with pytest.raises(SenetError, match=r"gives \(1, 3\) for one image; the data has 10 classes"):
+    with pytest.raises(SenetError, match=r"returns \(1, 3\) for one image instead of \(1, 10\)"):
         fit(network, few_digits, Recipe(epochs=1), tmp_path, run=RunOptions(workers=0))
     assert not list(tmp_path.iterdir())
 

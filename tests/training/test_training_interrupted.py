@@ -75,8 +75,8 @@ def tuned(tmp_path_factory, weights) -> Path:
 
 
 def tuning(weights: Path) -> list[object]:
-    return ["train", "--data", "digits", "--limit", "100", "--init", weights, "--epochs", "2", "--batch-size", "32",
-            "--workers", "0", "--save-every", "0"]  # fmt: skip
+    return ["train", "--data", "digits", "--limit", "100", "--checkpoint", weights, "--epochs", "2",
+            "--batch-size", "32", "--workers", "0", "--save-every", "0"]  # fmt: skip
 
 
 FILES = 2 * (1 + 6 + 1 + 6 + 1)

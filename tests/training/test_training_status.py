@@ -171,7 +171,7 @@ def test_every_option_is_either_fixed_or_may_change():
     """A new option of `senet train` is refused by a resumed run until somebody decides that it can take it."""
     from senet.cli import jobs, make_parser
 
-    parsed = make_parser().parse_args(["train", "--resume", "run"])
+    parsed = make_parser()[0].parse_args(["train", "--resume", "run"])
     given = {name for name, value in vars(parsed).items() if value is not None}
     assert given <= jobs.MAY_CHANGE, "an option that isn't given must be None, or a resumed run refuses it"
 
@@ -194,7 +194,7 @@ def test_an_epoch_without_finite_numbers_is_never_the_best(table, best, tmp_path
     row = best_row(found, "top1")
     assert row is (None if best is None else found[best])
     if best is None:
-        with pytest.raises(SenetError, match=r"no epoch has a finite validation score.*last.safetensors"):
+        with pytest.raises(SenetError, match=r"no epoch has a finite validation metric.*last.safetensors"):
             outcome_of(found, "top1", folder=tmp_path)
 
 

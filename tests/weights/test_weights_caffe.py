@@ -151,7 +151,7 @@ BROKEN = {
     "no matrix": (layer("i", "InnerProduct", [blob(WEIGHT[0, :, 0, 0])]), "matrix of shape"),
     "shape lies": (layer("c", "Convolution", [field(7, field(1, varint(2**62))) + field(5, b"\0" * 8)]), "2 values"),
     "empty blob": (layer("c", "Convolution", [field(7, field(1, varint(0)))]), "0 values"),
-    "odd bytes": (layer("c", "Convolution", [field(5, b"\0" * 7)]), "no whole number"),
+    "odd bytes": (layer("c", "Convolution", [field(5, b"\0" * 7)]), "not a whole number"),
     "endless number": (b"\xff" * 12, "ten bytes"),
 }  # fmt: skip
 

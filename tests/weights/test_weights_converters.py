@@ -205,7 +205,7 @@ def test_every_key_has_its_place(case: Case) -> None:
     ours = senet.create_model(case.ours, device="meta", **case.options)
     report = load_weights(ours, peer.state_dict())
     assert report.layout == case.layout
-    assert report.fresh == ()
+    assert report.newly_initialized == ()
     if case.back:
         peer.load_state_dict(to_layout(ours, case.back), strict=True, assign=True)
 

@@ -327,13 +327,13 @@ def test_transfer_leaves_the_head_and_adapts_the_first_convolution() -> None:
     head = grey.head.fc.weight.clone()
     with pytest.warns(UserWarning, match=r"head.fc.weight, head.fc.bias: newly initialized"):
         report = load_weights(grey, tensors, transfer=True)
-    assert report.fresh == ("head.fc.weight", "head.fc.bias")
+    assert report.newly_initialized == ("head.fc.weight", "head.fc.bias")
     assert torch.equal(grey.head.fc.weight, head)
     weight = tensors["conv1.weight"]
     assert torch.equal(grey.stem[0].weight, weight.sum(1, keepdim=True))
-    assert load_weights(many, tensors, transfer=True).fresh == ()
+    assert load_weights(many, tensors, transfer=True).newly_initialized == ()
     assert torch.allclose(many.stem[0].weight, weight[:, [0, 1, 2, 0, 1]] * 3 / 5)
-    assert load_weights(bare, tensors, transfer=True).fresh == ()
+    assert load_weights(bare, tensors, transfer=True).newly_initialized == ()
 
 
 def test_reading_gives_plain_names(tmp_path: Path) -> None:

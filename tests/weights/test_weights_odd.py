@@ -435,7 +435,7 @@ def test_paths_may_be_texts(written: Path) -> None:
 
 def test_what_is_no_source_is_told() -> None:
     for source in (5, None, [("a", torch.ones(1))]):
-        with pytest.raises(SenetError, match="a file's path or a state dict"):
+        with pytest.raises(SenetError, match="a path or a state dict"):
             load_weights(network(), source)
     with pytest.raises(SenetError, match=r"takes a network \(an nn\.Module\), got dict"):
         load_weights({}, {})

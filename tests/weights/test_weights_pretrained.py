@@ -115,7 +115,7 @@ def test_a_cached_file_must_have_the_hash_that_names_it(tmp_path: Path, seresnet
     card = find_card("se_resnet50_v1_5", "ra2_in1k")
     assert fetch(card, cache=tmp_path) == link
     link.resolve().write_bytes(seresnet50[:-1])
-    with pytest.raises(CheckpointError, match="truncated or altered; delete it and fetch"):
+    with pytest.raises(CheckpointError, match="truncated or altered; delete it and download"):
         fetch(card, cache=tmp_path)
 
 

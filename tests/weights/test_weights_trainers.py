@@ -322,7 +322,7 @@ def test_a_file_without_a_classifier(networks: tuple[nn.Module, nn.Module]) -> N
         load_weights(ours(), before("encoder.", body))
     with pytest.warns(UserWarning, match="has no classifier"):
         report = load_weights(ours(), before("encoder.", body), transfer=True)
-    assert report.fresh == ("head.fc.weight", "head.fc.bias")
+    assert report.newly_initialized == ("head.fc.weight", "head.fc.bias")
     two = {"head.0.weight": torch.ones(5, 512), "head.2.weight": torch.ones(5, 512)}
     with pytest.raises(CheckpointError, match="has no classifier"):
         load_weights(ours(), {**before("encoder.", body), **two})
@@ -440,9 +440,9 @@ def _program(path: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "a whole network": (lambda path: torch.save(theirs(0), path), r"ResNet, .*save torch\.save\(model\.state_dict\(\)"),
+    "a whole network": (lambda path: torch.save(theirs(0), path), r"ResNet, .*use torch\.save\(model\.state_dict\(\)"),
     "a network in a wrapper": (lambda path: torch.save({"ema": theirs(0)}, path), r"model\.state_dict\(\)"),
-    "a function": (lambda path: torch.save({"f": os.path.join}, path), r"holds posixpath\.join, .*model\.state_dict"),
+    "a function": (lambda path: torch.save({"f": os.path.join}, path), r"contains posixpath\.join, .*model\.state_dict"),
     "a class of the user's": (lambda path: torch.save({"c": Colour.RED}, path), r"Colour, .*model\.state_dict\(\)"),
     "TorchScript": (_program, r"torch\.jit\.load\(FILE\)\.state_dict\(\)"),
     "a list": (lambda path: torch.save([torch.ones(1)], path), r"contains a list, .*model\.state_dict\(\)"),

@@ -104,7 +104,7 @@ def _writer(
     if task != "detection":
         return partial(write_masks, places, loaded=loaded)
     entries, categories = _numbers(options, loaded, paths)
-    least = SURE if options.score_threshold is None else options.score
+    least = SURE if options.score_threshold is None else options.score_threshold
     return partial(
         write_boxes, places, loaded=loaded, folder=options.out, entries=entries, categories=categories, least=least
     )
@@ -124,13 +124,13 @@ def _check(options: argparse.Namespace, task: str) -> None:
     if options.out is None:
         raise SenetError(f"--out DIR is missing: where the pictures of this {task} network go")
     if options.topk is not None or options.json:
-        raise SenetError(f"--{'json' if options.json else 'top'} is for classifiers; boxes and masks go into --out")
+        raise SenetError(f"--{'json' if options.json else 'topk'} is for classifiers; boxes and masks go into --out")
     if options.workers is not None:
         raise SenetError(f"--workers {options.workers} has no effect on a {task} network")
     if task != "detection":
         for name in ("score_threshold", "annotations"):
             if getattr(options, name) is not None:
-                raise SenetError(f"--{name} is for detectors: each pixel of a mask has one class")
+                raise SenetError(f"--{name.replace('_', '-')} is for detectors: each pixel of a mask has one class")
     if options.out.is_file():
         raise SenetError(f"--out {options.out} is a file; boxes and masks go into a folder")
 

@@ -1,8 +1,11 @@
-"""Say what this machine can do, and look through a data set before training does.
+"""Check this machine and a data set before a training.
 
-  senet doctor --data folder:PATH
+The exit code is 1 if the data has an issue that would disturb a training.
 
-The exit code is 1 if something was found that a training would trip over.
+Examples:
+  senet doctor
+  senet doctor folder:PATH
+  senet doctor --data coco:PATH --json
 """
 
 from __future__ import annotations
@@ -17,22 +20,27 @@ from typing import Any
 
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_table
+from senet.cli.parser import add_subject
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["USAGE", "add_arguments", "run"]
+
+USAGE = """senet doctor [DATA] [--workers N] [--json] [options, see below]"""
 
 LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "safetensors", "timm")
 SHOWN = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This verb's options."""
-    shared.add_data_options(parser, required=False)
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode images")
-    parser.add_argument("--json", action="store_true", help="print it as JSON, all of it")
+    """Add the options of this command."""
+    group = parser.add_argument_group("data")
+    add_subject(group, "data", required=False, help=f"{shared.DATA} (default: only the machine is checked)")
+    shared.add_split_options(group)
+    shared.add_workers_option(parser)
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look and tell."""
+    """Check and report."""
     machine = _machine()
     if options.data is None:
         if options.json:

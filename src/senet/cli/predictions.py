@@ -61,7 +61,7 @@ def write_boxes(
                 continue
             assert seen.image is not None
             images.append({**entry, "width": seen.image.width, "height": seen.image.height})
-            _save(draw_boxes(seen.image, seen.answer, loaded.classes, least=least), place, ".boxes.jpg")
+            _save(draw_boxes(seen.image, seen.answer, loaded.classes, score_threshold=least), place, ".boxes.jpg")
             for row in coco_results(seen.answer, entry["id"], categories):
                 file.write(f"{separator}\n{dump(row, indent=None).rstrip()}")
                 separator = ","

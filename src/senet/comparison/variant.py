@@ -107,11 +107,11 @@ class _Words:
 def parse_variant(
     words: Sequence[str], size: tuple[int, int] | None, *, pretrained: bool | None = None, task: str | None = None
 ) -> VariantSpec:
-    """Parse one `--variant NAME=MODEL [KEY=VALUE ...]`.
+    """Parse one `--variant NAME=NETWORK [KEY=VALUE ...]`.
 
-    MODEL is a value of `senet train --model`, or a checkpoint. Keys are `attention`, `placement`, `stages`, any model
-    option, `pretrained=true`, and `retrofit=SPEC`. The last one inserts attention by surgery at the insertion points of
-    `placement`, `stages` and `where`.
+    NETWORK is a value of `senet train --model`, or the path of a checkpoint. Keys are `attention`, `placement`,
+    `stages`, any model option, `pretrained=true`, and `retrofit=SPEC`. The last one inserts attention by surgery at the
+    insertion points of `placement`, `stages` and `where`.
 
     Args:
         words: The words, as split by the shell.
@@ -125,7 +125,7 @@ def parse_variant(
     text = " ".join(words)
     name, given, model = words[0].partition("=")
     if not (given and model):
-        raise SenetError(f"--variant {text}: use NAME=MODEL [KEY=VALUE ...], such as se=resnet50 attention=se")
+        raise SenetError(f"--variant {text}: use NAME=NETWORK [KEY=VALUE ...], such as se=resnet50 attention=se")
     keys = _Words(text)
     for word in words[1:]:
         keys.add(word)

@@ -66,7 +66,7 @@ __all__ = [
     "write_shards",
 ]
 
-HOMES = {
+MODULES = {
     "augmentation": ("Augmentation",),
     "dataset": ("Batch", "ImageDataset"),
     "dense": ("DenseBatch", "DenseDataset", "DenseSource", "AnnotationIssue", "annotation_issues"),
@@ -88,7 +88,7 @@ HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in HOMES.items():
+    for module, names in MODULES.items():
         if name in names:
-            return getattr(import_module(f"senet.data.{home}"), name)
+            return getattr(import_module(f"senet.data.{module}"), name)
     raise AttributeError(f"module 'senet.data' has no attribute {name!r}")

@@ -19,21 +19,21 @@ class Augmentation:
     """Random changes of a training image, in the order in which they are applied.
 
     Attributes:
-        crop: Kind of crop. `"random-resized"` resizes a random region of the image. `"pad"` adds a border of the mean
-            colour (zero after normalisation) and crops at random (He et al. 2016, section 4.2). `"scale-jitter"`
-            rescales the image at random, then crops or pads. `"none"` is the centre crop of evaluation.
-        scale: Area of the region for `"random-resized"`, as a fraction of the image's.
-        ratio: Width over height of this region.
-        pad: Pixels that `"pad"` adds on each side.
-        scale_jitter: Smallest and largest factor by which `"scale-jitter"` multiplies the size.
+        crop: Way to cut the training image: `"random-resized"` (a random part, resized), `"pad"` (a border of the mean
+            color, then a random crop, as in He et al. 2016, section 4.2), `"scale-jitter"` (a random scale, then a
+            random crop) or `"none"` (the center crop of evaluation).
+        scale: Smallest and largest area of a random-resized crop, as fractions of the image's.
+        ratio: Smallest and largest width over height of a random-resized crop.
+        pad: Border of the pad crop on each side, in pixels.
+        scale_jitter: Smallest and largest factor of the size for the scale-jitter crop.
         hflip: Probability of a left-right flip. Use 0 where left and right matter, as in digits and text.
-        vflip: Probability of an upside-down flip, for images without an upright: cells, satellite images.
-        rotation: Largest angle in degrees, in both directions.
+        vflip: Probability of an upside-down flip, for images without an upright such as cells and satellite images.
+        rotation: Largest angle of a random rotation to either side, in degrees.
         translate: Largest shift, as a fraction of the width and of the height.
-        color_jitter: Brightness, contrast and saturation are each scaled by 1 ± this strength.
-        pixel_jitter: Grey levels (of 255). A number drawn from ± this range is added to each colour channel.
-        random_erasing: Probability that a random rectangle is replaced by the mean colour.
-        cutout: Side in pixels of a random square that is replaced by the mean colour; 0 turns it off.
+        color_jitter: Strength of random brightness, contrast and saturation: each is scaled by 1 ± this.
+        pixel_jitter: Largest number of gray levels (of 255) that is added to or subtracted from each color channel.
+        random_erasing: Probability that a random rectangle is replaced by the mean color.
+        cutout: Side of a random square that is replaced by the mean color, in pixels; 0 is off.
 
     Raises:
         SenetError: A value is out of its range, or the chosen `crop` doesn't read it.

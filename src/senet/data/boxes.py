@@ -27,7 +27,7 @@ class BoxSample(NamedTuple):
         labels: (n,) int64 class numbers.
         crowd: (n,) bool: groups of objects, as in COCO.
         difficult: (n,) bool: objects that count neither as found nor as missed, as in VOC.
-        size: Width and height in pixels; zeros if the image is unreadable.
+        size: Width and height in pixels, or zeros if the image is unreadable.
     """
 
     path: Path
@@ -99,7 +99,7 @@ class BoxSource:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Read width and height of the upright image from its header; zeros if it is unreadable."""
+    """Read width and height of the upright image from its header, or zeros if it is unreadable."""
     try:
         return upright_size(path)
     except CorruptImage:

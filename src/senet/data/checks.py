@@ -39,7 +39,7 @@ def check_masks(data: Data, parts: Iterable[str], *, training: bool) -> None:
 
 
 def mask_issues(data: Data, parts: Iterable[str], *, training: bool = True) -> list[AnnotationIssue]:
-    """List the issues of a part's masks as a whole; see `check_masks`."""
+    """List the issues of a part's masks as a whole, see `check_masks`."""
     found = []
     for name in parts:
         source = _whole(data.parts[name])
@@ -65,21 +65,19 @@ def _about_two_values(part: str, classes: Sequence[str]) -> str:
         "--instances makes any number above 0 the second class" if len(classes) == 2 else "number classes 0, 1, ..."
     )
     return (
-        f"all {part} masks hold 0 and 255 alone, and 255 means that nothing is said: nothing but {classes[0]} could be "
-        f"learned; {remedy}, or save {classes[1]} as 1"
+        f"all {part} masks hold 0 and 255 alone, and 255 means no class, so the only class is {classes[0]}; {remedy}, "
+        f"or save {classes[1]} as 1"
     )
 
 
 def _about_missing(missing: Sequence[str], classes: Sequence[str], *, instances: bool) -> str:
     if instances:
-        return (
-            f"no training mask has anything of {missing[0]}: with --instances {classes[0]} is 0, {classes[1]} the rest"
-        )
+        return f"no training mask contains {missing[0]}; with --instances {classes[0]} is 0, {classes[1]} any other"
     names = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
     numbers = f"{classes.index(missing[0])} of 0..{len(classes) - 1}"
     return (
-        f"no training mask has anything of {names} (number {numbers}), so it can't be learned; correct the numbers in "
-        "the masks, name other classes (classes.txt, --class-names), or move such images to those that are trained on"
+        f"no training mask contains {names} (number {numbers}); correct the numbers in the masks, name other classes "
+        "(classes.txt, --class-names), or move images with this class to the training part"
     )
 
 
@@ -88,7 +86,7 @@ def report_data(data: Data, preprocessing: Preprocessing, report: Callable[[str]
 
     Args:
         data: The training data.
-        preprocessing: Of the network; it has the white level of 16-bit images.
+        preprocessing: Of the network. It has the white level of 16-bit images.
         report: Called with each line.
     """
     sampled = [depth_at(data.train, index) for index in evenly(len(data.train), SAMPLED)]
@@ -102,12 +100,12 @@ def report_data(data: Data, preprocessing: Preprocessing, report: Callable[[str]
 
 
 def left_out_note(paths: Sequence[str]) -> str:
-    """`3 files left out: a.heic, ...`; empty if there are none."""
+    """`3 files left out: a.heic, ...`, empty if there are none."""
     if not paths:
         return ""
     more = f" and {len(paths) - NAMED:,} more" if len(paths) > NAMED else ""
     plural = "s" * (len(paths) != 1)
-    return f"{len(paths):,} file{plural} left out (not of a format that is read): {', '.join(paths[:NAMED])}{more}"
+    return f"{len(paths):,} file{plural} left out (unsupported format): {', '.join(paths[:NAMED])}{more}"
 
 
 def _ignore_index_note(source: Source) -> str:
@@ -119,6 +117,4 @@ def _ignore_index_note(source: Source) -> str:
     if not empty.any():
         return ""
     example = source.masks[int(np.flatnonzero(empty)[0])]
-    return (
-        f"{empty.sum():,} of {len(source):,} training masks say nothing but 0 and 255 (nothing said), such as {example}"
-    )
+    return f"{empty.sum():,} of {len(source):,} training masks hold 0 and 255 (no class) alone, such as {example}"

@@ -56,5 +56,5 @@ class CorruptImageReport:
         return len(self.reasons)
 
     def summary(self) -> str:
-        """Return one line for the end of a run; empty if no image was corrupt."""
+        """Return one line for the end of a run, empty if no image was corrupt."""
         return f"{len(self)} corrupt image{'s' * (len(self) != 1)} skipped" if self.reasons else ""

@@ -157,7 +157,7 @@ class PaddedCrop:
 
 
 def _simple_jpeg(stored: Stored) -> Image.Image | None:
-    """Read the header of a file that libjpeg-turbo can decode alone; None for any other file."""
+    """Read the header of a file that libjpeg-turbo can decode alone, or None for any other file."""
     with as_corrupt_image(stored.name):
         image = opened(BytesIO(stored.content))
         return image if _is_simple_jpeg(image) else None

@@ -95,7 +95,7 @@ class ImageDataset(Dataset[Sample]):
         >>> dataset = ImageDataset(data.train, eval_transform(data.default_preprocessing))
         >>> sample = dataset[0, 5]  # epoch 0, index 5
         >>> sample.image.shape, sample.label
-        (torch.Size([1, 16, 16]), 5)
+        (torch.Size([1, 16, 16]), 0)
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class ImageDataset(Dataset[Sample]):
 
     @property
     def order(self) -> Order | None:
-        """The order in which the source is fastest to read; None if any order is as fast."""
+        """The order in which the source is fastest to read, or None if any order is as fast."""
         return getattr(self.source, "order", None)
 
     def _image(self, position: int) -> Tensor:

@@ -76,13 +76,13 @@ class DenseSource(Source, Protocol):
     """
 
     sizes: np.ndarray
-    """(N, 2) width and height of each image; zeros if unknown without decoding."""
+    """(N, 2) width and height of each image, or zeros if unknown without decoding."""
 
     issues: list[AnnotationIssue]
     """Issues of its annotations."""
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Target]:
-        """Decode one image; raises `CorruptImage` if it can't be decoded."""
+        """Decode one image. Raises `CorruptImage` if it can't be decoded."""
 
     def counts(self, classes: int) -> list[int]:
         """Count the boxes, or the images, of each class."""
@@ -101,7 +101,7 @@ class DenseBatch(NamedTuple):
     """One batch of a detection or segmentation loader. Lightning and `pin_memory` move its tensors.
 
     Attributes:
-        images: (C, H, W) float32 each; sizes may differ.
+        images: (C, H, W) float32 each. Sizes may differ.
         targets: Annotations of each image, as tensors.
         indices: (N,) int64 requested positions in the source.
         valid: (N,) bool, False for the stand-in of a corrupt image. Evaluation leaves stand-ins out.
@@ -126,7 +126,7 @@ class DenseBatch(NamedTuple):
 
 
 class DenseDataset(Dataset[DenseSample]):
-    """Transformed images with their targets, indexed by `(epoch, index)`; see `ImageDataset`.
+    """Transformed images with their targets, indexed by `(epoch, index)`, see `ImageDataset`.
 
     Args:
         source: The images.
@@ -213,7 +213,7 @@ def aspect_groups(sizes: np.ndarray, bins: int = 3) -> np.ndarray:
     """Group images by aspect ratio: (N,) bin numbers, in equal steps of the logarithm of width over height.
 
     Args:
-        sizes: (N, 2) width and height; zeros count as square.
+        sizes: (N, 2) width and height. Zeros count as square.
         bins: Bins on either side of the square, each a factor of 2 ** (1 / bins) wide.
 
     Source: the grouping of torchvision's detection reference, `group_by_aspect_ratio.py`.
@@ -238,7 +238,7 @@ def object_counts(labels: Iterable[np.ndarray], classes: int) -> list[int]:
 
 
 def annotation_issues(data: Data) -> list[AnnotationIssue]:
-    """List the annotation issues of all parts of a data set; empty for data without annotations.
+    """List the annotation issues of all parts of a data set, empty for data without annotations.
 
     Example:
         >>> from senet.data import annotation_issues, open_data

@@ -22,7 +22,7 @@ AUTO = "auto"
 
 
 def depth_at(source: Source, index: int) -> Depth | None:
-    """Return the depth of one image of a source; None if it has fewer than 16 bits or is unreadable."""
+    """Return the depth of one image of a source, or None if it has fewer than 16 bits or is unreadable."""
     try:
         stored = source.stored(index)
         if stored is None:
@@ -48,7 +48,7 @@ def full_scale(largest: int) -> int:
 
 
 def depth_note(found: Iterable[Depth], white_level: int = DEEP_WHITE) -> str:
-    """Describe a mismatch of 16-bit images and their white level; empty if there is none."""
+    """Describe a mismatch of 16-bit images and their white level, empty if there is none."""
     found = list(found)
     grey = max((one.largest for one in found if not one.colour), default=0)
     colour = max((one.largest for one in found if one.colour), default=0)
@@ -68,30 +68,30 @@ def depth_note(found: Iterable[Depth], white_level: int = DEEP_WHITE) -> str:
     return ""
 
 
-def with_white_level(data: Data, white: int | str) -> Data:
+def with_white_level(data: Data, white_level: int | str) -> Data:
     """Return a data set with the white level of `--white-level`.
 
     Args:
         data: With 16-bit training images.
-        white: White of the images, or `"auto"`: the largest number of as many bits as the largest value needs.
+        white_level: White of the images, or `"auto"`: the largest number of as many bits as the largest value needs.
 
     Raises:
         DataError: The value is no white level, or would have no effect.
     """
-    if white != AUTO and not (isinstance(white, int) and 1 <= white <= DEEP_WHITE):
-        raise DataError(f"--white-level {white} must be 1 to {DEEP_WHITE} (4095 for 12 bits), or auto")
+    if white_level != AUTO and not (isinstance(white_level, int) and 1 <= white_level <= DEEP_WHITE):
+        raise DataError(f"--white-level {white_level} must be 1 to {DEEP_WHITE} (4095 for 12 bits), or auto")
     depth, positions = partial(depth_at, data.train), range(len(data.train))
-    if white == AUTO:
+    if white_level == AUTO:
         with ThreadPoolExecutor() as pool:
             seen = [one for one in pool.map(depth, positions) if one is not None]
     else:  # one image is enough
         seen = [one for one in [next(filter(None, map(depth, positions)), None)] if one is not None]
     if not seen:
-        raise DataError(f"--white-level {white} has no effect: no training image of {data.name} has 16-bit grey")
+        raise DataError(f"--white-level {white_level} has no effect: no training image of {data.name} has 16-bit grey")
     if any(one.colour for one in seen):
         raise DataError(
-            f"--white-level {white} is for 16-bit grey; {data.name} has 16-bit colours, of which 8 bits are read; save "
-            "them with 8 bits a channel"
+            f"--white-level {white_level} is for 16-bit grey; {data.name} has 16-bit colours, of which 8 bits are "
+            "read; save them with 8 bits a channel"
         )
-    level = full_scale(max(one.largest for one in seen)) if white == AUTO else int(white)
+    level = full_scale(max(one.largest for one in seen)) if white_level == AUTO else int(white_level)
     return replace(data, white_level=level)

@@ -37,7 +37,7 @@ class Tree(NamedTuple):
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[str]:
-    """Find all image files below a folder, at any depth, sorted; see `list_images`.
+    """Find all image files below a folder, at any depth, sorted, see `list_images`.
 
     Raises:
         DataError: The folder is missing, is a file or is unreadable.
@@ -170,7 +170,7 @@ def _about_empty(root: Path, names: Sequence[str]) -> str:
 
 
 def _of_classes(train: Tree, root: Path) -> Tree:
-    """Read validation or test images with the classes of the training images; some classes may have none."""
+    """Read validation or test images with the classes of the training images. Some classes may have none."""
     here = _class_folders(root)
     missing = [name for name in train.classes if name not in set(here)]
     extra = [name for name in here if name not in set(train.classes)]

@@ -55,7 +55,7 @@ def open_file(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a regular file for reading. A pipe is refused, since its other end may never be written.
 
     Raises:
-        OSError: The file is missing, is a pipe or a device, or the system refuses it; see `as_corrupt_image`.
+        OSError: The file is missing, is a pipe or a device, or the system refuses it, see `as_corrupt_image`.
     """
     file = open(path, "rb", opener=_unblocked)  # noqa: SIM115 - the caller closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -73,7 +73,7 @@ def opened(file: BinaryIO) -> Image.Image:
 
     Raises:
         ValueError: The file is empty, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
-        Exception: Any error of Pillow; see `as_corrupt_image`.
+        Exception: Any error of Pillow, see `as_corrupt_image`.
     """
     if file.seek(0, os.SEEK_END) == 0:
         raise ValueError("empty file (0 bytes)")

@@ -25,7 +25,7 @@ def hold_out(data: Data) -> Data:
         >>> from senet.data import hold_out, open_data
         >>> data = hold_out(open_data("digits"))
         >>> len(data.train), len(data.val), len(data.test)
-        (0, 0, 0)
+        (1438, 167, 192)
     """
     if data.test is not None:
         return data

@@ -68,7 +68,7 @@ def as_corrupt_image(path: str | os.PathLike[str]) -> Iterator[None]:
 
     Raises:
         CorruptImage: The file is unreadable or holds no image.
-        OSError: The disk, the network or the system failed, whatever the file. The message names the file.
+        OSError: The disk, the network or the system failed, regardless of the file. The message names the file.
         MemoryError: Memory ran out. The message names the file.
     """
     try:

@@ -59,7 +59,7 @@ class ImageInfo(NamedTuple):
         width: In pixels, as stored.
         height: In pixels, as stored.
         digest: Hash of the content.
-        depth: Range of its 16-bit values; None for fewer bits.
+        depth: Range of its 16-bit values, or None for fewer bits.
     """
 
     mode: str
@@ -107,7 +107,7 @@ def load_image(path: str | os.PathLike[str], *, white_level: int = DEEP_WHITE) -
 
 
 def load_stored(stored: Stored, *, white_level: int = DEEP_WHITE) -> Image.Image:
-    """Decode a file that is in memory; see `load_image`.
+    """Decode a file that is in memory, see `load_image`.
 
     Raises:
         CorruptImage: As `load_image`.
@@ -126,7 +126,7 @@ def decode_image(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def decode_stored(stored: Stored) -> Image.Image:
-    """Decode a file that is in memory; see `decode_image`.
+    """Decode a file that is in memory, see `decode_image`.
 
     Raises:
         CorruptImage: As `load_image`.
@@ -136,7 +136,7 @@ def decode_stored(stored: Stored) -> Image.Image:
 
 
 def to_8_bits(image: Image.Image, white_level: int = DEEP_WHITE) -> Image.Image:
-    """Scale 16-bit grey to 8 bits, with 255 for `white_level` and above; any other image is returned unchanged."""
+    """Scale 16-bit grey to 8 bits, with 255 for `white_level` and above. Any other image is returned unchanged."""
     if not image.mode.startswith("I;16"):
         return image
     grey = np.minimum(np.asarray(image).astype(np.uint32), white_level)
@@ -167,7 +167,7 @@ def file_info(path: str | os.PathLike[str]) -> ImageInfo:
 
 
 def stored_info(stored: Stored) -> ImageInfo:
-    """Return the stored form of a file that is in memory; see `file_info`.
+    """Return the stored form of a file that is in memory, see `file_info`.
 
     Raises:
         CorruptImage: As `load_image`.
@@ -191,7 +191,7 @@ def image_info(image: Image.Image) -> ImageInfo:
 
 
 def depth_of(decoded: Image.Image, *, colour: bool = False) -> Depth | None:
-    """Return the range of an image's 16-bit values; None for fewer bits.
+    """Return the range of an image's 16-bit values, or None for fewer bits.
 
     Args:
         decoded: The result of `decode_image`.

@@ -34,7 +34,7 @@ DETECTION_CROPS = ("none", "scale-jitter")
 SEGMENTATION_CROPS = ("scale-jitter", "none")
 
 READ = ("crop", "scale_jitter", "hflip", "vflip", "rotation", "translate", "color_jitter")
-"""Fields of `Augmentation` that have an effect here; see `_varied`."""
+"""Fields of `Augmentation` that have an effect here, see `_varied`."""
 
 FLAGS = ("crowd", "difficult")
 """Flags of single boxes."""
@@ -88,13 +88,13 @@ def check_augmentation(augmentation: Augmentation, crops: Sequence[str], task: s
 
 
 def boxes_transform(preprocessing: Preprocessing, augmentation: Augmentation | None = None) -> JointTransform:
-    """Make the transform for detection: the image in 0..1 at its own size; the network normalises and resizes.
+    """Make the transform for detection: the image in 0..1 at its own size. The network normalises and resizes.
 
     A very long image is bounded, see `senet.data.aspect_ratio`.
 
     Args:
         preprocessing: Channels, and the size of a scale-jittered crop.
-        augmentation: Random changes; None for evaluation.
+        augmentation: Random changes, or None for evaluation.
     """
     steps: list[nn.Module] = [Shorten(max(preprocessing.size))]
     if augmentation is not None:
@@ -113,7 +113,7 @@ def masks_transform(
 
     Args:
         preprocessing: Channels, normalisation, size.
-        augmentation: Random changes; None for evaluation.
+        augmentation: Random changes, or None for evaluation.
         stride: Divisor of the network's input sizes.
     """
     pixels = v2.Compose(to_tensor(preprocessing))

@@ -37,7 +37,7 @@ class Entry(NamedTuple):
 
     Attributes:
         path: Relative to the folder of its part, with `/` between names. For an image in memory, its number.
-        size: Bytes of its file; 0 in memory, -1 if there is no such file.
+        size: Bytes of its file, or 0 in memory and -1 if there is no such file.
         target: Its label, in words or as a hash.
     """
 
@@ -47,14 +47,14 @@ class Entry(NamedTuple):
 
 
 def path_below(path: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> str:
-    """Return a path relative to a folder in POSIX form; the path itself if it lies elsewhere, or without a folder."""
+    """Return a path relative to a folder in POSIX form, or the path itself if it lies elsewhere or without a folder."""
     text = os.fspath(path)
     start = os.path.join(os.fspath(root), "") if root is not None else ""
     return Path(text[len(start) :] if text.startswith(start) else text).as_posix()
 
 
 def file_size(path: str | os.PathLike[str]) -> int:
-    """Return the bytes of a file; -1 if it is missing."""
+    """Return the bytes of a file, or -1 if it is missing."""
     try:
         return os.stat(path).st_size
     except OSError:
@@ -94,7 +94,7 @@ def path_hash(entry: Entry) -> str:
 
 
 def content_hash(source: Source, index: int) -> str:
-    """Return 16 hexadecimal digits of an image's file; zeros if it is unreadable."""
+    """Return 16 hexadecimal digits of an image's file, or zeros if it is unreadable."""
     try:
         stored = source.stored(index)
     except CorruptImage:

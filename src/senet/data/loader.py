@@ -23,7 +23,7 @@ class Samples(Protocol):
     Attributes:
         seed: The run's seed.
         groups: (N,) group of each sample, if batches should be of one group; else None.
-        order: From seed and epoch to the fastest permutation to read; None for a random one.
+        order: From seed and epoch to the fastest permutation to read, or None for a random one.
     """
 
     seed: int
@@ -71,7 +71,7 @@ def train_loader(
         shard: This process's share.
         drop_last: Whether to leave out an incomplete last batch.
         multiple: Divisor of the number of batches, see `TrainBatchSampler`.
-        workers: Processes that decode; 0 for none, None for `default_workers()`.
+        workers: Processes that decode, 0 for none, None for `default_workers()`.
 
     Raises:
         DataError: The set doesn't fill one batch.
@@ -99,9 +99,9 @@ def eval_loader(
 
     Args:
         dataset: The images.
-        batch_size: Images in a batch of one process; the last batch may be smaller.
+        batch_size: Images in a batch of one process. The last batch may be smaller.
         shard: This process's share.
-        workers: Processes that decode; 0 for none, None for `default_workers()`.
+        workers: Processes that decode, 0 for none, None for `default_workers()`.
 
     Example:
         >>> from senet.data import ImageDataset, eval_loader, eval_transform, open_data

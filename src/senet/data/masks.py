@@ -48,7 +48,7 @@ def open_masks(request: Request) -> Data:
         raise DataError(f"classes {', '.join(classes)}: name two, the background first (--instances takes no more)")
     if len(classes) > MOST_CLASSES:
         raise DataError(
-            f"{len(classes)} classes are too many: masks have at most {MOST_CLASSES}, since {IGNORE_INDEX} is void"
+            f"{len(classes)} classes; masks have at most {MOST_CLASSES}, since {IGNORE_INDEX} means no class"
         )
     sources = {
         part: MaskSource(
@@ -81,7 +81,7 @@ class MaskScan(NamedTuple):
     """Result of reading one mask.
 
     Attributes:
-        size: Width and height of its image; zeros if the image is unreadable.
+        size: Width and height of its image, or zeros if the image is unreadable.
         present: (classes + 1,) bool: the classes in the mask, then whether some pixels have no class.
         issue: Issue of the mask, if any.
     """

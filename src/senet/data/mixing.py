@@ -20,8 +20,8 @@ class Mixing(nn.Module):
 
     Args:
         classes: Number of classes.
-        mixup: Alpha of mixup's Beta distribution; 0 turns mixup off.
-        cutmix: Alpha of CutMix's Beta distribution; 0 turns CutMix off.
+        mixup: Alpha of mixup's Beta distribution. 0 turns mixup off.
+        cutmix: Alpha of CutMix's Beta distribution. 0 turns CutMix off.
         seed: The run's seed.
 
     Raises:

@@ -47,23 +47,23 @@ def open_data(
     default_fraction: float = DEFAULT_FRACTION,
     default_seed: int = 0,
     training: bool = True,
-    white: int | str | None = None,
+    white_level: int | str | None = None,
 ) -> Data:
     """Open a data set by its name on the command line.
 
     Args:
         text: `digits`, `folder:PATH`, `shards:DIR`, `voc:PATH`, `coco:PATH`, `masks:PATH`, or `cifar10`, `cifar100`,
             `fashion_mnist`, `imagenet` with an optional `:FOLDER` that holds it.
-        val_fraction: Approximate fraction of validation images, for undivided data; None means `default_fraction`.
-        seed: Seed of the choice of validation images; None means 0. Keep it, to evaluate on images not trained on.
+        val_fraction: Approximate fraction of validation images, for undivided data. None means `default_fraction`.
+        seed: Seed of the choice of validation images. None means 0. Keep it, to evaluate on images not trained on.
         download: Whether a missing published data set may be downloaded.
-        root: Folder of published data sets given without a folder; None means `~/.cache/senet/data`.
+        root: Folder of published data sets given without a folder. None means `~/.cache/senet/data`.
         classes: Class names of `voc:`, `coco:` and `masks:`, if the data has none.
         instances: The masks of `masks:` number single objects, all of the second class.
         default_fraction: Like `val_fraction`, but ignored for divided data.
         default_seed: Like `seed`, but ignored for divided data.
         training: Whether the images are trained on. For evaluation a part may be empty, and one class is enough.
-        white: White level of 16-bit images, or `"auto"`; None leaves it to the network. See `with_white_level`.
+        white_level: White level of 16-bit images, or `"auto"`. None leaves it to the network. See `with_white_level`.
 
     Raises:
         UnknownNameError: Unknown kind of data.
@@ -73,7 +73,7 @@ def open_data(
         >>> from senet.data import open_data
         >>> data = open_data("digits")
         >>> data.classes[:3], len(data.train), len(data.val)
-        (('0', '1', '2'), 0, 0)
+        (('0', '1', '2'), 1438, 359)
     """
     kind, _, place = text.partition(":")
     if kind not in KINDS:
@@ -103,4 +103,4 @@ def open_data(
     elif instances and kind != "masks":
         raise DataError(f"--instances is about masks:PATH; {request.name} has no masks")
     data = KINDS[kind](request)
-    return data if white is None else with_white_level(data, white)
+    return data if white_level is None else with_white_level(data, white_level)

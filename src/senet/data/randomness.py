@@ -12,7 +12,7 @@ __all__ = ["derive_seed", "generator", "seeded_rng"]
 
 
 def derive_seed(*key: int | str) -> int:
-    """Return a 64-bit seed that mixes all parts of a key; the same on every machine and in every version."""
+    """Return a 64-bit seed that mixes all parts of a key, the same on every machine and in every version."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big")
 
 

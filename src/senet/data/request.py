@@ -36,15 +36,15 @@ class Request:
 
     Attributes:
         kind: Text before the colon.
-        place: Text after it; empty without a colon.
-        val_fraction: Fraction of validation images in each class; None if not given.
-        seed: Seed of the choice of these images; None if not given.
+        place: Text after it, empty without a colon.
+        val_fraction: Fraction of validation images in each class, or None if not given.
+        seed: Seed of the choice of these images, or None if not given.
         download: Whether the data may be downloaded.
-        root: Folder of data sets given without a path; None for the default.
+        root: Folder of data sets given without a path, or None for the default.
         classes: Class names, if the data has none.
         instances: Masks number single objects, all of the second class.
-        default_fraction: `val_fraction` if not given; ignored for divided data.
-        default_seed: `seed` if not given; ignored for divided data.
+        default_fraction: `val_fraction` if not given, ignored for divided data.
+        default_seed: `seed` if not given, ignored for divided data.
         training: Whether the images are trained on. For evaluation a part may be empty, and one class is enough.
     """
 

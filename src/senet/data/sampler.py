@@ -57,8 +57,8 @@ class TrainBatchSampler(Sampler[list[Key]]):
         seed: The run's seed.
         shard: This process's share.
         drop_last: Whether to leave out an incomplete last batch.
-        order: From seed and epoch to a permutation, (length,) int64; None for a random one.
-        groups: (length,) group of each image; None for none.
+        order: From seed and epoch to a permutation, (length,) int64, or None for a random one.
+        groups: (length,) group of each image, or None for none.
         multiple: Divisor of the number of batches, for an optimizer step of several batches. Needs `drop_last`.
 
     Raises:
@@ -173,7 +173,7 @@ class EvalBatchSampler(Sampler[list[Key]]):
 
     Args:
         length: Number of images.
-        batch_size: Images in a batch of one process; the last batch may be smaller.
+        batch_size: Images in a batch of one process. The last batch may be smaller.
         shard: This process's share.
 
     Attributes:

@@ -39,10 +39,10 @@ class PartReport:
     Attributes:
         images: Number of images, including corrupt ones.
         per_class: Images of each class. Detection counts boxes, segmentation images that contain the class.
-        width: Smallest and largest width in pixels; None if all images are corrupt.
+        width: Smallest and largest width in pixels, or None if all images are corrupt.
         height: Smallest and largest height in pixels.
         modes: Number of images in each of Pillow's modes.
-        bit_depth: Note on 16-bit images; empty if none is due.
+        bit_depth: Note on 16-bit images, empty if none is due.
         corrupt: Path and reason of each unreadable image.
     """
 
@@ -72,7 +72,7 @@ class ScanReport:
         >>> from senet.data import ScanReport, open_data, scan
         >>> report: ScanReport = scan(open_data("digits"), workers=0)
         >>> list(report.parts), report.parts["val"].modes
-        (['train', 'val'], {'L': 0})
+        (['train', 'val'], {'L': 359})
     """
 
     name: str
@@ -98,7 +98,7 @@ def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int
 
     Args:
         data: The data set.
-        workers: Processes that decode; 0 for none, None for one for each CPU core.
+        workers: Processes that decode, 0 for none, None for one on each CPU core.
         progress: Called with the numbers of images done and in all.
 
     Example:

@@ -48,6 +48,12 @@ class ShardSummary:
         megabytes: Size of all shards.
         reused: Shards that an earlier call had finished.
         corrupt: Name and reason of each image that was left out.
+
+    Example:
+        >>> from senet.data import ShardSummary
+        >>> summary = ShardSummary({"train": 40}, {"train": 1}, megabytes=0.08, reused=0, corrupt=[])
+        >>> summary.images["train"], summary.corrupt
+        (40, [])
     """
 
     images: dict[str, int]
@@ -90,10 +96,10 @@ def write_shards(
 
     Args:
         data: The data set, with all its parts.
-        folder: Output folder; made if missing.
+        folder: Output folder, made if missing.
         shard_mb: Approximate size of a shard, in 10^6 bytes.
         seed: Seed of the order of images.
-        workers: Processes that read and check; 0 for none, None for one for each CPU core.
+        workers: Processes that read and check, 0 for none, None for one on each CPU core.
         progress: Called with the numbers of images done and in all.
         report: Called with name and reason of each corrupt image.
 
@@ -106,11 +112,13 @@ def write_shards(
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from senet.data import open_data, write_shards
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> summary = write_shards(open_data("digits"), folder, workers=0)
-        >>> summary.images == {name: len(part) for name, part in open_data(f"shards:{folder}").parts.items()}
-        True
+        >>> from senet.data import Data, open_data, subsample, write_shards
+        >>> digits, folder = open_data("digits"), Path(tempfile.mkdtemp())
+        >>> data = Data("digits", digits.classes, subsample(digits.train, 40), subsample(digits.val, 10))
+        >>> write_shards(data, folder, workers=0).images
+        {'train': 40, 'val': 10}
+        >>> open_data(f"shards:{folder}").train.shards
+        ['train-00000.tar']
     """
     if data.task != "classification":
         raise DataError(f"{data.name} is for {data.task}; shards hold images with one class each")

@@ -102,14 +102,15 @@ class ShardSource:
     Args:
         folder: Folder of the shards.
         shards: Names of the files, and the number of images in each.
-        records: Locations of the images; rows in the order of the shards.
+        records: Locations of the images, in the order of the shards.
 
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from senet.data import ShardSource, open_data, write_shards
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = write_shards(open_data("digits"), folder, workers=0)
+        >>> from senet.data import Data, ShardSource, open_data, subsample, write_shards
+        >>> digits, folder = open_data("digits"), Path(tempfile.mkdtemp())
+        >>> data = Data("digits", digits.classes, subsample(digits.train, 40), subsample(digits.val, 10))
+        >>> _ = write_shards(data, folder, workers=0)
         >>> source: ShardSource = open_data(f"shards:{folder}").val
         >>> source.shards, source[0][0].size
         (['val-00000.tar'], (8, 8))

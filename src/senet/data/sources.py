@@ -29,8 +29,8 @@ class Source(Protocol):
         >>> from senet.data import Source, open_data
         >>> source: Source = open_data("digits").train
         >>> image, label = source[0]
-        >>> image.size, label == source.labels[0], source.locate(0)
-        ((8, 8), True, 'digits image 0')
+        >>> image.size, label, source.locate(0)
+        ((8, 8), 0, 'digits image 0')
     """
 
     @property
@@ -40,19 +40,19 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
-        """Decode one image, with its label or its target; raises `CorruptImage` if it can't be decoded.
+        """Decode one image, with its label or its target. Raises `CorruptImage` if it can't be decoded.
 
         The image is in mode RGB, L or, for 16-bit grey, I;16, which `ToMode` converts to 8 bits.
         """
 
     def stored(self, index: int) -> Stored | None:
-        """Return one image's file, not decoded; None without a file; raises `CorruptImage` if it is unreadable."""
+        """Return one image's file, not decoded, or None without a file. Raises `CorruptImage` if it is unreadable."""
 
     def locate(self, index: int) -> str:
         """Return the name of this image for people: its path, for a file."""
 
     def info(self, index: int) -> ImageInfo:
-        """Decode one image and describe its stored form; raises `CorruptImage` if it can't be decoded."""
+        """Decode one image and describe its stored form. Raises `CorruptImage` if it can't be decoded."""
 
     def entry(self, index: int) -> Entry:
         """Return the identity of this image, independent of the data set's location, without reading the image."""
@@ -68,12 +68,12 @@ class Data:
         train: Training images.
         val: Validation images.
         test: Test images, if the data set has a third part.
-        default_preprocessing: Preprocessing that suits the data; None leaves it to the network.
+        default_preprocessing: Preprocessing that suits the data. None leaves it to the network.
         task: The task that the data is for, a key of `senet.tasks.TASKS`.
-        split: Fraction and seed that divided the images; None for data that was divided already.
+        split: Fraction and seed that divided the images, or None for data that was divided already.
         left_out: Files among the images that aren't read: other files, and formats unknown to this Pillow.
-        white_level: White of its 16-bit images, if given; see `Preprocessing.white_level`.
-        category_ids: COCO's number of each class; empty for other data.
+        white_level: White of its 16-bit images, if given, see `Preprocessing.white_level`.
+        category_ids: COCO's number of each class, empty for other data.
         held_out: The test part was taken from the validation part by `senet.data.hold_out`.
 
     Example:
@@ -205,7 +205,7 @@ class FileSource:
 
     Args:
         paths: One file for each image.
-        labels: One class number for each file; None gives unlabelled files the number -1.
+        labels: One class number for each file. None gives unlabelled files the number -1.
         root: Root folder of the data set. Paths in the data's digest are relative to it.
 
     Example:

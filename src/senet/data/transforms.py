@@ -38,7 +38,7 @@ INTERPOLATIONS = {
 MODES: dict[str, type[nn.Module]] = {"RGB": v2.RGB, "L": v2.Grayscale}
 
 LONGEST = 16
-"""Largest aspect ratio before resizing; longer images are cut to it. A 1 x 10,000 image, resized to cover 224 x 224,
+"""Largest aspect ratio before resizing. Longer images are cut to it. A 1 x 10,000 image, resized to cover 224 x 224,
 would fill gigabytes, of which the centre crop keeps a thousandth.
 """
 
@@ -200,7 +200,7 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Uint8 -> float32; float images are returned unchanged."""
+        """Uint8 -> float32. Float images are returned unchanged."""
         if images.dtype != torch.uint8:
             return images
         if self.reverse:
@@ -248,7 +248,7 @@ class PixelJitter(nn.Module):
         levels: The number is uniform in ± this many grey levels.
 
     Source: the "pixel jitter -20 ~ 20" of the authors' released training setup.
-    Differs: the setup doesn't specify a draw for each pixel or for each channel; here each channel has one.
+    Differs: the setup doesn't specify a draw for each pixel or for each channel. Here each channel has one.
     """
 
     def __init__(self, levels: float) -> None:

@@ -97,7 +97,7 @@ class DataOptions:
             root=self.root,
             classes=self.classes,
             instances=self.instances,
-            white=self.white,
+            white_level=self.white,
             default_fraction=(record and record.val_fraction) or DEFAULT_FRACTION,
             default_seed=(record and record.split_seed) or 0,
             training=training,
@@ -214,8 +214,10 @@ class Job:
 
     def status(self, folder: Path, *, report: Callable[[str], object] = str) -> RunStatus:
         """Return the status of this run in its folder; see `run_status`."""
-        score = task_named(self.network.task).metrics[0].key
-        return run_status(folder, epochs=self.recipe.epochs, score=score, patience=self.recipe.patience, report=report)
+        metric = task_named(self.network.task).metrics[0].key
+        return run_status(
+            folder, epochs=self.recipe.epochs, metric=metric, patience=self.recipe.patience, report=report
+        )
 
     def _ended(self, folder: Path, outcome: Outcome, report: Callable[[str], object]) -> Outcome:
         if self.source != Job.read(folder).source:
@@ -325,13 +327,18 @@ class Job:
             CheckpointError: The folder contains no run, or `run.json` can't be read.
         """
         with reading(folder, JOB, "run to resume") as values:
-            return cls(
-                source=DataOptions(**values["source"]),
-                network=ModelInitialization.from_dict(values),
-                recipe=Recipe.from_dict(values["recipe"]),
-                run=RunOptions(**values["run"]),
-                digest=values["digest"],
-            )
+            return cls.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Job:
+        """Read what `to_dict` wrote."""
+        return cls(
+            source=DataOptions(**values["source"]),
+            network=ModelInitialization.from_dict(values),
+            recipe=Recipe.from_dict(values["recipe"]),
+            run=RunOptions(**values["run"]),
+            digest=values["digest"],
+        )
 
 
 def report_leaks(start: ModelInitialization, data: Data, console: Console | None) -> None:

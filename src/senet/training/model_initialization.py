@@ -121,7 +121,7 @@ class ModelInitialization:
                 )
             preprocessing = task_named(task).adapted(preprocessing)
         return cls(
-            model=network_of(path, metadata, factory, beside=f"--init {path} "),
+            model=network_of(path, metadata, factory, beside=f"--checkpoint {path} "),
             options={key: value for key, value in metadata.options.items() if key != "num_classes"},
             weights=str(Path(path).resolve()),
             preprocessing=preprocessing,

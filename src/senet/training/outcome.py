@@ -43,36 +43,38 @@ class Outcome:
     corrupt_images: str
 
 
-def best_row(rows: Sequence[Row], score: str) -> Row | None:
+def best_row(rows: Sequence[Row], metric: str) -> Row | None:
     """Return the row with the highest validation metric, the first of equals.
 
     An epoch with a non-finite metric or loss is never the best.
 
     Args:
         rows: One row per epoch.
-        score: Key of the metric, such as `top1`.
+        metric: Key of the metric, such as `top1`.
 
     Returns:
         The row; None if no epoch has a finite metric.
     """
-    finite = [row for row in rows if _is_finite(row, f"val_{score}") and _is_finite(row, "val_loss")]
-    return max(finite, key=lambda row: row[f"val_{score}"], default=None)
+    finite = [row for row in rows if _is_finite(row, f"val_{metric}") and _is_finite(row, "val_loss")]
+    return max(finite, key=lambda row: row[f"val_{metric}"], default=None)
 
 
 def _is_finite(row: Mapping[str, float], key: str) -> bool:
     return math.isfinite(row.get(key, 0.0))
 
 
-def outcome_of(rows: list[Row], score: str, *, folder: Path, seconds: float = 0.0, corrupt_images: str = "") -> Outcome:
+def outcome_of(
+    rows: list[Row], metric: str, *, folder: Path, seconds: float = 0.0, corrupt_images: str = ""
+) -> Outcome:
     """Return the result of a finished training.
 
     Raises:
         SenetError: No epoch has a finite validation metric.
     """
-    best = best_row(rows, score)
+    best = best_row(rows, metric)
     if best is None:
         raise SenetError(
-            f"{folder}: no epoch has a finite validation metric ({score}), so there is no best network; "
+            f"{folder}: no epoch has a finite validation metric ({metric}), so there is no best network; "
             f"{LAST} contains the last one"
         )
     return Outcome(rows, best, seconds, corrupt_images)

@@ -31,31 +31,32 @@ class Recipe:
     """The hyperparameters of a training. Derive a recipe from another with `dataclasses.replace`.
 
     Attributes:
-        epochs: Passes over the training images.
-        batch_size: Images per optimizer step, over all devices and micro-batches.
-        train: What learns: `"all"`, or the `"attention"` layers alone (running statistics of norms follow the data).
-        freeze_stages: Stem and stages of a backbone up to this number stay as they are; 0 is none.
-        freeze_bn: All batch norms of a backbone stay as they are, as where batches are small.
-        optimizer: `"sgd"` (Nesterov momentum 0.9) or `"adamw"`; norms and biases are never decayed.
-        lr: Peak learning rate at `batch_size`. Another batch size scales it in proportion (`for_batch_size`), AdamW
-            in place of SGD takes a hundredth of it (`for_optimizer`).
-        weight_decay: L2 (SGD) or decoupled (AdamW).
-        schedule: `"cosine"` to zero, `"step"` (times `step_factor` after each of `step_epochs`), `"one-cycle"` (with
-            SGD's momentum from 0.95 to 0.85 and back), or `"constant"`.
-        warmup_epochs: Linear warm-up before a cosine, step or constant schedule; a one-cycle's rising share.
-        step_epochs: Epochs after which the step schedule drops.
-        step_factor: What it multiplies by.
-        label_smoothing: Share of the target spread evenly over the classes.
+        epochs: Passes over the training images. Another number stretches the schedule (`for_epochs`).
+        batch_size: Images per optimizer step, over all devices and micro-batches. Another number scales the learning
+            rate in proportion (`for_batch_size`).
+        train: Part of the network that learns: `"all"`, or the `"attention"` layers alone. Running statistics of norms
+            follow the data in both cases.
+        freeze_stages: Keep the stem and the stages of a backbone up to this number as they are; 0 is none.
+        freeze_bn: Keep all batch norms of a backbone as they are, which suits small batches.
+        optimizer: `"sgd"` (with Nesterov momentum 0.9) or `"adamw"`. Norms and biases have no weight decay.
+        lr: Peak learning rate at this batch size. AdamW in place of SGD divides it by 100 (`for_optimizer`).
+        weight_decay: L2 penalty (SGD) or decoupled weight decay (AdamW).
+        schedule: Learning rate over time: `"cosine"` to zero, `"step"`, `"one-cycle"` (with SGD's momentum from 0.95 to
+            0.85 and back) or `"constant"`.
+        warmup_epochs: Epochs of linear warm-up; with the one-cycle schedule, of its rising part.
+        step_epochs: Epochs after which the step schedule lowers the learning rate.
+        step_factor: Factor of the step schedule.
+        label_smoothing: Fraction of the target that is spread evenly over the classes.
         mixup: Beta parameter of mixup; 0 is off. With cutmix on too, each batch draws one of them.
         cutmix: Beta parameter of cutmix; 0 is off.
-        augmentation: What happens to each training image.
-        ema_decay: Decay a step of the averaged weights, which are then what is validated and kept; 0 is off.
-            Rises to it over the first steps, so that short runs are not dominated by the start.
+        augmentation: Random changes of each training image.
+        ema_decay: Decay per step of averaged weights, which are then validated and kept; 0 is off. It rises to this
+            value over the first steps.
         clip_grad_norm: Largest norm of the gradient; 0 is off.
         grad_accumulation: Number of micro-batches per optimizer step, to save memory.
-        patience: Epochs without a better validation accuracy after which the training stops; 0 is off.
-        seed: Of weights, order and augmentation.
-        expects: What it should reach: metric, hardware, time; in words, for people.
+        patience: Stop after this many epochs without a better validation metric; 0 is off.
+        seed: Seed of the weights, the order of the images and the augmentation.
+        expects: Result that the recipe should reach: metric, hardware and time in words.
 
     Raises:
         SenetError: A value is out of range.
@@ -178,20 +179,20 @@ class RunOptions:
     """The options of a training's execution. They change its speed and memory, not its hyperparameters.
 
     Attributes:
-        precision: `"32"`, `"bf16"` or `"fp16"` mixed precision.
-        devices: Devices of this machine; 0 is all accelerators, or the one processor.
-        nodes: Machines.
-        strategy: Lightning's: `"auto"`, `"ddp"`, `"fsdp"`, ...
-        sync_bn: Batch norms take their statistics over the images of all devices, so that a batch means the same on
-            any number of them; without it each device uses its own images, which is faster.
-        workers: Processes that load images, a device; -1 chooses by the number of cores.
-        channels_last: Maps as (N, H, W, C) in memory: faster on most hardware.
-        checkpointing: Recompute maps in the backward pass to save memory.
+        precision: Precision of the computation: `"32"`, or mixed with `"bf16"` or `"fp16"`.
+        devices: Devices of this machine; 0 is all accelerators, or the CPU.
+        nodes: Number of machines.
+        strategy: Strategy of Lightning for several devices: `"auto"`, `"ddp"`, `"fsdp"`, ...
+        sync_bn: Batch norms use the statistics of the images of all devices, so that results do not depend on the
+            number of devices. Without it each device uses its own images, which is faster.
+        workers: Processes per device that load images; -1 chooses by the number of cores.
+        channels_last: Store feature maps as (N, H, W, C), which is faster on most hardware.
+        grad_checkpointing: Recompute feature maps in the backward pass to save memory.
         compile: Run the network through `torch.compile`.
-        deterministic: Only deterministic algorithms (slower on some GPUs).
-        save_every: How often a state to resume from is saved within an epoch: `"300s"` or `"5min"` of time, or `"100"`
-            steps; `"0"` saves after each epoch alone.
-        keep_states: How many of these states are kept; with two, a damaged one has one before it.
+        deterministic: Use only deterministic algorithms, which are slower on some GPUs.
+        save_every: Interval between saved training states within an epoch: time such as `"300s"` or `"5min"`, or steps
+            such as `"100"`; `"0"` saves only after each epoch.
+        keep_states: Number of recent training states to keep.
 
     Raises:
         SenetError: A value is out of range.

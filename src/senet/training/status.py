@@ -43,14 +43,14 @@ def holds_results(folder: Path) -> bool:
 
 
 def run_status(
-    folder: Path, *, epochs: int, score: str, patience: int = 0, report: Callable[[str], object] = str
+    folder: Path, *, epochs: int, metric: str, patience: int = 0, report: Callable[[str], object] = str
 ) -> RunStatus:
     """Determine the status of the run in a folder.
 
     Args:
         folder: Folder of the run.
         epochs: Requested number of epochs: the run's own, or a larger one.
-        score: Key of the metric that chooses the best epoch, such as `top1`.
+        metric: Key of the metric that chooses the best epoch, such as `top1`.
         patience: Epochs without a better metric after which the training stops; 0 is off.
         report: Called with a line about each skipped corrupt state.
 
@@ -81,7 +81,7 @@ def run_status(
         raise CheckpointError(f"{saved.path} was renamed; restore its original name")
     outcome = None
     if saved.epoch >= epochs or _stopped_early(content, patience):
-        outcome = outcome_of(kept["rows"], score, folder=folder)
+        outcome = outcome_of(kept["rows"], metric, folder=folder)
     return RunStatus(saved, outcome)
 
 

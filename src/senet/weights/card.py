@@ -18,7 +18,7 @@ class Card:
 
     Attributes:
         model: Name of the network in `list_models()`.
-        tag: Name of the checkpoint among those of the network; `create_model(model, pretrained=tag)`.
+        tag: Name of the checkpoint, unique for its network; `create_model(model, pretrained=tag)`.
         repo: Repository on the Hugging Face hub.
         file: Name of the file in the repository.
         licence: SPDX identifier stated by the publisher.

@@ -94,7 +94,7 @@ class Match:
 
 
 def tables_of(layout: str) -> tuple[Table, ...]:
-    """Return the tables of a layout; for `auto`, those of all layouts.
+    """Return the tables of a layout, or all tables for `auto`.
 
     Raises:
         UnknownNameError: The layout is unknown.
