@@ -25,14 +25,14 @@ OPTIONS = [
 TRAIN = ["-m", "senet", "train"]
 EXACT = """
 import sys, torch
-from senet.data import transforms
-from senet.training import fit
+from senet.cli import main
+from senet.data.transforms import Normalise
+from senet.training.fit import LIGHTNING_PRECISION
 torch.set_default_dtype(torch.float64)
 torch.Tensor.float = torch.Tensor.double
-fit.LIGHTNING_PRECISION["32"] = "64-true"
-normalise = transforms.Normalise.forward
-transforms.Normalise.forward = lambda self, images: normalise(self, images).double()
-from senet.cli import main
+LIGHTNING_PRECISION["32"] = "64-true"
+normalise = Normalise.forward
+Normalise.forward = lambda self, images: normalise(self, images).double()
 sys.exit(main(sys.argv[1:]))
 """
 """`senet` in float64. In float32 another order of summation moves the last bit, and every step makes more of it: on
