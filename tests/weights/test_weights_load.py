@@ -283,7 +283,9 @@ def test_contents_that_are_hardly_weights(tmp_path: Path, refusal: Callable[...,
     for double in (torch.full((10,), 1e300, dtype=torch.float64), torch.full((10,), -4e38, dtype=torch.float64)):
         message = refusal(cifar(), saved(**{"linear.bias": double}))
         assert "linear.bias (here head.fc.bias) has values out of the range of torch.float32" in message
-    assert "out of the range of torch.float16" in refusal(cifar().half(), saved(**{"linear.bias": torch.full((10,), 7e4)}))
+    assert "out of the range of torch.float16" in refusal(
+        cifar().half(), saved(**{"linear.bias": torch.full((10,), 7e4)})
+    )
     assert "bn1.running_var (here stem.1.running_var) has negative variances" in refusal(
         cifar(), saved(**{"bn1.running_var": -torch.ones(16)})
     )
