@@ -18,31 +18,12 @@ from senet.training.cluster import launched, placed
 from senet.training.recipe import RunOptions
 from senet.training.states import TrainingStates
 
+# A small learning rate: differences of the last bit grow with every step, and faster with larger ones.
 OPTIONS = [
     *("--data", "digits", "--model", "cifar_resnet20", "--model-kwargs", "depth=1", "--size", "8"),
     *("--batch-size", "256", "--lr", "0.02", "--epochs", "3", "--workers", "0"),
 ]
 TRAIN = ["-m", "senet", "train"]
-EXACT = """
-import sys, torch
-from senet.cli import main
-from senet.data.transforms import Normalise
-from senet.training.fit import LIGHTNING_PRECISION
-torch.set_default_dtype(torch.float64)
-torch.Tensor.float = torch.Tensor.double
-LIGHTNING_PRECISION["32"] = "64-true"
-normalise = Normalise.forward
-Normalise.forward = lambda self, images: normalise(self, images).double()
-sys.exit(main(sys.argv[1:]))
-"""
-"""`senet` in float64. In float32 another order of summation moves the last bit, and every step makes more of it: on
-some CPUs the losses of the third epoch differ by 1e-5, on others by less."""
-
-
-def exact(where: Path) -> list[str]:
-    """Words that train in float64, from a module that they find in `where`."""
-    (where / "exact.py").write_text(EXACT)
-    return ["-m", "exact", "train"]
 
 
 def start(where: Path, *words: str, **more: str) -> subprocess.Popen[str]:
@@ -87,38 +68,38 @@ def free_port() -> str:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("alone") / "run"
-    finish(start(folder.parent, *exact(folder.parent), *OPTIONS, "--out", str(folder)))
+    finish(start(folder.parent, *TRAIN, *OPTIONS, "--out", str(folder)))
     return folder
 
 
-def assert_the_same_curve(one: Path, other: Path, tolerance: float = 1e-9) -> None:
+def assert_the_same_curve(one: Path, other: Path, tolerance: float = 1e-5) -> None:
     mine, yours = rows(one), rows(other)
     assert len(mine) == len(yours)
     for a, b in zip(mine, yours, strict=True):
         for key in ("train_loss", "val_loss", "lr"):
             assert a[key] == pytest.approx(b[key], abs=tolerance), key
-        assert a["val_top1"] == b["val_top1"]
+        assert abs(a["val_top1"] - b["val_top1"]) <= 1.5 / 360, "an image on the border may fall either way"
         assert a["step"] == b["step"]
 
 
 @pytest.mark.slow
 def test_two_processes_follow_the_curve_of_one(tmp_path, alone):
     """Norms included: their statistics are of the whole batch."""
-    said = finish(start(tmp_path, *exact(tmp_path), *OPTIONS, "--out", "run", "--devices", "2"))
+    said = finish(start(tmp_path, *TRAIN, *OPTIONS, "--out", "run", "--devices", "2"))
     assert said.count("epoch 3/3") == 1, "only the first process speaks"
     assert_the_same_curve(tmp_path / "run", alone)
 
 
 @pytest.mark.slow
 def test_without_shared_statistics_the_curve_is_another(tmp_path, alone):
-    finish(start(tmp_path, *exact(tmp_path), *OPTIONS, "--out", "run", "--devices", "2", "--no-sync-bn"))
+    finish(start(tmp_path, *TRAIN, *OPTIONS, "--out", "run", "--devices", "2", "--no-sync-bn"))
     assert abs(rows(tmp_path / "run")[0]["train_loss"] - rows(alone)[0]["train_loss"]) > 5e-5
 
 
 @pytest.mark.slow
 def test_under_torchrun(tmp_path, alone):
     run = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
-    said = finish(start(tmp_path, *run, *exact(tmp_path), *OPTIONS, "--out", "run"))
+    said = finish(start(tmp_path, *run, *TRAIN, *OPTIONS, "--out", "run"))
     assert said.count("epoch 3/3") == 1
     assert_the_same_curve(tmp_path / "run", alone)
 
@@ -132,11 +113,11 @@ def test_on_two_nodes(tmp_path, alone, launcher):
         if launcher == "torchrun":
             run = ["-m", "torch.distributed.run", "--nproc-per-node", "1", "--nnodes", "2", "--node-rank", node]
             run += ["--master-addr", "127.0.0.1", "--master-port", port]
-            nodes.append(start(tmp_path, *run, *exact(tmp_path), *OPTIONS, "--out", "run"))
+            nodes.append(start(tmp_path, *run, *TRAIN, *OPTIONS, "--out", "run"))
         else:
             here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": node}
             more = ["--out", "run", "--devices", "1", "--nodes", "2"]
-            nodes.append(start(tmp_path, *exact(tmp_path), *OPTIONS, *more, **here))
+            nodes.append(start(tmp_path, *TRAIN, *OPTIONS, *more, **here))
     said = [finish(node) for node in nodes]
     assert [text.count("epoch 3/3") for text in said] == [1, 0]
     assert_the_same_curve(tmp_path / "run", alone)
