@@ -1,8 +1,9 @@
 # Everything happens in .venv, made on first use; PYTHON chooses the interpreter that makes it.
 PYTHON ?= python3
 BIN := .venv/bin
-# A process a core, each computing with one thread: several threads in several processes fight over the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
+# A process a core, each computing with one thread: several threads in several processes fight over the cores. A process
+# without work takes over half of another's, so that no long file is left to one of them.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
 .PHONY: demo test test-all bench sanitize lint format clean
 
@@ -12,8 +13,8 @@ demo: .venv/installed ## Train on real scanned digits, evaluate, predict on imag
 test: lint ## Linter, type checker, import contracts, tests
 	$(PYTEST) -m "not slow"
 
-test-all: lint ## The same with the tests that take minutes
-	$(PYTEST)
+test-all: lint ## The same with the tests that take minutes, and more examples for the property tests
+	$(PYTEST) --hypothesis-profile=thorough
 
 bench: .venv/installed-dev ## What attention costs in time and memory, about 25 minutes; BENCH=--quick for two
 	$(BIN)/python benchmarks/bench_speed.py $(BENCH)

@@ -71,8 +71,17 @@ def saved(model: str, path: Path, classes: int = 7) -> tuple[nn.Module, nn.Modul
     return raw, averaged
 
 
-@pytest.mark.parametrize("model", ["timm:resnet10t", "torchvision:resnet18", "ownnet:build"])
-@pytest.mark.parametrize("weights", [None, "raw"])
+@pytest.mark.parametrize(
+    ("model", "weights"),
+    [
+        ("timm:resnet10t", None),
+        ("torchvision:resnet18", None),
+        ("ownnet:build", None),
+        ("ownnet:build", "raw"),
+        pytest.param("timm:resnet10t", "raw", marks=pytest.mark.slow),
+        pytest.param("torchvision:resnet18", "raw", marks=pytest.mark.slow),
+    ],
+)
 def test_attention_goes_into_a_users_own_network(senet, model: str, weights: str | None, folder: Path) -> None:
     raw, averaged = saved(model, folder / "x.pth")
     more = ("--where", "0") if model == "ownnet:build" else ()

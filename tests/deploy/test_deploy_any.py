@@ -55,7 +55,12 @@ def small(channels: int = 3) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("format", "channels"),
-    [("onnx", 1), ("onnx", 12), ("openvino", 4), ("torch", 1), ("torch", 4), ("torch", 12)],
+    [
+        ("onnx", 1),
+        ("openvino", 4),
+        ("torch", 12),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("onnx", 12), ("torch", 1), ("torch", 4))),
+    ],
 )
 def test_networks_of_any_number_of_channels(format: str, channels: int, tmp_path: Any) -> None:
     torch.manual_seed(0)
@@ -82,7 +87,7 @@ def test_the_cost_of_networks_of_any_number_of_channels(channels: int) -> None:
     assert found.params - senet.cost(usual, (3, 32, 32)).params == (channels - 3) * 16 * 9
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 7])
+@pytest.mark.parametrize("channels", [1, 7, *(pytest.param(c, marks=pytest.mark.slow) for c in (2, 3))])
 def test_a_users_network_is_asked_for_its_channels(channels: int, tmp_path: Any) -> None:
     report = export(small(channels), tmp_path / "x.pt2", format="torch", check=QUICK, size=(24, 24))
     assert report.metadata.preprocessing.in_channels == channels
@@ -118,7 +123,7 @@ LAYERS = {
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
-@pytest.mark.parametrize("ndim", CONVS)
+@pytest.mark.parametrize("ndim", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
 @pytest.mark.parametrize("spec", LAYERS.values(), ids=LAYERS.keys())
 def test_every_layer_in_every_dimension(spec: Any, ndim: int) -> None:
     model = randomise(nn.Sequential(CONVS[ndim](3, 16, 3), spec.build(16, ndim=ndim))).eval()

@@ -49,11 +49,11 @@ def _insertion_points(peer: nn.Module) -> list[nn.Module]:
 @pytest.mark.parametrize(
     ("groups", "width", "peer_name", "size"),
     [
-        (1, 1.0, "shufflenet_g1_w1", SMALL),
         (2, 1.0, "shufflenet_g2_w1", ODD),
-        (4, 1.0, "shufflenet_g4_w1", SMALL),
-        (3, 0.5, "shufflenet_g3_wd2", ODD),
         (1, 0.25, "shufflenet_g1_wd4", (224, 224)),
+        pytest.param(1, 1.0, "shufflenet_g1_w1", SMALL, marks=pytest.mark.slow),
+        pytest.param(4, 1.0, "shufflenet_g4_w1", SMALL, marks=pytest.mark.slow),
+        pytest.param(3, 0.5, "shufflenet_g3_wd2", ODD, marks=pytest.mark.slow),
     ],
 )
 def test_pytorchcv(

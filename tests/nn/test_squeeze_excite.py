@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import timm.layers
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from senet.errors import UnknownNameError
@@ -96,7 +96,6 @@ class TestGate:
 
 class TestHiddenWidth:
     @given(channels=st.integers(1, 4096), reduction=st.integers(1, 64))
-    @settings(max_examples=200, deadline=None)
     def test_rules(self, channels, reduction):
         assert hidden_width(channels, reduction, "timm") == timm.layers.make_divisible(channels / reduction)
         if reduction <= channels:
@@ -159,7 +158,6 @@ class TestBlock:
         batch=st.integers(0, 3),
         data=st.data(),
     )
-    @settings(max_examples=40, deadline=None)
     def test_any_shape_and_option(self, channels, space, batch, data):
         layer = SqueezeExcite(
             channels,

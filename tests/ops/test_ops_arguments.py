@@ -56,7 +56,7 @@ def tensors_of(shapes: tuple[tuple[int, ...], ...]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_one_odd_argument(name: str, data: st.DataObject) -> None:
     """Another size, type, form or nothing in one place: the definition's numbers, or a ValueError."""

@@ -12,6 +12,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import both
 from torch import Tensor, nn
 
 import senet
@@ -78,8 +79,16 @@ def resnet() -> nn.Module:
 # What is kept
 
 
-@pytest.mark.parametrize("ndim", [1, 2, 3])
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("ndim", "training"),
+    [
+        (1, False),
+        (2, False),
+        (2, True),
+        (3, True),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, True), (3, False))),
+    ],
+)
 @pytest.mark.parametrize("kind", sorted(set(ATTENTIONS) - {"sk"}))
 def test_output_stays_bit_for_bit_and_gates_learn(kind: str, training: bool, ndim: int) -> None:
     model = Net(ndim=ndim).train(training)
@@ -101,7 +110,7 @@ def test_output_stays_bit_for_bit_and_gates_learn(kind: str, training: bool, ndi
         assert any(not torch.equal(new, old) for new, old in zip(layer.parameters(), was, strict=True))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=settings.default.max_examples // 4)  # each a whole surgery
 @given(
     channels=st.integers(2, 40),
     reduction=st.integers(1, 24),
@@ -128,7 +137,7 @@ def test_any_width_size_and_option_keeps_the_function(
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["resnet18", "cifar_resnet20", "cifar_preresnet20", "vgg11", "mobilenet_v1_025"])
 def test_own_networks_stay_bit_for_bit_on_the_kernel(name: str, training: bool) -> None:
-    model = randomise(senet.create_model(name)).train(training)
+    model = randomise(senet.create_model(name, **{"hidden": 64} if name == "vgg11" else {})).train(training)
     twin = copy.deepcopy(model)
     x = image(side=64)
     senet.retrofit(model)
@@ -191,7 +200,7 @@ def test_second_call_changes_nothing(resnet: nn.Module) -> None:
     assert not report.inserted
     assert {skipped.reason for skipped in report.skipped} == {"already has attention"}
     assert list(resnet.state_dict()) == keys
-    vgg = torchvision.models.vgg11_bn()
+    vgg = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"], batch_norm=True)
     assert senet.retrofit(vgg, example_inputs=image(side=64)).inserted
     assert not senet.retrofit(vgg, example_inputs=image(side=64)).inserted
 
@@ -375,7 +384,7 @@ def test_under_data_parallel(tmp_path: Path) -> None:
     senet.retrofit(model)
     model(image(count=4)).square().mean().backward()
     expected = [p.grad.clone() for layer in layers(model) for p in layer.parameters()]
-    torch.multiprocessing.spawn(_rank, args=(str(tmp_path),), nprocs=2)
+    both(_rank, str(tmp_path))
     found = torch.load(tmp_path / "gradients.pt", weights_only=True)
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)

@@ -100,39 +100,34 @@ def test_same_seed_same_bits_whatever_the_workers(train):
     ],
     ids=lambda c: next(iter(c)),
 )
-def test_every_part_of_a_recipe_has_an_effect(train, changes):
-    _, plain = train()
+def test_every_part_of_a_recipe_has_an_effect(train, plain, changes):
     outcome, folder = train(**changes)
     assert np.isfinite(outcome.rows[-1]["val_loss"])
-    assert not equal(weights(plain), weights(folder))
+    assert not equal(weights(plain[1]), weights(folder))
 
 
 @pytest.mark.parametrize("how", [RunOptions(workers=0, precision="bf16"), RunOptions(workers=0, channels_last=False)])
-def test_how_it_runs_changes_little(train, how):
-    plain, _ = train()
+def test_how_it_runs_changes_little(train, plain, how):
     other, _ = train(how=how)
-    assert other.rows[-1]["train_loss"] == pytest.approx(plain.rows[-1]["train_loss"], rel=0.05)
+    assert other.rows[-1]["train_loss"] == pytest.approx(plain[0].rows[-1]["train_loss"], rel=0.05)
 
 
-def test_recomputing_maps_changes_nothing(train):
-    _, plain = train()
+def test_recomputing_maps_changes_nothing(train, plain):
     _, folder = train(how=RunOptions(workers=0, grad_checkpointing=True))
-    assert equal(weights(plain), weights(folder))
+    assert equal(weights(plain[1]), weights(folder))
 
 
 @pytest.mark.slow
-def test_compiled(train):
-    plain, _ = train()
+def test_compiled(train, plain):
     other, folder = train(how=RunOptions(workers=0, compile=True))
-    assert other.rows[-1]["train_loss"] == pytest.approx(plain.rows[-1]["train_loss"], rel=0.05)
+    assert other.rows[-1]["train_loss"] == pytest.approx(plain[0].rows[-1]["train_loss"], rel=0.05)
     assert not [k for k in weights(folder) if "_orig_mod" in k]
     load_model(folder)
 
 
-def test_fp16_trains_also_on_a_processor(train):
-    plain, _ = train()
+def test_fp16_trains_also_on_a_processor(train, plain):
     outcome, _ = train(how=RunOptions(workers=0, precision="fp16"))
-    assert outcome.rows[-1]["train_loss"] == pytest.approx(plain.rows[-1]["train_loss"], rel=0.05)
+    assert outcome.rows[-1]["train_loss"] == pytest.approx(plain[0].rows[-1]["train_loss"], rel=0.05)
 
 
 def test_averaged_weights_are_what_is_validated_and_kept(train, few_digits):

@@ -163,7 +163,7 @@ def test_a_broken_file_is_told(written: Callable[[bytes], Path], case: str) -> N
         read_tensors(written(content))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_file_is_refused_or_read_never_worse(data: st.DataObject, tmp_path: Path) -> None:
     ones = np.ones(2, np.float32)
@@ -176,7 +176,7 @@ def test_a_damaged_file_is_refused_or_read_never_worse(data: st.DataObject, tmp_
         assert all(t.numel() < 100 for t in read_tensors(path).values())
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=60))
 def test_noise_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.caffemodel"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -86,7 +86,6 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=300)
 @given(FIELDS | JSON)
 def test_any_preprocessing_either_reads_or_is_refused(values: Any) -> None:
     found, message = attempt(Preprocessing.from_dict, values)
@@ -197,7 +196,6 @@ def test_a_huge_description_is_not_read(written: Path) -> None:
     assert "are read" in refused(written)
 
 
-@settings(deadline=None)
 @given(st.text() | JSON.map(json.dumps) | st.binary().map(lambda b: b.decode("latin1")))
 def test_any_text_either_is_an_object_or_a_value_error(text: str) -> None:
     try:
@@ -383,7 +381,6 @@ def test_an_archive_that_unpacks_without_end_is_not_unpacked(tmp_path: Path) -> 
     assert "unpack to 134,217,728" in refused(path, read_tensors)
 
 
-@settings(deadline=None, max_examples=60)
 @given(place=st.integers(0, 10**6), byte=st.integers(0, 255), legacy=st.booleans())
 def test_a_damaged_pytorch_file_is_told_or_reads(
     place: int, byte: int, legacy: bool, tmp_path_factory: pytest.TempPathFactory
