@@ -52,7 +52,8 @@ def test_each_command_has_the_options_that_the_guide_gives_it(guide, capsys):
 
 def headings(page: str) -> list[str]:
     """The messages that are headings of a page, without their marks of code."""
-    return re.findall(r"^### (?:`` )?`?(.*?)`?(?: ``)?$", (DOCS / page).read_text(encoding="utf-8"), re.M)
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return [match[2] for match in re.finditer(r"^### (`+) ?(.*?) ?\1$", text, re.M)]
 
 
 @cache
