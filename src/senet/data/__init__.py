@@ -88,7 +88,7 @@ HOMES = {
     "scanning": ("ScanReport", "scan"),
     "sharding": ("Sharded", "write_shards"),
     "shards": ("ShardSource",),
-    "sources": ("Data", "FileSource", "Source", "Subset", "missing_classes", "thin"),
+    "sources": ("Data", "FileSource", "Source", "Subset", "missing_classes", "subsample"),
     "transforms": ("Normalise", "TrainTransform", "eval_transform", "train_transform"),
 }
 
