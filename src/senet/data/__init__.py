@@ -73,7 +73,7 @@ __all__ = [
 
 HOMES = {
     "augmentation": ("Augmentation",),
-    "broken": ("CorruptImageReport",),
+    "corrupt_images": ("CorruptImageReport",),
     "dataset": ("Batch", "ImageDataset", "RefusedImage"),
     "dense": ("DenseBatch", "DenseDataset", "DenseSource", "AnnotationIssue", "annotation_issues"),
     "folder": ("find_images",),
@@ -84,7 +84,7 @@ HOMES = {
     "mixing": ("Mixing",),
     "opening": ("open_data",),
     "sampler": ("EvalBatchSampler", "Shard", "TrainBatchSampler"),
-    "samples": ("sample_images",),
+    "sample_images": ("sample_images",),
     "scanning": ("ScanReport", "scan"),
     "sharding": ("Sharded", "write_shards"),
     "shards": ("ShardSource",),
