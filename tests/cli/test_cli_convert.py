@@ -145,7 +145,7 @@ def test_options_of_the_network_that_have_no_flag(senet, theirs: Path) -> None:
         (("--model-kwargs", "=1"), "write NAME=VALUE"),
         (("--model-kwargs", "projektion=true"), "did you mean 'projection'"),
         (("--model-kwargs", "projection=yes"), "projection='yes' must be bool"),
-        (("--model-kwargs", "num_classes=3"), "isn't given this way"),
+        (("--model-kwargs", "num_classes=3"), "has an option of its own"),
         (("--model-kwargs", "name=x"), "unknown option"),
         (("--model-kwargs", 'depth={"a": 1}'), "depth={'a': 1} must be int"),
     ],
@@ -161,7 +161,7 @@ def test_what_is_there_already(senet, refused, theirs: Path) -> None:
     out = theirs / "out.safetensors"
     assert senet("convert", theirs / "plain.pth", *RESNET20, "--out", out)[0] == 0
     before = out.read_bytes(), out.with_suffix(".json").read_bytes()
-    assert "that is SRC itself" in refused("convert", out, *RESNET20, "--out", out, "--to", "cifar")
+    assert "that is CHECKPOINT itself" in refused("convert", out, *RESNET20, "--out", out, "--to", "cifar")
     other = theirs / "other.safetensors"
     assert "a checkpoint of this package already" in refused("convert", out, *RESNET20, "--out", other)
     assert "out.json there describes another file" in refused(

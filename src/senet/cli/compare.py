@@ -245,8 +245,11 @@ def _variant_specs(options: argparse.Namespace) -> list[VariantSpec]:
             # Attention comes by surgery: these say where, not what the network is.
             where = {key: network.pop(key) for key in ("placement", "stages") if key in network}
         return default_variants(jobs.chosen_initialization(options, network, pretrained=False), attention, where)
-    network = ("attention", "placement", "stages", "model_kwargs")
-    given = [name for name in ("model", "checkpoint", *network) if getattr(options, name)]
+    given = [
+        name
+        for name in ("model", "checkpoint", "attention", "placement", "stages", "model_kwargs")
+        if getattr(options, name)
+    ]
     if given:
         raise SenetError(f"--{given[0]} says what one network is; with --variant write it there")
     arms = [
