@@ -38,7 +38,7 @@ BARE_RELATIVES = {
     "those, last word": r"\bthose(?=[.,:;)]|$)",
     "which ones": r"\bwhich ones?\b",
     "which, last word": r"\bwhich(?=[.:;)]|$)",
-    "says which": r"\b(?:says?|shows?|reports?|prints?|knows?|lists?|chooses?) which(?= \w+s?\b(?: was| is| are|$))",
+    "says which": r"\b(?:says?|shows?|reports?|prints?|knows?|lists?|chooses?) which(?= \w+ (?:was|is|are|has|have)\b)",
     "whose it is": r"\bwhose (?:it|they|this)\b",
     "who, first word": r"^who(?:ever)?\b",
 }
