@@ -9,7 +9,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --d
 demo: .venv/installed ## Train on real scanned digits, evaluate, predict on image files
 	$(BIN)/python examples/demo.py
 
-test: lint ## All checks of `make lint`, then the tests
+test: lint ## Linter, type checker, import contracts, tests
 	$(PYTEST) -m "not slow"
 
 test-all: lint ## The same with the tests that take minutes
