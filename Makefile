@@ -40,11 +40,13 @@ format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Without the theme's note on a future MkDocs.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 docs: .venv/installed-dev ## The documentation site, in site/: open site/index.html, no server or network needed
-	$(BIN)/mkdocs build --strict
+	$(MKDOCS) build --strict
 
 docs-serve: .venv/installed-dev ## The same at http://127.0.0.1:8000, built again at each change
-	$(BIN)/mkdocs serve --livereload
+	$(MKDOCS) serve --livereload
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
