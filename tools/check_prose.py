@@ -64,7 +64,7 @@ BANNED = {
     r"kin": "related",
     r"upstream": "external models",
     r"residual units?": "residual block",
-    r"(?<!feature )(?<!activation )(?<!heat )(?<!saliency )maps(?! (?:\w+ )?to\b)": "feature maps",
+    r"(?<!feature )(?<!activation )(?<!heat )(?<!saliency )maps(?! [^.;:]*\bto\b)": "feature maps",
     r"the (?:large |small |whole |same |rounded )?map": "the feature map",
     r"anew|afresh": "again, from random weights",
     r"anybody|anybody's|everybody": "any user, other libraries",
@@ -211,20 +211,16 @@ def _plain(text: str) -> str:
 def help_pages() -> Iterator[Page]:
     """The help text of each command: its description without examples, and each option's text."""
     sys.path.insert(0, str(ROOT / "src"))
-    from senet.cli import make_parser
+    from cli_reference import commands, program
 
-    parser = make_parser()
-    yield Page("senet --help", [_plain(text) for text in _help_texts(parser)])
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for name, command in action.choices.items():
-                yield Page(f"senet {name} --help", [_plain(text) for text in _help_texts(command)])
+    for name, parser in {"": program(), **commands()}.items():
+        title = " ".join(filter(None, ("senet", name, "--help")))
+        yield Page(title, [_plain(text) for text in _help_texts(parser)])
 
 
 def _help_texts(parser: argparse.ArgumentParser) -> Iterator[str]:
     for paragraph in (parser.description or "").split("\n\n"):
-        if not paragraph.startswith("  "):
-            yield " ".join(line for line in paragraph.splitlines() if not line.startswith("  "))
+        yield " ".join(line for line in paragraph.splitlines() if not line.startswith("  "))
     formatter = parser._get_formatter()
     for action in parser._actions:
         if action.help and action.help != argparse.SUPPRESS:

@@ -12,9 +12,8 @@ from senet.cli import make_parser
 
 def cli_markdown() -> str:
     """A section for each command: description, usage, and a table for each group of options."""
-    parser = make_parser()
     parts: list[str] = []
-    for name, command in subcommands(parser).items():
+    for name, command in commands().items():
         parts += [
             f"## senet {name} {{#{name}}}",
             *_description(command),
@@ -24,9 +23,15 @@ def cli_markdown() -> str:
     return "\n\n".join(parts)
 
 
-def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+def program() -> argparse.ArgumentParser:
+    """The parser of `senet` itself."""
+    made = make_parser()
+    return made[0] if isinstance(made, tuple) else made
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
     """Name to the parser of each command."""
-    (action,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    (action,) = (a for a in program()._actions if isinstance(a, argparse._SubParsersAction))
     return dict(action.choices)
 
 

@@ -9,9 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from cli_reference import subcommands
-
-from senet.cli import make_parser
+from cli_reference import commands
 
 LOADS = {
     "script": "src",
@@ -116,7 +114,7 @@ def test_search_works_without_a_server(site):
 def test_the_command_line_reference_has_every_command_and_option(site):
     text = site.text("reference/cli.html")
     page = Page(text)
-    for name, command in subcommands(make_parser()).items():
+    for name, command in commands().items():
         assert name in page.anchors
         for action in command._actions:
             if action.help != argparse.SUPPRESS:
