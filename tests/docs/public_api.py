@@ -16,19 +16,13 @@ PACKAGES = (
     "senet.tasks",
     "senet.inference",
     "senet.inspection",
+    "senet.training",
+    "senet.comparison",
     "senet.deploy",
     "senet.preprocessing",
     "senet.errors",
-    # These two packages are imported module by module.
-    "senet.training.recipe",
-    "senet.training.recipes",
-    "senet.training.fit",
-    "senet.training.outcome",
-    "senet.comparison.plan",
-    "senet.comparison.variant",
-    "senet.comparison.statistics",
 )
-"""Packages and modules whose `__all__` is public, beside `senet` itself."""
+"""Whose `__all__` is public, beside `senet` itself."""
 
 
 def public_names(package: str) -> list[str]:
