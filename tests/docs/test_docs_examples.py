@@ -17,6 +17,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 MODULES = [path for path in sorted((SOURCE / "senet").rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
 PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")])
+TRANSLATED = [page for page in PAGES if page.name.endswith(".zh-CN.md")]
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +72,11 @@ def python_fences(text: str) -> list[Fence]:
     return found
 
 
-RUNNABLE = [page for page in PAGES if any(not f.no_run for f in python_fences(page.read_text(encoding="utf-8")))]
+RUNNABLE = [
+    page
+    for page in PAGES
+    if page not in TRANSLATED and not all(fence.no_run for fence in python_fences(page.read_text(encoding="utf-8")))
+]
 
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -85,6 +90,14 @@ def test_code_of_pages(page):
             run_doctests([doctest.DocTestParser().get_doctest(fence.code, names, page.name, str(page), fence.line)])
         else:
             exec(compile("\n" * (fence.line - 1) + fence.code, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", TRANSLATED, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_translated_page_has_the_same_code(page):
+    original = page.with_name(page.name.replace(".zh-CN", ""))
+    texts = [path.read_text(encoding="utf-8") for path in (original, page)]
+    english, chinese = ([re.sub(r"\s*#.*", "", fence.code) for fence in python_fences(text)] for text in texts)
+    assert english == chinese
 
 
 def test_a_marked_block_does_not_run():
