@@ -98,8 +98,8 @@ what; those that said
 
 
 def test_sentences_end_where_they_end():
-    assert sentences("One, e.g. Two, et al. Three. Four (five). `x` is 0.5. Six") == [
-        "One, e.g. Two, et al. Three.", "Four (five).", "`x` is 0.5.", "Six",
+    assert sentences("One, e.g. Two, et al. Three. Four (five). CODE is 0.5. Six") == [
+        "One, e.g. Two, et al. Three.", "Four (five).", "CODE is 0.5.", "Six",
     ]  # fmt: skip
     assert len(words("SE-ResNet-50 isn't 1,000 x 2.5%")) == 5
 
