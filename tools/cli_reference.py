@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import html
 import re
+import textwrap
 from collections.abc import Iterator
 
 from senet.cli import make_parser
@@ -47,7 +48,7 @@ def _description(command: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def _usage(command: argparse.ArgumentParser) -> str:
-    return command.format_usage().removeprefix("usage: ").strip()
+    return textwrap.dedent(command.format_usage().replace("usage: ", " " * len("usage: "), 1)).strip()
 
 
 def _groups(name: str, command: argparse.ArgumentParser) -> Iterator[str]:
@@ -60,15 +61,15 @@ def _groups(name: str, command: argparse.ArgumentParser) -> Iterator[str]:
         rows = [f"| {title} | |", "|---|---|"]
         for action in actions:
             text = formatter._expand_help(action) if action.help else ""
-            rows.append(f"| {_anchor(name, action)}{_names(formatter, action)} | {_escaped(text)} |")
+            rows.append(f"| <span id='{anchor(name, action)}'></span>{_names(formatter, action)} | {_escaped(text)} |")
         if group.description:
             yield _escaped(group.description)
         yield "\n".join(rows)
 
 
-def _anchor(name: str, action: argparse.Action) -> str:
-    long = max(action.option_strings, key=len, default=action.dest).lstrip("-")
-    return f'<span id="{name}-{html.escape(long)}"></span>'
+def anchor(name: str, action: argparse.Action) -> str:
+    """The id of an option's row; a positional argument has its name in capitals."""
+    return f"{name}-{max(action.option_strings, key=len, default=action.dest.upper()).lstrip('-')}"
 
 
 def _names(formatter: argparse.HelpFormatter, action: argparse.Action) -> str:
@@ -80,9 +81,13 @@ def _names(formatter: argparse.HelpFormatter, action: argparse.Action) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Plain text as Markdown: options as code, nothing else with a meaning."""
-    text = re.sub(r"\s+", " ", html.escape(text, quote=False))
-    text = re.sub(r"([*_|\[\]`])", r"\\\1", text)
+    """Plain text as Markdown: options and what stands in backticks as code, nothing else with a meaning."""
+    parts = re.split(r"(`[^`]+`)", re.sub(r"\s+", " ", text))
+    return "".join(part.replace("|", "\\|") if part.startswith("`") else _plain(part) for part in parts)
+
+
+def _plain(text: str) -> str:
+    text = re.sub(r"([*_|\[\]`])", r"\\\1", html.escape(text, quote=False))
     return re.sub(r"(?<![\w-])(--[a-z][a-z0-9-]*)", r"`\1`", text)
 
 
