@@ -18,7 +18,7 @@ REPORT, FIGURE = DOCS / "sample_inspection" / "report.json", DOCS / "assets" / "
 BLOCKS = {
     "stages.2.0": "first block",
     "stages.4.0": "seventh block: differs by class",
-    "stages.4.2": "last block: varies less",
+    "stages.4.2": "last block: nearly constant",
 }
 """Blocks to draw, in words."""
 
