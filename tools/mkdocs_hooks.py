@@ -11,7 +11,9 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tools")]
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tools")]  # mkdocs takes this back when the hooks are loaded
+
+from cli_reference import cli_markdown  # noqa: E402
 
 OUTSIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/**/*.*")
 """Files of the repository that are part of the site under their own paths."""
@@ -33,8 +35,6 @@ def on_files(files: Files, *, config: Any) -> Files:
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:
     """Insert the command-line reference, and move links over the border of docs/."""
     if COMMANDS in markdown:
-        from cli_reference import cli_markdown
-
         markdown = markdown.replace(COMMANDS, cli_markdown())
     uri = PurePosixPath(page.file.src_uri)
     source = uri if page.file.src_dir == str(ROOT) else "docs" / uri
