@@ -57,6 +57,7 @@ class Page(HTMLParser):
 def pages(site) -> dict[Path, Page]:
     # 404.html is for a server's root: its links are absolute.
     found = [path for path in site.folder.rglob("*.html") if path.name != "404.html"]
+    assert found, site.log
     return {path: Page(path.read_text(encoding="utf-8")) for path in found}
 
 
