@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn
 
-__all__ = ["plain_console", "plain_progress", "printable", "teller"]
+__all__ = ["line_printer", "plain_console", "plain_progress", "printable"]
 
 HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories of control and format characters, lone surrogates, line and paragraph separators."""
@@ -49,7 +49,7 @@ def plain_console(*, stderr: bool = True, **options: Any) -> Console:
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False, **options)
 
 
-def teller(console: Console) -> Callable[[str], None]:
+def line_printer(console: Console) -> Callable[[str], None]:
     """Return a function that prints a line of text unchanged on any console."""
 
     def print_line(text: str) -> None:

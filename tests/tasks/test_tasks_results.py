@@ -253,11 +253,11 @@ def test_no_picture_is_overwritten(
     before = {path.name: path.read_bytes() for path in pictures.iterdir()}
     for network, name in ((segmenter, "a.overlay.jpg"), (detector, "b.boxes.jpg")):
         message = said(capsys, "predict", pictures, "--checkpoint", network, "--out", pictures)
-        assert f"{name} is one of the pictures" in message
+        assert f"{name} is one of the images" in message
     assert {path.name: path.read_bytes() for path in pictures.iterdir()} == before
     link = tmp_path / "link"
     link.symlink_to(pictures)
-    assert "one of the pictures" in said(capsys, "predict", pictures, "--checkpoint", detector, "--out", link)
+    assert "one of the images" in said(capsys, "predict", pictures, "--checkpoint", detector, "--out", link)
 
 
 def test_a_failure_leaves_no_half_file(

@@ -92,7 +92,7 @@ def test_train_resume_evaluate_predict(
     )
     said_now = capsys.readouterr().out
     assert "broken.png: not an image" in said_now
-    assert "3 pictures, 1 of them can't be read" in said_now
+    assert "3 images, 1 of them can't be read" in said_now
     if task == "segmentation":
         mask = Image.open(out / "p000.mask.png")
         assert mask.size == Image.open(pictures[0]).size

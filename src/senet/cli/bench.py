@@ -2,7 +2,7 @@
 
 The networks run in turns, and each time is divided by the first network's time right before it. The ratio is the median
 of these quotients. Networks run in PyTorch as they are and, with --runtime optimized, after `senet.optimize`. Files run
-in their own runtime, or in those that --runtime names. A network by name gets random weights.
+in their own runtime, or in the runtimes of --runtime. A network by name gets random weights.
 
 Examples:
   senet bench se_resnet50 resnet50 --batch-sizes 1,8
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         "model",
         several=True,
-        help="a name of `senet list`, timm:NAME, torchvision:NAME or module:function; a checkpoint or its folder; or a "
+        help="a name of `senet list`, timm:NAME, torchvision:NAME or module:function, a checkpoint or its folder, or a "
         "file of `senet export`",
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The picture of a benchmark: images a second, a panel a batch size and number of threads."""
+"""The image of a benchmark: images a second, a panel a batch size and number of threads."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ from senet.cli.values import numbers
 from senet.comparison.paper_tables import from_table
 from senet.comparison.plan import Comparison
 from senet.comparison.variant import Variant, VariantSpec, default_variants, parse_variant
-from senet.console import plain_console, teller
+from senet.console import line_printer, plain_console
 from senet.errors import SenetError
 from senet.training.model_initialization import SCRATCH
 from senet.training.paper_tables import TABLES, paper_table_named
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="append",
         metavar=("NAME=NETWORK", "KEY=VALUE"),
-        help="a network with a name of your choice; give two or more, the others are compared with the first. NETWORK "
+        help="a network with a name of your choice. Give two or more: the others are compared with the first. NETWORK "
         "is as MODEL, or the path of a checkpoint. Keys: attention, placement, stages, any option of the network, "
         "pretrained=true, retrofit=SPEC to insert attention by surgery (default: MODEL without and with attention)",
     )
@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timing-seconds",
         type=float,
         metavar="SECONDS",
-        help="time the networks in turns for so long; 0 leaves it out (default: 10)",
+        help="time the networks in turns for so long, 0 leaves it out (default: 10)",
     )
 
 
@@ -103,23 +103,23 @@ def run(options: argparse.Namespace) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SenetError("senet compare starts the processes of each training itself (--devices N): call it once")
     console = plain_console()
-    tell = teller(console)
+    print_line = line_printer(console)
     folder, comparison, data = _resumed(options) if options.resume is not None else _new(options)
     if options.dry_run:
         _print_plan(comparison, folder, data, options)
         return 0
     refuse_others(comparison, folder, data)
-    with join_comparison(comparison, folder, tell):
+    with join_comparison(comparison, folder, print_line):
         # Each network is built once before anything is trained: one that can't be is told now.
         counted = training_costs(comparison, data, seconds=0)
         report = partial(_report, comparison, folder, counted)
         try:
             failed, elsewhere = train_all(comparison, folder, data, console, after_each=report)
         except Interrupted:
-            tell(f"stopped and saved; continue with: senet compare --resume {folder}")
+            print_line(f"stopped and saved; continue with: senet compare --resume {folder}")
             return 130
         for line in elsewhere:
-            tell(f"not finished: {line}")
+            print_line(f"not finished: {line}")
         # What takes time is left to the process that finishes the last run.
         result = report(failed, None if elsewhere else data)
     if options.json:

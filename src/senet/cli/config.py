@@ -41,7 +41,7 @@ def add_config_options(group: argparse._ArgumentGroup, *, record: bool) -> None:
         "--config",
         type=Path,
         metavar="FILE",
-        help=f"file with options: {kinds}; options of the command line win (default: none)",
+        help=f"file with options: {kinds}. Options of the command line win (default: none)",
     )
     group.add_argument(
         "--dry-run", action="store_true", default=None, help="print the resolved recipe, data and network, and stop"

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subject(
         parser,
         "checkpoint",
-        help="a .caffemodel, .pth, .pt, .ckpt, .bin or .safetensors file; or the folder of a run",
+        help="a .caffemodel, .pth, .pt, .ckpt, .bin or .safetensors file, or the folder of a run",
     )
     group = parser.add_argument_group("network")
     group.add_argument(

@@ -72,9 +72,9 @@ def _machine() -> dict[str, Any]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
-    found["processor"] = f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    found["CPU"] = f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
     found["torch threads"] = torch.get_num_threads()
-    found["fast bf16 on this processor"] = _fast_bf16()
+    found["fast bf16 on this CPU"] = _fast_bf16()
     found["kernel"] = describe()
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     found["accelerator"] = f"{torch.accelerator.device_count()} x {accelerator}" if accelerator else "none"

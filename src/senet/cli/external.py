@@ -12,7 +12,7 @@ from senet.errors import SenetError
 from senet.tasks import CLASSIFICATION
 from senet.training.model_initialization import ModelInitialization
 
-__all__ = ["add_choice_options", "external_initialization", "given_choice", "is_external", "refuse_choice", "tell"]
+__all__ = ["add_choice_options", "external_initialization", "given_choice", "is_external", "refuse_choice", "report"]
 
 _OPTIONS = ("prefix", "ignore", "weights")
 
@@ -35,7 +35,7 @@ def add_choice_options(parser: argparse.ArgumentParser, file: str) -> None:
         nargs="+",
         action="extend",
         metavar="PATTERN",
-        help="leave out weights with these names, such as 'criterion.*'; may be repeated (default: none)",
+        help="leave out weights with these names, such as 'criterion.*', may be repeated (default: none)",
     )
     group.add_argument(
         "--weights",
@@ -79,11 +79,11 @@ def external_initialization(
     start, notes = ModelInitialization.external_file(
         path, model, network, options.size, task=options.task or CLASSIFICATION, **given_choice(options)
     )
-    tell(path, notes, options)
+    report(path, notes, options)
     return start
 
 
-def tell(path: str, notes: Iterable[str], options: argparse.Namespace) -> None:
+def report(path: str, notes: Iterable[str], options: argparse.Namespace) -> None:
     """Say what was taken of a file, on standard error where standard output is JSON or a table."""
     from senet.training.job import is_first_process
 

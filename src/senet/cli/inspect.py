@@ -1,7 +1,7 @@
-"""Show what the gates of a trained network do.
+"""Report the gates of a trained network over a data set.
 
 The report is a page, a JSON file and two CSV files. The page shows the gates of each block by class (the paper's
-Figures 6 and 7), a table of the blocks, single images, and what freezing would save. It is --out's index.html and
+Figures 6 and 7), a table of the blocks, single images, and the savings of frozen gates. It is --out's index.html and
 needs no network connection.
 
 Examples:

@@ -35,7 +35,7 @@ def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str, record:
         "--white-level",
         type=white_level,
         metavar="LEVEL|auto",
-        help="white of 16-bit grey images, such as 4095 for 12 bits; auto takes the bits that the largest value needs "
+        help="white of 16-bit grey images, such as 4095 for 12 bits, or auto for the bits of the largest value "
         "(default: the checkpoint's, else 65535)",
     )
     group = parser.add_argument_group("output and configuration")
@@ -65,7 +65,7 @@ def _add_network_options(parser: argparse.ArgumentParser, pretrained: str) -> No
     group.add_argument(
         "--checkpoint",
         metavar="CHECKPOINT",
-        help=f"begin with {shared.CHECKPOINT}; or with another program's weight file, for --model (default: none)",
+        help=f"begin with {shared.CHECKPOINT}, or with another program's weight file, for --model (default: none)",
     )
     group.add_argument(
         "--pretrained",

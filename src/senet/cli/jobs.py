@@ -96,12 +96,12 @@ def chosen_initialization(
 
 def with_head(options: argparse.Namespace, start: ModelInitialization) -> ModelInitialization:
     """With the head that `--head` and `--head-attention` mean; a network that has one keeps it."""
-    said = [name for name in ("head", "head_attention") if getattr(options, name) is not None]
+    given = [name for name in ("head", "head_attention") if getattr(options, name) is not None]
     task = task_named(start.task)
-    if not said and (not task.has_heads or ":" in start.model or start.head):
+    if not given and (not task.has_heads or ":" in start.model or start.head):
         return start
     if start.head or not task.has_heads or ":" in start.model:
-        raise SenetError(f"--{said[0].replace('_', '-')}: {start.model} comes with its own head")
+        raise SenetError(f"--{given[0].replace('_', '-')}: {start.model} comes with its own head")
     from senet.nn import parse_attention
     from senet.tasks.dense import DenseTask
     from senet.tasks.head import parse_head

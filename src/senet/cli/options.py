@@ -46,7 +46,7 @@ CHECKPOINT = "a trained network: a .safetensors file, or the folder of a run (it
 
 DATA = (
     "digits (included), folder:PATH (one subfolder per class), shards:DIR (made by `senet shard`), cifar10, cifar100, "
-    "fashion_mnist, imagenet:PATH; with boxes voc:PATH or coco:PATH; with masks masks:PATH"
+    "fashion_mnist, imagenet:PATH, voc:PATH or coco:PATH (boxes), masks:PATH (masks)"
 )
 """Values of `--data`."""
 
@@ -89,7 +89,7 @@ def add_split_options(group: argparse._ArgumentGroup, *, dense: bool = True) -> 
             "--class-names",
             type=class_names,
             metavar=CLASS_NAMES,
-            help="classes of boxes or masks, or a file with one name a line; masks count them from 0 (default: the "
+            help="classes of boxes or masks, or a file with one name a line, counted from 0 in masks (default: the "
             "data's)",
         )
         add_switch(group, "--instances", help="masks hold numbers of single objects, all of the second class")
@@ -165,14 +165,14 @@ def add_network_options(group: argparse._ArgumentGroup) -> None:
         "--stages",
         type=numbers,
         metavar="N,N",
-        help="stages with attention; the first residual stage is 2 (default: the network's)",
+        help="stages with attention (the first residual stage is 2) (default: the network's)",
     )
     group.add_argument(
         "--model-kwargs",
         nargs="+",
         action="extend",
         metavar="NAME=VALUE",
-        help="other options of the network, such as projection=true activation=relu6 depths=[2,2,2,2]; may be repeated "
+        help="other options of the network, such as projection=true activation=relu6 depths=[2,2,2,2], may be repeated "
         "(default: the network's)",
     )
 
@@ -224,7 +224,7 @@ def add_use_options(parser: argparse.ArgumentParser, *, positional: bool, export
         exported: Whether it may be a file of `senet export`.
     """
     group = parser.add_argument_group("network")
-    text = CHECKPOINT + ("; or a file of `senet export`" if exported else "")
+    text = CHECKPOINT + (", or a file of `senet export`" if exported else "")
     if positional:
         add_subject(group, "checkpoint", help=text)
     else:
@@ -237,7 +237,7 @@ def add_use_options(parser: argparse.ArgumentParser, *, positional: bool, export
             help="runtime of an exported file: onnxruntime, openvino or torch (default: the format's own)",
         )
     group = parser.add_argument_group("running")
-    dense = "; 8 with boxes or masks" if exported else ""
+    dense = ", 8 with boxes or masks" if exported else ""
     group.add_argument("--batch-size", type=positive, metavar="N", help=f"images at a time (default: {BATCH}{dense})")
     group.add_argument("--precision", default="32", metavar="PRECISION", help="32, bf16 or fp16 (default: %(default)s)")
     add_workers_option(group)

@@ -33,7 +33,7 @@ from senet.cli.job_options import add_job_options
 from senet.cli.operation import AFTER, measured, operate, planned
 from senet.cli.output import print_json, print_table
 from senet.cli.parser import add_switch
-from senet.console import plain_console, teller
+from senet.console import line_printer, plain_console
 from senet.data.augmentation import Augmentation
 from senet.errors import CheckpointError, SenetError
 from senet.tasks import CLASSIFICATION, task_named
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     add_job_options(parser, pretrained="yes, except for module:function")
     group = parser.add_argument_group("surgery")
-    add_switch(group, "--plan", help="show the insertion points and stop; needs no data")
+    add_switch(group, "--plan", help="show the insertion points and stop, without data")
     group.add_argument(
         "--where",
         nargs="+",
@@ -100,8 +100,8 @@ def run(options: argparse.Namespace) -> int:
     operation = operate(options, start, data, seed=job.recipe.seed)
     job = replace(job, network=operation.start)
     if is_first_process() and not options.json:
-        teller(console)(str(operation.report))
-        teller(console)(jobs.plan_line("fine-tuning", job, folder))
+        line_printer(console)(str(operation.report))
+        line_printer(console)(jobs.plan_line("fine-tuning", job, folder))
     return _train(job, folder, operation.record(), data, options, console)
 
 
@@ -214,7 +214,7 @@ def _train(
             outcome = job.resume(folder, console, data=data)
     except Interrupted:
         line = f"stopped and saved; go on with: senet retrofit --resume {folder}"
-        teller(console)(line)
+        line_printer(console)(line)
         return 130
     if not is_first_process():
         return 0
@@ -223,7 +223,7 @@ def _train(
     record["results"][moment] = measured(options, job.network, best.model, data, record["split"])
     _give(folder, record, options, seconds=outcome.seconds)
     if outcome.corrupt_images:
-        teller(console)(outcome.corrupt_images)
+        line_printer(console)(outcome.corrupt_images)
     return 0
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_table
 from senet.cli.parser import add_subject
-from senet.console import plain_console, teller
+from senet.console import line_printer, plain_console
 from senet.errors import SenetError
 
 __all__ = ["USAGE", "add_arguments", "run"]
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     add_subject(group, "data", help=shared.DATA)
     shared.add_split_options(group)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to; made if missing")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, made if missing")
     parser.add_argument(
         "--shard-mb", type=float, default=256, metavar="MEGABYTES", help="size of a shard (default: %(default)s)"
     )
@@ -52,11 +52,11 @@ def run(options: argparse.Namespace) -> int:
 
     if not options.shard_mb > 0:
         raise SenetError(f"--shard-mb {options.shard_mb:g} must be positive")
-    data, tell = shared.data_options(options).open(), teller(plain_console())
+    data, print_line = shared.data_options(options).open(), line_printer(plain_console())
     with counting("writing shards") as progress:
         made = write_shards(
             data, options.out, shard_mb=options.shard_mb, seed=options.seed, workers=options.workers, progress=progress,
-            report=lambda *it: tell(f"left out {': '.join(it)}"),
+            report=lambda *it: print_line(f"left out {': '.join(it)}"),
         )  # fmt: skip
     if options.json:
         print_json({"folder": str(options.out), **asdict(made)})

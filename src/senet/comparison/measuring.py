@@ -114,10 +114,10 @@ class _Network:
         self.objective = task.objective(
             data.classes, job.recipe, preprocessing=built.preprocessing, channels_last=run.channels_last
         ).to(self.device)
-        draw = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         self.example = tree_map_only(
             Tensor,
-            lambda tensor: self._placed(torch.rand(tensor.shape, generator=draw)),
+            lambda tensor: self._placed(torch.rand(tensor.shape, generator=generator)),
             task.example(built.preprocessing),
         )
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.comparison.plan import PLAN, Comparison, Run
-from senet.console import teller
+from senet.console import line_printer
 from senet.errors import SenetError
 from senet.training.failures import DIVERGED, Diverged
 from senet.training.folder import JOB, METRICS, write_json
@@ -84,7 +84,7 @@ def train_all(
     failed: dict[Path, str] = {}
     training_runs = list(comparison.training_runs(folder))
     train = _train_in_processes if _several_devices(comparison.run) else _train
-    report = teller(console)
+    report = line_printer(console)
     trained = True
     while trained:  # once more after the last run, since another process may have died
         trained = False

@@ -19,9 +19,8 @@ class Augmentation:
     """Random changes of a training image, in the order in which they are applied.
 
     Attributes:
-        crop: Way to cut the training image: `"random-resized"` (a random part, resized), `"pad"` (a border of the mean
-            color, then a random crop, as in He et al. 2016, section 4.2), `"scale-jitter"` (a random scale, then a
-            random crop) or `"none"` (the center crop of evaluation).
+        crop: Way to cut the training image: `"random-resized"`, `"pad"` (a border, then a random crop),
+            `"scale-jitter"` (a random scale, then a random crop) or `"none"` (the center crop of evaluation).
         scale: Smallest and largest area of a random-resized crop, as fractions of the image's.
         ratio: Smallest and largest width over height of a random-resized crop.
         pad: Border of the pad crop on each side, in pixels.
@@ -33,7 +32,7 @@ class Augmentation:
         color_jitter: Strength of random brightness, contrast and saturation: each is scaled by 1 ± this.
         pixel_jitter: Largest number of gray levels (of 255) that is added to or subtracted from each color channel.
         random_erasing: Probability that a random rectangle is replaced by the mean color.
-        cutout: Side of a random square that is replaced by the mean color, in pixels; 0 is off.
+        cutout: Side of a random square that is replaced by the mean color, in pixels (0 is off).
 
     Raises:
         SenetError: A value is out of its range, or the chosen `crop` doesn't read it.

@@ -159,16 +159,16 @@ def _network(name: str, factory: str | None) -> tuple[nn.Module, int, tuple[int,
 
 def randomise(network: nn.Module) -> nn.Module:
     """Draw random norms, biases and statistics. Zeros and ones would hide work and errors."""
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim == 1:
-                parameter.uniform_(0.2, 1.0, generator=draw)
+                parameter.uniform_(0.2, 1.0, generator=generator)
         for name, buffer in network.named_buffers():
             if name.endswith("running_mean"):
-                buffer.normal_(0, 0.1, generator=draw)
+                buffer.normal_(0, 0.1, generator=generator)
             elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 1.5, generator=draw)
+                buffer.uniform_(0.5, 1.5, generator=generator)
     return network
 
 
@@ -186,10 +186,10 @@ def _timed(
     candidates: Sequence[_Candidate], opened: Sequence[nn.Module], batch: int, size: tuple[int, int], seconds: float
 ) -> list[list[float]]:
     """Return the seconds of each call, one list per candidate, after two warm-up calls."""
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     inputs: dict[int, Tensor] = {}
     for c in candidates:
-        images = torch.randn(batch, c.channels, *size, generator=draw)
+        images = torch.randn(batch, c.channels, *size, generator=generator)
         inputs.setdefault(c.channels, images.contiguous(memory_format=torch.channels_last))
     times: list[list[float]] = [[] for _ in candidates]
     with torch.inference_mode():

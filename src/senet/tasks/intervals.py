@@ -70,9 +70,9 @@ def bootstrap(
     count = len(sums)
     if count < 2:
         return None
-    draw = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     flat = sums.reshape(count, -1).astype(np.float64)
-    figures = figure((draw @ flat).reshape(RESAMPLES, *sums.shape[1:]))
+    figures = figure((draws @ flat).reshape(RESAMPLES, *sums.shape[1:]))
     figures = figures[np.isfinite(figures)]
     if not len(figures):
         return None

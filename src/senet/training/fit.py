@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 
-from senet.console import plain_console, teller
+from senet.console import line_printer, plain_console
 from senet.data import (
     Batch,
     Data,
@@ -107,7 +107,7 @@ def fit(
     task = task_named(network.task)
     task.check_recipe(recipe)
     task.check_network(network.model, network.name, network.preprocessing, data.classes)
-    report = teller(console)
+    report = line_printer(console)
     check_annotations(data, report)
     report_missing_classes(data, report)
     check_masks(data, ("train", "val"), training=True)

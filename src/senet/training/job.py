@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.console import plain_console, teller
+from senet.console import line_printer, plain_console
 from senet.errors import DataError, SenetError
 from senet.tasks import task_named
 from senet.training.cluster import is_first_process
@@ -175,7 +175,7 @@ class Job:
             _remove_partial_files(folder)
             if is_first_process():
                 if network.new_head and self.network.weights != SCRATCH and console is not None:
-                    teller(console)(f"the classifier is new: {network.new_head}")
+                    line_printer(console)(f"the classifier is new: {network.new_head}")
                 # `run.json` is written last. A run that is killed before starts again.
                 for name, content in {**(notes or {}), JOB: pinned.to_dict()}.items():
                     write_json(folder, name, content)
@@ -197,7 +197,7 @@ class Job:
         Raises:
             SenetError: As in `start`. Or the data has changed, or the run has already trained more epochs.
         """
-        report = teller(console or plain_console()) if is_first_process() else str
+        report = line_printer(console or plain_console()) if is_first_process() else str
         with _locked(folder):
             _remove_partial_files(folder)
             status = self.status(folder, report=report)
@@ -348,7 +348,7 @@ def report_leaks(start: ModelInitialization, data: Data, console: Console | None
     record = start.trained_on()
     leaked = count_sampled(data.val, record.sample) if record and is_first_process() and console is not None else 0
     if leaked and console is not None:
-        teller(console)(
+        line_printer(console)(
             f"warning: the weights of {start.weights} were trained on {leaked:,} of the {len(data.val):,} validation "
             "images (same path and content); accuracies are higher than on new images"
         )

@@ -36,25 +36,25 @@ class Recipe:
             rate in proportion (`for_batch_size`).
         train: Part of the network that learns: `"all"`, or the `"attention"` layers alone. Running statistics of norms
             follow the data in both cases.
-        freeze_stages: Keep the stem and the stages of a backbone up to this number as they are; 0 is none.
+        freeze_stages: Keep the stem and the stages of a backbone up to this number as they are (0 is none).
         freeze_bn: Keep all batch norms of a backbone as they are, which suits small batches.
         optimizer: `"sgd"` (with Nesterov momentum 0.9) or `"adamw"`. Norms and biases have no weight decay.
         lr: Peak learning rate at this batch size. AdamW in place of SGD divides it by 100 (`for_optimizer`).
         weight_decay: L2 penalty (SGD) or decoupled weight decay (AdamW).
         schedule: Learning rate over time: `"cosine"` to zero, `"step"`, `"one-cycle"` (with SGD's momentum from 0.95 to
             0.85 and back) or `"constant"`.
-        warmup_epochs: Epochs of linear warm-up; with the one-cycle schedule, of its rising part.
+        warmup_epochs: Epochs of linear warm-up, or of the one-cycle schedule's rising part.
         step_epochs: Epochs after which the step schedule lowers the learning rate.
         step_factor: Factor of the step schedule.
         label_smoothing: Fraction of the target that is spread evenly over the classes.
-        mixup: Beta parameter of mixup; 0 is off. With cutmix on too, each batch draws one of them.
-        cutmix: Beta parameter of cutmix; 0 is off.
+        mixup: Beta parameter of mixup (0 is off). With cutmix on too, each batch draws one of them.
+        cutmix: Beta parameter of cutmix (0 is off).
         augmentation: Random changes of each training image.
-        ema_decay: Decay per step of averaged weights, which are then validated and kept; 0 is off. It rises to this
+        ema_decay: Decay per step of averaged weights, which are then validated and kept (0 is off). It rises to this
             value over the first steps.
-        clip_grad_norm: Largest norm of the gradient; 0 is off.
+        clip_grad_norm: Largest norm of the gradient (0 is off).
         grad_accumulation: Number of micro-batches per optimizer step, to save memory.
-        patience: Stop after this many epochs without a better validation metric; 0 is off.
+        patience: Stop after this many epochs without a better validation metric (0 is off).
         seed: Seed of the weights, the order of the images and the augmentation.
         expects: Result that the recipe should reach: metric, hardware and time in words.
 

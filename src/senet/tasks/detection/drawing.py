@@ -24,9 +24,9 @@ def draw_boxes(
         classes: Names of the classes.
         score_threshold: Boxes with a smaller score are left out.
     """
-    draw = image.convert("RGB")
-    pen = ImageDraw.Draw(draw)
-    edge = max(draw.size)
+    drawn = image.convert("RGB")
+    pen = ImageDraw.Draw(drawn)
+    edge = max(drawn.size)
     width, font = max(1, edge // 300), ImageFont.load_default(max(10, edge // 45))
     scores = found["scores"].tolist() if "scores" in found else [None] * len(found["labels"])
     for box, label, score in zip(found["boxes"].tolist(), found["labels"].tolist(), scores, strict=True):
@@ -38,4 +38,4 @@ def draw_boxes(
         corner = pen.textbbox((left, top), text, font=font)
         pen.rectangle((left, top, corner[2] + 2, corner[3] + 2), fill=colour(label))
         pen.text((left + 1, top), text, fill="black", font=font)
-    return draw
+    return drawn
