@@ -54,7 +54,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return right / len(y)
 
 
-def augmented(padded: Tensor, index: Tensor, draw: torch.Generator) -> Tensor:
+def augmented(padded: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
     x, size = padded[index], padded.shape[-1] - 2 * PAD
     left, top = torch.randint(0, 2 * PAD + 1, (2, len(index)), generator=generator)
     rows, columns = top[:, None] + torch.arange(size), left[:, None] + torch.arange(size)
@@ -75,7 +75,7 @@ def fine_tune(model: nn.Module, data: tuple[Tensor, Tensor], recipe: Recipe) -> 
         model.train()
         order = torch.randperm(len(y), generator=generator)
         for index in order[: steps * recipe.batch_size].split(recipe.batch_size):
-            loss = F.cross_entropy(logits(model, augmented(padded, index, draw), True), y[index])
+            loss = F.cross_entropy(logits(model, augmented(padded, index, generator), True), y[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -134,7 +134,7 @@ def examine(network: zoo_networks.Network, record: dict[str, Any]) -> None:
         return
     seen: list[Graph] = []
     with mock.patch.object(
-        sys.modules["senet.surgery.retrofit"], "trace", lambda *args: seen.append(trace(*args)) or seen[0]
+        sys.modules["senet.surgery.retrofitting"], "trace", lambda *args: seen.append(trace(*args)) or seen[0]
     ):
         try:
             report = planned(bare, record)

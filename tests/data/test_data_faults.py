@@ -100,7 +100,7 @@ class Failing:
         self.file.close()
 
     def read(self, *size: int) -> bytes:
-        if self.file.report() >= self.after:
+        if self.file.tell() >= self.after:
             raise self.error
         return self.file.read(*size)
 

@@ -3,7 +3,7 @@
 The file holds the class names and the preprocessing. Before it appears, its outputs are compared with the network's on
 images of --data, or on two included photographs. With --data, --precision bf16 and int8 also measure the accuracy.
 
-`senet predict`, `evaluate` and `bench` take the file. docs/guides/deployment.md shows how to use it without this package.
+`senet predict`, `evaluate` and `bench` take the file. docs/guides/deployment.md shows its use without this package.
 
 Examples:
   senet export runs/flowers --format onnx --out flowers.onnx

@@ -21,7 +21,7 @@ from senet.deploy.formats import format_of
 from senet.deploy.loading import load_exported, read_export_metadata
 from senet.deploy.runtimes import RUNTIMES
 from senet.errors import SenetError, UnknownNameError
-from senet.fusion.optimize import optimize
+from senet.fusion.optimization import optimize
 from senet.zoo import build_model, load_model, model_defaults
 
 __all__ = ["Row", "bench", "machine", "randomise"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from senet.deploy.copying import copied, with_plain_weights
 from senet.fusion.layers import FusedBlock, FusedConv
-from senet.fusion.optimize import optimize
+from senet.fusion.optimization import optimize
 from senet.nn import SqueezeExcite
 from senet.nn._dims import CONV
 from senet.nn.epilogue import untouched

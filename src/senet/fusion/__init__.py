@@ -1,5 +1,5 @@
 """Faster networks with the same output: fewer passes over the feature maps."""
 
-from senet.fusion.optimize import OptimizeReport, optimize
+from senet.fusion.optimization import OptimizeReport, optimize
 
 __all__ = ["OptimizeReport", "optimize"]

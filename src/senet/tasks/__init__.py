@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CLASSIFICATION", "DETECTION", "SEGMENTATION", "TASKS", "load_model", "task_named"]
 
-CLASSIFICATION, DETECTION, SEGMENTATION = "classification", "detection", "segmentation"
+CLASSIFICATION = "classification"
+DETECTION = "detection"
+SEGMENTATION = "segmentation"
 
 TASKS = {
     CLASSIFICATION: ("senet.tasks.classification", "ClassificationTask"),
