@@ -1,10 +1,11 @@
 # Everything happens in .venv, made on first use; PYTHON chooses the interpreter that makes it.
 PYTHON ?= python3
 BIN := .venv/bin
-# A process a core, each computing with one thread: several threads in several processes fight over the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=loadfile
+# A process a core, each computing with one thread: several threads in several processes fight over the cores. A process
+# without work takes over half of another's, so that no long file is left to one of them.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: demo test test-all bench sanitize lint format clean
+.PHONY: demo test test-all bench sanitize lint format docs docs-serve clean
 
 demo: .venv/installed ## Train on real scanned digits, evaluate, predict on image files
 	$(BIN)/python examples/demo.py
@@ -12,8 +13,8 @@ demo: .venv/installed ## Train on real scanned digits, evaluate, predict on imag
 test: lint ## Linter, type checker, import contracts, tests
 	$(PYTEST) -m "not slow"
 
-test-all: lint ## The same with the tests that take minutes
-	$(PYTEST)
+test-all: lint ## The same with the tests that take minutes, and more examples for the property tests
+	$(PYTEST) --hypothesis-profile=thorough
 
 bench: .venv/installed-dev ## What attention costs in time and memory, about 25 minutes; BENCH=--quick for two
 	$(BIN)/python benchmarks/bench_speed.py $(BENCH)
@@ -29,15 +30,24 @@ sanitize: .venv/installed-dev ## The kernel's tests under ASan and UBSan (Linux,
 	  $(BIN)/python -m pytest -q -p no:cacheprovider --timeout=0 tests/ops tests/fusion -k "not compiled"; \
 	  found=$$?; $(BIN)/python setup.py -q build_ext --inplace; exit $$found
 
-lint: .venv/installed-dev
+lint: .venv/installed-dev ## Linter, type checker, import contracts, prose of pages and help texts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/check_prose.py
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Without the theme's note on a future MkDocs.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+docs: .venv/installed-dev ## The documentation site, in site/: open site/index.html, no server or network needed
+	$(MKDOCS) build --strict
+
+docs-serve: .venv/installed-dev ## The same at http://127.0.0.1:8000, built again at each change
+	$(MKDOCS) serve --livereload
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -54,4 +64,4 @@ KERNEL := setup.py $(wildcard src/senet/ops/cpu/*.[ch])
 	touch .venv/installed $@
 
 clean:
-	rm -rf .venv demo build dist src/*.egg-info src/senet/ops/cpu/*.so
+	rm -rf .venv demo build dist site src/*.egg-info src/senet/ops/cpu/*.so

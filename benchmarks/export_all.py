@@ -46,14 +46,14 @@ def tried(network: LoadedModel, kind: str) -> dict[str, Any]:
         path = Path(folder) / f"x{FORMATS[kind]}"
         report = export(network, path, format=kind, check=Check(images=2, tolerance=float("inf")))
         height, width = network.preprocessing.size
-        shape = (3, network.preprocessing.in_channels, height if report.passport.size else height + 32, width)
+        shape = (3, network.preprocessing.in_channels, height if report.metadata.size else height + 32, width)
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             expected, found = network.model(x), load_exported(path).model(x)
     return {
         "photographs": report.drift,
         "other size and batch": float((found - expected).abs().max() / expected.abs().max()),
-        "takes": str(report.passport),
+        "takes": str(report.metadata),
         "MB": report.bytes / 1e6,
         "seconds": time.perf_counter() - started,
     }

@@ -55,12 +55,12 @@ def kill_again_and_again(folder: Path, options: argparse.Namespace, log: Path, s
         log: Gets what the processes say.
         seconds: That the whole training takes when left alone.
     """
-    draw = random.Random(options.seed)
+    rng = random.Random(options.seed)
     kills: list[Any] = []
     while True:
         child = begin(folder, options.workers, log)
         # A kill throws back to the last state, so that on the average the run gets on a little each time.
-        child.process.join(draw.uniform(0, 2.5 * seconds / options.kills) if len(kills) < options.kills else None)
+        child.process.join(rng.uniform(0, 2.5 * seconds / options.kills) if len(kills) < options.kills else None)
         if child.process.exitcode is not None:
             child.finish()
             return kills

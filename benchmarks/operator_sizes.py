@@ -49,7 +49,7 @@ def runs(kind: str, shape: tuple[int, int, int], layout: str, training: bool) ->
 
     def limited(least: int) -> Callable[[], None]:
         def chosen() -> None:
-            home.LEAST.update(dict.fromkeys(home.LEAST, least))
+            home.MIN_ELEMENTS.update(dict.fromkeys(home.MIN_ELEMENTS, least))
             for _ in range(max(1, 2**18 // x.numel())):  # small ones take less time than the clock's grain
                 run()
 

@@ -54,13 +54,13 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return right / len(y)
 
 
-def augmented(padded: Tensor, index: Tensor, draw: torch.Generator) -> Tensor:
+def augmented(padded: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
     x, size = padded[index], padded.shape[-1] - 2 * PAD
-    left, top = torch.randint(0, 2 * PAD + 1, (2, len(index)), generator=draw)
+    left, top = torch.randint(0, 2 * PAD + 1, (2, len(index)), generator=generator)
     rows, columns = top[:, None] + torch.arange(size), left[:, None] + torch.arange(size)
     picture, channel = torch.arange(len(index))[:, None, None, None], torch.arange(3)[None, :, None, None]
     x = x[picture, channel, rows[:, None, :, None], columns[:, None, None, :]]
-    flipped = torch.rand(len(index), generator=draw) < 0.5
+    flipped = torch.rand(len(index), generator=generator) < 0.5
     x[flipped] = x[flipped].flip(3)
     return x
 
@@ -70,12 +70,12 @@ def fine_tune(model: nn.Module, data: tuple[Tensor, Tensor], recipe: Recipe) -> 
     steps = len(y) // recipe.batch_size
     optimizer = make_optimizer(model, recipe)
     schedule = make_schedule(optimizer, recipe, steps * recipe.epochs)
-    draw = torch.Generator().manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(recipe.seed)
     for _ in range(recipe.epochs):
         model.train()
-        order = torch.randperm(len(y), generator=draw)
+        order = torch.randperm(len(y), generator=generator)
         for index in order[: steps * recipe.batch_size].split(recipe.batch_size):
-            loss = F.cross_entropy(logits(model, augmented(padded, index, draw), True), y[index])
+            loss = F.cross_entropy(logits(model, augmented(padded, index, generator), True), y[index])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

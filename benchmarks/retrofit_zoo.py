@@ -134,15 +134,15 @@ def examine(network: zoo_networks.Network, record: dict[str, Any]) -> None:
         return
     seen: list[Graph] = []
     with mock.patch.object(
-        sys.modules["senet.surgery.retrofit"], "trace", lambda *args: seen.append(trace(*args)) or seen[0]
+        sys.modules["senet.surgery.retrofitting"], "trace", lambda *args: seen.append(trace(*args)) or seen[0]
     ):
         try:
-            report = predict_dense(bare, record)
+            report = planned(bare, record)
         except SenetError:
             if seen or model is not None:
                 raise
             model = real(network)  # it needs real numbers while it runs
-            report = predict_dense(model, record)
+            report = planned(model, record)
     record["attentions"] = attention_modules(seen[0])
     if report is None or not report.inserted or zoo_report.kind(record) == zoo_report.TRANSFORMER:
         return
@@ -156,7 +156,7 @@ def real(network: zoo_networks.Network) -> nn.Module:
         return network.build()
 
 
-def predict_dense(model: nn.Module, record: dict[str, Any]) -> Report | None:
+def planned(model: nn.Module, record: dict[str, Any]) -> Report | None:
     """What retrofit would do; its refusal is written down."""
     start = time.perf_counter()
     try:

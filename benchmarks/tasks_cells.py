@@ -159,7 +159,7 @@ def draw(task: str, folder: Path, out: Path, seed: int) -> None:
         picture, target = source[index]
         if task == "detection":
             truth = task_named(task).drawn(picture, {k: torch.as_tensor(v) for k, v in target.items()}, data.classes)
-            answer = task_named(task).drawn(picture, seen.answer, data.classes, least=0.4)
+            answer = task_named(task).draw(picture, seen.answer, data.classes, score_threshold=0.4)
         else:
             truth = draw_mask(picture, target["mask"], 2)
             answer = draw_mask(picture, seen.answer.numpy(), 2)

@@ -21,7 +21,7 @@ convolution, or one attention or more for every three of them (query, key and va
 *convolutional* if it has none."""
 
 # Reasons for which a block is no place for attention by its nature, beside a block that has some.
-BY_NATURE = ("carries attention already", "blocks of their own", "has no convolution", "without a convolution")
+BY_NATURE = ("already has attention", "long skip over other blocks", "has no convolution", "without a convolution")
 
 Record = Mapping[str, Any]
 
@@ -106,7 +106,7 @@ def summary(records: Sequence[Record]) -> Iterable[str]:
         return lambda group: f"{sum(r[key] for r in group if key in r)} of {sum(key in r for r in group)}"
 
     yield row("networks", len)
-    yield row("every block carries attention already: nothing to do", lambda g: sum(outcome(r) == NOTHING for r in g))
+    yield row("every block already has attention: nothing to do", lambda g: sum(outcome(r) == NOTHING for r in g))
     yield row("of the others, with sites", share)
     yield row("identical in evaluation mode, of those run", equal("identical"))
     yield row("identical in training mode, of those run", equal("identical_training"))

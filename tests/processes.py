@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,16 @@ def start(*arguments: object, log: Path, **how: Any) -> Child:
     return Child(process, log)
 
 
+def both(target: Callable[..., None], *arguments: object) -> None:
+    """Run `target(rank, *arguments)` in two processes, of rank 0 and 1."""
+    ranks = [CONTEXT.Process(target=target, args=(rank, *arguments), daemon=True) for rank in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [0, 0]
+
+
 def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
     """What the process does.
 
@@ -86,6 +97,7 @@ def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
     if "largest_file" in how:
         resource.setrlimit(resource.RLIMIT_FSIZE, (how["largest_file"],) * 2)
     os.chdir(how.get("directory", "."))
+    _leave_curves_out()
     _disturb_steps(log, how.get("pause_at"), how.get("rate_at"))
     if "slow_validation" in how:
         _slow_validation(log, how["slow_validation"])
@@ -110,6 +122,13 @@ def _die_at_replace(number: int) -> None:
         return done
 
     Path.replace = counted  # type: ignore[method-assign]
+
+
+def _leave_curves_out() -> None:
+    """Write an empty picture, since drawing one takes half of such a training."""
+    from senet.training import checkpointer
+
+    checkpointer.draw_curves = lambda rows, path, *_: path.write_bytes(b"")
 
 
 def _slow_validation(log: str, epoch: int) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import senet
-from senet.cli import VERBS
+from senet.cli import COMMANDS
 
 HEAVY = ("lightning", "matplotlib", "sklearn", "torchvision", "torchmetrics", "rich", "PIL", "tensorboard")
 RUNTIMES = ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
@@ -30,11 +30,11 @@ def test_the_public_names_cost_torch_and_nothing_heavy():
 
 
 def test_help_costs_no_torch():
-    for verb in ("", *VERBS):
-        asked = [verb, "--help"] if verb else ["--help"]
+    for command in ("", *COMMANDS):
+        asked = [command, "--help"] if command else ["--help"]
         found = modules_after(f"from senet.cli import main\ntry: main({asked})\nexcept SystemExit: pass")
         assert "argparse" in found
-        assert not found & {"torch", "numpy", *HEAVY, *RUNTIMES}, verb
+        assert not found & {"torch", "numpy", *HEAVY, *RUNTIMES}, command
 
 
 def test_help_answers_at_once():

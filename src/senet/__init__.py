@@ -1,6 +1,6 @@
-"""Squeeze-and-Excitation networks: a block, the published family, and a trainer that ends in a usable network.
+"""Squeeze-and-Excitation networks for PyTorch: layers, models, surgery on any network, and training.
 
-Nothing is imported until a name is used, so that the command line answers at once; the names cost torch and no more.
+`import senet` imports nothing else. Each name imports its module at first use.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
+_MODULES = {
     "cost": "senet.profiling",
     "load_model": "senet.tasks",
     "load_weights": "senet.weights",
@@ -48,15 +48,15 @@ _HOME = {
     **dict.fromkeys(("create_model", "list_models"), "senet.zoo"),
 }
 
-__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605 - a list of strings it is
+__all__ = sorted([*_MODULES, "__version__"])  # noqa: PLE0605 - it is a list of strings
 
 
 def __getattr__(name: str) -> Any:
     if name == "deploy":  # `senet.deploy.export` after a bare `import senet`
         return importlib.import_module("senet.deploy")
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'senet' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

@@ -1,7 +1,7 @@
-"""The one door to the terminal: text is shown as it is, whatever a file or a class is called.
+"""Print text to the terminal unchanged, for any names of files and classes.
 
-Rich reads `[old]` as a style and `:m:` as an emoji, a terminal obeys control characters, and bytes that are no UTF-8
-can't be printed at all.
+Rich interprets `[old]` as a style and `:m:` as an emoji. A terminal executes control characters. Bytes that aren't
+UTF-8 can't be printed.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn
 
-__all__ = ["plain_console", "plain_progress", "printable", "teller"]
+__all__ = ["line_printer", "plain_console", "plain_progress", "printable"]
 
 HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode's categories of control and format characters, lone surrogates, line and paragraph separators."""
+"""Unicode categories of control and format characters, lone surrogates, line and paragraph separators."""
 
 JOINERS = "\u200c\u200d"
-"""Format characters that some scripts and emoji are written with."""
+"""Format characters that are part of some scripts and emoji."""
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """A text on one line, with what a terminal would obey or can't show written as an escape.
+    """Return text on one line, with control and unprintable characters escaped.
 
     Args:
-        text: Such as a file's name; a byte of it that is no UTF-8 becomes `\\udcXX`, as in JSON.
-        keep: Characters that stay, such as a line break that is meant.
+        text: Such as a file name. A byte that isn't UTF-8 becomes `\\udcXX`, as in JSON.
+        keep: Characters that stay, such as an intended line break.
     """
     if text.isprintable():
         return text
@@ -38,39 +38,39 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def plain_console(*, stderr: bool = True, **options: Any) -> Console:
-    """A console without Rich's own language.
+    """Create a console that ignores Rich's markup.
 
     Args:
-        stderr: Standard error, else standard output.
-        **options: More of `rich.console.Console`.
+        stderr: Whether it prints to standard error. Otherwise to standard output.
+        **options: Further options of `rich.console.Console`.
     """
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False, **options)
 
 
-def teller(console: Console) -> Callable[[str], None]:
-    """A function that prints a line for a person, as it is, on any console."""
+def line_printer(console: Console) -> Callable[[str], None]:
+    """Return a function that prints a line of text unchanged on any console."""
 
-    def tell(text: str) -> None:
+    def print_line(text: str) -> None:
         console.print(printable(text, keep="\n"), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
-    return tell
+    return print_line
 
 
 def plain_progress(*columns: ProgressColumn | str, console: Console | None = None) -> Progress:
-    """A bar that stays silent where there is no terminal.
+    """Create a progress bar that is silent without a terminal.
 
     Args:
-        columns: Rich's columns; a text such as `"{task.description}"` is shown without markup.
-        console: Where; standard error if None.
+        columns: Rich's columns. Text such as `"{task.description}"` is shown without markup.
+        console: The console. None is standard error.
     """
     from rich.progress import Progress, TextColumn
 
     console = console or plain_console()
     plain = [TextColumn(column, markup=False) if isinstance(column, str) else column for column in columns]
-    # What goes into a file or another program stays there: Rich would print it where the bar is.
-    printed = sys.stdout.isatty()
+    # Redirected output must not go to the bar's console, where Rich would print it.
+    redirect = sys.stdout.isatty()
     return Progress(
-        *plain, console=console, transient=True, redirect_stdout=printed, disable=not console.is_terminal
+        *plain, console=console, transient=True, redirect_stdout=redirect, disable=not console.is_terminal
     )  # fmt: skip

@@ -1,38 +1,78 @@
-"""The exceptions a user can meet. All are `ValueError`: the message says what was wrong and what would be right."""
+"""The exceptions of this package. All are `ValueError`, and each message gives the problem and a solution."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CheckpointError", "DataError", "NotSeenError", "SenetError", "UnknownNameError", "from_worker", "shown"]
+__all__ = ["CheckpointError", "DataError", "NotSeenError", "SenetError", "UnknownNameError"]
 
 
 class SenetError(ValueError):
-    """A user's mistake, told in one or two lines: what was wrong, where, and what would be right."""
+    """An error in the arguments, with its place and a solution in one or two lines.
+
+    Example:
+        >>> import senet
+        >>> try:
+        ...     senet.create_model("se_resnet50", in_channels=0)
+        ... except senet.SenetError as error:
+        ...     print(error)
+        in_channels=0 must be at least 1
+    """
 
 
 class DataError(SenetError):
-    """A data set that can't be used as it is: missing, empty, one class only, or with broken images."""
+    """An unusable data set: missing, empty, with a single class, or with corrupt images.
+
+    Example:
+        >>> from senet.errors import DataError
+        >>> issubclass(DataError, ValueError)
+        True
+    """
 
 
 class CheckpointError(SenetError):
-    """A checkpoint that can't be used: truncated, altered, without its description, or of another network."""
+    """An unusable checkpoint: truncated, modified, without metadata, or of another network.
+
+    Example:
+        >>> import senet
+        >>> senet.load_model("missing.safetensors")
+        Traceback (most recent call last):
+        ...
+        senet.errors.CheckpointError: ...
+    """
 
 
 class NotSeenError(SenetError, KeyError):
-    """A layer whose gates were asked for, but which hasn't run."""
+    """The gates of a layer were read before the layer ran.
 
-    __str__ = Exception.__str__  # a KeyError shows its message in quotes
+    Example:
+        >>> import torch, senet
+        >>> model = senet.create_model("se_cifar_resnet20")
+        >>> with senet.record_gates(model) as gates:
+        ...     gates["stages.2.0.se"]
+        Traceback (most recent call last):
+        ...
+        senet.errors.NotSeenError: 'stages.2.0.se' hasn't run yet; run the network within the block of `record_gates`
+    """
+
+    __str__ = Exception.__str__  # `KeyError.__str__` puts the message in quotes
 
 
 class UnknownNameError(SenetError):
-    """A name that a table doesn't hold; the message gives the nearest ones.
+    """A name isn't in a table. The message gives the nearest names.
 
     Args:
-        kind: What was looked up, in the singular (`"model"`).
-        name: The name that was asked for.
-        known: The names there are.
+        kind: The kind of name, in the singular (`"model"`).
+        name: The unknown name.
+        known: The known names.
+
+    Example:
+        >>> import senet
+        >>> senet.create_model("se_resnet5O")
+        Traceback (most recent call last):
+        ...
+        senet.errors.UnknownNameError: unknown model 'se_resnet5O'; did you mean 'se_resnet50' or ...?
     """
 
     def __init__(self, kind: str, name: object, known: Iterable[str]) -> None:
@@ -47,18 +87,18 @@ class UnknownNameError(SenetError):
 
 
 def from_worker(error: BaseException) -> str:
-    """What an exception says, also one of a loader's process: PyTorch makes its text of the whole traceback."""
+    """Return the message of an exception. For a data loader's worker, PyTorch's text is the whole traceback."""
     text = str(error)
     if not text.startswith("Caught ") or "Traceback" not in text:
         return text
     return text.strip().splitlines()[-1].partition(": ")[2]
 
 
-def shown(value: object, most: int = 80) -> str:
-    """A value as a message shows it: on one line and cut, whatever it is."""
+def shown(value: object, limit: int = 80) -> str:
+    """Format any value for a message, on one line and truncated."""
     try:
         text = repr(value)
-    except Exception:  # deeper than Python recurses, longer than it prints, or a class of its own
+    except Exception:  # recursion or digit limits, or a class with a failing `repr`
         text = f"a {type(value).__name__}"
     line = " ".join(text.split())
-    return line if len(line) <= most else f"{line[: most - 3]}..."
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."

@@ -1,6 +1,6 @@
-"""Networks of other libraries by name: `timm:resnet50`, `torchvision:resnet50`.
+"""External models by name: `timm:resnet50`, `torchvision:resnet50`.
 
-Names are looked up in the library's own registry and nowhere else, so a checkpoint that holds one chooses no code.
+Names are looked up only in the library's own registry, so a name in a checkpoint can't run other code.
 """
 
 from __future__ import annotations
@@ -19,21 +19,29 @@ from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.preprocessing import Preprocessing
 from senet.weights.transfer import stem_weight
 
-__all__ = ["LIBRARIES", "ExternalLibrary", "external_library", "external_library_errors"]
+__all__ = ["LIBRARIES", "ExternalLibrary", "external_library"]
 
 _INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
 
 @dataclass(frozen=True)
 class ExternalLibrary(ABC):
-    """One network of another library.
+    """A network of another library.
 
     Attributes:
-        name: As that library calls it.
+        name: Its name in this library.
 
     Raises:
-        UnknownNameError: It has no such network; names the nearest.
+        UnknownNameError: There is no such network. Names the nearest.
         SenetError: The library isn't installed.
+
+    Example:
+        >>> from senet.external import external_library
+        >>> network = external_library("torchvision:resnet18")
+        >>> network.text, network.num_classes
+        ('torchvision:resnet18', 1000)
+        >>> network.build(num_classes=10).fc
+        Linear(in_features=512, out_features=10, bias=True)
     """
 
     name: str
@@ -44,80 +52,80 @@ class ExternalLibrary(ABC):
 
     @abstractmethod
     def check_name(self) -> None:
-        """Raise an `UnknownNameError` for a name that the library doesn't have."""
+        """Raise an `UnknownNameError` if the library has no such network."""
 
     @abstractmethod
     def build(self, *, num_classes: int, in_channels: int = 3, pretrained: bool = False) -> nn.Module:
-        """Make it.
+        """Build the network.
 
-        With another number of classes than `num_classes`, pretrained weights leave the classifier freshly
-        initialised; with other channels than three, the first convolution's weights are summed or repeated.
+        With pretrained weights and another number of classes, the classifier is newly initialized. With pretrained
+        weights and `in_channels` other than three, the weights of the first convolution are summed or repeated.
 
         Raises:
-            CheckpointError: The pretrained weights can't be had.
+            CheckpointError: The pretrained weights can't be downloaded.
         """
 
     @property
     @abstractmethod
     def num_classes(self) -> int:
-        """Outputs of its pretrained classifier."""
+        """Number of outputs of its pretrained classifier."""
 
     @property
     @abstractmethod
     def preprocessing(self) -> Preprocessing:
-        """What images go through before its pretrained weights see them."""
+        """The preprocessing of its pretrained weights."""
 
     @property
     def text(self) -> str:
-        """`library:name`."""
+        """The full name, `library:name`."""
         return f"{self.library}:{self.name}"
 
     @contextmanager
     def fetching(self) -> Iterator[None]:
-        """Download within, quietly; a failure is one clear error."""
+        """Download within the block, without log messages. A failure raises one `CheckpointError`."""
         with external_library_errors(self.text):
             yield
 
 
 @contextmanager
 def external_library_errors(text: str) -> Iterator[None]:
-    """Download another library's weights within, quietly; a failure is one clear error.
+    """Download another library's weights within the block, without log messages.
 
     Raises:
-        CheckpointError: They can't be had.
+        CheckpointError: The weights can't be downloaded.
     """
     hub = logging.getLogger("huggingface_hub")
     level = hub.level
     hub.setLevel(logging.ERROR)
     try:
         yield
-    except Exception as error:  # what a failed download raises depends on the versions of four libraries
+    except Exception as error:  # the exception of a failed download depends on the versions of four libraries
         reason = (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise CheckpointError(
-            f"the pretrained weights of {text} can't be had: {reason.rstrip('.')}; "
-            "--no-pretrained begins with random ones"
+            f"the pretrained weights of {text} can't be downloaded: {reason.rstrip('.')}; "
+            "use --no-pretrained for random weights"
         ) from error
     finally:
         hub.setLevel(level)
 
 
 class Timm(ExternalLibrary):
-    """A network of timm; a tag chooses among its weights (`timm:resnet50.a1_in1k`)."""
+    """A network of timm. A tag selects its weights (`timm:resnet50.a1_in1k`)."""
 
     library = "timm"
 
     def check_name(self) -> None:
-        """Ask timm's registry; `hf-hub:` and `local-dir:`, which would load files, aren't in it."""
+        """Look the name up in timm's registry. It excludes `hf-hub:` and `local-dir:`, which would load files."""
         timm = self._timm()
         if not timm.is_model(self.name):
-            raise UnknownNameError("network of timm", self.name, timm.list_models())
+            raise UnknownNameError("timm network", self.name, timm.list_models())
         tag = self.name.partition(".")[2]
         tags = [text.partition(".")[2] for text in timm.list_pretrained(f"{self.name.partition('.')[0]}.*")]
         if tag and tag not in tags:
             raise UnknownNameError(f"tag of timm's {self.name.partition('.')[0]}", tag, tags)
 
     def build(self, *, num_classes: int, in_channels: int = 3, pretrained: bool = False) -> nn.Module:
-        """As `timm.create_model` does."""
+        """Build the network with `timm.create_model`."""
         create = self._timm().create_model
         if not pretrained:
             return create(self.name, num_classes=num_classes, in_chans=in_channels)
@@ -126,12 +134,12 @@ class Timm(ExternalLibrary):
 
     @property
     def num_classes(self) -> int:
-        """As timm's configuration says."""
+        """The number of outputs in timm's configuration."""
         return int(self._config().num_classes)
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """As timm's configuration says; every crop is a centre crop here, and unusual interpolations are bicubic."""
+        """The preprocessing in timm's configuration, with a center crop. Unusual interpolations become bicubic."""
         from timm.data import resolve_data_config
 
         found = resolve_data_config(pretrained_cfg=self._config().to_dict())
@@ -162,15 +170,15 @@ class Torchvision(ExternalLibrary):
     library = "torchvision"
 
     def check_name(self) -> None:
-        """Ask torchvision's registry of classifiers."""
+        """Look the name up in torchvision's registry of classifiers."""
         from torchvision import models
 
         known = models.list_models(module=models)
         if self.name not in known:
-            raise UnknownNameError("network of torchvision", self.name, known)
+            raise UnknownNameError("torchvision network", self.name, known)
 
     def build(self, *, num_classes: int, in_channels: int = 3, pretrained: bool = False) -> nn.Module:
-        """As `torchvision.models.get_model` does, without auxiliary classifiers, whose outputs no loss here expects."""
+        """Build the network with `torchvision.models.get_model`, without auxiliary classifiers."""
         from torchvision import models
 
         more: dict[str, Any] = {}
@@ -192,12 +200,12 @@ class Torchvision(ExternalLibrary):
 
     @property
     def num_classes(self) -> int:
-        """As its weights' record says."""
+        """The number of categories of its newest weights."""
         return len(self._weights().meta["categories"])
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """As its weights' record says."""
+        """The preprocessing of its newest weights."""
         found = self._weights().transforms()
         crop, resize = found.crop_size[0], found.resize_size[0]
         return Preprocessing(
@@ -215,16 +223,24 @@ class Torchvision(ExternalLibrary):
 
 
 def _crop_fraction(crop: int, resize: int) -> float:
-    """The share of the shorter edge that a crop keeps, such that `Preprocessing.covered_size` gives `resize` again."""
+    """Return the crop fraction for which `Preprocessing.covered_size` equals `resize`."""
     fraction = min(crop / resize, 1.0)
     return math.nextafter(fraction, 0) if math.floor(crop / fraction) < resize else fraction
 
 
 LIBRARIES: dict[str, type[ExternalLibrary]] = {kind.library: kind for kind in (Timm, Torchvision)}
-"""What may stand before the colon."""
+"""The supported libraries, by their prefix before the colon."""
 
 
 def external_library(text: str) -> ExternalLibrary | None:
-    """The network that `library:name` names; None if the text names none of these libraries."""
+    """Return the network for `library:name`, or None for other text.
+
+    Example:
+        >>> from senet.external import external_library
+        >>> external_library("torchvision:resnet50").preprocessing.size
+        (224, 224)
+        >>> external_library("se_resnet50") is None
+        True
+    """
     library, colon, name = text.partition(":")
     return LIBRARIES[library](name) if colon and library in LIBRARIES else None

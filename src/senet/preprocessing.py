@@ -1,4 +1,4 @@
-"""What an image must go through before a network sees it; it travels with the network and its checkpoints."""
+"""The preprocessing of images, which is stored with each network and checkpoint."""
 
 from __future__ import annotations
 
@@ -16,36 +16,44 @@ T = TypeVar("T")
 
 INTERPOLATIONS: Final = ("bilinear", "bicubic", "nearest")
 CHANNELS: Final = {"RGB": 3, "BGR": 3, "L": 1, "other": None}
-"""Channel order to the number of channels; None: as many as the mean has."""
+"""The number of channels by channel order. None is the length of the mean."""
 
 MOST_PIXELS, MOST_CHANNELS = 65_535, 65_535
 DEEP_WHITE: Final = 65_535
 """The largest value of a 16-bit image."""
 LARGEST: Final = 3.4e38
-"""The largest float32, rounded down: networks compute in it."""
+"""The largest float32, rounded down."""
 SMALLEST: Final = 1.2e-38
 """The smallest normal float32, rounded up."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The evaluation-time path from a picture to a tensor: resize, centre crop, scale, normalise.
+    """The preprocessing at evaluation, from an image to a tensor: resize, center crop, scale, normalize.
 
     Attributes:
         size: Height and width of the tensor in pixels.
-        crop_fraction: The shorter edge is resized to `size / crop_fraction`, rounded down, then the centre is cropped.
-            1.0 resizes without cropping away anything of a square picture.
+        crop_fraction: The shorter edge is resized to `size / crop_fraction`, rounded down, and the center is cropped.
+            With 1.0, a square image isn't cropped.
         interpolation: `"bilinear"`, `"bicubic"` or `"nearest"`.
-        mean: Per channel, subtracted after scaling to `value_range`.
-        std: Per channel, divided by after the subtraction.
-        channel_order: `"RGB"`, `"BGR"` (Caffe's), `"L"` (one grey channel), or `"other"`: any number of channels, as
-            many as `mean` has. Image files hold no such channels, so your own code makes those tensors.
-        value_range: The value of a white pixel before normalising: 1.0, or 255.0 for Caffe's networks.
-        white_level: The value that is white in image files of 16-bit grey; larger ones become white too. Cameras and
-            microscopes often store 12 bits in 16: then it is 4095. 8-bit files don't depend on it.
+        mean: Subtracted per channel after scaling to `value_range`.
+        std: Divides each channel after the subtraction.
+        channel_order: `"RGB"`, `"BGR"` (Caffe's), `"L"` (one gray channel), or `"other"` for any number of channels,
+            the length of `mean`. Image files don't have such channels, so your own code provides the tensors.
+        value_range: The value of a white pixel before normalization: 1.0, or 255.0 for Caffe's networks.
+        white_level: The value of white in 16-bit gray image files. Larger values also become white. Cameras and
+            microscopes often store 12 bits in 16, for which it is 4095. It doesn't affect 8-bit files.
 
     Raises:
-        SenetError: A field outside what is listed above, or numbers with which an image overflows float32.
+        SenetError: A field is invalid, or an image would overflow float32 with these numbers.
+
+    Example:
+        >>> from senet.preprocessing import Preprocessing
+        >>> preprocessing = Preprocessing(size=(192, 192), crop_fraction=0.75)
+        >>> preprocessing.covered_size, preprocessing.in_channels
+        ((256, 256), 3)
+        >>> print(preprocessing.with_channels(1))
+        192x192 pixels, 0.75 of the shorter edge, bilinear, L in 0..1, mean 0.449, std 0.226
     """
 
     size: tuple[int, int] = (224, 224)
@@ -64,14 +72,14 @@ class Preprocessing:
             self._set(name, _number(name, getattr(self, name)))
         self._set("size", _several("size", self.size, _whole))
         self._set("white_level", _whole("white_level", self.white_level))
-        self._check_picture()
+        self._check_geometry()
         self._check_channels()
         self._check_values()
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen
 
-    def _check_picture(self) -> None:
+    def _check_geometry(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
             raise SenetError(f"size={shown(self.size)} must be (height, width) in pixels, both at least 1")
         if not 0 < self.crop_fraction <= 1:
@@ -98,7 +106,7 @@ class Preprocessing:
             )
 
     def _check_values(self) -> None:
-        # Written so that values that are no numbers fail too.
+        # Written so that NaN also fails.
         if not all(abs(value) <= LARGEST for value in (*self.mean, *self.std, self.value_range)):
             raise SenetError(
                 f"mean={shown(self.mean)}, std={shown(self.std)} and value_range={self.value_range} must be finite"
@@ -107,7 +115,7 @@ class Preprocessing:
             raise SenetError(f"std={shown(self.std)} and value_range={self.value_range} must be positive")
         white = self.value_range
         for mean, std in zip(self.mean, self.std, strict=True):
-            # Of black and white as normalised, and of both statistics in units of white.
+            # Normalized black and white, and both statistics in units of white.
             if (
                 not max(abs(mean) / std, abs(white - mean) / std, abs(mean) / white, std / white, white / std)
                 <= LARGEST
@@ -125,7 +133,7 @@ class Preprocessing:
 
     @property
     def covered_size(self) -> tuple[int, int]:
-        """Height and width that an image is resized to cover before its centre is cropped: rounded down, as in timm."""
+        """Height and width that the resized image covers before the center crop, rounded down as in timm."""
         height, width = (math.floor(edge / self.crop_fraction) for edge in self.size)
         return height, width
 
@@ -135,13 +143,13 @@ class Preprocessing:
         return CHANNELS[self.channel_order] or len(self.mean)
 
     def with_channels(self, channels: int) -> Preprocessing:
-        """The same path for images with another number of channels: the default where nobody gives statistics.
+        """Return the preprocessing for another number of channels, with derived statistics.
 
-        One channel is grey, with the average of mean and std. Any other number repeats the statistics in turn, as
+        One channel is gray, with the average of mean and std. Any other number repeats the statistics in turn, as
         `load_weights` repeats the weights of a first convolution.
 
         Raises:
-            SenetError: No possible number of channels.
+            SenetError: An impossible number of channels.
         """
         if channels == self.in_channels:
             return self
@@ -160,16 +168,16 @@ class Preprocessing:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready description; `from_dict` reads it back."""
+        """Return a JSON-serializable dictionary. `from_dict` is the inverse."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """Read what `to_dict` wrote, or a part of it: a field that is left out has its default.
+        """Create it from the dictionary of `to_dict`. Missing fields have their defaults.
 
         Raises:
-            UnknownNameError: There is no such field; names the nearest.
-            SenetError: It is no dictionary, or has an impossible value.
+            UnknownNameError: There is no such field. Names the nearest.
+            SenetError: It isn't a dictionary, or has an impossible value.
         """
         if not isinstance(values, Mapping):
             raise SenetError(f"preprocessing={shown(values)} must be a dictionary of its fields")
@@ -188,7 +196,7 @@ def _several(name: str, values: object, convert: Callable[[str, object], T]) -> 
 
 def _number(name: str, value: object) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise SenetError(f"{name}: {shown(value)} is no number")
+        raise SenetError(f"{name}: {shown(value)} is not a number")
     try:
         return float(value)
     except OverflowError:
@@ -197,15 +205,15 @@ def _number(name: str, value: object) -> float:
 
 def _whole(name: str, value: object) -> int:
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise SenetError(f"{name}: {shown(value)} is no whole number")
+        raise SenetError(f"{name}: {shown(value)} is not a whole number")
     return int(value)
 
 
 IMAGENET = Preprocessing()
-"""torchvision's and timm's usual statistics, 256 -> centre 224."""
+"""The usual statistics of torchvision and timm: resize to 256, center crop 224."""
 
 IMAGENET_CAFFE = Preprocessing(mean=(104.0, 117.0, 123.0), std=(1.0, 1.0, 1.0), channel_order="BGR", value_range=255.0)
-"""The authors' released networks: BGR, 0..255, mean subtracted, no division (their prototxt)."""
+"""The preprocessing of the authors' released networks: BGR, 0..255, mean subtracted, no division (their prototxt)."""
 
 CIFAR = Preprocessing(size=(32, 32), crop_fraction=1.0, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 """CIFAR-10's channel statistics over its 50,000 training images."""

@@ -1,4 +1,4 @@
-"""Text in CSV files that a spreadsheet program shows and doesn't compute."""
+"""Text cells in CSV files that a spreadsheet program doesn't interpret as formulas."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import re
 __all__ = ["text_cell"]
 
 FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
-"""How a text begins that Excel, LibreOffice or Google Sheets takes for a formula; the last four are full-width."""
+"""The start of a formula in Excel, LibreOffice or Google Sheets. The last four characters are full-width."""
 
 
 def text_cell(text: str) -> str:
-    """A text as a cell: with an apostrophe before what would be a formula, and in characters that UTF-8 has.
+    """Escape text for a CSV cell: an apostrophe precedes formulas, and invalid characters become UTF-8.
 
-    To get the text back, take one apostrophe away where apostrophes stand before such a beginning. A byte of a file's
-    name that is no UTF-8 becomes `\\udcXX`.
+    To decode it, remove one apostrophe where apostrophes precede the start of a formula. A byte of a file name that
+    isn't UTF-8 becomes `\\udcXX`.
 
     Args:
-        text: Such as a file's or a class's name; never a number, whose minus is meant.
+        text: Such as a file or class name. Not for numbers, whose minus sign would be escaped.
 
     Source: OWASP, CSV injection.
     """

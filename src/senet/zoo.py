@@ -1,4 +1,4 @@
-"""Networks by name and by checkpoint: `create_model`, `list_models`, `load_model`."""
+"""Create networks by name, and load them from checkpoints: `create_model`, `list_models`, `load_model`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from senet.models.backbone import check_features
 from senet.preprocessing import Preprocessing
 from senet.surgery import InsertionPoint, apply_insertion_points
 from senet.weights import CheckpointMetadata, fetch, find_card, load_weights, read_checkpoint
-from senet.weights.values import impossible, other_kind
-from senet.weights.wrappers import bare, plain_names
+from senet.weights.values import dtype_kind_differs, value_issue
+from senet.weights.wrappers import plain_names, strip_wrappers
 
 __all__ = [
     "INSERTED",
@@ -42,20 +42,32 @@ __all__ = [
 ]
 
 INSERTED: Final = "retrofit"
-"""The option that holds the places where surgery has put attention, as `InsertionPoint.to_dict` writes them."""
+"""The option with the insertion points of `retrofit`, as dictionaries of `InsertionPoint.to_dict`."""
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names that `create_model` knows, sorted, filtered by a shell-style pattern (`"se_resnet*"`)."""
+    """Return the model names that match a shell-style pattern (`"se_resnet*"`), sorted.
+
+    Example:
+        >>> import senet
+        >>> senet.list_models("se_resnext*32x4d")
+        ['se_resnext101_32x4d', 'se_resnext50_32x4d']
+    """
     return sorted(fnmatch.filter(MODELS, pattern))
 
 
 def model_spec(name: str, /, **options: Any) -> ModelSpec:
-    """The description that `create_model` would build, checked; allocates nothing.
+    """Return the checked spec that `create_model` would build. Allocates nothing.
 
     Raises:
-        UnknownNameError: No such network, or no such option of it; names the nearest.
+        UnknownNameError: There is no such network, or it has no such option. Names the nearest.
         SenetError: An impossible value.
+
+    Example:
+        >>> from senet.zoo import model_spec
+        >>> spec = model_spec("se_resnet50", num_classes=10)
+        >>> spec.depths, spec.num_classes
+        ((3, 4, 6, 3), 10)
     """
     if name not in MODELS:
         raise UnknownNameError("model", name, MODELS)
@@ -91,42 +103,50 @@ def create_model(
     out_stages: Sequence[int] | None = None,
     **options: Any,
 ) -> ConvNet | Backbone:
-    """Build a network, with freshly initialised weights or with a public checkpoint's.
+    """Build a network, newly initialized or with pretrained weights.
 
     Args:
         name: One of `list_models()`.
-        pretrained: A tag of `senet.weights.cards(name)`, or True for its first: fetched from the Hugging Face hub
-            once, then from its cache; see `docs/weights.md`. The network gets the checkpoint's preprocessing. With
-            another `num_classes` the classifier stays freshly initialised, and a warning says so; with other
+        pretrained: A tag of `senet.weights.cards(name)`, or True for the first one. The checkpoint is downloaded from
+            the Hugging Face Hub once and then cached, see `docs/reference/weights.md`. The network gets the
+            checkpoint's preprocessing. For another `num_classes` the classifier is newly initialized, with a warning. For other
             `in_channels` the first convolution is adapted, see `load_weights`.
-        device: Where to make it; `"meta"` allocates no weights.
-        features_only: Without a head: a `Backbone`, which gives the list of the stages' maps.
-        out_stages: Numbers of the stages whose maps a backbone gives, ascending; None is all of them.
-        **options: Any field of the network's spec instead of its own value: `num_classes`, `in_channels`
-            (the `preprocessing` follows it: grey for one channel, statistics repeated in turn for others),
-            `attention` (a spec such as `senet.SE(reduction=8)`, or None for the plain network), `placement`,
-            `stages` (numbered as in the paper's Table 13: the first residual stage is 2), `output_stride`
-            (8, 16 or 32: later stages are dilated instead), and what the family adds (`depths`, `groups`, ...).
-            Checked: an option that the network doesn't have is an error.
+        device: The device of the parameters. `"meta"` allocates no weights.
+        features_only: Return a `Backbone` without a head, which outputs a list with one feature map per stage.
+        out_stages: Numbers of the stages that a backbone returns, ascending. None returns all stages.
+        **options: Fields of the network's spec: `num_classes`, `in_channels` (also adapts `preprocessing`: the mean
+            statistics for one channel, repeated ones for other numbers), `attention` (a spec such as
+            `senet.SE(reduction=8)`, or None for the plain network), `placement`, `stages` (numbered as in the
+            paper's Table 13, where the first residual stage is 2), `output_stride` (8, 16 or 32, with dilated later
+            stages), and the options of the family (`depths`, `groups`, ...). An unknown option is an error.
 
     Returns:
-        The network or its backbone, in training mode; `.spec` says what it is.
+        The network or its backbone, in training mode. Its spec is `.spec`.
 
     Raises:
-        UnknownNameError: No such network, or no such option of it; names the nearest.
-        SenetError: An impossible value, or no such checkpoint; raised before anything is allocated.
-        CheckpointError: The checkpoint can't be had, or isn't what was published.
+        UnknownNameError: There is no such network, or it has no such option. Names the nearest.
+        SenetError: An impossible value, or no such checkpoint. Raised before anything is allocated.
+        CheckpointError: The checkpoint can't be downloaded, or differs from the published one.
+
+    Example:
+        >>> import torch, senet
+        >>> model = senet.create_model("se_resnet18", num_classes=10).eval()
+        >>> model(torch.rand(1, 3, 64, 64)).shape
+        torch.Size([1, 10])
+        >>> eca = senet.create_model("resnet18", attention=senet.ECA(), stages=(4, 5), device="meta")
+        >>> sum(isinstance(module, senet.nn.Attention) for module in eca.modules())
+        4
     """
     card = None
     if pretrained is not False:
-        model_spec(name)  # an unknown network is told before an unknown checkpoint
+        model_spec(name)  # report an unknown network before an unknown checkpoint
         card = find_card(name, pretrained)
     spec = model_spec(name, **(card.network_options() if card else {}) | options)
     images = options.get("preprocessing")
     if isinstance(images, Preprocessing) and images.in_channels != spec.in_channels:
         raise SenetError(f"preprocessing is for {images.in_channels} channels and in_channels={spec.in_channels}")
     check_features(spec, features_only, out_stages, options)
-    _refuse_place_of_nothing(name, spec, options)
+    _check_placement(name, spec, options)
     weights = fetch(card) if card else None
     with torch.device(device if device is not None else torch.get_default_device()):
         network = spec.build()
@@ -135,14 +155,14 @@ def create_model(
     return Backbone(network, out_stages) if features_only else network
 
 
-def _refuse_place_of_nothing(name: str, spec: ModelSpec, options: Mapping[str, Any]) -> None:
-    """Raise a `SenetError` if options say where attention goes, otherwise than by default, and there is none."""
+def _check_placement(name: str, spec: ModelSpec, options: Mapping[str, Any]) -> None:
+    """Raise a `SenetError` if options place attention in a network without attention."""
     if spec.attention is not None:
         return
-    usual = model_spec(name)
+    default = model_spec(name)
     for option in ("placement", "stages"):
-        if options.get(option) not in (None, getattr(usual, option)):
-            raise SenetError(f"{option}={options[option]!r} says where attention goes; {name} has none: add attention")
+        if options.get(option) not in (None, getattr(default, option)):
+            raise SenetError(f"{option}={options[option]!r} places attention, but {name} has none; add attention")
 
 
 def build_model(
@@ -154,21 +174,27 @@ def build_model(
     options: Mapping[str, Any] | None = None,
     pretrained: bool = False,
 ) -> nn.Module:
-    """Build what a command line's `--model` or a checkpoint names, and insert what surgery had inserted.
+    """Build the network that `--model` or a checkpoint names, and insert its retrofitted attention.
 
-    A user's function is imported and called with the working directory on `sys.path`, which is then as it was, but for
-    what the function's own code put there. It gets `num_classes` and `in_channels` where it takes them.
+    A user's function is imported and called with the working directory on `sys.path`, which is restored after it,
+    except for changes by the function's own code. It receives `num_classes` and `in_channels` if it has these
+    parameters.
 
     Args:
         text: One of `list_models()`, `timm:NAME`, `torchvision:NAME`, or a user's `module:function`.
-        num_classes: Outputs.
+        num_classes: Number of outputs.
         in_channels: Channels of the image.
-        options: Options of this package's networks, as in `create_model`; and, for any network, `INSERTED`.
-        pretrained: With public weights; a classifier for another number of classes is freshly initialised.
+        options: Options of this package's networks, as in `create_model`, and `INSERTED` for any network.
+        pretrained: Whether to load public weights. A classifier for another number of classes is newly initialized.
 
     Raises:
-        SenetError: The network, module or function isn't there, takes other options, or gives no `nn.Module`.
-        CheckpointError: The public weights can't be had.
+        SenetError: The network, module or function doesn't exist, has other options, or returns no `nn.Module`.
+        CheckpointError: The public weights can't be downloaded.
+
+    Example:
+        >>> from senet.zoo import build_model
+        >>> build_model("torchvision:resnet18", num_classes=10).fc
+        Linear(in_features=512, out_features=10, bias=True)
     """
     options = dict(options or {})
     points = _insertion_points(options.pop(INSERTED, ()))
@@ -178,10 +204,10 @@ def build_model(
             model: nn.Module = create_model(text, pretrained=True, **size | options)
         else:
             spec = model_spec(text, **size | options)
-            _refuse_place_of_nothing(text, spec, options)
+            _check_placement(text, spec, options)
             model = spec.build()
     elif options:
-        raise SenetError(f"{next(iter(options))} is an option of this package's networks; {text} is none of them")
+        raise SenetError(f"{next(iter(options))} is an option of this package's networks, not of {text}")
     elif (other := external_library(text)) is not None:
         model = other.build(**size, pretrained=pretrained)
     else:
@@ -195,15 +221,15 @@ def build_model(
 
 
 def is_code(text: str) -> bool:
-    """Whether it is a user's `module:function`, which only the user may choose to run."""
+    """Whether it is a user's `module:function`, which only the user may run."""
     return ":" in text and text.partition(":")[0] not in LIBRARIES
 
 
 def model_defaults(text: str) -> tuple[int, Preprocessing]:
-    """A network's outputs and the path of its images, where nobody says otherwise; a user's has ImageNet's.
+    """Return the default number of outputs and preprocessing of a network. A user's network has ImageNet's.
 
     Raises:
-        UnknownNameError: There is no such network; names the nearest.
+        UnknownNameError: There is no such network. Names the nearest.
     """
     if is_code(text):
         return 1000, Preprocessing()
@@ -213,39 +239,39 @@ def model_defaults(text: str) -> tuple[int, Preprocessing]:
 
 def _insertion_points(values: object) -> list[InsertionPoint]:
     if not isinstance(values, list | tuple) or not all(isinstance(point, Mapping) for point in values):
-        raise SenetError(f"{INSERTED}={shown(values)} must be a list of places, as Site.to_dict writes them")
+        raise SenetError(f"{INSERTED}={shown(values)} must be a list of insertion points (dictionaries)")
     return [InsertionPoint.from_dict(point) for point in values]
 
 
 class _Entry(str):
-    """One entry of `sys.path`, told from equal ones by identity."""
+    """One entry of `sys.path`, distinguished from equal entries by identity."""
 
     __slots__ = ()
 
 
 @contextmanager
 def importable(folder: str) -> Iterator[None]:
-    """Have a folder first on `sys.path` for a while; entries that others add, move or remove meanwhile stay theirs."""
+    """Put a folder first on `sys.path` within the block. Changes of other entries are kept."""
     entry = _Entry(folder)
     sys.path.insert(0, entry)
     importlib.invalidate_caches()  # a module may have been written just now
     try:
         yield
     finally:
-        for place, other in enumerate(sys.path):
+        for index, other in enumerate(sys.path):
             if other is entry:
-                del sys.path[place]
+                del sys.path[index]
                 break
 
 
 def _user_function(text: str) -> Callable[..., Any]:
     module_name, _, function_name = text.partition(":")
     if not all(part.isidentifier() for part in [*module_name.split("."), function_name]):
-        raise SenetError(f"--model {text}: write it as module:function")
+        raise SenetError(f"--model {text}: must have the form module:function")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise SenetError(f"--model {text}: no module {error.name!r} here or among the installed ones") from error
+        raise SenetError(f"--model {text}: no module {error.name!r} in the working directory or installed") from error
     function = getattr(module, function_name, None)
     if not callable(function):
         raise SenetError(f"--model {text}: {module_name} has no function {function_name!r}")
@@ -253,7 +279,7 @@ def _user_function(text: str) -> Callable[..., Any]:
 
 
 def _accepted(text: str, factory: Callable[..., Any], offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `offered` that the user's function takes; it must need no others."""
+    """Return the offered arguments that the user's function accepts. It must not require others."""
     signature = inspect.signature(factory)
     takes_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     given = {name: value for name, value in offered.items() if takes_all or name in signature.parameters}
@@ -261,20 +287,20 @@ def _accepted(text: str, factory: Callable[..., Any], offered: Mapping[str, Any]
         signature.bind(**given)
     except TypeError as error:
         raise SenetError(
-            f"--model {text}: called with {', '.join(given) or 'nothing'}: {error}; give the rest defaults"
+            f"--model {text}: called with {', '.join(given) or 'no arguments'}: {error}; the others need defaults"
         ) from error
     return given
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A network as it was trained, ready to use.
+    """A trained network, ready for inference.
 
     Attributes:
-        model: In evaluation mode.
-        classes: Names, in the order of the outputs.
-        preprocessing: What an image must go through.
-        description: All that stands in the checkpoint's JSON.
+        model: The network in evaluation mode.
+        classes: Class names, in the order of the outputs.
+        preprocessing: The preprocessing of its images.
+        description: The checkpoint metadata.
     """
 
     model: nn.Module
@@ -284,21 +310,20 @@ class LoadedModel:
 
 
 def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> LoadedModel:
-    """Load a classifier's checkpoint that a training wrote; `senet.load_model` loads those of other tasks too.
+    """Load a classifier's checkpoint from training. `senet.load_model` also loads checkpoints of other tasks.
 
     Args:
-        path: The `.safetensors` file or the training's folder (its best).
-        factory: `module:function` of the user's own network, where the checkpoint is of one: a file must not
-            choose by itself which code is imported.
+        path: The `.safetensors` file or the training's folder (loads the best checkpoint).
+        factory: `module:function` of the user's own network, if the checkpoint needs it. A file must not choose by
+            itself which code is imported.
 
     Raises:
-        CheckpointError: The file can't be used, its weights don't fit the network that it names, or it is no
-            classifier.
+        CheckpointError: The file is unusable, its weights don't fit the network, or it isn't a classifier.
     """
 
     def build(name: str, description: CheckpointMetadata) -> nn.Module:
         if description.task != "classification":
-            raise SenetError(f"it is of a {description.task} network, and this takes classifiers")
+            raise SenetError(f"it is a {description.task} network, not a classifier")
         return build_model(
             name,
             num_classes=len(description.classes),
@@ -312,14 +337,14 @@ def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> L
 def load_network(
     path: str | os.PathLike[str], build: Callable[[str, CheckpointMetadata], nn.Module], *, factory: str | None = None
 ) -> LoadedModel:
-    """Load a checkpoint into the network that `build` makes of the network's name and the description.
+    """Load a checkpoint into the network that `build` creates from the network's name and the metadata.
 
     Raises:
-        CheckpointError: The file can't be used, or its weights don't fit.
+        CheckpointError: The file is unusable, or its weights don't fit.
     """
     tensors, description = read_checkpoint(Path(path))
     name = network_of(path, description, factory)
-    if ":" not in name:  # without memory first: a description may claim any size
+    if ":" not in name:  # first on the meta device, because metadata may claim any size
         with torch.device("meta"):
             _fitting(_built(path, name, build, description), tensors, f"{path} doesn't fit {name}")
     model = _built(path, name, build, description)
@@ -333,19 +358,19 @@ def _built(
     build: Callable[[str, CheckpointMetadata], nn.Module],
     description: CheckpointMetadata,
 ) -> nn.Module:
-    # What a file says can be of any type and size; what a user's own code raises is the user's.
+    # Values of a file can have any type and size. Errors of a user's own code are passed on.
     expected = SenetError if is_code(name) else Exception
     try:
         return build(name, description)
     except expected as error:
         reason = str(error) if isinstance(error, SenetError) else f"{type(error).__name__}: {shown(str(error), 200)}"
-        raise CheckpointError(f"{path} describes no network that can be built: {reason}") from error
+        raise CheckpointError(f"{path} describes a network that can't be built: {reason}") from error
 
 
 def _fitting(model: nn.Module, given: Mapping[str, Tensor], message: str) -> dict[str, Tensor]:
-    """The weights under the network's keys; an error that begins with `message` if they don't fit."""
+    """Return the weights under the network's keys. The error for other weights begins with `message`."""
     state, names = model.state_dict(), plain_names(model)
-    tensors = bare(given, message)
+    tensors = strip_wrappers(given, message)
     wrong = mismatches({plain: state[key] for plain, key in names.items()}, tensors)
     if wrong:
         raise CheckpointError(f"{message}: {wrong}")
@@ -355,41 +380,41 @@ def _fitting(model: nn.Module, given: Mapping[str, Tensor], message: str) -> dic
 def network_of(
     path: str | os.PathLike[str], description: CheckpointMetadata, factory: str | None, *, beside: str = ""
 ) -> str:
-    """The network that a checkpoint is of, as `build_model` reads it: the user's factory, else what the file says.
+    """Return the network of a checkpoint for `build_model`: the user's factory, or the name in the file.
 
     Args:
-        path: Of the checkpoint.
-        description: Its description.
-        factory: `module:function`, where the user named one.
-        beside: What else a command line must then say.
+        path: Path of the checkpoint.
+        description: Its metadata.
+        factory: `module:function`, if the user gave one.
+        beside: Further options for the suggested command line.
 
     Raises:
-        CheckpointError: The file names code, and the user didn't.
+        CheckpointError: The file names code, and the user gave no factory.
     """
     if factory is None and is_code(description.model):
         raise CheckpointError(
             f"{path} was trained with the network {description.model!r}; "
-            f"say {beside}--model {description.model} if you trust that code"
+            f"use {beside}--model {description.model} if you trust this code"
         )
     return factory or description.model
 
 
 def mismatches(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Why weights don't fit a network key by key; empty if they do."""
+    """Return why weights don't match a network's keys, shapes and types. Empty if they do."""
     missing, extra = sorted(own.keys() - given.keys()), sorted(given.keys() - own.keys())
     shapes = [k for k in own.keys() & given.keys() if own[k].shape != given[k].shape]
     if shapes:
         key = min(shapes)
         return f"{key} is {tuple(given[key].shape)} in the file and {tuple(own[key].shape)} in the network"
     for key in sorted(own.keys() & given.keys()):
-        if other_kind(given[key], own[key]):
+        if dtype_kind_differs(given[key], own[key]):
             return f"{key} is {given[key].dtype} in the file and {own[key].dtype} in the network"
-        wrong = impossible(key, given[key], own[key].dtype)
+        wrong = value_issue(key, given[key], own[key].dtype)
         if wrong:
             return f"{key} {wrong}"
     found = [
-        f"{keys[0]} {what} ({len(keys)} in all)"
-        for keys, what in ((missing, "is missing"), (extra, "is extra"))
+        f"{keys[0]} {problem} ({len(keys)} in total)"
+        for keys, problem in ((missing, "is missing"), (extra, "is unexpected"))
         if keys
     ]
     return "; ".join(found)

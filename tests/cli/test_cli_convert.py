@@ -21,11 +21,7 @@ NETWORK = ("--model", "se_cifar_resnet20")
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
-    torch.manual_seed(0)
-    model = create_model("se_cifar_resnet20", projection=True, attention=SE(bias=False))
     torch.save(to_layout(create_model("cifar_resnet20"), "cifar"), tmp_path / "plain.pth")
-    torch.save(to_layout(model, "moskomule"), tmp_path / "se.pth")
-    torch.save(create_model("resnet18_v1_5").state_dict(), tmp_path / "resnet18.pth")
     return tmp_path
 
 
@@ -33,7 +29,7 @@ def test_a_checkpoint_that_the_other_verbs_use(senet, theirs: Path) -> None:
     (theirs / "names.txt").write_text("\n".join("abcdefghij"))
     out = theirs / "out.safetensors"
     code, told, _ = senet("convert", theirs / "plain.pth", "--model", "cifar_resnet20", "--out", out,
-                          "--classes", theirs / "names.txt")  # fmt: skip
+                          "--class-names", theirs / "names.txt")  # fmt: skip
     assert code == 0
     assert "(cifar, 117 tensors)" in told or "(cifar," in told
     loaded = load_model(out)
@@ -52,6 +48,7 @@ def test_classes_are_numbered_where_unknown(senet, theirs: Path) -> None:
 
 def test_to_timm(senet, theirs: Path) -> None:
     out = theirs / "timm.safetensors"
+    torch.save(create_model("resnet18_v1_5").state_dict(), theirs / "resnet18.pth")
     code, _, err = senet("convert", theirs / "resnet18.pth", "--model", "resnet18_v1_5", "--to", "timm", "--out", out)
     assert code == 0, err
     assert not out.with_suffix(".json").exists()
@@ -148,7 +145,7 @@ def test_options_of_the_network_that_have_no_flag(senet, theirs: Path) -> None:
         (("--model-kwargs", "=1"), "write NAME=VALUE"),
         (("--model-kwargs", "projektion=true"), "did you mean 'projection'"),
         (("--model-kwargs", "projection=yes"), "projection='yes' must be bool"),
-        (("--model-kwargs", "num_classes=3"), "isn't given this way"),
+        (("--model-kwargs", "num_classes=3"), "has an option of its own"),
         (("--model-kwargs", "name=x"), "unknown option"),
         (("--model-kwargs", 'depth={"a": 1}'), "depth={'a': 1} must be int"),
     ],
@@ -164,7 +161,7 @@ def test_what_is_there_already(senet, refused, theirs: Path) -> None:
     out = theirs / "out.safetensors"
     assert senet("convert", theirs / "plain.pth", *RESNET20, "--out", out)[0] == 0
     before = out.read_bytes(), out.with_suffix(".json").read_bytes()
-    assert "that is SRC itself" in refused("convert", out, *RESNET20, "--out", out, "--to", "cifar")
+    assert "that is CHECKPOINT itself" in refused("convert", out, *RESNET20, "--out", out, "--to", "cifar")
     other = theirs / "other.safetensors"
     assert "a checkpoint of this package already" in refused("convert", out, *RESNET20, "--out", other)
     assert "out.json there describes another file" in refused(
@@ -182,7 +179,7 @@ def test_our_own_checkpoint_says_itself_what_it_is_of(senet, refused, theirs: Pa
     (theirs / "three.txt").write_text("a\nb\nc\n")
     ours, again = theirs / "ours.safetensors", theirs / "again.safetensors"
     code, _, err = senet("convert", theirs / "small.pth", *RESNET20, "--out", ours, "--model-kwargs", "depth=1",
-                         "--classes", theirs / "three.txt", "--channel-order", "L", "--mean", 0.5,
+                         "--class-names", theirs / "three.txt", "--channel-order", "L", "--mean", 0.5,
                          "--std", 0.5)  # fmt: skip
     assert code == 0, err
     assert senet("convert", ours, *RESNET20, "--out", again, "--to", "cifar")[0] == 0
@@ -217,7 +214,7 @@ def test_a_name_that_no_file_can_have(refused, theirs: Path) -> None:
 
 def test_refusals(refused, theirs: Path) -> None:
     plain, out = theirs / "plain.pth", theirs / "out.safetensors"
-    assert "use the plain form" in refused("convert", plain, *NETWORK, "--out", out)
+    assert "use the plain variant" in refused("convert", plain, *NETWORK, "--out", out)
     assert "ends in .safetensors" in refused("convert", plain, *NETWORK, "--out", theirs / "x.pth")
     assert "unknown layout" in refused("convert", plain, *NETWORK, "--out", out, "--to", "keras")
     assert "unknown layout" in refused("convert", plain, *NETWORK, "--out", out, "--layout", "keras")
@@ -225,12 +222,14 @@ def test_refusals(refused, theirs: Path) -> None:
     assert "no such file" in refused("convert", theirs / "absent.pth", *NETWORK, "--out", out)
     (theirs / "three.txt").write_text("a\nb\nc\n")
     message = refused("convert", plain, "--model", "cifar_resnet20", "--num-classes", 10, "--out", out,
-                      "--classes", theirs / "three.txt")  # fmt: skip
-    assert "has 3 names, the network 10 outputs" in message
+                      "--class-names", theirs / "three.txt")  # fmt: skip
+    assert "3 names, and the network has 10 outputs" in message
     (theirs / "twice.txt").write_text("a\nb\na\n")
-    message = refused("convert", plain, "--model", "cifar_resnet20", "--out", out, "--classes", theirs / "twice.txt")
-    assert "'a' stands there twice" in message
+    message = refused(
+        "convert", plain, "--model", "cifar_resnet20", "--out", out, "--class-names", theirs / "twice.txt"
+    )
+    assert "'a' is there twice" in message
     assert "checkpoint num_classes=10, model num_classes=3" in refused(
-        "convert", plain, "--model", "cifar_resnet20", "--out", out, "--classes", theirs / "three.txt"
+        "convert", plain, "--model", "cifar_resnet20", "--out", out, "--class-names", theirs / "three.txt"
     )
     assert not out.exists()

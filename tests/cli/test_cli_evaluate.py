@@ -109,7 +109,7 @@ def test_added_images_move_none(evaluated, scans, run, copy):
     found, _ = evaluated(f"folder:{copy}", checkpoint=folder)
     assert found["images"] == _val(copy) > _val(scans)
     assert found["trained_on"] == 0
-    assert "digest is another" in found["warnings"][0]
+    assert "digest differs" in found["warnings"][0]
 
 
 def test_another_folder_is_evaluated_whole(evaluated, tmp_path):
@@ -128,7 +128,7 @@ def test_a_copy_with_more_images_warns(evaluated, scans, copy):
 
 def test_what_begins_with_a_run_keeps_its_split(senet, run, scans, copy, tmp_path):
     """Images that the weights have learned are not validated on; where the user wants it so, it is told."""
-    common = ("train", "--init", run, *QUICK[2:], "--data")
+    common = ("train", "--checkpoint", run, *QUICK[2:], "--data")
     code, _, err = senet(*common, f"folder:{scans}", "--out", tmp_path / "same")
     assert code == 0, err
     assert "trained on" not in err

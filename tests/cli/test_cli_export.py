@@ -70,7 +70,7 @@ def test_int8(senet, refused, trained, digit_folder, tmp_path, kind, suffix):
     code, out, err = senet(*command, "--max-drop", 10, "--json")
     assert code == 0, err
     report = json.loads(out)
-    assert report["passport"]["precision"] == "int8"
+    assert report["metadata"]["precision"] == "int8"
     assert report["evaluated"] == 100
     assert report["drift"] > 1e-4
     assert report["accuracy"]["after"] >= report["accuracy"]["before"] - 0.1
@@ -142,7 +142,7 @@ def test_what_export_refuses(refused, trained, files, digit_folder, tmp_path):
     assert ".xml" in refused(*common, "openvino")
     assert "--data" in refused(*common, "onnx", "--precision", "int8")
     assert "--limit chooses images of --data" in refused(*common, "onnx", "--limit", 3)
-    assert "isn't the network" in refused(*common, "onnx", "--tolerance", 0)
+    assert "differs from the network" in refused(*common, "onnx", "--tolerance", 0)
     assert "a checkpoint is a .safetensors file" in refused(
         "export", "--checkpoint", files["onnx"], "--format", "onnx", "--out", tmp_path / "y.onnx"
     )

@@ -1,4 +1,4 @@
-"""Weights of other programs on the command line: `--init FILE --model NAME`, and `senet convert`."""
+"""Weights of other programs on the command line: `--checkpoint FILE --model NAME`, and `senet convert`."""
 
 from __future__ import annotations
 
@@ -71,14 +71,23 @@ def saved(model: str, path: Path, classes: int = 7) -> tuple[nn.Module, nn.Modul
     return raw, averaged
 
 
-@pytest.mark.parametrize("model", ["timm:resnet10t", "torchvision:resnet18", "ownnet:build"])
-@pytest.mark.parametrize("weights", [None, "raw"])
+@pytest.mark.parametrize(
+    ("model", "weights"),
+    [
+        ("timm:resnet10t", None),
+        ("torchvision:resnet18", None),
+        ("ownnet:build", None),
+        ("ownnet:build", "raw"),
+        pytest.param("timm:resnet10t", "raw", marks=pytest.mark.slow),
+        pytest.param("torchvision:resnet18", "raw", marks=pytest.mark.slow),
+    ],
+)
 def test_attention_goes_into_a_users_own_network(senet, model: str, weights: str | None, folder: Path) -> None:
     raw, averaged = saved(model, folder / "x.pth")
     more = ("--where", "0") if model == "ownnet:build" else ()
     choice = ("--weights", weights) if weights else ()
     code, out, err = senet(
-        "retrofit", "--init", "x.pth", "--model", model, "--epochs", "0", "--out", "run", *more, *choice
+        "retrofit", "--checkpoint", "x.pth", "--model", model, "--epochs", "0", "--out", "run", *more, *choice
     )
     assert code == 0, err
     assert ("averaged weights, from model_ema; --weights raw" in err) == (weights is None)
@@ -94,7 +103,9 @@ def test_attention_goes_into_a_users_own_network(senet, model: str, weights: str
 def test_a_network_of_this_package(senet, folder: Path) -> None:
     source = randomised(package.create_model("resnet18_v1_5", num_classes=7), 0)
     torch.save({"state_dict": {f"net.{k}": t for k, t in to_layout(source, "timm").items()}}, "x.ckpt")
-    code, _, err = senet("retrofit", "--init", "x.ckpt", "--model", "resnet18_v1_5", "--epochs", "0", "--out", "run")
+    code, _, err = senet(
+        "retrofit", "--checkpoint", "x.ckpt", "--model", "resnet18_v1_5", "--epochs", "0", "--out", "run"
+    )
     assert code == 0, err
     loaded = package.load_model("run")
     with torch.no_grad():
@@ -104,7 +115,7 @@ def test_a_network_of_this_package(senet, folder: Path) -> None:
 
 def test_training_goes_on_with_another_programs_weights(senet, folder: Path, few: Path) -> None:
     saved("ownnet:build", folder / "x.pth", classes=3)
-    common = ("--init", "x.pth", "--model", "ownnet:build", "--data", f"folder:{few}", "--size", "16", *QUICK)
+    common = ("--checkpoint", "x.pth", "--model", "ownnet:build", "--data", f"folder:{few}", "--size", "16", *QUICK)
     code, _, err = senet("train", *common, "--epochs", "1", "--out", "run")
     assert code == 0, err
     assert "averaged weights" in err
@@ -120,7 +131,7 @@ def test_training_goes_on_with_another_programs_weights(senet, folder: Path, few
 def test_a_file_without_a_classifier_begins_a_training(senet, folder: Path, few: Path) -> None:
     state = {k: t for k, t in build("ownnet:build", 5).state_dict().items() if not k.startswith("5.")}
     torch.save({f"encoder.{key}": tensor for key, tensor in state.items()}, "x.pth")
-    code, _, err = senet("train", "--init", "x.pth", "--model", "ownnet:build", "--data", f"folder:{few}",
+    code, _, err = senet("train", "--checkpoint", "x.pth", "--model", "ownnet:build", "--data", f"folder:{few}",
                          "--size", "16", *QUICK, "--epochs", "1", "--out", "run")  # fmt: skip
     assert code == 0, err
     assert "the classifier is new: the file has no classifier" in err
@@ -159,17 +170,20 @@ def test_convert_takes_the_number_of_classes_from_the_file(senet, folder: Path) 
 
 def test_refusals_say_what_to_do(refused, folder: Path) -> None:
     saved("ownnet:build", folder / "x.pth")
-    assert "--init x.pth --model NAME" in refused("retrofit", "--init", "x.pth", "--plan")
-    assert "--init ./x.pth --model NAME" in refused("retrofit", "--model", "./x.pth", "--plan")
-    assert "no such file" in refused("train", "--init", "absent.pth", "--model", "timm:resnet18", "--data", "digits")
-    assert "for the file that --init names" in refused(
+    assert "--checkpoint x.pth --model NAME" in refused("retrofit", "--checkpoint", "x.pth", "--plan")
+    assert "use --checkpoint ./x.pth" in refused("retrofit", "--model", "./x.pth", "--plan")
+    assert "use --checkpoint ./x.pth" in refused("train", "./x.pth", "--data", "digits")
+    assert "no such file" in refused(
+        "train", "--checkpoint", "absent.pth", "--model", "timm:resnet18", "--data", "digits"
+    )
+    assert "and --checkpoint names none" in refused(
         "train", "--model", "cifar_resnet20", "--data", "digits", "--prefix", "net"
     )
-    said = refused("retrofit", "--init", "x.pth", "--model", "timm:resnet10t", "--plan")
-    assert "no name of a weight in it" in said
+    said = refused("retrofit", "--checkpoint", "x.pth", "--model", "timm:resnet10t", "--plan")
+    assert "its weight names" in said
     torch.save(build("ownnet:build", 7), "whole.pth")
-    assert "save torch.save(model.state_dict(), FILE)" in refused(
-        "retrofit", "--init", "whole.pth", "--model", "ownnet:build", "--plan"
+    assert "use torch.save(model.state_dict(), FILE)" in refused(
+        "retrofit", "--checkpoint", "whole.pth", "--model", "ownnet:build", "--plan"
     )
     assert "did you mean 'raw'" in refused("convert", "x.pth", "--model", "cifar_resnet20", "--out", "y.safetensors",
                                            "--weights", "row")  # fmt: skip

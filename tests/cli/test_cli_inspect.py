@@ -8,7 +8,7 @@ import json
 def test_inspect_writes_a_report_and_prints_its_summary(senet, trained, digit_folder, tmp_path):
     out = tmp_path / "new" / "report"
     code, text, err = senet(
-        "inspect", "--checkpoint", trained, "--data", f"folder:{digit_folder}", "--limit", "60", "--classes", "7,1",
+        "inspect", "--checkpoint", trained, "--data", f"folder:{digit_folder}", "--limit", "60", "--class-names", "7,1",
         "--examples", "2", "--out", out, "--json", "--workers", "0",
     )  # fmt: skip
     assert code == 0, err
@@ -33,8 +33,8 @@ def test_inspect_prints_a_table(senet, trained, digit_folder):
 
 def test_inspect_refuses_in_words(refused, trained, digit_folder, tmp_path):
     common = ["inspect", "--checkpoint", trained, "--data", f"folder:{digit_folder}", "--workers", "0"]
-    assert "unknown class 'nine'" in refused(*common, "--classes", "nine")
-    assert "--limit 0" in refused(*common, "--limit", "0")
+    assert "unknown class 'nine'" in refused(*common, "--class-names", "nine")
+    assert "--limit" in refused(*common, "--limit", "0")
     file = tmp_path / "file"
     file.write_text("")
     assert "is a file" in refused(*common, "--out", file)

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import senet as package
 from senet.cli.output import print_table
-from senet.console import plain_console, plain_progress, printable, teller
+from senet.console import line_printer, plain_console, plain_progress, printable
 from senet.inference import prediction
 from senet.spreadsheet import text_cell
 
@@ -141,7 +141,7 @@ def test_where_rows_cannot_go(refused, trained, odd, tmp_path):
 @pytest.mark.parametrize("text", MARKUP)
 def test_every_console_shows_text_as_it_is(text, capsys):
     for console in (plain_console(), Console(stderr=True), Console(stderr=True, force_terminal=True, width=20)):
-        teller(console)(text)
+        line_printer(console)(text)
         shown = capsys.readouterr().err
         assert shown == f"{text}\n"
     print_table((text, "b"), [[text, "1"]], title=text, left=2)

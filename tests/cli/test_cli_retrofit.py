@@ -37,7 +37,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def operated(begun: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of its retrofit."""
     folder = tmp_path_factory.mktemp("operated") / "run"
-    arguments = ["retrofit", "--model", str(begun), "--attention", "se:reduction=8", *DIGITS[:2], *SHORT]
+    arguments = ["retrofit", "--checkpoint", str(begun), "--attention", "se:reduction=8", *DIGITS[:2], *SHORT]
     assert main([*arguments, "--out", str(folder)]) == 0
     return folder
 
@@ -97,7 +97,7 @@ def test_the_result_is_used_as_any_other(senet, operated: Path, tmp_path: Path) 
 
 
 def test_a_table_or_json(senet, begun: Path, few: Path, tmp_path: Path) -> None:
-    common = ("retrofit", "--init", begun, "--stages", "4", "--data", f"folder:{few}", *SHORT)
+    common = ("retrofit", "--checkpoint", begun, "--stages", "4", "--data", f"folder:{few}", *SHORT)
     code, out, err = senet(*common, "--out", tmp_path / "a")
     assert code == 0
     assert "fine-tuned, epoch 1" in out
@@ -118,7 +118,7 @@ def test_other_classes_get_a_new_classifier_and_nothing_else(senet, begun: Path,
     def cut(model: Path, name: str) -> tuple[set[str], str]:
         """Keys that differ after surgery for the classes of `few`, and what was said."""
         out = tmp_path / name
-        arguments = ("retrofit", "--model", model, "--data", f"folder:{few}", "--epochs", "0", "--out", out)
+        arguments = ("retrofit", "--checkpoint", model, "--data", f"folder:{few}", "--epochs", "0", "--out", out)
         code, said, err = senet(*arguments, "--stages", name, "--seed", name, "--workers", "0")
         assert code == 0, err
         old, new = weights(model), weights(out)
@@ -148,7 +148,17 @@ def test_numbered_classes_are_names_that_nobody_told(senet, tmp_path: Path) -> N
     for part in ("train", "val"):
         chosen = np.flatnonzero(digits.val.labels < 3)[:30]
         write_images(Subset(digits.val, chosen), tmp_path / "data" / part, classes=["x", "y", "z"])
-    common = ("retrofit", "--model", ours, "--data", f"folder:{tmp_path / 'data'}", "--epochs", "0", "--workers", "0")
+    common = (
+        "retrofit",
+        "--checkpoint",
+        ours,
+        "--data",
+        f"folder:{tmp_path / 'data'}",
+        "--epochs",
+        "0",
+        "--workers",
+        "0",
+    )
     code, out, err = senet(*common, "--out", tmp_path / "run", "--json")
     assert code == 0, err
     assert json.loads(out)["results"]["before surgery"] is not None
@@ -162,7 +172,7 @@ def test_numbered_classes_are_names_that_nobody_told(senet, tmp_path: Path) -> N
 
 def test_only_surgery_needs_no_data(senet, begun: Path, operated: Path, tmp_path: Path) -> None:
     out = tmp_path / "late"
-    code, said, _ = senet("retrofit", "--model", begun, "--stages", "4", "--epochs", "0", "--out", out)
+    code, said, _ = senet("retrofit", "--checkpoint", begun, "--stages", "4", "--epochs", "0", "--out", out)
     assert code == 0
     assert "3 places" in said
     before, after = package.load_model(begun), package.load_model(out)
@@ -171,7 +181,9 @@ def test_only_surgery_needs_no_data(senet, begun: Path, operated: Path, tmp_path
     assert (before.classes, before.preprocessing) == (after.classes, after.preprocessing)
     assert after.description.data == before.description.data, "what its weights were trained on"
     twice = tmp_path / "twice"
-    code, said, _ = senet("retrofit", "--model", out, "--attention", "eca", "--epochs", "0", "--out", twice, "--json")
+    code, said, _ = senet(
+        "retrofit", "--checkpoint", out, "--attention", "eca", "--epochs", "0", "--out", twice, "--json"
+    )
     assert code == 0
     assert [site["stage"] for site in json.loads(said)["report"]["inserted"]] == [2] * 3 + [3] * 3
     assert len(json.loads((twice / "best.json").read_text())["options"]["retrofit"]) == 9
@@ -188,13 +200,15 @@ def test_a_plan_fetches_and_writes_nothing(senet, tmp_path: Path, monkeypatch: p
     assert theirs == [site.channels for site in package.plan(model, placement="pre").inserted]
     code, out, _ = senet("retrofit", "--model", "cifar_resnet20", "--plan", "--where", "stages.3.*", "--no-pretrained")
     assert code == 0
-    assert "se at 3 sites" in out
+    assert "se at 3 insertion points" in out
     assert not list(tmp_path.iterdir())
 
 
 def test_the_gates_alone(senet, begun: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    code, _, err = senet("retrofit", "--model", begun, "--data", "digits", *SHORT, "--train", "attention", "--out", out)
+    code, _, err = senet(
+        "retrofit", "--checkpoint", begun, "--data", "digits", *SHORT, "--train", "attention", "--out", out
+    )
     assert code == 0, err
     old, new = weights(begun), weights(out)
     learnt = {key for key in new if key in old and "running" not in key and "tracked" not in key}
@@ -216,13 +230,23 @@ def test_stopped_and_gone_on_with(
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingModule, "training_step", stopped)
-        arguments = ("retrofit", "--model", start, "--attention", "se:reduction=8", *DIGITS[:2], *SHORT, "--out", out)
+        arguments = (
+            "retrofit",
+            "--checkpoint",
+            start,
+            "--attention",
+            "se:reduction=8",
+            *DIGITS[:2],
+            *SHORT,
+            "--out",
+            out,
+        )
         code, _, err = senet(*arguments)
     assert code == 130
     assert f"senet retrofit --resume {out}" in err
     shutil.rmtree(start)  # the state has the weights: what the run began with may be gone
     assert "--where can't change" in refused("retrofit", "--resume", out, "--where", "stages.2.*")
-    assert "--init can't change" in refused("train", "--resume", out, "--init", begun)
+    assert "--checkpoint can't change" in refused("train", "--resume", out, "--checkpoint", begun)
     code, said, err = senet("retrofit", "--resume", out, "--json")
     assert code == 0, err
     told = json.loads(said)["results"]
@@ -232,7 +256,7 @@ def test_stopped_and_gone_on_with(
     assert all(torch.equal(one[key], other[key]) for key in one)
     code, said, err = senet("retrofit", "--resume", out, "--json")  # it has ended: the comparison again
     assert json.loads(said)["results"] == told
-    assert "has ended, after 1 epochs" in err
+    assert "finished after 1 epochs" in err
     (out / "surgery.json").unlink()
     assert "surgery.json" in refused("retrofit", "--resume", out)
 
@@ -247,7 +271,7 @@ def test_a_run_killed_before_its_first_state_begins_with_the_same_weights(begun:
 
 
 def test_training_can_begin_with_a_checkpoint(senet, operated: Path, tmp_path: Path, refused) -> None:
-    arguments = ("train", "--init", operated, "--data", "digits", *SHORT, "--out", tmp_path / "run")
+    arguments = ("train", "--checkpoint", operated, "--data", "digits", *SHORT, "--out", tmp_path / "run")
     assert "senet retrofit" in refused(*arguments, "--attention", "eca")
     code, _, err = senet(*arguments)
     assert code == 0, err
@@ -282,9 +306,10 @@ def test_a_network_of_your_own(senet, few: Path, tmp_path: Path, monkeypatch: py
     code, said, err = senet(*common, "run", "--model", "ownnet:build", "--json")
     assert code == 0, err
     assert json.loads(said)["results"]["before surgery"] is not None  # its function may have put weights in
-    assert "--init run --model ownnet:build" in refused(*common, "again", "--model", "run")
-    again = ("retrofit", "--init", "run", "--model", "ownnet:build", "--plan", "--attention", "eca")
-    assert "carries attention already" in refused(*again)
+    assert "--checkpoint run --model ownnet:build" in refused(*common, "again", "--checkpoint", "run")
+    assert "use --checkpoint run" in refused(*common, "again", "--model", "run")
+    again = ("retrofit", "--checkpoint", "run", "--model", "ownnet:build", "--plan", "--attention", "eca")
+    assert "already has attention" in refused(*again)
     code, said, _ = senet("evaluate", "--checkpoint", "run", "--model", "ownnet:build", "--data", f"folder:{few}")
     assert code == 0
     assert "the data has 5 classes" in refused(*common, "ten", "--model", "ownnet:ten")
@@ -295,39 +320,51 @@ def test_a_network_of_your_own(senet, few: Path, tmp_path: Path, monkeypatch: py
 def test_bad_use_leaves_nothing(refused, begun: Path, operated: Path, few: Path, tmp_path: Path, monkeypatch) -> None:
     out = tmp_path / "out"
     common = ("retrofit", "--out", out, "--data", "digits", "--workers", "0", "--model")
+    on = (*common[:-1], "--checkpoint")
     assert "'resnet50'" in refused(*common, "timm:resnet5")
     assert "'resnet50'" in refused(*common, "torchvision:resnet5")
     assert "'cifar_resnet20'" in refused(*common, "cifar_resnet2")
-    assert "no such file" in refused(*common, tmp_path / "absent.safetensors")
-    assert "absent" in refused(*common, tmp_path / "absent")
+    assert "no such file" in refused(*on, tmp_path / "absent.safetensors")
+    assert "absent" in refused(*on, tmp_path / "absent")
     assert "--no-pretrained" in refused(*common, "cifar_resnet20")
     transformer = ("--no-pretrained", "--size", "224", "--data", f"folder:{few}")
     assert "is a transformer" in refused(*common, "torchvision:vit_b_16", *transformer)
-    assert "no place left" in refused(*common, operated)
-    assert "no module" in refused(*common, begun, "--where", "layer4.*")
-    assert "no stage 7" in refused(*common, begun, "--stages", "7")
-    assert "'se'" in refused(*common, begun, "--attention", "sea")
-    assert "inserts nothing" in refused(*common, begun, "--attention", "none")
-    assert "placement" in refused(*common, begun, "--placement", "middle")
-    assert "what trains" in refused(*common, begun, "--train", "gates")
-    assert "the weights are those of" in refused(*common, begun, "--no-pretrained")
-    assert "no effect" in refused(*common, begun, "--epochs", "0", "--lr", "0.1")
-    assert "no effect" in refused(*common, begun, "--plan", "--recipe", "digits")
+    assert "no insertion point left" in refused(*on, operated)
+    assert "no module" in refused(*on, begun, "--where", "layer4.*")
+    assert "no stage 7" in refused(*on, begun, "--stages", "7")
+    assert "'se'" in refused(*on, begun, "--attention", "sea")
+    assert "inserts nothing" in refused(*on, begun, "--attention", "none")
+    assert "placement" in refused(*on, begun, "--placement", "middle")
+    assert "what trains" in refused(*on, begun, "--train", "gates")
+    assert "the weights are those of" in refused(*on, begun, "--no-pretrained")
+    assert "no effect" in refused(*on, begun, "--epochs", "0", "--lr", "0.1")
+    assert "no effect" in refused(*on, begun, "--plan", "--recipe", "digits")
     new = ("--data", f"folder:{few}", "--train", "attention")
-    assert "which is new here" in refused(*common, begun, *new)
-    assert "--data is missing" in refused("retrofit", "--model", begun, "--out", out)
-    assert "--model is missing" in refused("retrofit", "--data", "digits", "--out", out)
+    assert "which is newly initialized" in refused(*on, begun, *new)
+    assert "--data is missing" in refused("retrofit", "--checkpoint", begun, "--out", out)
+    assert "the network is missing" in refused("retrofit", "--data", "digits", "--out", out)
     monkeypatch.setitem(sys.modules, "timm", None)
     assert "senet[timm]" in refused(*common, "timm:resnet18")
     assert not out.exists()
     for more in ((), ("--epochs", "0")):
-        used = ("retrofit", "--model", begun, "--data", "digits", "--out", operated, *more)
-        assert "holds a run already" in refused(*used)
+        used = ("retrofit", "--checkpoint", begun, "--data", "digits", "--out", operated, *more)
+        assert "already contains a run" in refused(*used)
 
 
 @pytest.mark.slow
 def test_two_processes_fine_tune_and_one_evaluates(begun: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "senet", "retrofit", "--model", str(begun), "--data", "digits", *SHORT, "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "senet",
+        "retrofit",
+        "--checkpoint",
+        str(begun),
+        "--data",
+        "digits",
+        *SHORT,
+        "--json",
+    ]
     two = ["--devices", "2", "--strategy", "ddp", "--out", str(tmp_path / "run")]
     done = subprocess.run([*command, *two], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -351,7 +388,7 @@ def test_a_kill_before_the_first_state_loses_nothing(begun: Path, tmp_path: Path
 
     real = job.write_json
     out = tmp_path / "run"
-    arguments = ["retrofit", "--model", str(begun), *DIGITS[:2], *SHORT, "--out", str(out)]
+    arguments = ["retrofit", "--checkpoint", str(begun), *DIGITS[:2], *SHORT, "--out", str(out)]
     monkeypatch.setattr(job, "write_json", write)
     with pytest.raises(Killed):
         main(arguments)
@@ -364,7 +401,7 @@ def test_a_resumed_retrofit_is_judged_on_its_own_data_alone(operated: Path, few:
     run = shutil.copytree(operated, tmp_path / "run")
     before = (run / "run.json").read_text()
     assert main(["retrofit", "--resume", str(run), "--data", f"folder:{few}"]) == 2
-    assert "is not the data that the run" in capsys.readouterr().err.replace("\n", " ")
+    assert "differs from the data of the run" in capsys.readouterr().err.replace("\n", " ")
     assert (run / "run.json").read_text() == before
 
 

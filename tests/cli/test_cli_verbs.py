@@ -207,7 +207,7 @@ def test_doctor_calls_bfloat16_fast_only_with_instructions_for_it(senet, monkeyp
         monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda has=has: has)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     monkeypatch.setattr("platform.machine", lambda: machine)
-    assert json.loads(senet("doctor", "--json")[1])["machine"]["fast bf16 on this processor"].startswith(said)
+    assert json.loads(senet("doctor", "--json")[1])["machine"]["fast bf16 on this CPU"].startswith(said)
 
 
 def test_doctor_looks_through_a_data_set(senet, digit_folder, tmp_path):

@@ -76,7 +76,7 @@ def test_evaluate_and_predict_use_it(run, twelve, senet) -> None:
 
 def test_a_new_run_begins_with_the_level_of_its_weights(run, twelve, senet, tmp_path) -> None:
     folder = tmp_path / "second"
-    code, _, err = senet("train", "--init", run, "--data", f"folder:{twelve / 'deep'}", "--out", folder, *QUICK)
+    code, _, err = senet("train", "--checkpoint", run, "--data", f"folder:{twelve / 'deep'}", "--out", folder, *QUICK)
     assert code == 0, err
     assert "16-bit" not in err
     assert load_model(folder).preprocessing.white_level == 4095

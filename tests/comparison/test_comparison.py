@@ -70,11 +70,11 @@ def test_what_it_leaves(done):
     plain, se = found["variants"]["plain"], found["variants"]["se"]
     assert plain["options"]["attention"] is None
     assert se["options"]["attention"]["kind"] == "se"
-    assert se["price"]["params"] > plain["price"]["params"]
-    assert se["price"]["saved_mb"] > 0
-    assert se["price"]["latency_ratio"] > 0
+    assert se["cost"]["params"] > plain["cost"]["params"]
+    assert se["cost"]["saved_mb"] > 0
+    assert se["cost"]["latency_ratio"] > 0
     assert plain["difference_points"] is None
-    differences = [100 * (se["runs"][seed]["score"] - plain["runs"][seed]["score"]) for seed in ("0", "1")]
+    differences = [100 * (se["runs"][seed]["metric"] - plain["runs"][seed]["metric"]) for seed in ("0", "1")]
     assert se["difference_points"]["mean"] == pytest.approx(sum(differences) / 2)
     assert se["verdict"]
     assert (done / "compare.png").read_bytes().startswith(b"\x89PNG")
@@ -92,7 +92,7 @@ def test_other_sizes_show_the_shift_of_the_squeeze(done):
     assert not sizes["8"]["shift"]
     assert set(sizes["10"]["shift"]) == {"stages.2.0.se", "stages.3.0.se"}
     assert all(value > 0 for value in sizes["10"]["shift"].values())
-    own = result(done)["variants"]["se"]["runs"]["0"]["score"]
+    own = result(done)["variants"]["se"]["runs"]["0"]["metric"]
     kept = json.loads((done / "se-seed0" / "sizes.json").read_text())
     assert kept["top1"]["8"] == pytest.approx(own, abs=1e-6)
 
@@ -104,9 +104,9 @@ def test_finished_runs_stay_and_more_seeds_are_added(done, seen, capsys):
     assert not seen
     assert compare(*arguments, "--seeds", 3) == 0
     assert {seed for seed, *_ in seen} == {2}
-    assert result(done)["variants"]["se"]["score_percent"]["count"] == 3
+    assert result(done)["variants"]["se"]["metric_percent"]["count"] == 3
     assert compare(*arguments, "--seeds", 2, "--lr", "0.01") == 2
-    assert "was begun with recipe.lr = 0.05, now it is 0.01; choose another --out" in capsys.readouterr().err
+    assert "was started with recipe.lr=0.05, not 0.01; choose another --out" in capsys.readouterr().err
     assert compare("--resume", done, "--timing-seconds", 0) == 0
 
 
@@ -196,7 +196,7 @@ def test_several_processes_share_the_runs(tmp_path, capsys):
     assert result(out)["finished_runs"] == 2
     alone = tmp_path / "alone"
     assert compare(*ONE_SEED, "--out", alone) == 0
-    shared, alone = ([found["runs"]["0"]["score"] for found in result(f)["variants"].values()] for f in (out, alone))
+    shared, alone = ([found["runs"]["0"]["metric"] for found in result(f)["variants"].values()] for f in (out, alone))
     assert shared == alone
 
 
@@ -210,7 +210,7 @@ def test_the_run_of_a_process_that_died_is_taken_over(tmp_path):
     first.finish(-signal.SIGKILL)
     second.go_on()
     said = second.finish()
-    assert said.index("training se, seed 0") < said.index("going on with plain, seed 0")
+    assert said.index("training se, seed 0") < said.index("resuming plain, seed 0")
     assert result(out)["finished_runs"] == 2
 
 
@@ -238,7 +238,7 @@ def test_it_goes_on_with_moved_data_but_not_with_other(how, images, tmp_path, ca
     capsys.readouterr()
     next((tmp_path / "moved").glob("*/*.png")).unlink()
     assert compare("--data", f"folder:{tmp_path}/moved", *again) == 2
-    assert "is not the data that the run" in capsys.readouterr().err.replace("\n", " ")
+    assert "differs from the data of the run" in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.parametrize("processes", [False, True])
@@ -254,7 +254,7 @@ def test_a_run_without_a_state_knows_the_weights_that_it_began_with(processes, t
     calls: list[list[str]] = []
     monkeypatch.setattr("senet.comparison.running.subprocess.run", killed)
     monkeypatch.setattr("senet.comparison.running._several_devices", lambda _: True)
-    command = [*QUICK, "--init", begun, "--seeds", "1", "--timing-seconds", "0", "--out", out]
+    command = [*QUICK, "--checkpoint", begun, "--seeds", "1", "--timing-seconds", "0", "--out", out]
     assert compare(*command) == 2
     run = Path(calls[0][-1])
     job = json.loads((run / "run.json").read_text())
@@ -268,7 +268,7 @@ def test_a_run_without_a_state_knows_the_weights_that_it_began_with(processes, t
     capsys.readouterr()
     arguments = ["train", "--resume", run] if processes else ["compare", "--resume", out]
     assert main([*map(str, arguments)]) == 2
-    assert "has changed since the run began" in capsys.readouterr().err.replace("\n", " ")
+    assert "has changed since the run started" in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.slow
@@ -281,20 +281,20 @@ def test_on_two_devices_each_training_has_its_own_processes(tmp_path):
     ("arguments", "said"),
     [
         (["--variant", "a=cifar_resnet20"], "nothing to be compared with"),
-        (["--variant", "a=cifar_resnet20", "--variant", "a=cifar_resnet20"], "two variants are called 'a'"),
-        (["--variant", "a=cifar_resnet20", "--variant", "b/c=cifar_resnet20"], "a name is made of letters"),
+        (["--variant", "a=cifar_resnet20", "--variant", "a=cifar_resnet20"], "two variants have the name 'a'"),
+        (["--variant", "a=cifar_resnet20", "--variant", "b/c=cifar_resnet20"], "a name has letters"),
         (["--variant", "a=cifar_resnet20", "--variant", "b=cifar_resnet20", "deep=3"], "unknown option"),
         (["--variant", "a=cifar_resnet20", "--variant", "b=cifar_resnet20", "depth"], "not of the form KEY=VALUE"),
-        (["--variant", "cifar_resnet20", "--variant", "b=cifar_resnet20"], "write NAME=MODEL"),
+        (["--variant", "cifar_resnet20", "--variant", "b=cifar_resnet20"], "use NAME=NETWORK"),
         (["--variant", "a=cifar_resnet20", "--model", "cifar_resnet20"], "--model says what one network is"),
         (["--variant", "a=cifar_resnet20", "--variant", "b=cifar_resnet20", "where=x"], "retrofit="),
         (["--model", "se_cifar_resnet20", "--attention", "none"], "leaves nothing to compare"),
         (["--model", "se_cifar_resnet20", "--seeds", "0"], "--seeds 0 must be at least 1"),
-        (["--model", "se_cifar_resnet20", "--test-sizes", "big"], "write whole numbers"),
+        (["--model", "se_cifar_resnet20", "--test-sizes", "big"], "use whole numbers"),
         (["--model", "se_cifar_resnet20", "--only", "r2"], "--only chooses rows of a table"),
         (["--recipe", "table10", "--attention", "eca"], "what is compared is what table10 says"),
-        (["--recipe", "table7"], "table7 is about detection; digits is for classification"),
-        (["--resume", "nowhere"], "holds no comparison"),
+        (["--recipe", "table7"], "table7 is for detection; digits is for classification"),
+        (["--resume", "nowhere"], "contains no comparison"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_before_anything_is_written(tmp_path, monkeypatch, capsys, arguments, said):
@@ -320,10 +320,10 @@ def test_what_a_training_keeps_in_memory():
 
 
 def test_candidates_are_timed_in_turns():
-    from senet.profiling import in_turns
+    from senet.profiling import time_interleaved
 
     ran: list[str] = []
-    found = in_turns({"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}, seconds=0, least=5)
+    found = time_interleaved({"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}, seconds=0, min_rounds=5)
     assert "".join(ran) == "ab" * 6
     assert found["a"].ratio == 1
     assert all(math.isfinite(timing.ms) and timing.rounds == 5 for timing in found.values())

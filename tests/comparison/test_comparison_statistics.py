@@ -85,7 +85,7 @@ def test_one_image_more_with_every_seed_is_no_difference(images, seeds):
     for found in (paired(here, there, images=images), paired(there, here, images=images)):
         assert found.interval[1] - found.interval[0] > 2 * 100 / images
         assert not found.shows
-        assert verdict(found).startswith(f"no difference that {seeds} seeds can show: ")
+        assert verdict(found).startswith(f"no significant difference over {seeds} seeds: ")
     unknown = paired(here, there)
     assert unknown.interval is None, "without the number of images nothing can be told from equal differences"
     assert "no interval can be estimated" in verdict(unknown)
@@ -141,10 +141,10 @@ def test_too_little_for_an_interval():
         (Difference(3, 0.6, (0.2, 1.0)), 1.04, "+0.60 points [+0.20, +1.00] for 1.04x time"),
         (Difference(3, -0.6, (-1.0, -0.2)), None, "-0.60 points [-1.00, -0.20]"),
         (Difference(3, 0.1, (-0.5, 0.7)), 1.04,
-         "no difference that 3 seeds can show: +0.10 points [-0.50, +0.70] for 1.04x time"),
+         "no significant difference over 3 seeds: +0.10 points [-0.50, +0.70] for 1.04x time"),
         (Difference(1, 0.6, None), 1.0,
          "+0.60 points for 1.00x time, from one seed: no verdict without several (--seeds 3)"),
-        (Difference(2, 0.6, None), None, "+0.60 points with each of 2 seeds: no interval can be estimated from that"),
+        (Difference(2, 0.6, None), None, "+0.60 points with each of 2 seeds: no interval can be estimated"),
     ],
 )  # fmt: skip
 def test_verdicts(found, ratio, said):

@@ -102,11 +102,11 @@ def test_what_is_not_possible_says_so():
         from_table(TABLES["table10"], data, name="table10", only=["r61"])
     with pytest.raises(SenetError, match=r"row r32 of table10 is not possible with cifar_resnet20.*--only"):
         from_table(TABLES["table10"], data, name="table10", model="cifar_resnet20")
-    with pytest.raises(SenetError, match="of several networks"):
+    with pytest.raises(SenetError, match="has several networks"):
         from_table(TABLES["table2"], data, name="table2", model="cifar_resnet20")
-    with pytest.raises(SenetError, match="table7 is about detection; digits is for classification"):
+    with pytest.raises(SenetError, match="table7 is for detection; digits is for classification"):
         from_table(TABLES["table7"], data, name="table7")
-    with pytest.raises(SenetError, match="--init runs: the networks of table10 begin with random weights"):
+    with pytest.raises(SenetError, match="--checkpoint runs: the networks of table10 start from random weights"):
         from_table(TABLES["table10"], data, name="table10", weights=Path("runs"))
     with pytest.raises(UnknownNameError, match="unknown table 'table9'"):
         paper_table_named("table9")
@@ -142,7 +142,7 @@ def test_detectors_begin_with_a_comparison_of_classifiers(tmp_path):
     assert attended.recipe == RECIPES["coco"]
     assert attended.published.startswith("AP@.5/AP 61.0/40.4 %")
     assert attended.start.build(("cell",), attended.start.images()).new_head == "the weights are the backbone's"
-    with pytest.raises(SenetError, match="holds no resnet50-seed0; it is the folder of a comparison of table2"):
+    with pytest.raises(SenetError, match="contains no resnet50-seed0; give the folder of a comparison of table2"):
         find(weights=tmp_path)
     plain, attended = find(only=["resnet50", "se_resnet50"])
     assert attended.against == "resnet50"

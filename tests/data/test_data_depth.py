@@ -121,7 +121,7 @@ def test_training_tells_it_once(tmp_path: Path) -> None:
 def test_the_data_knows_its_white(white: int | str, tmp_path: Path) -> None:
     grey_folder(tmp_path, 12)
     assert open_data(f"folder:{tmp_path}").white_level is None
-    assert open_data(f"folder:{tmp_path}", white=white).white_level == 4095
+    assert open_data(f"folder:{tmp_path}", white_level=white).white_level == 4095
 
 
 def test_white_without_effect_is_refused(tmp_path: Path) -> None:
@@ -132,9 +132,9 @@ def test_white_without_effect_is_refused(tmp_path: Path) -> None:
     for data in ("digits", f"folder:{tmp_path}"):
         for white in (4095, "auto"):
             with pytest.raises(DataError, match=f"--white-level {white} has no effect: no training image"):
-                open_data(data, white=white)
+                open_data(data, white_level=white)
     with pytest.raises(DataError, match="must be 1 to 65535"):
-        open_data("digits", white=0)
+        open_data("digits", white_level=0)
 
 
 def test_deep_colours_are_told_and_white_is_not_for_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +144,7 @@ def test_deep_colours_are_told_and_white_is_not_for_them(tmp_path: Path, capsys:
             (tmp_path / name / f"{number}.png").write_bytes(colour_png(4000 + number))
     assert "16-bit colour images use 12 bits" in notes(open_data(f"folder:{tmp_path}"), IMAGENET)[0]
     with pytest.raises(DataError, match="16-bit colours, of which 8 bits are read"):
-        open_data(f"folder:{tmp_path}", white=4095)
+        open_data(f"folder:{tmp_path}", white_level=4095)
     main(["doctor", "--data", f"folder:{tmp_path}", "--workers", "0"])
     out = capsys.readouterr().out
     assert "RGB;16 4" in out
@@ -157,4 +157,4 @@ def test_doctor_reports_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "use 12 bits (largest value 4,095)" in out
     assert "--white-level 4095" in out
     main(["doctor", "--data", f"folder:{tmp_path}", "--workers", "0", "--json"])
-    assert "12 bits" in json.loads(capsys.readouterr().out)["data"]["parts"]["train"]["deep"]
+    assert "12 bits" in json.loads(capsys.readouterr().out)["data"]["parts"]["train"]["bit_depth"]

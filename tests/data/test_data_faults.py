@@ -24,7 +24,7 @@ from senet.data import (
 )
 from senet.data.images import Stored, as_corrupt_image, load_stored, read_stored
 from senet.data.masks import read_mask
-from senet.data.shards import HookPoints, ShardSource
+from senet.data.shards import ImageRecords, ShardSource
 from senet.errors import from_worker
 from senet.preprocessing import CIFAR
 
@@ -149,14 +149,14 @@ def test_a_failing_disk_shows_itself_wherever_it_fails(tmp_path, failing, reader
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-@pytest.mark.parametrize("broken", ["skip", "refuse"])
+@pytest.mark.parametrize("corrupt", ["skip", "raise"])
 @pytest.mark.parametrize("training", [False, True])
-def test_neither_training_nor_evaluation_skips_it(tmp_path, failing, workers, broken, training) -> None:
+def test_neither_training_nor_evaluation_skips_it(tmp_path, failing, workers, corrupt, training) -> None:
     source = files(tmp_path / "bad", 3)
     transform = train_transform(CIFAR, Augmentation(crop="pad")) if training else eval_transform(CIFAR)
     failing(OSError(errno.ESTALE, "Stale file handle"))
     with pytest.raises(OSError, match="Stale file handle") as caught:
-        list(eval_loader(ImageDataset(source, transform, broken=broken), batch_size=2, workers=workers))
+        list(eval_loader(ImageDataset(source, transform, corrupt=corrupt), batch_size=2, workers=workers))
     assert not isinstance(caught.value, CorruptImage)
     assert "000.png" in from_worker(caught.value)
     assert "\n" not in from_worker(caught.value)
@@ -174,7 +174,9 @@ def test_a_shard_on_a_failing_disk(tmp_path, monkeypatch) -> None:
     numbers = [np.array([value], dtype=np.int64) for value in (0, 10, 0)]
     from senet.data.sources import PathList
 
-    source = ShardSource(tmp_path, {"x.tar": 1}, HookPoints(*numbers, np.array([0], np.uint32), PathList(["cat.jpg"])))
+    source = ShardSource(
+        tmp_path, {"x.tar": 1}, ImageRecords(*numbers, np.array([0], np.uint32), PathList(["cat.jpg"]))
+    )
 
     def fails(*_: object) -> int:
         raise OSError(errno.EIO, "Input/output error")

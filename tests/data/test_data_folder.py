@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from data_helpers import tree
 
-from senet.data import find_images, missing_classes, open_data
-from senet.data.sources import FileSource, PathList, Subset, subsample
+from senet.data import find_images, open_data
+from senet.data.sources import FileSource, PathList, Subset, missing_classes, subsample
 from senet.data.split import stratified_split
 from senet.errors import DataError
 

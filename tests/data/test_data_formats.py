@@ -15,7 +15,7 @@ from senet.cli import main
 from senet.data import find_images, load_image, open_data
 from senet.data.checks import left_out_note, report_data
 from senet.data.formats import list_images, readable_formats, readable_suffixes
-from senet.data.images import CorruptImage, file_facts, read_stored, upright_size
+from senet.data.images import CorruptImage, file_info, read_stored, upright_size
 from senet.data.mask_files import read_mask
 from senet.errors import DataError
 from senet.preprocessing import CIFAR
@@ -61,7 +61,7 @@ def test_what_cannot_be_read_is_listed_once(tmp_path: Path) -> None:
     told: list[str] = []
     report_data(data, CIFAR, told.append)
     (line,) = told
-    assert line.startswith("6 files left out (not of a format that is read): ")
+    assert line.startswith("6 files left out (unsupported format): ")
     assert line.endswith("photo.heic and 3 more")
 
 
@@ -141,7 +141,7 @@ def test_doctor_lists_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     for name in ("x.jpg", "without_suffix"):
         os.mkfifo(tmp_path / name)
-    for read in (load_image, upright_size, file_facts, read_stored):
+    for read in (load_image, upright_size, file_info, read_stored):
         with pytest.raises(CorruptImage, match="not a file that can be read"):
             read(tmp_path / "x.jpg")
     with pytest.raises(CorruptImage, match="not a file that can be read"):

@@ -13,7 +13,7 @@ from data_helpers import picture
 from PIL import Image, ImageFile
 
 from senet.data import CorruptImage, load_image
-from senet.data.images import file_facts
+from senet.data.images import file_info
 from senet.errors import DataError
 
 
@@ -79,7 +79,7 @@ def test_broken_file_says_why(tmp_path, name):
     assert re.search(reason, caught.value.reason)
     assert "\n" not in str(caught.value)
     with pytest.raises(CorruptImage):
-        file_facts(path)
+        file_info(path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -232,6 +232,6 @@ def test_damaged_exif_spoils_nothing(tmp_path):
 def test_facts_are_of_the_stored_file(tmp_path):
     picture(0, (30, 10)).convert("P").save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
-    facts = file_facts(tmp_path / "a.png")
-    assert facts[:3] == ("P", 30, 10)
-    assert facts == file_facts(tmp_path / "b.png")
+    info = file_info(tmp_path / "a.png")
+    assert info[:3] == ("P", 30, 10)
+    assert info == file_info(tmp_path / "b.png")

@@ -12,10 +12,8 @@ from data_helpers import files, memory
 
 from senet.data import (
     Augmentation,
-    CorruptImageReport,
     FileSource,
     ImageDataset,
-    RefusedImage,
     Shard,
     default_workers,
     eval_loader,
@@ -23,6 +21,8 @@ from senet.data import (
     train_loader,
     train_transform,
 )
+from senet.data.corrupt_images import CorruptImageReport
+from senet.data.dataset import RefusedImage
 from senet.errors import DataError
 from senet.preprocessing import CIFAR
 
@@ -102,7 +102,7 @@ def test_a_batch_belongs_together():
     assert batch.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert batch.indices.tolist() == list(range(6))
     assert batch.valid.all()
-    assert batch.broken == []
+    assert batch.corrupt == []
     assert torch.equal(batch.images[4], plain(source[4][0]))
 
 
@@ -136,7 +136,7 @@ def test_the_next_readable_image_stands_in(tmp_path, workers):
     assert first.valid.tolist() == [True, True, False, False]
     assert torch.equal(first.images[2], second.images[0])
     assert torch.equal(second.images[3], first.images[0])  # wraps around
-    assert sorted({tuple(trouble) for trouble in first.broken}) == [
+    assert sorted({tuple(trouble) for trouble in first.corrupt}) == [
         (source.paths[2], "not an image"),
         (source.paths[3], "not an image"),
     ]
@@ -145,11 +145,11 @@ def test_the_next_readable_image_stands_in(tmp_path, workers):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_refuse_names_the_file_in_one_line(tmp_path, workers):
     source = spoiled(tmp_path, 2)
-    loader = eval_loader(ImageDataset(source, VARIED, broken="refuse"), batch_size=4, workers=workers)
+    loader = eval_loader(ImageDataset(source, VARIED, corrupt="raise"), batch_size=4, workers=workers)
     with pytest.raises(DataError) as caught:
         list(loader)
     assert isinstance(caught.value, RefusedImage)
-    assert str(caught.value) == f"broken image {source.paths[2]}: not an image"
+    assert str(caught.value) == f"corrupt image {source.paths[2]}: not an image"
 
 
 def test_nothing_readable_at_all_ends(tmp_path):
@@ -159,19 +159,19 @@ def test_nothing_readable_at_all_ends(tmp_path):
 
 
 def test_unknown_policy():
-    with pytest.raises(ValueError, match="'skip' or 'refuse'"):
-        dataset(broken="ignore")
+    with pytest.raises(ValueError, match="'skip' or 'raise'"):
+        dataset(corrupt="ignore")
 
 
 def test_report_tells_each_broken_image_once():
     told = []
-    report = CorruptImageReport(5000, tell=lambda path, reason: told.append((path, reason)))
+    report = CorruptImageReport(5000, report=lambda path, reason: told.append((path, reason)))
     assert report.summary() == ""
     report.add([("a", "empty")])
-    assert report.summary() == "1 broken image skipped"
+    assert report.summary() == "1 corrupt image skipped"
     report.add([["a", "empty"], ["b", "not an image"]])  # lists: what pin_memory may make of tuples
     assert told == [("a", "empty"), ("b", "not an image")]
-    assert report.summary() == "2 broken images skipped"
+    assert report.summary() == "2 corrupt images skipped"
 
 
 @pytest.mark.parametrize(("total", "limit", "allowed"), [(50, None, 10), (5000, None, 50), (5000, 0, 0), (9, 3, 3)])

@@ -94,7 +94,7 @@ REFUSED = {
     "white is zero": (saved("m.tif", NUMBERS.astype(np.uint8), tiffinfo={262: 0}), "count down from white"),
     "scaled PGM": (by_hand(b"P5 4 2 3\n" + bytes(NUMBERS.ravel().tolist()), "m.pgm"), "scaled, white being 3"),
     "plain scaled PGM": (by_hand(b"P2 4 2 3\n0 1 2 3\n3 2 1 0\n", "m.pgm"), "scaled, white being 3"),
-    "negative": (saved("m.tif", np.full((2, 4), -1, np.int32)), "class number -1; they begin with 0"),
+    "negative": (saved("m.tif", np.full((2, 4), -1, np.int32)), "class number -1; class numbers start at 0"),
     "pages": (lambda f: Image.new("L", (4, 2)).save(f / "m.tif", save_all=True, append_images=[Image.new("L", (4, 2))])
               or f / "m.tif", "this file holds 2"),
 }  # fmt: skip
@@ -116,6 +116,6 @@ def test_more_classes_than_numbers(tmp_path: Path) -> None:
         for number in range(2):
             Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / folder / f"{number}.png")
     names = [f"c{number}" for number in range(256)]
-    with pytest.raises(DataError, match="256 classes are too many: masks have at most 255"):
+    with pytest.raises(DataError, match="256 classes; masks have at most 255"):
         open_data(f"masks:{tmp_path}", classes=names)
     open_data(f"masks:{tmp_path}", classes=names[:255])

@@ -30,7 +30,7 @@ def test_digits():
 
 def test_digits_are_divided_alike_for_everybody():
     one = open_data("digits").val
-    with pytest.raises(DataError, match="--split-seed 2 has no effect on digits: its fifth is fixed"):
+    with pytest.raises(DataError, match="--split-seed 2 has no effect on digits: its validation images are fixed"):
         open_data("digits", seed=2)
     assert one.indices[:5].tolist() == [1, 4, 5, 6, 7], "changing this changes everybody's validation set"
 

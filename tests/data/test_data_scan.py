@@ -31,11 +31,11 @@ def test_report_of_a_messy_folder(messy, workers):
     assert val.per_class == {"a": 21, "b": 21}
     assert (train.images, val.images) == (81, 42)
     assert (train.width, train.height, train.modes) == ((24, 24), (20, 20), {"RGB": 80})
-    assert train.broken == [(str(messy / "train/a/000.png"), "empty file (0 bytes)")]
-    assert report.broken == [*train.broken, (str(messy / "val/b/003.png"), "not an image")]
+    assert train.corrupt == [(str(messy / "train/a/000.png"), "empty file (0 bytes)")]
+    assert report.corrupt == [*train.corrupt, (str(messy / "val/b/003.png"), "not an image")]
     assert report.leaks == [(str(messy / "train/a/001.png"), str(messy / "val/a/zz.png"))]
-    assert report.repeats == [(str(messy / "train/b/001.png"), str(messy / "train/b/zz.png"))]
-    assert report.contradictions == [(str(messy / "val/a/001.png"), str(messy / "val/b/zz.png"))]
+    assert report.duplicates == [(str(messy / "train/b/001.png"), str(messy / "train/b/zz.png"))]
+    assert report.label_conflicts == [(str(messy / "val/a/001.png"), str(messy / "val/b/zz.png"))]
     assert steps == [(done, 123) for done in range(1, 124)]
     assert json.loads(json.dumps(report.to_dict()))["parts"]["val"]["images"] == 42
 
@@ -45,7 +45,7 @@ def test_images_in_memory_are_scanned_too():
     assert report.parts["train"].per_class == {"x": 2, "y": 2, "z": 2}
     assert report.leaks[2] == ("noise image 2", "noise image 2")
     assert len(report.leaks) == 3
-    assert report.broken == []
+    assert report.corrupt == []
 
 
 def test_nothing_readable(tmp_path):
@@ -54,4 +54,4 @@ def test_nothing_readable(tmp_path):
         path.write_bytes(b"x")
     report = scan(open_data(f"folder:{tmp_path}", val_fraction=0.5))
     assert report.parts["train"].width is None
-    assert len(report.broken) == 4
+    assert len(report.corrupt) == 4

@@ -168,8 +168,8 @@ def test_broken_images_are_left_out_and_told(tmp_path):
     (root / "dog" / "004.png").write_bytes((root / "dog" / "004.png").read_bytes()[:90])
     told = []
     data = open_data(f"folder:{root}")
-    made = write_shards(data, tmp_path / "out", tell=lambda *it: told.append(it), workers=0)
-    assert sorted(told) == sorted(made.broken)
+    made = write_shards(data, tmp_path / "out", report=lambda *it: told.append(it), workers=0)
+    assert sorted(told) == sorted(made.corrupt)
     assert {os.path.basename(path) for path, _ in told} == {"003.png", "004.png"}
     again = open_data(f"shards:{tmp_path / 'out'}")
     assert len(again.train) + len(again.val) == sum(COUNTS.values()) - 2
@@ -180,7 +180,7 @@ def test_too_many_broken_images_end_it(tmp_path):
     root = tree(tmp_path / "images", COUNTS)
     for path in (root / "cat").iterdir():
         path.write_bytes(b"nonsense")
-    with pytest.raises(DataError, match="broken images, more than the limit"):
+    with pytest.raises(DataError, match="corrupt images, more than the limit"):
         write_shards(open_data(f"folder:{root}"), tmp_path / "out", workers=0)
     assert not (tmp_path / "out" / "shards.json").exists()
 
@@ -189,12 +189,12 @@ def test_a_damaged_image_is_broken_as_in_a_folder(copied):
     source = open_data(f"shards:{copied}").train
     shard = copied / source.shards[0]
     content = bytearray(shard.read_bytes())
-    content[int(source.places.offsets[0]) + 200] ^= 1
+    content[int(source.records.offsets[0]) + 200] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(CorruptImage, match=r"train-00000\.tar: .*png: damaged \(its checksum is another\)"):
+    with pytest.raises(CorruptImage, match=r"train-00000\.tar: .*png: damaged \(its checksum differs\)"):
         source[0]
     sample = ImageDataset(source, eval_transform(CIFAR))[0, 0]
-    assert sample.broken
+    assert sample.corrupt
     assert sample.label == source.labels[1], "the next one stands in, as in a folder"
 
 
@@ -205,10 +205,10 @@ def test_a_damaged_image_is_broken_as_in_a_folder(copied):
         (lambda d: (d / "val-00000.tar").unlink(), r"val-00000\.tar is missing"),
         (lambda d: (d / "train.npz").write_bytes(b"x"), r"train\.npz is damaged"),
         (lambda d: (d / "train.npz").unlink(), r"train\.npz is missing"),
-        (lambda d: (d / "shards.json").unlink(), r"shards that aren't complete; senet shard .* goes on"),
+        (lambda d: (d / "shards.json").unlink(), r"incomplete shards; senet shard .* continues"),
         (lambda d: (d / "shards.json").write_text("{"), r"shards\.json can't be read"),
         (lambda d: (d / "shards.json").write_text("[]"), r"isn't of the format"),
-        (lambda d: (d / "shards.json").write_text('{"format": "senet shards 1"}'), r"isn't what `senet shard` writes"),
+        (lambda d: (d / "shards.json").write_text('{"format": "senet shards 1"}'), r"isn't an index of `senet shard`"),
     ],
     ids=range(8),
 )  # fmt: skip
@@ -227,13 +227,13 @@ def rewritten(folder, change):
 @pytest.mark.parametrize("name", ["../secret.tar", "/etc/passwd", "a/b.tar", ".hidden.tar", "train.txt", 3, None])
 def test_no_name_leads_out_of_the_folder(copied, name):
     rewritten(copied, lambda index: index["parts"]["train"]["shards"][0].update(name=name))
-    with pytest.raises(DataError, match="must lie in their folder"):
+    with pytest.raises(DataError, match="lies in the index's own folder"):
         open_data(f"shards:{copied}")
 
 
 def test_no_table_leads_out_of_the_folder(copied):
     rewritten(copied, lambda index: index["parts"]["train"].update(table="../train.npz"))
-    with pytest.raises(DataError, match="must lie in their folder"):
+    with pytest.raises(DataError, match="lies in the index's own folder"):
         open_data(f"shards:{copied}")
 
 
@@ -284,7 +284,7 @@ def test_killed_and_gone_on_with_to_the_same_bytes(tmp_path, made):
     process.wait()
     out = tmp_path / "out"
     assert not (out / "shards.json").exists(), "it was finished too soon for this test to mean anything"
-    with pytest.raises(DataError, match="aren't complete"):
+    with pytest.raises(DataError, match="incomplete shards"):
         open_data(f"shards:{out}")
     said = subprocess.run(command(tmp_path, *options), capture_output=True, text=True, check=True).stdout
     assert "of an earlier call kept" in said
@@ -302,5 +302,5 @@ def test_other_shards_are_not_overwritten(copied, tmp_path):
         write_shards(data, copied, workers=0)
     (tmp_path / "archives").mkdir()
     (tmp_path / "archives" / "mine.tar").write_bytes(b"")
-    with pytest.raises(DataError, match="archives that aren't of `senet shard`"):
+    with pytest.raises(DataError, match="archives of another program than `senet shard`"):
         write_shards(data, tmp_path / "archives", workers=0)

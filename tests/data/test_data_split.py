@@ -13,7 +13,7 @@ from PIL import Image
 
 from senet.data import Data, FileSource, hold_out, open_data, subsample, write_shards
 from senet.data.listing import SAMPLED, count_sampled, path_hash, sample_of
-from senet.data.split import Split, hash_split, place_of
+from senet.data.split import Split, hash_fraction, hash_split
 from senet.errors import DataError
 
 
@@ -68,7 +68,9 @@ def test_the_split_is_the_same_on_every_machine():
     stays, taken = hash_split(paths, Split(0.2, 3))
     assert sorted([*stays, *taken]) == list(range(20))
     assert taken.tolist() == [3, 12, 19], "changing this changes everybody's validation set"
-    assert place_of("é.png", 0) == place_of(unicodedata.normalize("NFD", "é.png"), 0), "macOS writes the second"
+    assert hash_fraction("é.png", 0) == hash_fraction(unicodedata.normalize("NFD", "é.png"), 0), (
+        "macOS writes the second"
+    )
 
 
 @pytest.mark.parametrize(("fraction", "part"), [(0.01, "validate"), (0.99, "train")])
@@ -80,14 +82,14 @@ def test_a_part_is_never_silently_empty(tmp_path, fraction, part):
 
 def test_a_class_without_training_images_is_refused(tmp_path):
     tree(tmp_path, {"many": 40, "few": 2})
-    seed = next(s for s in range(1000) if all(place_of(f"few/00{n}.png", s) < 0.2 for n in range(2)))
+    seed = next(s for s in range(1000) if all(hash_fraction(f"few/00{n}.png", s) < 0.2 for n in range(2)))
     with pytest.raises(DataError, match=r"no image is left to train on of 'few'.*--split-seed"):
         open_data(f"folder:{tmp_path}", seed=seed)
 
 
 def test_a_class_may_have_no_validation_images(tmp_path):
     tree(tmp_path, {"many": 40, "few": 2})
-    seed = next(s for s in range(1000) if all(place_of(f"few/00{n}.png", s) >= 0.2 for n in range(2)))
+    seed = next(s for s in range(1000) if all(hash_fraction(f"few/00{n}.png", s) >= 0.2 for n in range(2)))
     assert set(open_data(f"folder:{tmp_path}", seed=seed).val.labels) == {1}
 
 

@@ -45,8 +45,8 @@ def test_the_export_asks_it_and_reports_the_limit(monkeypatch: pytest.MonkeyPatc
     data = replace(digits, val=subsample(digits.val, 36))
     predictions = iter([36, 35, 36, 34])
     monkeypatch.setattr(senet.inference, "evaluate", lambda *_, **__: SimpleNamespace(top1=next(predictions) / 36))
-    passport = SimpleNamespace(precision="int8")
-    report = exporting.ExportReport(path="", format="onnx", passport=passport, runtime="onnxruntime", bytes=0, images=1,
+    metadata = SimpleNamespace(precision="int8")
+    report = exporting.ExportReport(path="", format="onnx", metadata=metadata, runtime="onnxruntime", bytes=0, images=1,
                                     drift=0.0, tolerance=None, latency_ms={})  # fmt: skip
     made = exporting._measured(None, None, report, exporting.Check(data=data), data)
     assert "the limit was one image" in made.notes[0]

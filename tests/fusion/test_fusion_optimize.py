@@ -77,15 +77,15 @@ def test_the_same_function(kind: str, dtype: torch.dtype, layout: torch.memory_f
 def test_the_report() -> None:
     made, report = senet.optimize(randomised("se_resnet50_v1_5"))
     assert (report.norms_folded, report.norms_left) == (53, [])
-    assert (report.units_fused, report.gates_early) == (16, 16)
-    assert str(report) == "53 norms folded, 16 residual blocks fused, 16 gates computed early"
+    assert (report.blocks_fused, report.gates_precomputed) == (16, 16)
+    assert str(report) == "53 norms folded, 16 residual blocks fused, 16 gates precomputed"
     assert not made.training
     assert not any(p.requires_grad for p in made.parameters())
     _, basic = optimize(randomised("se_resnet18"))
-    assert (basic.units_fused, basic.gates_early) == (8, 0)
+    assert (basic.blocks_fused, basic.gates_precomputed) == (8, 0)
     _, dense = optimize(randomised("se_cifar_preresnet20", depth=1))
     assert dense.norms_left
-    assert str(dense).endswith(f"{len(dense.norms_left)} norms stay")
+    assert str(dense).endswith(f"{len(dense.norms_left)} norms left")
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -130,7 +130,7 @@ def test_it_can_be_copied_saved_and_exported() -> None:
 
 
 def test_no_network() -> None:
-    with pytest.raises(senet.SenetError, match="takes a network"):
+    with pytest.raises(senet.SenetError, match="optimize expects"):
         optimize("se_resnet50")  # type: ignore[arg-type]
 
 

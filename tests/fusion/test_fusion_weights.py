@@ -298,16 +298,16 @@ def test_a_hook_before_it_stops_its_own_layer_only() -> None:
     for path in ("", "stages.2"):
         model.get_submodule(path).register_forward_pre_hook(lambda *_: None)
     _, report = optimize(model)
-    assert report.units_fused == 2
+    assert report.blocks_fused == 2
     assert not report.norms_left
     model.stages["2"][0].register_forward_hook(lambda *_: None)
-    assert optimize(model)[1].units_fused == 1
+    assert optimize(model)[1].blocks_fused == 1
 
 
 def test_of_a_compiled_network() -> None:
     model, x = network(), images()
     made, report = optimize(torch.compile(model, backend="eager"))
-    assert report.units_fused == 2
+    assert report.blocks_fused == 2
     with torch.no_grad():
         torch.testing.assert_close(made(x), model(x), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(torch.compile(made, backend="aot_eager")(x), model(x), rtol=1e-4, atol=1e-4)

@@ -97,7 +97,7 @@ def test_numbered_classes_fit_any_as_many(loaded, digits):
     found = evaluate(loaded, digits.val, names, workers=0)
     assert list(found.per_class) == list(names)
     assert found.confusion == evaluate(loaded, digits.val, digits.classes, workers=0).confusion
-    with pytest.raises(DataError, match="10 classes have numbers, no names, and the data has 2 classes"):
+    with pytest.raises(DataError, match="10 classes without names, and the data has 2 classes"):
         evaluate(loaded, digits.val, ("zebra", "okapi"), workers=0)
 
 

@@ -1,4 +1,4 @@
-"""A small network whose blocks play known roles, inspected."""
+"""An inspected small network whose blocks have known roles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from senet.preprocessing import CIFAR
 
 @pytest.fixture(scope="session")
 def inspected() -> Inspection:
-    """With one block that never learned, and one that says the same of every image."""
+    """An inspection with one untrained block and one block whose gates don't depend on the image."""
     model = network()
     for path, bias in (("stages.2.1.se", 0.0), ("stages.4.2.se", 4.0)):
         layer = model.get_submodule(path)
@@ -27,7 +27,7 @@ def inspected() -> Inspection:
 
 @pytest.fixture(scope="session")
 def folder(inspected, tmp_path_factory) -> Path:
-    """What it wrote."""
+    """The folder of the written report."""
     folder = tmp_path_factory.mktemp("report")
     write(inspected, folder / "new" / "report")
     return folder / "new" / "report"

@@ -11,7 +11,7 @@ CLASSES = ("cat", "dog", "a very long name of a class <b>&amp;</script>")
 
 
 def network(**options: object) -> nn.Module:
-    """With gates that vary: nothing is at its start."""
+    """A network with varying gates: no parameter has its initial value."""
     torch.manual_seed(0)
     # Four hidden units at least: a single one may be dead, and its gate constant.
     model = senet.create_model("se_cifar_resnet20", num_classes=3, **{"attention": senet.SE(reduction=4)} | options)

@@ -69,13 +69,13 @@ def test_the_network_is_left_as_it_was() -> None:
 
 def test_alarms_in_words(inspected) -> None:
     texts = [finding.text for finding in inspected.findings if finding.level == "alarm"]
-    assert "stages.2.1: all gates 0.5: this block never learned" in texts
-    assert "stages.4.2: all gates 0.98: it rescales everything alike; freezing it saves 2.13k parameters" in texts
+    assert "stages.2.1: all gates 0.5, so this block never learned" in texts
+    assert "stages.4.2: all gates 0.98, so it rescales all channels alike; freezing it saves 2.13k parameters" in texts
     roles = {block.name: block.role for block in inspected.blocks}
     assert roles["stages.2.1"] == roles["stages.4.2"] == "constant"
 
 
-def test_a_calm_block_is_told_with_what_it_costs() -> None:
+def test_a_still_block_is_reported_with_its_cost() -> None:
     model = network()
     layer = model.get_submodule("stages.4.1.se")
     nn.init.zeros_(layer.fc2.weight)  # the channels differ, the images don't
@@ -84,8 +84,8 @@ def test_a_calm_block_is_told_with_what_it_costs() -> None:
 
 
 def test_many_alarms_of_a_kind_share_one(inspected) -> None:
-    calm = next(b for b in inspected.blocks if b.role != "constant")
-    blocks = [replace(calm, path=f"{i}.se", name=str(i), role="still", params=i + 1) for i in range(50)]
+    varying = next(b for b in inspected.blocks if b.role != "constant")
+    blocks = [replace(varying, path=f"{i}.se", name=str(i), role="still", params=i + 1) for i in range(50)]
     texts = [finding.text for finding in findings(blocks) if finding.level == "alarm"]
     assert texts[:-1] == [f"{i} hardly varies: freezing it saves {i + 1} parameters" for i in range(45, 50)]
     assert texts[-1] == "45 more blocks hardly vary; they have 1.03k parameters"  # 1 + ... + 45 = 1035
@@ -120,7 +120,7 @@ def test_others_layers_and_selective_kernels() -> None:
     assert result.freezing.steps == ()
 
 
-def test_what_is_wrong_is_told() -> None:
+def test_errors_are_reported() -> None:
     with pytest.raises(SenetError, match="no attention layer"):
         inspect(nn.Conv2d(3, 3, 1), batches(1), CLASSES)
     with pytest.raises(SenetError, match="no images"):

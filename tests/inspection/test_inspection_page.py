@@ -1,12 +1,18 @@
-"""The page in a real browser: it loads without an error, a class can be chosen, its values are the JSON's."""
+"""The page in a real browser: no errors, its controls, the JSON's values, and captures of the whole page."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import zlib
 from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed (pip install playwright)")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -29,27 +35,29 @@ def browser() -> Iterator[object]:
 
 @pytest.fixture
 def opened(browser, folder):
-    """Open the page, offline; fails at any error that the page reports."""
-    contexts, troubles = [], []
+    """Open the page, offline; any error of the page fails the test."""
+    contexts, problems = [], []
 
-    def open_page(width: int = 1280, height: int = 900, theme: str = "light"):
+    def open_page(width: int = 1280, height: int = 900, theme: str = "light", *, script: str = "", wait: bool = True):
         context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=theme, offline=True, has_touch=width < 500
         )
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(120_000)
-        page.on("console", lambda m: troubles.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else troubles.append(r.url))
+        page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else problems.append(r.url))
+        page.add_init_script(script)
         page.goto((folder / "index.html").as_uri())
-        page.wait_for_selector("html[data-ready=yes]", state="attached")
+        if wait:
+            page.wait_for_selector("html[data-ready=yes]", state="attached")
         return page
 
     yield open_page
     for context in contexts:
         context.close()
-    assert not troubles
+    assert not problems
 
 
 @pytest.fixture
@@ -86,10 +94,10 @@ def test_the_table_is_the_json_and_sorts(opened, report) -> None:
 
 
 def values_over(page, figure: str, block: str, share: float) -> tuple[int, dict[str, str]]:
-    """What is told where the pointer is: the channel, and name to value."""
+    """The tooltip at the pointer: the channel, and name to value."""
     svg = page.locator(f"#{figure} [data-block='{block}'] svg")
     svg.scroll_into_view_if_needed()
-    svg = page.locator(f"#{figure} [data-block='{block}'] svg")  # drawn by now
+    svg = page.locator(f"#{figure} [data-block='{block}'] svg")  # the panel is drawn now
     box = svg.bounding_box()
     page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
     head = page.locator("#tip b").inner_text()
@@ -142,6 +150,83 @@ def test_single_images_show_the_jsons_channels(opened, report) -> None:
     example = report["examples"][1]
     first = example["raised"][block][0]
     caption = page.locator("#image .row figcaption").first
-    caption.get_by_text(f"{first['gate']:.3f}, on average {first['mean']:.3f}").wait_for()
+    caption.get_by_text(f"{first['gate']:.3f}, mean {first['mean']:.3f}").wait_for()
     assert f"channel {first['channel']}" in caption.inner_text()
     assert example["label"] in page.locator("#image > figure figcaption").inner_text()
+
+
+EMPTY = ".panel:not(:has(svg))"
+NEVER_IDLE = "window.requestIdleCallback = () => 0"
+
+
+def test_all_charts_are_drawn_without_scrolling(opened) -> None:
+    page = opened()
+    page.locator("#preset").select_option("all")
+    page.wait_for_function(f"!document.querySelector({EMPTY!r})", timeout=10_000)
+
+
+def test_charts_off_the_screen_are_drawn_later(opened) -> None:
+    page = opened(script=NEVER_IDLE)
+    page.locator("#preset").select_option("all")
+    page.wait_for_timeout(200)
+    assert page.locator(EMPTY).count() > 5
+
+
+@pytest.mark.parametrize("how", ["pdf", "media"])
+def test_charts_are_drawn_when_printed(opened, how) -> None:
+    page = opened(script=NEVER_IDLE)
+    page.locator("#preset").select_option("all")
+    page.pdf() if how == "pdf" else page.emulate_media(media="print")
+    page.wait_for_function(f"!document.querySelector({EMPTY!r})", timeout=10_000)
+
+
+def test_printing_is_light_whatever_the_theme(opened) -> None:
+    page = opened(theme="dark")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def panels(page) -> list[tuple[int, int, int, int]]:
+    """Edges of each chart's lower half on the whole page, in pixels."""
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('.panel')].map((p) => p.getBoundingClientRect()).map((r) => "
+        "[r.left, r.top + scrollY + r.height / 2, r.right, r.bottom + scrollY])"
+    )
+    return [tuple(round(edge) for edge in box) for box in boxes]
+
+
+def empty_panels(image: Image.Image, boxes: list[tuple[int, int, int, int]]) -> int:
+    """Number of panels without any drawing."""
+    return sum(len(set(image.convert("RGB").crop(box).getdata())) < 10 for box in boxes)
+
+
+def test_a_capture_of_the_whole_page_has_all_charts(opened) -> None:
+    page = opened(wait=False)  # as a script that captures pages: after the load event
+    image = Image.open(BytesIO(page.screenshot(full_page=True)))
+    assert page.locator(EMPTY).count() == 0
+    boxes = panels(page)
+    assert len(boxes) > 10
+    assert empty_panels(image, boxes) == 0
+
+
+def capture(folder: Path, out: Path, *options: str) -> bytes:
+    command = [BROWSER, "--headless", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={out.parent / 'profile'}"]
+    page = (folder / "index.html").as_uri()
+    subprocess.run([*command, *options, page], check=True, capture_output=True, timeout=120)
+    return out.read_bytes()
+
+
+def test_a_screenshot_of_a_tall_window_has_all_charts(opened, folder, tmp_path) -> None:
+    out = tmp_path / "page.png"
+    capture(folder, out, f"--screenshot={out}", "--window-size=1280,6000")
+    assert empty_panels(Image.open(out), panels(opened(1280, 6000))) == 0
+
+
+def test_a_printed_file_has_all_charts(opened, folder, tmp_path) -> None:
+    out = tmp_path / "page.pdf"
+    content = capture(folder, out, f"--print-to-pdf={out}")
+    streams = re.findall(rb"FlateDecode.*?stream\r?\n(.*?)endstream", content, re.S)
+    lines = sum(len(re.findall(rb" l\n", zlib.decompressobj().decompress(stream))) for stream in streams)
+    paths = "[...document.querySelectorAll('svg path[data-series]')].map((p) => p.getAttribute('d'))"
+    points = sum(path.count("L") for path in opened().evaluate(paths))
+    assert lines > 0.9 * points

@@ -1,7 +1,7 @@
 """What every network of `list_models()` must do: one contract, whatever the family.
 
-What only counts shapes runs for all on the meta device. What computes runs for the smallest network of each kind (the
-others, and the large kinds, are marked slow).
+By default it runs on the smallest network of each kind, and where that takes long, on that network with two blocks a
+stage at most. All networks as they are, and the large kinds, are marked slow.
 """
 
 from __future__ import annotations
@@ -47,19 +47,35 @@ SMALLEST = _smallest()
 FAMILIES = {type(MODELS[n]): n for n in sorted(SMALLEST, key=lambda n: (-_weight(MODELS[n]), n)) if n.startswith("se_")}
 
 
-def _some(chosen: set[str], *, limit: int = LARGE) -> list[Any]:
-    """All names; those that aren't chosen, or are large, marked slow."""
+def _shallow(name: str) -> dict[str, Any]:
+    """Options that leave two blocks a stage at most, and small hidden layers: the structure stays."""
+    spec = MODELS[name]
+    less = {
+        "depths": lambda depths: tuple(min(d, 2) for d in depths),
+        "depth": lambda d: min(d, 2),
+        "hidden": lambda _: 64,
+    }
+    return {field: cut(getattr(spec, field)) for field, cut in less.items() if hasattr(spec, field)}
+
+
+def _cases(chosen: set[str], *, limit: int = LARGE) -> list[Any]:
+    """Name and options: the chosen networks made shallow, unless they are large still; marked slow, all as they are."""
+    shallow = {name: _shallow(name) for name in NAMES if name in chosen}
     return [
-        name if name in chosen and _weight(MODELS[name]) < limit else pytest.param(name, marks=pytest.mark.slow)
-        for name in NAMES
+        *(
+            pytest.param(name, options, id=f"{name}-shallow")
+            for name, options in shallow.items()
+            if _weight(MODELS[name].changed(options)) < limit
+        ),
+        *(pytest.param(name, {}, id=name, marks=pytest.mark.slow) for name in NAMES),
     ]
 
 
 ATTENDED = {name for name in SMALLEST if MODELS[name].attention is not None} | {"cifar_resnet20"}
 """What computes: a plain network is its twin less one module (looked at below), so one of them will do."""
 
-EACH_KIND = _some(SMALLEST, limit=sys.maxsize)
-"""What hangs neither on depth nor on width; the maps of all are looked at below."""
+EACH_KIND = _cases(SMALLEST, limit=sys.maxsize)
+"""What hangs neither on depth nor on width."""
 
 
 def _side(spec: ModelSpec) -> int:
@@ -68,8 +84,8 @@ def _side(spec: ModelSpec) -> int:
 
 
 @cache
-def _meta(name: str) -> ConvNet:
-    return senet.create_model(name, device="meta").eval()
+def _meta(name: str, **options: Any) -> ConvNet:
+    return senet.create_model(name, device="meta", **options).eval()
 
 
 def _image(spec: ModelSpec, count: int = 2, channels: int = 3, side: int | None = None) -> Tensor:
@@ -77,25 +93,25 @@ def _image(spec: ModelSpec, count: int = 2, channels: int = 3, side: int | None 
     return torch.empty(count, channels, side, side, device="meta")
 
 
-# Shapes, for all of them.
+# Shapes.
 
 
-@pytest.mark.parametrize("name", EACH_KIND)
-def test_it_builds_and_runs_on_the_meta_device(name: str) -> None:
-    model = _meta(name)
+@pytest.mark.parametrize(("name", "options"), EACH_KIND)
+def test_it_builds_and_runs_on_the_meta_device(name: str, options: dict[str, Any]) -> None:
+    model = _meta(name, **options)
     assert isinstance(model, ConvNet)
     assert model.spec.name == name
     assert model(_image(model.spec)).shape == (2, model.spec.num_classes)
     assert all(tensor.is_meta for tensor in model.state_dict().values())
 
 
-@pytest.mark.parametrize("name", EACH_KIND)
-def test_other_image_channels_and_classes(name: str) -> None:
-    model = senet.create_model(name, device="meta", in_channels=1, num_classes=0).eval()
+@pytest.mark.parametrize(("name", "options"), EACH_KIND)
+def test_other_image_channels_and_classes(name: str, options: dict[str, Any]) -> None:
+    model = senet.create_model(name, device="meta", in_channels=1, num_classes=0, **options).eval()
     image = _image(model.spec, channels=1)
     pooled = model(image)
     assert pooled.ndim == 2
-    found, usual = model.state_dict(), _meta(name).state_dict()
+    found, usual = model.state_dict(), _meta(name, **options).state_dict()
     assert found.keys() <= usual.keys()
     changed = [key for key, tensor in found.items() if tensor.shape != usual[key].shape]
     assert len(changed) == 1, "the first convolution alone depends on the image's channels"
@@ -106,9 +122,9 @@ def test_other_image_channels_and_classes(name: str) -> None:
     assert model(image).shape == pooled.shape
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_maps_are_known_before_running(name: str) -> None:
-    model = _meta(name)
+@pytest.mark.parametrize(("name", "options"), EACH_KIND)
+def test_maps_are_known_before_running(name: str, options: dict[str, Any]) -> None:
+    model = _meta(name, **options)
     backbone = Backbone(model)
     side = 256
     maps = backbone(_image(model.spec, side=side))
@@ -130,10 +146,9 @@ PLAIN = [name for name in NAMES if MODELS[name].attention is None]
 TWINS = {name.removeprefix("se_") for name in FAMILIES.values()}
 
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_every_plain_network_has_its_twin(name: str) -> None:
-    assert MODELS[f"se_{name}"].differences(MODELS[name]) == {"attention": MODELS[f"se_{name}"].attention.to_dict()}
-    plain_keys, attended_keys = _meta(name).state_dict().keys(), _meta(f"se_{name}").state_dict().keys()
+@pytest.mark.parametrize(("name", "options"), [case for case in EACH_KIND if case.values[0] in PLAIN])
+def test_every_plain_network_has_its_twin(name: str, options: dict[str, Any]) -> None:
+    plain_keys, attended_keys = (_meta(n, **options).state_dict().keys() for n in (name, f"se_{name}"))
     assert plain_keys < attended_keys
     assert all(".se." in key for key in attended_keys - plain_keys)
 
@@ -142,24 +157,26 @@ def test_every_attended_network_has_its_plain_twin() -> None:
     attended = set(NAMES) - set(PLAIN)
     assert {name.removeprefix("se_") for name in attended} - set(NAMES) == set()
     assert attended - {f"se_{name}" for name in NAMES} == {"senet154"}
+    for name in PLAIN:
+        assert MODELS[f"se_{name}"].differences(MODELS[name]) == {"attention": senet.SE().to_dict()}
 
 
-@pytest.mark.parametrize("name", _some(set(FAMILIES.values()), limit=sys.maxsize))
-def test_output_stride(name: str) -> None:
-    spec = MODELS[name]
+@pytest.mark.parametrize(("name", "options"), _cases(set(FAMILIES.values()), limit=sys.maxsize))
+def test_output_stride(name: str, options: dict[str, Any]) -> None:
+    spec = MODELS[name].changed(options)
     coarsest = spec.feature_info[-1].stride
-    keys = {key: tensor.shape for key, tensor in _meta(name).state_dict().items()}
+    keys = {key: tensor.shape for key, tensor in _meta(name, **options).state_dict().items()}
+    before = Backbone(_meta(name, **options))(_image(spec, side=256))
     for limit in OUTPUT_STRIDES[:2]:
         if limit > coarsest:
             with pytest.raises(senet.SenetError, match=f"output_stride={limit}"):
                 spec.changed({"output_stride": limit})
             continue
-        backbone = senet.create_model(name, device="meta", features_only=True, output_stride=limit).eval()
+        backbone = senet.create_model(name, device="meta", features_only=True, output_stride=limit, **options).eval()
         assert {key: tensor.shape for key, tensor in backbone.state_dict().items()} == {
             key: shape for key, shape in keys.items() if not key.startswith("head.")
         }
         assert backbone.strides == tuple(min(info.stride, limit) for info in spec.feature_info)
-        before = Backbone(_meta(name))(_image(spec, side=256))
         for found, old, info, was in zip(
             backbone(_image(spec, side=256)), before, backbone.feature_info, spec.feature_info, strict=True
         ):
@@ -173,10 +190,11 @@ def test_output_stride(name: str) -> None:
 # What computes.
 
 
-@pytest.fixture(scope="module", params=_some(ATTENDED))
+@pytest.fixture(scope="module", params=[pytest.param(c.values, id=c.id, marks=c.marks) for c in _cases(ATTENDED)])
 def network(request: pytest.FixtureRequest) -> ConvNet:
     """A network whose weights and statistics all count."""
-    model = senet.create_model(request.param, device="meta")
+    name, options = request.param
+    model = senet.create_model(name, device="meta", **options)
     return randomise(model, pictures(4, (_side(model.spec),) * 2))
 
 
@@ -248,7 +266,11 @@ def test_maps_are_those_of_the_network(network: ConvNet) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", _some(set(FAMILIES.values())))
+@pytest.mark.parametrize(
+    # The others' own tests export a small one.
+    "name",
+    [n if n == "se_cifar_resnet20" else pytest.param(n, marks=pytest.mark.slow) for n in FAMILIES.values()],
+)
 def test_export_equals_eager(name: str) -> None:
     model = senet.create_model(name, device="meta")
     images = _pictures(model)
@@ -261,20 +283,20 @@ def test_export_equals_eager(name: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [n for n in _some(TWINS) if (n if isinstance(n, str) else n.values[0]) in PLAIN])
-def test_a_dilated_map_is_the_map_and_what_lies_between(name: str) -> None:
+@pytest.mark.parametrize(("name", "options"), [case for case in _cases(TWINS) if case.values[0] in PLAIN])
+def test_a_dilated_map_is_the_map_and_what_lies_between(name: str, options: dict[str, Any]) -> None:
     """Without attention (its mean would be over other pixels): every s-th pixel is what it was.
 
     The sides divide by 32: a pool without padding drops an odd last row, which a dilated network still sees.
     """
-    spec = MODELS[name]
+    spec = MODELS[name].changed(options)
     side = -(-_side(spec) // 32) * 32 + 32
-    model = randomise(senet.create_model(name, device="meta").double(), pictures(2, (side, side)).double())
+    model = randomise(senet.create_model(name, device="meta", **options).double(), pictures(2, (side, side)).double())
     images = pictures(2, (side, side - 32)).double()
     old = model.forward_features(images)
     coarsest = spec.feature_info[-1].stride
     for limit in (n for n in OUTPUT_STRIDES if n < coarsest):
-        dense = senet.create_model(name, device="meta", output_stride=limit).double().eval()
+        dense = senet.create_model(name, device="meta", output_stride=limit, **options).double().eval()
         dense.load_state_dict(model.state_dict(), assign=True)
         step = coarsest // limit
         new = dense.forward_features(images)[:, :, ::step, ::step][:, :, : old.shape[2], : old.shape[3]]

@@ -54,12 +54,17 @@ def _insertion_points(peer: nn.Module) -> list[nn.Module]:
     return [m for path, m in peer.named_modules() if path.endswith(".conv2")]
 
 
-@pytest.mark.parametrize(("name", "size"), [("densenet121", ODD), ("densenet201", SMALL)])
+@pytest.mark.parametrize(
+    ("name", "size"), [("densenet121", ODD), pytest.param("densenet201", SMALL, marks=pytest.mark.slow)]
+)
 def test_torchvision(name: str, size: tuple[int, int], record_property: Callable[..., None]) -> None:
     assert_equal(on_meta(name), torchvision_model(name), TORCHVISION_DENSENET.translate, size, record_property)
 
 
-@pytest.mark.parametrize(("name", "size"), [("densenet121", (224, 224)), ("densenet169", SMALL)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("densenet121", (224, 224)), ("densenet121", SMALL), pytest.param("densenet169", SMALL, marks=pytest.mark.slow)],
+)
 def test_torchvision_with_se_on_the_new_channels(
     name: str, size: tuple[int, int], record_property: Callable[..., None]
 ) -> None:

@@ -70,14 +70,14 @@ def test_every_preprocessing_can_be_said(library: str) -> None:
 
 
 def test_an_unknown_name_gives_the_nearest() -> None:
-    with pytest.raises(senet.SenetError, match=r"unknown network of timm 'resnet5'; did you mean .*'resnet50'"):
+    with pytest.raises(senet.SenetError, match=r"unknown timm network 'resnet5'; did you mean .*'resnet50'"):
         build_model("timm:resnet5", num_classes=2)
-    with pytest.raises(senet.SenetError, match=r"unknown network of torchvision 'resnet5'; did you mean .*'resnet50'"):
+    with pytest.raises(senet.SenetError, match=r"unknown torchvision network 'resnet5'; did you mean .*'resnet50'"):
         build_model("torchvision:resnet5", num_classes=2)
     with pytest.raises(senet.SenetError, match=r"unknown tag of timm's resnet18 'a9_in1k'; did you mean .*'a1_in1k'"):
         build_model("timm:resnet18.a9_in1k", num_classes=2)
     for outside in ("hf-hub:timm/resnet18.a1_in1k", "local-dir:/tmp"):
-        with pytest.raises(senet.SenetError, match="unknown network of timm"):
+        with pytest.raises(senet.SenetError, match="unknown timm network"):
             build_model(f"timm:{outside}", num_classes=2)
     with pytest.raises(senet.SenetError, match="attention is an option of this package's networks"):
         build_model("timm:resnet18", num_classes=2, options={"attention": None})
@@ -109,7 +109,7 @@ def test_what_surgery_inserted_is_part_of_a_checkpoint(text: str, tmp_path: Path
     ("options", "message"),
     [
         ({"pretrained": True}, "pretrained is an option of this package's networks"),
-        ({"retrofit": [{"path": "layer1.0.bn2"}]}, "describes no place for attention"),
+        ({"retrofit": [{"path": "layer1.0.bn2"}]}, "is not an insertion point"),
         ({"retrofit": [{"path": "layer9"}]}, "no module 'layer9'"),
         ({"retrofit": [{"side": "left"}]}, "side='left'"),
         ({"retrofit": [{"channels": "64"}]}, "channels='64'; it must be int"),
@@ -122,7 +122,7 @@ def test_a_description_of_no_network(options: dict, message: str, tmp_path: Path
              "macs": 1}  # fmt: skip
     assert InsertionPoint.from_dict(whole).to_dict() == whole
     for site in options.get("retrofit", ()):
-        if "describes" not in message:
+        if "insertion point" not in message:
             site.update(whole | site)
     described = CheckpointMetadata(
         model="torchvision:resnet18", options=options, classes=("a", "b"), preprocessing=Preprocessing()
@@ -165,7 +165,7 @@ def test_weights_that_cannot_be_had_are_one_line(text: str, monkeypatch: pytest.
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", refuse)
     monkeypatch.setattr(WeightsEnum, "get_state_dict", refuse)
     with pytest.raises(
-        senet.errors.CheckpointError, match=r"can't be had: no route to host; --no-pretrained begins"
+        senet.errors.CheckpointError, match=r"can't be downloaded: no route to host; use --no-pretrained"
     ) as caught:
         ModelInitialization.public(text, {}).build(["a", "b"], Preprocessing())
     assert "\n" not in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import cache
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
 """The networks, as small as they can be made."""
 
 
+@cache
 def _cost(name: str) -> Cost:
     model = senet.create_model(name, device="meta")
     return cost(model, (3, *model.spec.preprocessing.size))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -191,18 +193,21 @@ class Case:
 
 BLOCKS = {"se_inception_v3": 11, "se_inception_resnet_v2": 43}
 CASES = [
-    Case("inception_v3", _torchvision),
     Case("inception_v3", _timm),
     Case("inception_v3", _torchvision, WHOLE),
-    Case("inception_resnet_v2", _timm),
-    Case("inception_resnet_v2", _timm, WHOLE),
     Case("se_inception_v3", _torchvision),
-    Case("se_inception_v3", _timm),
     Case("se_inception_resnet_v2", _timm),
 ]
+AGAIN = [
+    Case("inception_v3", _torchvision),
+    Case("inception_resnet_v2", _timm),
+    Case("inception_resnet_v2", _timm, WHOLE),
+    Case("se_inception_v3", _timm),
+]
+"""The same networks with another size or the other peer, or without attention."""
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [*CASES, *(pytest.param(c, marks=pytest.mark.slow) for c in AGAIN)], ids=str)
 def test_the_same_weights_give_the_same_logits(case: Case, record_property: Callable[..., None]) -> None:
     images = pictures(2, case.size)
     ours, peer = case.pair(images)
@@ -280,7 +285,14 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "mistake"), WRONG, ids=lambda v: getattr(v, "__name__", v))
 def test_the_comparison_sees_a_mistake(name: str, mistake: Callable[[nn.Module], None]) -> None:
-    images = pictures(2, (75, 107))
-    ours, peer = Case(name, _timm).pair(images)
+    right, peer, images = _right(name)
+    ours = copy.deepcopy(right)
     mistake(ours)
     assert deviation(ours, peer, images) > 10 * FLOAT32_TOLERANCE
+
+
+@lru_cache(maxsize=1)
+def _right(name: str) -> tuple[nn.Module, nn.Module, Tensor]:
+    """Ours, the peer and images, for all mistakes of a network in turn."""
+    images = pictures(2, (75, 107))
+    return *Case(name, _timm).pair(images), images

@@ -48,7 +48,7 @@ def test_images() -> tuple[Tensor, Tensor]:
     return (images - mean.view(3, 1, 1)) / std.view(3, 1, 1), labels
 
 
-@pytest.mark.parametrize("depth", [20, 32, 56])
+@pytest.mark.parametrize("depth", [20, *(pytest.param(d, marks=pytest.mark.slow) for d in (32, 56))])
 def test_a_trained_cifar_resnet_still_knows_its_classes(depth: int, test_images: tuple[Tensor, Tensor]) -> None:
     [file] = sorted((SHARED / "weights").glob(f"cifar10_resnet{depth}-*.th")) or [
         _needed(SHARED / "weights" / f"cifar10_resnet{depth}")

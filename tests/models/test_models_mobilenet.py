@@ -77,7 +77,9 @@ def _insertion_points(peer: nn.Module) -> list[nn.Module]:
     return [m for path, m in peer.named_modules() if ".unit" in path and path.count(".") == 2]
 
 
-@pytest.mark.parametrize(("name", "size"), [("mobilenet_v1", ODD), ("mobilenet_v1_025", (224, 224))])
+@pytest.mark.parametrize(
+    ("name", "size"), [pytest.param("mobilenet_v1", ODD, marks=pytest.mark.slow), ("mobilenet_v1_025", (224, 224))]
+)
 def test_pytorchcv(name: str, size: tuple[int, int], record_property: Callable[..., None]) -> None:
     peer = pytorchcv_model(PEERS[name], any_size=size != (224, 224))
     assert_equal(on_meta(name), peer, PYTORCHCV_MOBILENET.translate, size, record_property)
@@ -92,6 +94,7 @@ def test_pytorchcv_with_se_after_each_unit(
     assert_equal(ours, peer, PYTORCHCV_MOBILENET.translate, size, record_property, sites, double=size == ODD)
 
 
+@pytest.mark.slow
 def test_timm_with_the_papers_activation(record_property: Callable[..., None]) -> None:
     assert_equal(on_meta("mobilenet_v1"), _timm("relu"), TIMM_MOBILENET.translate, ODD, record_property)
 
@@ -189,7 +192,7 @@ def test_smallest_image() -> None:
     assert model(torch.empty(2, 3, 33, 17, device="meta")).shape == (2, 1000)
 
 
-@pytest.mark.parametrize("activation", ["relu", "relu6"])
+@pytest.mark.parametrize("activation", ["relu", pytest.param("relu6", marks=pytest.mark.slow)])
 def test_copies_classifier_export_and_checkpointing(activation: str) -> None:
     images = pictures(4, (21, 18), channels=1)
     model = randomise(on_meta("se_mobilenet_v1", in_channels=1, activation=activation, **TINY), images)

@@ -54,7 +54,7 @@ def test_the_papers_columns(name: str, printed: str, errors: str, agreement: str
     macs = cost(senet.create_model(name, device="meta"), (3, row.pixels, row.pixels)).macs
     assert (row.macs, row.errors) == (printed, errors)
     assert row.agreement(macs) == agreement
-    assert (row.agreement(macs) == "differs") == bool(row.unlike)
+    assert (row.agreement(macs) == "differs") == bool(row.discrepancy)
 
 
 def test_pytorchcvs_errors_are_those_that_it_publishes() -> None:

@@ -49,11 +49,11 @@ def _insertion_points(peer: nn.Module) -> list[nn.Module]:
 @pytest.mark.parametrize(
     ("groups", "width", "peer_name", "size"),
     [
-        (1, 1.0, "shufflenet_g1_w1", SMALL),
         (2, 1.0, "shufflenet_g2_w1", ODD),
-        (4, 1.0, "shufflenet_g4_w1", SMALL),
-        (3, 0.5, "shufflenet_g3_wd2", ODD),
         (1, 0.25, "shufflenet_g1_wd4", (224, 224)),
+        pytest.param(1, 1.0, "shufflenet_g1_w1", SMALL, marks=pytest.mark.slow),
+        pytest.param(4, 1.0, "shufflenet_g4_w1", SMALL, marks=pytest.mark.slow),
+        pytest.param(3, 0.5, "shufflenet_g3_wd2", ODD, marks=pytest.mark.slow),
     ],
 )
 def test_pytorchcv(
@@ -131,13 +131,13 @@ def test_stages() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"groups": 5}, "groups=5: the channels are known for 1, 2, 3, 4, 8"),
+        ({"groups": 5}, "groups=5 must be one of 1, 2, 3, 4, 8"),
         ({"groups": 0}, "groups=0"),
         ({"depths": ()}, "depths=()"),
         ({"depths": (4, 0, 4)}, "depths=(4, 0, 4)"),
         ({"width": 0}, "width=0 must be a positive number"),
         ({"width": 0.04}, "width=0.04 leaves no channel of 24"),
-        ({"width": 0.3}, "width=0.3: 65 channels don't divide into groups=3"),
+        ({"width": 0.3}, "width=0.3: 65 channels aren't divisible by groups=3"),
         ({"attention": senet.SE(reduction=217)}, "reduction=217 leaves no hidden unit for channels=216"),
         ({"stages": (5,)}, "no stage 5; the stages are numbered 2 to 4"),
         ({"placement": "pre"}, "placement='pre'"),
@@ -163,7 +163,7 @@ def test_depths_of_one() -> None:
     """Then no block without a stride says what the next stage's groups must divide."""
     spec = MODELS["shufflenet_v1_g3"]
     assert spec.changed({"depths": (1, 1)}).feature_info[-1].channels == 480
-    with pytest.raises(senet.SenetError, match="don't divide into groups=3"):
+    with pytest.raises(senet.SenetError, match="aren't divisible by groups=3"):
         spec.changed({"depths": (1, 1), "width": 0.7})
 
 

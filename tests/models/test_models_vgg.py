@@ -68,7 +68,11 @@ def _insertion_points(peer: nn.Module, kind: type[nn.Module] = nn.ReLU) -> list[
 
 @pytest.mark.parametrize(
     ("name", "size", "hidden"),
-    [("vgg16", (33, 45), 4096), ("vgg13", (40, 33), 64), ("vgg19", SMALL, 64)],
+    [
+        ("vgg13", (40, 33), 64),
+        pytest.param("vgg16", (33, 45), 4096, marks=pytest.mark.slow),
+        pytest.param("vgg19", SMALL, 64, marks=pytest.mark.slow),
+    ],
 )
 def test_torchvision(name: str, size: tuple[int, int], hidden: int, record_property: Callable[..., None]) -> None:
     peer = _peer(name, hidden)

@@ -180,6 +180,14 @@ class TestContract:
         for shape in ((2, C, 9, 8), (3, C, 12, 17)):
             torch.testing.assert_close(compiled(noise(*shape)), layer(noise(*shape)), rtol=1e-5, atol=1e-6)
 
+    # Other options of a kind are compiled above, without their backward pass.
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            pytest.param(spec, id=name, marks=[pytest.mark.slow] * (name not in ATTENTIONS))
+            for name, spec in SPECS.items()
+        ],
+    )
     def test_compiles_with_its_backward_pass(self, layer):
         # Of one size: with open ones the backward graph of strided convolutions takes a minute to make.
         torch.compiler.reset()

@@ -211,7 +211,7 @@ def test_branch_attention_joins_any_maps():
     maps = [k + picture(torch.float64) for k in range(3)]
     weights = attend.gate(maps)
     torch.testing.assert_close(attend(maps), sum(w * m for w, m in zip(weights.unbind(1), maps, strict=True)))
-    with pytest.raises(ValueError, match="expects 3 maps, got 2"):
+    with pytest.raises(ValueError, match="expects 3 feature maps, got 2"):
         attend(maps[:2])
     with pytest.raises(ValueError, match="branches=1 is out of range; use 2 or more"):
         BranchAttention(C, 1)

@@ -131,5 +131,5 @@ def test_check_sees_what_depends_on_the_channels():
     SK(groups=4).check(64)
     with pytest.raises(ValueError, match="groups=4 doesn't divide channels=66"):
         SK(groups=4).check(66)
-    with pytest.raises(ValueError, match="kernel_size=4 has no middle"):
+    with pytest.raises(ValueError, match="kernel_size=4 must be odd"):
         ECA(kernel_size=4).check(64)

@@ -61,4 +61,4 @@ def test_site_has_the_channels_that_the_block_meets(name):
 
     out = PLACEMENTS[name].apply(torch.ones(1, 4), narrow, lambda x: x.repeat(1, 2), block, relu)
     assert out.shape == (1, 8)
-    assert met == [PLACEMENTS[name].site]
+    assert met == [PLACEMENTS[name].channels_of]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import timm.layers
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from senet.errors import UnknownNameError
@@ -96,7 +96,6 @@ class TestGate:
 
 class TestHiddenWidth:
     @given(channels=st.integers(1, 4096), reduction=st.integers(1, 64))
-    @settings(max_examples=200, deadline=None)
     def test_rules(self, channels, reduction):
         assert hidden_width(channels, reduction, "timm") == timm.layers.make_divisible(channels / reduction)
         if reduction <= channels:
@@ -112,9 +111,9 @@ class TestHiddenWidth:
     def test_refuses_what_makes_no_bottleneck(self):
         with pytest.raises(ValueError, match=r"^reduction=64 leaves no hidden unit for channels=32; use 1\.\.32$"):
             SqueezeExcite(32, 64)
-        with pytest.raises(ValueError, match="reduction=0 is no reduction ratio"):
+        with pytest.raises(ValueError, match="reduction=0 is out of range"):
             SqueezeExcite(32, 0)
-        with pytest.raises(ValueError, match="hidden_channels=0 is no hidden width"):
+        with pytest.raises(ValueError, match="hidden_channels=0 is out of range"):
             SqueezeExcite(32, hidden_channels=0)
 
 
@@ -159,7 +158,6 @@ class TestBlock:
         batch=st.integers(0, 3),
         data=st.data(),
     )
-    @settings(max_examples=40, deadline=None)
     def test_any_shape_and_option(self, channels, space, batch, data):
         layer = SqueezeExcite(
             channels,
@@ -198,7 +196,7 @@ class TestBlock:
 class TestRelatives:
     @pytest.mark.parametrize("size", [0, 2, -3])
     def test_eca_refuses_a_kernel_without_a_middle(self, size):
-        with pytest.raises(ValueError, match=f"kernel_size={size} has no middle"):
+        with pytest.raises(ValueError, match=f"kernel_size={size} must be odd"):
             EfficientChannelAttention(16, kernel_size=size)
 
     def test_eca_kernels_of_the_resnets(self):
@@ -209,7 +207,7 @@ class TestRelatives:
         ("options", "message"),
         [
             ({"extent": 3}, "extent=3 is not supported; use one of 0, 2, 4, 8"),
-            ({"extent": 0}, r"extent=0 \(the whole map\) can't have a learned gather"),
+            ({"extent": 0}, r"extent=0 can't have a learned gather"),
             ({"learned_gather": False, "reduction": None, "init": "identity"}, "init='identity' needs parameters"),
         ],
     )

@@ -10,5 +10,5 @@ from senet.fusion import layers
 
 @pytest.fixture(autouse=True)
 def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(epilogue, "LEAST", dict.fromkeys(epilogue.LEAST, 0))
-    monkeypatch.setattr(layers, "LEAST_PACKED", 0)
+    monkeypatch.setattr(epilogue, "MIN_ELEMENTS", dict.fromkeys(epilogue.MIN_ELEMENTS, 0))
+    monkeypatch.setattr(layers, "MIN_PACKED_ELEMENTS", 0)

@@ -1,6 +1,6 @@
 """The contract of every fused operator: for any arguments, what the modules compute, or their kind of error.
 
-`SENET_EXAMPLES` sets how many arguments are drawn (10,000 under the sanitizers: `make sanitize EXAMPLES=10000`).
+`SENET_EXAMPLES` sets how many arguments are drawn, over the profile (`make sanitize EXAMPLES=10000`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,8 @@ from senet.models.stages import ResidualBlock, conv_norm
 from senet.nn import GATES, SqueezeExcite
 from senet.nn.epilogue import norm_relu, residual_epilogue
 
-EXAMPLES = int(os.environ.get("SENET_EXAMPLES", "150"))
-drawn = settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None
-)
+EXAMPLES = int(os.environ.get("SENET_EXAMPLES", settings.default.max_examples))
+drawn = settings(max_examples=EXAMPLES, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
 PLACES = ("", "no grad", "inference", "dispatch mode", "function mode", "autocast", "profiler")
 TYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -47,7 +47,6 @@ def assert_right(tensors: list[Tensor | None], *options: Any) -> None:
     torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=scale)
 
 
-@settings(max_examples=80, deadline=None)
 @given(
     n=st.integers(1, 3), inner=st.integers(1, 40), channels=st.integers(1, 300), height=st.integers(1, 17),
     width=st.integers(1, 17), kernel=st.sampled_from(((1, 1), (3, 3), (1, 3), (5, 2))), stride=st.integers(1, 3),
@@ -63,7 +62,6 @@ def test_any_shape(
     assert_right(tensors, *((v, v) for v in shape.values()), relu, 0)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     n=st.integers(1, 3), inner=st.integers(1, 40), channels=st.integers(1, 300), height=st.integers(1, 17),
     width=st.integers(1, 17), gate=st.sampled_from(list(GATES)), centred=st.booleans(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -121,11 +122,17 @@ def test_through_which_operations_a_factor_goes(between: str, sign: str) -> None
     assert bool(gate.folded_into) == any(between in allowed for allowed in ALLOWED[sign])
 
 
-@pytest.mark.parametrize("name", ["se_mobilenet_v1_025", "se_vgg11", "se_resnet18", "se_bn_inception"])
-@pytest.mark.parametrize("gate", ["tanh", "relu"])
+@pytest.mark.parametrize(
+    ("name", "gate"),
+    [
+        *product(("se_mobilenet_v1_025", "se_vgg11", "se_resnet18"), ("tanh", "relu")),
+        ("se_bn_inception", "relu"),
+        pytest.param("se_bn_inception", "tanh", marks=pytest.mark.slow),
+    ],
+)
 def test_gates_below_and_at_zero_in_the_family(name: str, gate: str) -> None:
     torch.manual_seed(1)
-    options = {"hidden": 16} if "vgg" in name else {}
+    options = {"se_bn_inception": {}, "se_vgg11": {"depths": (1, 1), "hidden": 16}}.get(name, {"depths": (1, 1)})
     model = senet.create_model(name, num_classes=5, attention=senet.SE(gate=gate), **options).double()
     for layer in gates(model).values():
         nn.init.zeros_(layer.fc2.weight)
@@ -220,7 +227,7 @@ def test_weights_with_another_use_are_left_alone(kind: str) -> None:
     model = Two(*SHARED[kind])
     before = copy.deepcopy(model.conv.state_dict())
     [gate] = frozen(model).gates
-    assert "conv before" in gate.reason
+    assert "conv, the layer before" in gate.reason
     assert all(torch.equal(before[key], tensor) for key, tensor in model.conv.state_dict().items())
 
 

@@ -22,7 +22,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "kind": ({"attention": {"kind": "nope"}}, "nope"),
     "option": ({"attention": {"kind": "se", "size": 3}}, "size"),
     "path": ({"path": "blocks.9"}, "no module 'blocks.9'"),
-    "container": ({"path": "blocks"}, "takes no further module"),
+    "container": ({"path": "blocks"}, "takes no child"),
     "side": ({"side": "middle"}, "must be 'input' or 'output'"),
     "channels": ({"channels": 99}, "has 32 channels, not 99"),
     "narrow": ({"channels": 8, "path": "blocks.1"}, "no hidden unit"),
@@ -44,7 +44,7 @@ def test_sites_are_applied_all_or_none(kind: str) -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert torch.equal(torch.get_rng_state(), seed)
     apply_insertion_points(model, [first, second])
-    with pytest.raises(senet.SenetError, match="has something called 'attention' already"):
+    with pytest.raises(senet.SenetError, match="already has a submodule or attribute 'attention'"):
         apply_insertion_points(model, [second])
 
 

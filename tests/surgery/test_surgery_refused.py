@@ -34,7 +34,7 @@ def test_example_inputs_are_positional_or_by_name() -> None:
     assert by_name.inserted == senet.plan(WithTable(), example_inputs=(IMAGES, table)).inserted
     assert len(senet.plan(Residuals(), example_inputs=IMAGES).inserted) == 2
     for wrong in ("image", 3, {1: IMAGES}, iter([IMAGES])):
-        with pytest.raises(senet.SenetError, match="give a tensor, a tuple of all positional arguments, or a dict"):
+        with pytest.raises(senet.SenetError, match="must be a tensor, a tuple of all positional arguments, or a dict"):
             senet.plan(Residuals(), example_inputs=wrong)
     with pytest.raises(senet.SenetError, match=r"can't run on no tensor"):
         senet.plan(Residuals(), example_inputs=())
@@ -51,7 +51,7 @@ def test_a_narrow_network_is_told_what_would_fit() -> None:
         senet.retrofit(model)
     assert not gates(model)
     assert len(senet.retrofit(model, senet.SE(reduction=4)).inserted) == 1
-    assert not senet.retrofit(model).inserted  # it carries attention already, so there is nothing to tell
+    assert not senet.retrofit(model).inserted  # it already has attention, so there is nothing to tell
     with pytest.raises(senet.SenetError, match="without a module; choose another placement="):
         senet.retrofit(Recurrent(), placement="identity")
 
@@ -95,10 +95,10 @@ def int8_linear() -> nn.Module:
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "scripted": (lambda: torch.jit.script(Residuals()), "scripted or traced.* retrofit the network, then script it"),
     "traced": (traced, "scripted or traced"),
-    "int8": (int8, r"is quantized .* retrofit the network in floating point"),
+    "int8": (int8, r"is quantized .* retrofit the floating-point network"),
     "int8 graph": (int8_graph, "is quantized"),
     "int8 layer": (int8_linear, "Residuals's head is quantized"),
-    "data parallel": (lambda: nn.DataParallel(Residuals()), "retrofit the module, then wrap it"),
+    "data parallel": (lambda: nn.DataParallel(Residuals()), "retrofit the network first, then wrap it"),
     "wrapped part": (lambda: nn.Sequential(nn.DataParallel(Residuals())), "Sequential's 0 .*, then wrap it"),
     "no module": (lambda: Residuals().forward, "is method, not a torch.nn.Module"),
 }

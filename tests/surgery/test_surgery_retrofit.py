@@ -12,6 +12,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import both
 from torch import Tensor, nn
 
 import senet
@@ -78,8 +79,16 @@ def resnet() -> nn.Module:
 # What is kept
 
 
-@pytest.mark.parametrize("ndim", [1, 2, 3])
-@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("ndim", "training"),
+    [
+        (1, False),
+        (2, False),
+        (2, True),
+        (3, True),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, True), (3, False))),
+    ],
+)
 @pytest.mark.parametrize("kind", sorted(set(ATTENTIONS) - {"sk"}))
 def test_output_stays_bit_for_bit_and_gates_learn(kind: str, training: bool, ndim: int) -> None:
     model = Net(ndim=ndim).train(training)
@@ -101,7 +110,7 @@ def test_output_stays_bit_for_bit_and_gates_learn(kind: str, training: bool, ndi
         assert any(not torch.equal(new, old) for new, old in zip(layer.parameters(), was, strict=True))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=settings.default.max_examples // 4)  # each a whole surgery
 @given(
     channels=st.integers(2, 40),
     reduction=st.integers(1, 24),
@@ -128,7 +137,7 @@ def test_any_width_size_and_option_keeps_the_function(
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["resnet18", "cifar_resnet20", "cifar_preresnet20", "vgg11", "mobilenet_v1_025"])
 def test_own_networks_stay_bit_for_bit_on_the_kernel(name: str, training: bool) -> None:
-    model = randomise(senet.create_model(name)).train(training)
+    model = randomise(senet.create_model(name, **{"hidden": 64} if name == "vgg11" else {})).train(training)
     twin = copy.deepcopy(model)
     x = image(side=64)
     senet.retrofit(model)
@@ -181,7 +190,7 @@ def test_report_counts_and_reads(resnet: nn.Module) -> None:
     assert [site.stage for site in report.inserted] == [2, 2, 3, 3, 4, 4, 5, 5]
     assert [site.path for site in report.inserted][:3] == ["layer1.0.bn2", "layer1.1.bn2", "layer2.0.bn2"]
     assert json.loads(report.to_json())["inserted"][0]["attention"]["init"] == "identity"
-    assert "8 sites, 89,080 parameters" in str(report)
+    assert "8 insertion points, 89,080 parameters" in str(report)
 
 
 def test_second_call_changes_nothing(resnet: nn.Module) -> None:
@@ -189,9 +198,9 @@ def test_second_call_changes_nothing(resnet: nn.Module) -> None:
     keys = list(resnet.state_dict())
     report = senet.retrofit(resnet)
     assert not report.inserted
-    assert {skipped.reason for skipped in report.skipped} == {"carries attention already"}
+    assert {skipped.reason for skipped in report.skipped} == {"already has attention"}
     assert list(resnet.state_dict()) == keys
-    vgg = torchvision.models.vgg11_bn()
+    vgg = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"], batch_norm=True)
     assert senet.retrofit(vgg, example_inputs=image(side=64)).inserted
     assert not senet.retrofit(vgg, example_inputs=image(side=64)).inserted
 
@@ -222,7 +231,7 @@ def test_every_placement(placement: str) -> None:
     else:
         end = {"standard": "bn2", "post": "", "pre": "conv1", "conv3x3": "bn2"}[placement]
         side = "input" if placement == "pre" else "output"
-        assert paths == {f"blocks.{i}.{end}".rstrip("."): side for i in range(3)}
+        assert paths == {f"units.{i}.{end}".rstrip("."): side for i in range(3)}
     # What is rescaled is what the placement says: a gate of zero there has that effect and no other.
     for layer in layers(model):
         nn.init.constant_(layer.fc2.bias, -100.0)
@@ -264,14 +273,14 @@ def test_where_takes_patterns_types_lists_and_predicates(resnet: nn.Module) -> N
     ("options", "message"),
     [
         ({"where": "layer4.**"}, "layer4.0 and also layer4.0.conv1 inside it"),
-        ({"where": "layer9"}, "no module of ResNet is meant by 'layer9'; there are layer4"),
-        ({"where": nn.Conv3d}, "no module of ResNet is meant by Conv3d"),
-        ({"where": lambda path, module: True}, "choose one of the two"),
-        ({"where": "fc"}, "attention needs one map"),
+        ({"where": "layer9"}, "'layer9' matches no module of ResNet; the nearest are layer4"),
+        ({"where": nn.Conv3d}, "Conv3d matches no module of ResNet"),
+        ({"where": lambda path, module: True}, "select one of them"),
+        ({"where": "fc"}, "attention needs one feature map"),
         ({"placement": "behind"}, "unknown placement 'behind'"),
-        ({"stages": [7]}, "no stage 7 here; there are 2 (56x56)"),
-        ({"attention": senet.SK()}, "'sk' has no start as the identity"),
-        ({"attention": "se"}, "no attention spec"),
+        ({"stages": [7]}, "there is no stage 7; use 2 (56x56)"),
+        ({"attention": senet.SK()}, "'sk' has no identity initialization"),
+        ({"attention": "se"}, "not an attention spec"),
         ({"example_inputs": torch.zeros(1, 4, 32, 32)}, r"can't run on an input of shape \(1, 4, 32, 32\)"),
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else "",
@@ -357,7 +366,7 @@ def test_only_the_gates_train() -> None:
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
     assert all(torch.equal(model.get_parameter(name), value) for name, value in frozen.items())
     assert len(senet.trainable(model, "all")) == len(list(model.parameters()))
-    with pytest.raises(senet.SenetError, match="unknown choice of what trains"):
+    with pytest.raises(senet.SenetError, match="unknown parameter group"):
         senet.trainable(model, "gates")
 
 
@@ -375,7 +384,7 @@ def test_under_data_parallel(tmp_path: Path) -> None:
     senet.retrofit(model)
     model(image(count=4)).square().mean().backward()
     expected = [p.grad.clone() for layer in layers(model) for p in layer.parameters()]
-    torch.multiprocessing.spawn(_rank, args=(str(tmp_path),), nprocs=2)
+    both(_rank, str(tmp_path))
     found = torch.load(tmp_path / "gradients.pt", weights_only=True)
     for one, other in zip(found, expected, strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
@@ -389,7 +398,7 @@ def _rank(rank: int, folder: str) -> None:
     model = Net().eval()
     senet.retrofit(model)
     wrapped = nn.parallel.DistributedDataParallel(model)
-    with pytest.raises(senet.SenetError, match="retrofit the module, then wrap it"):
+    with pytest.raises(senet.SenetError, match="retrofit the network first, then wrap it"):
         senet.retrofit(wrapped)
     wrapped(image(count=4)[2 * rank : 2 * rank + 2]).square().mean().backward()
     if rank == 0:

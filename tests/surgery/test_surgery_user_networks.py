@@ -109,7 +109,7 @@ def test_copies_second_calls_and_removal(name: str) -> None:
     keys_with_gates = list(model.state_dict())
     again = senet.retrofit(model, example_inputs=example)
     assert not again.inserted
-    assert [item.reason for item in again.skipped].count("carries attention already") >= len(report.inserted)
+    assert [item.reason for item in again.skipped].count("already has attention") >= len(report.inserted)
     assert list(model.state_dict()) == keys_with_gates
 
     randomise_gates(model)
@@ -235,15 +235,15 @@ class Good(nn.Module):
 
 
 SPOILT: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "children": (Loop, "runs all of its children itself: attention would run 2 times, not 1"),
-    "named children": (lambda: Loop(lambda m: dict(m.named_children()).values()), "runs all of its children itself"),
-    "_modules": (lambda: Loop(lambda m: m._modules.values()), "runs all of its children itself"),
+    "children": (Loop, "runs all its children itself, so attention would run 2 times, not 1"),
+    "named children": (lambda: Loop(lambda m: dict(m.named_children()).values()), "runs all its children itself"),
+    "_modules": (lambda: Loop(lambda m: m._modules.values()), "runs all its children itself"),
     "modules": (lambda: Loop(lambda m: [c for c in m.modules() if c is not m]), "fails|children itself"),
     "count": (Counting, "the output changes"),
-    "last child": (FromTheEnd, "runs all of its children itself"),
-    "training alone": (LoopInTraining, "runs all of its children itself"),
-    "number of modules": (Strict, "with attention there the network fails: too many values to unpack"),
-    "forward and call": (ForwardAndCall, r"is run by \.forward\(\), which goes past hooks"),
+    "last child": (FromTheEnd, "runs all its children itself"),
+    "training alone": (LoopInTraining, "runs all its children itself"),
+    "number of modules": (Strict, "with attention there, the network fails: too many values to unpack"),
+    "forward and call": (ForwardAndCall, r"is called by \.forward\(\), which skips hooks"),
 }
 
 
@@ -269,14 +269,14 @@ def test_a_branch_that_attention_would_change_is_skipped_and_the_rest_stays(kind
 
 def test_if_every_branch_is_left_out_the_reasons_are_told() -> None:
     model = Branches(Loop(), Loop())
-    with pytest.raises(senet.SenetError, match=r"branches\.0 runs all of its children itself.*branches\.1 runs"):
+    with pytest.raises(senet.SenetError, match=r"branches\.0 runs all its children itself.*branches\.1 runs"):
         senet.retrofit(model)
     assert not gates(model)
     assert [site.path for site in senet.retrofit(model, where="branches.*.conv2").inserted] == [
         "branches.0.conv2",
         "branches.1.conv2",
     ]
-    with pytest.raises(senet.SenetError, match=r"norm is run by \.forward\(\), which goes past hooks"):
+    with pytest.raises(senet.SenetError, match=r"norm is called by \.forward\(\), which skips hooks"):
         senet.retrofit(PastHooks())
 
 
@@ -291,7 +291,7 @@ def test_a_network_that_differs_from_run_to_run_is_compared_by_its_runs_alone() 
 
     report = senet.retrofit(Noisy(Good()), example_inputs=IMAGES)
     assert [site.path for site in report.inserted] == ["net.branches.0.norm"]
-    with pytest.raises(senet.SenetError, match="runs all of its children itself"):
+    with pytest.raises(senet.SenetError, match="runs all its children itself"):
         senet.retrofit(Noisy(Loop()), example_inputs=IMAGES)
 
 
@@ -354,7 +354,7 @@ def test_nothing_of_the_network_or_the_process_changes(by_numbers: bool) -> None
 @pytest.mark.parametrize("example", [None, IMAGES[:, :1], IMAGES])
 def test_a_lazy_network_stays_lazy_and_is_refused(function: Callable[..., Any], example: Tensor | None) -> None:
     model = Lazy()
-    with pytest.raises(senet.SenetError, match=r"without weights yet \(conv1, norm1, .*run it once on a batch first"):
+    with pytest.raises(senet.SenetError, match=r"uninitialized layers \(conv1, norm1, .*run it once on a batch first"):
         function(model, example_inputs=example)
     assert isinstance(model.conv1, nn.LazyConv2d)
     images = torch.randn(2, 4, 16, 16)
@@ -376,7 +376,7 @@ class BuiltAtFirst(nn.Module):
 
 def test_a_network_that_builds_its_layers_at_its_first_call_is_told() -> None:
     model = BuiltAtFirst()
-    with pytest.raises(senet.SenetError, match=r"builds layers at its first call \(conv\): run it once on a batch"):
+    with pytest.raises(senet.SenetError, match=r"creates layers at its first call \(conv\): run it once on a batch"):
         senet.retrofit(model, example_inputs=IMAGES)
     assert model.conv is None
     model(IMAGES)

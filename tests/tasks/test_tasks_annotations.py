@@ -131,7 +131,7 @@ def test_categories_keep_their_numbers_and_parts_are_matched_by_name(coco: Path)
         ("categories", {"id": "3"}, "must be a whole number"),
         ("categories", {"id": True}, "must be a whole number"),
         ("categories", {"id": {}}, "must be a whole number"),
-        ("categories", {"name": "blue"}, "each another"),
+        ("categories", {"name": "blue"}, "distinct names"),
     ],
 )
 def test_numbers_that_are_none(key: str, change: dict[str, Any], reason: str, coco: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_picture_that_exif_turns(coco: Path) -> None:
         image.save(file, exif=exif)
     (trouble,) = annotation_issues(open_data(f"coco:{coco}"))
     assert "is for 64x48 pixels, 000000000000.png has 48x64" in trouble.reason
-    assert "EXIF turns it" in trouble.reason
+    assert "EXIF orientation rotates it" in trouble.reason
 
 
 def test_equal_names_in_two_folders(coco: Path) -> None:

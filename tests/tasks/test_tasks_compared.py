@@ -23,20 +23,20 @@ def test_plain_against_se(task, kind, score, request, tmp_path: Path) -> None:
     arguments = ["--task", task, "--data", f"{kind}:{data}", "--head", HEADS[task], *NETWORK, *QUICK, "--seeds", "1"]
     assert main(["compare", *arguments, "--out", str(out)]) == 0
     found = json.loads((out / "compare.json").read_text())
-    assert (found["task"], found["score"]["key"], found["finished_runs"]) == (task, score, 2)
+    assert (found["task"], found["metric"]["key"], found["finished_runs"]) == (task, score, 2)
     plain, se = found["variants"]["plain"], found["variants"]["se"]
     for variant in (plain, se):
-        assert variant["score_percent"]["count"] == 1
-        assert variant["price"]["saved_mb"] > 0
-        assert variant["price"]["step_ms"] > 0
+        assert variant["metric_percent"]["count"] == 1
+        assert variant["cost"]["saved_mb"] > 0
+        assert variant["cost"]["step_ms"] > 0
         for run in variant["runs"].values():
-            assert run["score"] == run["last_epoch"][f"val_{score}"]
+            assert run["metric"] == run["last_epoch"][f"val_{score}"]
     assert se["difference_points"]["count"] == 1
     attention = sum(2 * c * c // 16 + c + c // 16 for c in WIDTHS)
-    assert se["price"]["params"] - plain["price"]["params"] == attention
+    assert se["cost"]["params"] - plain["cost"]["params"] == attention
     # The squeeze leaves one vector a map: the products of the two layers are all that is added.
-    assert se["price"]["macs"] - plain["price"]["macs"] == sum(2 * c * c // 16 for c in WIDTHS)
-    assert found["score"]["title"] in (out / "compare.md").read_text()
+    assert se["cost"]["macs"] - plain["cost"]["macs"] == sum(2 * c * c // 16 for c in WIDTHS)
+    assert found["metric"]["title"] in (out / "compare.md").read_text()
     assert (out / "compare.png").stat().st_size > 1000
 
 
@@ -47,7 +47,7 @@ def test_variants_get_the_head(voc: Path, tmp_path: Path) -> None:
     said = ["--task", "detection", "--data", f"voc:{voc}", "--head", HEADS["detection"], *arms, *QUICK, "--seeds", "1"]
     assert main(["compare", *said, "--out", str(out)]) == 0
     found = json.loads((out / "compare.json").read_text())["variants"]
-    assert found["se"]["price"]["params"] > found["plain"]["price"]["params"]
+    assert found["se"]["cost"]["params"] > found["plain"]["cost"]["params"]
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_table_7_on_a_few_pictures(voc: Path, tmp_path: Path, capsys: pytest.Cap
     ("more", "says"),
     [
         (["--task", "segmentation"], "for --task detection"),
-        (["--task", "detection", "--test-sizes", "64,96"], "--test-sizes is for classification"),
+        (["--task", "detection", "--test-sizes", "64,96"], "--test-sizes needs classification"),
     ],
 )
 def test_mistakes(more, says, voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,15 +82,15 @@ def test_difficult_and_crowds_are_marked(voc: Path, coco: Path) -> None:
 # What is wrong, with the file that says it.
 
 WRONG_XML = {
-    "<annotation><object>": "not readable as VOC's XML",
+    "<annotation><object>": "unreadable as VOC's XML",
     "<annotation><object><name>red</name></object></annotation>": "an object without name or bndbox",
     xml([("green", 1, 2, 20, 30)]): "class 'green' is none of blue, red",
 }
 MENDED_XML = {
     xml([("red", 5, 5, 5, 30)]): "has no area; left out",
     xml([("red", 20, 5, 10, 30)]): "has no area; left out",
-    xml([("red", 500, 5, 520, 30)]): "lies outside its 48x64 picture; left out",
-    xml([("red", 20, 5, 60, 30)]): "reaches outside its 48x64 picture; cut to it",
+    xml([("red", 500, 5, 520, 30)]): "lies outside its 48x64 image; left out",
+    xml([("red", 20, 5, 60, 30)]): "reaches outside its 48x64 image; cut to it",
 }
 
 
@@ -149,7 +149,7 @@ def test_what_is_wrong_with_masks(masks: Path) -> None:
     Image.fromarray(np.full((64, 48), 255, np.uint8)).save(masks / "masks" / "p004.png")  # nothing said: legal
     reasons = {Path(t.path).stem: t.reason for t in annotation_issues(open_data(f"masks:{masks}"))}
     assert reasons.keys() == {"p000", "p001", "p002", "p003"}
-    assert "20x10, but its picture" in reasons["p000"]
+    assert "20x10, but its image" in reasons["p000"]
     assert "class number 3, but there are 3 classes (0..2)" in reasons["p001"]
     assert "one channel" in reasons["p002"]
 
@@ -161,7 +161,7 @@ def test_doctor_finds_all(voc: Path, masks: Path, capsys: pytest.CaptureFixture[
         (voc / "Annotations" / f"p{number:03d}.xml").write_text(text)
     assert main(["doctor", "--data", f"voc:{voc}", "--workers", "0", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)["data"]
-    assert sorted(Path(path).stem for path, _ in report["troubles"]) == ["p001", "p004", "p010"]
+    assert sorted(Path(path).stem for path, _ in report["annotation_issues"]) == ["p001", "p004", "p010"]
     (masks / "masks" / "p014.png").unlink()
     assert main(["doctor", "--data", f"masks:{masks}"]) == 2
     assert "p014" in capsys.readouterr().err

@@ -68,11 +68,11 @@ def test_boxes_are_matched_by_name(voc: Path, coco: Path) -> None:
     one, other = open_data(f"voc:{voc}"), open_data(f"coco:{coco}")
     assert one.classes != other.classes
     found = [evaluate_dense(loaded, data.val, data.classes, workers=0) for data in (one, other)]
-    assert found[0].scores == found[1].scores
-    assert found[0].scores["map"] > 0.5
+    assert found[0].metrics == found[1].metrics
+    assert found[0].metrics["map"] > 0.5
     assert found[0].per_class == found[1].per_class
     low, high = found[0].intervals["map"]
-    assert low <= found[0].scores["map"] <= high
+    assert low <= found[0].metrics["map"] <= high
     assert low < high
 
 
@@ -82,7 +82,7 @@ def test_numbered_classes_of_a_detector(coco: Path) -> None:
     loaded = network(data.classes, "detection")
     numbered = LoadedModel(loaded.model, ("0", "1"), PLAIN, loaded.description)
     assert evaluate_dense(numbered, data.val, data.classes, workers=0).per_class == wanted.per_class
-    with pytest.raises(DataError, match="wasn't trained on, the first: 'red'"):
+    with pytest.raises(DataError, match="unknown to the network, the first: 'red'"):
         evaluate_dense(network(("blue", "green"), "detection"), data.val, data.classes, workers=0)
 
 
@@ -90,7 +90,7 @@ def test_masks_are_matched_by_name(masks: Path, tmp_path: Path) -> None:
     data = open_data(f"masks:{masks}")
     loaded = network(("red", "background", "green", "blue"), "segmentation")
     whole = evaluate_dense(loaded, data.val, data.classes, workers=0)
-    assert whole.scores["miou"] == 1
+    assert whole.metrics["miou"] == 1
     assert whole.intervals["miou"] == pytest.approx(wilson(4, 4)), "four images are no certainty"
     fewer = shutil.copytree(masks, tmp_path / "fewer")
     (fewer / "classes.txt").write_text("background\nred\n")
@@ -104,7 +104,7 @@ def test_masks_are_matched_by_name(masks: Path, tmp_path: Path) -> None:
     blind.model.names = ("red", "background", "background")
     found = evaluate_dense(blind, data.val, data.classes, workers=0)
     low, high = found.intervals["miou"]
-    assert low < found.scores["miou"] < high
+    assert low < found.metrics["miou"] < high
 
 
 def test_undivided_boxes_are_evaluated_whole_or_by_the_runs_split(tmp_path: Path) -> None:

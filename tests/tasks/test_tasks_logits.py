@@ -66,7 +66,7 @@ def test_logits_are_found(answer: Any) -> None:
     ],
 )
 def test_none_are_an_error_that_names_network_and_remedy(answer: Any, said: str) -> None:
-    with pytest.raises(SenetError, match=rf"(?s)my:net gives {said}.*for 5 classes.*under 'logits' or 'out'"):
+    with pytest.raises(SenetError, match=rf"(?s)my:net returns {said}.*for 5 classes.*under 'logits' or 'out'"):
         logits_of(answer, 5, name="my:net")
 
 
@@ -150,7 +150,7 @@ def test_an_answer_without_logits_ends_the_training_in_words(
 ) -> None:
     assert train(name) == 2
     message = capsys.readouterr().err
-    assert "gives a dict with 'prediction'" in message
+    assert "returns a dict with 'prediction'" in message
     assert ("Net" if name == "wrong_later" else "answers_of_many_forms:wrong") in message
     assert "under 'logits' or 'out'" in message
     assert not (here / name / "best.safetensors").exists()
@@ -167,7 +167,7 @@ def test_segmenters_may_answer_so_too() -> None:
 
     task, images = task_named("segmentation"), Preprocessing(size=(32, 48))
     task.check_network(Net(), "net", images, "abcd")
-    with pytest.raises(SenetError, match=r"net gives a tuple of .* classes, H, W\) for 3 classes"):
+    with pytest.raises(SenetError, match=r"net returns a tuple of .* classes, H, W\) for 3 classes"):
         task.check_network(Net(), "net", images, "abc")
 
 
@@ -181,5 +181,5 @@ def test_a_detector_must_give_losses() -> None:
 
     target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.long), "crowd": torch.zeros(0).bool()}
     batch = DenseBatch([torch.zeros(3, 8, 8)], [target], torch.zeros(1), torch.ones(1).bool(), [], (0, 0))
-    with pytest.raises(SenetError, match=r"Net gives a tuple while training; .* dictionary of losses"):
+    with pytest.raises(SenetError, match=r"Net returns a tuple in training; .* dictionary of losses"):
         DetectionObjective(("a",)).training_step(Net(), batch)

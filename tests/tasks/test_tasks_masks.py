@@ -71,7 +71,7 @@ def test_a_class_that_no_training_mask_has_is_named(classes: str, change: object
     (masks / "classes.txt").write_text(classes)
     rewrite(masks, change)
     data = open_data(f"masks:{masks}")
-    with pytest.raises(DataError, match=f"no training mask has anything of {says}"):
+    with pytest.raises(DataError, match=f"no training mask contains {says}"):
         check_masks(data, ("train", "val"), training=True)
     check_masks(data, ("train", "val"), training=False)  # to evaluate, classes may be absent
 
@@ -80,7 +80,7 @@ def test_instances_without_an_object(masks: Path) -> None:
     rewrite(masks, lambda mask: 0 * mask)
     (masks / "classes.txt").unlink()
     (trouble,) = mask_issues(open_data(f"masks:{masks}", instances=True), ("train",))
-    assert "no training mask has anything of object" in trouble.reason
+    assert "no training mask contains object" in trouble.reason
 
 
 def test_a_quick_try_needs_not_all_classes(masks: Path) -> None:
@@ -95,7 +95,7 @@ def test_some_masks_of_0_and_255_are_told(masks: Path) -> None:
     told: list[str] = []
     report_data(open_data(f"masks:{masks}"), IMAGENET, told.append)
     (line,) = told
-    assert line.startswith("1 of 8 training masks say nothing but 0 and 255")
+    assert line.startswith("1 of 8 training masks hold 0 and 255 (no class) alone")
     assert "p002.png" in line
 
 
@@ -110,7 +110,7 @@ def test_each_class_is_reported(masks: Path, tmp_path: Path, capsys: pytest.Capt
     assert list(result["per_class"]) == ["background", "blue", "red"]
     values = [figures["iou"] for figures in result["per_class"].values()]
     known = [value for value in values if value is not None]
-    assert np.mean(known) == pytest.approx(result["scores"]["miou"], abs=1e-6)
+    assert np.mean(known) == pytest.approx(result["metrics"]["miou"], abs=1e-6)
     assert main(arguments) == 0
     table = capsys.readouterr().out
     assert "IoU" in table

@@ -112,7 +112,7 @@ def test_results_without_annotations_go_with_their_list_of_images(
     for entry in listed.loadImgs(listed.getImgIds()):
         assert Image.open(coco / "val2017" / entry["file_name"]).size == (entry["width"], entry["height"])
     source = read_coco(read_coco_file(out / "images.json"), [coco / "val2017"], ("red", "blue"))
-    assert (len(source), source.troubles) == (4, [])
+    assert (len(source), source.issues) == (4, [])
 
 
 @pytest.mark.parametrize("kept", [None, [1], [3, 3], ["3", 7], [3, 7.0], "37", [3, 7, 9]], ids=repr)
@@ -253,11 +253,11 @@ def test_no_picture_is_overwritten(
     before = {path.name: path.read_bytes() for path in pictures.iterdir()}
     for network, name in ((segmenter, "a.overlay.jpg"), (detector, "b.boxes.jpg")):
         message = said(capsys, "predict", pictures, "--checkpoint", network, "--out", pictures)
-        assert f"{name} is one of the pictures" in message
+        assert f"{name} is one of the images" in message
     assert {path.name: path.read_bytes() for path in pictures.iterdir()} == before
     link = tmp_path / "link"
     link.symlink_to(pictures)
-    assert "one of the pictures" in said(capsys, "predict", pictures, "--checkpoint", detector, "--out", link)
+    assert "one of the images" in said(capsys, "predict", pictures, "--checkpoint", detector, "--out", link)
 
 
 def test_a_failure_leaves_no_half_file(

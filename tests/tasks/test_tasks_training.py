@@ -63,7 +63,7 @@ def test_train_resume_evaluate_predict(
     asked = iter([False, False, True, True])  # after the first epoch's third step: whether to save, whether to stop
 
     with monkeypatch.context() as patch:
-        patch.setattr("senet.training.checkpointer._agreed", lambda *_: next(asked))
+        patch.setattr("senet.training.checkpointer._any_process", lambda *_: next(asked))
         assert main(command(task, data, "--out", str(parts), "--ema-decay", "0.5")) == 130
     assert not (parts / "metrics.csv").exists()
     assert main(["train", "--resume", str(parts)]) == 0
@@ -71,7 +71,7 @@ def test_train_resume_evaluate_predict(
     one, other = (load_file(folder / "last.safetensors") for folder in (whole, parts))
     assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
     said = capsys.readouterr()
-    first = task_named(task).scores[0]
+    first = task_named(task).metrics[0]
     assert first.title in said.out
     assert f"{first.title} " in said.err
 
@@ -80,7 +80,7 @@ def test_train_resume_evaluate_predict(
     arguments = ["evaluate", "--checkpoint", str(whole / "last.safetensors"), "--workers", "0", "--split", "val"]
     kind = {"detection": "voc", "segmentation": "masks"}[task]
     assert main([*arguments, "--data", f"{kind}:{data}", "--json"]) == 0
-    scores = json.loads(capsys.readouterr().out)["scores"]
+    scores = json.loads(capsys.readouterr().out)["metrics"]
     for key, value in scores.items():
         assert value == pytest.approx(float(table(whole)[-1][f"val_{key}"]), abs=1e-6), "as in training"
 
@@ -92,7 +92,7 @@ def test_train_resume_evaluate_predict(
     )
     said_now = capsys.readouterr().out
     assert "broken.png: not an image" in said_now
-    assert "3 pictures, 1 of them can't be read" in said_now
+    assert "3 images, 1 of them can't be read" in said_now
     if task == "segmentation":
         mask = Image.open(out / "p000.mask.png")
         assert mask.size == Image.open(pictures[0]).size
@@ -106,7 +106,7 @@ def test_train_resume_evaluate_predict(
         ]
         assert listed["categories"] == [{"id": 1, "name": "blue"}, {"id": 2, "name": "red"}]
         source = read_coco(read_coco_file(out / "images.json"), [tmp_path], ("blue", "red"))
-        assert source.troubles == []
+        assert source.issues == []
         assert source.sizes.tolist() == [list(Image.open(path).size) for path in pictures]
         assert (out / "p001.boxes.jpg").is_file()
 
@@ -121,9 +121,9 @@ def test_train_resume_evaluate_predict(
 def test_a_classifiers_checkpoint_becomes_the_backbone(voc: Path, tmp_path: Path) -> None:
     run = tmp_path / "digits"
     assert main(["train", "--data", "digits", *SMALL, "--size", "32", "--epochs", "1", "--out", str(run)]) == 0
-    begun = ["train", "--task", "detection", "--data", f"voc:{voc}", "--init", str(run), "--head", "fcos:channels=64",
-             "--size", "64", "--epochs", "1", "--batch-size", "2", "--workers", "0", "--lr", "1e-9", "--freeze-stages",
-             "2", "--freeze-bn"]  # fmt: skip
+    begun = ["train", "--task", "detection", "--data", f"voc:{voc}", "--checkpoint", str(run), "--head",
+             "fcos:channels=64", "--size", "64", "--epochs", "1", "--batch-size", "2", "--workers", "0", "--lr", "1e-9",
+             "--freeze-stages", "2", "--freeze-bn"]  # fmt: skip
     assert main([*begun, "--out", str(tmp_path / "cells")]) == 0
     there, here = load_file(run / "best.safetensors"), load_file(tmp_path / "cells" / "last.safetensors")
     body = {key.removeprefix("backbone.body."): tensor for key, tensor in here.items() if ".body." in key}
@@ -133,10 +133,20 @@ def test_a_classifiers_checkpoint_becomes_the_backbone(voc: Path, tmp_path: Path
         if key.startswith(("stem", "stages.2.")) or "running" in key:
             assert torch.equal(tensor, there[key]), f"{key} is frozen"
     # Gone on with for detection, the head comes along; a detector is no classifier.
-    again = ["train", "--data", f"voc:{voc}", "--init", str(tmp_path / "cells"), "--size", "64", "--epochs", "1",
+    again = ["train", "--data", f"voc:{voc}", "--checkpoint", str(tmp_path / "cells"), "--size", "64", "--epochs", "1",
              "--batch-size", "2", "--workers", "0", "--out", str(tmp_path / "more")]  # fmt: skip
     assert main(again) == 0
-    wrong = ["train", "--task", "classification", "--data", "digits", "--init", str(tmp_path / "cells"), "--out", "x"]
+    wrong = [
+        "train",
+        "--task",
+        "classification",
+        "--data",
+        "digits",
+        "--checkpoint",
+        str(tmp_path / "cells"),
+        "--out",
+        "x",
+    ]
     assert main(wrong) == 2
 
 
@@ -287,6 +297,6 @@ def test_two_processes_measure_what_one_does(task: str, data: Path, tmp_path: Pa
     kind = {"detection": "voc", "segmentation": "masks"}[task]
     alone = [sys.executable, "-m", "senet", "evaluate", "--checkpoint", str(tmp_path / "run" / "last.safetensors"),
              "--data", f"{kind}:{data}", "--split", "val", "--json", "--workers", "0"]  # fmt: skip
-    scores = json.loads(subprocess.run(alone, capture_output=True, text=True, check=True).stdout)["scores"]
+    scores = json.loads(subprocess.run(alone, capture_output=True, text=True, check=True).stdout)["metrics"]
     for key, value in scores.items():
         assert value == pytest.approx(float(table(tmp_path / "run")[-1][f"val_{key}"]), abs=1e-5)

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,26 +30,37 @@ def few_digits() -> Data:
     return replace(data, train=Subset(data.train, np.arange(160)), val=Subset(data.val, np.arange(70)))
 
 
+def run(
+    folder: Path, data: Data, *, how: RunOptions | None = None, resume: bool = False, **changes: Any
+) -> tuple[Outcome, Path]:
+    """Train a two-stage network; keyword arguments change the recipe."""
+    recipe = replace(TINY, **changes)
+    folder.mkdir(exist_ok=True)
+    preprocessing = replace(data.default_preprocessing, size=(8, 8))
+    torch.manual_seed(recipe.seed)
+    options = {"depth": 1, "widths": [16, 32], "attention": {"kind": "se", "reduction": 4}}
+    model = create_model("cifar_resnet20", in_channels=1, num_classes=len(data.classes), **options)
+    network = Network(model, "cifar_resnet20", options, preprocessing)
+    how = how or RunOptions(workers=0)
+    console = Console(file=io.StringIO(), width=200)
+    state = run_status(folder, epochs=recipe.epochs, metric="top1").state if resume else None
+    return fit(network, data, recipe, folder, run=how, state=state, console=console), folder
+
+
 @pytest.fixture
 def train(few_digits: Data, tmp_path: Path) -> Callable[..., tuple[Outcome, Path]]:
-    """Train a two-stage network on a few digits; keyword arguments change the recipe."""
+    """Train on a few digits; keyword arguments are those of `run`."""
     count = 0
 
-    def run(*, how: RunOptions | None = None, resume: Path | None = None, data: Data = few_digits, **changes):
+    def next_run(*, resume: Path | None = None, data: Data = few_digits, **changes: Any) -> tuple[Outcome, Path]:
         nonlocal count
         count += 1
-        recipe = replace(TINY, **changes)
-        folder = resume or tmp_path / f"run{count}"
-        folder.mkdir(exist_ok=True)
-        preprocessing = replace(data.default_preprocessing, size=(8, 8))
-        torch.manual_seed(recipe.seed)
-        options = {"depth": 1, "widths": [16, 32], "attention": {"kind": "se", "reduction": 4}}
-        model = create_model("cifar_resnet20", in_channels=1, num_classes=len(data.classes), **options)
-        network = Network(model, "cifar_resnet20", options, preprocessing)
-        how = how or RunOptions(workers=0)
-        console = Console(file=io.StringIO(), width=200)
-        state = run_status(folder, epochs=recipe.epochs, score="top1").state if resume else None
-        outcome = fit(network, data, recipe, folder, run=how, state=state, console=console)
-        return outcome, folder
+        return run(resume or tmp_path / f"run{count}", data, resume=resume is not None, **changes)
 
-    return run
+    return next_run
+
+
+@pytest.fixture(scope="session")
+def plain(few_digits: Data, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
+    """The run of the unchanged recipe, for comparison."""
+    return run(tmp_path_factory.mktemp("plain") / "run", few_digits)

@@ -14,7 +14,7 @@ from senet.training.logs import TIMES
 from senet.training.states import TrainingStates
 
 UNEQUAL = {*TIMES}
-"""Names of what can't be equal: wall-clock times, in the rows of the table and in the keeper's state."""
+"""Names of what can't be equal: wall-clock times, in the rows of the table and in the checkpointer's state."""
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -36,7 +36,7 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def state(folder: Path) -> dict[str, Any]:
     """The newest state: weights, averages, optimiser, schedule, loops, callbacks."""
     saved = TrainingStates(folder).all()[0]
-    assert saved.whole
+    assert saved.intact
     return torch.load(saved.path, weights_only=True)
 
 

@@ -246,7 +246,7 @@ def test_too_few_images_to_validate_on():
     """Each process must validate something: said before anything is started."""
     from senet.training.fit import check_shares
 
-    with pytest.raises(SenetError, match="1 image to validate on"):
+    with pytest.raises(SenetError, match="1 validation image"):
         check_shares(1, world_size=2)
     check_shares(2, world_size=2)
 
@@ -261,7 +261,7 @@ def test_what_a_launcher_says():
     assert placed(RunOptions(), slurm) == RunOptions(devices=8, nodes=2)
     assert launched(slurm | {"SLURM_JOB_NAME": "bash"}) is None
     assert launched({}) is None
-    with pytest.raises(SenetError, match="--devices 2, but torchrun has started 4; leave --devices out"):
+    with pytest.raises(SenetError, match="--devices 2, but torchrun has started 4; omit --devices"):
         placed(RunOptions(devices=2), torchrun)
     with pytest.raises(SenetError, match="--nodes 3, but srun has started 2"):
         placed(RunOptions(nodes=3), slurm)

@@ -12,7 +12,7 @@ import pytest
 from equality import assert_equal, rows
 from processes import Child, start
 
-from senet.training.lock import InUseError, held
+from senet.training.lock import InUseError, lock_folder
 from senet.training.states import TrainingStates
 
 OPTIONS = [
@@ -75,8 +75,8 @@ def tuned(tmp_path_factory, weights) -> Path:
 
 
 def tuning(weights: Path) -> list[object]:
-    return ["train", "--data", "digits", "--limit", "100", "--init", weights, "--epochs", "2", "--batch-size", "32",
-            "--workers", "0", "--save-every", "0"]  # fmt: skip
+    return ["train", "--data", "digits", "--limit", "100", "--checkpoint", weights, "--epochs", "2",
+            "--batch-size", "32", "--workers", "0", "--save-every", "0"]  # fmt: skip
 
 
 FILES = 2 * (1 + 6 + 1 + 6 + 1)
@@ -84,7 +84,8 @@ FILES = 2 * (1 + 6 + 1 + 6 + 1)
 is the best one), table, curves and training state, and the result."""
 
 
-@pytest.mark.parametrize("moment", [1, 2, 4, 9, 13, 14])
+# Nothing there yet, no state yet, and a state; every moment is tried below.
+@pytest.mark.parametrize("moment", [2, 9, 13])
 def test_a_kill_while_the_first_epoch_is_written_keeps_the_initial_weights(tmp_path, weights, tuned, moment):
     killed_at(moment, tmp_path, weights, tuned)
 
@@ -98,7 +99,7 @@ def test_initial_weights_that_have_changed_are_refused(tmp_path, weights, whole)
     for name in ("best.safetensors", "best.json"):
         shutil.copy(whole / name, copy / name)
     said = start("train", "--resume", tmp_path / "run", log=tmp_path / "again").finish(2)
-    assert "has changed since the run began with it" in said.replace("\n", "")
+    assert "has changed since the run started" in said.replace("\n", "")
 
 
 @pytest.mark.slow
@@ -132,7 +133,7 @@ def test_killed_at_every_file(tmp_path, whole, begin, moment):
     assert_equal(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_stop_during_validation_saves_at_once_and_the_resumed_run_is_the_same(tmp_path, whole, begin, number):
     folder, child = tmp_path / "run", begin("--workers", "0", "--save-every", "0", slow_validation=1)
     child.wait()
@@ -150,7 +151,7 @@ def test_a_run_that_has_ended_gives_its_result_again(tmp_path, whole):
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy)
     said = start("train", "--resume", copy, log=tmp_path / "log").finish().replace("\n", "")
-    assert f"{copy} has ended, after 3 epochs" in said
+    assert f"{copy} finished after 3 epochs" in said
     (copy / "result.json").unlink()  # as where the process is killed right before it writes it
     start("train", "--resume", copy, log=tmp_path / "log2").finish()
     assert (copy / "result.json").read_text() == (whole / "result.json").read_text()
@@ -217,14 +218,14 @@ def test_what_can_not_be_resumed_says_so(tmp_path, whole):
 
     copy = tmp_path / "copy"
     shutil.copytree(whole, copy)
-    assert "holds no run" in refused("--resume", tmp_path)
+    assert "contains no run" in refused("--resume", tmp_path)
     assert "--resume" in refused(*OPTIONS[1:], "--out", copy)
     (copy / "result.json").unlink()
     for state in TrainingStates(copy).all():
         state.path.write_bytes(b"nothing")
-    assert "holds no whole state" in refused("--resume", copy)
+    assert "has no intact state" in refused("--resume", copy)
     shutil.rmtree(copy / "states")
-    assert "states are gone" in refused("--resume", copy)
+    assert "states are missing" in refused("--resume", copy)
 
 
 def test_one_process_a_folder(tmp_path, whole, begin):
@@ -246,8 +247,8 @@ def test_one_process_a_folder(tmp_path, whole, begin):
 
 def test_who_asks_twice_does_not_give_the_lock_up(tmp_path, begin):
     folder = tmp_path / "run"
-    with held(folder):
-        with pytest.raises(InUseError, match="this very process"), held(folder):
+    with lock_folder(folder):
+        with pytest.raises(InUseError, match="this very process"), lock_folder(folder):
             pass
         assert f"is in use by process {os.getpid()} on" in begin().finish(2).replace("\n", "")
 
@@ -263,8 +264,8 @@ def test_a_dead_loader_process_ends_the_run_which_goes_on(tmp_path, whole, begin
         os.kill(loader, signal.SIGKILL)
     child.go_on()
     said = child.finish(2).replace("\n", "")
-    assert "a process that loads images died (pid" in said
-    assert "go on with --resume" in said
+    assert "a data loading process died (pid" in said
+    assert "continue with --resume" in said
     assert "Traceback" not in said
     begin("--workers", "2", resume=True).finish()
     assert_equal(folder, whole)
@@ -276,8 +277,8 @@ def test_a_full_disk_loses_nothing(tmp_path, whole, begin):
     before = rows(folder)
     assert before
     said = begin(resume=True, largest_file=100_000).finish(2).replace("\n", "")
-    assert "no room left to write" in said
-    assert "what was saved is whole, up to epoch" in said
+    assert "no space left on the device" in said
+    assert "the training is saved up to epoch" in said
     assert rows(folder)[: len(before)] == before
     begin(resume=True).finish()
     assert_equal(folder, whole)
@@ -309,7 +310,7 @@ def test_out_of_memory(tmp_path, how):
     )  # fmt: skip
     said = child.finish(2).replace("\n", "")
     assert "out of memory with batches of 32 x 1 x 8 x 8" in said
-    assert "up to epoch 1, batch 4; go on with --resume" in said
+    assert "up to epoch 1, batch 4; continue with --resume" in said
     assert "Traceback" not in said
 
 
@@ -321,7 +322,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_network(tmp_path, begin):
         "--workers", "0", "--cutmix", "0", "--clip-grad-norm", "0", "--lr", "0.05", *options, rate_at=(15, 1e30)
     )
     said = child.finish(2).replace("\n", "")
-    assert "no numbers at step" in said or "the loss became" in said
+    assert "non-finite at step" in said or "the loss became" in said
     assert "(learning rate 1e+30)" in said or "learning rate 1e+30)" in said
     assert "the last good network is last.safetensors, of epoch 1" in said
     load_model(tmp_path / "run" / "last.safetensors")

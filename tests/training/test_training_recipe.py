@@ -146,21 +146,21 @@ def test_how_often_a_state_is_saved(given, steps, seconds):
                       "workers are out of shared memory."),
          "died (pid 7, killed by signal: Bus error); if its shared memory"),
         (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "died (pid 7, 8, exited unexpectedly)"),
-        (OSError(28, "No space left on device"), "no room left to write"),
-        (CheckpointError("x: can't be written (I/O error: No space left on device (os error 28))"), "no room left"),
+        (OSError(28, "No space left on device"), "no space left on the device"),
+        (CheckpointError("x: can't be written (I/O error: No space left on device (os error 28))"), "no space left"),
         (OSError(30, "Read-only file system", "x/metrics.csv"), "x/metrics.csv: Read-only file system"),
     ],
 )  # fmt: skip
 def test_what_ends_a_training_from_outside_is_told_plainly(tmp_path, error, said):
-    keeper = TrainingCheckpointer(tmp_path, lambda *_: None, scores=(), stop=None, tell=print)
-    with pytest.raises(SenetError, match=re.escape(said)) as told, translate_errors(keeper, "64 x 3 x 32 x 32"):
+    checkpointer = TrainingCheckpointer(tmp_path, lambda *_: None, metrics=(), stop=None, report=print)
+    with pytest.raises(SenetError, match=re.escape(said)) as told, translate_errors(checkpointer, "64 x 3 x 32 x 32"):
         raise error
-    assert str(told.value).endswith("nothing was saved yet: begin anew")
+    assert str(told.value).endswith("nothing was saved yet; start again")
     assert len(str(told.value).splitlines()) == 2
 
 
 def test_what_is_no_such_thing_stays_what_it_is(tmp_path):
-    keeper = TrainingCheckpointer(tmp_path, lambda *_: None, scores=(), stop=None, tell=print)
+    checkpointer = TrainingCheckpointer(tmp_path, lambda *_: None, metrics=(), stop=None, report=print)
     for error in (RuntimeError("a bug"), SenetError("a mistake")):
-        with pytest.raises(type(error), match=str(error)), translate_errors(keeper, ""):
+        with pytest.raises(type(error), match=str(error)), translate_errors(checkpointer, ""):
             raise error

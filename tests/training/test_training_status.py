@@ -6,6 +6,8 @@ import csv
 import json
 import math
 import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,6 +40,41 @@ def images(tmp_path) -> Path:
     return tmp_path / "images"
 
 
+@pytest.fixture(scope="module")
+def short(tmp_path_factory) -> Path:
+    """A run of one epoch on 64 digits, to be copied."""
+    run = tmp_path_factory.mktemp("short") / "run"
+    senet_train("--data", "digits", "--limit", "64", *HOW, "--epochs", 1, "--out", run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory) -> Path:
+    """A run of three epochs on 100 digits."""
+    run = tmp_path_factory.mktemp("long") / "run"
+    senet_train("--data", "digits", "--limit", "100", *HOW, "--epochs", 3, "--out", run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory) -> Path:
+    """A folder with `images` and, in `run`, one epoch on them."""
+    folder = tmp_path_factory.mktemp("begun")
+    digits = open_data("digits")
+    write_images(Subset(digits.train, np.arange(80)), folder / "images", classes=digits.classes)
+    senet_train("--data", f"folder:{folder}/images", *HOW, "--epochs", 1, "--out", folder / "run")
+    return folder
+
+
+@pytest.fixture
+def altered(begun, tmp_path) -> Iterator[Path]:
+    """The same folder; what is done to the images lasts for one test."""
+    shutil.copytree(begun / "images", tmp_path / "kept")
+    yield begun
+    shutil.rmtree(begun / "images")
+    shutil.copytree(tmp_path / "kept", begun / "images")
+
+
 def refused(capsys, *arguments: object) -> str:
     assert main([str(a) for a in arguments]) == 2
     return capsys.readouterr().err.replace("\n", " ")
@@ -56,16 +93,16 @@ def test_it_goes_on_with_moved_data_and_from_another_folder(tmp_path, images, mo
     images.rename(tmp_path / "moved")
     said = refused(capsys, "train", "--resume", "../run", "--epochs", 3)
     assert "doesn't exist" in said
-    assert "if the data has moved: --data folder:NEWPLACE" in said
+    assert "if the data has moved: --data folder:NEWPATH" in said
     senet_train("--resume", "../run", "--epochs", 3, "--data", "folder:../moved")
     senet_train("--resume", "../run", "--epochs", 4)  # the new place is remembered
     assert len(rows(tmp_path / "run")) == 4
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "relabelled"])
-def test_changed_data_is_refused(tmp_path, images, capsys, change):
-    senet_train("--data", f"folder:{images}", *HOW, "--epochs", 1, "--out", tmp_path / "run")
-    before = (tmp_path / "run" / "metrics.csv").read_text()
+def test_changed_data_is_refused(altered, capsys, change):
+    images, run = altered / "images", altered / "run"
+    before = (run / "metrics.csv").read_text()
     picture = next(images.glob("*/*.png"))
     if change == "added":
         (picture.parent / "new.png").write_bytes(picture.read_bytes())
@@ -74,28 +111,26 @@ def test_changed_data_is_refused(tmp_path, images, capsys, change):
     else:
         other = next(folder for folder in images.iterdir() if folder != picture.parent)
         picture.rename(other / "moved.png")
-    said = refused(capsys, "train", "--resume", tmp_path / "run", "--epochs", 2)
-    assert "is not the data that the run" in said
-    assert (tmp_path / "run" / "metrics.csv").read_text() == before
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]["epochs"] == 1
+    said = refused(capsys, "train", "--resume", run, "--epochs", 2)
+    assert "differs from the data of the run" in said
+    assert (run / "metrics.csv").read_text() == before
+    assert json.loads((run / "run.json").read_text())["recipe"]["epochs"] == 1
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_longer_run_is_what_it_would_have_been_from_the_start(tmp_path, capsys, finished):
+def test_a_longer_run_is_what_it_would_have_been_from_the_start(tmp_path, long, capsys, finished):
     """With a constant rate; a run that wasn't finished was stopped after its first epoch."""
-    common = ["--data", "digits", "--limit", "100", *HOW]
-    senet_train(*common, "--epochs", 3, "--out", tmp_path / "long")
-    senet_train(*common, "--epochs", 1, "--out", tmp_path / "run")
+    senet_train("--data", "digits", "--limit", "100", *HOW, "--epochs", 1, "--out", tmp_path / "run")
     if not finished:
         job = json.loads((tmp_path / "run" / "run.json").read_text())
         job["recipe"]["epochs"] = 2
         (tmp_path / "run" / "run.json").write_text(json.dumps(job))
         (tmp_path / "run" / "result.json").unlink()
     senet_train("--resume", tmp_path / "run", "--epochs", 3)
-    assert_equal(tmp_path / "run", tmp_path / "long")
-    assert "has trained 3 epochs already" in refused(capsys, "train", "--resume", tmp_path / "run", "--epochs", 2)
+    assert_equal(tmp_path / "run", long)
+    assert "has already trained 3 epochs" in refused(capsys, "train", "--resume", tmp_path / "run", "--epochs", 2)
     senet_train("--resume", tmp_path / "run")  # nothing is left to do
-    assert_equal(tmp_path / "run", tmp_path / "long")
+    assert_equal(tmp_path / "run", long)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +171,7 @@ def test_every_option_is_either_fixed_or_may_change():
     """A new option of `senet train` is refused by a resumed run until somebody decides that it can take it."""
     from senet.cli import jobs, make_parser
 
-    parsed = make_parser().parse_args(["train", "--resume", "run"])
+    parsed = make_parser()[0].parse_args(["train", "--resume", "run"])
     given = {name for name, value in vars(parsed).items() if value is not None}
     assert given <= jobs.MAY_CHANGE, "an option that isn't given must be None, or a resumed run refuses it"
 
@@ -159,7 +194,7 @@ def test_an_epoch_without_finite_numbers_is_never_the_best(table, best, tmp_path
     row = best_row(found, "top1")
     assert row is (None if best is None else found[best])
     if best is None:
-        with pytest.raises(SenetError, match=r"no epoch has a finite validation score.*last.safetensors"):
+        with pytest.raises(SenetError, match=r"no epoch has a finite validation metric.*last.safetensors"):
             outcome_of(found, "top1", folder=tmp_path)
 
 
@@ -203,7 +238,7 @@ def test_a_state_appears_under_its_final_name_in_one_step(tmp_path, monkeypatch)
 
 
 def test_a_written_file_and_its_folder_are_flushed(tmp_path, monkeypatch):
-    from senet.weights import write_atomically
+    from senet.weights.files import write_atomically
 
     flushed = []
     fsync = os.fsync
@@ -273,7 +308,7 @@ def test_a_run_that_has_ended_takes_no_other_data(tmp_path, images, capsys):
     run = tmp_path / "run"
     senet_train("--data", f"folder:{images}", *HOW, "--epochs", 1, "--out", run)
     before = (run / "run.json").read_text()
-    assert "is not the data" in refused(capsys, "train", "--resume", run, "--data", "digits")
+    assert "differs from the data" in refused(capsys, "train", "--resume", run, "--data", "digits")
     assert "doesn't exist" in refused(capsys, "train", "--resume", run, "--data", f"folder:{tmp_path}/nowhere")
     assert (run / "run.json").read_text() == before
     images.rename(tmp_path / "moved")
@@ -282,22 +317,20 @@ def test_a_run_that_has_ended_takes_no_other_data(tmp_path, images, capsys):
 
 
 @pytest.mark.parametrize("row", [{}, [], {"epoch": "1"}, {"epoch": 1, "val_top1": "x"}, None])
-def test_a_damaged_result_is_written_again(tmp_path, capsys, row):
-    run = tmp_path / "run"
-    senet_train("--data", "digits", "--limit", "64", *HOW, "--epochs", 1, "--out", run)
+def test_a_damaged_result_is_written_again(tmp_path, short, row):
+    run = shutil.copytree(short, tmp_path / "run")
     whole = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps(whole | {"best": row, "last": row}))
     senet_train("--resume", run)
     assert json.loads((run / "result.json").read_text())["best"] == whole["best"]
 
 
-def test_the_result_of_a_shorter_run_is_gone_once_a_longer_one_was_begun(tmp_path, capsys):
-    run = tmp_path / "run"
-    senet_train("--data", "digits", "--limit", "64", *HOW, "--epochs", 1, "--out", run)
+def test_the_result_of_a_shorter_run_is_gone_once_a_longer_one_was_begun(tmp_path, short, capsys):
+    run = shutil.copytree(short, tmp_path / "run")
     result = (run / "result.json").read_text()
     senet_train("--resume", run, "--epochs", 2)
     (run / "result.json").write_text(result)  # as if killed after the second epoch of three
-    assert "has trained 2 epochs already" in refused(capsys, "train", "--resume", run, "--epochs", 1)
+    assert "has already trained 2 epochs" in refused(capsys, "train", "--resume", run, "--epochs", 1)
 
 
 def test_a_run_that_patience_ended_says_so(tmp_path, capsys):
@@ -316,10 +349,9 @@ def test_a_run_that_patience_ended_says_so(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("other", "said"), [(["--lr", "0.5"], "lr = 0.5"), (["--model-kwargs", "widths=[16,16]"], "another network")]
 )
-def test_states_of_another_run_are_refused(tmp_path, capsys, other, said):
-    common = ["--data", "digits", "--limit", "64", *HOW]
-    senet_train(*common, "--epochs", 1, "--out", tmp_path / "run")
-    senet_train(*common, *other, "--epochs", 2, "--out", tmp_path / "other")
+def test_states_of_another_run_are_refused(tmp_path, short, capsys, other, said):
+    shutil.copytree(short, tmp_path / "run")
+    senet_train("--data", "digits", "--limit", "64", *HOW, *other, "--epochs", 2, "--out", tmp_path / "other")
     before = (tmp_path / "run" / "metrics.csv").read_text()
     for path in (tmp_path / "other" / "states").iterdir():
         (tmp_path / "run" / "states" / path.name).write_bytes(path.read_bytes())

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 import senet
 from senet.errors import CheckpointError
 from senet.preprocessing import CIFAR, IMAGENET_CAFFE
-from senet.weights import CheckpointMetadata, DataRecord, read_checkpoint, write_atomically, write_checkpoint
-from senet.weights.files import new_file_mode, sha256
+from senet.weights import CheckpointMetadata, DataRecord, read_checkpoint, write_checkpoint
+from senet.weights.files import new_file_mode, sha256, write_atomically
 
 OPTIONS = {"depth": 1, "attention": senet.SE(reduction=8).to_dict(), "stages": [2, 3]}
 DESCRIPTION = CheckpointMetadata(
@@ -135,24 +135,24 @@ DAMAGES = [
     (_empty, "its hash differs"),
     (_another_run, "or from another run"),
     (_garbage_with_its_hash, "not a safetensors file"),
-    (_not_a_number, "b.weight holds values that are no finite numbers"),
-    (_infinite, "b.weight holds values that are no finite numbers"),
+    (_not_a_number, "b.weight has non-finite values"),
+    (_infinite, "b.weight has non-finite values"),
     (lambda path: path.unlink(), "no such file"),
-    (lambda path: path.with_suffix(".json").unlink(), "its description best.json is missing beside it"),
+    (lambda path: path.with_suffix(".json").unlink(), "its metadata file best.json is missing"),
     (lambda path: _rewrite(path, format=2), "format 2, this release reads 1; upgrade senet"),
-    (lambda path: _rewrite(path, format=...), "not a checkpoint description"),
-    (lambda path: _rewrite(path, classes=...), "not a checkpoint description"),
-    (lambda path: _rewrite(path, classes=None), "not a checkpoint description"),
-    (lambda path: _rewrite(path, classes="dog"), "not a checkpoint description"),
-    (lambda path: _rewrite(path, classes=[1, 2, 3]), "not a checkpoint description"),
-    (lambda path: _rewrite(path, model=5), "not a checkpoint description"),
-    (lambda path: _rewrite(path, model=...), "not a checkpoint description"),
-    (lambda path: _rewrite(path, options=["depth"]), "not a checkpoint description"),
-    (lambda path: _rewrite(path, preprocessing=None), "not a checkpoint description"),
-    (lambda path: _rewrite(path, preprocessing={"size": [0, 0]}), "not a checkpoint description"),
-    (lambda path: _rewrite(path, surprise=1), "not a checkpoint description"),
+    (lambda path: _rewrite(path, format=...), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, classes=...), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, classes=None), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, classes="dog"), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, classes=[1, 2, 3]), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, model=5), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, model=...), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, options=["depth"]), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, preprocessing=None), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, preprocessing={"size": [0, 0]}), "invalid checkpoint metadata"),
+    (lambda path: _rewrite(path, surprise=1), "invalid checkpoint metadata"),
     *(
-        (lambda path, text=text: path.with_suffix(".json").write_bytes(text), "not a checkpoint description")
+        (lambda path, text=text: path.with_suffix(".json").write_bytes(text), "invalid checkpoint metadata")
         for text in (b"", b"{", b"[]", b"[1]", b"3", b"null", b'"text"', b"\xff\xfe\x00", b"{}")
     ),
 ]
@@ -286,11 +286,11 @@ def test_a_misfit_names_the_key_and_both_shapes(written: Path) -> None:
     with pytest.raises(CheckpointError, match=r"head\.fc\.bias is \(3,\) in the file and \(2,\) in the network"):
         senet.load_model(written)
     _rewrite(written, classes=["a", "b", "c"], options=OPTIONS | {"depth": 2})
-    with pytest.raises(CheckpointError, match=r"stages\.2\.1\..* is missing \(\d+ in all\)"):
+    with pytest.raises(CheckpointError, match=r"stages\.2\.1\..* is missing \(\d+ in total\)"):
         senet.load_model(written)
     plain = {key: value for key, value in OPTIONS.items() if key != "stages"} | {"attention": None}
     _rewrite(written, options=plain)
-    with pytest.raises(CheckpointError, match=r"stages\.2\.0\.se\..* is extra \(8 in all\)"):
+    with pytest.raises(CheckpointError, match=r"stages\.2\.0\.se\..* is unexpected \(8 in total\)"):
         senet.load_model(written)
 
 
@@ -333,7 +333,7 @@ def test_a_checkpoint_does_not_choose_the_code_that_runs(tmp_path: Path, monkeyp
     name = "own_network_of_a_checkpoint:tiny"
     weights = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).state_dict()
     write_checkpoint(tmp_path / "best.safetensors", weights, replace(DESCRIPTION, model=name, options={}))
-    with pytest.raises(CheckpointError, match=f"say --model {name} if you trust that code"):
+    with pytest.raises(CheckpointError, match=f"use --model {name} if you trust this code"):
         senet.load_model(tmp_path)
     assert not Path("imported").exists()
     loaded = senet.load_model(tmp_path, factory=name)
@@ -365,7 +365,7 @@ def test_the_data_is_recorded(tmp_path: Path, record: DataRecord) -> None:
         ({"val": -1}, "val=-1 must be a whole number"),
         ({"val_fraction": 1.5}, "val_fraction=1.5 must lie between 0 and 1"),
         ({"val_fraction": None}, "val_fraction and split_seed belong together"),
-        ({"held_out": 1}, "held_out=1 must be a truth value"),
+        ({"held_out": 1}, "held_out=1 must be true or false"),
         ({"split_seed": True}, "split_seed=True must be a whole number"),
         ({"digest": "zz"}, "digest 64 hexadecimal digits"),
         ({"name": 3}, "name must be text"),

@@ -205,7 +205,7 @@ def test_every_key_has_its_place(case: Case) -> None:
     ours = senet.create_model(case.ours, device="meta", **case.options)
     report = load_weights(ours, peer.state_dict())
     assert report.layout == case.layout
-    assert report.fresh == ()
+    assert report.newly_initialized == ()
     if case.back:
         peer.load_state_dict(to_layout(ours, case.back), strict=True, assign=True)
 
@@ -275,7 +275,8 @@ def test_mobilenets_activation_is_no_weight_but_compared() -> None:
         to_layout(cut, "pytorchcv")
 
 
-# docs/weights.md: every structure of pytorchcv's SE catalogue; deeper ones differ in their numbers of blocks alone.
+# docs/reference/weights.md: every structure of pytorchcv's SE catalog. Deeper ones differ in their numbers of blocks
+# alone.
 CATALOGUE = [
     Case("se_resnet18_v1_5", pytorchcv, "seresnet10", options={"depths": (1, 1, 1, 1)}),
     Case("se_resnet18_v1_5", pytorchcv, "seresnet26", options={"depths": (3, 3, 3, 3)}),
@@ -302,12 +303,14 @@ def test_the_largest_catalogue_of_se_networks(case: Case) -> None:
 def test_a_preactivation_network_for_imagenet_is_refused_as_what_it_is() -> None:
     with torch.device("meta"):
         peer = pytorchcv("sepreresnet10")
-    with pytest.raises(CheckpointError, match=r"Likely cause: the file is of another kind of network"):
+    with pytest.raises(CheckpointError, match=r"Likely cause: the file is of another network family"):
         load_weights(senet.create_model("se_resnet18_v1_5", device="meta", depths=(1, 1, 1, 1)), peer.state_dict())
 
 
 def test_pytorchcvs_preactivation_with_se_has_other_pieces() -> None:
     with torch.device("meta"):
         peer = pytorchcv("sepreresnet20_cifar10")
-    with pytest.raises(CheckpointError, match=r"features.init_block.bn.bias has no place .*final.0.bias is missing"):
+    with pytest.raises(
+        CheckpointError, match=r"features.init_block.bn.bias has no counterpart .*final.0.bias is missing"
+    ):
         load_weights(senet.create_model("se_cifar_preresnet20", device="meta"), peer.state_dict())

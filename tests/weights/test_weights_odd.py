@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -86,7 +86,6 @@ FIELDS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=300)
 @given(FIELDS | JSON)
 def test_any_preprocessing_either_reads_or_is_refused(values: Any) -> None:
     found, message = attempt(Preprocessing.from_dict, values)
@@ -110,8 +109,8 @@ def test_any_preprocessing_either_reads_or_is_refused(values: Any) -> None:
         ({"std": [0.2, 0.2]}, "std 2 values"),
         ({"mean": []}, "mean has 0"),
         ({"mean": 0.5}, "mean=0.5 must be a list of numbers"),
-        ({"mean": ["0.5"] * 3}, "mean: '0.5' is no number"),
-        ({"mean": [True, 0.5, 0.5]}, "mean: True is no number"),
+        ({"mean": ["0.5"] * 3}, "mean: '0.5' is not a number"),
+        ({"mean": [True, 0.5, 0.5]}, "mean: True is not a number"),
         ({"mean": [1e38, 0, 0], "std": [1e-3, 1, 1]}, "overflow float32"),
         ({"value_range": 10**400}, "value_range: 1000"),
         ({"value_range": math.nan}, "must be finite"),
@@ -119,7 +118,7 @@ def test_any_preprocessing_either_reads_or_is_refused(values: Any) -> None:
         ({"size": [0, 224]}, "both at least 1"),
         ({"size": 224}, "size=224 must be a list"),
         ({"size": [224]}, "must be (height, width)"),
-        ({"size": [224.0, 224]}, "size: 224.0 is no whole number"),
+        ({"size": [224.0, 224]}, "size: 224.0 is not a whole number"),
         ({"size": [10**9, 224]}, "over 65,535 pixels"),
         ({"crop_fraction": 1e-9}, "over 65,535 pixels"),
         ({"crop_fraction": 0}, "must lie in (0, 1]"),
@@ -188,7 +187,7 @@ ODD_TEXTS = {
 @pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS.keys())
 def test_odd_json_is_told(text: str, written: Path) -> None:
     written.with_suffix(".json").write_text(text, encoding="utf-8")
-    assert "not a checkpoint description" in refused(written)
+    assert "invalid checkpoint metadata" in refused(written)
 
 
 def test_a_huge_description_is_not_read(written: Path) -> None:
@@ -197,7 +196,6 @@ def test_a_huge_description_is_not_read(written: Path) -> None:
     assert "are read" in refused(written)
 
 
-@settings(deadline=None)
 @given(st.text() | JSON.map(json.dumps) | st.binary().map(lambda b: b.decode("latin1")))
 def test_any_text_either_is_an_object_or_a_value_error(text: str) -> None:
     try:
@@ -212,7 +210,7 @@ ODD_OPTIONS = {
     "retrofit a text": ({"retrofit": "layer1"}, "must be a list"),
     "retrofit an object": ({"retrofit": {"path": "x"}}, "must be a list"),
     "retrofit of numbers": ({"retrofit": [1, 2]}, "must be a list"),
-    "retrofit without path": ({"retrofit": [{}]}, "describes no place"),
+    "retrofit without path": ({"retrofit": [{}]}, "is not an insertion point"),
     "retrofit null": ({"retrofit": None}, "must be a list"),
     "unknown": ({"detph": 1}, "did you mean 'depth'"),
     "depth a text": ({"depth": "1"}, "depth="),
@@ -224,7 +222,10 @@ ODD_OPTIONS = {
     "channels without end": ({"in_channels": 10**10}, "in_channels="),
     "attention a number": ({"attention": 5}, "attention=5"),
     "attention of odd kind": ({"attention": {"kind": [1]}}, "attention"),
-    "attention of any width": ({"attention": {"kind": "se", "hidden_channels": 10**9}}, "is missing|is extra|is \\("),
+    "attention of any width": (
+        {"attention": {"kind": "se", "hidden_channels": 10**9}},
+        "is missing|unexpected|is \\(",
+    ),
     "stages": ({"stages": [99]}, "stage 99"),
     "stages a text": ({"stages": "all"}, "stages="),
     "preprocessing unknown field": ({"preprocessing": {"foo": 1}}, "field of preprocessing 'foo'"),
@@ -335,7 +336,7 @@ def test_a_folded_bias_has_the_shape_of_its_mean() -> None:
         with pytest.raises(CheckpointError, match=f"{key} is .* in the file and \\(64,\\) in the network"):
             load_weights(model, theirs | {key: bias}, layout="pytorchcv")
     without_mean = {k: v for k, v in theirs.items() if k != "features.init_block.conv1.bn.running_mean"}
-    with pytest.raises(CheckpointError, match=f"{key} has no place"):
+    with pytest.raises(CheckpointError, match=f"{key} has no counterpart"):
         load_weights(model, without_mean | {key: torch.ones(64)}, layout="pytorchcv")
     assert all(torch.equal(before[k], tensor) for k, tensor in model.state_dict().items())
     load_weights(model, theirs | {key: torch.full((64,), 2.0)}, layout="pytorchcv")
@@ -380,7 +381,6 @@ def test_an_archive_that_unpacks_without_end_is_not_unpacked(tmp_path: Path) -> 
     assert "unpack to 134,217,728" in refused(path, read_tensors)
 
 
-@settings(deadline=None, max_examples=60)
 @given(place=st.integers(0, 10**6), byte=st.integers(0, 255), legacy=st.booleans())
 def test_a_damaged_pytorch_file_is_told_or_reads(
     place: int, byte: int, legacy: bool, tmp_path_factory: pytest.TempPathFactory
@@ -427,7 +427,7 @@ def test_a_leftover_key_is_named() -> None:
     state = dict(network().state_dict())
     for transfer in (False, True):
         for extra in ("head.surprise", "aux.weight", "head.fc.scale"):
-            with pytest.raises(CheckpointError, match=f"{extra} has no place in the network"):
+            with pytest.raises(CheckpointError, match=f"{extra} has no counterpart in the network"):
                 load_weights(network(), state | {extra: torch.ones(1)}, transfer=transfer)
 
 
@@ -438,7 +438,7 @@ def test_paths_may_be_texts(written: Path) -> None:
 
 def test_what_is_no_source_is_told() -> None:
     for source in (5, None, [("a", torch.ones(1))]):
-        with pytest.raises(SenetError, match="a file's path or a state dict"):
+        with pytest.raises(SenetError, match="a path or a state dict"):
             load_weights(network(), source)
     with pytest.raises(SenetError, match=r"takes a network \(an nn\.Module\), got dict"):
         load_weights({}, {})

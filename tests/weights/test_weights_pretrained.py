@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 import senet
 from senet.errors import CheckpointError, SenetError, UnknownNameError
-from senet.weights import CARDS, cards, fetch, find_card, to_layout
+from senet.weights import cards, fetch, find_card, to_layout
+from senet.weights.catalog import CARDS
 from senet.zoo import model_spec
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -68,7 +69,7 @@ print(len(maps))
     torch.manual_seed(0)
     model = senet.create_model("se_resnet50_v1_5", attention=senet.SE(rounding="timm"))
     assert first.split() == [repr(model.stages["5"][2].se.fc1.weight.double().sum().item()), "bicubic", "True"]
-    assert second.startswith("head.fc.weight, head.fc.bias: freshly initialised")
+    assert second.startswith("head.fc.weight, head.fc.bias: newly initialized")
     assert third == "4"
 
 
@@ -114,7 +115,7 @@ def test_a_cached_file_must_have_the_hash_that_names_it(tmp_path: Path, seresnet
     card = find_card("se_resnet50_v1_5", "ra2_in1k")
     assert fetch(card, cache=tmp_path) == link
     link.resolve().write_bytes(seresnet50[:-1])
-    with pytest.raises(CheckpointError, match="truncated or altered; delete it and fetch"):
+    with pytest.raises(CheckpointError, match="truncated or altered; delete it and download"):
         fetch(card, cache=tmp_path)
 
 
@@ -139,7 +140,7 @@ def test_a_cards_own_hash_goes_before(tmp_path: Path) -> None:
 def test_what_is_not_in_the_catalogue() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'ra2_in1k'"):
         senet.create_model("se_resnet50_v1_5", pretrained="ra2_in")
-    with pytest.raises(SenetError, match="se_vgg16 has no public checkpoint in the catalogue; these have: "):
+    with pytest.raises(SenetError, match="se_vgg16 has no public checkpoint; networks with one: "):
         senet.create_model("se_vgg16", pretrained=True)
     with pytest.raises(UnknownNameError, match="unknown model"):
         senet.create_model("se_resnet5", pretrained=True)

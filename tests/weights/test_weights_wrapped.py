@@ -105,9 +105,9 @@ def test_files_of_other_libraries_and_layouts_too(wrap: Any, tmp_path: Path) -> 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
 def test_reports_and_errors_have_the_plain_networks_names(wrap: Any) -> None:
     other = network(1, num_classes=5)
-    with pytest.warns(UserWarning, match=r"^head\.fc\.weight, head\.fc\.bias: freshly initialised"):
+    with pytest.warns(UserWarning, match=r"^head\.fc\.weight, head\.fc\.bias: newly initialized"):
         report = load_weights(wrap(network(2)), other.state_dict(), transfer=True)
-    assert report.fresh == ("head.fc.weight", "head.fc.bias")
+    assert report.newly_initialized == ("head.fc.weight", "head.fc.bias")
     model = wrap(network(2))
     before = [tensor.clone() for tensor in model.state_dict().values()]
     state = dict(network(1).state_dict()) | {"stages.3.0.branch.conv1.weight": torch.ones(1)}

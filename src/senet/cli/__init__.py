@@ -1,4 +1,4 @@
-"""The command line: `senet VERB ...`, one file a verb. Importing it costs no torch; a verb imports what it needs."""
+"""The command line: `senet COMMAND ...`, one file per command. Importing it costs no torch."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from collections.abc import Sequence
 
 from senet import __version__
 from senet.cli import bench, compare, convert, cost, doctor, evaluate, export, inspect, predict, retrofit, shard, train
-from senet.cli import list as list_verb
+from senet.cli import list as list_command
+from senet.cli.config import apply_config
 from senet.cli.memory import keep_freed_memory
 from senet.cli.output import tolerant_output
+from senet.cli.parser import Parser, UsageError
 from senet.console import printable
 from senet.data.quiet import quiet_pillow
 from senet.errors import from_worker
 
 __all__ = ["command", "main"]
 
-VERBS = {
+COMMANDS = {
     "train": train,
     "retrofit": retrofit,
     "compare": compare,
@@ -27,12 +29,13 @@ VERBS = {
     "inspect": inspect,
     "export": export,
     "bench": bench,
-    "list": list_verb,
+    "list": list_command,
     "cost": cost,
     "convert": convert,
     "doctor": doctor,
     "shard": shard,
 }
+"""Name to the module with its `USAGE`, `add_arguments` and `run`; the module's docstring is the command's help."""
 
 USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
 
@@ -40,23 +43,25 @@ NEWLINE = "\n"
 """A message may have two lines."""
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all verbs."""
-    parser = argparse.ArgumentParser(prog="senet", description="Squeeze-and-Excitation networks.", allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=f"senet {__version__}")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name, module in VERBS.items():
-        help_text = (module.__doc__ or "").strip().splitlines()[0]
-        verb = verbs.add_parser(
-            name,
-            help=help_text,
-            description=module.__doc__,
-            allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+def make_parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser of the whole command line, and the parser of each command."""
+    parser = Parser(
+        prog="senet",
+        usage="senet COMMAND [options]",
+        description="Train, extend, measure and deploy Squeeze-and-Excitation networks.",
+        epilog="`senet COMMAND --help` describes a command, with examples.",
+    )
+    parser.add_argument("--version", action="version", version=f"senet {__version__}", help="show the version and exit")
+    commands = parser.add_subparsers(prog="senet", dest="command", metavar="COMMAND", required=True, title="commands")
+    parsers: dict[str, Parser] = {}
+    for name, module in COMMANDS.items():
+        text = (module.__doc__ or "").strip()
+        parsers[name] = commands.add_parser(
+            name, usage=module.USAGE, description=text, help=text.partition("\n")[0].removesuffix(".")
         )
-        verb.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        module.add_arguments(verb)
-    return parser
+        parsers[name].add_argument("--debug", action="store_true", help="show the traceback of an error")
+        module.add_arguments(parsers[name])
+    return parser, parsers
 
 
 def command() -> int:
@@ -67,15 +72,26 @@ def command() -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; the return value is the process's exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
-    options = make_parser().parse_args(arguments)
+    """Run one command; the return value is the process's exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    parser, parsers = make_parser()
+    options, name = argparse.Namespace(debug=False), ""
     with tolerant_output():
+        try:
+            options, unknown = parser.parse_known_args(arguments)
+            name = f" {options.command}"
+            parsers[options.command].refuse_unknown(unknown)
+            apply_config(options, parsers[options.command])
+        except UsageError as error:
+            words = sys.argv[1:] if arguments is None else arguments
+            name = name or next((f" {word}" for word in words if word in COMMANDS), "")
+            print(f"senet{name}: {printable(str(error))}", file=sys.stderr)
+            return USER_ERROR
         return _run(options)
 
 
 def _run(options: argparse.Namespace) -> int:
     try:
-        return VERBS[options.verb].run(options)
+        return COMMANDS[options.command].run(options)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -85,14 +101,14 @@ def _run(options: argparse.Namespace) -> int:
     except (ValueError, OSError, MemoryError) as error:
         if options.debug:
             raise
-        print(f"senet {options.verb}: {printable(_in_words(error), keep=NEWLINE)}", file=sys.stderr)
+        print(f"senet {options.command}: {printable(_in_words(error), keep=NEWLINE)}", file=sys.stderr)
         return USER_ERROR
     except Exception as error:
         if options.debug:
             raise
         reason = (str(error).splitlines() or [""])[0]
         print(
-            f"senet {options.verb}: unexpected {type(error).__name__}: {printable(reason)}\n"
+            f"senet {options.command}: unexpected {type(error).__name__}: {printable(reason)}\n"
             "this is a bug in senet or one of its libraries; --debug shows where",
             file=sys.stderr,
         )

@@ -1,12 +1,14 @@
-"""Measure latency and throughput of networks and exported files, in turn, so that their ratios can be trusted.
+"""Measure latency and throughput of networks and exported files.
 
+The networks run in turns, and each time is divided by the first network's time right before it. The ratio is the median
+of these quotients. Networks run in PyTorch as they are and, with --runtime optimized, after `senet.optimize`. Files run
+in their own runtime, or in the runtimes of --runtime. A network by name gets random weights.
+
+Examples:
   senet bench se_resnet50 resnet50 --batch-sizes 1,8
+  senet bench --model se_resnet50 resnet50 --runtime eager,optimized
   senet bench runs/flowers flowers.onnx flowers.xml --threads 1,2 --out bench.png
   senet bench flowers.onnx --runtime onnxruntime,openvino
-
-The first is what the others are compared with: the median of the ratios of times measured right after one another. A
-network by name gets random weights (no zeros, which would hide work). Networks run in PyTorch as they are and, with
---runtime optimized, after `senet.optimize`; files in their own runtime, or in those that --runtime names.
 """
 
 from __future__ import annotations
@@ -17,39 +19,52 @@ from typing import TYPE_CHECKING
 
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_table
-from senet.errors import SenetError
+from senet.cli.parser import add_subject
+from senet.cli.values import positives
+from senet.errors import CheckpointError, SenetError
 
 if TYPE_CHECKING:
     from senet.deploy.bench import Row
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["USAGE", "add_arguments", "run"]
+
+USAGE = """senet bench MODEL [MODEL ...] [--runtime NAME,NAME] [--batch-sizes N,N]
+                   [--threads N,N] [--out FILE] [options, see below]"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This verb's options."""
-    parser.add_argument(
-        "networks",
-        nargs="+",
-        metavar="MODEL_OR_FILE",
-        help="a name of `senet list`, a checkpoint or its folder, or a file of `senet export`",
-    )
-    parser.add_argument("--model", metavar="M:F", help="your own network's module:function, if one was trained with it")
-    parser.add_argument(
-        "--runtime", metavar="R,R", help="eager, optimized (networks); onnxruntime, openvino, torch (files)"
+    """Add the options of this command."""
+    add_subject(
+        parser,
+        "model",
+        several=True,
+        help="a name of `senet list`, timm:NAME, torchvision:NAME or module:function, a checkpoint or its folder, or a "
+        "file of `senet export`",
     )
     parser.add_argument(
-        "--batch-sizes", type=_numbers, default=(1,), metavar="N,N", help="images at a time (default 1)"
+        "--factory",
+        metavar="MODULE:FUNCTION",
+        help="function that builds your own network, if a checkpoint is of one (default: none)",
     )
-    parser.add_argument("--threads", type=_numbers, metavar="N,N", help="processor threads (default: PyTorch's choice)")
-    parser.add_argument("--size", type=shared.parse_size, metavar="N", help="pixels (default: the first network's own)")
+    parser.add_argument(
+        "--runtime",
+        metavar="NAME,NAME",
+        help="eager or optimized for networks, onnxruntime, openvino or torch for files (default: eager, and the "
+        "format's own)",
+    )
+    parser.add_argument(
+        "--batch-sizes", type=positives, default=(1,), metavar="N,N", help="images at a time (default: 1)"
+    )
+    parser.add_argument("--threads", type=positives, metavar="N,N", help="CPU threads (default: PyTorch's choice)")
+    shared.add_size_option(parser, "the first network's own")
     parser.add_argument(
         "--seconds",
         type=float,
         default=10.0,
-        metavar="S",
-        help="for each batch size and number of threads (default 10)",
+        metavar="SECONDS",
+        help="for each batch size and number of threads (default: %(default)g)",
     )
-    parser.add_argument("--out", type=Path, metavar="PNG", help="draw the throughput there")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="chart of the throughput, a .png file (default: none)")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 
 
@@ -61,17 +76,20 @@ def run(options: argparse.Namespace) -> int:
         raise SenetError(f"--seconds {options.seconds:g} must be positive")
     if options.out is not None and (options.out.suffix != ".png" or not options.out.resolve().parent.is_dir()):
         raise SenetError(f"--out {options.out}: name a .png file in a folder that is there")
-    with counting("measuring") as progress:
-        rows = bench(
-            options.networks,
-            runtimes=tuple(options.runtime.split(",")) if options.runtime else (),
-            batch_sizes=options.batch_sizes,
-            threads=options.threads,
-            size=options.size,
-            seconds=options.seconds,
-            factory=options.model,
-            progress=progress,
-        )
+    try:
+        with counting("measuring") as progress:
+            rows = bench(
+                options.model,
+                runtimes=tuple(options.runtime.split(",")) if options.runtime else (),
+                batch_sizes=options.batch_sizes,
+                threads=options.threads,
+                size=options.size,
+                seconds=options.seconds,
+                factory=options.factory,
+                progress=progress,
+            )
+    except CheckpointError as error:  # elsewhere --model names the function of a checkpoint's network
+        raise CheckpointError(str(error).replace("say --model ", "say --factory ")) from error
     if options.out is not None:
         from senet.cli.bench_plot import draw
 
@@ -81,10 +99,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print(rows, machine())
     return 0
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(shared.positive(part) for part in text.split(","))
 
 
 def _print(rows: list[Row], where: dict[str, str]) -> None:
@@ -108,8 +122,8 @@ def _print(rows: list[Row], where: dict[str, str]) -> None:
         for row in rows
     ]  # fmt: skip
     height, width = rows[0].size
-    print_table(head, table, title=f"{height}x{width} pixels, {where['processor']}", left=2)
-    print(", ".join(f"{name} {version}" for name, version in where.items() if name not in ("processor", "date")))
+    print_table(head, table, title=f"{height}x{width} pixels, {where['cpu']}", left=2)
+    print(", ".join(f"{name} {version}" for name, version in where.items() if name not in ("cpu", "date")))
 
 
 def _range(quartiles: tuple[float, float], digits: int) -> str:

@@ -1,4 +1,4 @@
-"""The picture of a benchmark: images a second, a panel a batch size and number of threads."""
+"""The image of a benchmark: images a second, a panel a batch size and number of threads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from senet.weights import write_atomically
+    from senet.weights.files import write_atomically
 
     settings = list(dict.fromkeys((row.batch, row.threads) for row in rows))
     lines = len(rows) // len(settings)

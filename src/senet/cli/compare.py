@@ -1,17 +1,22 @@
-"""Train networks under the same recipe, data order and seeds, and say whether they differ and at what cost.
+"""Train several networks alike and report how much they differ.
 
-  senet compare --data folder:PATH --model resnet50 --seeds 3 --out runs/does-se-help
+All networks share the recipe, the order of the images and the seeds.
+
+Given one MODEL, the network without attention is compared with the same network with attention. Each training is an
+ordinary run in a subfolder of --out. The same command continues where it stopped, also with more seeds. Start it
+again on another GPU or node to share the work: each process takes a training that no other process is running.
+
+--recipe also takes the name of a table of the paper (`senet list --recipes`), whose rows are then compared. For
+table7, --checkpoint is the folder of a comparison of table2, which trained the backbones.
+
+The folder gets compare.md, compare.png and compare.json.
+
+Examples:
+  senet compare resnet50 --data folder:PATH --seeds 3 --out runs/does-se-help
   senet compare --data folder:PATH --variant plain=resnet50 --variant se8=resnet50 attention=se:reduction=8
   senet compare --data folder:PATH --variant tuned=runs/flowers --variant se=runs/flowers retrofit=se
-  senet compare --recipe table10 --data folder:PATH --model cifar_resnet56 --limit 10000 --epochs 10
+  senet compare cifar_resnet56 --recipe table10 --data folder:PATH --limit 10000 --epochs 10
   senet compare --resume runs/does-se-help
-
---recipe takes a table of the paper too (`senet list --recipes`): its rows are what is compared. Of table7, --init DIR
-is the folder of table2, with whose networks the detectors begin.
-With --model alone the network without attention is compared with the same with it. Each training is an ordinary run in
-a folder of --out; the same command again goes on where it stopped, also with more seeds. Said again while it runs, on
-another GPU or node, it helps: each process takes the trainings that no other is at. --out gets compare.md, compare.png
-and compare.json.
 """
 
 from __future__ import annotations
@@ -22,20 +27,24 @@ import platform
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.cli import jobs
 from senet.cli import options as shared
+from senet.cli.dry_run import data_rows, describe_data, describe_network, recipe_rows
+from senet.cli.fields import given_fields
+from senet.cli.job_options import add_job_options
 from senet.cli.output import counting, print_json, print_table
+from senet.cli.values import numbers
 from senet.comparison.paper_tables import from_table
 from senet.comparison.plan import Comparison
 from senet.comparison.variant import Variant, VariantSpec, default_variants, parse_variant
-from senet.console import plain_console, teller
+from senet.console import line_printer, plain_console
 from senet.errors import SenetError
-from senet.training.model_initialization import BUILT, is_checkpoint
+from senet.training.model_initialization import SCRATCH
 from senet.training.paper_tables import TABLES, paper_table_named
 from senet.training.recipe import RunOptions
 
@@ -43,29 +52,46 @@ if TYPE_CHECKING:
     from senet.comparison.measuring import TrainingCost
     from senet.data import Data
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["USAGE", "add_arguments", "run"]
+
+USAGE = """senet compare MODEL --data DATA [--seeds N] [--out DIR] [--recipe NAME]
+                     [--epochs EPOCHS] [options, see below]
+       senet compare --variant NAME=NETWORK [KEY=VALUE ...] --variant ... --data DATA
+       senet compare --recipe TABLE --data DATA [--only ROW ...]
+       senet compare --resume DIR"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This verb's options."""
-    group = parser.add_argument_group("what is compared")
+    """Add the options of this command."""
+    add_job_options(parser, pretrained="no")
+    group = parser.add_argument_group("comparison")
     group.add_argument(
         "--variant",
         nargs="+",
         action="append",
-        metavar=("NAME=MODEL", "KEY=VALUE"),
-        help="a network, as often as needed; the first is what the others are compared with. Keys: attention, "
-        "placement, stages, any option of the network, pretrained=true, retrofit=SPEC (inserts attention by surgery)",
-    )
-    group.add_argument("--only", nargs="+", metavar="ROW", help="of a table's rows, these")
-    group.add_argument("--seeds", type=int, metavar="N", help="trainings of each network (default 3), from --seed on")
-    group.add_argument(
-        "--test-sizes", metavar="N,N", help="evaluate at these image sizes too, and show how the squeeze shifts"
+        metavar=("NAME=NETWORK", "KEY=VALUE"),
+        help="a network with a name of your choice. Give two or more: the others are compared with the first. NETWORK "
+        "is as MODEL, or the path of a checkpoint. Keys: attention, placement, stages, any option of the network, "
+        "pretrained=true, retrofit=SPEC to insert attention by surgery (default: MODEL without and with attention)",
     )
     group.add_argument(
-        "--timing-seconds", type=float, metavar="S", help="time the networks in turns so long (default 10; 0: not)"
+        "--only", nargs="+", action="extend", metavar="ROW", help="rows of the paper's table (default: all)"
     )
-    jobs.add_job_options(parser, pretrained="no")
+    group.add_argument(
+        "--seeds", type=int, metavar="N", help="trainings of each network, with seeds from --seed on (default: 3)"
+    )
+    group.add_argument(
+        "--test-sizes",
+        type=numbers,
+        metavar="N,N",
+        help="evaluate at these image sizes too, and show how the squeeze changes (default: none)",
+    )
+    group.add_argument(
+        "--timing-seconds",
+        type=float,
+        metavar="SECONDS",
+        help="time the networks in turns for so long, 0 leaves it out (default: 10)",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -77,20 +103,23 @@ def run(options: argparse.Namespace) -> int:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SenetError("senet compare starts the processes of each training itself (--devices N): call it once")
     console = plain_console()
-    tell = teller(console)
+    print_line = line_printer(console)
     folder, comparison, data = _resumed(options) if options.resume is not None else _new(options)
+    if options.dry_run:
+        _print_plan(comparison, folder, data, options)
+        return 0
     refuse_others(comparison, folder, data)
-    with join_comparison(comparison, folder, tell):
+    with join_comparison(comparison, folder, print_line):
         # Each network is built once before anything is trained: one that can't be is told now.
         counted = training_costs(comparison, data, seconds=0)
         report = partial(_report, comparison, folder, counted)
         try:
             failed, elsewhere = train_all(comparison, folder, data, console, after_each=report)
         except Interrupted:
-            tell(f"stopped and saved; go on with: senet compare --resume {folder}")
+            print_line(f"stopped and saved; continue with: senet compare --resume {folder}")
             return 130
         for line in elsewhere:
-            tell(f"not finished: {line}")
+            print_line(f"not finished: {line}")
         # What takes time is left to the process that finishes the last run.
         result = report(failed, None if elsewhere else data)
     if options.json:
@@ -120,6 +149,30 @@ def _new(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
     return options.out or jobs.default_folder("compare", variants[-1].start.model, options.data), comparison, data
 
 
+def _print_plan(comparison: Comparison, folder: Path, data: Data, options: argparse.Namespace) -> None:
+    """Print which networks would be trained, on what, with which recipes."""
+    jobs_by_name = {variant.name: comparison.job(variant, comparison.seeds[0]) for variant in comparison.variants}
+    networks = {name: describe_network(job, data) for name, job in jobs_by_name.items()}
+    recipes = {name: job.recipe.to_dict() for name, job in jobs_by_name.items()}
+    images = describe_data(data)
+    if options.json:
+        found = {"out": str(folder), "networks": networks, "data": images, "recipes": recipes}
+        print_json(found | {"run": asdict(comparison.run), "seeds": list(comparison.seeds)})
+        return
+    rows = [
+        [name, n["model"], f"{n['params']:,}", f"{n['macs']:,}", "x".join(map(str, n["input_size"])), n["weights"]]
+        for name, n in networks.items()
+    ]
+    print_table(("variant", "model", "parameters", "MACs", "input", "weights"), rows, left=2)
+    print_table(("data", ""), data_rows(images), left=2)
+    first, *others = recipes.values()
+    named = {"recipe": first} if all(other == first for other in others) else recipes
+    for name, recipe in named.items():
+        print_table((name if name == "recipe" else f"recipe of {name}", ""), recipe_rows(recipe), left=2)
+    running = [*recipe_rows(asdict(comparison.run)), ["seeds", " ".join(map(str, comparison.seeds))]]
+    print_table(("running", ""), [*running, ["out", str(folder)]], left=2)
+
+
 def _title(options: argparse.Namespace, variants: Sequence[Variant]) -> str:
     names = ", ".join(variant.name for variant in variants)
     if options.recipe in TABLES:
@@ -137,7 +190,7 @@ def _resumed(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
     comparison = replace(
         comparison,
         source=jobs.moved(comparison.source, options),
-        run=replace(comparison.run, **shared.given_fields(options, RunOptions)),
+        run=replace(comparison.run, **given_fields(options, RunOptions)),
     )
     if options.test_sizes is not None:
         comparison = replace(comparison, sizes=_sizes(options))
@@ -154,7 +207,7 @@ def _variants(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
     arms = _variant_specs(options)
     starts = [arm.placed(data) for arm in arms]
     # One recipe for all; where any begins with good weights, a gentle one.
-    recipe = jobs.chosen_recipe(options, next((start for start in starts if start.weights != BUILT), starts[0]))
+    recipe = jobs.chosen_recipe(options, next((start for start in starts if start.weights != SCRATCH), starts[0]))
     return tuple(
         Variant(name=arm.name, start=start, recipe=recipe, against=arms[0].name if number else "")
         for number, (arm, start) in enumerate(zip(arms, starts, strict=True))
@@ -176,7 +229,7 @@ def _rows(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
         only=options.only or (),
         model=options.model,
         size=options.size,
-        weights=Path(options.init) if options.init else None,
+        weights=Path(options.checkpoint) if options.checkpoint else None,
         change=lambda recipe: jobs.overridden(recipe, options),
     )
 
@@ -188,16 +241,14 @@ def _variant_specs(options: argparse.Namespace) -> list[VariantSpec]:
             raise SenetError("--attention none leaves nothing to compare with the plain network")
         attention = network.pop("attention", None)
         where: dict[str, Any] = {}
-        if (
-            options.init
-            or options.pretrained
-            or (options.model and (":" in options.model or is_checkpoint(options.model)))
-        ):
+        if options.checkpoint or options.pretrained or (options.model and ":" in options.model):
             # Attention comes by surgery: these say where, not what the network is.
             where = {key: network.pop(key) for key in ("placement", "stages") if key in network}
         return default_variants(jobs.chosen_initialization(options, network, pretrained=False), attention, where)
     given = [
-        name for name in ("model", "init", "attention", "placement", "stages", "model_kwargs") if getattr(options, name)
+        name
+        for name in ("model", "checkpoint", "attention", "placement", "stages", "model_kwargs")
+        if getattr(options, name)
     ]
     if given:
         raise SenetError(f"--{given[0]} says what one network is; with --variant write it there")
@@ -220,9 +271,7 @@ def _count(number: int, option: str) -> int:
 def _sizes(options: argparse.Namespace) -> tuple[int, ...]:
     if options.test_sizes is None:
         return ()
-    from senet.comparison.variant import numbers
-
-    return tuple(_count(size, "--test-sizes") for size in numbers(options.test_sizes, "--test-sizes"))
+    return tuple(_count(size, "--test-sizes") for size in options.test_sizes)
 
 
 def _report(

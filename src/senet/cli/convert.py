@@ -1,6 +1,11 @@
-"""Turn anybody's weights into a checkpoint of this package, or into timm's.
+"""Convert weights from or to the names of another library.
 
-senet convert se_resnet50.caffemodel --model se_resnet50 --out se_resnet50.safetensors
+By default the result is a checkpoint of this package. The names of the weights show which library wrote the file.
+
+Examples:
+  senet convert se_resnet50.caffemodel --model se_resnet50 --out se_resnet50.safetensors
+  senet convert --checkpoint best.pth --model se_resnet50 --class-names names.txt --out mine.safetensors
+  senet convert runs/flowers --model se_resnet50 --to timm --out flowers.safetensors
 """
 
 from __future__ import annotations
@@ -12,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from senet.cli import external
 from senet.cli import options as shared
-from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.cli.fields import add_field_options, given_fields
+from senet.cli.parser import add_subject
+from senet.cli.values import class_names
+from senet.errors import SenetError, UnknownNameError
 from senet.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -21,43 +29,66 @@ if TYPE_CHECKING:
     from senet.models import ModelSpec
     from senet.weights.contents import Contents
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["USAGE", "add_arguments", "run"]
 
-_IMAGES = "preprocessing that goes into the checkpoint (default: the tag's, else the library's, else the network's own)"
+USAGE = """senet convert CHECKPOINT --model NAME --out FILE [--to LAYOUT]
+                     [--class-names A,B,C] [options, see below]"""
+
+LAYOUTS = "senet, torchvision, timm, cadene, mmpretrain, pytorchcv, moskomule, cifar, caffe"
+"""Names in `senet.weights.LAYOUTS`, which needs torch."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This verb's options."""
-    parser.add_argument("source", metavar="SRC", help=".caffemodel, .pth, .pt, .ckpt, .bin or .safetensors")
-    parser.add_argument("--model", required=True, metavar="NAME", help="the network it is of, a name of `senet list`")
-    parser.add_argument("--out", required=True, metavar="X", help="the .safetensors file to write")
-    parser.add_argument("--layout", default="auto", metavar="L", help="whose names it has (default: told from them)")
-    parser.add_argument("--to", default="senet", metavar="L", help="write for: senet (default), timm, torchvision, ...")
-    parser.add_argument("--tag", metavar="T", help="SRC is this public checkpoint of the network, or was made from it")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="its outputs (default: the file's)")
-    parser.add_argument("--classes", metavar="FILE", help="the outputs' names, one a line (default: their numbers)")
-    external.add_choice_options(parser, "SRC")
-    shared.add_network_options(parser)
-    group = shared.add_field_options(parser, _IMAGES, Preprocessing, leave_out=("size",))
-    group.add_argument("--size", type=shared.parse_size, metavar="N", help="pixels: 224, or 256x192 (height x width)")
+    """Add the options of this command."""
+    add_subject(
+        parser,
+        "checkpoint",
+        help="a .caffemodel, .pth, .pt, .ckpt, .bin or .safetensors file, or the folder of a run",
+    )
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--model", required=True, metavar="NAME", help="the network that the weights are of, a name of `senet list`"
+    )
+    group.add_argument("--num-classes", type=int, metavar="N", help="outputs (default: the file's)")
+    group.add_argument(
+        "--class-names",
+        type=class_names,
+        metavar=shared.CLASS_NAMES,
+        help="names of the outputs, or a file with one name a line (default: their numbers)",
+    )
+    shared.add_network_options(group)
+    group = parser.add_argument_group("files")
+    group.add_argument("--out", required=True, metavar="FILE", help="the .safetensors file to write")
+    group.add_argument(
+        "--layout",
+        default="auto",
+        metavar="LAYOUT",
+        help=f"names in CHECKPOINT: auto, {LAYOUTS} (default: %(default)s)",
+    )
+    group.add_argument(
+        "--to", default="senet", metavar="LAYOUT", help=f"names to write: {LAYOUTS} (default: %(default)s)"
+    )
+    group.add_argument(
+        "--tag", metavar="NAME", help="the published checkpoint that CHECKPOINT is, or was made from (default: none)"
+    )
+    group = parser.add_argument_group("preprocessing that goes into the checkpoint")
+    origin = "the tag's, else the library's, else the network's"
+    shared.add_size_option(group, origin)
+    add_field_options(group, Preprocessing, default=origin, leave_out=("size",))
+    external.add_choice_options(parser, "CHECKPOINT")
 
 
 def run(options: argparse.Namespace) -> int:
     """Convert."""
     import torch
 
-    from senet.weights import (
-        CheckpointMetadata,
-        load_weights,
-        read_contents,
-        to_layout,
-        write_checkpoint,
-        write_tensors,
-    )
+    from senet.weights import CheckpointMetadata, load_weights, to_layout, write_checkpoint
+    from senet.weights.checkpoint import write_tensors
+    from senet.weights.reading import read_contents
 
     _check(options)
-    out, names = Path(options.out), _names(options.classes)
-    contents = read_contents(Path(options.source))
+    out, names = Path(options.out), options.class_names or ()
+    contents = read_contents(Path(options.checkpoint))
     spec, changes, images = _network(options, len(names), contents)
     with torch.device("meta"):
         model = spec.build()
@@ -66,17 +97,17 @@ def run(options: argparse.Namespace) -> int:
         write_tensors(out, to_layout(model, options.to))
     else:
         if report.images and options.tag is None:
-            images = replace(report.images, **shared.given_fields(options, Preprocessing))
+            images = replace(report.images, **given_fields(options, Preprocessing))
         description = CheckpointMetadata(
             model=options.model,
             options=changes,
             classes=names or tuple(map(str, range(spec.num_classes))),
             preprocessing=images,
-            training={"converted_from": Path(options.source).name, "layout": report.layout}
+            training={"converted_from": Path(options.checkpoint).name, "layout": report.layout}
             | ({"averaged": True} if report.averaged else {}),
         )
         write_checkpoint(out, model.state_dict(), description)
-    print(f"{options.source} ({report.layout}, {report.loaded} tensors) -> {out} ({options.to})")
+    print(f"{options.checkpoint} ({report.layout}, {report.loaded} tensors) -> {out} ({options.to})")
     for note in report.notes:
         print(note)
     if options.to == "senet":
@@ -88,7 +119,7 @@ def _check(options: argparse.Namespace) -> None:
     """Refuse what can't come to anything, before a large file is read."""
     from senet.weights import LAYOUTS
 
-    source, out, images = Path(options.source), Path(options.out), shared.given_fields(options, Preprocessing)
+    source, out, images = Path(options.checkpoint), Path(options.out), given_fields(options, Preprocessing)
     if out.suffix != ".safetensors":
         raise SenetError(f"--out {out}: give it a name that ends in .safetensors")
     if out.is_dir():
@@ -96,7 +127,7 @@ def _check(options: argparse.Namespace) -> None:
     if not out.parent.is_dir():
         raise SenetError(f"--out {out}: there is no folder {out.parent}")
     if out.exists() and source.exists() and out.samefile(source):
-        raise SenetError(f"--out {out}: that is SRC itself; give it another name")
+        raise SenetError(f"--out {out}: that is CHECKPOINT itself; give it another name")
     if options.to not in LAYOUTS:
         raise UnknownNameError("layout", options.to, LAYOUTS)
     if options.to == "senet":
@@ -119,9 +150,9 @@ def _described(options: argparse.Namespace) -> dict[str, Any]:
     """What our own checkpoint says of its network."""
     from senet.weights import read_checkpoint
 
-    _, description = read_checkpoint(Path(options.source))
+    _, description = read_checkpoint(Path(options.checkpoint))
     if description.model != options.model:
-        raise SenetError(f"{options.source} is of {description.model}, not of {options.model}")
+        raise SenetError(f"{options.checkpoint} is of {description.model}, not of {options.model}")
     shape = {"num_classes": len(description.classes), "in_channels": description.preprocessing.in_channels}
     return shape | description.options
 
@@ -136,9 +167,9 @@ def _network(
     base = model_spec(options.model)
     card = None if options.tag is None else find_card(options.model, options.tag)
     images = card.preprocessing if card else base.preprocessing
-    images = replace(images, **shared.given_fields(options, Preprocessing))
+    images = replace(images, **given_fields(options, Preprocessing))
     changes: dict[str, Any] = {"in_channels": images.in_channels} | dict(card.options if card else {})
-    if _is_ours(Path(options.source)):
+    if _is_ours(Path(options.checkpoint)):
         changes |= _described(options)
     changes |= shared.network_options(options)
     if options.num_classes is not None or names:
@@ -147,7 +178,7 @@ def _network(
         changes |= _outputs(base.changed(changes), contents, options)
     spec = base.changed(changes)
     if names and names != spec.num_classes:
-        raise SenetError(f"{options.classes} has {names} names, the network {spec.num_classes} outputs")
+        raise SenetError(f"--class-names: {names} names, and the network has {spec.num_classes} outputs")
     return spec, spec.differences(base), images
 
 
@@ -164,18 +195,3 @@ def _outputs(spec: ModelSpec, contents: Contents, options: argparse.Namespace) -
 
     found = recognise(build, contents, Choice(**external.given_choice(options)), layout=options.layout)
     return {} if found.classes is None else {"num_classes": found.classes}
-
-
-def _names(file: str | None) -> tuple[str, ...]:
-    if file is None:
-        return ()
-    try:
-        names = tuple(line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip())
-    except UnicodeDecodeError as error:
-        raise SenetError(f"--classes {file}: no UTF-8 text") from error
-    if not names:
-        raise CheckpointError(f"--classes {file}: no names in it")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise SenetError(f"--classes {file}: {twice!r} stands there twice")
-    return names

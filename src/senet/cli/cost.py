@@ -1,6 +1,11 @@
-"""Count a network's parameters and multiply-accumulates, part by part.
+"""Count the parameters and multiply-accumulates of a network.
 
-senet cost se_resnet50 --attention se:reduction=8
+The table has a row for each part: the stem, each stage and the head.
+
+Examples:
+  senet cost se_resnet50
+  senet cost --model se_resnet50 --attention se:reduction=8
+  senet cost timm:resnet50 --size 256 --json
 """
 
 from __future__ import annotations
@@ -9,18 +14,25 @@ import argparse
 
 from senet.cli import options as shared
 from senet.cli.output import print_json
+from senet.cli.parser import add_subject
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["USAGE", "add_arguments", "run"]
+
+USAGE = """senet cost MODEL [--attention SPEC] [--stages N,N] [--size PIXELS]
+                  [--num-classes N] [--json] [options, see below]"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This verb's options."""
-    parser.add_argument("model", metavar="MODEL", help=shared.NETWORKS)
-    shared.add_network_options(parser)
-    parser.add_argument("--size", type=shared.parse_size, metavar="N", help="pixels: 224, or 256x192 (height x width)")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="outputs (default: the network's own)")
-    parser.add_argument("--in-channels", type=int, default=3, metavar="N", help="channels of the image (default 3)")
-    parser.add_argument("--json", action="store_true", help="print it as JSON")
+    """Add the options of this command."""
+    group = parser.add_argument_group("network")
+    add_subject(group, "model", help=shared.NETWORKS)
+    shared.add_network_options(group)
+    shared.add_size_option(parser, "the network's")
+    parser.add_argument("--num-classes", type=int, metavar="N", help="outputs (default: the network's)")
+    parser.add_argument(
+        "--in-channels", type=int, default=3, metavar="N", help="channels of the image (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -30,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from senet.profiling import cost
     from senet.zoo import build_model, model_defaults
 
+    shared.refuse_checkpoint(options.model, "give the name of its network")
     changes = shared.network_options(options)
     classes, preprocessing = model_defaults(options.model)
     if options.num_classes is not None:

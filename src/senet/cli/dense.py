@@ -1,4 +1,4 @@
-"""What `evaluate` and `predict` do with networks whose answers lie in the picture."""
+"""What `evaluate` and `predict` do with networks whose answers lie in the image."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _percent(value: float | None) -> str:
 
 
 def predict(options: argparse.Namespace, loaded: LoadedModel, paths: list[str]) -> int:
-    """Write pictures with boxes and COCO's JSON, or masks and pictures with them."""
+    """Write images with boxes and COCO's JSON, or masks and images with them."""
     from senet.inference import predict_dense
 
     task = loaded.description.task
@@ -89,14 +89,14 @@ def predict(options: argparse.Namespace, loaded: LoadedModel, paths: list[str]) 
         batch_size = options.batch_size or BATCH
         bad = write(predict_dense(loaded, paths, batch_size=batch_size, precision=options.precision, progress=progress))
     unread = f", {bad} of them can't be read" if bad else ""
-    print(f"{len(paths)} pictures{unread}; in {options.out}: {WRITTEN[task]}")
+    print(f"{len(paths)} images{unread}; in {options.out}: {WRITTEN[task]}")
     return 0 if bad < len(paths) else 1
 
 
 def _writer(
     options: argparse.Namespace, loaded: LoadedModel, paths: list[str]
 ) -> Callable[[Iterator[DensePrediction]], int]:
-    """What takes the answers, and gives how many pictures could not be read; all that can be wrong is told before."""
+    """What takes the answers, and gives how many images could not be read; all that can be wrong is told before."""
     task = loaded.description.task
     places = [options.out / name for name in output_names(options.paths, paths)]
     outputs = [place.with_name(place.name + ending) for place in places for ending in ENDINGS[task]]
@@ -104,14 +104,14 @@ def _writer(
     if task != "detection":
         return partial(write_masks, places, loaded=loaded)
     entries, categories = _numbers(options, loaded, paths)
-    least = SURE if options.score_threshold is None else options.score
+    least = SURE if options.score_threshold is None else options.score_threshold
     return partial(
         write_boxes, places, loaded=loaded, folder=options.out, entries=entries, categories=categories, least=least
     )
 
 
 WRITTEN = {
-    "detection": "NAME.boxes.jpg, predictions.json (COCO's results), images.json (their pictures and categories)",
+    "detection": "NAME.boxes.jpg, predictions.json (COCO's results), images.json (their images and categories)",
     "segmentation": "NAME.mask.png with class numbers, NAME.overlay.jpg",
 }
 """What is in the folder, in words."""
@@ -122,15 +122,15 @@ JSON_FILES = ("predictions.json", "images.json")
 def _check(options: argparse.Namespace, task: str) -> None:
     """Raise a `SenetError` for what is missing, or has no effect on this task."""
     if options.out is None:
-        raise SenetError(f"--out DIR is missing: where the pictures of this {task} network go")
+        raise SenetError(f"--out DIR is missing: where the images of this {task} network go")
     if options.topk is not None or options.json:
-        raise SenetError(f"--{'json' if options.json else 'top'} is for classifiers; boxes and masks go into --out")
+        raise SenetError(f"--{'json' if options.json else 'topk'} is for classifiers; boxes and masks go into --out")
     if options.workers is not None:
         raise SenetError(f"--workers {options.workers} has no effect on a {task} network")
     if task != "detection":
         for name in ("score_threshold", "annotations"):
             if getattr(options, name) is not None:
-                raise SenetError(f"--{name} is for detectors: each pixel of a mask has one class")
+                raise SenetError(f"--{name.replace('_', '-')} is for detectors: each pixel of a mask has one class")
     if options.out.is_file():
         raise SenetError(f"--out {options.out} is a file; boxes and masks go into a folder")
 
@@ -138,7 +138,7 @@ def _check(options: argparse.Namespace, task: str) -> None:
 def _numbers(
     options: argparse.Namespace, loaded: LoadedModel, paths: list[str]
 ) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
-    """`id` and `file_name` of each picture, and COCO's number of each class."""
+    """`id` and `file_name` of each image, and COCO's number of each class."""
     from senet.data.coco_file import category_numbers, listed_images, read_coco_file
     from senet.tasks.detection.results import category_ids
 

@@ -1,8 +1,11 @@
-"""Say what this machine can do, and look through a data set before training does.
+"""Check this machine and a data set before a training.
 
-  senet doctor --data folder:PATH
+The exit code is 1 if the data has an issue that would disturb a training.
 
-The exit code is 1 if something was found that a training would trip over.
+Examples:
+  senet doctor
+  senet doctor folder:PATH
+  senet doctor --data coco:PATH --json
 """
 
 from __future__ import annotations
@@ -17,22 +20,27 @@ from typing import Any
 
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_table
+from senet.cli.parser import add_subject
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["USAGE", "add_arguments", "run"]
+
+USAGE = """senet doctor [DATA] [--workers N] [--json] [options, see below]"""
 
 LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "safetensors", "timm")
 SHOWN = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This verb's options."""
-    shared.add_data_options(parser, required=False)
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that decode images")
-    parser.add_argument("--json", action="store_true", help="print it as JSON, all of it")
+    """Add the options of this command."""
+    group = parser.add_argument_group("data")
+    add_subject(group, "data", required=False, help=f"{shared.DATA} (default: only the machine is checked)")
+    shared.add_split_options(group)
+    shared.add_workers_option(parser)
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look and tell."""
+    """Check and report."""
     machine = _machine()
     if options.data is None:
         if options.json:
@@ -45,12 +53,12 @@ def run(options: argparse.Namespace) -> int:
     data = shared.data_options(options).open()
     with counting("reading images") as progress:
         report = scan(data, workers=options.workers, progress=progress).to_dict()
-    broken = [row for part in report["parts"].values() for row in part["broken"]]
+    corrupt = [row for part in report["parts"].values() for row in part["corrupt"]]
     if options.json:
         print_json({"machine": machine, "data": report})
     else:
-        _print_data(report, broken, COUNTED[data.task])
-    return 1 if broken or report["troubles"] or report["contradictions"] or report["leaks"] else 0
+        _print_data(report, corrupt, COUNTED[data.task])
+    return 1 if corrupt or report["annotation_issues"] or report["label_conflicts"] or report["leaks"] else 0
 
 
 def _machine() -> dict[str, Any]:
@@ -64,9 +72,9 @@ def _machine() -> dict[str, Any]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
-    found["processor"] = f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
+    found["CPU"] = f"{platform.machine()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
     found["torch threads"] = torch.get_num_threads()
-    found["fast bf16 on this processor"] = _fast_bf16()
+    found["fast bf16 on this CPU"] = _fast_bf16()
     found["kernel"] = describe()
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     found["accelerator"] = f"{torch.accelerator.device_count()} x {accelerator}" if accelerator else "none"
@@ -93,23 +101,23 @@ COUNTED = {"classification": "images", "detection": "boxes", "segmentation": "im
 """What there are so many of a class."""
 
 
-def _print_data(report: dict[str, Any], broken: list[list[str]], counted: str) -> None:
+def _print_data(report: dict[str, Any], corrupt: list[list[str]], counted: str) -> None:
     rows = []
     for name, part in report["parts"].items():
         counts = part["per_class"].values()
         sizes = f"{_range(part['width'])} x {_range(part['height'])}"
         modes = ", ".join(f"{mode} {count:,}" for mode, count in part["modes"].items())
         per_class = f"{min(counts):,}..{max(counts):,}"
-        rows.append([name, f"{part['images']:,}", str(len(counts)), per_class, sizes, modes, str(len(part["broken"]))])
-    head = ("part", "images", "classes", f"{counted} a class", "width x height", "modes", "broken")
+        rows.append([name, f"{part['images']:,}", str(len(counts)), per_class, sizes, modes, str(len(part["corrupt"]))])
+    head = ("part", "images", "classes", f"{counted} a class", "width x height", "modes", "corrupt")
     print_table(head, rows, title=report["name"])
-    deep = [[name, part["deep"]] for name, part in report["parts"].items() if part["deep"]]
+    deep = [[name, part["bit_depth"]] for name, part in report["parts"].items() if part["bit_depth"]]
     findings = (
-        ("broken: path, reason", broken),
-        ("boxes and masks: path, reason", report["troubles"]),
+        ("corrupt: path, reason", corrupt),
+        ("boxes and masks: path, reason", report["annotation_issues"]),
         ("the same image is trained on and measured on", report["leaks"]),
-        ("the same image in two classes", report["contradictions"]),
-        ("the same image twice", report["repeats"]),
+        ("the same image in two classes", report["label_conflicts"]),
+        ("the same image twice", report["duplicates"]),
         ("16-bit images: part, what they use", deep),
         ("left out, not of a format that is read", [[path, ""] for path in report["left_out"]]),
     )

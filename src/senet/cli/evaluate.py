@@ -1,7 +1,9 @@
-"""Measure a trained network on a labelled data set.
+"""Measure a trained network on labelled data.
 
-senet evaluate --checkpoint runs/flowers --data folder:PATH
-senet evaluate --checkpoint flowers.onnx --data folder:PATH --runtime openvino
+Examples:
+  senet evaluate runs/flowers --data folder:PATH
+  senet evaluate --checkpoint runs/flowers --data folder:PATH --per-class
+  senet evaluate flowers.onnx --data folder:PATH --runtime openvino
 """
 
 from __future__ import annotations
@@ -12,20 +14,18 @@ from senet.cli import dense
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_table, span, tell_part
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["USAGE", "add_arguments", "run"]
+
+USAGE = """senet evaluate CHECKPOINT --data DATA [--split SPLIT] [--per-class] [--json]
+                      [options, see below]"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This verb's options."""
-    shared.add_use_options(parser)
-    shared.add_runtime_option(parser)
+    """Add the options of this command."""
+    shared.add_use_options(parser, positional=True, exported=True)
     shared.add_data_options(parser, required=True)
-    parser.add_argument(
-        "--split",
-        choices=("train", "val", "test", "all"),
-        help="part of the data (default: test, else the validation part of the run; all of other undivided data)",
-    )
-    parser.add_argument("--per-class", action="store_true", help="also each class's figures")
+    shared.add_split_option(parser, "evaluate")
+    parser.add_argument("--per-class", action="store_true", help="print the metrics of each class, too")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

@@ -1,12 +1,14 @@
-"""Write a trained network as a file for other programs, proven equal: ONNX, OpenVINO or torch.export.
+"""Write a trained network as an ONNX, OpenVINO or torch.export file.
 
-  senet export --checkpoint runs/flowers --format onnx --out flowers.onnx
+The file holds the class names and the preprocessing. Before it appears, its outputs are compared with the network's on
+images of --data, or on two included photographs. With --data, --precision bf16 and int8 also measure the accuracy.
+
+`senet predict`, `evaluate` and `bench` take the file. docs/guides/deployment.md shows its use without this package.
+
+Examples:
+  senet export runs/flowers --format onnx --out flowers.onnx
   senet export --checkpoint runs/flowers --format openvino --out flowers.xml --size 224 --batch 1
-  senet export --checkpoint runs/flowers --format openvino --precision int8 --data folder:flowers --out flowers8.xml
-
-The file says which classes it has and what an image must go through. It is compared with the network on images of
---data (else on two photographs) before it appears; --precision bf16 and int8 also measure the accuracy with --data.
-`senet predict`, `evaluate` and `bench` take it; docs/deployment.md shows how to use it without this package.
+  senet export runs/flowers --format openvino --precision int8 --data folder:PATH --out flowers8.xml
 """
 
 from __future__ import annotations
@@ -16,44 +18,54 @@ from pathlib import Path
 
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json
+from senet.cli.parser import add_subject
+from senet.cli.values import positive
 from senet.errors import SenetError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["USAGE", "add_arguments", "run"]
+
+USAGE = """senet export CHECKPOINT --format FORMAT --out FILE [--precision PRECISION]
+                    [--size PIXELS] [--data DATA] [options, see below]"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This verb's options."""
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="X", help="a .safetensors file, or a training's folder (its best)"
+    """Add the options of this command."""
+    group = parser.add_argument_group("network")
+    add_subject(group, "checkpoint", help=shared.CHECKPOINT)
+    shared.add_function_option(group)
+    group = parser.add_argument_group("file")
+    group.add_argument("--format", required=True, metavar="FORMAT", help="onnx, openvino or torch")
+    group.add_argument("--out", required=True, type=Path, metavar="FILE", help="ends in .onnx, .xml or .pt2")
+    group.add_argument("--precision", default="32", metavar="PRECISION", help="32, bf16 or int8 (default: %(default)s)")
+    shared.add_size_option(group, "any size")
+    group.add_argument(
+        "--batch", type=positive, metavar="N", help="the only number of images at a time (default: any number)"
     )
-    parser.add_argument("--model", metavar="M:F", help="your own network's module:function, if it was trained with one")
-    parser.add_argument("--format", required=True, metavar="F", help="onnx, openvino or torch")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="ends in .onnx, .xml or .pt2")
-    parser.add_argument("--precision", default="32", metavar="P", help="32 (default), bf16 or int8")
-    parser.add_argument(
-        "--size", type=shared.parse_size, metavar="N", help="the only size: 224, or 256x192 (height x width); else any"
-    )
-    parser.add_argument("--batch", type=shared.positive, metavar="N", help="the only number of images at a time")
     shared.add_data_options(parser, required=False)
     group = parser.add_argument_group("check")
+    shared.add_split_option(group, "check on")
+    shared.add_limit_option(group, "check on")
     group.add_argument(
-        "--split",
-        choices=("train", "val", "test", "all"),
-        help="part of the data to check on (default: test, else val)",
+        "--tolerance",
+        type=float,
+        metavar="FRACTION",
+        help="largest difference of an output, as a fraction of the largest output (default: 1e-4)",
     )
-    group.add_argument("--limit", type=shared.positive, metavar="N", help="at most so many of its images")
-    group.add_argument("--tolerance", type=float, metavar="T", help="of a logit, as a share of the largest (1e-4)")
     group.add_argument(
         "--max-drop",
         type=float,
         default=0.5,
-        metavar="P",
-        help="points of accuracy that may be lost, at least one image (default 0.5; 0: none)",
+        metavar="POINTS",
+        help="percentage points of accuracy that may be lost, at least one image (0 is none) (default: %(default)s)",
     )
     group.add_argument(
-        "--calibration", type=shared.positive, default=300, metavar="N", help="training images for int8 (default 300)"
+        "--calibration",
+        type=positive,
+        default=300,
+        metavar="N",
+        help="training images that int8 is calibrated on (default: %(default)s)",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    group.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -65,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
         for name in ("split", "limit"):
             if getattr(options, name) is not None:
                 raise SenetError(f"--{name} chooses images of --data, which is missing")
-    loaded = load_model(options.checkpoint, factory=options.model)
+    loaded = load_model(options.checkpoint, factory=shared.user_function(options))
     check = Check(
         data=None if options.data is None else shared.data_to_evaluate(options, loaded.description.data),
         split=options.split,

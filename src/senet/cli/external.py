@@ -1,4 +1,4 @@
-"""Weights of other programs: which of a file's are meant, and a network with them."""
+"""Weights of other programs: which weights of a file are meant, and a network with them."""
 
 from __future__ import annotations
 
@@ -12,29 +12,34 @@ from senet.errors import SenetError
 from senet.tasks import CLASSIFICATION
 from senet.training.model_initialization import ModelInitialization
 
-__all__ = ["add_choice_options", "external_initialization", "given_choice", "is_external", "refuse_choice", "tell"]
+__all__ = ["add_choice_options", "external_initialization", "given_choice", "is_external", "refuse_choice", "report"]
 
 _OPTIONS = ("prefix", "ignore", "weights")
 
 
 def add_choice_options(parser: argparse.ArgumentParser, file: str) -> None:
-    """Which weights of a file are meant.
+    """Add which weights of a file are meant.
 
     Args:
         parser: Gets the options.
-        file: What the file is called in their help.
+        file: What the file is called in their title.
     """
-    group = parser.add_argument_group(f"{file}, where another program wrote it")
-    group.add_argument("--prefix", metavar="P", help="take only names below P, where several networks fit: student")
+    group = parser.add_argument_group(f"weights of another program, in {file}")
+    group.add_argument(
+        "--prefix",
+        metavar="NAME",
+        help="use only the weights below this name, such as student (default: those of the one network that fits)",
+    )
     group.add_argument(
         "--ignore",
-        action="append",
+        nargs="+",
+        action="extend",
         metavar="PATTERN",
-        help="leave names out, such as 'criterion.*'; as often as needed",
+        help="leave out weights with these names, such as 'criterion.*', may be repeated (default: none)",
     )
     group.add_argument(
         "--weights",
-        metavar="W",
+        metavar="KIND",
         help="raw or ema: the current or the averaged weights (default: averaged ones, where the file has them)",
     )
 
@@ -70,15 +75,15 @@ def external_initialization(
     if not Path(path).is_file():
         raise SenetError(f"{path}: no such file")
     if model is None:
-        raise SenetError(f"{path} doesn't say which network its weights are of; say --init {path} --model NAME")
+        raise SenetError(f"{path} doesn't say which network its weights are of; use --checkpoint {path} --model NAME")
     start, notes = ModelInitialization.external_file(
         path, model, network, options.size, task=options.task or CLASSIFICATION, **given_choice(options)
     )
-    tell(path, notes, options)
+    report(path, notes, options)
     return start
 
 
-def tell(path: str, notes: Iterable[str], options: argparse.Namespace) -> None:
+def report(path: str, notes: Iterable[str], options: argparse.Namespace) -> None:
     """Say what was taken of a file, on standard error where standard output is JSON or a table."""
     from senet.training.job import is_first_process
 

@@ -1,9 +1,13 @@
-"""Look at what a trained network's gates do, in a page, JSON and CSV.
+"""Report the gates of a trained network over a data set.
 
-  senet inspect --checkpoint runs/flowers --data folder:PATH --out report/
+The report is a page, a JSON file and two CSV files. The page shows the gates of each block by class (the paper's
+Figures 6 and 7), a table of the blocks, single images, and the savings of frozen gates. It is --out's index.html and
+needs no network connection.
 
-Then open report/index.html: the gates of each block by class (the paper's Figures 6 and 7), a table of the blocks,
-single images, and what freezing would save. It needs no network connection.
+Examples:
+  senet inspect runs/flowers --data folder:PATH --out report
+  senet inspect --checkpoint runs/flowers --data folder:PATH --class-names rose,tulip --out report
+  senet inspect runs/flowers --data folder:PATH --limit 2000 --json
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_table
+from senet.cli.values import class_names
 from senet.errors import SenetError
 
 if TYPE_CHECKING:
@@ -24,25 +29,36 @@ if TYPE_CHECKING:
     from senet.inspection import Inspection
     from senet.zoo import LoadedModel
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["USAGE", "add_arguments", "run"]
+
+USAGE = """senet inspect CHECKPOINT --data DATA [--out DIR] [--class-names A,B,C]
+                     [--limit N] [--json] [options, see below]"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This verb's options."""
-    shared.add_use_options(parser)
-    shared.add_data_options(parser, required=True)
-    parser.add_argument(
-        "--split", choices=("train", "val", "test", "all"), help="part of the data (default: as `senet evaluate`)"
+    """Add the options of this command."""
+    shared.add_use_options(parser, positional=True, exported=False)
+    shared.add_data_options(parser, required=True, dense=False)
+    group = parser.add_argument_group("report")
+    shared.add_split_option(group, "inspect")
+    shared.add_limit_option(group, "inspect")
+    group.add_argument(
+        "--class-names",
+        dest="chosen",
+        type=class_names,
+        metavar=shared.CLASS_NAMES,
+        help="classes that are shown first, or a file with one name a line (default: four, evenly spaced)",
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="at most so many images, drawn at random")
-    parser.add_argument("--classes", metavar="A,B", help="classes to show first (default: four, evenly spaced)")
-    parser.add_argument("--examples", type=int, default=8, metavar="N", help="single images to look at (default 8)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write index.html, report.json and two .csv there")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    group.add_argument("--examples", type=int, default=8, metavar="N", help="single images (default: %(default)s)")
+    group.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder for index.html, report.json and two CSV files (default: none)"
+    )
+    group.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Inspect, write and print."""
+    from senet.data import subsample
     from senet.inference import chosen_part
     from senet.inference.device import running
     from senet.inspection import inspect, write
@@ -52,11 +68,11 @@ def run(options: argparse.Namespace) -> int:
         raise SenetError(f"--out {options.out} is a file; name a folder")
     if options.examples < 0:
         raise SenetError(f"--examples {options.examples} must be 0 or more")
-    loaded = load_model(options.checkpoint, factory=options.model)
+    loaded = load_model(options.checkpoint, factory=shared.user_function(options))
     record = loaded.description.data
     data = shared.data_to_evaluate(options, record)
     part = chosen_part(data, record, options.split)
-    source = _limited(part.source, options.limit)
+    source = part.source if options.limit is None else subsample(part.source, options.limit)
     with counting("inspecting") as progress, running(loaded.model, options.precision) as device:
         inspection = inspect(
             loaded.model,
@@ -66,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
             data=f"{data.name}, {part.split}",
             outputs=loaded.classes,
             preprocessing=loaded.preprocessing,
-            chosen=options.classes.split(",") if options.classes else (),
+            chosen=options.chosen or (),
             examples=options.examples,
         )
     written = write(inspection, options.out) if options.out is not None else []
@@ -77,14 +93,6 @@ def run(options: argparse.Namespace) -> int:
     if written:
         print(f"open {written[0]}")
     return 0
-
-
-def _limited(source: Source, limit: int | None) -> Source:
-    from senet.data import subsample
-
-    if limit is not None and limit < 1:
-        raise SenetError(f"--limit {limit} must be at least 1")
-    return source if limit is None else subsample(source, limit)
 
 
 def _batches(
@@ -98,7 +106,7 @@ def _batches(
 
     from senet.data import ImageDataset, eval_loader, eval_transform
 
-    dataset = ImageDataset(source, eval_transform(loaded.preprocessing), broken="refuse")
+    dataset = ImageDataset(source, eval_transform(loaded.preprocessing), corrupt="raise")
     done = 0
     for batch in eval_loader(dataset, batch_size=options.batch_size or shared.BATCH, workers=options.workers):
         yield batch.images.to(device, memory_format=torch.channels_last), batch.labels

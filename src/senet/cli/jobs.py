@@ -1,4 +1,4 @@
-"""What the verbs that train share: the options of a training, and the job that they ask for."""
+"""The training that the options of `train`, `retrofit` and `compare` describe."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Any
 
 from senet.cli import external
 from senet.cli import options as shared
+from senet.cli.config import read_run
+from senet.cli.fields import given_fields
 from senet.data.augmentation import Augmentation
 from senet.errors import SenetError
-from senet.tasks import CLASSIFICATION, TASKS, task_named
+from senet.tasks import CLASSIFICATION, task_named
 from senet.training.job import DataOptions, Job
-from senet.training.model_initialization import BUILT, ModelInitialization, is_checkpoint
+from senet.training.model_initialization import SCRATCH, ModelInitialization
 from senet.training.recipe import Recipe, RunOptions
-from senet.training.recipes import RECIPES, fine_tuning, recipe_for, recipe_named
+from senet.training.recipes import fine_tuning, recipe_for, recipe_named
 
 __all__ = [
     "PLACE",
-    "add_job_options",
     "chosen_initialization",
     "chosen_recipe",
     "default_folder",
@@ -29,75 +30,35 @@ __all__ = [
     "overridden",
     "plan_line",
     "refuse_fixed",
+    "repeated",
     "resumed",
     "resumed_folder",
     "run_options",
     "with_head",
 ]
 
-MAY_CHANGE = {"verb", "debug", "json", "resume", "out", *(f.name for f in fields(RunOptions))}
+MAY_CHANGE = {"command", "debug", "json", "resume", "out", "config", "dry_run", *(f.name for f in fields(RunOptions))}
 """Options that any resumed run or comparison takes: how it runs, and what is printed."""
 
 PLACE = ("data", "data_root", "download")
 """Options that say where the data lies."""
 
 
-def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str) -> None:
-    """The options of a training.
+NETWORK = ("task", "head", "head_attention", "attention", "placement", "stages", "model_kwargs", "pretrained",
+           "prefix", "ignore", "weights")  # fmt: skip
+"""Options that say what the network is, besides its name."""
 
-    Args:
-        parser: Gets them.
-        pretrained: When the network begins with its published weights by default, in words.
-    """
-    parser.add_argument(
-        "--task", metavar="T", help=f"{', '.join(TASKS)} (default: what --init is for, else {CLASSIFICATION})"
-    )
-    parser.add_argument(
-        "--head",
-        metavar="H",
-        help="what stands on the network: faster_rcnn, retinanet or fcos; unet, deeplabv3plus or fpn; with options "
-        "such as fcos:channels=128",
-    )
-    parser.add_argument("--head-attention", metavar="A", help="attention in the head, as --attention: se, scse, ...")
-    parser.add_argument("--model", metavar="M", help=f"{shared.NETWORKS}; or a checkpoint, as --init")
-    parser.add_argument(
-        "--init",
-        metavar="X",
-        help="begin with a checkpoint's network and weights (a .safetensors file or a folder), or with the weights of "
-        "another program's file for --model",
-    )
-    parser.add_argument(
-        "--pretrained",
-        action=argparse.BooleanOptionalAction,
-        help=f"begin with the weights that are published for --model (default: {pretrained})",
-    )
-    parser.add_argument("--recipe", metavar="R", help=f"{', '.join(RECIPES)}; default: by data and image size")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: a folder in runs/ named after the options")
-    parser.add_argument(
-        "--resume", nargs="?", const="", metavar="DIR", help="go on with the run in DIR (or in --out), as it was begun"
-    )
-    parser.add_argument("--size", type=shared.parse_size, metavar="N", help="pixels: 224, or 256x192 (height x width)")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    external.add_choice_options(parser, "the file of --init")
-    shared.add_data_options(parser, required=False)
-    parser.add_argument("--limit", type=int, metavar="N", help="train on at most N images, always the same")
-    parser.add_argument(
-        "--white-level",
-        type=shared.white_level,
-        metavar="LEVEL|auto",
-        help="white of 16-bit grey images, such as 4095 for 12 bits; auto: of as many bits as the largest value needs "
-        "(default: what the weights were trained with, else 65535)",
-    )
-    shared.add_network_options(parser)
-    shared.add_field_options(parser, "recipe", Recipe, leave_out=("augmentation", "expects"))
-    shared.add_field_options(parser, "augmentation", Augmentation)
-    shared.add_field_options(parser, "how it runs", RunOptions)
+DATA_FIELDS = {
+    "data": "data", "val_fraction": "val_fraction", "split_seed": "split_seed", "download": "download",
+    "data_root": "root", "class_names": "classes", "instances": "instances", "limit": "limit", "white_level": "white",
+}  # fmt: skip
+"""Option to the field of `DataOptions` that it gives."""
 
 
 def chosen_initialization(
     options: argparse.Namespace, network: dict[str, Any], *, pretrained: bool
 ) -> ModelInitialization:
-    """The network and the weights that `--model`, `--init` and `--pretrained` mean.
+    """The network and the weights that `--model`, `--checkpoint` and `--pretrained` mean.
 
     Args:
         options: As parsed.
@@ -107,24 +68,24 @@ def chosen_initialization(
     Raises:
         SenetError: They contradict each other, or mean nothing.
     """
-    model, init = options.model, options.init
-    if init is None and model is not None and is_checkpoint(model):
-        model, init = None, model
-    if init is not None:
+    model, path = options.model, options.checkpoint
+    if model is not None:
+        shared.refuse_checkpoint(model)
+    if path is not None:
         if options.pretrained is not None:
-            raise SenetError(f"{'--' if options.pretrained else '--no-'}pretrained: the weights are those of {init}")
-        if external.is_external(init):
-            return with_head(options, external.external_initialization(options, network, init, model))
-        external.refuse_choice(options, f"{init} is a checkpoint of this package, which holds one network")
+            raise SenetError(f"{'--' if options.pretrained else '--no-'}pretrained: the weights are those of {path}")
+        if external.is_external(path):
+            return with_head(options, external.external_initialization(options, network, path, model))
+        external.refuse_choice(options, f"{path} is a checkpoint of this package, which holds one network")
         if network:
             raise SenetError(
-                f"--{next(iter(network))} would change the network, which is that of {init}; "
+                f"--{next(iter(network))} would change the network, which is that of {path}; "
                 "`senet retrofit` inserts attention into it"
             )
-        return with_head(options, ModelInitialization.checkpoint(init, model, options.size, task=options.task))
-    external.refuse_choice(options, "for the file that --init names, and there is none")
+        return with_head(options, ModelInitialization.checkpoint(path, model, options.size, task=options.task))
+    external.refuse_choice(options, "it is about another program's file, and --checkpoint names none")
     if model is None:
-        raise SenetError("--model is missing (or --resume DIR); --help says more")
+        raise SenetError("the network is missing: give MODEL, --checkpoint PATH or --resume DIR; --help says more")
     begin = (
         ModelInitialization.public
         if (pretrained if options.pretrained is None else options.pretrained)
@@ -135,12 +96,12 @@ def chosen_initialization(
 
 def with_head(options: argparse.Namespace, start: ModelInitialization) -> ModelInitialization:
     """With the head that `--head` and `--head-attention` mean; a network that has one keeps it."""
-    said = [name for name in ("head", "head_attention") if getattr(options, name) is not None]
+    given = [name for name in ("head", "head_attention") if getattr(options, name) is not None]
     task = task_named(start.task)
-    if not said and (not task.has_heads or ":" in start.model or start.head):
+    if not given and (not task.has_heads or ":" in start.model or start.head):
         return start
     if start.head or not task.has_heads or ":" in start.model:
-        raise SenetError(f"--{said[0].replace('_', '-')}: {start.model} comes with its own head")
+        raise SenetError(f"--{given[0].replace('_', '-')}: {start.model} comes with its own head")
     from senet.nn import parse_attention
     from senet.tasks.dense import DenseTask
     from senet.tasks.head import parse_head
@@ -162,20 +123,20 @@ def chosen_recipe(options: argparse.Namespace, start: ModelInitialization) -> Re
         recipe = recipe_named(options.recipe)
     else:
         recipe = recipe_named(recipe_for(options.data, size))
-        recipe = recipe if start.weights == BUILT else fine_tuning(recipe)
+        recipe = recipe if start.weights == SCRATCH else fine_tuning(recipe)
     return overridden(recipe, options)
 
 
 def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     """A recipe with what the user gives values for; another length stretches it, another batch size scales its rate."""
-    given = shared.given_fields(options, Recipe)
+    given = given_fields(options, Recipe)
     if "optimizer" in given:
         recipe = recipe.for_optimizer(given["optimizer"])
     if "epochs" in given:
         recipe = recipe.for_epochs(given["epochs"])
     if "batch_size" in given and "lr" not in given:
         recipe = recipe.for_batch_size(given["batch_size"])
-    augmentation = recipe.augmentation.changed(**shared.given_fields(options, Augmentation))
+    augmentation = recipe.augmentation.changed(**given_fields(options, Augmentation))
     recipe = replace(recipe, **given, augmentation=augmentation)
     unread = [name for name in ("step_epochs", "step_factor") if name in given and recipe.schedule != "step"]
     if unread:
@@ -207,7 +168,38 @@ def job_data(options: argparse.Namespace, start: ModelInitialization | None = No
 
 def run_options(options: argparse.Namespace) -> RunOptions:
     """How it runs."""
-    return RunOptions(**shared.given_fields(options, RunOptions))
+    return RunOptions(**given_fields(options, RunOptions))
+
+
+def repeated(options: argparse.Namespace) -> Job:
+    """The run whose `run.json` `--config` names, with what the other options change.
+
+    Its digest of the data is empty where they say which images are trained on.
+
+    Raises:
+        SenetError: The file can't be read, or an option would change a network that it doesn't name.
+    """
+    job = read_run(options.config)
+    given = {name for name, value in vars(options).items() if value is not None}
+    options.size, options.task = options.size or job.network.size, options.task or job.network.task
+    if options.model is not None or options.checkpoint is not None:
+        start = chosen_initialization(options, shared.network_options(options), pretrained=False)
+    else:
+        fixed = [name for name in NETWORK if name in given]
+        if fixed:
+            raise SenetError(
+                f"--{fixed[0].replace('_', '-')} would change the network of {options.config}; give MODEL with it"
+            )
+        start = replace(job.network, size=options.size)
+    data = {field: getattr(options, name) for name, field in DATA_FIELDS.items() if name in given}
+    recipe = recipe_named(options.recipe) if options.recipe else job.recipe
+    return Job(
+        source=replace(job.source, **data).absolute(),
+        network=start,
+        recipe=overridden(recipe, options),
+        run=replace(job.run, **given_fields(options, RunOptions)),
+        digest="" if data else job.digest,
+    )
 
 
 def resumed(options: argparse.Namespace) -> tuple[Path, Job]:
@@ -223,7 +215,7 @@ def resumed(options: argparse.Namespace) -> tuple[Path, Job]:
         job,
         source=moved(job.source, options),
         recipe=job.recipe if options.epochs is None else replace(job.recipe, epochs=options.epochs),
-        run=replace(job.run, **shared.given_fields(options, RunOptions)),
+        run=replace(job.run, **given_fields(options, RunOptions)),
     )
 
 

@@ -1,7 +1,9 @@
-"""List the networks there are.
+"""List the networks, or the recipes.
 
-senet list 'se_resnet*' --cost
-senet list --recipes
+Examples:
+  senet list
+  senet list 'se_resnet*' --cost
+  senet list --recipes
 """
 
 from __future__ import annotations
@@ -13,19 +15,22 @@ from typing import Any
 from senet.cli.output import print_json, print_table
 from senet.errors import SenetError, UnknownNameError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["USAGE", "add_arguments", "run"]
+
+USAGE = """senet list [PATTERN] [--cost] [--json]
+       senet list --recipes [--json]"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This verb's options."""
-    parser.add_argument("pattern", nargs="?", default="*", metavar="PATTERN", help="shell-style, such as 'se_*'")
+    """Add the options of this command."""
     parser.add_argument(
-        "--cost", action="store_true", help="with parameters, multiply-accumulates (MACs) and what was published"
+        "pattern", nargs="?", default="*", metavar="PATTERN", help="as in a shell, such as 'se_*' (default: all)"
     )
     parser.add_argument(
-        "--recipes", action="store_true", help="the recipes, and the paper's tables, instead of networks"
+        "--cost", action="store_true", help="show parameters, multiply-accumulates (MACs) and published figures"
     )
-    parser.add_argument("--json", action="store_true", help="print them as JSON")
+    parser.add_argument("--recipes", action="store_true", help="list the recipes and the tables of the paper")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -130,6 +135,6 @@ def _notes(costs: dict[str, dict[str, Any]]) -> list[str]:
     agreement = {name: row.agreement(costs[name]["macs"]) for name, row in shown.items()}
     if "last digit" in agreement.values():
         notes.append("last digits: ours are convolutions and fully connected layers; the paper doesn't say what else.")
-    notes += [f"* {name}: {row.unlike or 'not reproduced'}" for name, row in shown.items()
+    notes += [f"* {name}: {row.discrepancy or 'not reproduced'}" for name, row in shown.items()
               if agreement[name] == "differs"]  # fmt: skip
     return notes

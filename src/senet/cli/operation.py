@@ -102,15 +102,15 @@ def operate(options: argparse.Namespace, start: ModelInitialization, data: Data 
     example = torch.randn(2, preprocessing.in_channels, *preprocessing.size)
     results: dict[str, dict[str, Any] | None] = {BEFORE: None, AFTER: None}
 
-    def predict_dense(moment: str) -> list[torch.Tensor]:
+    def outputs_at(moment: str) -> list[torch.Tensor]:
         if known and data is not None and is_first_process():
             results[moment] = measured(options, start, model, data, split)
         with running(model, "32") as device:
             return [output.cpu() for output in task.outputs(model, example.to(device))]
 
-    before = predict_dense(BEFORE)
+    before = outputs_at(BEFORE)
     apply_insertion_points(model, report.inserted)
-    difference = _difference(before, predict_dense(AFTER))
+    difference = _difference(before, outputs_at(AFTER))
     inserted = replace(start, inserted=[site.to_dict() for site in report.inserted])
     return Operation(inserted, model, report, difference, results, started.new_head, split, _words(data))
 

@@ -1,14 +1,13 @@
-"""Options that several verbs share, and options made from the fields of a dataclass."""
+"""Options that several commands share, and what they mean."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
-from collections.abc import Iterable
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from senet.cli.parser import add_subject, add_switch
+from senet.cli.values import class_names, numbers, parse_size, positive
 from senet.errors import SenetError
 
 if TYPE_CHECKING:
@@ -18,63 +17,86 @@ if TYPE_CHECKING:
     from senet.zoo import LoadedModel
 
 __all__ = [
+    "CHECKPOINT",
+    "DATA",
     "NETWORKS",
     "add_data_options",
-    "add_field_options",
+    "add_function_option",
+    "add_limit_option",
     "add_network_options",
-    "add_runtime_option",
+    "add_size_option",
+    "add_split_option",
     "add_split_options",
     "add_use_options",
+    "add_workers_option",
     "data_options",
     "data_to_evaluate",
-    "given_fields",
     "load_network",
     "named_options",
     "network_options",
-    "parse_size",
-    "positive",
-    "white_level",
+    "refuse_checkpoint",
+    "user_function",
 ]
 
 NETWORKS = "a name of `senet list`, timm:NAME, torchvision:NAME, or module:function of your own network"
-"""What `--model` takes."""
+"""Values of `--model`."""
+
+CHECKPOINT = "a trained network: a .safetensors file, or the folder of a run (its best epoch)"
+"""Values of `--checkpoint`."""
+
+DATA = (
+    "digits (included), folder:PATH (one subfolder per class), shards:DIR (made by `senet shard`), cifar10, cifar100, "
+    "fashion_mnist, imagenet:PATH, voc:PATH or coco:PATH (boxes), masks:PATH (masks)"
+)
+"""Values of `--data`."""
 
 BATCH = 64
 """Images at a time where nothing is learned."""
 
+CLASS_NAMES = "A,B,C|FILE"
 
-def add_data_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """`--data` and what says which part of it."""
+
+def add_data_options(parser: argparse.ArgumentParser, *, required: bool, dense: bool = True) -> None:
+    """Add `--data` and the options of its splits.
+
+    Args:
+        parser: Gets them in a group of their own.
+        required: Whether the command needs data.
+        dense: Whether the data may have boxes and masks.
+    """
     group = parser.add_argument_group("data")
-    group.add_argument(
-        "--data",
-        required=required,
-        metavar="DATA",
-        help="digits (embedded), folder:PATH (one sub-folder a class), shards:DIR (made by senet shard), cifar10, "
-        "cifar100, fashion_mnist, imagenet:PATH; with boxes voc:PATH or coco:PATH; with masks masks:PATH",
-    )
-    add_split_options(group)
+    default = "" if required else " (default: none)"
+    group.add_argument("--data", required=required, metavar="DATA", help=DATA + default)
+    add_split_options(group, dense=dense)
 
 
-def add_split_options(group: argparse._ArgumentGroup) -> None:
-    """What says which images of the data are trained on, and where it is."""
+def add_split_options(group: argparse._ArgumentGroup, *, dense: bool = True) -> None:
+    """Add the options that say which images of the data belong to which split, and where the data is."""
     group.add_argument(
-        "--val-fraction", type=float, metavar="F", help="validate on about this share (default: the run's, else 0.2)"
+        "--val-fraction",
+        type=float,
+        metavar="FRACTION",
+        help="fraction of the images to validate on, where the data has no split (default: the checkpoint's, else 0.2)",
     )
     group.add_argument(
-        "--split-seed", type=int, metavar="N", help="of the choice of that share (default: the run's, else 0)"
+        "--split-seed",
+        type=int,
+        metavar="SEED",
+        help="seed of the choice of the validation images (default: the checkpoint's, else 0)",
     )
+    if dense:
+        group.add_argument(
+            "--class-names",
+            type=class_names,
+            metavar=CLASS_NAMES,
+            help="classes of boxes or masks, or a file with one name a line, counted from 0 in masks (default: the "
+            "data's)",
+        )
+        add_switch(group, "--instances", help="masks hold numbers of single objects, all of the second class")
+    add_switch(group, "--download", help="download a published data set if it is missing")
     group.add_argument(
-        "--download", action="store_true", default=None, help="fetch a published data set that isn't there"
+        "--data-root", metavar="DIR", help="folder of published data sets (default: ~/.cache/senet/data)"
     )
-    group.add_argument("--class-names", metavar="A,B", help="where boxes or masks don't say (masks: from number 0)")
-    group.add_argument(
-        "--instances",
-        action="store_true",
-        default=None,
-        help="masks hold numbers of single objects, all of the second class",
-    )
-    group.add_argument("--data-root", metavar="DIR", help="where published data sets are kept")
 
 
 def data_options(options: argparse.Namespace) -> DataOptions:
@@ -87,8 +109,8 @@ def data_options(options: argparse.Namespace) -> DataOptions:
         split_seed=options.split_seed,
         download=bool(options.download),
         root=options.data_root,
-        classes=tuple(filter(None, (name.strip() for name in (options.class_names or "").split(",")))),
-        instances=bool(options.instances),
+        classes=getattr(options, "class_names", None) or (),
+        instances=bool(getattr(options, "instances", None)),
     )
 
 
@@ -97,18 +119,61 @@ def data_to_evaluate(options: argparse.Namespace, record: DataRecord | None) -> 
     return data_options(options).open(record=record, training=False)
 
 
-def add_network_options(parser: argparse.ArgumentParser) -> None:
-    """What changes a network of this package."""
-    group = parser.add_argument_group("network")
-    group.add_argument("--attention", metavar="A", help="se, se:reduction=8,gate=hard-sigmoid, eca, cbam, ..., none")
-    group.add_argument("--placement", metavar="P", help="standard, pre, post, identity or conv3x3")
-    group.add_argument("--stages", metavar="N,N", help="stages with attention; the first residual stage is 2")
+def add_split_option(group: argparse._ArgumentGroup | argparse.ArgumentParser, purpose: str) -> None:
+    """Add `--split`, which chooses the images for a purpose."""
+    group.add_argument(
+        "--split",
+        choices=("train", "val", "test", "all"),
+        help=f"split to {purpose} (default: test, else the run's validation images, else all)",
+    )
+
+
+def add_limit_option(group: argparse._ArgumentGroup | argparse.ArgumentParser, verb: str) -> None:
+    """Add `--limit`, for at most so many images."""
+    group.add_argument(
+        "--limit",
+        type=positive,
+        metavar="N",
+        help=f"{verb} at most N images, drawn at random but always the same (default: all)",
+    )
+
+
+def add_size_option(group: argparse._ArgumentGroup | argparse.ArgumentParser, default: str) -> None:
+    """Add `--size`, in pixels."""
+    group.add_argument(
+        "--size",
+        type=parse_size,
+        metavar="PIXELS",
+        help=f"image size: 224, or 256x192 for height x width (default: {default})",
+    )
+
+
+def add_network_options(group: argparse._ArgumentGroup) -> None:
+    """Add what changes a network of this package."""
+    group.add_argument(
+        "--attention",
+        metavar="SPEC",
+        help="se, eca, ese, ge, sse, scse, cbam, bam, sk or none, with options such as "
+        "se:reduction=8,gate=hard-sigmoid (default: the network's)",
+    )
+    group.add_argument(
+        "--placement",
+        metavar="NAME",
+        help="place of attention in a block: standard, pre, post, identity or conv3x3 (default: the network's)",
+    )
+    group.add_argument(
+        "--stages",
+        type=numbers,
+        metavar="N,N",
+        help="stages with attention (the first residual stage is 2) (default: the network's)",
+    )
     group.add_argument(
         "--model-kwargs",
-        action="append",
+        nargs="+",
+        action="extend",
         metavar="NAME=VALUE",
-        help="any other option that this network has, such as projection=true, ceil_pool=false, activation=relu6 or "
-        "depths=[2,2,2,2]; as often as needed",
+        help="other options of the network, such as projection=true activation=relu6 depths=[2,2,2,2], may be repeated "
+        "(default: the network's)",
     )
 
 
@@ -123,7 +188,7 @@ def network_options(options: argparse.Namespace) -> dict[str, Any]:
     if options.placement is not None:
         found["placement"] = options.placement
     if options.stages is not None:
-        found["stages"] = _numbers(options.stages, "--stages")
+        found["stages"] = options.stages
     return found | named_options(options)
 
 
@@ -132,7 +197,7 @@ def named_options(options: argparse.Namespace) -> dict[str, Any]:
     return dict(map(_named_option, options.model_kwargs or ()))
 
 
-# What the classes, the images or an option of its own says.
+# Options of their own, or decided by the classes and the images.
 _SAID_ELSEWHERE = ("attention", "placement", "stages", "num_classes", "in_channels", "preprocessing")
 
 
@@ -143,49 +208,76 @@ def _named_option(text: str) -> tuple[str, Any]:
     if not given or not name:
         raise SenetError(f"--model-kwargs {text}: write NAME=VALUE, such as projection=true")
     if name in _SAID_ELSEWHERE:
-        raise SenetError(f"--model-kwargs {text}: {name} isn't given this way; --help shows what says it")
+        raise SenetError(f"--model-kwargs {text}: {name} has an option of its own; --help shows it")
     try:
         return name, json.loads(value)
     except (ValueError, RecursionError):
         return name, value
 
 
-def _numbers(text: str, option: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise SenetError(f"{option} {text}: write whole numbers with commas, such as 3,4") from None
+def add_use_options(parser: argparse.ArgumentParser, *, positional: bool, exported: bool) -> None:
+    """Add which trained network, and how to run it.
 
-
-def parse_size(text: str) -> tuple[int, int]:
-    """`224` or `256x192` (height x width) in pixels."""
-    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
-    if not match or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
-        raise argparse.ArgumentTypeError(f"{text!r}: write 224, or 256x192 for height x width")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def add_use_options(parser: argparse.ArgumentParser) -> None:
-    """Which trained network, and how to run it."""
+    Args:
+        parser: Gets them in a group of their own.
+        positional: Whether the network may be a positional argument.
+        exported: Whether it may be a file of `senet export`.
+    """
     group = parser.add_argument_group("network")
-    group.add_argument(
-        "--checkpoint", required=True, metavar="X", help="a .safetensors file, or a training's folder (its best)"
-    )
-    group.add_argument("--model", metavar="M:F", help="your own network's module:function, if it was trained with one")
-    group.add_argument(
-        "--batch-size", type=positive, metavar="N", help=f"images at a time (default {BATCH}; 8 with boxes or masks)"
-    )
-    group.add_argument("--precision", default="32", metavar="P", help="32, bf16 or fp16 (default 32)")
-    group.add_argument("--workers", type=int, metavar="N", help="processes that decode images")
+    text = CHECKPOINT + (", or a file of `senet export`" if exported else "")
+    if positional:
+        add_subject(group, "checkpoint", help=text)
+    else:
+        group.add_argument("--checkpoint", required=True, metavar="CHECKPOINT", help=text)
+    add_function_option(group)
+    if exported:
+        group.add_argument(
+            "--runtime",
+            metavar="NAME",
+            help="runtime of an exported file: onnxruntime, openvino or torch (default: the format's own)",
+        )
+    group = parser.add_argument_group("running")
+    dense = ", 8 with boxes or masks" if exported else ""
+    group.add_argument("--batch-size", type=positive, metavar="N", help=f"images at a time (default: {BATCH}{dense})")
+    group.add_argument("--precision", default="32", metavar="PRECISION", help="32, bf16 or fp16 (default: %(default)s)")
+    add_workers_option(group)
 
 
-def add_runtime_option(parser: argparse.ArgumentParser) -> None:
-    """`--runtime`, of verbs whose `--checkpoint` may be an exported file."""
-    parser.add_argument(
-        "--runtime",
-        metavar="R",
-        help="if X is a file of `senet export`: onnxruntime, openvino or torch (default: the format's own)",
+def add_function_option(group: argparse._ArgumentGroup) -> None:
+    """Add `--model`, where the network itself is a checkpoint."""
+    group.add_argument(
+        "--model",
+        metavar="MODULE:FUNCTION",
+        help="function that builds your own network, if the checkpoint is of one (default: none)",
     )
+
+
+def add_workers_option(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """Add `--workers`."""
+    group.add_argument(
+        "--workers", type=int, metavar="N", help="processes that load images (default: by the number of cores)"
+    )
+
+
+def refuse_checkpoint(model: str, instead: str = "use --checkpoint {}") -> None:
+    """Raise a `SenetError` if what should name an architecture is the path of a trained network.
+
+    Args:
+        model: The name.
+        instead: What the user can do; `{}` is the path.
+    """
+    from senet.training.model_initialization import is_checkpoint
+
+    if is_checkpoint(model):
+        raise SenetError(f"--model {model} is a path, and an architecture is wanted; {instead.format(model)}")
+
+
+def user_function(options: argparse.Namespace) -> str | None:
+    """What `add_function_option` was given."""
+    if options.model is not None:
+        refuse_checkpoint(options.model)
+    model: str | None = options.model
+    return model
 
 
 def load_network(options: argparse.Namespace) -> LoadedModel:
@@ -200,78 +292,9 @@ def load_network(options: argparse.Namespace) -> LoadedModel:
     if not is_exported(options.checkpoint):
         if options.runtime is not None:
             raise SenetError(f"--runtime {options.runtime}: {options.checkpoint} is no file of `senet export`")
-        return load_model(options.checkpoint, factory=options.model)
+        return load_model(options.checkpoint, factory=user_function(options))
     if options.precision != "32":
         raise SenetError(f"--precision {options.precision}: an exported file has its own; export it in another")
     if options.model is not None:
         raise SenetError(f"--model {options.model}: an exported file holds its network")
     return load_exported(options.checkpoint, runtime=options.runtime)
-
-
-def white_level(text: str) -> int | str:
-    """`4095` or `auto`."""
-    if text == "auto":
-        return text
-    if not text.isdigit() or not 1 <= int(text) <= 65_535:
-        raise argparse.ArgumentTypeError(f"{text!r}: write a value of 16 bits, 1 to 65535 (4095 for 12 bits), or auto")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
-
-
-def add_field_options(
-    parser: argparse.ArgumentParser, title: str, owner: type, *, leave_out: Iterable[str] = ()
-) -> argparse._ArgumentGroup:
-    """One option a field of a dataclass, with the help text of its docstring; nothing given leaves the field alone.
-
-    Returns:
-        Their group, for options of the same kind that are written otherwise.
-    """
-    group = parser.add_argument_group(title)
-    helps = _attribute_texts(owner)
-    for entry in fields(owner):
-        if entry.name in leave_out:
-            continue
-        flag, text = f"--{entry.name.replace('_', '-')}", helps.get(entry.name, "").replace("%", "%%")
-        kind = str(entry.type)
-        if kind == "bool":
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
-        elif kind == "tuple[float, float]":
-            group.add_argument(flag, nargs=2, type=float, default=None, metavar=("MIN", "MAX"), help=text)
-        elif kind.startswith("tuple"):
-            convert = int if "int" in kind else float
-            group.add_argument(flag, nargs="+", type=convert, default=None, metavar="N", help=text)
-        else:
-            converts = {"int": int, "float": float, "str": str}
-            group.add_argument(flag, type=converts[kind], default=None, metavar=kind[0].upper(), help=text)
-    return group
-
-
-def given_fields(options: argparse.Namespace, owner: type) -> dict[str, Any]:
-    """The fields that the user gave values for."""
-    values = {f.name: getattr(options, f.name, None) for f in fields(owner)}
-    return {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if value is not None
-    }
-
-
-def _attribute_texts(owner: type) -> dict[str, str]:
-    """Field to its text in the `Attributes:` section of a Google-style docstring."""
-    section = (owner.__doc__ or "").partition("Attributes:\n")[2]
-    found: dict[str, str] = {}
-    name = ""
-    for line in section.splitlines():
-        entry = re.match(r" {8}(\w+): (.*)", line)
-        if entry:
-            name = entry[1]
-            found[name] = entry[2]
-        elif line.startswith(" " * 12) and name:
-            found[name] += f" {line.strip()}"
-        elif line.strip():
-            break
-    return {key: text.replace("`", "").replace('"', "") for key, text in found.items()}

@@ -1,4 +1,4 @@
-"""What the files are called that belong to pictures of any folders: no two alike, and none in place of a picture."""
+"""What the files are called that belong to images of any folders: no two alike, and none in place of an image."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LONGEST = 180
 
 
 def relative_paths(arguments: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """Each picture's path below the folder that all arguments share, with `/`.
+    """Each image's path below the folder that all arguments share, with `/`.
 
     Args:
         arguments: Files and folders, as the user named them.
-        paths: The pictures among and below them.
+        paths: The images among and below them.
     """
     folders = [os.path.abspath(name if os.path.isdir(name) else os.path.dirname(name)) for name in arguments]
     base = os.path.commonpath(folders)
@@ -29,15 +29,15 @@ def relative_paths(arguments: Sequence[str], paths: Sequence[str]) -> list[str]:
 
 
 def output_names(arguments: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """A name for each picture's answers, no two alike.
+    """A name for each image's answers, no two alike.
 
-    It is the picture's path below the folder that the user named, or its own name, without its ending. Pictures that
+    It is the image's path below the folder that the user named, or its own name, without its ending. Images that
     would share one are called by their path below the folder that all share, then with their ending, then by number.
     Upper and lower case count as the same, as on some file systems. A long name is cut and gets a hash.
 
     Args:
         arguments: Files and folders, as the user named them.
-        paths: The pictures among and below them.
+        paths: The images among and below them.
     """
     shared = relative_paths(arguments, paths)
     ways = [[_stem(name) for name in _below(arguments, paths)], [_stem(name) for name in shared], shared]
@@ -57,7 +57,7 @@ def output_names(arguments: Sequence[str], paths: Sequence[str]) -> list[str]:
 
 
 def _below(arguments: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """Each picture's path below the folder that was named, or the name of a picture that was itself named."""
+    """Each image's path below the folder that was named, or the name of an image that was itself named."""
     named = set(arguments)
     folders = sorted(
         (f"{Path(os.path.abspath(name)).as_posix()}/" for name in arguments if os.path.isdir(name)), key=len
@@ -84,8 +84,8 @@ def _short(name: str) -> str:
 
 
 def refuse_images(outputs: Sequence[Path], images: Sequence[str]) -> None:
-    """Raise a `SenetError` if a file that is to be written is one of the pictures."""
+    """Raise a `SenetError` if a file that is to be written is one of the images."""
     read = {os.path.realpath(image) for image in images}
     for output in outputs:
         if os.path.realpath(output) in read:
-            raise SenetError(f"--out: {output} is one of the pictures, which would be lost; choose another folder")
+            raise SenetError(f"--out: {output} is one of the images, which would be lost; choose another folder")

@@ -1,11 +1,14 @@
-"""Classify image files and folders of them, or find boxes or masks in them.
+"""Classify images, or find boxes or masks in them.
 
-  senet predict photo.jpg holiday/ --checkpoint runs/flowers --out preds.csv
-  senet predict slides/            --checkpoint runs/cells   --out found/
-  senet predict photo.jpg --checkpoint flowers.onnx
+A classifier prints a row per image, or writes the rows to a CSV file. A detector writes images with boxes and a JSON
+file in COCO's format into the folder --out. A segmentation network writes masks and images with masks there.
 
-A detector writes pictures with boxes and COCO's JSON into --out, a segmenter masks and pictures with them. A file
-that can't be read is a row with its error. The exit code is 1 if no file could be read.
+The row of an unreadable image shows the error. The exit code is 1 if no image could be read.
+
+Examples:
+  senet predict photo.jpg holiday/ --checkpoint runs/flowers --out predictions.csv
+  senet predict slides/ --checkpoint runs/cells --out found/
+  senet predict photo.jpg --checkpoint flowers.onnx --topk 3
 """
 
 from __future__ import annotations
@@ -27,31 +30,36 @@ from senet.spreadsheet import text_cell
 if TYPE_CHECKING:
     from senet.inference import Prediction
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["USAGE", "add_arguments", "run"]
+
+USAGE = """senet predict PATH [PATH ...] --checkpoint CHECKPOINT [--out PATH] [--topk N]
+                     [--json] [options, see below]"""
 
 TOP = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This verb's options."""
-    parser.add_argument("paths", nargs="+", metavar="PATHS", help="image files, and folders (searched at any depth)")
-    shared.add_use_options(parser)
-    shared.add_runtime_option(parser)
-    parser.add_argument("--topk", type=int, metavar="K", help=f"classes a file (default {TOP})")
+    """Add the options of this command."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="image files, and folders (searched at any depth)")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="PATH",
-        help="write the rows into this CSV file instead of printing them; or boxes or masks into this folder",
+        help="CSV file for the rows of a classifier, or folder for boxes or masks (default: print the rows)",
     )
-    parser.add_argument("--score-threshold", type=float, metavar="S", help="boxes drawn are this sure (default 0.5)")
+    parser.add_argument("--topk", type=int, metavar="N", help=f"classes per image (default: {TOP})")
+    parser.add_argument(
+        "--score-threshold", type=float, metavar="SCORE", help="least score of a box that is drawn (default: 0.5)"
+    )
     parser.add_argument(
         "--annotations",
         type=Path,
         metavar="FILE",
-        help="COCO's JSON (instances or image_info) with these pictures: the boxes get its image and category numbers",
+        help="COCO's JSON (instances or image_info) of these images: boxes get its image and category numbers "
+        "(default: images are numbered from 1)",
     )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    shared.add_use_options(parser, positional=False, exported=True)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -59,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     from senet.inference import predict
     from senet.tasks import CLASSIFICATION
 
-    if options.topk is not None and options.top < 1:
+    if options.topk is not None and options.topk < 1:
         raise SenetError(f"--topk {options.topk} must be at least 1")
     loaded = shared.load_network(options)
     if loaded.description.task != CLASSIFICATION:
@@ -96,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
 def _give(rows: Iterator[Prediction], top: int, options: argparse.Namespace) -> Callable[[_Count], None]:
     """Write or print the rows as they come; gives what is left to say when the bar is gone."""
     if options.out is not None:
-        from senet.weights import write_atomically
+        from senet.weights.files import write_atomically
 
         write_atomically(options.out, lambda path: _write(rows, top, path))
         return lambda count: print(f"{count.rows} rows in {options.out}{count.about_unread()}")

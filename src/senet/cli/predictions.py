@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["ENDINGS", "write_boxes", "write_masks"]
 
 ENDINGS = {"detection": (".boxes.jpg",), "segmentation": (".mask.png", ".overlay.jpg")}
-"""Task to how the files of one picture end."""
+"""Task to how the files of one image end."""
 
 LONGEST_EDGE = 65_500
 """Of a JPEG, in pixels."""
@@ -33,23 +33,23 @@ def write_boxes(
     categories: Sequence[int],
     least: float,
 ) -> int:
-    """Write pictures with boxes; `predictions.json` in COCO's results format; `images.json` with what they are about.
+    """Write images with boxes; `predictions.json` in COCO's results format; `images.json` with what they are about.
 
     Args:
-        places: Where each picture's file goes, without its ending.
+        places: Where each image's file goes, without its ending.
         seen_all: The answers.
         loaded: The network.
         folder: Of the JSON files.
-        entries: `id` and `file_name` of each picture.
+        entries: `id` and `file_name` of each image.
         categories: COCO's number of each class.
         least: Score of a box that is drawn; the JSON has all.
 
     Returns:
-        How many pictures could not be read.
+        How many images could not be read.
     """
     from senet.tasks.detection.drawing import draw_boxes
     from senet.tasks.detection.results import coco_images, coco_results
-    from senet.weights import write_atomically
+    from senet.weights.files import write_atomically
     from senet.weights.strict_json import dump
 
     images: list[dict[str, Any]] = []
@@ -61,7 +61,7 @@ def write_boxes(
                 continue
             assert seen.image is not None
             images.append({**entry, "width": seen.image.width, "height": seen.image.height})
-            _save(draw_boxes(seen.image, seen.answer, loaded.classes, least=least), place, ".boxes.jpg")
+            _save(draw_boxes(seen.image, seen.answer, loaded.classes, score_threshold=least), place, ".boxes.jpg")
             for row in coco_results(seen.answer, entry["id"], categories):
                 file.write(f"{separator}\n{dump(row, indent=None).rstrip()}")
                 separator = ","
@@ -78,7 +78,7 @@ def write_boxes(
 
 
 def write_masks(places: Sequence[Path], seen_all: Iterator[DensePrediction], loaded: LoadedModel) -> int:
-    """Write masks of class numbers, and pictures with them; gives how many pictures could not be read."""
+    """Write masks of class numbers, and images with them; gives how many images could not be read."""
     from senet.tasks.segmentation.drawing import draw_mask, mask_image
 
     unread = 0
@@ -100,7 +100,7 @@ def _readable(seen: DensePrediction) -> bool:
 
 
 def _save(image: Image.Image, place: Path, ending: str) -> None:
-    from senet.weights import write_atomically
+    from senet.weights.files import write_atomically
 
     place.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {}

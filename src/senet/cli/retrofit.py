@@ -1,14 +1,19 @@
-"""Insert attention into a network that is trained already, fine-tune it, and say what that changed.
+"""Insert attention into a trained network and fine-tune it.
 
-  senet retrofit --model torchvision:resnet50 --data folder:PATH --out runs/flowers-se
-  senet retrofit --model runs/flowers --attention eca --stages 4,5 --data folder:PATH --out runs/flowers-eca
-  senet retrofit --init model_best.pth.tar --model timm:resnet50 --data folder:PATH --out runs/mine-se
-  senet retrofit --model timm:resnet50 --plan
-  senet retrofit --task detection --model torchvision:fasterrcnn_resnet50_fpn --data coco:PATH --out runs/coco-se
+The network is evaluated before surgery, after it and after fine-tuning, and a table compares the results.
 
-The inserted layers start as the identity, so the network first computes what it did before. --plan only shows the
-places; --epochs 0 only inserts. --out gets what `senet train` leaves there, and surgery.json: the places, and how good
-the network was before and after surgery.
+The inserted layers start as the identity, so the network first computes what it computed before. --plan shows the
+insertion points and stops. --epochs 0 inserts attention and trains nothing.
+
+The folder of the run gets the files of `senet train`, and surgery.json. That file lists the insertion points, and the
+metrics before surgery, after it and after fine-tuning.
+
+Examples:
+  senet retrofit torchvision:resnet50 --data folder:PATH --out runs/flowers-se
+  senet retrofit --checkpoint runs/flowers --attention eca --stages 4,5 --data folder:PATH
+  senet retrofit --checkpoint best.pth --model timm:resnet50 --data folder:PATH
+  senet retrofit timm:resnet50 --plan
+  senet retrofit torchvision:fasterrcnn_resnet50_fpn --task detection --data coco:PATH
 """
 
 from __future__ import annotations
@@ -22,14 +27,18 @@ from typing import TYPE_CHECKING, Any
 
 from senet.cli import jobs
 from senet.cli import options as shared
+from senet.cli.dry_run import print_plan
+from senet.cli.fields import given_fields
+from senet.cli.job_options import add_job_options
 from senet.cli.operation import AFTER, measured, operate, planned
 from senet.cli.output import print_json, print_table
-from senet.console import plain_console, teller
+from senet.cli.parser import add_switch
+from senet.console import line_printer, plain_console
 from senet.data.augmentation import Augmentation
 from senet.errors import CheckpointError, SenetError
 from senet.tasks import CLASSIFICATION, task_named
 from senet.training.job import Job, is_first_process
-from senet.training.model_initialization import BUILT, ModelInitialization
+from senet.training.model_initialization import SCRATCH, ModelInitialization
 from senet.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -37,34 +46,44 @@ if TYPE_CHECKING:
 
     from senet.data import Data
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["USAGE", "add_arguments", "run"]
+
+USAGE = """senet retrofit MODEL --data DATA [--attention SPEC] [--out DIR]
+                      [--recipe NAME] [--epochs EPOCHS] [options, see below]
+       senet retrofit --checkpoint CHECKPOINT --data DATA [options, see below]
+       senet retrofit MODEL --plan [--attention SPEC] [--stages N,N] [--where PATTERN ...]
+       senet retrofit --resume DIR"""
 
 RECORDED = {"network", "difference", "split", "part", "results", "why", "report"}
 """Keys of `surgery.json` that a resumed run reads."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This verb's options."""
-    parser.add_argument(
-        "--plan", action="store_true", default=None, help="show where attention would go, and stop; needs no data"
+    """Add the options of this command."""
+    add_job_options(parser, pretrained="yes, except for module:function")
+    group = parser.add_argument_group("surgery")
+    add_switch(group, "--plan", help="show the insertion points and stop, without data")
+    group.add_argument(
+        "--where",
+        nargs="+",
+        action="extend",
+        metavar="PATTERN",
+        help="names of modules to insert after, such as 'layer4.*' '**.conv2' (default: the end of each block)",
     )
-    parser.add_argument(
-        "--where", nargs="+", metavar="PATH", help="modules instead of the found blocks: layer4.*, **.conv2 (see docs)"
-    )
-    jobs.add_job_options(parser, pretrained="yes, but for module:function")
 
 
 def run(options: argparse.Namespace) -> int:
     """Insert, fine-tune, evaluate."""
-
     console = plain_console()
     if options.resume is not None:
-        return _go_on(options, console)
+        return _resume(options, console)
     start = _initialization(options)
     if options.plan:
         return _show_plan(options, start)
     folder = options.out or jobs.default_folder(start.model, options.attention or "se", options.data or "plain")
     if options.epochs == 0:
+        if options.dry_run:
+            return _show_plan(options, start)
         return _insert_only(options, start, folder)
     if options.data is None:
         raise SenetError("--data is missing: what to fine-tune on (--epochs 0 only inserts, --plan only shows where)")
@@ -74,13 +93,15 @@ def run(options: argparse.Namespace) -> int:
         recipe=jobs.chosen_recipe(options, start),
         run=jobs.run_options(options),
     )
+    if options.dry_run:
+        return _dry_run(options, job, folder)
     job.refuse_used(folder)
     data = job.source.open()
     operation = operate(options, start, data, seed=job.recipe.seed)
     job = replace(job, network=operation.start)
     if is_first_process() and not options.json:
-        teller(console)(str(operation.report))
-        teller(console)(jobs.plan_line("fine-tuning", job, folder))
+        line_printer(console)(str(operation.report))
+        line_printer(console)(jobs.plan_line("fine-tuning", job, folder))
     return _train(job, folder, operation.record(), data, options, console)
 
 
@@ -94,7 +115,7 @@ def _initialization(options: argparse.Namespace) -> ModelInitialization:
 
 
 def _refuse_training_options(options: argparse.Namespace, why: str) -> None:
-    given = shared.given_fields(options, Recipe) | shared.given_fields(options, Augmentation)
+    given = given_fields(options, Recipe) | given_fields(options, Augmentation)
     for name in sorted(given.keys() - {"epochs", "seed"}) + ["recipe"] * bool(options.recipe):
         raise SenetError(f"--{name.replace('_', '-')} has no effect with {why}, which trains nothing")
 
@@ -103,13 +124,24 @@ def _show_plan(options: argparse.Namespace, start: ModelInitialization) -> int:
     _refuse_training_options(options, "--plan")
     data = shared.data_options(options).open() if options.data else None
     preprocessing = start.images(data)
-    bare = replace(start, weights=BUILT)  # the places don't hang on the weights: nothing is fetched
+    bare = replace(start, weights=SCRATCH)  # the places don't hang on the weights: nothing is fetched
     model = bare.build(data.classes if data else start.classes(), preprocessing).model
     report = planned(options, model, start, preprocessing)
     if options.json:
         print_json({"network": start.model} | report.to_dict())
     else:
         print(report)
+    return 0
+
+
+def _dry_run(options: argparse.Namespace, job: Job, folder: Path) -> int:
+    """Print what would be trained, with the attention that surgery would insert."""
+    data = job.open_data()
+    start, images = job.network, job.network.images(data)
+    model = replace(start, weights=SCRATCH).build(data.classes, images).model
+    report = planned(options, model, start, images)
+    inserted = replace(start, inserted=[point.to_dict() for point in report.inserted])
+    print_plan(replace(job, network=inserted), folder, as_json=options.json, data=data)
     return 0
 
 
@@ -121,7 +153,7 @@ def _insert_only(options: argparse.Namespace, start: ModelInitialization, folder
 
     _refuse_training_options(options, "--epochs 0")
     if holds_results(folder):
-        raise SenetError(f"{folder} holds a run already; choose another --out")
+        raise SenetError(f"{folder} already contains a run; choose another --out")
     data = shared.data_options(options).open() if options.data else None
     operation = operate(options, start, data, seed=options.seed or 0)
     metrics = operation.results[AFTER] or {}
@@ -147,11 +179,14 @@ def _insert_only(options: argparse.Namespace, start: ModelInitialization, folder
     return 0
 
 
-def _go_on(options: argparse.Namespace, console: Console) -> int:
+def _resume(options: argparse.Namespace, console: Console) -> int:
     """Resume, and compare with what was measured when the run was begun."""
     from senet.training.folder import SURGERY
 
     folder, job = jobs.resumed(options)
+    if options.dry_run:
+        print_plan(job, folder, as_json=options.json)
+        return 0
     try:
         record = json.loads((folder / SURGERY).read_text(encoding="utf-8"))
         if not record.keys() >= RECORDED or not isinstance(record["results"], dict):
@@ -179,7 +214,7 @@ def _train(
             outcome = job.resume(folder, console, data=data)
     except Interrupted:
         line = f"stopped and saved; go on with: senet retrofit --resume {folder}"
-        teller(console)(line)
+        line_printer(console)(line)
         return 130
     if not is_first_process():
         return 0
@@ -187,8 +222,8 @@ def _train(
     moment = f"fine-tuned, epoch {outcome.best['epoch']:.0f}"
     record["results"][moment] = measured(options, job.network, best.model, data, record["split"])
     _give(folder, record, options, seconds=outcome.seconds)
-    if outcome.broken:
-        teller(console)(outcome.broken)
+    if outcome.corrupt_images:
+        line_printer(console)(outcome.corrupt_images)
     return 0
 
 

@@ -1,11 +1,15 @@
-"""Write a data set as a few large files, for data that is larger than a disk or lies behind a network.
+"""Write a data set as a few large files.
 
-  senet shard folder:PATH --out DIR
-  senet train --data shards:DIR --model se_resnet50
+Shards suit data that is larger than a disk or behind a network. The folder gets tar archives of images
+(train-00000.tar, ...), and shards.json and .npz tables with the position of each image. Files are copied byte for
+byte, in random order. Every image is decoded once, and unreadable ones are left out.
 
-Leaves in --out: tar archives of images (train-00000.tar, ...), and shards.json and .npz tables that say where in them
-each image is. Files are copied byte for byte, in random order; every image is decoded once, and a broken one left out.
-Stopped in between, the same command goes on.
+The same command continues where it stopped.
+
+Examples:
+  senet shard folder:PATH --out flowers-shards
+  senet shard --data imagenet:PATH --out imagenet-shards --shard-mb 512
+  senet train se_resnet50 --data shards:flowers-shards
 """
 
 from __future__ import annotations
@@ -15,45 +19,53 @@ from pathlib import Path
 
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_table
-from senet.console import plain_console, teller
+from senet.cli.parser import add_subject
+from senet.console import line_printer, plain_console
 from senet.errors import SenetError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["USAGE", "add_arguments", "run"]
+
+USAGE = """senet shard DATA --out DIR [--shard-mb MEGABYTES] [options, see below]"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """This verb's options."""
-    parser.add_argument("data", metavar="DATA", help="folder:PATH, or any other data that --data takes elsewhere")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="is made if need be")
-    parser.add_argument("--shard-mb", type=float, default=256, metavar="MB", help="size of a shard (default 256)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the order of the images")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that read and check images")
+    """Add the options of this command."""
+    group = parser.add_argument_group("data")
+    add_subject(group, "data", help=shared.DATA)
+    shared.add_split_options(group)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write to, made if missing")
+    parser.add_argument(
+        "--shard-mb", type=float, default=256, metavar="MEGABYTES", help="size of a shard (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="SEED", help="seed of the order of the images (default: %(default)s)"
+    )
+    shared.add_workers_option(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    shared.add_split_options(parser.add_argument_group("data"))
 
 
 def run(options: argparse.Namespace) -> int:
-    """Write and tell."""
+    """Write and report."""
     from dataclasses import asdict
 
     from senet.data.sharding import write_shards
 
     if not options.shard_mb > 0:
         raise SenetError(f"--shard-mb {options.shard_mb:g} must be positive")
-    data, tell = shared.data_options(options).open(), teller(plain_console())
+    data, print_line = shared.data_options(options).open(), line_printer(plain_console())
     with counting("writing shards") as progress:
         made = write_shards(
             data, options.out, shard_mb=options.shard_mb, seed=options.seed, workers=options.workers, progress=progress,
-            tell=lambda *it: tell(f"left out {': '.join(it)}"),
+            report=lambda *it: print_line(f"left out {': '.join(it)}"),
         )  # fmt: skip
     if options.json:
         print_json({"folder": str(options.out), **asdict(made)})
         return 0
     rows = [[part, f"{made.images[part]:,}", f"{made.shards[part]:,}"] for part in made.images]
     print_table(("part", "images", "shards"), rows, title=f"{data.name} in {options.out}, {made.megabytes:,.1f} MB")
-    if made.broken:
-        print(f"{len(made.broken)} broken image{'s' * (len(made.broken) != 1)} left out")
+    if made.corrupt:
+        print(f"{len(made.corrupt)} corrupt image{'s' * (len(made.corrupt) != 1)} left out")
     if made.reused:
         print(f"{made.reused} shard{'s' * (made.reused != 1)} of an earlier call kept")
-    print(f"train with: senet train --data shards:{options.out} --model M")
+    print(f"train with: senet train --data shards:{options.out} --model NAME")
     return 0

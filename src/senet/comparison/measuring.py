@@ -1,4 +1,4 @@
-"""What each network of a comparison costs: counted, and timed in turns with the one that it is compared with."""
+"""The cost of each network of a comparison: counted, and timed in turns with its baseline."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from senet.comparison.plan import Comparison
 from senet.comparison.variant import Variant
 from senet.data import train_loader
 from senet.inference.device import DTYPES, default_device
-from senet.profiling import cost, in_turns, saved_bytes
+from senet.profiling import cost, saved_bytes, time_interleaved
 from senet.tasks import task_named
-from senet.training.model_initialization import BUILT
+from senet.training.model_initialization import SCRATCH
 
 if TYPE_CHECKING:
     from senet.data import Data
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 __all__ = ["TrainingCost", "training_costs"]
 
 LARGEST_BATCH = 16
-"""Images of a timed training step: enough to be typical, few enough to fit anywhere."""
+"""Number of images of a timed training step: typical, and small enough for any machine."""
 
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """One network's cost.
+    """The cost of one network.
 
     Attributes:
-        params: Learnable parameters.
-        macs: Multiply-accumulates for one image.
-        saved_mb: Megabytes (10^6 bytes) for one image that a training step keeps for its backward pass.
-        latency_ms: One image, evaluated: median.
-        latency_ratio: Over the network that it is compared with, median over the rounds; 1 for that one itself.
-        step_ms: Forward and backward of `batch` images.
-        step_ratio: As above.
-        batch: Images of that step.
-        rounds: How often the step was timed.
+        params: Number of learnable parameters.
+        macs: MACs for one image.
+        saved_mb: Megabytes (10^6 bytes) per image that a training step saves for its backward pass.
+        latency_ms: Median inference time of one image in milliseconds.
+        latency_ratio: Latency relative to the baseline's, median over the rounds. 1 for the baseline itself.
+        step_ms: Median time of forward and backward of `batch` images in milliseconds.
+        step_ratio: Time of the step relative to the baseline's, median over the rounds.
+        batch: Number of images of the step.
+        rounds: Number of timed steps.
     """
 
     params: int
@@ -53,17 +53,17 @@ class TrainingCost:
     rounds: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return a JSON-ready dictionary."""
         return asdict(self)
 
 
 def training_costs(comparison: Comparison, data: Data, *, seconds: float) -> dict[str, TrainingCost]:
-    """Cost of each variant by name.
+    """Measure the cost of each variant, by name.
 
     Args:
-        comparison: The networks, as they are before training: weights don't change what they cost.
-        data: Gives the images of a training step.
-        seconds: For timing each group of networks that are compared with each other; 0 only counts.
+        comparison: The comparison. Its networks are measured with random weights.
+        data: Data for the images of a training step.
+        seconds: Seconds for timing each group of compared networks; 0 only counts.
     """
     found: dict[str, TrainingCost] = {}
     for base in comparison.variants:
@@ -79,11 +79,11 @@ def _group(comparison: Comparison, group: list[Variant], data: Data, seconds: fl
     found = {name: network.counted() for name, network in networks.items()}
     if not seconds:
         return found
-    latency = in_turns({name: network.infer for name, network in networks.items()}, seconds=seconds / 2)
-    step = in_turns({name: network.step for name, network in networks.items()}, seconds=seconds / 2)
+    latency = time_interleaved({name: network.infer for name, network in networks.items()}, seconds=seconds / 2)
+    step = time_interleaved({name: network.step for name, network in networks.items()}, seconds=seconds / 2)
     return {
         name: replace(
-            price,
+            cost,
             latency_ms=latency[name].ms,
             latency_ratio=latency[name].ratio,
             step_ms=step[name].ms,
@@ -91,17 +91,17 @@ def _group(comparison: Comparison, group: list[Variant], data: Data, seconds: fl
             batch=networks[name].batch,
             rounds=step[name].rounds,
         )
-        for name, price in found.items()
+        for name, cost in found.items()
     }
 
 
 class _Network:
-    """A network as it is before training, with an image to evaluate and a batch to learn from, ready to be timed."""
+    """An untrained network with an image and a training batch, ready to be timed."""
 
     def __init__(self, comparison: Comparison, variant: Variant, data: Data) -> None:
         job, run = comparison.job(variant, comparison.seeds[0]), comparison.run
         data = job.open_data(data)
-        built = replace(job, network=replace(job.network, weights=BUILT)).build(data)
+        built = replace(job, network=replace(job.network, weights=SCRATCH)).build(data)
         self.device, self.dtype = default_device(), DTYPES[run.precision]
         self.layout = torch.channels_last if run.channels_last else torch.contiguous_format
         self.model: nn.Module = built.model.to(self.device).to(memory_format=self.layout)
@@ -114,10 +114,10 @@ class _Network:
         self.objective = task.objective(
             data.classes, job.recipe, preprocessing=built.preprocessing, channels_last=run.channels_last
         ).to(self.device)
-        draw = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         self.example = tree_map_only(
             Tensor,
-            lambda tensor: self._placed(torch.rand(tensor.shape, generator=draw)),
+            lambda tensor: self._placed(torch.rand(tensor.shape, generator=generator)),
             task.example(built.preprocessing),
         )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["from_table"]
 
 SMALL = 64
-"""Images of at most so many pixels aren't trained on as ImageNet's are."""
+"""Largest image size in pixels for which ImageNet recipes are replaced."""
 
 
 def from_table(
@@ -34,42 +34,41 @@ def from_table(
     weights: Path | None = None,
     change: Callable[[Recipe], Recipe] = lambda recipe: recipe,
 ) -> tuple[Variant, ...]:
-    """A table's rows, ready to be trained on any data.
+    """Return the variants of a paper table for any data.
 
-    A row's own recipe is taken, but on small images the one that suits the data, and for a detector that begins with
-    random weights one in which its norms learn.
+    A row keeps its own recipe, with two exceptions. Small images use the recipe of the data. A detector with random
+    weights uses a recipe that trains its norms.
 
     Args:
-        table: As `senet.training.paper_tables` has it.
-        data: To train on.
-        name: The table's, for messages.
-        only: Names of rows; none are all.
-        model: Another network in place of the table's, where all its rows are of one.
-        size: Of the images.
-        weights: Folder of the comparison that has trained the detectors' backbones.
-        change: What the user wants otherwise in each recipe.
+        table: A table of `senet.training.paper_tables`.
+        data: Data to train on.
+        name: Name of the table, for messages.
+        only: Names of rows; empty: all.
+        model: Replacement of the table's network, where all rows have the same one.
+        size: Height and width of the images.
+        weights: Folder of the comparison that trained the detectors' backbones.
+        change: The user's changes of each recipe.
 
     Raises:
-        UnknownNameError: No such row.
-        SenetError: The rows are of several networks; or a row isn't possible with that network, that data or those
-            weights.
+        UnknownNameError: A row is unknown.
+        SenetError: The rows have several networks, or a row is impossible with the network, data or weights.
     """
     for wanted in only:
         if wanted not in [row.name for row in table.rows]:
             raise UnknownNameError(f"row of {name}", wanted, [row.name for row in table.rows])
     if model is not None and not table.any_network:
-        raise SenetError(f"--model {model}: the rows of {name} are of several networks; --only chooses among them")
+        raise SenetError(f"--model {model}: {name} has several networks; choose rows with --only")
     chosen = [row for row in table.rows if not only or row.name in only]
     for row in chosen:
         if row.task != data.task:
-            raise SenetError(f"{name} is about {row.task}; {data.name} is for {data.task}")
+            raise SenetError(f"{name} is for {row.task}; {data.name} is for {data.task}")
         if weights is not None and not row.head:
-            raise SenetError(f"--init {weights}: the networks of {name} begin with random weights")
+            raise SenetError(f"--checkpoint {weights}: the networks of {name} start from random weights")
     names = [row.name for row in chosen]
     variants = []
     for row in chosen:
         variant = _variant(row, data, name, model, size, weights)
-        # Without its baseline a row is compared with the first one.
+        # Without its baseline, a row is compared with the first row.
         baseline = row.against if row.against in names else names[0]
         against = baseline if row.against and row is not chosen[0] else ""
         variants.append(replace(variant, recipe=change(variant.recipe), against=against))
@@ -86,7 +85,7 @@ def _variant(
     pixels = start.images(data).size
     recipe, note = row.recipe, ""
     if row.head and weights is None:
-        note = "begun with random weights (--init), whose norms have to learn: recipe 'detection', not the paper's"
+        note = "random weights instead of --checkpoint: recipe 'detection' with trained norms, not the paper's"
         recipe = recipe_named("detection")
     elif row.data == "imagenet" and max(pixels) <= SMALL:
         found = recipe_for(data.name, pixels)
@@ -101,17 +100,17 @@ def _check_network(row: PaperRow, table: str, network: str, options: dict[str, A
     from senet.zoo import model_spec
 
     if ":" in network:
-        raise SenetError(f"--model {network}: a table's rows are options of this package's networks")
+        raise SenetError(f"--model {network}: paper tables need a network of this package")
     try:
         model_spec(network, **options)
     except SenetError as error:
         raise SenetError(
-            f"row {row.name} of {table} is not possible with {network}: {error}; --only leaves it out"
+            f"row {row.name} of {table} is not possible with {network}: {error}; exclude it with --only"
         ) from error
 
 
 def _on_backbone(row: PaperRow, size: tuple[int, int] | None, weights: Path | None) -> ModelInitialization:
-    """The row's network under its head, with what a comparison of classifiers has trained in its lowest seed."""
+    """Return the row's network with its head, and the backbone weights of a comparison's lowest seed."""
     from senet.tasks import task_named
     from senet.tasks.dense import DenseTask
     from senet.tasks.head import head_from_dict
@@ -124,5 +123,7 @@ def _on_backbone(row: PaperRow, size: tuple[int, int] | None, weights: Path | No
     seeds = {run.name.rpartition("seed")[2]: run for run in weights.glob(f"{row.model}-seed*")}
     runs = [seeds[seed] for seed in sorted(filter(str.isdecimal, seeds), key=int)]
     if not runs:
-        raise SenetError(f"--init {weights} holds no {row.model}-seed0; it is the folder of a comparison of table2")
+        raise SenetError(
+            f"--checkpoint {weights} contains no {row.model}-seed0; give the folder of a comparison of table2"
+        )
     return replace(ModelInitialization.checkpoint(str(runs[0]), None, size, task=row.task), head=head)

@@ -1,4 +1,4 @@
-"""A whole comparison as it was asked for: which networks, which seeds, on what; written down, so that it goes on."""
+"""A complete comparison: networks, seeds and data. It is saved so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from senet.training.recipe import RunOptions
 __all__ = ["PLAN", "Comparison", "Run"]
 
 PLAN = "plan.json"
-"""What was asked for."""
+"""File with the requested comparison."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Run:
     """One training of the comparison.
 
     Attributes:
-        variant: Name of what is trained.
-        seed: Of this run.
+        variant: Name of the variant.
+        seed: Seed of the run.
         job: The training.
-        folder: Where it goes: an ordinary run's folder.
+        folder: Folder of the run, like that of `senet train`.
     """
 
     variant: str
@@ -39,17 +39,17 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Which networks are trained, on what, with which seeds.
+    """A comparison of variants on the same data and seeds.
 
     Attributes:
         source: The data.
-        variants: What is compared.
-        seeds: Each variant is trained once with each.
-        run: How the trainings run.
-        sizes: Other image sizes to evaluate at, pixels.
-        title: What this is, in words.
-        timing_seconds: How long the networks are timed in turns, for inference and for training; 0 leaves it out.
-        command: As it was called.
+        variants: The variants to compare.
+        seeds: Seeds. Each variant is trained once with each.
+        run: Options of the trainings' execution.
+        sizes: Further image sizes for evaluation, in pixels.
+        title: Title of the report.
+        timing_seconds: Seconds for timing the networks in turns, in inference and training; 0 skips timing.
+        command: The command line.
     """
 
     source: DataOptions
@@ -65,7 +65,7 @@ class Comparison:
         names = [variant.name for variant in self.variants]
         double = {name for name in names if names.count(name) > 1}
         if double:
-            raise SenetError(f"two variants are called {min(double)!r}; give each its own name")
+            raise SenetError(f"two variants have the name {min(double)!r}; names must be unique")
         for variant in self.variants:
             if variant.against and variant.against not in names:
                 raise UnknownNameError("variant to compare with", variant.against, names)
@@ -73,41 +73,41 @@ class Comparison:
         if len(tasks) > 1:
             raise SenetError(f"networks for {tasks[0]} and for {tasks[1]} can't be compared")
         if self.sizes and tasks != [CLASSIFICATION]:
-            raise SenetError(f"--test-sizes is for classification; here it is {tasks[0]}")
+            raise SenetError(f"--test-sizes needs classification, not {tasks[0]}")
         if not self.seeds:
             raise SenetError("a comparison needs at least one seed")
 
     @property
     def task(self) -> str:
-        """What all its networks are trained for."""
+        """Task of all its networks."""
         return self.variants[0].start.task
 
     def training_runs(self, folder: Path) -> Iterator[Run]:
-        """All trainings, seed by seed, so that one that was stopped early holds whole pairs."""
+        """Yield all trainings, seed by seed, so that an interrupted comparison has complete pairs."""
         for seed in self.seeds:
             for variant in self.variants:
                 yield Run(variant.name, seed, self.job(variant, seed), folder / f"{variant.name}-seed{seed}")
 
     def job(self, variant: Variant, seed: int) -> Job:
-        """One training."""
+        """Return the training of a variant with a seed."""
         recipe = replace(variant.recipe, seed=seed)
         return Job(source=self.source, network=variant.start, recipe=recipe, run=self.run)
 
     def baseline(self, variant: Variant) -> Variant | None:
-        """What it is compared with."""
+        """Return the variant to compare with, if any."""
         return next((other for other in self.variants if other.name == variant.against), None)
 
     def trains_as(self, other: Comparison) -> bool:
-        """Whether both ask for the same trainings, however these run."""
+        """Whether both have the same trainings, apart from options of the execution."""
         return self._trainings() == other._trainings()
 
     def _trainings(self) -> str:
-        # Through JSON, as what was read from a file has been: a tuple has become a list.
+        # Through JSON, since a comparison from a file has lists instead of tuples.
         variants = [variant.to_dict() for variant in self.variants]
         return json.dumps([asdict(self.source), variants, self.seeds, self.run.precision])
 
     def write(self, folder: Path) -> None:
-        """Write it down.
+        """Write the plan to a folder.
 
         Raises:
             SenetError: The folder can't be written to.
@@ -117,12 +117,12 @@ class Comparison:
 
     @classmethod
     def read(cls, folder: Path) -> Comparison:
-        """What `write` wrote.
+        """Read the plan from a folder.
 
         Raises:
-            CheckpointError: There is none, or it can't be read.
+            CheckpointError: The plan is missing or can't be read.
         """
-        with reading(folder, PLAN, "comparison to go on with") as values:
+        with reading(folder, PLAN, "comparison to resume") as values:
             given = {
                 "source": DataOptions(**values["source"]),
                 "variants": tuple(map(Variant.from_dict, values["variants"])),

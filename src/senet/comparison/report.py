@@ -1,4 +1,4 @@
-"""A comparison for people: a table, sentences, and a picture."""
+"""The report of a comparison: a table, sentences and a chart."""
 
 from __future__ import annotations
 
@@ -7,49 +7,49 @@ from pathlib import Path
 from typing import Any
 
 from senet.training.folder import write_json
-from senet.weights import write_atomically
+from senet.weights.files import write_atomically
 
-__all__ = ["PICTURE", "REPORT", "head", "lines", "markdown", "rows", "size_rows", "write"]
+__all__ = ["CHART", "REPORT", "head", "lines", "markdown", "rows", "size_rows", "write"]
 
-REPORT, PICTURE = "compare.md", "compare.png"
+REPORT, CHART = "compare.md", "compare.png"
 
-# Okabe and Ito: told apart by colour-blind people.
+# The palette of Okabe and Ito, distinguishable for colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 
 
 def head(result: dict[str, Any]) -> list[str]:
-    """The table's columns."""
+    """Return the columns of the table."""
     costs = ("params", "MACs", "saved MB/image", "latency ms", "step", "training")
     return ["network", _title(result), "sd", "seeds", "difference, points", *costs]
 
 
 def _title(result: dict[str, Any]) -> str:
-    return f"{result['score']['title']} %"
+    return f"{result['metric']['title']} %"
 
 
 def _resolution(result: dict[str, Any]) -> str:
     images = result["validation_images"]
-    return f", and one image ({100 / images:.2g} points) farther on either side" if images else ""
+    return f", extended by one image ({100 / images:.2g} points) on either side" if images else ""
 
 
 def rows(result: dict[str, Any]) -> list[list[str]]:
-    """The table's rows, one a variant."""
+    """Return the rows of the table, one per variant."""
     return [_row(name, found) for name, found in result["variants"].items()]
 
 
 def _row(name: str, found: dict[str, Any]) -> list[str]:
-    accuracy, price, seconds = found["score_percent"], found["price"] or {}, found["training_seconds"]
+    accuracy, cost, seconds = found["metric_percent"], found["cost"] or {}, found["training_seconds"]
     return [
         name,
         f"{accuracy['mean']:.2f}" if accuracy else "-",
         f"{accuracy['sd']:.2f}" if accuracy and accuracy["sd"] is not None else "-",
         str(accuracy["count"]) if accuracy else "0",
         _difference(found["difference_points"]),
-        f"{price['params']:,}" if price else "-",
-        f"{price['macs'] / 1e6:,.1f}M" if price else "-",
-        f"{price['saved_mb']:.2f}" if price else "-",
-        f"{price['latency_ms']:.2f}{_ratio(price['latency_ratio'], found)}" if price.get("latency_ms") else "-",
-        f"{price['step_ratio']:.2f}x" if price.get("step_ratio") else "-",
+        f"{cost['params']:,}" if cost else "-",
+        f"{cost['macs'] / 1e6:,.1f}M" if cost else "-",
+        f"{cost['saved_mb']:.2f}" if cost else "-",
+        f"{cost['latency_ms']:.2f}{_ratio(cost['latency_ratio'], found)}" if cost.get("latency_ms") else "-",
+        f"{cost['step_ratio']:.2f}x" if cost.get("step_ratio") else "-",
         _duration(seconds["mean"]) if seconds else "-",
     ]
 
@@ -70,14 +70,14 @@ def _duration(seconds: float) -> str:
 
 
 def size_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table over image sizes; no rows where no other size was asked for."""
+    """Return columns and rows of the table over image sizes; no rows without further sizes."""
     found = {name: variant["sizes"] for name, variant in result["variants"].items() if variant["sizes"]}
     sizes = list(dict.fromkeys(size for there in found.values() for size in there))
     columns = ["network", "", *(f"{size} px" for size in sizes)]
     table = []
     for name, there in found.items():
         here = [there.get(size) for size in sizes]
-        table.append([name, _title(result), *(f"{s['score_percent']['mean']:.2f}" if s else "-" for s in here)])
+        table.append([name, _title(result), *(f"{s['metric_percent']['mean']:.2f}" if s else "-" for s in here)])
         if any(s and s["difference_points"] for s in here):
             table.append([name, "difference", *(_difference(s["difference_points"]) if s else "-" for s in here)])
         if any(s and s["shift"] for s in here):
@@ -98,28 +98,28 @@ def _largest(size: dict[str, Any] | None) -> str:
 
 
 def lines(result: dict[str, Any]) -> list[str]:
-    """Verdicts and what has to be known, a sentence each."""
+    """Return verdicts and remarks, one sentence each."""
     found = result["variants"]
-    said = [f"{name} against {v['against']}: {v['verdict']}" for name, v in found.items() if v["verdict"]]
+    sentences = [f"{name} against {v['against']}: {v['verdict']}" for name, v in found.items() if v["verdict"]]
     compared = sum(1 for v in found.values() if v["difference_points"] and v["difference_points"]["interval"])
     if compared > 1:
-        said.append(
-            f"each of the {compared} intervals holds the true difference with 95 % by itself; "
-            f"that all of them do is less likely"
+        sentences.append(
+            f"each of the {compared} intervals contains its true difference with probability 95 %; "
+            f"all of them together do so less often"
         )
-    said += [f"failed: {sentence}" for sentence in result["failed"]]
+    sentences += [f"failed: {failure}" for failure in result["failed"]]
     missing = result["runs"] - result["finished_runs"] - len(result["failed"])
     if missing:
-        said.append(f"{missing} of {result['runs']} runs are not finished yet")
-    said += [f"{name}: published {v['published']}" for name, v in found.items() if v["published"]]
+        sentences.append(f"{missing} of {result['runs']} runs are not finished yet")
+    sentences += [f"{name}: published {v['published']}" for name, v in found.items() if v["published"]]
     notes = dict.fromkeys(v["note"] for v in found.values() if v["note"])
-    return said + [f"note: {note}" for note in notes]
+    return sentences + [f"note: {note}" for note in notes]
 
 
 def markdown(result: dict[str, Any], command: str) -> str:
-    """The whole report."""
+    """Return the complete report."""
     recipes = {_recipe_line(v["recipe"]) for v in result["variants"].values()}
-    limit = result["training_images_at_most"]
+    limit = result["training_image_limit"]
     text = [
         f"# {result['title']}",
         "",
@@ -128,20 +128,22 @@ def markdown(result: dict[str, Any], command: str) -> str:
         "",
         *(f"- {line}" for line in lines(result)),
         "",
-        f"![{result['score']['title']} over the epochs, and differences]({PICTURE})",
+        f"![{result['metric']['title']} over the epochs, and differences]({CHART})",
         "",
-        "## What was compared",
+        "## Setup",
         "",
         f"- Data: {result['data']}" + (f", {limit:,} training images" if limit else "") + "; precision "
         f"{result['precision']}; seeds {', '.join(map(str, result['seeds']))}.",
         *(f"- Recipe: {line}." for line in sorted(recipes)),
-        "- Of one seed all networks see the same images in the same order with the same random changes.",
-        f"- {result['score']['title']}: of the last epoch, on the validation images; the best epoch would be chosen on "
-        "the images that it is measured on. sd: standard deviation over the seeds. Interval: 95 %, Student's t of the "
-        f"differences paired by seed{_resolution(result)}: what another seed would move, not what other images would.",
-        "- saved: what a training step keeps for its backward pass. latency: one image. step: time of forward and "
-        "backward over the first network's, timed in turns; training: wall clock of a run, which other work on the "
-        "machine prolongs.",
+        "- With the same seed, all networks see the same images in the same order with the same augmentation.",
+        f"- {result['metric']['title']}: metric of the last epoch on the validation images. The best epoch would be "
+        "chosen on the images that it is measured on.",
+        "- sd: standard deviation over the seeds.",
+        "- Interval: 95 % confidence interval, Student's t of the differences paired by seed"
+        f"{_resolution(result)}. It covers the variation over seeds, not over images.",
+        "- saved: memory that a training step saves for its backward pass. latency: time of one image. step: time of "
+        "forward and backward relative to the first network's, timed in turns. training: wall-clock time of a run, "
+        "which includes the effect of other work on the machine.",
     ]
     columns, table = size_rows(result)
     if table:
@@ -154,8 +156,8 @@ def markdown(result: dict[str, Any], command: str) -> str:
 
 
 SHIFT = (
-    "squeeze shift: how far what the squeeze gives moves from the training size to another: the mean over the "
-    "channels of |mean there - mean here|, in standard deviations over the images here; averaged over the seeds."
+    "squeeze shift: change of the squeeze's output between the training size and another size. It is the mean over the "
+    "channels of |mean there - mean here|, in standard deviations over the images here, averaged over the seeds."
 )
 
 
@@ -174,7 +176,7 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def write(result: dict[str, Any], folder: Path, command: str = "") -> None:
-    """Write report, picture and JSON, each atomically.
+    """Write report, chart and JSON, each atomically.
 
     Raises:
         SenetError: The folder can't be written to.
@@ -182,11 +184,11 @@ def write(result: dict[str, Any], folder: Path, command: str = "") -> None:
     write_json(folder, "compare.json", result | {"command": command})
     write_atomically(folder / REPORT, lambda path: path.write_text(markdown(result, command), encoding="utf-8"))
     if result["finished_runs"]:
-        write_atomically(folder / PICTURE, lambda path: draw(result, path))
+        write_atomically(folder / CHART, lambda path: draw(result, path))
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """The score over the epochs (a line a seed), and the differences with their intervals, as a PNG."""
+    """Draw the metric over the epochs (one line per seed) and the differences with their intervals, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -197,20 +199,20 @@ def draw(result: dict[str, Any], path: Path) -> None:
     for number, (name, variant) in enumerate(found.items()):
         colour = COLOURS[number % len(COLOURS)]
         for training_run, run in enumerate(variant["runs"].values()):
-            score = [100 * value for value in run["curve"]]
+            percent = [100 * value for value in run["curve"]]
             label = name if training_run == 0 else None
-            curves.plot(range(1, len(score) + 1), score, color=colour, linewidth=1, alpha=0.8, label=label)
+            curves.plot(range(1, len(percent) + 1), percent, color=colour, linewidth=1, alpha=0.8, label=label)
     curves.set_xlabel("epoch")
     curves.set_ylabel(_title(result))
     curves.grid(alpha=0.3)
     curves.xaxis.get_major_locator().set_params(integer=True)
     curves.legend(frameon=False, fontsize=8)
-    _draw_differences(differences, found, result["score"]["title"])
+    _draw_differences(differences, found, result["metric"]["title"])
     figure.suptitle(result["title"], fontsize=10)
     figure.savefig(path, dpi=120, format="png")
 
 
-def _draw_differences(axes: Any, found: dict[str, Any], score: str) -> None:
+def _draw_differences(axes: Any, found: dict[str, Any], metric: str) -> None:
     shown = [(name, v) for name, v in found.items() if v["difference_points"]]
     for height, (name, variant) in enumerate(reversed(shown)):
         colour, difference = COLOURS[list(found).index(name) % len(COLOURS)], variant["difference_points"]
@@ -220,5 +222,5 @@ def _draw_differences(axes: Any, found: dict[str, Any], score: str) -> None:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [f"{name}\n- {v['against']}" for name, v in reversed(shown)], fontsize=8)
     axes.set_ylim(-0.6, max(len(shown), 1) - 0.4)
-    axes.set_xlabel(f"difference of {score}, points (95 % interval)")
+    axes.set_xlabel(f"difference of {metric}, points (95 % interval)")
     axes.grid(alpha=0.3, axis="x")

@@ -1,4 +1,4 @@
-"""What a comparison came to so far: each run's last epoch, summed up by variant, with differences and verdicts."""
+"""The results of a comparison so far: each run's last epoch, by variant, with differences and verdicts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from senet.training.folder import LAST
 __all__ = ["RESULT", "collect"]
 
 RESULT = "compare.json"
-"""Everything that the comparison found."""
+"""File with all results of the comparison."""
 
 
 def collect(
@@ -32,20 +32,20 @@ def collect(
     failed: Sequence[str] = (),
     machine: str = "",
 ) -> dict[str, Any]:
-    """All results, JSON-ready.
+    """Collect all results, JSON-ready.
 
-    The last epoch counts, not the best: the best would be chosen on the images that it is measured on.
+    The last epoch counts, since the best one would be chosen on the images that it is measured on.
 
     Args:
-        comparison: What was asked for.
-        folder: Where its runs are.
-        training_costs: As `measuring.training_costs` finds them.
-        sizes: Variant to seed to what `sizes.at_sizes` found.
-        failed: A sentence for each run whose loss became no number.
-        machine: In words.
+        comparison: The comparison.
+        folder: Folder of its runs.
+        training_costs: Result of `measuring.training_costs`.
+        sizes: Variant to seed to the result of `sizes.at_sizes`.
+        failed: A sentence for each run whose loss became non-finite.
+        machine: Description of the machine.
     """
-    score = task_named(comparison.task).metrics[0]
-    column = f"val_{score.key}"
+    metric = task_named(comparison.task).metrics[0]
+    column = f"val_{metric.key}"
     runs: dict[str, dict[int, list[dict[str, float]]]] = {variant.name: {} for variant in comparison.variants}
     for training_run in comparison.training_runs(folder):
         rows = finished_rows(training_run.folder)
@@ -55,7 +55,7 @@ def collect(
     found = {}
     for variant in comparison.variants:
         own, others = _last(runs[variant.name], column), _last(runs.get(variant.against, {}), column)
-        price = (training_costs or {}).get(variant.name)
+        cost = (training_costs or {}).get(variant.name)
         difference = paired(own, others, images=images) if variant.against else None
         found[variant.name] = {
             "model": variant.start.model,
@@ -66,21 +66,21 @@ def collect(
             "published": variant.published or None,
             "note": variant.note or None,
             "runs": {str(seed): _run(rows, column) for seed, rows in runs[variant.name].items()},
-            "score_percent": asdict(spread(list(own.values()))) if own else None,
+            "metric_percent": asdict(spread(list(own.values()))) if own else None,
             "difference_points": asdict(difference) if difference else None,
-            "verdict": _verdict(difference, price),
+            "verdict": _verdict(difference, cost),
             "training_seconds": asdict(spread(list(_seconds(runs[variant.name]).values()))) if own else None,
-            "price": price.to_dict() if price else None,
+            "cost": cost.to_dict() if cost else None,
             "sizes": _sizes((sizes or {}).get(variant.name, {}), (sizes or {}).get(variant.against, {}), images=images),
         }
     return {
-        "format": 2,
+        "format": 3,
         "title": comparison.title,
         "task": comparison.task,
-        "score": asdict(score),
+        "metric": asdict(metric),
         "data": comparison.source.data,
         "validation_images": images,
-        "training_images_at_most": comparison.source.limit,
+        "training_image_limit": comparison.source.limit,
         "seeds": list(comparison.seeds),
         "precision": comparison.run.precision,
         "finished_runs": sum(map(len, runs.values())),
@@ -94,7 +94,7 @@ def collect(
 
 
 def _validated_on(comparison: Comparison, folder: Path) -> int | None:
-    """How many images the runs were validated on, as their checkpoints say; the fewest, if they differ."""
+    """Return the number of validation images from the checkpoints; the smallest one if they differ."""
     found = []
     for training_run in comparison.training_runs(folder):
         file = (training_run.folder / LAST).with_suffix(".json")
@@ -105,7 +105,7 @@ def _validated_on(comparison: Comparison, folder: Path) -> int | None:
 
 
 def _last(runs: dict[int, list[dict[str, float]]], column: str) -> dict[int, float]:
-    """Seed to percent in the last epoch."""
+    """Return the metric of the last epoch in percent, by seed."""
     return {seed: 100 * rows[-1][column] for seed, rows in runs.items()}
 
 
@@ -116,8 +116,8 @@ def _seconds(runs: dict[int, list[dict[str, float]]]) -> dict[int, float]:
 def _run(rows: list[dict[str, float]], column: str) -> dict[str, Any]:
     best = max(rows, key=lambda row: row[column])
     return {
-        "score": rows[-1][column],
-        "best_score": best[column],
+        "metric": rows[-1][column],
+        "best_metric": best[column],
         "best_epoch": best["epoch"],
         "epochs": rows[-1]["epoch"],
         "seconds": sum(row["seconds"] for row in rows),
@@ -126,14 +126,14 @@ def _run(rows: list[dict[str, float]], column: str) -> dict[str, Any]:
     }
 
 
-def _verdict(difference: Difference | None, price: TrainingCost | None) -> str | None:
-    return None if difference is None else verdict(difference, price.step_ratio if price else None)
+def _verdict(difference: Difference | None, cost: TrainingCost | None) -> str | None:
+    return None if difference is None else verdict(difference, cost.step_ratio if cost else None)
 
 
 def _sizes(
     own: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]], *, images: int | None
 ) -> dict[str, Any] | None:
-    """Each size with its accuracy, its difference, and the shift of each block, averaged over the seeds."""
+    """Return accuracy, difference and the shift of each block for each size, averaged over the seeds."""
     if not own:
         return None
     first = next(iter(own.values()))
@@ -144,7 +144,7 @@ def _sizes(
         difference = paired(here, there, images=images)
         shifts = [values["shift"].get(size, {}) for values in own.values()]
         found[size] = {
-            "score_percent": asdict(spread(list(here.values()))),
+            "metric_percent": asdict(spread(list(here.values()))),
             "difference_points": asdict(difference) if difference else None,
             "shift": {block: sum(s[block] for s in shifts) / len(shifts) for block in shifts[0]},
             "training_size": size == first["train_size"],

@@ -1,6 +1,6 @@
-"""Train what a comparison asks for, one run after the other; finished runs stay, half-finished ones go on.
+"""Train the runs of a comparison one after the other. Finished runs are kept, unfinished ones are resumed.
 
-Several processes can work on one comparison, each at the runs that no other is at.
+Several processes can work on one comparison. Each takes runs that no other process is training.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from senet.comparison.plan import PLAN, Comparison, Run
-from senet.console import teller
+from senet.console import line_printer
 from senet.errors import SenetError
 from senet.training.failures import DIVERGED, Diverged
 from senet.training.folder import JOB, METRICS, write_json
@@ -25,7 +25,7 @@ from senet.training.interruption import Interrupted
 from senet.training.job import Job
 from senet.training.lock import InUseError, lock_folder
 from senet.training.recipe import RunOptions
-from senet.training.status import has_begun
+from senet.training.status import has_run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 
 __all__ = ["finished_rows", "join_comparison", "refuse_others", "train_all"]
 
-PLACE = ("data", "root", "download")
-"""Of `DataOptions`: where the data lies."""
+LOCATION = ("data", "root", "download")
+"""Fields of `DataOptions` with the location of the data."""
 
 
 @contextmanager
-def join_comparison(comparison: Comparison, folder: Path, tell: Callable[[str], object]) -> Iterator[None]:
-    """Write down in a folder what is compared, and let nobody compare anything else there within the block.
+def join_comparison(comparison: Comparison, folder: Path, report: Callable[[str], object]) -> Iterator[None]:
+    """Write the plan to a folder, and lock the folder against other comparisons within this context.
 
     Raises:
-        InUseError: Another comparison is being made there.
+        InUseError: Another comparison runs in the folder.
         SenetError: The folder can't be written to.
     """
-    if not (folder / PLAN).is_file():  # whoever is late by a moment finds it
+    if not (folder / PLAN).is_file():  # written before locking, so that a second process finds it
         comparison.write(folder)
     with ExitStack() as stack:
         try:
@@ -54,7 +54,7 @@ def join_comparison(comparison: Comparison, folder: Path, tell: Callable[[str], 
         except InUseError as error:
             if not comparison.trains_as(Comparison.read(folder)):
                 raise
-            tell(f"helping {error.holder} with {folder}")
+            report(f"helping {error.holder} with {folder}")
         else:
             comparison.write(folder)
         yield
@@ -63,30 +63,30 @@ def join_comparison(comparison: Comparison, folder: Path, tell: Callable[[str], 
 def train_all(
     comparison: Comparison, folder: Path, data: Data, console: Console, *, after_each: Callable[[list[str]], object]
 ) -> tuple[list[str], list[str]]:
-    """Run every training that isn't finished and that no other process is at.
+    """Train every unfinished run that no other process is training.
 
-    A run whose loss becomes no number is told, and the others go on: that too is a result.
+    A run with a non-finite loss is reported as failed, and the others continue.
 
     Args:
-        comparison: What to train.
-        folder: Each run gets a folder in it.
-        data: Opened already.
-        console: For bar and messages.
-        after_each: Called with the runs that failed so far when a run is done.
+        comparison: The comparison.
+        folder: Folder of the comparison. Each run gets a folder in it.
+        data: The opened data.
+        console: Console for progress bar and messages.
+        after_each: Called after each run with the failed runs so far.
 
     Returns:
-        A sentence for each run that failed, and one for each that another process is at.
+        A sentence for each failed run, and one for each run of another process.
 
     Raises:
-        SenetError: A run can't work.
-        Interrupted: Ctrl-C; the run's state is saved.
+        SenetError: A run has invalid options.
+        Interrupted: The user pressed Ctrl-C. The run's state is saved.
     """
     failed: dict[Path, str] = {}
     training_runs = list(comparison.training_runs(folder))
     train = _train_in_processes if _several_devices(comparison.run) else _train
-    tell = teller(console)
+    report = line_printer(console)
     trained = True
-    while trained:  # once more after the last one: a process that was at a run may have died
+    while trained:  # once more after the last run, since another process may have died
         trained = False
         elsewhere = []
         for number, training_run in enumerate(training_runs, 1):
@@ -95,15 +95,15 @@ def train_all(
             name = f"{training_run.variant}, seed {training_run.seed}"
             try:
                 with lock_folder(training_run.folder):
-                    pass  # told before anything is built
-                state = "going on with" if has_begun(training_run.folder) else "training"
-                tell(f"run {number} of {len(training_runs)}: {state} {name}, in {training_run.folder}")
+                    pass  # reports a run of another process before anything is built
+                state = "resuming" if has_run(training_run.folder) else "training"
+                report(f"run {number} of {len(training_runs)}: {state} {name}, in {training_run.folder}")
                 train(training_run, data, console)
             except Diverged as error:
                 failed[training_run.folder] = f"{name}: {error}"
-                tell(failed[training_run.folder])
+                report(failed[training_run.folder])
             except InUseError as error:
-                elsewhere.append(f"{name}: {error.holder} is at it")
+                elsewhere.append(f"{name}: in training by {error.holder}")
                 continue
             trained = True
             after_each(list(failed.values()))
@@ -111,14 +111,14 @@ def train_all(
 
 
 def _train(training_run: Run, data: Data, console: Console) -> None:
-    if has_begun(training_run.folder):
-        _as_begun(training_run).resume(training_run.folder, console, data=data)
+    if has_run(training_run.folder):
+        _resumed_job(training_run).resume(training_run.folder, console, data=data)
     else:
         training_run.job.start(training_run.folder, console, data=data)
 
 
-def _as_begun(training_run: Run) -> Job:
-    """The run as it was begun, which knows the hashes of its data and weights; its data may lie elsewhere now."""
+def _resumed_job(training_run: Run) -> Job:
+    """Return the saved job with its hashes, and with the current location of the data."""
     return replace(Job.read(training_run.folder), source=training_run.job.source, run=training_run.job.run)
 
 
@@ -130,8 +130,8 @@ def _several_devices(run: RunOptions) -> bool:
 
 
 def _train_in_processes(training_run: Run, data: Data, console: Console) -> None:  # noqa: ARG001 - called like the other
-    """Through a `senet train` of its own, which starts the other devices' processes anew for each run."""
-    job = _as_begun(training_run) if has_begun(training_run.folder) else training_run.job.begun(data)
+    """Train in a separate `senet train` process, which starts the processes of the other devices for each run."""
+    job = _resumed_job(training_run) if has_run(training_run.folder) else training_run.job.pinned(data)
     write_json(training_run.folder, JOB, job.to_dict())
     why = training_run.folder / DIVERGED
     why.unlink(missing_ok=True)
@@ -140,52 +140,52 @@ def _train_in_processes(training_run: Run, data: Data, console: Console) -> None
     ).returncode
     if code in (130, -signal.SIGINT):
         raise Interrupted
-    if code and why.is_file():  # a result, as on one device
+    if code and why.is_file():  # a diverged run is a result, as on one device
         raise Diverged(why.read_text(encoding="utf-8"))
     if code:
         raise SenetError(f"{training_run.folder}: its training ended with exit code {code}")
 
 
 def refuse_others(comparison: Comparison, folder: Path, data: Data) -> None:
-    """Refuse to go on with runs that were begun otherwise: their results would be compared with other trainings'.
+    """Refuse existing runs with other hyperparameters, since their results can't be compared.
 
     Args:
-        comparison: What to train.
-        folder: Holds the runs.
-        data: What to train on.
+        comparison: The comparison.
+        folder: Folder of the runs.
+        data: The data.
 
     Raises:
-        SenetError: Names the run and what is different.
+        SenetError: A run differs. The message names the run and the difference.
     """
     for training_run in comparison.training_runs(folder):
-        if not has_begun(training_run.folder):
+        if not has_run(training_run.folder):
             continue
-        begun = Job.read(training_run.folder)
-        begun.refuse_changed(training_run.folder, data)
-        there, here = (_what(job) for job in (begun, training_run.job))
+        saved = Job.read(training_run.folder)
+        saved.refuse_changed(training_run.folder, data)
+        there, here = (_settings(job) for job in (saved, training_run.job))
         changed = [key for key in here if there.get(key) != here[key]]
         if changed:
             key = changed[0]
             raise SenetError(
-                f"{training_run.folder} was begun with {key} = {there.get(key)}, now it is {here[key]}; "
-                "choose another --out, or go on as it was begun: --resume"
+                f"{training_run.folder} was started with {key}={there.get(key)}, not {here[key]}; "
+                "choose another --out, or continue as started with --resume"
             )
 
 
-def _what(job: Job) -> dict[str, Any]:
-    """What a training is, flat; of how it runs, the precision alone changes the result."""
-    # Through JSON, as what was read from a file has been: a tuple has become a list.
+def _settings(job: Job) -> dict[str, Any]:
+    """Flatten the settings that change a training's result. Of its execution, only the precision does."""
+    # Through JSON, since a job from a file has lists instead of tuples.
     values = json.loads(json.dumps(replace(job, recipe=replace(job.recipe, expects="")).to_dict()))
     recipe, run = values.pop("recipe"), values.pop("run")
     del values["digest"], values["sha256"]
-    for place in PLACE:  # the digest says whether it is the same data, see `refuse_others`
-        del values["source"][place]
+    for name in LOCATION:  # the digest identifies the data, see `refuse_others`
+        del values["source"][name]
     return values | {f"recipe.{key}": value for key, value in recipe.items()} | {"precision": run["precision"]}
 
 
 def finished_rows(folder: Path) -> list[dict[str, float]] | None:
-    """The epochs of a run that is trained to its end; None of any other."""
-    if not has_begun(folder) or Job.read(folder).status(folder).outcome is None:
+    """Return the rows of a finished run; None for an unfinished one."""
+    if not has_run(folder) or Job.read(folder).status(folder).outcome is None:
         return None
     with (folder / METRICS).open(encoding="utf-8", newline="") as file:
         return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]

@@ -1,7 +1,7 @@
-"""Accuracy at other image sizes than that of the training, and how far the squeeze then moves.
+"""Accuracy at other image sizes than in training, and the shift of the squeeze.
 
-Attention decides by an average over the map. At another size that average is over more or fewer positions, and over
-objects of another scale: the statistic shifts, and the gate answers to values that it was not trained on.
+Attention depends on an average over the feature map. At another size, the average is over more or fewer positions and
+over objects of another scale. The statistic shifts, and the gate gets values outside its training distribution.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["SIZES", "at_sizes", "shift", "squeezed"]
 
 SIZES = "sizes.json"
-"""What was found of a run at other sizes; found anew where the weights are others."""
+"""File with a run's results at other sizes. It is computed again if the weights have changed."""
 
 
 class Moments:
-    """Mean and variance of each channel over images, added up batch by batch."""
+    """Mean and variance of each channel over images, accumulated over batches."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -43,7 +43,7 @@ class Moments:
         self.squares: Tensor | float = 0.0
 
     def add(self, values: Tensor) -> None:
-        """(N, C)."""
+        """Add values (N, C)."""
         values = values.detach().double().cpu()
         self.count += len(values)
         self.total = self.total + values.sum(0)
@@ -51,23 +51,23 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """(C,)."""
+        """Mean (C,) over the images."""
         return torch.as_tensor(self.total) / self.count
 
     @property
     def sd(self) -> Tensor:
-        """(C,) standard deviation over the images."""
+        """Standard deviation (C,) over the images."""
         return (torch.as_tensor(self.squares) / self.count - self.mean.square()).clamp_min(0).sqrt()
 
 
 @contextmanager
 def squeezed(model: nn.Module) -> Iterator[dict[str, Moments]]:
-    """Within the block, collect what each attention layer's squeeze gives; empty for a network without attention.
+    """Collect the output of each attention layer's squeeze within this context.
 
-    Of a layer without a squeeze of its own, the mean of its input over space.
+    For a layer without a squeeze, the spatial mean of its input is collected.
 
     Yields:
-        Path of the layer to the moments so far.
+        Path of the layer to the moments so far; empty for a network without attention.
     """
     found: dict[str, Moments] = {}
     with ExitStack() as stack:
@@ -87,9 +87,9 @@ def _collector(moments: Moments) -> Any:
 
 
 def shift(there: Moments, here: Moments) -> float:
-    """Mean over the channels of |mean at the other size - mean at the training's|, in standard deviations there.
+    """Return the mean over the channels of |mean there - mean here|, in standard deviations here.
 
-    A channel that doesn't vary is left out; 0 if none does.
+    Constant channels are skipped. The result is 0 if all are constant.
     """
     varies = here.sd > 1e-12
     if not varies.any():
@@ -98,7 +98,7 @@ def shift(there: Moments, here: Moments) -> float:
 
 
 def at_sizes(training_run: Run, data: Data, sizes: Sequence[int]) -> dict[str, Any]:
-    """Accuracies of a finished run's last weights at its own size and at others, and each block's shift.
+    """Measure the accuracy of a finished run's last weights at its own and other sizes, and each block's shift.
 
     Returns:
         `{"train_size": 32, "top1": {"32": 0.91, "40": 0.88}, "shift": {"40": {"stages.2.0.se": 0.3}}}`.
@@ -113,7 +113,7 @@ def at_sizes(training_run: Run, data: Data, sizes: Sequence[int]) -> dict[str, A
         checkpoint, factory=training_run.job.network.model if is_code(training_run.job.network.model) else None
     )
     own = loaded.preprocessing.size
-    wanted = [_words(own), *(str(size) for size in sizes if (size, size) != own)]
+    wanted = [_size_name(own), *(str(size) for size in sizes if (size, size) != own)]
     if all(size in found["top1"] for size in wanted):
         return found
     moments: dict[str, dict[str, Moments]] = {}
@@ -142,7 +142,7 @@ def _accuracy(loaded: Any, training_run: Run, data: Data, size: str) -> float:
         ) from error
 
 
-def _words(size: tuple[int, int]) -> str:
+def _size_name(size: tuple[int, int]) -> str:
     return str(size[0]) if size[0] == size[1] else f"{size[0]}x{size[1]}"
 
 

@@ -1,4 +1,4 @@
-"""One arm of a comparison: a network with its start and its recipe, and how a command line writes it."""
+"""A variant of a comparison: a network with its initialization and recipe, and its form on the command line."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.errors import SenetError
 from senet.tasks import CLASSIFICATION
-from senet.training.model_initialization import BUILT, ModelInitialization
+from senet.training.model_initialization import SCRATCH, ModelInitialization
 from senet.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -22,15 +22,15 @@ NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """What is trained with each seed.
+    """A network and recipe, trained with each seed.
 
     Attributes:
-        name: In the tables, and of the run's folder.
-        start: Which network, with which weights.
-        recipe: What the training is; the seed is the comparison's.
-        against: Name of the variant that it is compared with; empty for one that others are compared with.
-        published: What the paper prints, as "error 22.28/6.03"; empty for none.
-        note: What has to be known of it.
+        name: Name in the tables and of the run's folder.
+        start: The network and its initial weights.
+        recipe: The hyperparameters. The seed is the comparison's.
+        against: Name of the variant to compare with; empty for a baseline.
+        published: The paper's figure, such as "error 22.28/6.03"; empty for none.
+        note: A remark.
     """
 
     name: str
@@ -41,25 +41,25 @@ class Variant:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `from_dict` reads it back."""
-        words = {name: getattr(self, name) for name in ("name", "against", "published", "note")}
-        return words | {"start": self.start.to_dict(), "recipe": self.recipe.to_dict()}
+        """Return a JSON-ready dictionary for `from_dict`."""
+        texts = {name: getattr(self, name) for name in ("name", "against", "published", "note")}
+        return texts | {"start": self.start.to_dict(), "recipe": self.recipe.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Variant:
-        """Read what `to_dict` wrote."""
+        """Build a variant from the result of `to_dict`."""
         given = {"start": ModelInitialization.from_dict(values["start"]), "recipe": Recipe.from_dict(values["recipe"])}
         return cls(**values | given)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VariantSpec:
-    """A variant before its recipe is known and surgery has chosen the places.
+    """A variant before the choice of its recipe and of the insertion points.
 
     Attributes:
-        name: The variant's.
+        name: Name of the variant.
         start: The network before surgery.
-        surgery: Arguments of `senet.surgery.plan`; None leaves the network as it is.
+        surgery: Arguments of `senet.surgery.plan`; None: no surgery.
     """
 
     name: str
@@ -68,28 +68,28 @@ class VariantSpec:
 
     def __post_init__(self) -> None:
         if not NAME.fullmatch(self.name):
-            raise SenetError(f"--variant {self.name!r}: a name is made of letters, digits and any of . _ + -")
+            raise SenetError(f"--variant {self.name!r}: a name has letters, digits and any of . _ + -")
 
     def placed(self, data: Data) -> ModelInitialization:
-        """The start with what surgery inserts.
+        """Return the initialization with the inserted attention.
 
         Raises:
-            SenetError: The network has no place for it.
+            SenetError: The network has no insertion point.
         """
         if self.surgery is None:
             return self.start
         from senet.training.model_initialization import surgery_plan
 
         preprocessing = self.start.images(data)
-        # The places don't hang on the weights: nothing is fetched.
-        model = replace(self.start, weights=BUILT).build(data.classes, preprocessing).model
+        # Insertion points don't depend on the weights, so nothing is downloaded.
+        model = replace(self.start, weights=SCRATCH).build(data.classes, preprocessing).model
         report = surgery_plan(self.start, model, preprocessing, **self.surgery)
         return replace(self.start, inserted=[point.to_dict() for point in report.inserted])
 
 
 @dataclass
 class _Words:
-    """`KEY=VALUE` words of one `--variant`, taken out one by one."""
+    """The `KEY=VALUE` words of one `--variant`, removed one by one."""
 
     text: str
     values: dict[str, str] = field(default_factory=dict)
@@ -107,25 +107,25 @@ class _Words:
 def parse_variant(
     words: Sequence[str], size: tuple[int, int] | None, *, pretrained: bool | None = None, task: str | None = None
 ) -> VariantSpec:
-    """Read one `--variant NAME=MODEL [KEY=VALUE ...]`.
+    """Parse one `--variant NAME=NETWORK [KEY=VALUE ...]`.
 
-    MODEL is what `senet train --model` takes, a checkpoint too. Keys are `attention`, `placement`, `stages`, any
-    option of the network, `pretrained=true`, and `retrofit=SPEC`, which inserts that attention by surgery (then
-    `placement`, `stages` and `where` say where).
+    NETWORK is a value of `senet train --model`, or the path of a checkpoint. Keys are `attention`, `placement`,
+    `stages`, any model option, `pretrained=true`, and `retrofit=SPEC`. The last one inserts attention by surgery at the
+    insertion points of `placement`, `stages` and `where`.
 
     Args:
-        words: As the shell divides them.
-        size: Of the images.
-        pretrained: Where the variant doesn't say.
-        task: What for; None is a checkpoint's own, else classification.
+        words: The words, as split by the shell.
+        size: Height and width of the images.
+        pretrained: Default where the variant doesn't set it.
+        task: Task of the network; None: a checkpoint's own, else classification.
 
     Raises:
-        SenetError: Not of that form, or no such network or option.
+        SenetError: The form is invalid, or the network or an option is unknown.
     """
     text = " ".join(words)
     name, given, model = words[0].partition("=")
     if not (given and model):
-        raise SenetError(f"--variant {text}: write NAME=MODEL [KEY=VALUE ...], such as se=resnet50 attention=se")
+        raise SenetError(f"--variant {text}: use NAME=NETWORK [KEY=VALUE ...], such as se=resnet50 attention=se")
     keys = _Words(text)
     for word in words[1:]:
         keys.add(word)
@@ -134,12 +134,12 @@ def parse_variant(
     if "retrofit" in values:
         surgery = _surgery(values)
     elif "where" in values:
-        raise SenetError(f"--variant {text}: where= says where retrofit= inserts attention; give that too")
+        raise SenetError(f"--variant {text}: where= needs retrofit=")
     wanted = values.pop("pretrained", None)
     if wanted not in (None, "true", "false"):
-        raise SenetError(f"--variant {text}: pretrained={wanted}: write true or false")
-    public = pretrained if wanted is None else wanted == "true"
-    start = initialization_of(model, _options(values), size, pretrained=bool(public), task=task)
+        raise SenetError(f"--variant {text}: pretrained={wanted} must be true or false")
+    chosen = pretrained if wanted is None else wanted == "true"
+    start = initialization_of(model, _options(values), size, pretrained=bool(chosen), task=task)
     return VariantSpec(name=name, start=start, surgery=surgery)
 
 
@@ -160,7 +160,7 @@ def _surgery(values: dict[str, str]) -> dict[str, Any]:
 
 
 def _options(values: dict[str, str]) -> dict[str, Any]:
-    """The network's options, JSON-ready."""
+    """Return the model options, JSON-ready."""
     import json
 
     from senet.nn import parse_attention
@@ -181,20 +181,20 @@ def _options(values: dict[str, str]) -> dict[str, Any]:
 
 
 def numbers(text: str, what: str) -> list[int]:
-    """`3,4` -> [3, 4]."""
+    """Parse whole numbers: `3,4` -> [3, 4]."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise SenetError(f"{what} {text}: write whole numbers with commas, such as 3,4") from None
+        raise SenetError(f"{what} {text}: use whole numbers with commas, such as 3,4") from None
 
 
 def initialization_of(
     model: str, options: dict[str, Any], size: tuple[int, int] | None, *, pretrained: bool, task: str | None = None
 ) -> ModelInitialization:
-    """A network by name, with published weights if wanted, or a checkpoint's.
+    """Return the initialization of a named network, with published weights if wanted, or of a checkpoint.
 
     Raises:
-        SenetError: There is no such network or checkpoint, or a checkpoint is to be changed.
+        SenetError: The network or checkpoint is unknown, or options would change a checkpoint.
     """
     from senet.training.model_initialization import is_checkpoint
     from senet.zoo import is_code, model_spec
@@ -204,30 +204,30 @@ def initialization_of(
             raise SenetError(f"{next(iter(options))} would change the network of {model}; retrofit= inserts attention")
         return ModelInitialization.checkpoint(model, None, size, task=task)
     if ":" not in model:
-        model_spec(model, **options)  # a misspelt option is told before anything is trained
+        model_spec(model, **options)  # reports an unknown option before anything is trained
     elif options:
-        raise SenetError(f"{next(iter(options))} is an option of this package's networks; {model} is none of them")
-    begin = ModelInitialization.public if pretrained and not is_code(model) else ModelInitialization.built
-    return begin(model, options, size, task=task or CLASSIFICATION)
+        raise SenetError(f"{next(iter(options))} is an option of this package's networks, not of {model}")
+    initialize = ModelInitialization.public if pretrained and not is_code(model) else ModelInitialization.built
+    return initialize(model, options, size, task=task or CLASSIFICATION)
 
 
 def default_variants(
     start: ModelInitialization, attention: dict[str, Any] | None, where: dict[str, Any] | None = None
 ) -> list[VariantSpec]:
-    """A network without and with attention.
+    """Return a network without and with attention.
 
-    One of this package with random weights is built both ways; any other gets its attention by surgery.
+    A network of this package with random weights is built both ways. Any other gets its attention by surgery.
 
     Args:
-        start: The network, with the options that it has with attention.
-        attention: As `AttentionSpec.to_dict` writes it; None is the network's own, or else SE.
-        where: Placement and stages of surgery.
+        start: The network, with its options for the variant with attention.
+        attention: Result of `AttentionSpec.to_dict`; None: the network's own attention, else SE.
+        where: Placement and stages for surgery.
     """
     from senet.nn import SE, attention_from_dict
     from senet.zoo import model_spec
 
     options = dict(start.options)
-    if start.weights != BUILT or ":" in start.model:
+    if start.weights != SCRATCH or ":" in start.model:
         spec = attention_from_dict(attention) if attention else SE()
         surgery = {"attention": spec, **(where or {})}
         return [VariantSpec(name="plain", start=start), VariantSpec(name=spec.kind, start=start, surgery=surgery)]

@@ -1,6 +1,6 @@
-"""Data sets, what happens to their pictures on the way to a network, and what happens to a broken one.
+"""Data sets, transforms and loaders.
 
-Names are imported on first use (PEP 562): `senet.data.augmentation` costs neither torch nor torchvision.
+Names are imported on first use (PEP 562). `senet.data.augmentation` imports neither torch nor torchvision.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from senet.data.augmentation import Augmentation
-    from senet.data.corrupt_images import CorruptImageReport
-    from senet.data.dataset import Batch, ImageDataset, RefusedImage
+    from senet.data.dataset import Batch, ImageDataset
     from senet.data.dense import AnnotationIssue, DenseBatch, DenseDataset, DenseSource, annotation_issues
     from senet.data.folder import find_images
     from senet.data.holdout import hold_out
@@ -20,20 +19,19 @@ if TYPE_CHECKING:
     from senet.data.memory import MemorySource, write_images
     from senet.data.mixing import Mixing
     from senet.data.opening import open_data
-    from senet.data.sample_images import sample_images
+    from senet.data.photographs import sample_images
     from senet.data.sampler import EvalBatchSampler, Shard, TrainBatchSampler
     from senet.data.scanning import ScanReport, scan
-    from senet.data.sharding import Sharded, write_shards
+    from senet.data.sharding import ShardSummary, write_shards
     from senet.data.shards import ShardSource
-    from senet.data.sources import Data, FileSource, Source, Subset, missing_classes, subsample
-    from senet.data.transforms import Normalise, TrainTransform, eval_transform, train_transform
+    from senet.data.sources import Data, FileSource, Source, Subset, subsample
+    from senet.data.transforms import Normalise, eval_transform, train_transform
 
 __all__ = [
     "AnnotationIssue",
     "Augmentation",
     "Batch",
     "CorruptImage",
-    "CorruptImageReport",
     "Data",
     "DenseBatch",
     "DenseDataset",
@@ -44,15 +42,13 @@ __all__ = [
     "MemorySource",
     "Mixing",
     "Normalise",
-    "RefusedImage",
     "ScanReport",
     "Shard",
     "ShardSource",
-    "Sharded",
+    "ShardSummary",
     "Source",
     "Subset",
     "TrainBatchSampler",
-    "TrainTransform",
     "annotation_issues",
     "default_workers",
     "eval_loader",
@@ -60,7 +56,6 @@ __all__ = [
     "find_images",
     "hold_out",
     "load_image",
-    "missing_classes",
     "open_data",
     "sample_images",
     "scan",
@@ -71,10 +66,9 @@ __all__ = [
     "write_shards",
 ]
 
-HOMES = {
+MODULES = {
     "augmentation": ("Augmentation",),
-    "broken": ("CorruptImageReport",),
-    "dataset": ("Batch", "ImageDataset", "RefusedImage"),
+    "dataset": ("Batch", "ImageDataset"),
     "dense": ("DenseBatch", "DenseDataset", "DenseSource", "AnnotationIssue", "annotation_issues"),
     "folder": ("find_images",),
     "holdout": ("hold_out",),
@@ -84,17 +78,17 @@ HOMES = {
     "mixing": ("Mixing",),
     "opening": ("open_data",),
     "sampler": ("EvalBatchSampler", "Shard", "TrainBatchSampler"),
-    "samples": ("sample_images",),
+    "photographs": ("sample_images",),
     "scanning": ("ScanReport", "scan"),
-    "sharding": ("Sharded", "write_shards"),
+    "sharding": ("ShardSummary", "write_shards"),
     "shards": ("ShardSource",),
-    "sources": ("Data", "FileSource", "Source", "Subset", "missing_classes", "thin"),
-    "transforms": ("Normalise", "TrainTransform", "eval_transform", "train_transform"),
+    "sources": ("Data", "FileSource", "Source", "Subset", "subsample"),
+    "transforms": ("Normalise", "eval_transform", "train_transform"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in HOMES.items():
+    for module, names in MODULES.items():
         if name in names:
-            return getattr(import_module(f"senet.data.{home}"), name)
+            return getattr(import_module(f"senet.data.{module}"), name)
     raise AttributeError(f"module 'senet.data' has no attribute {name!r}")

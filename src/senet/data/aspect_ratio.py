@@ -1,6 +1,7 @@
-"""Pictures with boxes that are much longer than wide: neither too large for memory, nor without a pixel of width.
+"""Bounds for images whose aspect ratio is extreme, with their boxes.
 
-A detector itself shrinks a picture until its longer side is the size's; of 10,000 x 10 pixels it would leave no height.
+A detector shrinks an image until its longer side has the requested size. Of 10,000 x 10 pixels it would leave no
+height. These functions keep such an image small enough for memory and at least two pixels wide.
 """
 
 from __future__ import annotations
@@ -22,20 +23,22 @@ LEAST_SIDE = 2
 
 
 class ScaleJitter(v2.ScaleJitter):
-    """As torchvision's, but that no side of a sliver becomes 0 pixels."""
+    """torchvision's scale jitter, with at least one pixel a side."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """The size, in pixels."""
+        """Draw the size in pixels."""
         params: dict[str, Any] = super().make_params(flat_inputs)
         return params | {"size": tuple(max(1, edge) for edge in params["size"])}
 
 
 def shortened(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """Width and height at which a detector gets a picture: its own, but for a sliver that is much longer than needed.
+    """Return the width and height at which a detector receives an image.
+
+    Only an image much longer than needed gets another size than its own.
 
     Args:
-        size: Of the picture.
-        longest: Longest edge that the detector itself leaves.
+        size: Width and height of the image.
+        longest: Longest edge after the detector's own resizing.
     """
     long, short = max(size), min(size)
     if long <= LONGEST * short or long <= LONGEST * longest:
@@ -45,14 +48,14 @@ def shortened(size: tuple[int, int], longest: int) -> tuple[int, int]:
 
 
 class Shorten(nn.Module):
-    """Resize a picture that is `shortened`, with its boxes. Their overlaps stay what they are."""
+    """Resize an image to its `shortened` size, with its boxes. The overlaps of the boxes don't change."""
 
     def __init__(self, longest: int) -> None:
         super().__init__()
         self.longest = longest
 
     def forward(self, image: Image.Image, target: dict[str, Any]) -> tuple[Image.Image, dict[str, Any]]:
-        """Picture and target of torchvision's kinds."""
+        """Transform an image and its target of torchvision's types."""
         width, height = shortened(image.size, self.longest)
         if (width, height) == image.size:
             return image, target
@@ -61,14 +64,14 @@ class Shorten(nn.Module):
 
 
 def bounded(image: Image.Image, longest: int, fill: Sequence[float]) -> Image.Image:
-    """A picture as a detector can take it; nearly always as it is.
+    """Return an image that a detector can take.
 
-    A sliver is `shortened`. One of which the detector would leave nothing gets a border at its right or lower side,
-    where that moves no box.
+    Most images are returned unchanged. A very long image is `shortened`. If the detector would still leave none of the
+    shorter side, a border is added at the right or at the bottom, where it moves no box.
 
     Args:
-        image: The picture.
-        longest: Longest edge that the detector itself leaves.
+        image: The image.
+        longest: Longest edge after the detector's own resizing.
         fill: Colour of the border.
     """
     size = shortened(image.size, longest)

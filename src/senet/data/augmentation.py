@@ -1,4 +1,4 @@
-"""What training varies in a picture. Plain fields only: a command line can read them without torch."""
+"""Options of data augmentation. Plain fields only, so that a command line can read them without torch."""
 
 from __future__ import annotations
 
@@ -11,32 +11,37 @@ from senet.errors import SenetError
 __all__ = ["Augmentation"]
 
 CROPS = {"random-resized": ("scale", "ratio"), "pad": ("pad",), "scale-jitter": ("scale_jitter",), "none": ()}
-"""The ways to crop, each with the fields that only it reads."""
+"""Kinds of crops. Each has the fields that only this crop reads."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The random changes of a training image, in the order in which they are applied.
+    """Random changes of a training image, in the order in which they are applied.
 
     Attributes:
-        crop: `"random-resized"`: a random part of the image, resized; `"pad"`: a border of the mean colour (zero, once
-            normalised), then a random crop (the CIFAR way: He et al. 2016, section 4.2); `"none"`: the
-            evaluation's centre crop.
-        scale: Area of the part that `"random-resized"` takes, as a fraction of the picture's.
-        ratio: Width over height of that part.
-        pad: Pixels that `"pad"` adds on each side.
-        scale_jitter: Smallest and largest factor by which `"scale-jitter"` multiplies the size.
+        crop: Way to cut the training image: `"random-resized"`, `"pad"` (a border, then a random crop),
+            `"scale-jitter"` (a random scale, then a random crop) or `"none"` (the center crop of evaluation).
+        scale: Smallest and largest area of a random-resized crop, as fractions of the image's.
+        ratio: Smallest and largest width over height of a random-resized crop.
+        pad: Border of the pad crop on each side, in pixels.
+        scale_jitter: Smallest and largest factor of the size for the scale-jitter crop.
         hflip: Probability of a left-right flip. Use 0 where left and right matter, as in digits and text.
-        vflip: Probability of an upside-down flip, for pictures without an upright: cells, satellite images.
-        rotation: Rotation by an angle drawn from ± this many degrees.
-        translate: Shift by up to this fraction of the width and of the height.
-        color_jitter: Brightness, contrast and saturation are each scaled by 1 ± this strength.
-        pixel_jitter: A number drawn from ± this many grey levels (of 255) is added to each colour channel.
-        random_erasing: Probability that a random rectangle is replaced by the mean colour.
-        cutout: Side in pixels of a square around a random place that is replaced by the mean colour; 0 is off.
+        vflip: Probability of an upside-down flip, for images without an upright such as cells and satellite images.
+        rotation: Largest angle of a random rotation to either side, in degrees.
+        translate: Largest shift, as a fraction of the width and of the height.
+        color_jitter: Strength of random brightness, contrast and saturation: each is scaled by 1 ± this.
+        pixel_jitter: Largest number of gray levels (of 255) that is added to or subtracted from each color channel.
+        random_erasing: Probability that a random rectangle is replaced by the mean color.
+        cutout: Side of a random square that is replaced by the mean color, in pixels (0 is off).
 
     Raises:
-        SenetError: A value out of its range, or one that the chosen `crop` doesn't read.
+        SenetError: A value is out of its range, or the chosen `crop` doesn't read it.
+
+    Example:
+        >>> from senet.data import Augmentation
+        >>> augmentation = Augmentation(crop="pad", pad=2, hflip=0.0)
+        >>> augmentation.changed(crop="random-resized").scale
+        (0.08, 1.0)
     """
 
     crop: str = "random-resized"
@@ -63,9 +68,9 @@ class Augmentation:
                 raise SenetError(f"{name}={getattr(self, name)} must lie in [0, 1]")
         for name in ("pad", "rotation", "color_jitter", "pixel_jitter", "cutout"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise SenetError(f"{name}={getattr(self, name)} must be a number and not negative")
+                raise SenetError(f"{name}={getattr(self, name)} must be finite and not negative")
         if self.scale[1] > 1:
-            raise SenetError(f"scale={self.scale} must lie within (0, 1]: it is a share of the picture's area")
+            raise SenetError(f"scale={self.scale} must lie within (0, 1]; it is a fraction of the image's area")
         for name in self._unread():
             if getattr(self, name) != DEFAULTS[name]:
                 raise SenetError(
@@ -81,11 +86,11 @@ class Augmentation:
             raise SenetError(f"{name}={value} must be the smallest and the largest, both positive")
 
     def _unread(self) -> list[str]:
-        """Fields that another crop reads, and this one doesn't."""
+        """List the fields that only other crops read."""
         return [name for names in CROPS.values() for name in names if name not in CROPS[self.crop]]
 
     def changed(self, **given: Any) -> Augmentation:
-        """This augmentation with other values. A new crop begins with its own defaults.
+        """Return this augmentation with other values. A new crop starts from its own defaults.
 
         Raises:
             SenetError: A value is impossible, or the crop doesn't read it.

@@ -1,4 +1,4 @@
-"""What is to be known about a data set before a training begins."""
+"""Checks and notes about a data set before a training starts."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from senet.preprocessing import Preprocessing
 __all__ = ["check_masks", "left_out_note", "mask_issues", "report_data"]
 
 SAMPLED = 32
-"""Training images that are looked at for 16-bit values."""
+"""Training images that are checked for 16-bit values."""
 
 NAMED = 3
-"""Files that a line names."""
+"""Files that one line names."""
 
 
 def check_masks(data: Data, parts: Iterable[str], *, training: bool) -> None:
-    """Refuse masks from which nothing could be learned, or by which nothing could be measured.
+    """Refuse masks that allow no training or no evaluation.
 
     Args:
-        data: Any; what has no masks is fine.
-        parts: Which are used, of `data.parts`.
-        training: Whether classes are to be learned, so that all must be there.
+        data: Any data set. Data without masks passes.
+        parts: Names of the parts to check, of `data.parts`.
+        training: Whether the masks are trained on, so that each class must occur.
 
     Raises:
         DataError: A part's masks hold 0 and 255 alone, or a class is in no training mask.
     """
-    for trouble in mask_issues(data, parts, training=training):
-        raise DataError(f"{trouble.path}: {trouble.reason}")
+    for issue in mask_issues(data, parts, training=training):
+        raise DataError(f"{issue.path}: {issue.reason}")
 
 
 def mask_issues(data: Data, parts: Iterable[str], *, training: bool = True) -> list[AnnotationIssue]:
-    """What is wrong with the masks of a part as a whole; see `check_masks`."""
+    """List the issues of a part's masks as a whole, see `check_masks`."""
     found = []
     for name in parts:
         source = _whole(data.parts[name])
@@ -56,7 +56,7 @@ def mask_issues(data: Data, parts: Iterable[str], *, training: bool = True) -> l
 
 
 def _whole(source: Source) -> Source:
-    """Without what `--limit` leaves out: a quick try needn't have all classes."""
+    """Undo `--limit`: a subset needn't contain all classes."""
     return _whole(source.source) if isinstance(source, Subset) else source
 
 
@@ -65,31 +65,29 @@ def _about_two_values(part: str, classes: Sequence[str]) -> str:
         "--instances makes any number above 0 the second class" if len(classes) == 2 else "number classes 0, 1, ..."
     )
     return (
-        f"all {part} masks hold 0 and 255 alone, and 255 means that nothing is said: nothing but {classes[0]} could be "
-        f"learned; {remedy}, or save {classes[1]} as 1"
+        f"all {part} masks hold 0 and 255 alone, and 255 means no class, so the only class is {classes[0]}; {remedy}, "
+        f"or save {classes[1]} as 1"
     )
 
 
 def _about_missing(missing: Sequence[str], classes: Sequence[str], *, instances: bool) -> str:
     if instances:
-        return (
-            f"no training mask has anything of {missing[0]}: with --instances {classes[0]} is 0, {classes[1]} the rest"
-        )
+        return f"no training mask contains {missing[0]}; with --instances {classes[0]} is 0, {classes[1]} any other"
     names = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
     numbers = f"{classes.index(missing[0])} of 0..{len(classes) - 1}"
     return (
-        f"no training mask has anything of {names} (number {numbers}), so it can't be learned; correct the numbers in "
-        "the masks, name other classes (classes.txt, --class-names), or move such pictures to those that are trained on"
+        f"no training mask contains {names} (number {numbers}); correct the numbers in the masks, name other classes "
+        "(classes.txt, --class-names), or move images with this class to the training part"
     )
 
 
-def report_data(data: Data, preprocessing: Preprocessing, tell: Callable[[str], object]) -> None:
-    """Tell what a training will do with its files that a person may not expect.
+def report_data(data: Data, preprocessing: Preprocessing, report: Callable[[str], object]) -> None:
+    """Report how a training handles unusual files.
 
     Args:
-        data: What is trained on.
-        preprocessing: Of the network: the white of 16-bit images.
-        tell: Called with each line.
+        data: The training data.
+        preprocessing: Of the network. It has the white level of 16-bit images.
+        report: Called with each line.
     """
     sampled = [depth_at(data.train, index) for index in evenly(len(data.train), SAMPLED)]
     lines = (
@@ -98,16 +96,16 @@ def report_data(data: Data, preprocessing: Preprocessing, tell: Callable[[str], 
         _ignore_index_note(data.train),
     )
     for line in filter(None, lines):
-        tell(line)
+        report(line)
 
 
 def left_out_note(paths: Sequence[str]) -> str:
-    """`3 files left out: a.heic, ...`; empty if there are none."""
+    """`3 files left out: a.heic, ...`, empty if there are none."""
     if not paths:
         return ""
     more = f" and {len(paths) - NAMED:,} more" if len(paths) > NAMED else ""
     plural = "s" * (len(paths) != 1)
-    return f"{len(paths):,} file{plural} left out (not of a format that is read): {', '.join(paths[:NAMED])}{more}"
+    return f"{len(paths):,} file{plural} left out (unsupported format): {', '.join(paths[:NAMED])}{more}"
 
 
 def _ignore_index_note(source: Source) -> str:
@@ -119,6 +117,4 @@ def _ignore_index_note(source: Source) -> str:
     if not empty.any():
         return ""
     example = source.masks[int(np.flatnonzero(empty)[0])]
-    return (
-        f"{empty.sum():,} of {len(source):,} training masks say nothing but 0 and 255 (nothing said), such as {example}"
-    )
+    return f"{empty.sum():,} of {len(source):,} training masks hold 0 and 255 (no class) alone, such as {example}"

@@ -1,4 +1,4 @@
-"""Boxes in COCO's form: one JSON file a part."""
+"""Boxes in COCO's format: one JSON file for each part."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ PARTS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
 
 def open_coco(request: Request) -> Data:
-    """Read `coco:PATH`: COCO's own folders, or a JSON file a part beside (or above) its pictures.
+    """Read `coco:PATH`: COCO's own folders, or a JSON file for each part beside (or above) its images.
 
-    Classes are the categories of the training part, by their numbers; other parts are matched to them by name. A
-    `file_name` may not lead out of its folder. Annotations with `iscrowd` are neither learned nor counted as misses, as
-    in COCO's own evaluation.
+    Classes are the categories of the training part, in the order of their numbers. The categories of other parts are
+    matched by name. A `file_name` may not lead out of its folder. Annotations with `iscrowd` are neither trained on nor
+    counted as missed, as in COCO's own evaluation.
 
     Raises:
-        DataError: The folder or one of its JSON files isn't there or can't be read.
+        DataError: The folder or one of its JSON files is missing or unreadable.
     """
     root = request.existing_folder(LAYOUT)
-    request.refuse_split("its JSON files say what is validated on")
+    request.refuse_split("its JSON files define the validation images")
     if request.classes:
         raise DataError(f"--class-names has no effect on {request.name}, whose JSON names its categories")
     files = _files(root)
     train = read_coco_file(files["train"])
     classes = tuple(train.categories.values())
     sources = {
-        part: read_coco(train if part == "train" else read_coco_file(file), _pictures(root, file), classes)
+        part: read_coco(train if part == "train" else read_coco_file(file), _images(root, file), classes)
         for part, file in files.items()
     }
     return Data(
@@ -76,75 +76,73 @@ def _files(root: Path) -> dict[str, Path]:
     return by_part
 
 
-def _pictures(root: Path, file: Path) -> list[Path]:
-    """Where a part's pictures may be, the likeliest first."""
+def _images(root: Path, file: Path) -> list[Path]:
+    """List the folders that may hold a part's images, the likeliest first."""
     part = file.stem.rpartition("_")[2]
     return [folder for folder in (root / part, root / "images" / part, root / "images", root) if folder.is_dir()]
 
 
 def read_coco(content: CocoFile, folders: list[Path], classes: tuple[str, ...]) -> BoxSource:
-    """One part.
+    """Read one part.
 
     Args:
-        content: Of its JSON file, whose categories are matched to the classes by name.
-        folders: Where its pictures may be.
+        content: Its JSON file. Categories are matched to the classes by name.
+        folders: Folders that may hold its images.
         classes: Names of the classes.
     """
     labels = {number: classes.index(name) for number, name in content.categories.items() if name in classes}
-    by_picture: dict[int | str, list[dict[str, Any]]] = {entry["id"]: [] for entry in content.images}
-    troubles = []
+    by_image: dict[int | str, list[dict[str, Any]]] = {entry["id"]: [] for entry in content.images}
+    issues = []
     for entry in content.annotations:
-        wrong = _wrong(entry, by_picture, labels)
+        wrong = _wrong(entry, by_image, labels)
         if wrong:
-            troubles.append(AnnotationIssue(str(content.path), f"annotation {shown(entry.get('id', '?'))}: {wrong}"))
+            issues.append(AnnotationIssue(str(content.path), f"annotation {shown(entry.get('id', '?'))}: {wrong}"))
         else:
-            by_picture[entry["image_id"]].append(entry)
+            by_image[entry["image_id"]].append(entry)
     rows = []
-    for picture in content.images:
+    for image in content.images:
         try:
-            path = file_within(folders, picture["file_name"])
+            path = file_within(folders, image["file_name"])
         except OutsideError as error:
-            name = shown(picture["file_name"])
-            troubles.append(
-                AnnotationIssue(str(content.path), f"image {shown(picture['id'])}: file_name {name}: {error}")
-            )
+            name = shown(image["file_name"])
+            issues.append(AnnotationIssue(str(content.path), f"image {shown(image['id'])}: file_name {name}: {error}"))
             continue
-        row, more = _row(content.path, picture, path, by_picture[picture["id"]], labels, classes)
+        row, more = _row(content.path, image, path, by_image[image["id"]], labels, classes)
         rows.append(row)
-        troubles += more
-    return BoxSource(rows, troubles, root=folders[-1])
+        issues += more
+    return BoxSource(rows, issues, root=folders[-1])
 
 
 def _row(
     file: Path,
-    picture: dict[str, Any],
+    image: dict[str, Any],
     path: Path,
     entries: list[dict[str, Any]],
     labels: dict[int, int],
     classes: tuple[str, ...],
 ) -> tuple[BoxSample, list[AnnotationIssue]]:
-    """One picture's boxes, and what is wrong with them."""
-    where = f"{file}, {picture['file_name']}"
+    """Return one image's boxes and their issues."""
+    where = f"{file}, {image['file_name']}"
     corners = np.array([entry["bbox"] for entry in entries], dtype=np.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     numbers = np.array([labels[entry["category_id"]] for entry in entries], dtype=np.int64)
-    size, wrong = checked_size(path, (picture.get("width"), picture.get("height")), where)
+    size, wrong = checked_size(path, (image.get("width"), image.get("height")), where)
     boxes, usable, more = checked_boxes(corners, size, where, [classes[number] for number in numbers])
     crowd = np.array([bool(entry.get("iscrowd", 0)) for entry in entries], dtype=bool)
     row = BoxSample(path, boxes[usable], numbers[usable], crowd[usable], np.zeros_like(crowd[usable]), size)
-    return row, wrong or more  # boxes of another picture are all wrong: once is enough
+    return row, wrong or more  # boxes of another image are all wrong, so one issue is enough
 
 
-def _wrong(entry: dict[str, Any], pictures: Collection[object], labels: Collection[object]) -> str:
-    picture, category, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
-    if type(picture) not in (int, str) or picture not in pictures:
-        return f"there is no image {shown(picture)}"
+def _wrong(entry: dict[str, Any], images: Collection[object], labels: Collection[object]) -> str:
+    image, category, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
+    if type(image) not in (int, str) or image not in images:
+        return f"there is no image {shown(image)}"
     if type(category) is not int or category not in labels:
-        return f"there is no category {shown(category)} among those that are trained on"
+        return f"there is no category {shown(category)} among the categories of the training part"
     if not isinstance(box, list) or len(box) != 4 or not all(type(v) in (int, float) and _plain(v) for v in box):
         return f"bbox must be four numbers, not {shown(box)}"
     return ""
 
 
 def _plain(value: float) -> bool:
-    return value != value or abs(value) < 1e9  # NaN has no area, and is told as such
+    return value != value or abs(value) < 1e9  # NaN is reported as a box without area

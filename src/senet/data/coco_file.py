@@ -1,4 +1,4 @@
-"""One JSON file in COCO's form, read and checked."""
+"""Reading and checking a JSON file in COCO's format."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["CocoFile", "category_numbers", "listed_images", "read_coco_file"]
 
 @dataclass(frozen=True)
 class CocoFile:
-    """What a file says.
+    """Contents of a JSON file in COCO's format.
 
     Attributes:
         path: The file.
-        images: Entries with `id` and `file_name`; no id twice.
+        images: Entries with `id` and `file_name`. Each id is unique.
         annotations: Entries, unchecked.
-        categories: Number to name, by number; no name twice.
+        categories: Number to name, in the order of numbers. Each name is unique.
     """
 
     path: Path
@@ -34,31 +34,31 @@ class CocoFile:
 
 
 def read_coco_file(path: Path, *, annotated: bool = True) -> CocoFile:
-    """Read a file of annotations, or of `image_info`.
+    """Read a file of annotations, or an `image_info` file.
 
     Args:
         path: The file.
-        annotated: Whether `annotations` must be there.
+        annotated: Whether `annotations` is required.
 
     Raises:
-        DataError: It can't be read, or isn't in COCO's form.
+        DataError: The file is unreadable or isn't in COCO's format.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} can't be read as JSON: {error}") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} isn't in COCO's form: it holds no object")
+        raise DataError(f"{path} isn't in COCO's format: it holds no JSON object")
     if not annotated:
         content.setdefault("annotations", [])
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), list) or not all(isinstance(entry, dict) for entry in content[key]):
-            raise DataError(f"{path} isn't in COCO's form: it has no list {key!r}")
+            raise DataError(f"{path} isn't in COCO's format: it has no list {key!r}")
     _check(path, "images", content["images"], "file_name", (int, str))
     _check(path, "categories", content["categories"], "name", (int,))
     categories = {entry["id"]: str(entry["name"]) for entry in sorted(content["categories"], key=lambda e: e["id"])}
     if len(set(categories.values())) != len(categories) or not categories:
-        raise DataError(f"{path}: its categories must have names, each another")
+        raise DataError(f"{path}: its categories must have distinct names")
     return CocoFile(path, content["images"], content["annotations"], categories)
 
 
@@ -77,10 +77,10 @@ def _check(path: Path, key: str, entries: list[dict[str, Any]], needed: str, kin
 
 
 def listed_images(file: CocoFile, paths: Sequence[str]) -> list[dict[str, Any]]:
-    """`id` and `file_name` of each picture whose path ends in that name; of several names, the longest counts.
+    """Find `id` and `file_name` of each image by the end of its path. The longest match counts.
 
     Raises:
-        DataError: It lists no such picture, or one of another size; or two pictures are the same one of its list.
+        DataError: An image isn't listed or has another size, or two images match the same entry.
     """
     by_last: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for image in file.images:
@@ -97,21 +97,21 @@ def listed_images(file: CocoFile, paths: Sequence[str]) -> list[dict[str, Any]]:
         if image["id"] in taken:
             raise DataError(f"{taken[image['id']]} and {path} are both image {shown(image['id'])} of {file.path}")
         taken[image["id"]] = path
-        _, troubles = checked_size(Path(path), (image.get("width"), image.get("height")), path)
-        if troubles:
-            raise DataError(f"{path} isn't image {shown(image['id'])} of {file.path}: {troubles[0].reason}")
+        _, issues = checked_size(Path(path), (image.get("width"), image.get("height")), path)
+        if issues:
+            raise DataError(f"{path} isn't image {shown(image['id'])} of {file.path}: {issues[0].reason}")
         found.append({"id": image["id"], "file_name": image["file_name"]})
     return found
 
 
 def category_numbers(file: CocoFile, classes: Sequence[str]) -> tuple[int, ...]:
-    """The number of each class.
+    """Return the category number of each class.
 
     Raises:
-        DataError: A class is none of its categories.
+        DataError: A class is not among the categories.
     """
     numbers = {name: number for number, name in file.categories.items()}
     missing = [name for name in classes if name not in numbers]
     if missing:
-        raise DataError(f"{file.path} has no category {missing[0]!r}, which the network knows")
+        raise DataError(f"{file.path} has no category {missing[0]!r}, a class of the network")
     return tuple(numbers[name] for name in classes)

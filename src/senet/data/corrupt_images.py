@@ -1,4 +1,4 @@
-"""How many broken images a run has met, and when they are too many."""
+"""Counting the corrupt images of a run."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["CorruptImageReport"]
 
 
 class CorruptImageReport:
-    """Collects the broken images that batches tell of; lives in the main process.
+    """Collect the corrupt images that batches report. It lives in the main process.
 
     Args:
         total: Number of images in the set.
-        limit: How many broken images are put up with; None means one in a hundred, but at least 10.
-        tell: Called with path and reason of each broken image, once each.
+        limit: Largest number of corrupt images that is tolerated. None means one in a hundred, but at least 10.
+        report: Called with path and reason of each corrupt image, once each.
         data: The set's name on the command line, for the advice.
     """
 
@@ -24,37 +24,37 @@ class CorruptImageReport:
         total: int,
         *,
         limit: int | None = None,
-        tell: Callable[[str, str], None] | None = None,
+        report: Callable[[str, str], None] | None = None,
         data: str = "folder:PATH",
     ) -> None:
         self.limit = max(10, total // 100) if limit is None else limit
         self.reasons: dict[str, str] = {}
-        self._tell = tell
+        self._report = report
         self._data = data
 
-    def add(self, broken: Iterable[Iterable[str]]) -> None:
-        """Note what one batch met.
+    def add(self, corrupt: Iterable[Iterable[str]]) -> None:
+        """Add the corrupt images of one batch.
 
         Raises:
-            DataError: More broken images than the limit.
+            DataError: More corrupt images than the limit.
         """
-        for path, reason in broken:
+        for path, reason in corrupt:
             if path in self.reasons:
                 continue
             self.reasons[path] = reason
-            if self._tell is not None:
-                self._tell(path, reason)
+            if self._report is not None:
+                self._report(path, reason)
         if len(self) > self.limit:
             path, reason = next(reversed(self.reasons.items()))
             raise DataError(
-                f"{len(self)} broken images, more than the limit of {self.limit}; the last: "
+                f"{len(self)} corrupt images, more than the limit of {self.limit}; the last: "
                 f"{path}: {reason}\n"
-                f"`senet doctor --data {self._data}` lists them all"
+                f"`senet doctor --data {self._data}` lists all of them"
             )
 
     def __len__(self) -> int:
         return len(self.reasons)
 
     def summary(self) -> str:
-        """One line for the end of a run; empty if nothing was broken."""
-        return f"{len(self)} broken image{'s' * (len(self) != 1)} skipped" if self.reasons else ""
+        """Return one line for the end of a run, empty if no image was corrupt."""
+        return f"{len(self)} corrupt image{'s' * (len(self) != 1)} skipped" if self.reasons else ""

@@ -1,9 +1,8 @@
-"""A random part of a stored image: the fast way to what Pillow and torchvision give.
+"""Random crops of stored images, faster than Pillow and torchvision.
 
-A JPEG is decoded by libjpeg-turbo straight into a tensor, to the same bytes as Pillow's. A part that is resized is
-so in 8 bits by PyTorch's vectorised kernel, which differs from Pillow's by at most one grey level (two for bicubic);
-of a photograph that is much larger than wanted, libjpeg gives every second, fourth or eighth pixel's worth in the
-first place.
+libjpeg-turbo decodes a JPEG straight into a tensor, with the same bytes as Pillow. PyTorch's vectorised kernel resizes
+a crop in 8 bits. It differs from Pillow's result by at most one grey level (two for bicubic). A photograph much larger
+than needed is decoded at a half, a quarter or an eighth of its size.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from senet.preprocessing import DEEP_WHITE
 __all__ = ["PaddedCrop", "PartialCrop"]
 
 GAP = 2
-"""A photograph is decoded smaller where the part would still be this many times larger than wanted."""
+"""A photograph is decoded smaller if the crop would still be this many times larger than needed."""
 
 TENSOR_MODES = {InterpolationMode.BILINEAR: "bilinear", InterpolationMode.BICUBIC: "bicubic"}
 PILLOW_MODES = {
@@ -39,14 +38,14 @@ PILLOW_MODES = {
 
 @dataclass(frozen=True)
 class PartialCrop:
-    """`RandomResizedCrop`, with the same draws for the same part, of images that needn't be decoded yet.
+    """`RandomResizedCrop` with the same random draws, for images that needn't be decoded yet.
 
     Attributes:
         size: Height and width of the result, in pixels.
-        scale: Area of the part, as a fraction of the image's.
-        ratio: Width over height of the part.
-        interpolation: How pixels are computed; one of `TENSOR_MODES`.
-        white_level: What is white in 16-bit grey.
+        scale: Area of the crop, as a fraction of the image's.
+        ratio: Width over height of the crop.
+        interpolation: One of `TENSOR_MODES`.
+        white_level: White of 16-bit grey images.
     """
 
     size: tuple[int, int]
@@ -63,7 +62,7 @@ class PartialCrop:
         """A file's bytes -> (3, H, W) uint8.
 
         Raises:
-            CorruptImage: It can't be decoded.
+            CorruptImage: The file can't be decoded.
         """
         image = _simple_jpeg(stored)
         if image is None:
@@ -75,7 +74,7 @@ class PartialCrop:
         return self._resized(_whole_jpeg(stored), part)
 
     def _part(self, image: Image.Image) -> tuple[int, int, int, int]:
-        """Top, left, height and width; needs the header only."""
+        """Draw top, left, height and width. The header is enough for it."""
         return RandomResizedCrop.get_params(image, list(self.scale), list(self.ratio))
 
     def _shrink(self, part: tuple[int, int, int, int]) -> int:
@@ -86,14 +85,14 @@ class PartialCrop:
     def _resized(self, whole: Tensor, part: tuple[int, int, int, int]) -> Tensor:
         top, left, height, width = part
         cut = whole[None, :, top : top + height, left : left + width]
-        cut = cut.contiguous(memory_format=torch.channels_last)  # as decoded: the kernel for interleaved colours
+        cut = cut.contiguous(memory_format=torch.channels_last)  # as decoded, for the kernel of interleaved colours
         mode = TENSOR_MODES[self.interpolation]
         return F.interpolate(cut, self.size, mode=mode, align_corners=False, antialias=True)[0]
 
     def _resized_from_smaller(
         self, name: str, image: Image.Image, part: tuple[int, int, int, int], factor: int
     ) -> Tensor:
-        """Decode a JPEG `factor` times smaller; the part's edges then lie between pixels, where Pillow can cut."""
+        """Decode a JPEG `factor` times smaller. The crop's edges then lie between pixels, where Pillow can cut."""
         width, height = image.size
         with as_corrupt_image(name):
             image.draft("RGB", (width // factor, height // factor))
@@ -106,14 +105,14 @@ class PartialCrop:
 
 @dataclass(frozen=True)
 class PaddedCrop:
-    """`RandomCrop` out of a border, with the same draws for the same place and the same pixels.
+    """`RandomCrop` out of a border, with the same random draws and the same pixels.
 
     Attributes:
         size: Height and width of the result, in pixels.
         pad: Width of the border, in pixels.
-        fill: Its colour, in grey levels.
-        cover: What makes an image of another size cover that size.
-        white_level: What is white in 16-bit grey.
+        fill: Colour of the border, in grey levels.
+        cover: Resizes an image of another size to cover `size`.
+        white_level: White of 16-bit grey images.
     """
 
     size: tuple[int, int]
@@ -130,7 +129,7 @@ class PaddedCrop:
         """A file's bytes -> (3, H, W) uint8.
 
         Raises:
-            CorruptImage: It can't be decoded.
+            CorruptImage: The file can't be decoded.
         """
         image = _simple_jpeg(stored)
         if image is not None and image.size == self.size[::-1]:
@@ -148,31 +147,31 @@ class PaddedCrop:
 
     @cached_property
     def _border(self) -> Tensor:
-        """(3, H, W), as `decode_jpeg` lays images out."""
+        """(3, H, W), in the memory layout of `decode_jpeg`."""
         return torch.tensor(self.fill).to(torch.uint8).expand(*self.size, -1).contiguous().permute(2, 0, 1)
 
     def _start(self, side: int, wanted: int) -> int:
-        """Where the result begins in the image; negative within the border."""
+        """Draw where the result begins in the image; negative within the border."""
         room = side + 2 * self.pad - wanted
         return (int(torch.randint(0, room + 1, size=())) if room else 0) - self.pad
 
 
 def _simple_jpeg(stored: Stored) -> Image.Image | None:
-    """The header of a file for which libjpeg-turbo will do; None for any other."""
+    """Read the header of a file that libjpeg-turbo can decode alone, or None for any other file."""
     with as_corrupt_image(stored.name):
         image = opened(BytesIO(stored.content))
         return image if _is_simple_jpeg(image) else None
 
 
 def _is_simple_jpeg(image: Image.Image) -> bool:
-    """Whether libjpeg-turbo alone gives what Pillow, and all that `load_stored` does after it, would give."""
+    """Whether libjpeg-turbo alone gives the same pixels as Pillow with all steps of `load_stored`."""
     return image.format == "JPEG" and image.mode in ("RGB", "L") and orientation(image) == 1
 
 
 def _whole_jpeg(stored: Stored) -> Tensor:
     try:
         return decode_jpeg(torch.frombuffer(stored.content, dtype=torch.uint8), mode=ImageReadMode.RGB)
-    except RuntimeError:  # what is wrong, or nothing for Pillow, it says in its own words
+    except RuntimeError:  # Pillow reads it or names the error
         return _pixels(_rgb(load_stored(stored)))
 
 

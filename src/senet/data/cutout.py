@@ -1,4 +1,4 @@
-"""Cutout: a square of the picture is blotted out."""
+"""Cutout: replace a random square of an image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["Cutout"]
 
 
 class Cutout(nn.Module):
-    """Replace a square around a random pixel; what of it lies outside the picture replaces nothing.
+    """Replace a square around a random pixel. The square is cut at the image's edges.
 
     Args:
-        side: Of the square, in pixels.
-        value: What replaces it: a number, or one a channel.
+        side: Side of the square, in pixels.
+        value: New value, one number or one for each channel.
 
     Shape:
         (C, H, W) -> the same.
@@ -29,7 +29,7 @@ class Cutout(nn.Module):
         self.value = value
 
     def forward(self, image: Tensor) -> Tensor:
-        """(C, H, W) -> (C, H, W); drawn from torch's global generator."""
+        """(C, H, W) -> (C, H, W); draws from torch's global generator."""
         height, width = image.shape[-2:]
         row, column = int(torch.randint(height, ())), int(torch.randint(width, ()))
         top, left = row - self.side // 2, column - self.side // 2

@@ -1,4 +1,4 @@
-"""Samples whose randomness comes from their place alone, and what stands in for one that can't be read."""
+"""Samples whose randomness depends on (seed, epoch, index) alone, with stand-ins for corrupt images."""
 
 from __future__ import annotations
 
@@ -19,44 +19,52 @@ from senet.errors import DataError
 
 __all__ = ["Batch", "ImageDataset", "RefusedImage", "Sample", "collate"]
 
-POLICIES = ("skip", "refuse")
+POLICIES = ("skip", "raise")
 
-MOST_IN_A_ROW = 1000
+MAX_CONSECUTIVE_CORRUPT = 1000
 
 
 class Sample(NamedTuple):
-    """One image of a batch to be."""
+    """One sample of a batch."""
 
     image: Tensor
     label: int
     key: tuple[int, int]
-    broken: list[tuple[str, str]]
+    corrupt: list[tuple[str, str]]
 
 
 class Batch(NamedTuple):
-    """What a loader yields; Lightning and `pin_memory` move its tensors.
+    """One batch of a classification loader. Lightning and `pin_memory` move its tensors.
 
     Attributes:
-        images: (N, C, H, W), as the transform leaves them: float32 in evaluation, uint8 in training, for `Normalise`.
-        labels: (N,) int64 class numbers; of the stand-in, where an image couldn't be read.
-        indices: (N,) int64 positions in the source that were asked for.
-        valid: (N,) bool, False for a stand-in of an image that couldn't be read. Evaluation leaves it out.
-        broken: (path, reason) of each image that couldn't be read; for `CorruptImageReport.add`.
-        key: Epoch and first index, which name the batch; for `Mixing`.
+        images: (N, C, H, W) as the transform leaves them: float32 in evaluation, uint8 in training, for `Normalise`.
+        labels: (N,) int64 class numbers. A stand-in keeps its own label.
+        indices: (N,) int64 requested positions in the source.
+        valid: (N,) bool, False for the stand-in of a corrupt image. Evaluation leaves stand-ins out.
+        corrupt: (path, reason) of each corrupt image.
+        key: Epoch and first index, which identify the batch; for `Mixing`.
+
+    Example:
+        >>> from senet.data import ImageDataset, eval_loader, eval_transform, open_data
+        >>> data = open_data("digits")
+        >>> dataset = ImageDataset(data.val, eval_transform(data.default_preprocessing))
+        >>> batch = next(iter(eval_loader(dataset, batch_size=4, workers=0)))
+        >>> batch.images.shape, batch.valid.tolist()
+        (torch.Size([4, 1, 16, 16]), [True, True, True, True])
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     valid: Tensor
-    broken: list[tuple[str, str]]
+    corrupt: list[tuple[str, str]]
     key: tuple[int, int]
 
 
-class RefusedImage(DataError):  # noqa: N818 - named as what it is about
-    """A broken image where none is tolerated.
+class RefusedImage(DataError):  # noqa: N818 - named after its subject
+    """A corrupt image where none is tolerated.
 
-    A `DataLoader` rebuilds a worker's exception from the text of its traceback; the user's line is its last.
+    A `DataLoader` rebuilds a worker's exception from the text of its traceback. This class keeps the last line of it.
     """
 
     def __init__(self, message: str) -> None:
@@ -64,65 +72,72 @@ class RefusedImage(DataError):  # noqa: N818 - named as what it is about
 
 
 class ImageDataset(Dataset[Sample]):
-    """Transformed images, asked for by `(epoch, index)`.
+    """Transformed images, indexed by `(epoch, index)`.
 
-    What the transform draws from torch's CPU generator depends on (seed, epoch, index) alone, so that a run
-    repeats with any number of worker processes and after any interruption; the generator is left as it was.
+    The transform's draws from torch's CPU generator depend on (seed, epoch, index) alone. A run therefore repeats with
+    any number of worker processes and after any interruption. The generator itself is left as it was.
 
-    With `broken="skip"` the next readable image (by index, wrapping around) stands in for one that can't be
-    read, so batches keep their shape and all processes of a distributed run keep in step; `Batch.broken`
-    tells which.
+    With `corrupt="skip"` the next readable image (by index, wrapping around) stands in for a corrupt one. Batches keep
+    their shape, and all processes of a distributed run stay in step. `Batch.corrupt` lists the corrupt images.
 
     Args:
         source: The images.
-        transform: PIL image -> (C, H, W) tensor. Its randomness must be torch's (all of torchvision's v2 is).
+        transform: PIL image -> (C, H, W) tensor. Its randomness must be torch's, as in torchvision's v2 transforms.
         seed: The run's seed.
-        broken: `"skip"` or `"refuse"`: what happens at an image that can't be read.
+        corrupt: `"skip"` or `"raise"`: how a corrupt image is handled.
 
     Raises:
-        ValueError: Another `broken`.
+        ValueError: Another `corrupt`.
+
+    Example:
+        >>> from senet.data import ImageDataset, eval_transform, open_data
+        >>> data = open_data("digits")
+        >>> dataset = ImageDataset(data.train, eval_transform(data.default_preprocessing))
+        >>> sample = dataset[0, 5]  # epoch 0, index 5
+        >>> sample.image.shape, sample.label
+        (torch.Size([1, 16, 16]), 0)
     """
 
     def __init__(
-        self, source: Source, transform: Callable[[Any], Tensor], *, seed: int = 0, broken: str = "skip"
+        self, source: Source, transform: Callable[[Any], Tensor], *, seed: int = 0, corrupt: str = "skip"
     ) -> None:
-        if broken not in POLICIES:
-            raise ValueError(f"broken={broken!r}; use {' or '.join(map(repr, POLICIES))}")
+        if corrupt not in POLICIES:
+            raise ValueError(f"corrupt={corrupt!r}; use {' or '.join(map(repr, POLICIES))}")
         self.source = source
         self.transform = transform
         self.seed = seed
-        self.broken = broken
+        self.corrupt = corrupt
         self.groups: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        """One sample.
+        """Return one sample.
 
         Raises:
-            RefusedImage: The image can't be read and `broken="refuse"`, or a thousand in a row can't.
+            RefusedImage: The image is corrupt and `corrupt="raise"`, or a thousand images in a row are corrupt.
         """
         epoch, index = key
-        broken: list[tuple[str, str]] = []
-        for step in range(min(len(self), MOST_IN_A_ROW)):
+        corrupt: list[tuple[str, str]] = []
+        for step in range(min(len(self), MAX_CONSECUTIVE_CORRUPT)):
             position = (index + step) % len(self)
             try:
                 with seeded_rng("sample", self.seed, epoch, index):
-                    return Sample(self._image(position), int(self.source.labels[position]), (epoch, index), broken)
+                    return Sample(self._image(position), int(self.source.labels[position]), (epoch, index), corrupt)
             except CorruptImage as error:
-                if self.broken == "refuse":
-                    raise RefusedImage(f"broken image {error}") from error
-                broken.append((error.path, error.reason))
-        raise RefusedImage(f"{len(broken)} images in a row can't be read, the first: {': '.join(broken[0])}")
+                if self.corrupt == "raise":
+                    raise RefusedImage(f"corrupt image {error}") from error
+                corrupt.append((error.path, error.reason))
+        raise RefusedImage(f"{len(corrupt)} images in a row can't be read, the first: {': '.join(corrupt[0])}")
 
     @property
     def order(self) -> Order | None:
-        """The order that the source is best read in; None where any is as good."""
+        """The order in which the source is fastest to read, or None if any order is as fast."""
         return getattr(self.source, "order", None)
 
     def _image(self, position: int) -> Tensor:
-        """One image, decoded by the transform where that needs a part of it only."""
+        """Return one image. A `TrainTransform` decodes it itself, since it may need a region only."""
         if isinstance(self.transform, TrainTransform):
             stored = self.source.stored(position)
             if stored is not None:
@@ -140,7 +155,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         images=default_collate([sample.image for sample in samples]),
         labels=torch.tensor([sample.label for sample in samples]),
         indices=torch.tensor([sample.key[1] for sample in samples]),
-        valid=torch.tensor([not sample.broken for sample in samples]),
-        broken=[trouble for sample in samples for trouble in sample.broken],
+        valid=torch.tensor([not sample.corrupt for sample in samples]),
+        corrupt=[issue for sample in samples for issue in sample.corrupt],
         key=samples[0].key,
     )

@@ -1,4 +1,4 @@
-"""Pictures with boxes or a mask: what a source of them gives, and samples that depend on their place alone."""
+"""Images with boxes or masks: sources, samples and batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from senet.data.dataset import MOST_IN_A_ROW, POLICIES, RefusedImage
+from senet.data.dataset import MAX_CONSECUTIVE_CORRUPT, POLICIES, RefusedImage
 from senet.data.images import CorruptImage
 from senet.data.listing import whole
 from senet.data.randomness import seeded_rng
@@ -31,21 +31,27 @@ __all__ = [
 ]
 
 Target = dict[str, Any]
-"""What is known of a picture, as NumPy arrays.
+"""Annotations of an image, as NumPy arrays.
 
-Detection: `boxes` (n, 4) float32 as x1, y1, x2, y2 in pixels, `labels` (n,) int64 from 0; `crowd` (n,) bool: no single
-object, `difficult` (n,) bool: an object that few would see. Both are neither learned nor counted.
-Segmentation: `mask` (H, W) uint8 class numbers, 255 where nothing is said.
+Detection: `boxes` (n, 4) float32 as x1, y1, x2, y2 in pixels; `labels` (n,) int64 from 0; `crowd` (n,) bool, groups of
+objects; `difficult` (n,) bool, objects that are hard to see. Neither of the last two is trained on or counted.
+Segmentation: `mask` (H, W) uint8 class numbers, 255 where no class is given.
 """
 
 
 class AnnotationIssue(NamedTuple):
-    """Something wrong with what is said about a picture.
+    """An error in an image's annotation.
 
     Attributes:
-        path: The file that says it.
-        reason: What is wrong, in a few words.
-        fatal: Whether one can't train around it; else the box is cut to the picture or left out.
+        path: The annotation file.
+        reason: The error, in a few words.
+        fatal: Whether training refuses it. Otherwise the box is cut to the image or left out.
+
+    Example:
+        >>> from senet.data import AnnotationIssue
+        >>> issue = AnnotationIssue("Annotations/001.xml", "cat box (4, 4, 4, 9) has no area; left out", fatal=False)
+        >>> f"{issue.path}: {issue.reason}"
+        'Annotations/001.xml: cat box (4, 4, 4, 9) has no area; left out'
     """
 
     path: str
@@ -54,62 +60,100 @@ class AnnotationIssue(NamedTuple):
 
 
 class DenseSource(Source, Protocol):
-    """A numbered row of pictures with targets. Its `labels` are zeros: a picture has no class of its own."""
+    """An indexed collection of images with targets. Its `labels` are zeros, since an image has no class of its own.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from senet.data.masks import MaskSource
+        >>> image, mask = (Path(tempfile.mkdtemp(), name) for name in ("image.png", "mask.png"))
+        >>> Image.new("RGB", (64, 48)).save(image), Image.new("L", (64, 48)).save(mask)
+        (None, None)
+        >>> source: DenseSource = MaskSource([image], [mask], classes=2, instances=False)
+        >>> source.sizes.tolist(), source.counts(2), source[0][1]["mask"].shape
+        ([[64, 48]], [1, 0], (48, 64))
+    """
 
     sizes: np.ndarray
-    """(N, 2) width and height of each picture; zeros where that isn't known without decoding."""
+    """(N, 2) width and height of each image, or zeros if unknown without decoding."""
 
-    troubles: list[AnnotationIssue]
-    """What is wrong with its annotations."""
+    issues: list[AnnotationIssue]
+    """Issues of its annotations."""
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Target]:
-        """Decode one picture; `CorruptImage` if that fails."""
+        """Decode one image. Raises `CorruptImage` if it can't be decoded."""
 
     def counts(self, classes: int) -> list[int]:
-        """Boxes, or pictures, of each class."""
+        """Count the boxes, or the images, of each class."""
 
 
 class DenseSample(NamedTuple):
-    """One picture of a batch to be."""
+    """One sample of a batch."""
 
     image: Tensor
     target: dict[str, Tensor]
     key: tuple[int, int]
-    broken: list[tuple[str, str]]
+    corrupt: list[tuple[str, str]]
 
 
 class DenseBatch(NamedTuple):
-    """What a loader yields; Lightning and `pin_memory` move its tensors.
+    """One batch of a detection or segmentation loader. Lightning and `pin_memory` move its tensors.
 
     Attributes:
-        images: (C, H, W) float32 each; sizes may differ.
-        targets: What is known of each, as tensors.
-        indices: (N,) int64 positions in the source that were asked for.
-        valid: (N,) bool, False for a stand-in of a picture that couldn't be read. Evaluation leaves it out.
-        broken: (path, reason) of each picture that couldn't be read.
-        key: Epoch and first index, which name the batch.
+        images: (C, H, W) float32 each. Sizes may differ.
+        targets: Annotations of each image, as tensors.
+        indices: (N,) int64 requested positions in the source.
+        valid: (N,) bool, False for the stand-in of a corrupt image. Evaluation leaves stand-ins out.
+        corrupt: (path, reason) of each corrupt image.
+        key: Epoch and first index, which identify the batch.
+
+    Example:
+        >>> import torch
+        >>> from senet.data import DenseBatch
+        >>> target = {"boxes": torch.tensor([[0.0, 0.0, 8.0, 8.0]]), "labels": torch.tensor([0])}
+        >>> batch = DenseBatch([torch.rand(3, 32, 48)], [target], torch.tensor([7]), torch.tensor([True]), [], (0, 7))
+        >>> len(batch.images), batch.targets[0]["boxes"].shape
+        (1, torch.Size([1, 4]))
     """
 
     images: list[Tensor]
     targets: list[dict[str, Tensor]]
     indices: Tensor
     valid: Tensor
-    broken: list[tuple[str, str]]
+    corrupt: list[tuple[str, str]]
     key: tuple[int, int]
 
 
 class DenseDataset(Dataset[DenseSample]):
-    """Transformed pictures with their targets, asked for by `(epoch, index)`; as `ImageDataset` in all else.
+    """Transformed images with their targets, indexed by `(epoch, index)`, see `ImageDataset`.
 
     Args:
-        source: The pictures.
+        source: The images.
         transform: (PIL image, target) -> (tensor, target of tensors), whose randomness is torch's.
         seed: The run's seed.
-        broken: `"skip"` or `"refuse"`: what happens at a picture that can't be read.
-        groups: (N,) what shall not be mixed in a batch if it can be helped, see `TrainBatchSampler`.
+        corrupt: `"skip"` or `"raise"`: how a corrupt image is handled.
+        groups: (N,) group of each image. Batches are of one group where possible, see `TrainBatchSampler`.
 
     Raises:
-        ValueError: Another `broken`.
+        ValueError: Another `corrupt`.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from senet.data import DenseDataset
+        >>> from senet.data.joint_transform import masks_transform
+        >>> from senet.data.masks import MaskSource
+        >>> from senet.preprocessing import Preprocessing
+        >>> image, mask = (Path(tempfile.mkdtemp(), name) for name in ("image.png", "mask.png"))
+        >>> Image.new("RGB", (64, 48)).save(image), Image.new("L", (64, 48)).save(mask)
+        (None, None)
+        >>> source = MaskSource([image], [mask], classes=2, instances=False)
+        >>> dataset = DenseDataset(source, masks_transform(Preprocessing(size=(96, 96))))
+        >>> sample = dataset[0, 0]  # epoch 0, index 0
+        >>> sample.image.shape, sample.target["mask"].shape
+        (torch.Size([3, 96, 128]), torch.Size([48, 64]))
     """
 
     def __init__(
@@ -118,15 +162,15 @@ class DenseDataset(Dataset[DenseSample]):
         transform: Callable[[Image.Image, Target], tuple[Tensor, dict[str, Tensor]]],
         *,
         seed: int = 0,
-        broken: str = "skip",
+        corrupt: str = "skip",
         groups: np.ndarray | None = None,
     ) -> None:
-        if broken not in POLICIES:
-            raise ValueError(f"broken={broken!r}; use {' or '.join(map(repr, POLICIES))}")
+        if corrupt not in POLICIES:
+            raise ValueError(f"corrupt={corrupt!r}; use {' or '.join(map(repr, POLICIES))}")
         self.source = source
         self.transform = transform
         self.seed = seed
-        self.broken = broken
+        self.corrupt = corrupt
         self.groups = groups
         self.order: Order | None = None
 
@@ -134,43 +178,43 @@ class DenseDataset(Dataset[DenseSample]):
         return len(self.source)
 
     def __getitem__(self, key: tuple[int, int]) -> DenseSample:
-        """One sample.
+        """Return one sample.
 
         Raises:
-            RefusedImage: The picture can't be read and `broken="refuse"`, or a thousand in a row can't.
+            RefusedImage: The image is corrupt and `corrupt="raise"`, or a thousand images in a row are corrupt.
         """
         epoch, index = key
-        broken: list[tuple[str, str]] = []
-        for step in range(min(len(self), MOST_IN_A_ROW)):
+        corrupt: list[tuple[str, str]] = []
+        for step in range(min(len(self), MAX_CONSECUTIVE_CORRUPT)):
             try:
                 image, target = self.source[(index + step) % len(self)]
             except CorruptImage as error:
-                if self.broken == "refuse":
-                    raise RefusedImage(f"broken image {error}") from error
-                broken.append((error.path, error.reason))
+                if self.corrupt == "raise":
+                    raise RefusedImage(f"corrupt image {error}") from error
+                corrupt.append((error.path, error.reason))
                 continue
             with seeded_rng("sample", self.seed, epoch, index):
-                return DenseSample(*self.transform(image, target), (epoch, index), broken)
-        raise RefusedImage(f"{len(broken)} images in a row can't be read, the first: {': '.join(broken[0])}")
+                return DenseSample(*self.transform(image, target), (epoch, index), corrupt)
+        raise RefusedImage(f"{len(corrupt)} images in a row can't be read, the first: {': '.join(corrupt[0])}")
 
     def collate(self, samples: Sequence[DenseSample]) -> DenseBatch:
-        """One batch; pictures of different sizes stay apart."""
+        """Make one batch. Images of different sizes stay separate tensors."""
         return DenseBatch(
             images=[sample.image for sample in samples],
             targets=[sample.target for sample in samples],
             indices=torch.tensor([sample.key[1] for sample in samples]),
-            valid=torch.tensor([not sample.broken for sample in samples]),
-            broken=[trouble for sample in samples for trouble in sample.broken],
+            valid=torch.tensor([not sample.corrupt for sample in samples]),
+            corrupt=[issue for sample in samples for issue in sample.corrupt],
             key=samples[0].key,
         )
 
 
 def aspect_groups(sizes: np.ndarray, bins: int = 3) -> np.ndarray:
-    """Pictures that fill a batch alike: (N,) numbers of bins of width over height, in equal steps of its logarithm.
+    """Group images by aspect ratio: (N,) bin numbers, in equal steps of the logarithm of width over height.
 
     Args:
-        sizes: (N, 2) width and height; zeros count as square.
-        bins: On either side of the square, each a factor of 2 ** (1 / bins) wide.
+        sizes: (N, 2) width and height. Zeros count as square.
+        bins: Bins on either side of the square, each a factor of 2 ** (1 / bins) wide.
 
     Source: the grouping of torchvision's detection reference, `group_by_aspect_ratio.py`.
     """
@@ -180,7 +224,7 @@ def aspect_groups(sizes: np.ndarray, bins: int = 3) -> np.ndarray:
 
 
 def sizes_of(source: Source) -> np.ndarray:
-    """(N, 2) width and height of each picture of a source, or of some of its pictures."""
+    """(N, 2) width and height of each image of a source, or of a subset of a source."""
     if isinstance(source, Subset):
         return sizes_of(source.source)[source.indices]
     sizes: np.ndarray = source.sizes  # type: ignore[attr-defined]
@@ -188,12 +232,18 @@ def sizes_of(source: Source) -> np.ndarray:
 
 
 def object_counts(labels: Iterable[np.ndarray], classes: int) -> list[int]:
-    """How many boxes of each class there are."""
+    """Count the boxes of each class."""
     found = np.concatenate([np.zeros(0, dtype=np.int64), *labels])
     return np.bincount(found, minlength=classes).tolist()
 
 
 def annotation_issues(data: Data) -> list[AnnotationIssue]:
-    """What is wrong with the annotations of all parts of a data set; empty for data that has none."""
-    found = [trouble for part in data.parts.values() for trouble in getattr(whole(part), "troubles", ())]
+    """List the annotation issues of all parts of a data set, empty for data without annotations.
+
+    Example:
+        >>> from senet.data import annotation_issues, open_data
+        >>> annotation_issues(open_data("digits"))
+        []
+    """
+    found = [issue for part in data.parts.values() for issue in getattr(whole(part), "issues", ())]
     return list(dict.fromkeys(found))

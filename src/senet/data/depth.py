@@ -1,4 +1,4 @@
-"""How many of their 16 bits images use: a camera's 12 bits in 16 look nearly black unless their white is known."""
+"""Bit depth of 16-bit images: 12 bits of a camera stored in 16 look nearly black without a white level."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from senet.preprocessing import DEEP_WHITE
 __all__ = ["AUTO", "depth_at", "depth_note", "evenly", "full_scale", "with_white_level"]
 
 AUTO = "auto"
-"""The white level that follows from the training images."""
+"""Derives the white level from the training images."""
 
 
 def depth_at(source: Source, index: int) -> Depth | None:
-    """What one image of a source uses of its 16 bits; None where it has fewer, or can't be read."""
+    """Return the depth of one image of a source, or None if it has fewer than 16 bits or is unreadable."""
     try:
         stored = source.stored(index)
         if stored is None:
@@ -38,22 +38,22 @@ def depth_at(source: Source, index: int) -> Depth | None:
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """At most so many positions of a row, evenly spread."""
+    """Return at most `most` evenly spaced positions below `count`."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
 def full_scale(largest: int) -> int:
-    """The white of the fewest bits that hold a value: 4095 for 3000."""
+    """Return the largest value of as few bits as a value needs: 4095 for 3000."""
     return int(2 ** max(1, largest.bit_length()) - 1)
 
 
 def depth_note(found: Iterable[Depth], white_level: int = DEEP_WHITE) -> str:
-    """What is to be said about 16-bit images with this white level; empty if nothing."""
+    """Describe a mismatch of 16-bit images and their white level, empty if there is none."""
     found = list(found)
     grey = max((one.largest for one in found if not one.colour), default=0)
     colour = max((one.largest for one in found if one.colour), default=0)
     if grey > white_level:
-        return f"16-bit images have values up to {grey:,}; those above --white-level {white_level} become white"
+        return f"16-bit images have values up to {grey:,}; values above --white-level {white_level} become white"
     fits = full_scale(grey)
     if grey and fits < white_level:
         return (
@@ -63,35 +63,35 @@ def depth_note(found: Iterable[Depth], white_level: int = DEEP_WHITE) -> str:
     if colour and full_scale(colour) < DEEP_WHITE:
         return (
             f"16-bit colour images use {full_scale(colour).bit_length()} bits (values below {colour + 1:,}), so they "
-            "look dark; of 16-bit colours 8 bits are read, so save them with 8 bits a channel"
+            "look dark. Of 16-bit colours 8 bits are read; save them with 8 bits a channel"
         )
     return ""
 
 
-def with_white_level(data: Data, white: int | str) -> Data:
-    """A data set with what `--white-level` says.
+def with_white_level(data: Data, white_level: int | str) -> Data:
+    """Return a data set with the white level of `--white-level`.
 
     Args:
-        data: With 16-bit images to train on.
-        white: Their white; or `"auto"`: the largest number of as many bits as the largest value needs.
+        data: With 16-bit training images.
+        white_level: White of the images, or `"auto"`: the largest number of as many bits as the largest value needs.
 
     Raises:
-        DataError: It is no white level, or would have no effect.
+        DataError: The value is no white level, or would have no effect.
     """
-    if white != AUTO and not (isinstance(white, int) and 1 <= white <= DEEP_WHITE):
-        raise DataError(f"--white-level {white} must be 1 to {DEEP_WHITE} (4095 for 12 bits), or auto")
-    predict_dense, everywhere = partial(depth_at, data.train), range(len(data.train))
-    if white == AUTO:
+    if white_level != AUTO and not (isinstance(white_level, int) and 1 <= white_level <= DEEP_WHITE):
+        raise DataError(f"--white-level {white_level} must be 1 to {DEEP_WHITE} (4095 for 12 bits), or auto")
+    depth, positions = partial(depth_at, data.train), range(len(data.train))
+    if white_level == AUTO:
         with ThreadPoolExecutor() as pool:
-            seen = [one for one in pool.map(predict_dense, everywhere) if one is not None]
-    else:  # the first one will do
-        seen = [one for one in [next(filter(None, map(predict_dense, everywhere)), None)] if one is not None]
+            seen = [one for one in pool.map(depth, positions) if one is not None]
+    else:  # one image is enough
+        seen = [one for one in [next(filter(None, map(depth, positions)), None)] if one is not None]
     if not seen:
-        raise DataError(f"--white-level {white} has no effect: no training image of {data.name} has 16-bit grey")
+        raise DataError(f"--white-level {white_level} has no effect: no training image of {data.name} has 16-bit grey")
     if any(one.colour for one in seen):
         raise DataError(
-            f"--white-level {white} is for 16-bit grey; {data.name} has 16-bit colours, of which 8 bits are read: save "
-            "them with 8 bits a channel"
+            f"--white-level {white_level} is for 16-bit grey; {data.name} has 16-bit colours, of which 8 bits are "
+            "read; save them with 8 bits a channel"
         )
-    level = full_scale(max(one.largest for one in seen)) if white == AUTO else int(white)
+    level = full_scale(max(one.largest for one in seen)) if white_level == AUTO else int(white_level)
     return replace(data, white_level=level)

@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 scans of handwritten digits: real data that is there without a download."""
+"""scikit-learn's 1,797 scans of handwritten digits, which need no download."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from senet.preprocessing import Preprocessing
 __all__ = ["open_digits"]
 
 SPLIT_SEED = 2017
-"""Fixed, so that results of different runs and people are about the same validation images."""
+"""Fixed, so that all runs use the same validation images."""
 
 PREPROCESSING = Preprocessing(size=(16, 16), crop_fraction=1.0, mean=(0.305,), std=(0.319,), channel_order="L")
 
 
 def open_digits(request: Request) -> Data:
-    """The digits 0 to 9 as 8x8 grey images, four fifths of each class to train on, one fifth to validate on.
+    """Open the digits 0 to 9 as 8x8 grey images: four fifths of each class for training, one fifth for validation.
 
     Raises:
-        DataError: A path, a validation fraction or a seed was asked for.
+        DataError: A path, a validation fraction or a seed was given.
     """
     from sklearn.datasets import load_digits
 
     if request.place:
-        raise DataError("digits comes with scikit-learn and takes no path; write digits")
-    request.refuse_split("its fifth is fixed")
+        raise DataError("digits comes with scikit-learn and takes no path; use digits")
+    request.refuse_split("its validation images are fixed")
     scans = load_digits()
     grey = np.rint(scans.images * (255 / 16)).astype(np.uint8)
     source = MemorySource([(Image.fromarray(scan),) for scan in grey], scans.target, name="digits")

@@ -22,7 +22,7 @@ from senet.errors import DataError
 __all__ = ["find_images", "open_folder"]
 
 VALIDATION_NAMES = ("val", "valid", "validation", "test")
-"""Sub-folders to validate on, best first; their case doesn't matter."""
+"""Names of validation folders, in order of preference; case is ignored."""
 
 LAYOUT = "expected one sub-folder of images a class (FOLDER/CLASS/x.jpg)"
 
@@ -37,23 +37,32 @@ class Tree(NamedTuple):
 
 
 def find_images(folder: str | os.PathLike[str]) -> list[str]:
-    """All image files below a folder, at any depth, sorted; see `list_images`.
+    """Find all image files below a folder, at any depth, sorted, see `list_images`.
 
     Raises:
-        DataError: The folder isn't there, isn't a folder or can't be read.
+        DataError: The folder is missing, is a file or is unreadable.
+
+    Example:
+        >>> import tempfile
+        >>> from senet.data import MemorySource, find_images, sample_images, write_images
+        >>> folder = tempfile.mkdtemp()
+        >>> source = MemorySource([(image,) for image in sample_images(2)], [0, 1], name="photos")
+        >>> paths = write_images(source, folder, classes=["temple", "flower"])
+        >>> [path.removeprefix(folder) for path in find_images(folder)]
+        ['/flower/00001.png', '/temple/00000.png']
     """
     return sorted(list_images(_existing_folder(Path(folder).expanduser())).images)
 
 
 def open_folder(request: Request) -> Data:
-    """Read `folder:PATH`, by its own division into train and validation, else by `hash_split`.
+    """Read `folder:PATH`, by its own train and validation folders or by `hash_split`.
 
-    Beside `train`, the first of `val`, `valid`, `validation` and `test` is validated on, and `test`, if it
-    isn't that one, is the test set; both may lack classes. A folder whose only sub-folder is `train` is read as
-    if it were that one.
+    Beside `train`, the first of `val`, `valid`, `validation` and `test` holds the validation images. If `test` is
+    another folder, it is the test set. Both may lack classes. A folder whose only sub-folder is `train` is read like
+    `train` itself.
 
     Raises:
-        DataError: The folder, or a class in it, can't be used; the message says which and what to do.
+        DataError: The folder or one of its classes can't be used. The message names it and a remedy.
     """
     if not request.place:
         raise DataError("folder needs a path: folder:PATH")
@@ -90,7 +99,7 @@ def _subfolders(root: Path) -> list[str]:
 
 
 def _class_folders(root: Path) -> dict[str, str]:
-    """Class to the name of its folder, in the order of classes.
+    """Map each class to the name of its folder, in the order of classes.
 
     Names and order are the same on every system: macOS writes names in another normal form of Unicode.
 
@@ -110,7 +119,7 @@ def _class_folders(root: Path) -> dict[str, str]:
 
 
 def _parts(root: Path) -> dict[str, Path]:
-    """The folders to train, validate and test on, as far as the tree is divided."""
+    """Return the folders for training, validation and test, as far as the tree is divided."""
     by_name = {name.lower(): root / name for name in reversed(_subfolders(root))}
     if "train" not in by_name:
         return {}
@@ -122,13 +131,13 @@ def _parts(root: Path) -> dict[str, Path]:
 
 
 def _left_out(root: Path, *trees: Tree) -> tuple[str, ...]:
-    """Files of the trees that aren't read, and images beside their folders of classes."""
+    """List the files of the trees that aren't read, and images beside their class folders."""
     loose = {path for folder in (root, *(tree.root for tree in trees)) for path in loose_images(folder)}
     return (*sorted(loose), *(path for tree in trees for path in tree.left_out))
 
 
 def _tree(root: Path, training: bool) -> Tree:
-    """A folder of class folders; to train on, at least two, and none without images."""
+    """Read a folder of class folders. Training needs at least two classes, each with images."""
     folders = _class_folders(root)
     classes = tuple(folders)
     if not classes:
@@ -145,7 +154,7 @@ def _tree(root: Path, training: bool) -> Tree:
 
 
 def _listed(root: Path, folders: Mapping[str, str], classes: Sequence[str]) -> Tree:
-    """The images of class folders, numbered as the classes are."""
+    """List the images of class folders, labelled in the order of classes."""
     numbers = {name: label for label, name in enumerate(classes)}
     found = [(numbers[name], list_images(root / folder)) for name, folder in folders.items()]
     labels = [label for label, files in found for _ in files.images]
@@ -161,7 +170,7 @@ def _about_empty(root: Path, names: Sequence[str]) -> str:
 
 
 def _of_classes(train: Tree, root: Path) -> Tree:
-    """The images to validate or test on, labelled as those to train on; some classes may have none."""
+    """Read validation or test images with the classes of the training images. Some classes may have none."""
     here = _class_folders(root)
     missing = [name for name in train.classes if name not in set(here)]
     extra = [name for name in here if name not in set(train.classes)]
@@ -194,8 +203,9 @@ def _check_division(tree: Tree, train: np.ndarray, request: Request) -> None:
     missed = missing_classes(Subset(tree.source, train), tree.classes)
     if missed and len(train):
         raise DataError(
-            f"{tree.root}: no image is left to train on of {_some(missed)} (a share of {request.split.fraction:g} is "
-            "validated on, image by image); add images, choose another --split-seed, or make train and val folders "
+            f"{tree.root}: no image is left to train on of {_some(missed)} (a fraction of "
+            f"{request.split.fraction:g} is validated on, image by image); add images, choose another "
+            "--split-seed, or make train and val folders "
             "yourself"
         )
 

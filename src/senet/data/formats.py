@@ -1,4 +1,4 @@
-"""Which files are images, and the one door through which they are opened."""
+"""Image formats, and the one function that opens image files."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ SUFFIXES: Final = {
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
     "HEIF": (".heic", ".heif", ".hif"),
 }
-"""Pillow's formats that are opened, and how their files are called. Formats that need an interpreter, such as
-PostScript, are none of them, whatever a file is called."""
+"""Pillow's formats that are opened, and their file suffixes. Formats that need an interpreter, such as PostScript, are
+never opened, whatever a file is called.
+"""
 
 LIBRARIES: Final = {"JPEG": "jpg", "PNG": "zlib", "WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
-"""What Pillow may be built without."""
+"""Libraries that Pillow may be built without."""
 
 
 def readable_formats() -> list[str]:
-    """The formats of `SUFFIXES` that this Pillow reads; HEIF only where a plug-in for it is registered."""
+    """List the formats of `SUFFIXES` that this Pillow reads. HEIF needs a registered plug-in."""
     return [
         name
         for name in SUFFIXES
@@ -46,15 +47,15 @@ def readable_formats() -> list[str]:
 
 
 def readable_suffixes() -> tuple[str, ...]:
-    """How files of these formats are called, in lower case."""
+    """Return the file suffixes of these formats, in lower case."""
     return tuple(suffix for name in readable_formats() for suffix in SUFFIXES[name])
 
 
 def open_file(path: str | os.PathLike[str]) -> BufferedReader:
-    """Open a plain file to read; a pipe, of which nobody may ever write the other end, isn't waited for.
+    """Open a regular file for reading. A pipe is refused, since its other end may never be written.
 
     Raises:
-        OSError: It isn't there, is a pipe or a device, or the system refuses it; see `as_corrupt_image`.
+        OSError: The file is missing, is a pipe or a device, or the system refuses it, see `as_corrupt_image`.
     """
     file = open(path, "rb", opener=_unblocked)  # noqa: SIM115 - the caller closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -71,8 +72,8 @@ def opened(file: BinaryIO) -> Image.Image:
     """Read the header only.
 
     Raises:
-        ValueError: It is empty, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
-        Exception: Whatever Pillow raises; see `as_corrupt_image`.
+        ValueError: The file is empty, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+        Exception: Any error of Pillow, see `as_corrupt_image`.
     """
     if file.seek(0, os.SEEK_END) == 0:
         raise ValueError("empty file (0 bytes)")
@@ -96,8 +97,8 @@ class ImageFiles(NamedTuple):
     """The files below a folder.
 
     Attributes:
-        images: Paths of those that are read.
-        left_out: Paths of those that aren't: of another kind, or of a format that this Pillow doesn't read.
+        images: Paths of the images.
+        left_out: Paths of all other files, and of images in a format that this Pillow doesn't read.
     """
 
     images: list[str]
@@ -105,12 +106,12 @@ class ImageFiles(NamedTuple):
 
 
 def list_images(folder: str | os.PathLike[str]) -> ImageFiles:
-    """The files below a folder at any depth, in order. Hidden ones, and those in hidden folders, are in neither list.
+    """List the files below a folder at any depth, in order. Hidden files and folders are skipped.
 
-    A file's suffix decides, in any case. Of a file without one, the content does.
+    A file's suffix decides, in any case. A file without a suffix is opened.
 
     Raises:
-        DataError: A folder can't be read.
+        DataError: A folder is unreadable.
         OSError: The disk or the network failed.
     """
     found, suffixes = ImageFiles([], []), readable_suffixes()
@@ -122,7 +123,7 @@ def list_images(folder: str | os.PathLike[str]) -> ImageFiles:
 
 
 def loose_images(folder: str | os.PathLike[str]) -> list[str]:
-    """Files directly in a folder that are called like images, of formats that aren't read here, too; sorted."""
+    """List image files directly in a folder, sorted, including formats that this Pillow doesn't read."""
     known = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name[0] != "." and entry.name.lower().endswith(known)]
@@ -130,10 +131,10 @@ def loose_images(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Each folder that isn't hidden, and the names of its files that aren't; with those of links that lead in circles.
+    """Yield each visible folder and the names of its visible files, including links that lead in circles.
 
-    A link to a folder in which it lies isn't followed: all images would come again, some to train on and some to
-    validate on.
+    A link to a folder that contains it isn't followed. Its images would occur twice, maybe in training and in
+    validation.
     """
 
     def refuse(error: OSError) -> None:
@@ -148,7 +149,7 @@ def _walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def _leads_back(place: str, name: str, root: Path) -> bool:
-    """Whether it is a link to a folder in which the way from the root to it lies."""
+    """Whether a path is a link to one of the folders above it."""
     link = os.path.join(place, name)
     if not os.path.islink(link):
         return False

@@ -1,4 +1,4 @@
-"""Keeping part of the validation images away from the choice of the best epoch."""
+"""Holding validation images out of the choice of the best epoch."""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ from dataclasses import replace
 import numpy as np
 
 from senet.data.sources import Data, Subset
-from senet.data.split import place_of
+from senet.data.split import hash_fraction
 
 __all__ = ["hold_out"]
 
 
 def hold_out(data: Data) -> Data:
-    """Make about half of the validation images the test part, where data has none.
+    """Make about half of the validation images the test part of data that has none.
 
-    A training chooses its best epoch on the validation part; what it is worth then shows on images that chose nothing.
-    A hash of each image's path decides, so it is always the same half, and other images don't matter.
+    A training chooses its best epoch on the validation part. Its accuracy then shows on images that played no role in
+    this choice. A hash of each image's path decides, so the half is always the same, and other images don't matter.
 
     Returns:
-        The data as it is where it has a test part, or where a half would be empty.
+        The data unchanged if it has a test part, or if one half would be empty.
+
+    Example:
+        >>> from senet.data import hold_out, open_data
+        >>> data = hold_out(open_data("digits"))
+        >>> len(data.train), len(data.val), len(data.test)
+        (1438, 167, 192)
     """
     if data.test is not None:
         return data
-    places = np.array([place_of(f"held out/{data.val.entry(index).path}", 0) for index in range(len(data.val))])
-    stays, lock_folder = np.flatnonzero(places >= 0.5), np.flatnonzero(places < 0.5)
-    if not len(stays) or not len(lock_folder):
+    fractions = np.array([hash_fraction(f"held out/{data.val.entry(index).path}", 0) for index in range(len(data.val))])
+    stays, held_out = np.flatnonzero(fractions >= 0.5), np.flatnonzero(fractions < 0.5)
+    if not len(stays) or not len(held_out):
         return data
-    return replace(data, val=Subset(data.val, stays), test=Subset(data.val, lock_folder), held_out=True)
+    return replace(data, val=Subset(data.val, stays), test=Subset(data.val, held_out), held_out=True)

@@ -1,4 +1,4 @@
-"""Whose fault a failure to read an image is: the file's, which is skipped, or the machine's, which ends the work."""
+"""Errors in reading images: a faulty file is skipped, a fault of the machine ends the run."""
 
 from __future__ import annotations
 
@@ -27,22 +27,30 @@ REASONS = {
     errno.EINVAL: "damaged (it points outside of itself)",
     errno.EOVERFLOW: "damaged (it points outside of itself)",
 }
-"""Errors of the system that say something about the file. All others (EIO, ESTALE, ETIMEDOUT, ...) don't."""
+"""System errors that concern the file. All others (EIO, ESTALE, ETIMEDOUT, ...) don't."""
 
 ABOUT_THE_FILE = (
     FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, UnidentifiedImageError,
 )  # fmt: skip
-"""The same where an error comes without a number."""
+"""The same errors where an exception has no number."""
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
-class CorruptImage(DataError):  # noqa: N818 - named as what it is
-    """An image file that can't be read. It survives the way from a worker process to the main one.
+class CorruptImage(DataError):  # noqa: N818 - named after its subject
+    """An unreadable image file. The exception survives the way from a worker process to the main one.
 
     Args:
         path: The file, or another name of the image.
-        reason: Why it can't be read, in a few words.
+        reason: The cause, in a few words.
+
+    Example:
+        >>> from senet.data import CorruptImage, load_image
+        >>> try:
+        ...     load_image("missing.jpg")
+        ... except CorruptImage as error:
+        ...     print(error)
+        missing.jpg: no such file
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
@@ -56,12 +64,12 @@ class CorruptImage(DataError):  # noqa: N818 - named as what it is
 
 @contextmanager
 def as_corrupt_image(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn whatever Pillow's decoders raise about a file into `CorruptImage`.
+    """Turn any error of Pillow's decoders about a file into `CorruptImage`.
 
     Raises:
-        CorruptImage: The file can't be read, or holds no image.
-        OSError: The disk, the network or the system failed, which says nothing about the file; it names the file.
-        MemoryError: Memory ran out; it names the file.
+        CorruptImage: The file is unreadable or holds no image.
+        OSError: The disk, the network or the system failed, regardless of the file. The message names the file.
+        MemoryError: Memory ran out. The message names the file.
     """
     try:
         yield
@@ -77,7 +85,7 @@ def as_corrupt_image(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def is_machine_fault(error: BaseException) -> bool:
-    """Whether a failure says something about memory, disk, network or system, and nothing about the file."""
+    """Whether an error concerns memory, disk, network or system rather than the file."""
     if isinstance(error, MemoryError):
         return True
     if isinstance(error, RuntimeError):  # PyTorch's
@@ -86,16 +94,16 @@ def is_machine_fault(error: BaseException) -> bool:
         return False
     if error.errno is not None:
         return error.errno not in REASONS
-    if type(error) is OSError:  # Pillow's own, of a damaged file; but one of them is about memory
+    if type(error) is OSError:  # Pillow's own, of a damaged file; one of them is about memory
         return any(words in str(error).lower() for words in NO_MEMORY)
     return not isinstance(error, ABOUT_THE_FILE)
 
 
 def _named(error: Exception, path: str) -> Exception:
-    """The same failure, with the file at which it happened."""
+    """Return the same error with the name of the file."""
     if not isinstance(error, OSError) or (error.errno is None and type(error) is OSError):
-        told = isinstance(error, MemoryError) and path in str(error)
-        return error if told else MemoryError(f"{path}: memory ran out while the image was decoded")
+        named = isinstance(error, MemoryError) and path in str(error)
+        return error if named else MemoryError(f"{path}: memory ran out while the image was decoded")
     if error.errno is not None:
         return error if error.filename is not None else OSError(error.errno, error.strerror, path)
     if path in str(error):

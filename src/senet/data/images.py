@@ -1,4 +1,4 @@
-"""From a file to pixels: every readable image becomes RGB or grey; every other one says why not."""
+"""Decoding image files into RGB or grey pixels."""
 
 from __future__ import annotations
 
@@ -18,47 +18,48 @@ from senet.preprocessing import DEEP_WHITE
 __all__ = [
     "CorruptImage",
     "Depth",
-    "Facts",
+    "ImageInfo",
     "Stored",
     "as_corrupt_image",
     "decode_image",
     "decode_stored",
     "depth_of",
-    "file_facts",
-    "image_facts",
+    "file_info",
+    "image_info",
     "is_deep_colour",
     "load_image",
     "load_stored",
     "opened",
     "read_stored",
-    "stored_facts",
     "stored_form",
+    "stored_info",
     "to_8_bits",
     "upright_size",
 ]  # fmt: skip
 
 
 class Depth(NamedTuple):
-    """What a 16-bit image uses.
+    """Range of the values of a 16-bit image.
 
     Attributes:
-        largest: Its largest value, of 65,535. Of colours Pillow reads the upper 8 bits, so there it may be less.
-        colour: Whether it has colours: a white level is for grey.
+        largest: Its largest value, of 65,535. Pillow reads the upper 8 bits of colours, so a colour image may have
+            less.
+        colour: Whether it has colours. A white level applies to grey only.
     """
 
     largest: int
     colour: bool
 
 
-class Facts(NamedTuple):
-    """What a check of a data set notes about a readable image.
+class ImageInfo(NamedTuple):
+    """Properties of a readable image, for a check of a data set.
 
     Attributes:
-        mode: Pillow's, as it is stored; with `;16` behind it where colours have 16 bits.
+        mode: Pillow's mode as stored, with `;16` behind it for 16-bit colours.
         width: In pixels, as stored.
         height: In pixels, as stored.
-        digest: A hash of its content.
-        depth: What it uses of its 16 bits; None where it has fewer.
+        digest: Hash of the content.
+        depth: Range of its 16-bit values, or None for fewer bits.
     """
 
     mode: str
@@ -69,35 +70,44 @@ class Facts(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """An image as it is stored: the bytes of a file of its own, and what a person would call it."""
+    """A stored image: the bytes of its file, and a name for messages."""
 
     name: str
     content: bytearray
 
 
 def load_image(path: str | os.PathLike[str], *, white_level: int = DEEP_WHITE) -> Image.Image:
-    """Decode a whole image file into mode `"RGB"` or `"L"`, 8 bits a channel, turned upright by its EXIF or XMP.
+    """Decode an image file into mode `"RGB"` or `"L"`, 8 bits a channel, turned upright by its EXIF or XMP.
 
-    Transparent pixels are laid over white. 16-bit grey is scaled to 8 bits, not clipped. CMYK, YCbCr and palettes
-    become RGB; 1-bit becomes grey. The first frame of an animation is taken. The format is told from the content, not
-    from the file's name. `PIL.Image.MAX_IMAGE_PIXELS` is a hard limit here, checked before decoding; set it to None
-    to lift the limit.
+    Transparent pixels are composited on white. 16-bit grey is scaled to 8 bits, not clipped. CMYK, YCbCr and palettes
+    become RGB; 1-bit becomes grey. An animation gives its first frame. The format follows from the content, not from
+    the file's name. `PIL.Image.MAX_IMAGE_PIXELS` is a hard limit, checked before decoding. Set it to None to lift the
+    limit.
 
     Args:
         path: The file.
-        white_level: The value that becomes white in an image of 16-bit grey, and so do larger ones.
+        white_level: The value that becomes white in a 16-bit grey image. Larger values become white, too.
 
     Raises:
-        CorruptImage: The file can't be opened, isn't an image, is truncated or damaged, has too many pixels,
-            or has 32-bit pixels, whose white is anybody's guess.
+        CorruptImage: The file can't be opened, isn't an image, is truncated or damaged, has too many pixels, or has
+            32-bit pixels, whose white is unknown.
         OSError: The disk or the network failed.
         MemoryError: Memory ran out.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from senet.data import load_image
+        >>> path = tempfile.mkdtemp() + "/transparent.png"
+        >>> Image.new("RGBA", (40, 30), (255, 0, 0, 0)).save(path)
+        >>> load_image(path).getpixel((0, 0))
+        (255, 255, 255)
     """
     return to_8_bits(decode_image(path), white_level)
 
 
 def load_stored(stored: Stored, *, white_level: int = DEEP_WHITE) -> Image.Image:
-    """The same of a file that is in memory.
+    """Decode a file that is in memory, see `load_image`.
 
     Raises:
         CorruptImage: As `load_image`.
@@ -106,7 +116,7 @@ def load_stored(stored: Stored, *, white_level: int = DEEP_WHITE) -> Image.Image
 
 
 def decode_image(path: str | os.PathLike[str]) -> Image.Image:
-    """As `load_image`, but 16-bit grey stays what it is, in mode `"I;16"`: `to_8_bits` needs to know its white.
+    """Decode like `load_image`, but keep 16-bit grey in mode `"I;16"`; `to_8_bits` needs its white level.
 
     Raises:
         CorruptImage: As `load_image`.
@@ -116,7 +126,7 @@ def decode_image(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def decode_stored(stored: Stored) -> Image.Image:
-    """The same of a file that is in memory.
+    """Decode a file that is in memory, see `decode_image`.
 
     Raises:
         CorruptImage: As `load_image`.
@@ -126,7 +136,7 @@ def decode_stored(stored: Stored) -> Image.Image:
 
 
 def to_8_bits(image: Image.Image, white_level: int = DEEP_WHITE) -> Image.Image:
-    """An image of 16-bit grey in 8 bits, of which 255 stands for `white_level` and all above; any other as it is."""
+    """Scale 16-bit grey to 8 bits, with 255 for `white_level` and above. Any other image is returned unchanged."""
     if not image.mode.startswith("I;16"):
         return image
     grey = np.minimum(np.asarray(image).astype(np.uint32), white_level)
@@ -134,10 +144,10 @@ def to_8_bits(image: Image.Image, white_level: int = DEEP_WHITE) -> Image.Image:
 
 
 def read_stored(path: str | os.PathLike[str]) -> Stored:
-    """Read a file's bytes, whatever they are.
+    """Read a file's bytes without decoding.
 
     Raises:
-        CorruptImage: It can't be opened.
+        CorruptImage: The file can't be opened.
         OSError: The disk or the network failed.
     """
     with as_corrupt_image(path), open_file(path) as file:
@@ -146,43 +156,45 @@ def read_stored(path: str | os.PathLike[str]) -> Stored:
         return Stored(os.fspath(path), content)
 
 
-def file_facts(path: str | os.PathLike[str]) -> Facts:
-    """Decode an image file, as `load_image` does, and note its stored form and a hash of its bytes.
+def file_info(path: str | os.PathLike[str]) -> ImageInfo:
+    """Decode an image file like `load_image`, and return its stored form with a hash of its bytes.
 
     Raises:
         CorruptImage: As `load_image`.
     """
-    image = decode_image(path)  # first: whatever isn't an image isn't read whole, be it as large as it likes
-    return _facts(image, read_stored(path))
+    image = decode_image(path)  # first, so that a large file of another kind isn't read whole
+    return _image_info(image, read_stored(path))
 
 
-def stored_facts(stored: Stored) -> Facts:
-    """The same of a file that is in memory.
+def stored_info(stored: Stored) -> ImageInfo:
+    """Return the stored form of a file that is in memory, see `file_info`.
 
     Raises:
         CorruptImage: As `load_image`.
     """
-    return _facts(decode_stored(stored), stored)
+    return _image_info(decode_stored(stored), stored)
 
 
-def _facts(decoded: Image.Image, stored: Stored) -> Facts:
+def _image_info(decoded: Image.Image, stored: Stored) -> ImageInfo:
     with as_corrupt_image(stored.name):
         image = opened(BytesIO(stored.content))
     digest = hashlib.blake2b(stored.content, digest_size=16).digest()
     mode = f"{image.mode};16" if is_deep_colour(image) else image.mode
-    return Facts(mode, *image.size, digest, depth_of(decoded, colour=is_deep_colour(image)))
+    return ImageInfo(mode, *image.size, digest, depth_of(decoded, colour=is_deep_colour(image)))
 
 
-def image_facts(image: Image.Image) -> Facts:
-    """The same of an image that is in memory already; the hash is of its pixels."""
-    return Facts(image.mode, *image.size, hashlib.blake2b(image.tobytes(), digest_size=16).digest(), depth_of(image))
+def image_info(image: Image.Image) -> ImageInfo:
+    """Return the form of an image in memory. The hash is of its pixels."""
+    return ImageInfo(
+        image.mode, *image.size, hashlib.blake2b(image.tobytes(), digest_size=16).digest(), depth_of(image)
+    )
 
 
 def depth_of(decoded: Image.Image, *, colour: bool = False) -> Depth | None:
-    """What an image uses of its 16 bits; None where it has fewer.
+    """Return the range of an image's 16-bit values, or None for fewer bits.
 
     Args:
-        decoded: As `decode_image` gives it.
+        decoded: The result of `decode_image`.
         colour: Whether its file holds 16-bit colours, see `is_deep_colour`.
     """
     if not colour and not decoded.mode.startswith("I;16"):
@@ -192,12 +204,12 @@ def depth_of(decoded: Image.Image, *, colour: bool = False) -> Depth | None:
 
 
 def is_deep_colour(image: Image.Image) -> bool:
-    """Whether a file, of which the header is read, holds 16-bit colours: Pillow reads their upper 8 bits."""
+    """Whether a file holds 16-bit colours, from its header. Pillow reads their upper 8 bits."""
     return not image.mode.startswith("I") and ";16" in stored_form(image)
 
 
 def stored_form(image: Image.Image) -> str:
-    """Pillow's name of how the pixels of a file are packed, of which the header is read: `RGB;16B`, `L;2`, ..."""
+    """Return Pillow's name for the packing of a file's pixels, from its header: `RGB;16B`, `L;2`, ..."""
     tiles = getattr(image, "tile", None)
     packed = tiles[0][3] if tiles else ""
     first = packed[0] if isinstance(packed, tuple) and packed else packed
@@ -205,7 +217,7 @@ def stored_form(image: Image.Image) -> str:
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """In mode RGB, L or I;16."""
+    """Convert to mode RGB, L or I;16."""
     if image.mode in ("RGB", "L", "1") and "transparency" in image.info:
         return _over_white(image)
     if image.mode in ("RGB", "L"):
@@ -234,10 +246,10 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Width and height of what `load_image` gives, from the file's header.
+    """Return width and height of the result of `load_image`, from the file's header.
 
     Raises:
-        CorruptImage: The header can't be read.
+        CorruptImage: The header is unreadable.
     """
     with as_corrupt_image(path), open_file(path) as file:
         return turned_size(opened(file))

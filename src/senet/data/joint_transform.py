@@ -1,4 +1,4 @@
-"""Pictures varied together with their boxes or their mask."""
+"""Transforms of images together with their boxes or masks."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ DETECTION_CROPS = ("none", "scale-jitter")
 SEGMENTATION_CROPS = ("scale-jitter", "none")
 
 READ = ("crop", "scale_jitter", "hflip", "vflip", "rotation", "translate", "color_jitter")
-"""Fields of `Augmentation` that have an effect here; see `_varied`."""
+"""Fields of `Augmentation` that have an effect here, see `_varied`."""
 
 FLAGS = ("crowd", "difficult")
-"""What is said of single boxes, besides their class."""
+"""Flags of single boxes."""
 
 
 class JointTransform:
     """(PIL image, target of arrays) -> (tensor, target of tensors).
 
     Args:
-        together: What happens to picture and target alike; they come as PIL image, `BoundingBoxes` and `Mask`.
-        pixels: What happens to the picture alone, PIL image -> (C, H, W) float32.
-        mode: What the picture goes through first.
+        together: Steps for image and target. They receive a PIL image, `BoundingBoxes` and `Mask`.
+        pixels: Last step, for the image alone: PIL image -> (C, H, W) float32.
+        mode: First step, for the image alone.
     """
 
     def __init__(self, together: Sequence[nn.Module], pixels: Callable[[Image.Image], Tensor], *, mode: ToMode) -> None:
@@ -55,17 +55,17 @@ class JointTransform:
         self.mode = mode
 
     def __call__(self, image: Image.Image, target: Target) -> tuple[Tensor, dict[str, Tensor]]:
-        """One sample."""
+        """Transform one sample."""
         image, wrapped = self.together(self.mode(image), _wrapped(target, image.size))
         return self.pixels(image), {key: torch.as_tensor(value).as_subclass(Tensor) for key, value in wrapped.items()}
 
     def alone(self, image: Image.Image) -> Tensor:
-        """A picture of which nothing is known."""
+        """Transform an image without annotations."""
         return self.pixels(self.mode(image))
 
 
 def _wrapped(target: Target, size: tuple[int, int]) -> dict[str, Any]:
-    """Arrays as torchvision's transforms know them."""
+    """Wrap arrays in the types of torchvision's transforms."""
     if "mask" in target:
         return {"mask": tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(target["mask"])))}
     boxes = torch.from_numpy(target["boxes"].copy())
@@ -77,7 +77,7 @@ def _wrapped(target: Target, size: tuple[int, int]) -> dict[str, Any]:
 
 
 def check_augmentation(augmentation: Augmentation, crops: Sequence[str], task: str) -> None:
-    """Raise a `SenetError` for a variation that this task has not."""
+    """Raise a `SenetError` for an augmentation that has no effect on this task."""
     if augmentation.crop not in crops:
         raise SenetError(f"crop={augmentation.crop!r} isn't for {task}; use {' or '.join(map(repr, crops))}")
     for field in fields(Augmentation):
@@ -88,13 +88,13 @@ def check_augmentation(augmentation: Augmentation, crops: Sequence[str], task: s
 
 
 def boxes_transform(preprocessing: Preprocessing, augmentation: Augmentation | None = None) -> JointTransform:
-    """For detection: the picture in 0..1 at its own size, which the network itself normalises and resizes.
+    """Make the transform for detection: the image in 0..1 at its own size. The network normalises and resizes.
 
-    A sliver is bounded: see `senet.data.aspect_ratio`.
+    A very long image is bounded, see `senet.data.aspect_ratio`.
 
     Args:
-        preprocessing: Channels, and the size of a zoomed crop.
-        augmentation: What varies; None for evaluation.
+        preprocessing: Channels, and the size of a scale-jittered crop.
+        augmentation: Random changes, or None for evaluation.
     """
     steps: list[nn.Module] = [Shorten(max(preprocessing.size))]
     if augmentation is not None:
@@ -106,15 +106,15 @@ def boxes_transform(preprocessing: Preprocessing, augmentation: Augmentation | N
 def masks_transform(
     preprocessing: Preprocessing, augmentation: Augmentation | None = None, *, stride: int = 32
 ) -> JointTransform:
-    """For segmentation: normalised pictures; crops of one size to train on, whole ones to evaluate on.
+    """Make the transform for segmentation: normalised images, as crops of one size in training and whole in evaluation.
 
-    To evaluate, the shorter edge becomes the shorter of `preprocessing.size` and both become multiples of `stride`; the
-    mask stays as it is, since a prediction is resized to it.
+    In evaluation the shorter edge becomes the shorter of `preprocessing.size`, and both become multiples of `stride`.
+    The mask keeps its size, since a prediction is resized to it.
 
     Args:
         preprocessing: Channels, normalisation, size.
-        augmentation: What varies; None for evaluation.
-        stride: What the network's sizes must be multiples of.
+        augmentation: Random changes, or None for evaluation.
+        stride: Divisor of the network's input sizes.
     """
     pixels = v2.Compose(to_tensor(preprocessing))
     mode = ToMode(preprocessing)
@@ -141,23 +141,23 @@ def _varied(preprocessing: Preprocessing, a: Augmentation) -> list[nn.Module]:
 
 
 def _zoomed(preprocessing: Preprocessing, zoom: tuple[float, float]) -> list[nn.Module]:
-    """The picture times a random factor of what just fits the size, then a random crop or a border."""
+    """Scale the image by a random factor relative to the fitting size, then crop or pad at random."""
     scaled = ScaleJitter(preprocessing.size, zoom, INTERPOLATIONS[preprocessing.interpolation])
     return [scaled, v2.RandomCrop(preprocessing.size, pad_if_needed=True, fill=_border(preprocessing))]
 
 
 def _border(preprocessing: Preprocessing) -> dict[Any, Any]:
-    """The mean colour around pictures, nothing said around masks."""
+    """Return the fill values: the mean colour around images, `IGNORE_INDEX` around masks."""
     return {Image.Image: mean_colour(preprocessing), tv_tensors.Mask: IGNORE_INDEX, tv_tensors.BoundingBoxes: 0}
 
 
 def _labels(inputs: Any) -> list[Tensor]:
-    """What belongs to single boxes and goes with them."""
+    """Return all tensors that have one entry for each box."""
     return [inputs[1][key] for key in ("labels", *FLAGS)]
 
 
 class _UnitRange:
-    """PIL image -> (C, H, W) float32 in 0..1, in the network's order of channels."""
+    """PIL image -> (C, H, W) float32 in 0..1, in the network's channel order."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.reverse = preprocessing.channel_order == "BGR"
@@ -172,7 +172,8 @@ class _UnitRange:
 class _Fit(nn.Module):
     """Resize so that the shorter edge is near the size's, and both are multiples of the stride.
 
-    The longer edge is at most `LONGEST` times the size's shorter one: 10 x 10,000 pixels would become 512 x 512,000.
+    The longer edge is at most `LONGEST` times the size's shorter one. Otherwise 10 x 10,000 pixels would become 512 x
+    512,000.
     """
 
     def __init__(self, preprocessing: Preprocessing, stride: int) -> None:

@@ -1,4 +1,4 @@
-"""The list of a data set's images: its digest, and which images two data sets share."""
+"""The list of a data set's images: its digest, and the overlap of two data sets."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ __all__ = [
 ]
 
 SAMPLED = 1024
-"""Hashes of training images that a checkpoint keeps. So many or fewer images are known one by one, of more a sample."""
+"""Hashes of training images that a checkpoint keeps. Smaller data sets are kept completely, larger ones as a sample."""
 
 
 class Entry(NamedTuple):
-    """What names an image wherever the data lies.
+    """Identity of an image, independent of the data set's location.
 
     Attributes:
-        path: Below the folder of its part, with `/` between names; of an image in memory, its number.
-        size: Of its file in bytes; 0 in memory, -1 where there is no such file.
-        target: What it is labelled with, in words or as a hash.
+        path: Relative to the folder of its part, with `/` between names. For an image in memory, its number.
+        size: Bytes of its file, or 0 in memory and -1 if there is no such file.
+        target: Its label, in words or as a hash.
     """
 
     path: str
@@ -47,14 +47,14 @@ class Entry(NamedTuple):
 
 
 def path_below(path: str | os.PathLike[str], root: str | os.PathLike[str] | None) -> str:
-    """A path below a folder in POSIX form; the path itself where it lies elsewhere, or without a folder."""
+    """Return a path relative to a folder in POSIX form, or the path itself if it lies elsewhere or without a folder."""
     text = os.fspath(path)
     start = os.path.join(os.fspath(root), "") if root is not None else ""
     return Path(text[len(start) :] if text.startswith(start) else text).as_posix()
 
 
 def file_size(path: str | os.PathLike[str]) -> int:
-    """Bytes of a file; -1 if it isn't there."""
+    """Return the bytes of a file, or -1 if it is missing."""
     try:
         return os.stat(path).st_size
     except OSError:
@@ -62,7 +62,7 @@ def file_size(path: str | os.PathLike[str]) -> int:
 
 
 def whole(source: Source) -> Source:
-    """The source that a subset, or a subset of a subset, is of."""
+    """Return the source of a subset, also of a subset of a subset."""
     from senet.data.sources import Subset
 
     while isinstance(source, Subset):
@@ -71,11 +71,11 @@ def whole(source: Source) -> Source:
 
 
 def digest_of(parts: Mapping[str, Source], classes: Iterable[str]) -> str:
-    """SHA-256 over the classes and the sorted lines of (part, path, target, size), in hexadecimal.
+    """Return the SHA-256 of the classes and the sorted lines of (part, path, target, size), in hexadecimal.
 
     Args:
-        parts: The whole sources by the part that they come as.
-        classes: Names of the classes, in their order: targets are numbers of these.
+        parts: The whole sources by the names of their parts.
+        classes: Names of the classes, in the order of the class numbers.
     """
     lines = []
     for part, source in parts.items():
@@ -89,12 +89,12 @@ def digest_of(parts: Mapping[str, Source], classes: Iterable[str]) -> str:
 
 
 def path_hash(entry: Entry) -> str:
-    """16 hexadecimal digits of an image's path and size."""
+    """Return 16 hexadecimal digits of an image's path and size."""
     return hashlib.sha256(portable(entry.path) + f"\0{entry.size}".encode()).hexdigest()[:16]
 
 
 def content_hash(source: Source, index: int) -> str:
-    """16 hexadecimal digits of an image's file; zeros where there is none to be read."""
+    """Return 16 hexadecimal digits of an image's file, or zeros if it is unreadable."""
     try:
         stored = source.stored(index)
     except CorruptImage:
@@ -103,18 +103,19 @@ def content_hash(source: Source, index: int) -> str:
 
 
 def sample_of(source: Source, count: int = SAMPLED) -> tuple[str, ...]:
-    """Hashes of path and content of the images whose hashes of paths are the smallest, ascending.
+    """Return hashes of path and content of the images with the smallest path hashes, ascending.
 
-    So it is the same sample of an image's source wherever it is taken. Only these images are read.
+    The sample of a source is the same everywhere. Only the sampled images are read.
     """
     positions = {path_hash(source.entry(index)): index for index in range(len(source))}
     return tuple(one + content_hash(source, positions[one]) for one in heapq.nsmallest(count, positions))
 
 
 def count_sampled(source: Source, sample: Sequence[str]) -> int:
-    """How many images of a source are among those of which `sample_of` took a sample.
+    """Count the images of a source that are in the source sampled by `sample_of`.
 
-    Exact where the sample holds all of them, fewer than 1,024. Else an estimate, which misses a few images among many.
+    The count is exact if the sample holds all images, fewer than 1,024. Otherwise it is an estimate, which misses a few
+    images among many.
     """
     known = {one[:16]: one[16:] for one in sample}
     paths = [path_hash(source.entry(index)) for index in range(len(source))]

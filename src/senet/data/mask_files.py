@@ -1,4 +1,4 @@
-"""From a mask's file to class numbers, which are exactly those that are stored."""
+"""Reading mask files into class numbers, exactly as stored."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from senet.data.orientation import upright
 __all__ = ["IGNORE_INDEX", "MOST_CLASSES", "read_mask"]
 
 IGNORE_INDEX: Final = 255
-"""What stands in a mask where nothing is said: neither learned nor counted."""
+"""Value of pixels without a class. They are neither trained on nor counted."""
 
 MOST_CLASSES: Final = IGNORE_INDEX
-"""Numbers 0 to 254; a mask in memory has 8 bits."""
+"""Largest number of classes: 0 to 254, since a mask in memory has 8 bits."""
 
 FORMATS: Final = ("PNG", "TIFF", "BMP", "GIF", "PPM")
-"""Formats that keep numbers as they are."""
+"""Formats that keep numbers unchanged."""
 
 MODES: Final = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 SCALED: Final = {"L;2": 85, "L;4": 17}
-"""Grey of 2 and 4 bits, and what Pillow multiplies it by."""
+"""Grey of 2 and 4 bits, and Pillow's factor for it."""
 
 
 def read_mask(path: str | os.PathLike[str], classes: int, *, instances: bool = False) -> np.ndarray:
-    """(H, W) uint8 class numbers, 255 where nothing is said; turned upright as images are.
+    """Read a mask as (H, W) uint8 class numbers, 255 without a class; turned upright like its image.
 
     Args:
         path: The file: one channel of 1 to 32 bits, or a palette, whose indices count.
-        classes: How many there are, at most `MOST_CLASSES`.
-        instances: Any number above 0 is the second class.
+        classes: Number of classes, at most `MOST_CLASSES`.
+        instances: Any number above 0 becomes the second class.
 
     Raises:
-        CorruptImage: The file can't be read, has several channels or frames, is of a format that changes numbers, or
-            holds numbers that are no classes.
+        CorruptImage: The file is unreadable, has several channels or frames, has a format that changes numbers, or
+            holds numbers outside the classes.
         OSError: The disk or the network failed.
         MemoryError: Memory ran out.
     """
     with as_corrupt_image(path), open_file(path) as file:
         found = _numbers(opened(file))
         if found.min() < 0:
-            raise ValueError(f"class number {found.min()}; they begin with 0")
+            raise ValueError(f"class number {found.min()}; class numbers start at 0")
     if instances:
         return (found > 0).astype(np.uint8)
     wrong = np.unique(found[(found >= classes) & (found != IGNORE_INDEX)])
@@ -57,7 +57,7 @@ def read_mask(path: str | os.PathLike[str], classes: int, *, instances: bool = F
 
 
 def _numbers(image: Image.Image) -> np.ndarray:
-    """(H, W) int64, of a file of which the header is read."""
+    """Read (H, W) int64 from an open file."""
     if image.format not in FORMATS or image.info.get("compression") in ("jpeg", "webp"):
         raise ValueError(f"{image.format} changes numbers; save masks as PNG")
     if image.mode not in MODES:
@@ -73,7 +73,7 @@ def _numbers(image: Image.Image) -> np.ndarray:
 
 
 def _refuse_scaled(image: Image.Image) -> None:
-    """A PGM says what its white is, and Pillow scales its numbers accordingly."""
+    """Refuse a PGM with another white: Pillow scales its numbers."""
     if image.format == "PPM" and image.tile and isinstance(image.tile[0][3], tuple):  # type: ignore[attr-defined]
         white = image.tile[0][3][1]  # type: ignore[attr-defined]
         if white not in (255, 65_535):

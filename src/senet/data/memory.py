@@ -1,4 +1,4 @@
-"""Images that are in memory, and writing a source's images as files."""
+"""Images in memory, and writing the images of a source as files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from senet.data.images import Facts, image_facts
+from senet.data.images import ImageInfo, image_info
 from senet.data.listing import Entry
 from senet.data.sources import Source
 
@@ -18,16 +18,23 @@ __all__ = ["MemorySource", "write_images"]
 
 
 class MemorySource:
-    """Labelled pictures that are in memory, such as torchvision's small data sets.
+    """Labelled images in memory, such as torchvision's small data sets.
 
     Args:
-        pictures: A row whose items start with a PIL image; the other parts of an item aren't used.
-        labels: One class number an image.
-        name: What to call the row in messages.
+        images: Items that start with a PIL image. The rest of an item isn't used.
+        labels: One class number for each image.
+        name: Name of the source in messages.
+
+    Example:
+        >>> from PIL import Image
+        >>> from senet.data import MemorySource
+        >>> source = MemorySource([(Image.new("L", (8, 8)),), (Image.new("L", (8, 8)),)], [0, 1], name="squares")
+        >>> len(source), source[1][1], source.locate(1)
+        (2, 1, 'squares image 1')
     """
 
-    def __init__(self, pictures: Any, labels: Any, *, name: str) -> None:
-        self.pictures = pictures
+    def __init__(self, images: Any, labels: Any, *, name: str) -> None:
+        self.images = images
         self.labels = np.asarray(labels, dtype=np.int64)
         self.name = name
 
@@ -35,29 +42,37 @@ class MemorySource:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return self.pictures[index][0], int(self.labels[index])
+        return self.images[index][0], int(self.labels[index])
 
     def stored(self, index: int) -> None:
-        """There is no file."""
+        """Return None: there is no file."""
 
     def locate(self, index: int) -> str:
-        """The row's name and the number of the image."""
+        """Return the source's name and the number of the image."""
         return f"{self.name} image {index}"
 
-    def facts(self, index: int) -> Facts:
-        """The form in memory."""
-        return image_facts(self[index][0])
+    def info(self, index: int) -> ImageInfo:
+        """Describe the image in memory."""
+        return image_info(self[index][0])
 
     def entry(self, index: int) -> Entry:
-        """The row's name with the number of the image, and its class number."""
+        """Return the source's name with the number of the image, and its class number."""
         return Entry(self.locate(index), 0, str(self.labels[index]))
 
 
 def write_images(source: Source, folder: str | os.PathLike[str], *, classes: Sequence[str]) -> list[Path]:
-    """Write a source's images as `FOLDER/CLASS/NUMBER.png`, which `folder:` reads; returns the paths.
+    """Write a source's images as `FOLDER/CLASS/NUMBER.png`, which `folder:` reads; return the paths.
 
     Raises:
-        CorruptImage: An image can't be read.
+        CorruptImage: An image is unreadable.
+
+    Example:
+        >>> import tempfile
+        >>> from senet.data import open_data, subsample, write_images
+        >>> data, folder = open_data("digits"), tempfile.mkdtemp()
+        >>> paths = write_images(subsample(data.val, 20), folder, classes=data.classes)
+        >>> len(paths), paths[0].parent.name in data.classes
+        (20, True)
     """
     paths = []
     for index in range(len(source)):

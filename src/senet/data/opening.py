@@ -1,4 +1,4 @@
-"""From the command line's `--data` to a data set."""
+"""Opening a data set by its name on the command line (`--data`)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KINDS: dict[str, Callable[[Request], Data]] = {
 }
 
 DENSE = ("voc", "coco", "masks")
-"""Kinds that can be told their classes."""
+"""Kinds whose classes can be named by an option."""
 
 
 def open_data(
@@ -47,29 +47,33 @@ def open_data(
     default_fraction: float = DEFAULT_FRACTION,
     default_seed: int = 0,
     training: bool = True,
-    white: int | str | None = None,
+    white_level: int | str | None = None,
 ) -> Data:
     """Open a data set by its name on the command line.
 
     Args:
         text: `digits`, `folder:PATH`, `shards:DIR`, `voc:PATH`, `coco:PATH`, `masks:PATH`, or `cifar10`, `cifar100`,
             `fashion_mnist`, `imagenet` with an optional `:FOLDER` that holds it.
-        val_fraction: About the share to validate on, for data that isn't divided itself; None means
-            `default_fraction`.
-        seed: What the choice of these images depends on; None means 0. Keep it, to evaluate on images not trained on.
-        download: Whether a published data set may be fetched if it isn't there.
-        root: Where published data sets are kept that name no folder; None means `~/.cache/senet/data`.
-        classes: Names of the classes of `voc:`, `coco:` and `masks:`, where they don't say themselves.
-        instances: The masks of `masks:` hold numbers of single objects, all of the second class.
-        default_fraction: As `val_fraction`, but without effect on data that comes divided.
-        default_seed: As `seed`, in the same way.
-        training: Whether images are wanted to train on; to evaluate on, a part may be empty and one class is enough.
-        white: What is white in 16-bit images, or `"auto"`; None leaves it to the network. See `with_white_level`.
+        val_fraction: Approximate fraction of validation images, for undivided data. None means `default_fraction`.
+        seed: Seed of the choice of validation images. None means 0. Keep it, to evaluate on images not trained on.
+        download: Whether a missing published data set may be downloaded.
+        root: Folder of published data sets given without a folder. None means `~/.cache/senet/data`.
+        classes: Class names of `voc:`, `coco:` and `masks:`, if the data has none.
+        instances: The masks of `masks:` number single objects, all of the second class.
+        default_fraction: Like `val_fraction`, but ignored for divided data.
+        default_seed: Like `seed`, but ignored for divided data.
+        training: Whether the images are trained on. For evaluation a part may be empty, and one class is enough.
+        white_level: White level of 16-bit images, or `"auto"`. None leaves it to the network. See `with_white_level`.
 
     Raises:
-        UnknownNameError: No such kind of data.
-        DataError: The data isn't there or can't be used, or an option would have no effect on it; the message says
-            what to do.
+        UnknownNameError: Unknown kind of data.
+        DataError: The data is missing or can't be used, or an option would have no effect. The message names a remedy.
+
+    Example:
+        >>> from senet.data import open_data
+        >>> data = open_data("digits")
+        >>> data.classes[:3], len(data.train), len(data.val)
+        (('0', '1', '2'), 1438, 359)
     """
     kind, _, place = text.partition(":")
     if kind not in KINDS:
@@ -99,4 +103,4 @@ def open_data(
     elif instances and kind != "masks":
         raise DataError(f"--instances is about masks:PATH; {request.name} has no masks")
     data = KINDS[kind](request)
-    return data if white is None else with_white_level(data, white)
+    return data if white_level is None else with_white_level(data, white_level)

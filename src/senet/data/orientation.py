@@ -1,4 +1,4 @@
-"""How an image is turned: one answer for training, evaluation, sizes and masks."""
+"""Orientation of images, the same for training, evaluation, sizes and masks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from senet.data.image_errors import is_machine_fault
 __all__ = ["orientation", "turned_size", "upright"]
 
 TAG: Final = 0x0112
-"""EXIF's and TIFF's."""
+"""Orientation tag of EXIF and TIFF."""
 
 TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -22,14 +22,14 @@ TURNS: Final = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""Orientation to what makes it upright."""
+"""Orientation to the transposition that makes the image upright."""
 
 
 def orientation(image: Image.Image) -> int:
-    """EXIF's number, 1 to 8, from EXIF or, where that has none, from XMP; 1 is upright.
+    """Return the orientation, 1 to 8, from EXIF or else from XMP; 1 is upright.
 
-    Damaged metadata, or a number that isn't defined, counts as upright: the pixels are fine. Of a PNG the whole file
-    is read, since its metadata may follow the pixels.
+    Damaged metadata and undefined numbers count as upright, since the pixels are fine. A PNG is read as a whole, since
+    its metadata may follow the pixels.
     """
     try:
         number = image.getexif().get(TAG, 1)
@@ -41,14 +41,14 @@ def orientation(image: Image.Image) -> int:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """An image, decoded and turned upright. (Of a TIFF, Pillow does it in decoding, and then says 1.)"""
+    """Decode an image and turn it upright. (Pillow does so itself for a TIFF, and then reports 1.)"""
     image.load()
     turn = TURNS.get(orientation(image))
     return image if turn is None else image.transpose(turn)
 
 
 def turned_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height of what `upright` gives, of an image of which the header is read."""
+    """Return width and height of the result of `upright`, from the header."""
     by_pillow = TAG in getattr(image, "tag_v2", ())  # a TIFF whose own tag is set: the size is upright already
     lies = orientation(image) >= 5 and not by_pillow
     return image.size[::-1] if lies else image.size

@@ -1,4 +1,4 @@
-"""Which pictures are trained, validated and tested on, where lists of names say so or none do."""
+"""Division into training, validation and test images, by lists of names or by a hash."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("t
 
 
 def read_lines(path: Path) -> list[str]:
-    """A text file's lines without blanks at their ends, and without empty ones.
+    """Read a text file's lines without surrounding blanks; empty lines are skipped.
 
     Raises:
-        DataError: It can't be read as text.
+        DataError: The file is no readable text.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -29,9 +29,9 @@ def read_lines(path: Path) -> list[str]:
 
 
 def listed_parts(folders: Sequence[Path]) -> dict[str, list[str]]:
-    """The names in `train.txt`, `val.txt`, `test.txt` of the first of these folders that has the first of them.
+    """Read the names in `train.txt`, `val.txt` and `test.txt` of the first of these folders that has a `train.txt`.
 
-    Without `val.txt` the test list is validated on. A line's first word counts, without a file's ending.
+    Without `val.txt` the test list is validated on. A line's first word counts, without a file suffix.
     """
     for folder in folders:
         files = {
@@ -47,7 +47,7 @@ def listed_parts(folders: Sequence[Path]) -> dict[str, list[str]]:
         parts = {part: [_stem(line.split()[0]) for line in read_lines(f)] for part, f in files.items() if f}
         for part, names in parts.items():
             if not names:
-                raise DataError(f"{files[part]} names no picture")
+                raise DataError(f"{files[part]} names no image")
         return parts
     return {}
 
@@ -57,14 +57,14 @@ def _stem(name: str) -> str:
 
 
 def divide(names: Sequence[str], request: Request) -> dict[str, list[str]]:
-    """Choose pictures to validate on by a hash of seed and name (`hash_split`).
+    """Choose validation images by a hash of seed and name (`hash_split`).
 
     Args:
-        names: Paths below the folder of pictures, without their endings.
-        request: Says fraction and seed.
+        names: Paths below the folder of images, without suffixes.
+        request: Has fraction and seed.
 
     Raises:
-        DataError: The fraction is none, or there are too few pictures: a part would be empty.
+        DataError: The fraction is out of range, or there are so few images that a part would be empty.
     """
     train, val = hash_split(names, request.split)
     request.refuse_empty(train=len(train), val=len(val))
@@ -72,22 +72,22 @@ def divide(names: Sequence[str], request: Request) -> dict[str, list[str]]:
 
 
 def images_in(folder: Path) -> dict[str, Path]:
-    """Picture files of a folder and of those in it: path below the folder without its ending, to the file.
+    """Find the image files of a folder, at any depth: path below the folder without suffix, to the file.
 
     Raises:
-        DataError: The folder isn't there, or two of its pictures differ in their ending alone.
+        DataError: The folder is missing, or two of its images differ in their suffix alone.
     """
     return _by_name(folder, _files_in(folder).images)
 
 
 def unread_in(folder: Path) -> tuple[str, ...]:
-    """The other files there, see `list_images`."""
+    """List all other files there, see `list_images`."""
     return tuple(_files_in(folder).left_out)
 
 
 def _files_in(folder: Path) -> ImageFiles:
     if not folder.is_dir():
-        raise DataError(f"{folder} isn't there or is no folder; it should hold the pictures")
+        raise DataError(f"{folder} is missing or is no folder; it should hold the images")
     return list_images(folder)
 
 
@@ -102,7 +102,7 @@ def _by_name(folder: Path, files: Sequence[str]) -> dict[str, Path]:
 
 
 def find_names(parts: dict[str, list[str]], there: dict[str, Path], where: Path) -> None:
-    """Raise a `DataError` for names that are listed and aren't there."""
+    """Raise a `DataError` for listed names without a file."""
     missing = [name for names in parts.values() for name in names if name not in there]
     if missing:
-        raise DataError(f"{where} lacks {len(missing)} of the pictures that are listed, the first: {missing[0]}")
+        raise DataError(f"{where} lacks {len(missing)} of the listed images, the first: {missing[0]}")

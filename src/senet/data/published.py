@@ -1,4 +1,4 @@
-"""The published data sets that torchvision reads: CIFAR-10, CIFAR-100, Fashion-MNIST and ImageNet."""
+"""Published data sets that torchvision reads: CIFAR-10, CIFAR-100, Fashion-MNIST and ImageNet."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ ARCHIVES = "ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC201
 
 @dataclass(frozen=True)
 class Published:
-    """A small published data set: torchvision's reader and what suits its pictures.
+    """A small published data set: torchvision's reader and a suitable preprocessing.
 
-    Its official test images are validated on, as in the papers; there is no third part.
+    Its official test images are the validation part, as in the papers. There is no test part.
     """
 
     reader: Callable[..., Any]
@@ -32,10 +32,10 @@ class Published:
     preprocessing: Preprocessing
 
     def __call__(self, request: Request) -> Data:
-        """Open it, and fetch it first if that was asked for.
+        """Open the data set; download it first if requested.
 
         Raises:
-            DataError: It isn't there, or can't be fetched, or a validation fraction was asked for.
+            DataError: It is missing, can't be downloaded, or a validation fraction was given.
         """
         request.refuse_split("it has its own test images")
         train, val = (self._read(request, train=train) for train in (True, False))
@@ -76,12 +76,12 @@ PUBLISHED = {
 
 
 def open_imagenet(request: Request) -> Data:
-    """ILSVRC-2012 as torchvision reads it: its archives are unpacked on first use (hours, 150 GB).
+    """Open ILSVRC-2012 with torchvision, which unpacks the archives on first use (hours, 150 GB).
 
-    The 50,000 validation images are validated on. Classes are in the order of their WordNet numbers.
+    The 50,000 validation images are the validation part. Classes are in the order of their WordNet numbers.
 
     Raises:
-        DataError: It isn't there, a download or a validation fraction was asked for.
+        DataError: It is missing, or a download or a validation fraction was requested.
     """
     request.refuse_split("it has its own validation images")
     root = request.folder() if request.place else request.folder() / "imagenet"

@@ -1,4 +1,4 @@
-"""What Pillow says about odd metadata, in processes of our own."""
+"""Silencing Pillow's warnings about odd metadata."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["quiet_pillow"]
 def quiet_pillow() -> None:
     """Silence Pillow's warnings in this process, for good.
 
-    Call it where a process begins, before there are threads: Python's filters belong to the whole process. A program
-    that uses this package as a library keeps the filters that it has.
+    Call it at the start of a process, before there are threads: Python's filters belong to the whole process. A program
+    that imports this package keeps its own filters.
     """
     warnings.filterwarnings("ignore", module=r"PIL(\..*)?$")

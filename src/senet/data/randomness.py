@@ -1,4 +1,4 @@
-"""Randomness that depends on a key alone: not on the process, nor on what was drawn before."""
+"""Randomness that depends on a key alone, neither on the process nor on earlier draws."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ __all__ = ["derive_seed", "generator", "seeded_rng"]
 
 
 def derive_seed(*key: int | str) -> int:
-    """A 64-bit seed that mixes all parts of a key; the same on every machine and in every version."""
+    """Return a 64-bit seed that mixes all parts of a key, the same on every machine and in every version."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big")
 
 
 def generator(*key: int | str) -> torch.Generator:
-    """A CPU generator that starts from the key."""
+    """Return a CPU generator seeded by the key."""
     return torch.Generator().manual_seed(derive_seed(*key))
 
 
 @contextmanager
 def seeded_rng(*key: int | str) -> Iterator[None]:
-    """Within the block, torch's global CPU randomness starts from the key; afterwards it is as it was before.
+    """Seed torch's global CPU generator by the key within the block, and restore it afterwards.
 
-    `torch.manual_seed` won't do: it would also reset the generator of every GPU.
+    `torch.manual_seed` doesn't suit, since it also resets the generator of every GPU.
     """
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(derive_seed(*key))

@@ -1,4 +1,4 @@
-"""What a user asked for when naming a data set."""
+"""A request for a data set: its name and the options around it."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ DEFAULT_FRACTION = 0.2
 
 
 def absolute_path(path: str) -> str:
-    """A path that holds in any working directory."""
+    """Return a path that is valid in any working directory."""
     return str(Path(path).expanduser().resolve())
 
 
 def absolute_name(name: str) -> str:
-    """A data set's name (`folder:flowers`) with an absolute path."""
+    """Return a data set's name (`folder:flowers`) with an absolute path."""
     kind, colon, place = name.partition(":")
     return f"{kind}:{absolute_path(place)}" if colon and place else name
 
 
 def storable(name: str) -> str:
-    """A name as text that JSON can hold: a byte of a path that is no UTF-8 stands as an escape."""
+    """Return a name as text for JSON. A byte of a path that is no UTF-8 becomes an escape."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True)
 class Request:
-    """`KIND` or `KIND:PLACE`, with what the options around it say.
+    """`KIND` or `KIND:PLACE`, with the options around it.
 
     Attributes:
-        kind: What stands before the colon.
-        place: What stands after it; empty without a colon.
-        val_fraction: The share of each class to validate on; None where the user didn't say.
-        seed: What the choice of these images depends on; None where the user didn't say.
-        download: Whether the data may be fetched.
-        root: Where data sets are kept that name no place; None for the default.
-        classes: Names of the classes, where the data itself doesn't say; empty if it does.
-        instances: Masks hold the numbers of single objects, all of the second class.
-        default_fraction: `val_fraction` where the user didn't say; without effect on data that comes divided.
-        default_seed: The same of `seed`.
-        training: Whether images are wanted to train on; to evaluate on, a part may be empty and one class is enough.
+        kind: Text before the colon.
+        place: Text after it, empty without a colon.
+        val_fraction: Fraction of validation images in each class, or None if not given.
+        seed: Seed of the choice of these images, or None if not given.
+        download: Whether the data may be downloaded.
+        root: Folder of data sets given without a path, or None for the default.
+        classes: Class names, if the data has none.
+        instances: Masks number single objects, all of the second class.
+        default_fraction: `val_fraction` if not given, ignored for divided data.
+        default_seed: `seed` if not given, ignored for divided data.
+        training: Whether the images are trained on. For evaluation a part may be empty, and one class is enough.
     """
 
     kind: str
@@ -62,21 +62,21 @@ class Request:
 
     @property
     def name(self) -> str:
-        """The form in which the data was asked for."""
+        """The requested name."""
         return f"{self.kind}:{self.place}" if self.place else self.kind
 
     def folder(self) -> Path:
-        """The place, or the default one."""
+        """Return the given or the default folder."""
         return Path(self.place or self.root or DEFAULT_ROOT).expanduser()
 
     def existing_folder(self, layout: str) -> Path:
-        """The place.
+        """Return the given folder.
 
         Args:
-            layout: What is expected there, in words.
+            layout: The expected layout, in words.
 
         Raises:
-            DataError: It isn't named, isn't there or is no folder.
+            DataError: The folder isn't given, is missing or is a file.
         """
         if not self.place:
             raise DataError(f"{self.kind} needs a path: {self.kind}:PATH; {layout}")
@@ -88,10 +88,10 @@ class Request:
 
     @property
     def split(self) -> Split:
-        """How undivided images are divided.
+        """Fraction and seed for undivided images.
 
         Raises:
-            DataError: The fraction is none.
+            DataError: The fraction is out of range.
         """
         fraction = self.default_fraction if self.val_fraction is None else self.val_fraction
         if not 0 < fraction < 1:
@@ -99,7 +99,7 @@ class Request:
         return Split(fraction, self.default_seed if self.seed is None else self.seed)
 
     def refuse_empty(self, *, train: int, val: int) -> None:
-        """For images that were divided one by one: few of them may all have come into one part.
+        """Refuse an empty part: few images that are divided one by one may all come into one part.
 
         Raises:
             DataError: A part is empty.
@@ -108,16 +108,16 @@ class Request:
             return
         part, more = ("validate", "more") if train else ("train", "less")
         raise DataError(
-            f"{self.name}: none of its {train + val} images is left to {part} on (a share of {self.split.fraction:g} "
-            f"is chosen, image by image); give {more} than --val-fraction {self.split.fraction:g}, another "
-            "--split-seed, or divide them yourself"
+            f"{self.name}: none of its {train + val} images is left to {part} on (a fraction of "
+            f"{self.split.fraction:g} is chosen, image by image); give {more} than --val-fraction "
+            f"{self.split.fraction:g}, another --split-seed, or divide them yourself"
         )
 
     def refuse_split(self, why: str) -> None:
-        """For data that comes divided already.
+        """Refuse fraction and seed for data that is divided already.
 
         Raises:
-            DataError: The user asked for a fraction or a seed, which could have no effect.
+            DataError: A fraction or a seed was given, which could have no effect.
         """
         if self.seed is not None:
             raise DataError(f"--split-seed {self.seed} has no effect on {self.name}: {why}")
@@ -125,12 +125,12 @@ class Request:
             raise DataError(f"a validation fraction of {self.val_fraction} has no effect on {self.name}: {why}")
 
     def refuse_dense_options(self) -> None:
-        """For data whose classes are known, and that has no masks.
+        """Refuse options of masks for data without masks.
 
         Raises:
-            DataError: The user named classes, or said what masks hold.
+            DataError: Classes or instances were given.
         """
         if self.classes:
             raise DataError(f"--class-names has no effect on {self.name}, which names its classes itself")
         if self.instances:
-            raise DataError(f"--instances is about masks:PATH; {self.name} has no masks")
+            raise DataError(f"--instances applies to masks:PATH; {self.name} has no masks")

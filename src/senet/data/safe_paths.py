@@ -1,4 +1,4 @@
-"""Files that an annotation names: below their folder, or not at all."""
+"""Safe paths: files named by an annotation must lie below their folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class OutsideError(ValueError):
 
 
 def file_within(folders: Sequence[Path], name: object) -> Path:
-    """The file of a name below the first folder that has it, else where it would be in the first one.
+    r"""Return the file below the first folder that has it, or its path in the first folder.
 
-    The folders may be links anywhere, since the user chose them; what lies below them may not lead out.
+    The folders themselves may be links, since the user chose them. Files below them may not lead out.
 
     Args:
-        folders: Where it may be, at least one.
-        name: As an annotation has it, such as `day1/0001.jpg`.
+        folders: Candidates, at least one.
+        name: Name in the annotation, such as `day1/0001.jpg`.
 
     Raises:
         OutsideError: Such as `/etc/passwd`, `../x.jpg`, `C:x.jpg`, `a\\b.jpg`, or a link out of the folder.
@@ -44,9 +44,9 @@ def _checked(name: object) -> str:
     if "\\" in name:
         raise OutsideError("it has a backslash; write / between folders")
     if PurePosixPath(name).is_absolute() or windows.drive or windows.root:
-        raise OutsideError("it must be relative to the folder of the pictures")
+        raise OutsideError("it must be relative to the folder of the images")
     if ".." in windows.parts:
-        raise OutsideError("it leads out of the folder of the pictures")
+        raise OutsideError("it leads out of the folder of the images")
     try:
         encoded = os.fsencode(name)
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Which images make up which batch: from (seed, epoch) alone, for one process or many."""
+"""Batch samplers whose order depends on (seed, epoch) alone, for one process or many."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from senet.errors import DataError
 __all__ = ["EvalBatchSampler", "Key", "Order", "Shard", "TrainBatchSampler"]
 
 Key = tuple[int, int]
-"""Epoch and index: what `ImageDataset` is asked for."""
+"""Epoch and index of a sample, as in `ImageDataset`."""
 
 Order = Callable[[int, int], torch.Tensor]
 """From seed and epoch to a permutation of all indices, (N,) int64."""
 
 
 class Shard(NamedTuple):
-    """Which process of a distributed run this is, and how many there are."""
+    """Rank of this process in a distributed run, and the number of processes.
+
+    Example:
+        >>> from senet.data import EvalBatchSampler, Shard
+        >>> list(EvalBatchSampler(5, batch_size=2, shard=Shard(rank=1, world_size=2)))
+        [[(0, 1), (0, 3)]]
+    """
 
     rank: int = 0
     world_size: int = 1
@@ -36,31 +42,35 @@ def _check(batch_size: int, shard: Shard) -> None:
 
 
 class TrainBatchSampler(Sampler[list[Key]]):
-    """Shuffled batches; every process gets equally many, of the same sizes.
+    """Shuffled batches; every process gets the same number of batches of the same sizes.
 
-    All processes draw the same permutation from (seed, epoch), and each takes every `world_size`-th index of
-    it. With `drop_last` the images that don't fill a batch on every process are left out of this epoch
-    (others in the next); without it the last batch is smaller, and up to `world_size - 1` images of the
-    permutation's start are seen twice to make the shares equal.
+    All processes draw the same permutation from (seed, epoch), and each takes every `world_size`-th index. With
+    `drop_last` an epoch leaves out the images that don't fill a batch on every process (others in the next epoch).
+    Without it the last batch is smaller, and up to `world_size - 1` images occur twice to make the shares equal.
 
-    With `groups` (such as upright and wide pictures, which fill a batch better apart) the permutation is reordered so
-    that as many batches as possible are of one group; what is left of the groups makes up mixed ones, so that there
-    are as many batches as without.
+    With `groups` (such as portrait and landscape images, which fill a batch better apart) as many batches as possible
+    are of one group. The remaining images make up mixed batches. The number of batches stays the same.
 
     Args:
         length: Number of images.
-        batch_size: Images a batch and process.
+        batch_size: Images in a batch of one process.
         seed: The run's seed.
         shard: This process's share.
         drop_last: Whether to leave out an incomplete last batch.
-        order: From seed and epoch to a permutation, (length,) int64; None for a random one.
-        groups: (length,) the group of each image; None for none.
-        multiple: The number of batches is a multiple of this, as where so many make up an optimizer step. Needs
-            `drop_last`.
+        order: From seed and epoch to a permutation, (length,) int64, or None for a random one.
+        groups: (length,) group of each image, or None for none.
+        multiple: Divisor of the number of batches, for an optimizer step of several batches. Needs `drop_last`.
 
     Raises:
-        ValueError: `batch_size`, `shard` or `multiple` out of range.
-        DataError: Not even one batch.
+        ValueError: `batch_size`, `shard` or `multiple` is out of range.
+        DataError: The images don't fill one batch.
+
+    Example:
+        >>> from senet.data import TrainBatchSampler
+        >>> sampler = TrainBatchSampler(10, batch_size=4, seed=0)
+        >>> sampler.set_epoch(2)
+        >>> [[epoch for epoch, index in batch] for batch in sampler]
+        [[2, 2, 2, 2], [2, 2, 2, 2]]
     """
 
     def __init__(
@@ -90,7 +100,7 @@ class TrainBatchSampler(Sampler[list[Key]]):
         self._start = (0, 0)
         if len(self) == 0 or length < self.shard.world_size:
             most = length // self.shard.world_size
-            advice = f"use a batch size of at most {most}" if most else "that is too few to train on"
+            advice = f"use a batch size of at most {most}" if most else "add images"
             raise DataError(
                 f"{length} training images don't fill one batch of {batch_size} on {self.shard.world_size} "
                 f"process{'es' * (self.shard.world_size > 1)}; {advice}"
@@ -98,20 +108,20 @@ class TrainBatchSampler(Sampler[list[Key]]):
 
     @property
     def sampler(self) -> TrainBatchSampler:
-        """Itself: where Lightning looks for the object whose `set_epoch` it calls."""
+        """The sampler itself; Lightning calls `set_epoch` of this attribute."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration is of."""
+        """Choose the epoch of the next iteration."""
         self.epoch = epoch
 
     def resume_at(self, epoch: int, start_batch: int) -> None:
-        """Choose the epoch, and leave out its first batches whenever it is iterated; others stay whole."""
+        """Choose the epoch, and skip its first batches whenever it is iterated. Other epochs stay whole."""
         self.epoch = epoch
         self._start = (epoch, start_batch)
 
     def __len__(self) -> int:
-        """Batches of a whole epoch, also when this one starts later (so that progress is counted right)."""
+        """Count the batches of a whole epoch, also if this one starts later, for correct progress bars."""
         together = self.shard.world_size * self.batch_size
         batches = (self.length if self.drop_last else self.length + together - 1) // together
         return batches - batches % self.multiple
@@ -140,11 +150,11 @@ def grouped(order: torch.Tensor, groups: torch.Tensor, size: int) -> torch.Tenso
 
     Args:
         order: (N,) a permutation.
-        groups: (N,) the group of each index.
-        size: How many belong together.
+        groups: (N,) group of each index.
+        size: Length of a run.
 
     Returns:
-        The same indices: the runs come in the order in which they fill up, what fills none comes last.
+        The same indices. Runs come in the order in which they fill up, incomplete runs come last.
     """
     waiting: dict[int, list[int]] = {}
     full: list[int] = []
@@ -159,18 +169,23 @@ def grouped(order: torch.Tensor, groups: torch.Tensor, size: int) -> torch.Tenso
 
 
 class EvalBatchSampler(Sampler[list[Key]]):
-    """Batches in order, each image exactly once over all processes; the shares differ by at most one image.
+    """Batches in order, each image exactly once over all processes. The shares differ by at most one image.
 
     Args:
         length: Number of images.
-        batch_size: Images a batch and process; the last batch may be smaller.
+        batch_size: Images in a batch of one process. The last batch may be smaller.
         shard: This process's share.
 
     Attributes:
         shared_batches: Number of whole batches that every process has.
 
     Raises:
-        ValueError: `batch_size` or `shard` out of range.
+        ValueError: `batch_size` or `shard` is out of range.
+
+    Example:
+        >>> from senet.data import EvalBatchSampler
+        >>> list(EvalBatchSampler(3, batch_size=2))  # (epoch, index) of each image
+        [[(0, 0), (0, 1)], [(0, 2)]]
     """
 
     def __init__(self, length: int, batch_size: int, *, shard: Shard | None = None) -> None:

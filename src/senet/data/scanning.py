@@ -1,4 +1,4 @@
-"""Look at every image of a data set before training does."""
+"""Scanning a data set for faults before training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from senet.data.checks import mask_issues
 from senet.data.dense import annotation_issues
 from senet.data.depth import depth_note
-from senet.data.images import CorruptImage, Depth, Facts
+from senet.data.images import CorruptImage, Depth, ImageInfo
 from senet.data.loader import default_workers
 from senet.data.quiet import quiet_pillow
 from senet.data.sources import Data, Source
@@ -24,26 +24,26 @@ CHUNK = 64
 
 
 class ScanResult(NamedTuple):
-    """What came of looking at one image: its facts, or why it is broken."""
+    """Result of scanning one image: its properties, or path and reason if it is corrupt."""
 
     part: str
     position: int
-    facts: Facts | None
-    broken: tuple[str, str] | None
+    info: ImageInfo | None
+    corrupt: tuple[str, str] | None
 
 
 @dataclass
 class PartReport:
-    """One part (train, val or test) of a data set.
+    """Report on one part (train, val or test) of a data set.
 
     Attributes:
-        images: How many there are, broken ones included.
-        per_class: Images of each class; where there are boxes, boxes; where there are masks, images with some of it.
-        width: Narrowest and widest, in pixels; None if all are broken.
-        height: Lowest and highest, in pixels.
-        modes: How many images are stored in each of Pillow's modes.
-        deep: What is to be said about images with 16 bits; empty if nothing.
-        broken: Path and reason of each image that can't be read.
+        images: Number of images, including corrupt ones.
+        per_class: Images of each class. Detection counts boxes, segmentation images that contain the class.
+        width: Smallest and largest width in pixels, or None if all images are corrupt.
+        height: Smallest and largest height in pixels.
+        modes: Number of images in each of Pillow's modes.
+        bit_depth: Note on 16-bit images, empty if none is due.
+        corrupt: Path and reason of each unreadable image.
     """
 
     images: int
@@ -51,74 +51,86 @@ class PartReport:
     width: tuple[int, int] | None = None
     height: tuple[int, int] | None = None
     modes: dict[str, int] = field(default_factory=dict)
-    deep: str = ""
-    broken: list[tuple[str, str]] = field(default_factory=list)
+    bit_depth: str = ""
+    corrupt: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass
 class ScanReport:
-    """What is in a data set.
+    """Report on a data set.
 
     Attributes:
         name: The set's name on the command line.
-        parts: One report a part.
-        leaks: Pairs of paths: an image trained on, and an equal one in another part.
-        repeats: Pairs of paths: equal images of one class within one part.
-        contradictions: Pairs of paths: equal images within one part, but of different classes.
-        troubles: Path and reason of all that is wrong with boxes or masks.
+        parts: One report for each part.
+        leaks: Pairs of paths: a training image, and an equal one in another part.
+        duplicates: Pairs of paths: equal images of one class within one part.
+        label_conflicts: Pairs of paths: equal images within one part, but of different classes.
+        annotation_issues: Path and reason of each issue of boxes or masks.
         left_out: Files among the images that aren't read.
+
+    Example:
+        >>> from senet.data import ScanReport, open_data, scan
+        >>> report: ScanReport = scan(open_data("digits"), workers=0)
+        >>> list(report.parts), report.parts["val"].modes
+        (['train', 'val'], {'L': 359})
     """
 
     name: str
     parts: dict[str, PartReport]
     leaks: list[tuple[str, str]] = field(default_factory=list)
-    repeats: list[tuple[str, str]] = field(default_factory=list)
-    contradictions: list[tuple[str, str]] = field(default_factory=list)
-    troubles: list[tuple[str, str]] = field(default_factory=list)
+    duplicates: list[tuple[str, str]] = field(default_factory=list)
+    label_conflicts: list[tuple[str, str]] = field(default_factory=list)
+    annotation_issues: list[tuple[str, str]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
     @property
-    def broken(self) -> list[tuple[str, str]]:
-        """Path and reason of every broken image of any part."""
-        return [trouble for part in self.parts.values() for trouble in part.broken]
+    def corrupt(self) -> list[tuple[str, str]]:
+        """Path and reason of every corrupt image of any part."""
+        return [issue for part in self.parts.values() for issue in part.corrupt]
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form."""
+        """Return a JSON-ready form."""
         return asdict(self)
 
 
 def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int], None] | None = None) -> ScanReport:
-    """Decode every image once and report what is there. Images are equal if their files have the same bytes.
+    """Decode every image once and report faults. Images are equal if their files have the same bytes.
 
     Args:
         data: The data set.
-        workers: Processes that decode; 0 for none, None for one a processor.
-        progress: Called with how many images are done, and of how many.
+        workers: Processes that decode, 0 for none, None for one on each CPU core.
+        progress: Called with the numbers of images done and in all.
+
+    Example:
+        >>> from senet.data import open_data, scan
+        >>> report = scan(open_data("digits"), workers=0)
+        >>> report.corrupt, report.leaks, report.parts["train"].width
+        ([], [], (8, 8))
     """
     sources = data.parts
     total = sum(map(len, sources.values()))
     report = ScanReport(data.name, {name: _counted(data, source) for name, source in sources.items()})
-    report.troubles = [
-        (trouble.path, trouble.reason) for trouble in (*annotation_issues(data), *mask_issues(data, data.parts))
+    report.annotation_issues = [
+        (issue.path, issue.reason) for issue in (*annotation_issues(data), *mask_issues(data, data.parts))
     ]
     report.left_out = list(data.left_out)
     sizes: dict[str, list[tuple[int, int]]] = {name: [] for name in sources}
     modes: dict[str, Counter[str]] = {name: Counter() for name in sources}
     deep: dict[str, list[Depth]] = {name: [] for name in sources}
     first: dict[bytes, tuple[str, int]] = {}
-    for done, looked in enumerate(_scan_all(data, default_workers() if workers is None else workers), 1):
-        if looked.broken is not None:
-            report.parts[looked.part].broken.append(looked.broken)
-        if looked.facts is not None:
-            sizes[looked.part].append((looked.facts.width, looked.facts.height))
-            modes[looked.part][looked.facts.mode] += 1
-            if looked.facts.depth is not None:
-                deep[looked.part].append(looked.facts.depth)
-            _note_equal(report, sources, first, looked)
+    for done, result in enumerate(_scan_all(data, default_workers() if workers is None else workers), 1):
+        if result.corrupt is not None:
+            report.parts[result.part].corrupt.append(result.corrupt)
+        if result.info is not None:
+            sizes[result.part].append((result.info.width, result.info.height))
+            modes[result.part][result.info.mode] += 1
+            if result.info.depth is not None:
+                deep[result.part].append(result.info.depth)
+            _note_equal(report, sources, first, result)
         if progress is not None:
             progress(done, total)
     for name, part in report.parts.items():
-        part.modes, part.deep = dict(modes[name]), depth_note(deep[name])
+        part.modes, part.bit_depth = dict(modes[name]), depth_note(deep[name])
         if sizes[name]:
             widths, heights = zip(*sizes[name], strict=True)
             part.width, part.height = (min(widths), max(widths)), (min(heights), max(heights))
@@ -134,15 +146,15 @@ def _counted(data: Data, source: Source) -> PartReport:
 
 
 def _note_equal(
-    report: ScanReport, sources: dict[str, Source], first: dict[bytes, tuple[str, int]], looked: ScanResult
+    report: ScanReport, sources: dict[str, Source], first: dict[bytes, tuple[str, int]], result: ScanResult
 ) -> None:
-    assert looked.facts is not None
-    part, position = first.setdefault(looked.facts.digest, (looked.part, looked.position))
-    if (part, position) == (looked.part, looked.position):
+    assert result.info is not None
+    part, position = first.setdefault(result.info.digest, (result.part, result.position))
+    if (part, position) == (result.part, result.position):
         return
-    same_class = sources[part].labels[position] == sources[looked.part].labels[looked.position]
-    pairs = report.leaks if part != looked.part else report.repeats if same_class else report.contradictions
-    pairs.append((sources[part].locate(position), sources[looked.part].locate(looked.position)))
+    same_class = sources[part].labels[position] == sources[result.part].labels[result.position]
+    pairs = report.leaks if part != result.part else report.duplicates if same_class else report.label_conflicts
+    pairs.append((sources[part].locate(position), sources[result.part].locate(result.position)))
 
 
 def _scan_all(data: Data, workers: int) -> Iterator[ScanResult]:
@@ -157,12 +169,12 @@ def _scan_all(data: Data, workers: int) -> Iterator[ScanResult]:
             yield from _scan_image(sources, chunk)
         return
     with ProcessPoolExecutor(workers, initializer=_receive, initargs=(sources,)) as pool:
-        for looked in pool.map(_scan_received, chunks):
-            yield from looked
+        for result in pool.map(_scan_received, chunks):
+            yield from result
 
 
 _received: dict[str, Source] = {}
-"""Within a worker process: what it looks at, sent to it once."""
+"""The sources of a worker process, sent to it once."""
 
 
 def _receive(sources: dict[str, Source]) -> None:
@@ -181,6 +193,6 @@ def _scan_image(sources: dict[str, Source], chunk: tuple[str, range]) -> list[Sc
 
 def _scan_one(source: Source, part: str, index: int) -> ScanResult:
     try:
-        return ScanResult(part, index, source.facts(index), None)
+        return ScanResult(part, index, source.info(index), None)
     except CorruptImage as error:
         return ScanResult(part, index, None, (error.path, error.reason))

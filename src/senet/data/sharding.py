@@ -1,4 +1,4 @@
-"""Making shards of a data set: checked, in random order, each file whole or not there, resumable."""
+"""Writing shards of a data set: checked, in random order, atomic and resumable."""
 
 from __future__ import annotations
 
@@ -24,41 +24,47 @@ from senet.data.images import CorruptImage, Stored, decode_stored, opened
 from senet.data.loader import default_workers
 from senet.data.quiet import quiet_pillow
 from senet.data.randomness import generator
-from senet.data.shards import FORMAT, INDEX, HookPoints
+from senet.data.shards import FORMAT, INDEX, ImageRecords
 from senet.data.sources import Data, PathList, Source
 from senet.errors import DataError
-from senet.weights import write_atomically
+from senet.weights.files import write_atomically
 
-__all__ = ["Sharded", "write_shards"]
+__all__ = ["ShardSummary", "write_shards"]
 
 SUFFIXES = {"JPEG": "jpg", "MPO": "jpg", "TIFF": "tif"}
-"""Of Pillow's formats that aren't called like their files."""
+"""File suffixes of Pillow's formats whose names differ from them."""
 
 PLAN = ".plan.json"
 SAMPLED = 64
 
 
 @dataclass(frozen=True)
-class Sharded:
-    """What `write_shards` came to.
+class ShardSummary:
+    """Summary of `write_shards`.
 
     Attributes:
         images: Images written, by part.
         shards: Files written, by part.
-        megabytes: Of all of them.
+        megabytes: Size of all shards.
         reused: Shards that an earlier call had finished.
-        broken: Name and reason of each image that was left out.
+        corrupt: Name and reason of each image that was left out.
+
+    Example:
+        >>> from senet.data import ShardSummary
+        >>> summary = ShardSummary({"train": 40}, {"train": 1}, megabytes=0.08, reused=0, corrupt=[])
+        >>> summary.images["train"], summary.corrupt
+        (40, [])
     """
 
     images: dict[str, int]
     shards: dict[str, int]
     megabytes: float
     reused: int
-    broken: list[tuple[str, str]]
+    corrupt: list[tuple[str, str]]
 
 
 class Piece(NamedTuple):
-    """One shard to be."""
+    """A shard to write."""
 
     part: str
     name: str
@@ -66,10 +72,10 @@ class Piece(NamedTuple):
 
 
 class Written(NamedTuple):
-    """One shard that is there."""
+    """A finished shard."""
 
-    places: HookPoints
-    broken: list[tuple[str, str]]
+    records: ImageRecords
+    corrupt: list[tuple[str, str]]
     reused: bool
 
 
@@ -81,49 +87,59 @@ def write_shards(
     seed: int = 0,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    tell: Callable[[str, str], None] | None = None,
-) -> Sharded:
-    """Write a data set as shards, which `shards:FOLDER` reads; the files of images stay as they are, byte for byte.
+    report: Callable[[str, str], None] | None = None,
+) -> ShardSummary:
+    """Write a data set as shards, which `shards:FOLDER` reads. Image files are copied byte for byte.
 
-    Every image is decoded once; a broken one is left out and told. A shard is there only when it is whole, and the
-    index only when all are: whoever stops this can call it again, and it goes on.
+    Every image is decoded once. A corrupt image is left out and reported. A shard appears only when it is complete, and
+    the index only when all shards are. An interrupted call can be repeated and continues.
 
     Args:
-        data: What to write, all its parts.
-        folder: Is made if need be.
-        shard_mb: About how large a shard becomes, in 10^6 bytes.
-        seed: Of the order in which images are dealt to shards.
-        workers: Processes that read and check; 0 for none, None for one a processor.
-        progress: Called with how many images are done, and of how many.
-        tell: Called with name and reason of each broken image.
+        data: The data set, with all its parts.
+        folder: Output folder, made if missing.
+        shard_mb: Approximate size of a shard, in 10^6 bytes.
+        seed: Seed of the order of images.
+        workers: Processes that read and check, 0 for none, None for one on each CPU core.
+        progress: Called with the numbers of images done and in all.
+        report: Called with name and reason of each corrupt image.
 
     Returns:
-        What was written.
+        A summary of the written shards.
 
     Raises:
-        DataError: The folder holds something else, too many images are broken, or there is more to know of an image
-            than its class.
+        DataError: The folder holds other files, too many images are corrupt, or the data isn't for classification.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from senet.data import Data, open_data, subsample, write_shards
+        >>> digits, folder = open_data("digits"), Path(tempfile.mkdtemp())
+        >>> data = Data("digits", digits.classes, subsample(digits.train, 40), subsample(digits.val, 10))
+        >>> write_shards(data, folder, workers=0).images
+        {'train': 40, 'val': 10}
+        >>> open_data(f"shards:{folder}").train.shards
+        ['train-00000.tar']
     """
     if data.task != "classification":
         raise DataError(f"{data.name} is for {data.task}; shards hold images with one class each")
     folder.mkdir(parents=True, exist_ok=True)
     pieces = [piece for part in data.parts for piece in _pieces(data, part, shard_mb, seed)]
     _agree_on_plan(folder, data, pieces)
-    report = CorruptImageReport(sum(map(len, data.parts.values())), tell=tell, data=data.name)
+    counter = CorruptImageReport(sum(map(len, data.parts.values())), report=report, data=data.name)
     done: list[Written] = []
     total = sum(len(piece.indices) for piece in pieces)
     for piece, written in zip(pieces, _written(data, folder, pieces, workers), strict=True):
-        report.add(written.broken)
+        counter.add(written.corrupt)
         done.append(written)
         if progress is not None:
             progress(sum(len(p.indices) for p in pieces[: len(done)]), total)
-        assert len(written.places.labels) + len(written.broken) == len(piece.indices)
+        assert len(written.records.labels) + len(written.corrupt) == len(piece.indices)
     _finish(folder, data, pieces, done)
     return _summary(folder, data, pieces, done)
 
 
 def _pieces(data: Data, part: str, shard_mb: float, seed: int) -> Iterator[Piece]:
-    """Equally many images a shard, so many that it becomes about as large as wanted."""
+    """Yield shards with equal numbers of images, about as large as requested."""
     source = data.parts[part]
     order = torch.randperm(len(source), generator=generator("sharding", seed, part)).numpy()
     sizes = []
@@ -138,10 +154,10 @@ def _pieces(data: Data, part: str, shard_mb: float, seed: int) -> Iterator[Piece
 
 
 def _agree_on_plan(folder: Path, data: Data, pieces: list[Piece]) -> None:
-    """Refuse a folder in which another set of shards was begun.
+    """Refuse a folder with an unfinished set of other shards.
 
     Raises:
-        DataError: It was.
+        DataError: The folder holds another plan or foreign archives.
     """
     digest = hashlib.sha256(repr((FORMAT, data.classes)).encode())
     for piece in pieces:
@@ -153,7 +169,7 @@ def _agree_on_plan(folder: Path, data: Data, pieces: list[Piece]) -> None:
     if path.is_file() and json.loads(path.read_text(encoding="utf-8")) != plan:
         raise DataError(f"{folder} holds other shards, of other images or options; choose another --out")
     if not path.is_file() and any(folder.glob("*.tar")):
-        raise DataError(f"{folder} holds archives that aren't of `senet shard`; choose another --out")
+        raise DataError(f"{folder} holds archives of another program than `senet shard`; choose another --out")
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(plan), encoding="utf-8"))
 
 
@@ -172,7 +188,7 @@ def _written(data: Data, folder: Path, pieces: list[Piece], workers: int | None)
 
 
 _received: dict[str, Any] = {}
-"""Within a worker process: parts and folder, sent to it once."""
+"""Parts and folder of a worker process, sent to it once."""
 
 
 def _receive(parts: dict[str, Source], folder: Path, parent: int) -> None:
@@ -182,7 +198,7 @@ def _receive(parts: dict[str, Source], folder: Path, parent: int) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent was killed; the pool's own way to tell would keep it for ever."""
+    """End this process when its parent was killed. The pool's own mechanism would keep it running."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
@@ -193,15 +209,15 @@ def _write_received(piece: Piece) -> Written:
 
 
 def _write(source: Source, folder: Path, piece: Piece) -> Written:
-    """One shard and, after it, the table of what is in it; or what an earlier call has left of both."""
+    """Write one shard and then the table of its images, or reuse both from an earlier call."""
     path, table = folder / piece.name, _table(folder, piece)
     if path.is_file() and table.is_file():
         try:
             return _finished(path, table)
         except (ValueError, KeyError, OSError):
-            pass  # of no use; written anew
+            pass  # unusable, so it is written again
     rows: list[tuple[int, int, int, int, str]] = []
-    broken: list[tuple[str, str]] = []
+    corrupt: list[tuple[str, str]] = []
 
     def fill(temporary: Path) -> None:
         with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as archive:
@@ -210,7 +226,7 @@ def _write(source: Source, folder: Path, piece: Piece) -> Written:
                     stored = _file_of(source, index)
                     decode_stored(stored)
                 except CorruptImage as error:
-                    broken.append((error.path, error.reason))
+                    corrupt.append((error.path, error.reason))
                     continue
                 label = int(source.labels[index])
                 offset = _add(archive, f"{index:09d}", stored, label)
@@ -218,23 +234,23 @@ def _write(source: Source, folder: Path, piece: Piece) -> Written:
 
     write_atomically(path, fill)
     numbers = [np.array([row[column] for row in rows], dtype=np.int64) for column in range(4)]
-    places = HookPoints(*numbers[:3], numbers[3].astype(np.uint32), PathList(row[4] for row in rows))  # type: ignore[call-arg, arg-type]
-    told = {"broken": np.array(broken, dtype=np.str_).reshape(-1, 2), "bytes": np.array(path.stat().st_size)}
-    write_atomically(table, lambda temporary: places.write(temporary, **told))
-    return Written(places, broken, reused=False)
+    records = ImageRecords(*numbers[:3], numbers[3].astype(np.uint32), PathList(row[4] for row in rows))  # type: ignore[call-arg, arg-type]
+    extra = {"corrupt": np.array(corrupt, dtype=np.str_).reshape(-1, 2), "bytes": np.array(path.stat().st_size)}
+    write_atomically(table, lambda temporary: records.write(temporary, **extra))
+    return Written(records, corrupt, reused=False)
 
 
 def _finished(path: Path, table: Path) -> Written:
     content = table.read_bytes()
-    places = HookPoints.read(content)
+    records = ImageRecords.read(content)
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         if int(arrays["bytes"]) != path.stat().st_size:
-            raise ValueError("another shard's")
-        return Written(places, [(str(name), str(reason)) for name, reason in arrays["broken"]], reused=True)
+            raise ValueError("the table belongs to another shard")
+        return Written(records, [(str(name), str(reason)) for name, reason in arrays["corrupt"]], reused=True)
 
 
 def _file_of(source: Source, index: int) -> Stored:
-    """An image's own file; of a picture that is in memory, a PNG."""
+    """Return an image's file; for an image in memory, a PNG."""
     stored = source.stored(index)
     if stored is None:
         content = io.BytesIO()
@@ -244,7 +260,7 @@ def _file_of(source: Source, index: int) -> Stored:
 
 
 def _add(archive: tarfile.TarFile, key: str, stored: Stored, label: int) -> int:
-    """Put an image and its class number in, as WebDataset's readers expect them; returns where the image begins."""
+    """Add an image and its class number in WebDataset's format; return the offset of the image."""
     image_format = opened(io.BytesIO(stored.content)).format or "img"
     members = ((SUFFIXES.get(image_format, image_format.lower()), stored.content), ("cls", str(label).encode()))
     offset = archive.offset + tarfile.BLOCKSIZE
@@ -260,33 +276,33 @@ def _table(folder: Path, piece: Piece) -> Path:
 
 
 def _finish(folder: Path, data: Data, pieces: list[Piece], done: list[Written]) -> None:
-    """One table a part, then the index: whoever finds it finds all of it."""
+    """Write one table for each part, then the index, so that an index implies a complete set."""
     parts = {}
     for part in data.parts:
-        mine = [(piece, written.places) for piece, written in zip(pieces, done, strict=True) if piece.part == part]
+        mine = [(piece, written.records) for piece, written in zip(pieces, done, strict=True) if piece.part == part]
         table = folder / f"{part}.npz"
-        write_atomically(table, HookPoints.joined([places for _, places in mine]).write)
+        write_atomically(table, ImageRecords.joined([records for _, records in mine]).write)
         parts[part] = {
             "table": table.name,
             "sha256": hashlib.sha256(table.read_bytes()).hexdigest(),
             "shards": [
-                {"name": piece.name, "images": len(places.labels), "bytes": (folder / piece.name).stat().st_size}
-                for piece, places in mine
+                {"name": piece.name, "images": len(records.labels), "bytes": (folder / piece.name).stat().st_size}
+                for piece, records in mine
             ],
         }
-    left_out = [list(trouble) for written in done for trouble in written.broken]
+    left_out = [list(issue) for written in done for issue in written.corrupt]
     index = {"format": FORMAT, "of": data.name, "classes": data.classes, "parts": parts, "left_out": left_out}
     text = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / INDEX, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def _summary(folder: Path, data: Data, pieces: list[Piece], done: list[Written]) -> Sharded:
+def _summary(folder: Path, data: Data, pieces: list[Piece], done: list[Written]) -> ShardSummary:
     images = dict.fromkeys(data.parts, 0)
     shards = dict.fromkeys(data.parts, 0)
     for piece, written in zip(pieces, done, strict=True):
-        images[piece.part] += len(written.places.labels)
+        images[piece.part] += len(written.records.labels)
         shards[piece.part] += 1
-    return Sharded(
+    return ShardSummary(
         images, shards, sum((folder / piece.name).stat().st_size for piece in pieces) / 1e6,
-        sum(written.reused for written in done), [trouble for written in done for trouble in written.broken],
+        sum(written.reused for written in done), [issue for written in done for issue in written.corrupt],
     )  # fmt: skip

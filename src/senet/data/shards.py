@@ -1,7 +1,7 @@
-"""Data sets of any size as a few large files: tar archives of images, and an index that says where in them each one is.
+"""Sharded data sets: a few large tar archives of images, and an index of their offsets.
 
-Training reads a shard's images at about the same time, in an order that follows from (seed, epoch) alone. So any number
-of processes and workers, and any interruption, give the same batches; `docs/data.md` says what was weighed against it.
+Training reads a shard's images at about the same time, in an order that follows from (seed, epoch) alone. Any number of
+processes and workers, and any interruption, therefore give the same batches.
 """
 
 from __future__ import annotations
@@ -22,40 +22,41 @@ import numpy as np
 import torch
 from PIL import Image
 
-from senet.data.images import CorruptImage, Facts, Stored, as_corrupt_image, decode_stored, stored_facts
+from senet.data.images import CorruptImage, ImageInfo, Stored, as_corrupt_image, decode_stored, stored_info
 from senet.data.listing import Entry
 from senet.data.randomness import generator
 from senet.data.request import Request
 from senet.data.sources import Data, PathList
 from senet.errors import DataError
 
-__all__ = ["FORMAT", "INDEX", "LANES", "HookPoints", "ShardSource", "open_shards", "shard_order"]
+__all__ = ["FORMAT", "INDEX", "LANES", "ImageRecords", "ShardSource", "open_shards", "shard_order"]
 
 INDEX = "shards.json"
 FORMAT = "senet shards 1"
 PARTS = ("train", "val", "test")
 
 LANES = 48
-"""An epoch is this many rows of shards, read side by side: 1, 2, 3, 4, 6, 8, 12, 16, 24 or 48 processes share the rows
-evenly, so that each reads its own shards; other numbers work as well, but there each process reads from all."""
+"""Number of rows of shards that an epoch reads side by side. With 1, 2, 3, 4, 6, 8, 12, 16, 24 or 48 processes each one
+reads its own shards. Other numbers work as well, but then each process reads from all shards.
+"""
 
 MOST_OPEN = 128
 """Shards that a process keeps open."""
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""A shard lies in the index's own folder: no separators, no dots in front."""
+"""A shard lies in the index's own folder: no separators, no leading dots."""
 
 
 @dataclass(frozen=True)
-class HookPoints:
-    """Where the images of one or several shards are; rows belong together.
+class ImageRecords:
+    """Locations of the images of one or several shards. Rows belong together.
 
     Attributes:
         offsets: (N,) int64, bytes from the shard's beginning.
         sizes: (N,) int64, bytes.
         labels: (N,) int64 class numbers.
         checksums: (N,) uint32, zlib's CRC-32 of the bytes.
-        names: What the images were called below the folder that they came from.
+        names: Original paths of the images, relative to their folder.
     """
 
     offsets: np.ndarray
@@ -65,7 +66,7 @@ class HookPoints:
     names: PathList
 
     def write(self, path: Path, **more: np.ndarray) -> None:
-        """Write them as an .npz of plain numbers."""
+        """Write an .npz file of plain numbers."""
         text, ends = self.names.flat
         with path.open("wb") as file:
             np.savez(
@@ -74,11 +75,11 @@ class HookPoints:
             )  # fmt: skip
 
     @classmethod
-    def read(cls, content: bytes) -> HookPoints:
-        """Read what `write` wrote; nothing in it is ever unpickled.
+    def read(cls, content: bytes) -> ImageRecords:
+        """Read the result of `write`; never unpickles.
 
         Raises:
-            ValueError: It is something else, or its rows don't belong together.
+            ValueError: The contents differ, or the rows don't belong together.
         """
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             found = [np.asarray(arrays[name], dtype=np.int64) for name in ("offsets", "sizes", "labels")]
@@ -89,8 +90,8 @@ class HookPoints:
         return cls(found[0], found[1], found[2], checksums, names)
 
     @classmethod
-    def joined(cls, parts: list[HookPoints]) -> HookPoints:
-        """The rows of several, one after another."""
+    def joined(cls, parts: list[ImageRecords]) -> ImageRecords:
+        """Concatenate the rows of several records."""
         arrays = ([getattr(part, name) for part in parts] for name in ("offsets", "sizes", "labels", "checksums"))
         return cls(*(np.concatenate(rows) for rows in arrays), PathList(n for part in parts for n in part.names))  # type: ignore[call-arg, arg-type]
 
@@ -99,17 +100,28 @@ class ShardSource:
     """The images of one part of a sharded data set.
 
     Args:
-        folder: Where the shards are.
-        shards: Names of the files, and how many images are in each.
-        places: Where in them; rows in the order of the shards.
+        folder: Folder of the shards.
+        shards: Names of the files, and the number of images in each.
+        records: Locations of the images, in the order of the shards.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from senet.data import Data, ShardSource, open_data, subsample, write_shards
+        >>> digits, folder = open_data("digits"), Path(tempfile.mkdtemp())
+        >>> data = Data("digits", digits.classes, subsample(digits.train, 40), subsample(digits.val, 10))
+        >>> _ = write_shards(data, folder, workers=0)
+        >>> source: ShardSource = open_data(f"shards:{folder}").val
+        >>> source.shards, source[0][0].size
+        (['val-00000.tar'], (8, 8))
     """
 
-    def __init__(self, folder: Path, shards: Mapping[str, int], places: HookPoints) -> None:
+    def __init__(self, folder: Path, shards: Mapping[str, int], records: ImageRecords) -> None:
         self.folder = folder
         self.shards = list(shards)
         self.starts = np.cumsum([0, *shards.values()])
-        self.places = places
-        self.labels = places.labels
+        self.records = records
+        self.labels = records.labels
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def __len__(self) -> int:
@@ -122,44 +134,44 @@ class ShardSource:
         return self.__dict__ | {"_open": OrderedDict()}  # a spawned worker opens its own
 
     def stored(self, index: int) -> Stored:
-        """The image's bytes, as they were in its own file.
+        """Read the image's bytes, identical to its original file.
 
         Raises:
-            CorruptImage: They can't be read, or aren't what was written.
+            CorruptImage: The bytes are unreadable, or differ from the checksum.
         """
-        name, size = self.locate(index), int(self.places.sizes[index])
+        name, size = self.locate(index), int(self.records.sizes[index])
         with as_corrupt_image(name):
             content = bytearray(size)
-            got = os.preadv(self._file(index), [content], int(self.places.offsets[index]))
+            got = os.preadv(self._file(index), [content], int(self.records.offsets[index]))
         if got < size:
             raise CorruptImage(name, "the shard is truncated")
-        if zlib.crc32(content) != self.places.checksums[index]:
-            raise CorruptImage(name, "damaged (its checksum is another)")
+        if zlib.crc32(content) != self.records.checksums[index]:
+            raise CorruptImage(name, "damaged (its checksum differs)")
         return Stored(name, content)
 
     def locate(self, index: int) -> str:
-        """The shard, and what the image was called where it came from."""
-        return f"{self.folder / self.shards[self._shard(index)]}: {self.places.names[index]}"
+        """Return the shard and the image's original path."""
+        return f"{self.folder / self.shards[self._shard(index)]}: {self.records.names[index]}"
 
-    def facts(self, index: int) -> Facts:
-        """The stored form."""
-        return stored_facts(self.stored(index))
+    def info(self, index: int) -> ImageInfo:
+        """Decode the image and describe its stored form."""
+        return stored_info(self.stored(index))
 
     def entry(self, index: int) -> Entry:
-        """Name and size of the file that was put in, its class number and checksum."""
-        places = self.places
-        target = f"{self.labels[index]} {places.checksums[index]:08x}"
-        return Entry(places.names[index], int(places.sizes[index]), target)
+        """Return name and size of the original file, its class number and checksum."""
+        records = self.records
+        target = f"{self.labels[index]} {records.checksums[index]:08x}"
+        return Entry(records.names[index], int(records.sizes[index]), target)
 
     def order(self, seed: int, epoch: int) -> torch.Tensor:
-        """An epoch's order, for `TrainBatchSampler`."""
+        """Return an epoch's order, for `TrainBatchSampler`."""
         return shard_order(torch.from_numpy(self.starts), generator("shards", seed, epoch))
 
     def _shard(self, index: int) -> int:
         return int(np.searchsorted(self.starts, index, side="right")) - 1
 
     def _file(self, index: int) -> int:
-        """The open shard of an image. Reading says where, so that forked workers can share it."""
+        """Return the open shard of an image. Reads give their position, so that forked workers can share it."""
         shard = self._shard(index)
         if shard not in self._open:
             self._open[shard] = os.open(self.folder / self.shards[shard], os.O_RDONLY)
@@ -174,14 +186,14 @@ class ShardSource:
 
 
 def shard_order(starts: torch.Tensor, randomness: torch.Generator) -> torch.Tensor:
-    """All images once: shards in random order, each shuffled, the whole dealt to `LANES` rows that are read in turn.
+    """Order all images: shards in random order, each shuffled, the whole dealt to `LANES` rows that are read in turn.
 
-    Row l holds the images at l, l + LANES, l + 2 LANES, ... of the result: a process that takes every `world_size`-th
-    image takes whole rows, if it can, and so reads a `world_size`-th of the shards.
+    Row l holds the images at l, l + LANES, l + 2 LANES, ... of the result. A process that takes every `world_size`-th
+    image takes whole rows if possible, and so reads a `world_size`-th of the shards.
 
     Args:
         starts: (shards + 1,) int64: shard s holds the images from starts[s] to starts[s + 1].
-        randomness: What to draw from.
+        randomness: Generator of the draws.
 
     Returns:
         (images,) int64, a permutation.
@@ -199,10 +211,10 @@ def shard_order(starts: torch.Tensor, randomness: torch.Generator) -> torch.Tens
 
 
 def open_shards(request: Request) -> Data:
-    """Read `shards:DIR`, which `senet shard` has made.
+    """Read `shards:DIR`, the output of `senet shard`.
 
     Raises:
-        DataError: It isn't there, isn't complete, or isn't what the index says.
+        DataError: The folder is missing or incomplete, or differs from its index.
     """
     if not request.place:
         raise DataError("shards needs a path: shards:DIR")
@@ -216,14 +228,14 @@ def open_shards(request: Request) -> Data:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{folder / INDEX} isn't what `senet shard` writes: {type(error).__name__} {error}") from error
+        raise DataError(f"{folder / INDEX} isn't an index of `senet shard`: {type(error).__name__} {error}") from error
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     if not path.is_file():
-        found = "shards that aren't complete" if any(folder.glob("*.tar")) else f"no {INDEX}"
-        raise DataError(f"{folder} holds {found}; senet shard folder:PATH --out {folder} makes them (or goes on)")
+        found = "incomplete shards" if any(folder.glob("*.tar")) else f"no {INDEX}"
+        raise DataError(f"{folder} holds {found}; senet shard folder:PATH --out {folder} makes them (or continues)")
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -237,15 +249,15 @@ def _part(folder: Path, entry: Mapping[str, Any], classes: int) -> ShardSource:
     table = folder / _plain(entry["table"], suffix=".npz")
     content = table.read_bytes() if table.is_file() else b""
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-        raise DataError(f"{table} is {'damaged' if content else 'missing'}; make the shards anew with `senet shard`")
-    places = HookPoints.read(content)
+        raise DataError(f"{table} is {'damaged' if content else 'missing'}; make the shards again with `senet shard`")
+    records = ImageRecords.read(content)
     shards = {_plain(shard["name"]): int(shard["images"]) for shard in entry["shards"]}
-    source = ShardSource(folder, shards, places)
-    if source.starts[-1] != len(places.labels) or len(shards) != len(entry["shards"]):
+    source = ShardSource(folder, shards, records)
+    if source.starts[-1] != len(records.labels) or len(shards) != len(entry["shards"]):
         raise DataError(f"{folder / INDEX}: its shards and its {table.name} don't belong together")
-    if len(places.labels) == 0 or places.labels.min() < 0 or places.labels.max() >= classes:
+    if len(records.labels) == 0 or records.labels.min() < 0 or records.labels.max() >= classes:
         raise DataError(f"{table}: labels must be 0..{classes - 1}, and there must be some")
-    lowest, ends = np.minimum(places.offsets, places.sizes), places.offsets + places.sizes
+    lowest, ends = np.minimum(records.offsets, records.sizes), records.offsets + records.sizes
     for position, shard in enumerate(entry["shards"]):
         path, rows = folder / shard["name"], slice(source.starts[position], source.starts[position + 1])
         size = path.stat().st_size if path.is_file() else -1
@@ -258,7 +270,7 @@ def _part(folder: Path, entry: Mapping[str, Any], classes: int) -> ShardSource:
 
 
 def _plain(name: Any, suffix: str = ".tar") -> str:
-    """A file name that leads nowhere else."""
+    """Return a file name without any folder."""
     if not (isinstance(name, str) and name.endswith(suffix) and PLAIN_NAME.fullmatch(name)):
-        raise DataError(f"a file called {name!r} can't belong to the shards: it must lie in their folder")
+        raise DataError(f"{name!r} can't belong to the shards: a shard lies in the index's own folder")
     return name

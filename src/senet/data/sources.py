@@ -1,4 +1,4 @@
-"""Where images come from: a numbered row of (picture, label), whose labels are known without decoding."""
+"""Sources of images: indexed collections of (image, label), whose labels are known without decoding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from PIL import Image
 
-from senet.data.images import Facts, Stored, decode_image, file_facts, read_stored
+from senet.data.images import ImageInfo, Stored, decode_image, file_info, read_stored
 from senet.data.listing import Entry, digest_of, file_size, path_below, sample_of, whole
 from senet.data.request import absolute_name, storable
 from senet.data.split import Split
@@ -23,7 +23,15 @@ __all__ = ["Chain", "Data", "FileSource", "PathList", "Source", "Subset", "missi
 
 
 class Source(Protocol):
-    """A numbered row of labelled images."""
+    """An indexed collection of labelled images.
+
+    Example:
+        >>> from senet.data import Source, open_data
+        >>> source: Source = open_data("digits").train
+        >>> image, label = source[0]
+        >>> image.size, label, source.locate(0)
+        ((8, 8), 0, 'digits image 0')
+    """
 
     @property
     def labels(self) -> np.ndarray:
@@ -32,41 +40,47 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
-        """Decode one image, and give its label (or what else is known of it); `CorruptImage` if that fails.
+        """Decode one image, with its label or its target. Raises `CorruptImage` if it can't be decoded.
 
-        The image is in mode RGB, L or, of 16-bit grey, I;16, which `ToMode` brings to 8 bits.
+        The image is in mode RGB, L or, for 16-bit grey, I;16, which `ToMode` converts to 8 bits.
         """
 
     def stored(self, index: int) -> Stored | None:
-        """One image's file, not decoded; None where images have no files; `CorruptImage` if it can't be had."""
+        """Return one image's file, not decoded, or None without a file. Raises `CorruptImage` if it is unreadable."""
 
     def locate(self, index: int) -> str:
-        """What a person would call this image: its path, for a file."""
+        """Return the name of this image for people: its path, for a file."""
 
-    def facts(self, index: int) -> Facts:
-        """Decode one image and note its stored form; `CorruptImage` if that fails."""
+    def info(self, index: int) -> ImageInfo:
+        """Decode one image and describe its stored form. Raises `CorruptImage` if it can't be decoded."""
 
     def entry(self, index: int) -> Entry:
-        """What names this image wherever the data lies; reads nothing of the image."""
+        """Return the identity of this image, independent of the data set's location, without reading the image."""
 
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set, ready to train on: its classes, its parts, and what suits its pictures.
+    """A data set, ready to train on: its classes, its parts and a suitable preprocessing.
 
     Attributes:
-        name: The form in which it was asked for (`"folder:/data/flowers"`).
+        name: Its requested name (`"folder:/data/flowers"`).
         classes: Class names; a label is a position in this tuple.
-        train: What training learns from.
-        val: What training is validated on.
-        test: What is kept for the end, where the data set has a third part.
-        default_preprocessing: The picture-to-tensor path that fits the data; None leaves it to the network.
-        task: What can be trained on it, a key of `senet.tasks.TASKS`.
-        split: How images that came undivided were divided; None where the data came divided.
-        left_out: Files among the images that aren't read, since this Pillow doesn't know their format or they are none.
-        white_level: What is white in its 16-bit images, where the user says it; see `Preprocessing.white_level`.
-        category_ids: COCO's number of each class; empty where the data has none.
-        held_out: The test part is what `senet.data.hold_out` took from the validation part.
+        train: Training images.
+        val: Validation images.
+        test: Test images, if the data set has a third part.
+        default_preprocessing: Preprocessing that suits the data. None leaves it to the network.
+        task: The task that the data is for, a key of `senet.tasks.TASKS`.
+        split: Fraction and seed that divided the images, or None for data that was divided already.
+        left_out: Files among the images that aren't read: other files, and formats unknown to this Pillow.
+        white_level: White of its 16-bit images, if given, see `Preprocessing.white_level`.
+        category_ids: COCO's number of each class, empty for other data.
+        held_out: The test part was taken from the validation part by `senet.data.hold_out`.
+
+    Example:
+        >>> from senet.data import open_data
+        >>> data = open_data("digits")
+        >>> data.task, list(data.parts), data.part("all").labels.shape
+        ('classification', ['train', 'val'], (1797,))
     """
 
     name: str
@@ -86,8 +100,8 @@ class Data:
     def digest(self) -> str:
         """SHA-256 of the list of images: paths below the data's folder, targets, file sizes; in hexadecimal.
 
-        Neither where the folder lies nor how it is divided changes it. A part that was thinned counts as a whole.
-        No image is read, so a changed image of the same size isn't noticed.
+        Neither the folder's location nor the division changes it. A subset counts as its whole part. No image is read,
+        so a changed image of the same size isn't noticed.
         """
         parts = {id(found := whole(source)): (name, found) for name, source in reversed(self.parts.items())}
         named: dict[str, list[Source]] = {}
@@ -97,11 +111,11 @@ class Data:
 
     @property
     def place(self) -> str:
-        """The name that it was asked for by, with an absolute path, as text that JSON can hold."""
+        """The requested name with an absolute path, as text for JSON."""
         return storable(absolute_name(self.name))
 
     def record(self) -> DataRecord:
-        """What a checkpoint says of the data that it was trained on."""
+        """Return the record of the data for a checkpoint."""
         return DataRecord(
             name=self.place,
             val_fraction=self.split.fraction if self.split else None,
@@ -115,17 +129,17 @@ class Data:
 
     @property
     def numbering(self) -> dict[str, list[int]]:
-        """What a checkpoint keeps of COCO's numbers."""
+        """COCO's category numbers for a checkpoint."""
         return {"category_ids": list(self.category_ids)} if self.category_ids else {}
 
     @property
     def parts(self) -> dict[str, Source]:
-        """The parts there are, by name."""
+        """The existing parts, by name."""
         named = {"train": self.train, "val": self.val, "test": self.test}
         return {name: source for name, source in named.items() if source is not None}
 
     def part(self, name: str) -> Source:
-        """One part by its name, or all of them by the name `"all"`.
+        """Return one part by its name, or all of them by the name `"all"`.
 
         Raises:
             DataError: There is no such part, or it is empty.
@@ -139,9 +153,9 @@ class Data:
 
 
 class PathList(Sequence[str]):
-    """Millions of paths in two flat arrays, which worker processes share instead of copying them one by one.
+    """Millions of paths in two flat arrays, which worker processes share without copies.
 
-    (A list's strings are copied into every forked worker as soon as their reference counts are touched.)
+    A forked worker copies a list's strings as soon as their reference counts are touched.
     """
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
@@ -151,19 +165,19 @@ class PathList(Sequence[str]):
 
     @property
     def flat(self) -> tuple[np.ndarray, np.ndarray]:
-        """All bytes, and where each path ends (beginning with 0)."""
+        """All bytes, and the end of each path (starting with 0)."""
         return self._text, self._ends
 
     @classmethod
     def from_flat(cls, text: np.ndarray, ends: np.ndarray) -> PathList:
-        """From what `flat` gave.
+        """Rebuild the list from the result of `flat`.
 
         Raises:
-            ValueError: They don't belong together.
+            ValueError: The arrays don't belong together.
         """
         ends = np.asarray(ends, dtype=np.int64)
         if ends.ndim != 1 or not len(ends) or ends[0] != 0 or ends[-1] != len(text) or (np.diff(ends) < 0).any():
-            raise ValueError("the ends of names aren't ends")
+            raise ValueError("the ends of the names are inconsistent")
         paths = cls(())
         paths._text, paths._ends = np.asarray(text, dtype=np.uint8), ends
         return paths
@@ -190,9 +204,15 @@ class FileSource:
     """Image files and their labels.
 
     Args:
-        paths: One file an image.
-        labels: One class number a file; None for files without a label, which get -1.
-        root: The folder below which a file's path names it.
+        paths: One file for each image.
+        labels: One class number for each file. None gives unlabelled files the number -1.
+        root: Root folder of the data set. Paths in the data's digest are relative to it.
+
+    Example:
+        >>> from senet.data import FileSource
+        >>> source = FileSource(["flowers/rose/1.jpg", "flowers/tulip/1.jpg"], [0, 1], root="flowers")
+        >>> source.entry(1).path, source.labels.tolist()
+        ('tulip/1.jpg', [0, 1])
     """
 
     def __init__(
@@ -215,25 +235,34 @@ class FileSource:
         return decode_image(self.paths[index]), int(self.labels[index])
 
     def stored(self, index: int) -> Stored:
-        """The file's bytes."""
+        """Read the file's bytes."""
         return read_stored(self.paths[index])
 
     def locate(self, index: int) -> str:
-        """The file's path."""
+        """Return the file's path."""
         return self.paths[index]
 
-    def facts(self, index: int) -> Facts:
-        """The file's stored form."""
-        return file_facts(self.paths[index])
+    def info(self, index: int) -> ImageInfo:
+        """Decode the file and describe its stored form."""
+        return file_info(self.paths[index])
 
     def entry(self, index: int) -> Entry:
-        """Path below the root, size and class number."""
+        """Return path below the root, size and class number."""
         path = self.paths[index]
         return Entry(path_below(path, self.root), file_size(path), str(self.labels[index]))
 
 
 class Subset:
-    """Some images of a source, in the order of `indices`."""
+    """Some images of a source, in the order of `indices`.
+
+    Example:
+        >>> import numpy as np
+        >>> from senet.data import Subset, open_data
+        >>> source = open_data("digits").train
+        >>> zeros = Subset(source, np.flatnonzero(source.labels == 0))
+        >>> set(zeros.labels.tolist())
+        {0}
+    """
 
     def __init__(self, source: Source, indices: np.ndarray) -> None:
         self.source = source
@@ -247,19 +276,19 @@ class Subset:
         return self.source[int(self.indices[index])]
 
     def stored(self, index: int) -> Stored | None:
-        """As the whole source has it."""
+        """Return the stored image of the whole source."""
         return self.source.stored(int(self.indices[index]))
 
     def locate(self, index: int) -> str:
-        """As the whole source calls it."""
+        """Return the image's name in the whole source."""
         return self.source.locate(int(self.indices[index]))
 
-    def facts(self, index: int) -> Facts:
-        """As the whole source notes them."""
-        return self.source.facts(int(self.indices[index]))
+    def info(self, index: int) -> ImageInfo:
+        """Return the image's properties in the whole source."""
+        return self.source.info(int(self.indices[index]))
 
     def entry(self, index: int) -> Entry:
-        """As the whole source lists it."""
+        """Return the image's identity in the whole source."""
         return self.source.entry(int(self.indices[index]))
 
 
@@ -283,37 +312,42 @@ class Chain:
         return source[position]
 
     def stored(self, index: int) -> Stored | None:
-        """The image's own source's."""
+        """Return the stored image of its own source."""
         source, position = self._place(index)
         return source.stored(position)
 
     def locate(self, index: int) -> str:
-        """Where the image's own source finds it."""
+        """Return the image's name in its own source."""
         source, position = self._place(index)
         return source.locate(position)
 
-    def facts(self, index: int) -> Facts:
-        """The image's stored form."""
+    def info(self, index: int) -> ImageInfo:
+        """Return the image's properties."""
         source, position = self._place(index)
-        return source.facts(position)
+        return source.info(position)
 
     def entry(self, index: int) -> Entry:
-        """As the image's own source lists it."""
+        """Return the image's identity in its own source."""
         source, position = self._place(index)
         return source.entry(position)
 
 
 def missing_classes(source: Source, classes: Sequence[str]) -> tuple[str, ...]:
-    """Names of the classes of which a source of labelled images has none."""
+    """Return the names of the classes without an image in a source."""
     counts = np.bincount(source.labels, minlength=len(classes))
     return tuple(name for name, count in zip(classes, counts, strict=True) if not count)
 
 
 def subsample(source: Source, limit: int, *, seed: int = 0) -> Source:
-    """At most `limit` images of a source, drawn at random but always the same ones; for a quick try.
+    """Draw at most `limit` images of a source, always the same ones, for a quick run.
 
     Raises:
         ValueError: `limit` isn't positive.
+
+    Example:
+        >>> from senet.data import open_data, subsample
+        >>> len(subsample(open_data("digits").train, 100))
+        100
     """
     if limit < 1:
         raise ValueError(f"limit={limit} must be at least 1")

@@ -1,4 +1,4 @@
-"""Dividing images into a part for training and a part for validation."""
+"""Dividing images into training and validation parts."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Split", "hash_split", "place_of", "portable", "stratified_split"]
+__all__ = ["Split", "hash_fraction", "hash_split", "portable", "stratified_split"]
 
 BITS = 64
 
 
 class Split(NamedTuple):
-    """How images that came undivided are divided.
+    """Fraction and seed that divide undivided images.
 
     Attributes:
-        fraction: About the share that is validated on.
-        seed: What the choice depends on, beside each image's path.
+        fraction: Approximate fraction of validation images.
+        seed: Seed of the choice, beside each image's path.
     """
 
     fraction: float
@@ -27,12 +27,12 @@ class Split(NamedTuple):
 
 
 def portable(path: str) -> bytes:
-    """A POSIX path as the same bytes on every system: macOS writes names in another normal form of Unicode."""
+    """Return a POSIX path as the same bytes on every system: macOS writes names in another normal form of Unicode."""
     return unicodedata.normalize("NFC", path).encode("utf-8", "surrogatepass")
 
 
-def place_of(path: str, seed: int) -> float:
-    """A number in [0, 1) that follows from seed and path alone, evenly spread over paths."""
+def hash_fraction(path: str, seed: int) -> float:
+    """Return a number in [0, 1) that follows from seed and path alone, evenly spread over paths."""
     digest = hashlib.sha256(f"{seed}\0".encode() + portable(path)).digest()
     return int.from_bytes(digest[: BITS // 8], "big") / 2**BITS
 
@@ -40,45 +40,44 @@ def place_of(path: str, seed: int) -> float:
 def hash_split(paths: Iterable[str], split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Choose each image by a hash of (seed, path), independently of all other images.
 
-    Adding, removing or renaming images moves no other image from one part to the other. In return the share is
-    approximate, in all and in each class: of n images, n * fraction +- sqrt(n * fraction * (1 - fraction)) are taken.
-    A small class can miss one part; that isn't mended by moving images, since other images would then decide.
+    Adding, removing or renaming images moves no other image from one part to the other. In return the fraction is
+    approximate, in all and in each class: of n images, n * fraction +- sqrt(n * fraction * (1 - fraction)) are chosen.
+    A small class can miss one part. Moving images would correct this, but then other images would decide.
 
     Args:
-        paths: Below the data's folder, so that it doesn't matter where that lies.
+        paths: Relative to the data's folder, whose location therefore doesn't matter.
         split: Fraction and seed. A larger fraction takes the same images and more.
 
     Returns:
-        Two ascending arrays of positions: what stays to train on, and what was taken to validate on. Either may be
-        empty.
+        Two ascending arrays of positions: training images and validation images. Either may be empty.
 
     Raises:
         ValueError: A fraction outside (0, 1).
     """
     if not 0 < split.fraction < 1:
         raise ValueError(f"fraction={split.fraction} must lie between 0 and 1")
-    places = np.array([place_of(path, split.seed) for path in paths], dtype=np.float64)
-    taken = places < split.fraction
+    fractions = np.array([hash_fraction(path, split.seed) for path in paths], dtype=np.float64)
+    taken = fractions < split.fraction
     return np.flatnonzero(~taken), np.flatnonzero(taken)
 
 
 def stratified_split(labels: np.ndarray, fraction: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Take the same fraction of every class away, of a list of images that never changes.
+    """Take the same fraction of every class out of a fixed list of images.
 
     Args:
         labels: (N,) class numbers.
-        fraction: The share that the second part gets; each class keeps at least one image on either side.
-        seed: What the choice depends on.
+        fraction: Fraction of the second part. Each class keeps at least one image on either side.
+        seed: Seed of the choice.
 
     Returns:
-        Two ascending arrays of positions in `labels`: what stays, and what was taken.
+        Two ascending arrays of positions in `labels`: the remaining and the chosen images.
 
     Raises:
-        ValueError: `fraction` outside (0, 1), or a class with fewer than two images.
+        ValueError: `fraction` is outside (0, 1), or a class has fewer than two images.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction={fraction} must lie between 0 and 1")
-    randomness = np.random.RandomState(seed % 2**32)  # numpy never changes what this generator draws
+    randomness = np.random.RandomState(seed % 2**32)  # numpy never changes this generator's draws
     stays, taken = [], []
     for label in np.unique(labels):
         members = randomness.permutation(np.flatnonzero(labels == label))

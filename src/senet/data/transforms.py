@@ -1,4 +1,4 @@
-"""From a picture to the tensor a network expects: exactly for evaluation, varied for training."""
+"""Transforms from an image to a network's input tensor, exact for evaluation and random for training."""
 
 from __future__ import annotations
 
@@ -38,20 +38,28 @@ INTERPOLATIONS = {
 MODES: dict[str, type[nn.Module]] = {"RGB": v2.RGB, "L": v2.Grayscale}
 
 LONGEST = 16
-"""A picture longer than this many times its width is cut to it first: a 1 x 10,000 sliver, resized to cover
-224 x 224, would fill gigabytes, of which the centre crop keeps a thousandth."""
+"""Largest aspect ratio before resizing. Longer images are cut to it. A 1 x 10,000 image, resized to cover 224 x 224,
+would fill gigabytes, of which the centre crop keeps a thousandth.
+"""
 
 
 def eval_transform(preprocessing: Preprocessing) -> v2.Compose:
-    """PIL image -> (C, H, W) float32, by resizing, centre crop, scaling and normalising.
+    """Make the evaluation transform: PIL image -> (C, H, W) float32, by resizing, centre crop, scaling and normalising.
 
-    Resizing is Pillow's (with its antialiasing), as in the presets of torchvision's weights.
+    Resizing is Pillow's (with antialiasing), as in the presets of torchvision's weights.
+
+    Example:
+        >>> from senet.data import eval_transform, sample_images
+        >>> from senet.preprocessing import Preprocessing
+        >>> transform = eval_transform(Preprocessing(size=(224, 224)))
+        >>> transform(sample_images(1)[0]).shape
+        torch.Size([3, 224, 224])
     """
     return v2.Compose([ToMode(preprocessing), *_whole(preprocessing), *to_tensor(preprocessing)])
 
 
 def pillow_mode(preprocessing: Preprocessing) -> str:
-    """What a picture becomes first: `"RGB"` or `"L"`.
+    """Return the Pillow mode of a network's images: `"RGB"` or `"L"`.
 
     Raises:
         SenetError: The network takes channels that no image file has.
@@ -65,21 +73,31 @@ def pillow_mode(preprocessing: Preprocessing) -> str:
 
 
 def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> TrainTransform:
-    """Image -> (C, H, W) uint8, randomly varied; `Normalise` makes a batch of them what the network expects."""
+    """Make the training transform: image -> (C, H, W) uint8, randomly augmented. `Normalise` then prepares a whole
+    batch.
+
+    Example:
+        >>> from senet.data import Augmentation, sample_images, train_transform
+        >>> from senet.preprocessing import Preprocessing
+        >>> transform = train_transform(Preprocessing(size=(64, 64)), Augmentation(vflip=0.5))
+        >>> tensor = transform(sample_images(1)[0])
+        >>> tensor.shape, tensor.dtype
+        (torch.Size([3, 64, 64]), torch.uint8)
+    """
     return TrainTransform(preprocessing, augmentation)
 
 
 class TrainTransform:
-    """Image -> (C, H, W) uint8, randomly varied; every draw comes from torch's global CPU generator.
+    """Image -> (C, H, W) uint8, randomly augmented; every draw comes from torch's global CPU generator.
 
-    A stored image is decoded here, since a random part can be had for less than the whole.
+    A stored image is decoded here, since a random crop can be decoded faster than the whole.
 
     Args:
         preprocessing: Of the network.
-        augmentation: What varies.
+        augmentation: Random changes.
 
     Raises:
-        SenetError: A way to crop that is for other tasks.
+        SenetError: The crop is for other tasks.
     """
 
     def __init__(self, preprocessing: Preprocessing, augmentation: Augmentation) -> None:
@@ -116,13 +134,13 @@ class TrainTransform:
         """A file's bytes -> (C, H, W) uint8.
 
         Raises:
-            CorruptImage: It can't be decoded.
+            CorruptImage: The file can't be decoded.
         """
         return self(decode_stored(stored)) if self.part is None else self._vary(self.part.decoded(stored))
 
     def _vary(self, image: Image.Image | Tensor) -> Tensor:
-        """Everything but the crop, in the order of `Augmentation`."""
-        if self.hflip and torch.rand(1).item() < self.hflip:  # v2's module takes four times as long to toss this coin
+        """Apply all steps after the crop, in the order of `Augmentation`."""
+        if self.hflip and torch.rand(1).item() < self.hflip:  # v2's module takes four times as long for this draw
             image = image.flip(-1) if isinstance(image, Tensor) else v2.functional.horizontal_flip(image)
         if self.vflip and torch.rand(1).item() < self.vflip:
             image = image.flip(-2) if isinstance(image, Tensor) else v2.functional.vertical_flip(image)
@@ -137,7 +155,7 @@ class TrainTransform:
 
 
 class ToMode(nn.Module):
-    """PIL image in any of the modes of `decode_image` -> `"RGB"` or `"L"`, as a network wants it.
+    """PIL image in any mode of `decode_image` -> `"RGB"` or `"L"`, as the network expects.
 
     Args:
         preprocessing: Of the network.
@@ -155,45 +173,53 @@ class ToMode(nn.Module):
 
 
 class Normalise(nn.Module):
-    """(N, C, H, W) uint8 -> float32, as `eval_transform` ends, to the last bit.
+    """(N, C, H, W) uint8 -> float32, bit-identical to the end of `eval_transform`.
 
-    Once a batch and where the network is: workers hand over, and GPUs are sent, a quarter of the bytes.
+    It runs once for each batch, on the network's device. Workers and GPUs then exchange a quarter of the bytes.
 
     Args:
         preprocessing: Of the network.
+
+    Example:
+        >>> import torch
+        >>> from senet.data import Normalise
+        >>> from senet.preprocessing import Preprocessing
+        >>> normalise = Normalise(Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+        >>> normalise(torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)).unique()
+        tensor([1.])
     """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.mean: Tensor
         self.std: Tensor
-        white, mean, std = _blocks(preprocessing)
+        white, mean, std = _scaling(preprocessing)
         self.divisor = 255.0 if white == 1 else 1.0
         self.reverse = preprocessing.channel_order == "BGR"
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Uint8 -> float32; what is float already stays as it is."""
+        """Uint8 -> float32. Float images are returned unchanged."""
         if images.dtype != torch.uint8:
             return images
         if self.reverse:
             images = images.flip(1)
         result = torch.empty_like(images, dtype=torch.float32)
-        # On a processor an image at a time: it stays in the cache from one operation to the next.
+        # On the CPU one image at a time, which stays in the cache from one operation to the next.
         for source, target in zip(images, result, strict=True) if images.device.type == "cpu" else ((images, result),):
             target.copy_(source).div_(self.divisor).sub_(self.mean).div_(self.std)
         return result
 
 
 class ResizeToCover(nn.Module):
-    """Resize a picture, keeping its shape, so that it just covers a rectangle.
+    """Resize an image, keeping its aspect ratio, so that it just covers a rectangle.
 
-    For a square one this is torchvision's `Resize(edge)`: the shorter edge becomes `edge`.
+    For a square this is torchvision's `Resize(edge)`: the shorter edge becomes `edge`.
 
     Args:
         size: Height and width to cover, in pixels.
-        interpolation: How pixels are computed.
+        interpolation: Interpolation of pixels.
     """
 
     def __init__(self, size: tuple[int, int], interpolation: InterpolationMode) -> None:
@@ -222,7 +248,7 @@ class PixelJitter(nn.Module):
         levels: The number is uniform in ± this many grey levels.
 
     Source: the "pixel jitter -20 ~ 20" of the authors' released training setup.
-    Differs: that setup doesn't say whether it draws per pixel or per channel; here it is per channel.
+    Differs: the setup doesn't specify a draw for each pixel or for each channel. Here each channel has one.
     """
 
     def __init__(self, levels: float) -> None:
@@ -263,7 +289,7 @@ CROPS: dict[str, Callable[[Preprocessing, Augmentation], list[nn.Module]]] = {
 
 
 def _part(preprocessing: Preprocessing, a: Augmentation) -> PartialCrop | PaddedCrop | None:
-    """The crop that decodes what it needs, where it can give what `CROPS` would."""
+    """Return the crop that decodes only a region, if it gives the result of `CROPS`."""
     size, interpolation = preprocessing.size, _interpolation(preprocessing)
     if preprocessing.channel_order == "L":
         return None
@@ -275,8 +301,8 @@ def _part(preprocessing: Preprocessing, a: Augmentation) -> PartialCrop | Padded
     return None
 
 
-def _blocks(preprocessing: Preprocessing) -> tuple[float, list[float], list[float]]:
-    """What white is, 1 or (left alone) 255, and mean and deviation in that block."""
+def _scaling(preprocessing: Preprocessing) -> tuple[float, list[float], list[float]]:
+    """Return the white after scaling (1, or 255 for no scaling), and mean and deviation on this scale."""
     stays = preprocessing.value_range == 255
     white = 1.0 if stays else preprocessing.value_range
     mean, std = ([value / white for value in values] for values in (preprocessing.mean, preprocessing.std))
@@ -284,16 +310,16 @@ def _blocks(preprocessing: Preprocessing) -> tuple[float, list[float], list[floa
 
 
 def mean_colour(preprocessing: Preprocessing) -> list[float]:
-    """The mean colour in whole grey levels of 255, in the order of the stored channels."""
+    """Return the mean colour in whole grey levels of 255, in the order of the stored channels."""
     levels = [float(min(255, max(0, round(value / preprocessing.value_range * 255)))) for value in preprocessing.mean]
     return levels[::-1] if preprocessing.channel_order == "BGR" else levels
 
 
 def to_tensor(preprocessing: Preprocessing) -> list[nn.Module]:
-    """Scale so that white becomes 1, or stays 255; then normalise in that block."""
-    white, mean, std = _blocks(preprocessing)
+    """Make the steps that scale white to 1, or leave it at 255, and then normalise."""
+    white, mean, std = _scaling(preprocessing)
     reverse = [v2.Lambda(_reversed_channels)] if preprocessing.channel_order == "BGR" else []
-    # ConvertImageDtype divides by 255, as torchvision's presets do; v2's ToDtype multiplies by 1/255: the last bit
+    # ConvertImageDtype divides by 255, as torchvision's presets do. v2's ToDtype multiplies by 1/255, another last bit.
     scaled = v2.ToDtype(torch.float32) if white == 255 else ConvertImageDtype(torch.float32)
     return [v2.PILToTensor(), scaled, *reverse, v2.Normalize(mean, std)]
 

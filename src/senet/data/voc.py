@@ -1,4 +1,4 @@
-"""Boxes in Pascal VOC's form: one XML file a picture."""
+"""Boxes in Pascal VOC's format: one XML file for each image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class Annotation(NamedTuple):
-    """What one XML file says: (name, corners in pixels counted from 1, difficult) of each object; width and height."""
+    """One XML file: (name, corners in pixels counted from 1, difficult) of each object; width and height."""
 
     path: Path
     objects: list[tuple[str, list[float], bool]]
@@ -36,28 +36,28 @@ class Annotation(NamedTuple):
 def open_voc(request: Request) -> Data:
     """Read `voc:PATH`: Pascal VOC's own folders, or labelImg's.
 
-    The classes are those in `classes.txt` or `labels.txt`, else those of the annotations that are trained on, in
-    alphabetical order. Objects marked as difficult are neither learned nor counted, as in VOC's own evaluation.
+    The classes are listed in `classes.txt` or `labels.txt`. Otherwise they are the names in the training annotations,
+    in alphabetical order. Difficult objects are neither trained on nor counted, as in VOC's own evaluation.
 
     Raises:
-        DataError: The folder, or what is listed in it, isn't there.
+        DataError: The folder or a listed file is missing.
     """
     root = request.existing_folder(LAYOUT)
     images, xmls = images_in(root / "JPEGImages"), root / "Annotations"
     if not xmls.is_dir():
-        raise DataError(f"{xmls} isn't there; {LAYOUT}")
+        raise DataError(f"{xmls} is missing; {LAYOUT}")
     parts, split = listed_parts([root, root / "ImageSets" / "Main"]), None
     if parts:
-        request.refuse_split("it has its own lists of pictures")
+        request.refuse_split("it has its own lists of images")
     else:
         parts = divide([name for name in images if (xmls / f"{name}.xml").is_file()], request)
         split = request.split
     find_names(parts, images, root / "JPEGImages")
     read = {part: [_read(xmls / f"{name}.xml") for name in names] for part, names in parts.items()}
-    train_metrics = read["train"] if request.training else [one for annotations in read.values() for one in annotations]
-    classes = request.classes or _named_classes(root) or _seen_classes(train_metrics)
+    used = read["train"] if request.training else [one for annotations in read.values() for one in annotations]
+    classes = request.classes or _named_classes(root) or _seen_classes(used)
     if not classes:
-        raise DataError(f"{root}: no object is named in the annotations that are trained on")
+        raise DataError(f"{root}: no object is named in the training annotations")
     sources = {
         part: _source([images[name] for name in names], read[part], classes, root) for part, names in parts.items()
     }
@@ -88,13 +88,13 @@ def _read(path: Path) -> Annotation | AnnotationIssue:
             found.append((name, corners, (entry.findtext("difficult") or "0").strip() == "1"))
         return Annotation(path, found, (_pixels(tree, "size/width"), _pixels(tree, "size/height")))
     except FileNotFoundError:
-        return AnnotationIssue(str(path), "no such file; a picture without objects has an XML without <object>")
+        return AnnotationIssue(str(path), "no such file; an image without objects has an XML without <object>")
     except (ET.ParseError, ValueError, OSError) as error:
-        return AnnotationIssue(str(path), f"not readable as VOC's XML ({error})")
+        return AnnotationIssue(str(path), f"unreadable as VOC's XML ({error})")
 
 
 def _pixels(tree: ET.Element, place: str) -> float:
-    """A side of the picture; 0 where nothing is said, as by some tools."""
+    """Read a side of the image; 0 if it is missing, as in files of some tools."""
     return float((tree.findtext(place) or "0").strip() or 0)
 
 
@@ -102,14 +102,14 @@ def _source(
     images: Sequence[Path], read: Sequence[Annotation | AnnotationIssue], classes: Sequence[str], root: Path
 ) -> BoxSource:
     numbers = {name: number for number, name in enumerate(classes)}
-    rows, troubles = [], []
+    rows, issues = [], []
     for image, one in zip(images, read, strict=True):
         annotation = one if isinstance(one, Annotation) else Annotation(root, [])
         if isinstance(one, AnnotationIssue):
-            troubles.append(one)
+            issues.append(one)
         known = [entry for entry in annotation.objects if entry[0] in numbers]
         for strange in sorted({name for name, _, _ in annotation.objects} - numbers.keys()):
-            troubles.append(
+            issues.append(
                 AnnotationIssue(str(annotation.path), f"class {strange!r} is none of {', '.join(classes)}")
             )  # fmt: skip
         size, elsewhere = checked_size(image, annotation.size, str(annotation.path))
@@ -118,9 +118,9 @@ def _source(
         names = [name for name, _, _ in known]
         _, usable, wrong = checked_boxes(corners, size, str(annotation.path), names)
         boxes, _, _ = checked_boxes(corners - [1, 1, 0, 0], size, "", names)
-        troubles += elsewhere or wrong  # boxes of another picture are all wrong: once is enough
+        issues += elsewhere or wrong  # boxes of another image are all wrong, so one issue is enough
         labels = np.array([numbers[name] for name in names], dtype=np.int64)
         difficult = np.array([flag for _, _, flag in known], dtype=bool)
         crowd = np.zeros_like(difficult[usable])
         rows.append(BoxSample(image, boxes[usable], labels[usable], crowd, difficult[usable], size))
-    return BoxSource(rows, troubles, root=root / "JPEGImages")
+    return BoxSource(rows, issues, root=root / "JPEGImages")

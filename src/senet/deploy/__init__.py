@@ -1,6 +1,6 @@
-"""Networks made ready for use: the same function, computed faster, and in files that other programs run.
+"""Export networks to ONNX, OpenVINO and torch.export files, verify them, and run them.
 
-What writes and reads files is imported on first use (PEP 562), so a bare import costs no data sets and no runtime.
+Names are imported on first use (PEP 562). Importing the package loads neither data sets nor runtimes.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from senet.deploy.compiled import Compiled
     from senet.deploy.export_metadata import ExportMetadata
+    from senet.deploy.exported_model import ExportedModel
     from senet.deploy.exporting import Check, ExportReport, export
     from senet.deploy.loading import load_exported
 
 __all__ = [
     "Check",
-    "Compiled",
     "ExportMetadata",
     "ExportReport",
+    "ExportedModel",
     "export",
     "load_exported",
 ]
 
 HOMES = {
-    "compiled": ("Compiled",),
+    "exported_model": ("ExportedModel",),
     "exporting": ("Check", "ExportReport", "export"),
     "loading": ("load_exported",),
-    "passport": ("ExportMetadata",),
+    "export_metadata": ("ExportMetadata",),
 }
 
 

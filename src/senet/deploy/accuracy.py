@@ -1,4 +1,4 @@
-"""How much accuracy a file may lose: a number of images, since an accuracy on N images is a count of N."""
+"""The limit for the loss of accuracy, as a number of images, since an accuracy on N images is a count."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ __all__ = ["check_drop"]
 
 
 def check_drop(precision: str, before: float, after: float, images: int, max_drop: float) -> str:
-    """Refuse a loss of accuracy that is too large; no limit above 0 is finer than one image.
+    """Refuse a loss of accuracy that is too large. A limit above 0 allows at least one image.
 
     Args:
-        precision: Of the file.
-        before: The network's top-1 accuracy, in 0..1.
-        after: The file's.
-        images: That both were measured on.
-        max_drop: Percentage points that may be lost. At 0 or less it is taken at its word.
+        precision: Precision of the file.
+        before: Top-1 accuracy of the network in 0..1.
+        after: Top-1 accuracy of the file in 0..1.
+        images: Number of evaluated images.
+        max_drop: Largest loss in percentage points. At 0 or less, the limit is exact.
 
     Returns:
-        What to know of the limit, empty if nothing.
+        A remark about the limit, empty if there is none.
 
     Raises:
-        SenetError: More is lost.
+        SenetError: The loss exceeds the limit.
     """
     lost = round(before * images) - round(after * images)
     allowed = math.floor(max_drop * images / 100 + 1e-9)
@@ -35,6 +35,6 @@ def check_drop(precision: str, before: float, after: float, images: int, max_dro
         limit = f"{max_drop:g}" + (f", here one image: {rule}" if coarse else "")
         raise SenetError(
             f"{precision} loses {(before - after) * 100:.2f} points of accuracy ({before:.2%} -> {after:.2%} on "
-            f"{images:,} images), allowed are {limit}; the file is not kept"
+            f"{images:,} images), the limit is {limit}; the file is not kept"
         )
     return f"{rule}, so the limit was one image ({100 / images:.2f} points)" if coarse else ""

@@ -1,4 +1,4 @@
-"""Networks and exported files, timed in turn: a slow moment of the machine then hits all of them."""
+"""Time networks and exported files in interleaved rounds, so that a slow moment of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from senet.deploy.formats import format_of
 from senet.deploy.loading import load_exported, read_export_metadata
 from senet.deploy.runtimes import RUNTIMES
 from senet.errors import SenetError, UnknownNameError
-from senet.fusion.optimize import optimize
+from senet.fusion.optimization import optimize
 from senet.zoo import build_model, load_model, model_defaults
 
 __all__ = ["Row", "bench", "machine", "randomise"]
 
 PLAIN: Final = ("eager", "optimized")
-"""How a network that isn't exported runs."""
+"""Runtimes of a network that isn't exported."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One network in one runtime, with one batch size and number of threads.
+    """Timing of one network in one runtime, with one batch size and number of threads.
 
     Attributes:
-        network: As it was named.
+        network: Name of the network.
         runtime: `"eager"`, `"optimized"`, or a key of `RUNTIMES`.
-        batch: Images at a time.
-        threads: Processor threads.
+        batch: Batch size.
+        threads: Number of CPU threads.
         size: Height and width in pixels.
-        ms: Of one call; milliseconds, median.
-        ms_quartiles: First and third.
-        images_per_second: At that median.
-        ratio: To the first network's time right before it, median over the rounds; 1 for the first itself.
-        ratio_quartiles: First and third.
-        rounds: In which each was called once.
+        ms: Median time of one call in milliseconds.
+        ms_quartiles: First and third quartile of it.
+        images_per_second: Throughput at the median.
+        ratio: Time relative to the first network's in the same round, median over the rounds. 1 for the first itself.
+        ratio_quartiles: First and third quartile of it.
+        rounds: Number of rounds. Each calls every network once.
     """
 
     network: str
@@ -61,7 +61,7 @@ class Row:
     rounds: int
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return a JSON-ready dictionary."""
         return asdict(self)
 
 
@@ -89,20 +89,20 @@ def bench(
 
     Args:
         networks: Names of `list_models()` (with random weights), checkpoints, exported files.
-        runtimes: `"eager"` and `"optimized"` for networks, keys of `RUNTIMES` for files; empty: eager, and each
-            file's own.
-        batch_sizes: Images at a time.
-        threads: Numbers of processor threads; None is PyTorch's choice.
-        size: Height and width in pixels; None is the first network's own.
-        seconds: For each batch size and number of threads.
-        factory: `module:function` of the user's own network, where a checkpoint is of one.
-        progress: Called with what is done and in all.
+        runtimes: `"eager"` and `"optimized"` for networks, keys of `RUNTIMES` for files. Empty means eager for
+            networks and each file's default.
+        batch_sizes: Batch sizes.
+        threads: Numbers of CPU threads; None: PyTorch's choice.
+        size: Height and width in pixels; None: the first network's own.
+        seconds: Seconds for each batch size and number of threads.
+        factory: `module:function` of the user's own network, for its checkpoints.
+        progress: Called with the number of finished rows and of all rows.
 
     Returns:
-        In the order measured: by threads, batch size, network.
+        The rows by number of threads, batch size and network.
 
     Raises:
-        SenetError: A name is none, a file can't be used, or takes another size or batch.
+        SenetError: A name is unknown, a file can't be used, or takes another size or batch size.
     """
     candidates = [c for name in networks for c in _candidates(name, runtimes, factory)]
     size = size or candidates[0].size
@@ -158,17 +158,17 @@ def _network(name: str, factory: str | None) -> tuple[nn.Module, int, tuple[int,
 
 
 def randomise(network: nn.Module) -> nn.Module:
-    """Draw norms, biases and statistics so that nothing is zero or one: zeros would hide work, and errors."""
-    draw = torch.Generator().manual_seed(0)
+    """Draw random norms, biases and statistics. Zeros and ones would hide work and errors."""
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim == 1:
-                parameter.uniform_(0.2, 1.0, generator=draw)
+                parameter.uniform_(0.2, 1.0, generator=generator)
         for name, buffer in network.named_buffers():
             if name.endswith("running_mean"):
-                buffer.normal_(0, 0.1, generator=draw)
+                buffer.normal_(0, 0.1, generator=generator)
             elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 1.5, generator=draw)
+                buffer.uniform_(0.5, 1.5, generator=generator)
     return network
 
 
@@ -185,11 +185,11 @@ def _threads(count: int) -> Iterator[None]:
 def _timed(
     candidates: Sequence[_Candidate], opened: Sequence[nn.Module], batch: int, size: tuple[int, int], seconds: float
 ) -> list[list[float]]:
-    """Seconds of each call, a list a candidate; after two calls that aren't counted."""
-    draw = torch.Generator().manual_seed(0)
+    """Return the seconds of each call, one list per candidate, after two warm-up calls."""
+    generator = torch.Generator().manual_seed(0)
     inputs: dict[int, Tensor] = {}
     for c in candidates:
-        images = torch.randn(batch, c.channels, *size, generator=draw)
+        images = torch.randn(batch, c.channels, *size, generator=generator)
         inputs.setdefault(c.channels, images.contiguous(memory_format=torch.channels_last))
     times: list[list[float]] = [[] for _ in candidates]
     with torch.inference_mode():
@@ -230,8 +230,8 @@ def _quartiles(values: list[float]) -> tuple[float, float]:
 
 
 def machine() -> dict[str, str]:
-    """Where and with what it was measured."""
-    found = {"processor": f"{_processor()}, {os.cpu_count()} cores", "date": datetime.now(timezone.utc).isoformat()}
+    """Return the CPU, the date and the libraries' versions."""
+    found = {"cpu": f"{_cpu_name()}, {os.cpu_count()} cores", "date": datetime.now(timezone.utc).isoformat()}
     for name in ("torch", "onnxruntime", "openvino"):
         try:
             found[name] = metadata.version(name)
@@ -240,7 +240,7 @@ def machine() -> dict[str, str]:
     return found
 
 
-def _processor() -> str:
+def _cpu_name() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:
             names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

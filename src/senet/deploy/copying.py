@@ -1,4 +1,4 @@
-"""Copies of any network for inference: equal to it, and with plain parameters for weights."""
+"""Copy any network for inference, with plain parameters as weights."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["copied", "with_plain_weights"]
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A copy in float32 on the processor, in evaluation mode, without what is wrapped around it or its parts.
+    """Copy a network in float32 to the CPU, in evaluation mode, without wrappers around it or its parts.
 
-    Hooks for gradients are left out: nothing is derived here.
+    Hooks for gradients are removed.
 
     Raises:
-        SenetError: It can't be copied.
+        SenetError: The network can't be copied.
     """
     model = unwrapped(model)
     try:
         result = replica(model, meta=False).cpu().float()
-    except Exception as error:  # of the network's own attributes: files, generators
+    except Exception as error:  # from the network's own attributes: files, generators
         raise SenetError(f"{type(model).__name__} can't be copied: {error}") from error
     for module in list(result.modules()):
         for name, child in module.named_children():
@@ -38,7 +38,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def with_plain_weights(model: nn.Module) -> nn.Module:
-    """Replace weights that are computed at each call by what they are, in place: norms and masks of weights."""
+    """Replace computed weights (weight norm, spectral norm, pruning masks) by their values, in place."""
     for module in model.modules():
         if parametrize.is_parametrized(module):
             _end_parametrizations(module)
@@ -53,7 +53,7 @@ def with_plain_weights(model: nn.Module) -> nn.Module:
 
 
 def _end_parametrizations(module: nn.Module) -> None:
-    """As `remove_parametrizations`, which would take the weight from the class, and so from the copied network too."""
+    """Do as `remove_parametrizations`, which changes the class and so the original network too."""
     lists = module.parametrizations
     assert isinstance(lists, nn.ModuleDict)
     values = {name: getattr(module, name).detach().clone() for name in lists}

@@ -1,11 +1,11 @@
-"""What an exported file says of itself: enough to use it with nothing but its runtime."""
+"""The metadata embedded in an exported file: its classes, preprocessing and input size."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from senet.errors import CheckpointError, shown
@@ -21,22 +21,31 @@ INPUT, OUTPUT = "images", "logits"
 """Names of a file's input, (N, C, H, W) float32, and output, (N, classes) float32."""
 
 PRECISIONS = {"32": "float32", "bf16": "bf16", "int8": "int8"}
-"""As asked for, to what is told."""
+"""Value of `precision` to its name in reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportMetadata:
-    """What is embedded in each exported file, one JSON text a field.
+    """The metadata embedded in an exported file, one JSON text per field.
 
     Attributes:
-        model: A name of `list_models()`, or what else the checkpoint called it.
+        model: A name of `list_models()`, or the checkpoint's own name for the network.
         classes: Class names, in the order of the logits.
-        preprocessing: What an image must go through.
-        size: Height and width in pixels that the file takes; None: any.
-        batch: Images at a time that it takes; None: any number.
-        precision: A key of `PRECISIONS`.
-        metrics: As measured when it was written; accuracies in 0..1.
-        data: What it was trained on; None where that isn't known.
+        preprocessing: Preprocessing of the images.
+        size: Fixed height and width in pixels; None: any.
+        batch: Fixed batch size; None: any.
+        precision: `"32"`, `"bf16"` or `"int8"`.
+        metrics: Metrics at the time of writing. Accuracies lie in 0..1.
+        data: Training data; None where unknown.
+
+    Example:
+        >>> from senet.deploy import ExportMetadata
+        >>> from senet.preprocessing import IMAGENET
+        >>> metadata = ExportMetadata(model="se_resnet50", classes=("cat", "dog"), preprocessing=IMAGENET, batch=1)
+        >>> print(metadata)
+        float32, any size, batch 1
+        >>> ExportMetadata.from_texts(metadata.to_texts(), "pets.onnx") == metadata
+        True
     """
 
     model: str
@@ -49,7 +58,7 @@ class ExportMetadata:
     data: DataRecord | None = None
 
     def to_texts(self) -> dict[str, str]:
-        """Key to JSON; file formats hold texts only."""
+        """Return the fields as JSON texts, since file formats store texts only."""
         values = {
             "senet_format": FORMAT,
             "model": self.model,
@@ -64,15 +73,19 @@ class ExportMetadata:
         return {key: json.dumps(value) for key, value in values.items()}
 
     @classmethod
-    def from_texts(cls, texts: Mapping[str, str], path: Path) -> ExportMetadata:
-        """Read what `to_texts` wrote; `path` is told where it is none.
+    def from_texts(cls, texts: Mapping[str, str], path: str | os.PathLike[str]) -> ExportMetadata:
+        """Build metadata from the result of `to_texts`.
+
+        Args:
+            texts: Field name to JSON text.
+            path: The file, for messages.
 
         Raises:
-            CheckpointError: Another program wrote the file, or a newer release.
+            CheckpointError: The file is from another program or a newer release.
         """
         if "senet_format" not in texts:
             raise CheckpointError(
-                f"{path}: no file of `senet export`: it doesn't say which classes and preprocessing it has"
+                f"{path}: not a file of `senet export`: it has no metadata about classes and preprocessing"
             )
         try:
             values = {key: parse(text) for key, text in texts.items() if key in _KEYS}
@@ -92,7 +105,7 @@ class ExportMetadata:
         except CheckpointError:
             raise
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path}: what it says of itself can't be read ({error})") from error
+            raise CheckpointError(f"{path}: its metadata can't be read ({error})") from error
 
     def __str__(self) -> str:
         size = "any size" if self.size is None else f"{self.size[0]}x{self.size[1]} pixels"
@@ -115,4 +128,4 @@ _VALID: Final[Mapping[str, Callable[[Any], bool]]] = {
     "precision": lambda value: isinstance(value, str) and value in PRECISIONS,
     "metrics": lambda value: isinstance(value, dict) and all(type(v) in (int, float) for v in value.values()),
 }
-"""What each field may be, as JSON has it."""
+"""Field to the check of its JSON value."""

@@ -1,4 +1,4 @@
-"""`export`: a network as a file that other programs run, proven equal before it is left behind."""
+"""`export`: write a network as a file for other programs, and verify the file before it gets its name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Check", "ExportReport", "export"]
 
 Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-"""Opens a progress bar of that name; within, call what it gives with (done, total)."""
+"""Opens a progress bar with a name. The returned context gives a function of (done, total)."""
 
 
 def _silent(_: str) -> AbstractContextManager[Callable[[int, int], None]]:
@@ -47,19 +47,29 @@ def _silent(_: str) -> AbstractContextManager[Callable[[int, int], None]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What a file must hold up to before it is left behind.
+    """Acceptance criteria for an exported file.
 
     Attributes:
-        data: Images to compare on, and labels to measure accuracy with; int8 is calibrated on its training part. None:
-            two photographs, and no accuracy.
-        split: Its part that is compared and measured on; None: test, else val.
-        limit: At most so many images of that part; None: all.
-        images: Compared on, of those.
-        calibration: Images that int8's ranges are found on.
-        tolerance: Largest difference of a logit from the network's, as a share of the largest logit; None: 1e-4 in
-            float32, 0.05 in bf16, anything in int8, whose measure is accuracy.
-        max_drop: Percentage points of top-1 accuracy that may be lost; above 0 at least one image's worth.
+        data: Data for comparing logits and measuring accuracy. int8 is calibrated on its training split. None compares
+            on two photographs and measures no accuracy.
+        split: Split to compare and measure on; None: test, else val.
+        limit: Largest number of images of the split; None: all.
+        images: Number of these images to compare logits on.
+        calibration: Number of training images that calibrate int8.
+        tolerance: Largest difference of a logit from the network's, relative to the largest logit. None: 1e-4 in
+            float32, 0.05 in bf16, unlimited in int8, where accuracy decides.
+        max_drop: Largest loss of top-1 accuracy in percentage points. Above 0, a loss of one image is always allowed.
         progress: Opens a progress bar.
+
+    Raises:
+        SenetError: A number of images is below 1.
+
+    Example:
+        >>> import senet
+        >>> from senet.data import open_data
+        >>> check = senet.deploy.Check(data=open_data("digits"), calibration=100, max_drop=1.0)
+        >>> check.images, check.split, check.max_drop
+        (16, None, 1.0)
     """
 
     data: Data | None = None
@@ -84,26 +94,36 @@ TOLERANCES: Final[Mapping[str, float]] = {"32": 1e-4, "bf16": 0.05, "int8": floa
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What was written, and how it was found to be.
+    """The result of `export`.
 
     Attributes:
-        path: The file.
+        path: Path of the file.
         format: `"onnx"`, `"openvino"` or `"torch"`.
-        passport: What the file says of itself.
-        runtime: What it was checked with.
-        bytes: On disk.
-        images: Compared on.
-        drift: Largest difference of a logit from the network's, as a share of the largest logit.
-        tolerance: The largest that was allowed; None: any.
-        latency_ms: Of one image, in the runtime and, under `"eager"`, in PyTorch; milliseconds, median.
-        accuracy: Top-1 in 0..1 `"before"` and `"after"`, where there were labels.
-        evaluated: Images that it was measured on.
-        notes: What else to know.
+        metadata: Metadata embedded in the file.
+        runtime: Runtime that checked the file.
+        bytes: Size on disk in bytes.
+        images: Number of images for the comparison.
+        drift: Largest difference of a logit from the network's, relative to the largest logit.
+        tolerance: Largest allowed drift; None: unlimited.
+        latency_ms: Median time of one image in milliseconds, in the runtime and in PyTorch (`"eager"`).
+        accuracy: Top-1 accuracy in 0..1 `"before"` and `"after"`, where measured.
+        evaluated: Number of images for the accuracy.
+        notes: Further remarks.
+
+    Example:
+        >>> import tempfile, senet
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        >>> report = senet.deploy.export(model, f"{tempfile.mkdtemp()}/tiny.pt2", format="torch", size=(64, 64))
+        >>> print(report.metadata)
+        float32, 64x64 pixels, any batch
+        >>> report.drift <= report.tolerance
+        True
     """
 
     path: str
     format: str
-    passport: ExportMetadata
+    metadata: ExportMetadata
     runtime: str
     bytes: int
     images: int
@@ -115,14 +135,14 @@ class ExportReport:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return a JSON-ready dictionary."""
         return asdict(self)
 
     def __str__(self) -> str:
-        height, width = self.passport.preprocessing.size
+        height, width = self.metadata.preprocessing.size
         limit = "" if self.tolerance is None else f" (limit {self.tolerance:g})"
         lines = [
-            f"{self.path}: {self.format}, {self.passport}",
+            f"{self.path}: {self.format}, {self.metadata}",
             f"size      {self.bytes / 1e6:.1f} MB",
             f"drift     {self.drift:.1e} of the largest logit, on {self.images} images{limit}",
             f"latency   {self.latency_ms[self.runtime]:.1f} ms with {self.runtime}, {self.latency_ms['eager']:.1f} ms "
@@ -148,40 +168,49 @@ def export(
     check: Check | None = None,
     preprocessing: Preprocessing | None = None,
 ) -> ExportReport:
-    """Write a network as a file for other programs, and prove it equal.
+    """Export a network to a file for other programs, and verify the file.
 
-    The file holds the optimized network (see `senet.optimize`), and says which classes and preprocessing it has. It is
-    run and compared with the network on real images before it appears under its name; a failure leaves nothing behind.
+    The file contains the optimized network (see `senet.optimize`), its classes and its preprocessing. Before the file
+    gets its name, it runs on real images and its logits are compared with the network's. A failure leaves no file.
 
     Args:
-        model: A network of this package, what `senet.load_model` gave, or any network of images.
-        path: The file to write; its suffix is the format's: `.onnx`, `.xml` (and a `.bin` beside it), `.pt2`.
+        model: A network of this package, a result of `senet.load_model`, or any image classifier.
+        path: Path of the file. The suffix is `.onnx`, `.xml` (with a `.bin` beside it) or `.pt2`, by the format.
         format: `"onnx"`, `"openvino"` or `"torch"`.
-        precision: `"32"`, `"bf16"` or `"int8"`, as far as the format has it.
-        size: The only height and width in pixels that it is to take; None: any.
-        batch: The only number of images; None: any. With 1 and a size, gates become part of the weights.
-        check: What it must hold up to.
-        preprocessing: What its images go through; None: what the network or the checkpoint says, else ImageNet's, for
-            as many channels as the network's first convolution takes (`Preprocessing.with_channels`).
+        precision: `"32"`, `"bf16"` or `"int8"`, where the format supports it.
+        size: Fixed height and width in pixels; None: any size.
+        batch: Fixed batch size; None: any. With batch 1 and a fixed size, OpenVINO files fold gates into the weights.
+        check: Acceptance criteria for the file.
+        preprocessing: Preprocessing of the images. None uses that of the network or checkpoint, else ImageNet's with
+            the channels of the first convolution (`Preprocessing.with_channels`).
+
+    Returns:
+        A report with the file's size, latency, largest difference and accuracy.
 
     Raises:
         SenetError: The network can't be exported, the file differs too much, or a package is missing.
-        UnknownNameError: There is no such format or precision.
+        UnknownNameError: The format or precision is unknown.
 
     Example:
-        >>> senet.deploy.export(senet.load_model("runs/flowers"), "flowers.onnx")
+        >>> import tempfile, senet
+        >>> from torch import nn
+        >>> gate = senet.SqueezeExcite(8, reduction=2)
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), gate, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        >>> report = senet.deploy.export(model, f"{tempfile.mkdtemp()}/tiny.pt2", format="torch", size=(32, 32))
+        >>> report.format, report.drift < 1e-4
+        ('torch', True)
     """
     path, check = Path(path), check or Check()
     kind = look_up(format)
     _refuse(path, kind, precision, size, batch, check)
-    loaded = _described(model, preprocessing)
+    loaded = _as_loaded(model, preprocessing)
     if size is not None:
         images = replace(loaded.preprocessing, size=size)
         loaded = replace(loaded, preprocessing=images)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         draft = Path(folder) / path.name
-        passport, notes = _write(loaded, draft, kind, precision, size, batch, check)
-        report = _examined(loaded, draft, kind, passport, check)
+        metadata, notes = _write(loaded, draft, kind, precision, size, batch, check)
+        report = _examined(loaded, draft, kind, metadata, check)
         mode = new_file_mode(path.parent)
         for file in kind.files(draft):
             file.chmod(mode)
@@ -190,34 +219,34 @@ def export(
 
 
 def _refuse(path: Path, kind: Format, precision: str, size: Any, batch: int | None, check: Check) -> None:
-    """What can't come to anything, before anything is computed."""
+    """Refuse invalid arguments before anything is computed."""
     if precision not in PRECISIONS:
         raise UnknownNameError("precision", precision, PRECISIONS)
     if precision not in kind.precisions:
         why = _WHY_NOT[kind.name, precision]
         raise SenetError(f"--format {kind.name} has no {precision}: {why}")
     if path.suffix != kind.suffix:
-        raise SenetError(f"{path}: give it a name that ends in {kind.suffix}, the suffix of {kind.name}")
+        raise SenetError(f"{path}: the name must end in {kind.suffix}, the suffix of {kind.name}")
     if path.is_dir():
-        raise SenetError(f"{path}: that is a folder; give the file's name")
+        raise SenetError(f"{path}: is a folder; give the file's name")
     if not path.resolve().parent.is_dir():
-        raise SenetError(f"{path}: there is no folder {path.parent}")
+        raise SenetError(f"{path}: no folder {path.parent}")
     if batch is not None and batch < 1:
         raise SenetError(f"batch={batch} must be at least 1")
     if size is not None and min(size) < 1:
         raise SenetError(f"size={size} must be (height, width) in pixels")
     if precision == "int8" and check.data is None:
-        raise SenetError("int8 needs --data: real images that its ranges are found on, and its accuracy is measured on")
+        raise SenetError("int8 needs --data: real images for calibration and for measuring accuracy")
 
 
 _WHY_NOT: Final[Mapping[tuple[str, str], str]] = {
-    ("onnx", "bf16"): "ONNX Runtime has no bf16 convolutions for processors; openvino and torch do",
-    ("torch", "int8"): "onnx and openvino do",
+    ("onnx", "bf16"): "ONNX Runtime has no bf16 convolutions on CPUs; use openvino or torch",
+    ("torch", "int8"): "use onnx or openvino",
 }
 
 
-def _described(model: nn.Module | LoadedModel, preprocessing: Preprocessing | None) -> LoadedModel:
-    """A copy of the network, with its classes and what its images go through."""
+def _as_loaded(model: nn.Module | LoadedModel, preprocessing: Preprocessing | None) -> LoadedModel:
+    """Copy the network, with its classes and preprocessing."""
     if isinstance(model, LoadedModel):
         images = preprocessing or model.preprocessing
         network, _ = _giving_logits(copied(model.model), images, model.description.model, len(model.classes))
@@ -233,18 +262,18 @@ def _described(model: nn.Module | LoadedModel, preprocessing: Preprocessing | No
 
 
 def _giving_logits(network: nn.Module, images: Preprocessing, name: str, classes: int | None) -> tuple[nn.Module, int]:
-    """The network if it gives logits alone, else one that does; and how many."""
+    """Return a network whose output is the logits tensor, and the number of logits."""
     example = torch.zeros(1, images.in_channels, *images.size)
     try:
         with torch.no_grad():
             answer = network.eval()(example)
     except Exception as error:  # whatever the user's code raises
         raise SenetError(
-            f"{name} can't take images {tuple(example.shape)}: {reason(error)}; say what it takes with preprocessing="
+            f"{name} can't take images {tuple(example.shape)}: {reason(error)}; set preprocessing= to its input"
         ) from error
     logits = logits_of(answer, classes, name=name)
     if logits.ndim != 2:
-        raise SenetError(f"{name} gives no logits (N, classes); only classifiers can be exported")
+        raise SenetError(f"{name} returns no logits (N, classes); only classifiers can be exported")
     count = logits.shape[1]
     return network if isinstance(answer, Tensor) else LogitsOf(network, count), count
 
@@ -265,17 +294,17 @@ def _write(
     batch: int | None,
     check: Check,
 ) -> tuple[ExportMetadata, list[str]]:
-    # Measured with OpenVINO (benchmarks/deploy.md); int8 wants constant weights.
+    # Faster in OpenVINO (benchmarks/deploy.md). int8 needs constant weights.
     gated_weights = kind.name == "openvino" and precision != "int8" and batch == 1 and size is not None
     network, notes = prepare_for_export(loaded.model, gated_weights=gated_weights), []
     if precision == "bf16" and kind.name == "torch":
-        network = _InBf16(network)
+        network = _Bfloat16(network)
     images = loaded.preprocessing
     program, any_size = traced(network, images.in_channels, images.size, any_size=size is None, batch=batch)
     if size is None and not any_size:
         size = images.size
-        notes.append(f"this network takes images of {size[0]}x{size[1]} pixels only, and so does the file")
-    passport = ExportMetadata(
+        notes.append(f"network and file take images of {size[0]}x{size[1]} pixels only")
+    metadata = ExportMetadata(
         model=loaded.description.model,
         classes=loaded.classes,
         preprocessing=images,
@@ -286,14 +315,14 @@ def _write(
     )
     if precision == "int8":
         plain = draft.with_name(f"float-{draft.name}")
-        kind.write(program, plain, replace(passport, precision="32"))
-        QUANTIZERS[kind.name](plain, draft, _calibration(loaded, check, batch), passport)
+        kind.write(program, plain, replace(metadata, precision="32"))
+        QUANTIZERS[kind.name](plain, draft, _calibration(loaded, check, batch), metadata)
     else:
-        kind.write(program, draft, passport)
-    return passport, notes
+        kind.write(program, draft, metadata)
+    return metadata, notes
 
 
-class _InBf16(nn.Module):
+class _Bfloat16(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network.to(torch.bfloat16)
@@ -303,25 +332,25 @@ class _InBf16(nn.Module):
         return result
 
 
-def _examined(loaded: LoadedModel, draft: Path, kind: Format, passport: ExportMetadata, check: Check) -> ExportReport:
-    """Run the file; refuse it if it isn't what the network is."""
+def _examined(loaded: LoadedModel, draft: Path, kind: Format, metadata: ExportMetadata, check: Check) -> ExportReport:
+    """Run the file, and refuse it if its logits differ from the network's."""
     runtime = kind.runtimes[0]
     made = load_exported(draft, runtime=runtime)
     images = _images(loaded, check)
     with torch.inference_mode():
         expected, found = loaded.model(images), made.model(images)
     drift = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
-    tolerance = TOLERANCES[passport.precision] if check.tolerance is None else check.tolerance
-    if not drift <= tolerance:  # not a number is refused too
+    tolerance = TOLERANCES[metadata.precision] if check.tolerance is None else check.tolerance
+    if not drift <= tolerance:  # refuses NaN too
         raise SenetError(
-            f"the {kind.name} file isn't the network: a logit differs by {drift:.1e} of the largest one, "
-            f"allowed are {tolerance:g}; it is not kept"
+            f"the {kind.name} file differs from the network: a logit differs by {drift:.1e} of the largest one "
+            f"(limit {tolerance:g}); the file is not kept"
         )
     one = images[:1]
     report = ExportReport(
         path=str(draft),
         format=kind.name,
-        passport=passport,
+        metadata=metadata,
         runtime=runtime,
         bytes=sum(file.stat().st_size for file in kind.files(draft)),
         images=len(images),
@@ -333,10 +362,10 @@ def _examined(loaded: LoadedModel, draft: Path, kind: Format, passport: ExportMe
 
 
 def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, check: Check, data: Data) -> ExportReport:
-    """Add the accuracies; refuse a drop that is too large. A float32 file has just been shown to be equal."""
+    """Add the accuracies, and refuse a drop that is too large. A float32 file needs none: its logits are equal."""
     from senet.inference import evaluate
 
-    if report.passport.precision == "32":
+    if report.metadata.precision == "32":
         return report
     accuracy = {}
     source = _part(data, check)
@@ -344,7 +373,7 @@ def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, chec
         with check.progress(f"accuracy {moment}") as progress:
             accuracy[moment] = evaluate(network, source, data.classes, progress=progress).top1
     note = check_drop(
-        report.passport.precision, accuracy["before"], accuracy["after"], len(source), check.max_drop
+        report.metadata.precision, accuracy["before"], accuracy["after"], len(source), check.max_drop
     )  # fmt: skip
     return replace(report, accuracy=accuracy, evaluated=len(source), notes=(note,) if note else ())
 
@@ -357,27 +386,28 @@ def _part(data: Data, check: Check) -> Source:
 
 
 def _images(loaded: LoadedModel, check: Check) -> Tensor:
-    """(N, C, H, W) real images, preprocessed."""
+    """Return preprocessed real images (N, C, H, W)."""
     from senet.data import eval_transform, sample_images, subsample
 
     images = loaded.preprocessing
     if check.data is not None:
         source, transform = subsample(_part(check.data, check), check.images), eval_transform(images)
         return torch.stack([transform(source[i][0]) for i in range(len(source))])
-    pictures = sample_images(check.images)
+    photographs = sample_images(check.images)
     if images.channel_order != "other":
         transform = eval_transform(images)
-        return torch.stack([transform(picture) for picture in pictures])
-    # No photograph has such channels: its own are repeated in turn.
+        return torch.stack([transform(photograph) for photograph in photographs])
+    # A photograph has three channels. They are repeated in turn for other numbers.
     black, one = (0.0,) * 3, (1.0,) * 3
     transform = eval_transform(replace(images, mean=black, std=one, channel_order="RGB"))
-    pixels = torch.stack([transform(picture) for picture in pictures])[:, [c % 3 for c in range(images.in_channels)]]
+    rgb = torch.stack([transform(photograph) for photograph in photographs])
+    pixels = rgb[:, [c % 3 for c in range(images.in_channels)]]
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (images.mean, images.std))
     return (pixels - mean) / std
 
 
 def _calibration(loaded: LoadedModel, check: Check, batch: int | None) -> list[np.ndarray]:
-    """Batches of training images: those that accuracy is measured on must not have been seen."""
+    """Return batches of training images. Images for measuring accuracy must not be used for calibration."""
     from senet.data import eval_transform, subsample
 
     assert check.data is not None

@@ -1,4 +1,4 @@
-"""Packages that only some users have."""
+"""Imports of optional packages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def need(package: str, what_for: str) -> ModuleType:
     """Import an optional package.
 
     Raises:
-        SenetError: It isn't installed; names the extra that brings it.
+        SenetError: It isn't installed. The message names the extra to install.
     """
     try:
         return import_module(package)

@@ -1,4 +1,4 @@
-"""The kinds of files: how each is written, read and named. One table, so that all that differs stands here."""
+"""The table of export formats: how each is written, read and named."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 __all__ = ["FORMATS", "Format", "format_of"]
 
 EXTRA = "senet.json"
-"""Our entry among a .pt2's extra files."""
+"""Name of our entry among a .pt2's extra files."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file.
+    """An export format.
 
     Attributes:
-        name: As `--format` has it.
-        suffix: Of the file.
-        beside: Suffix of a second file that belongs to it, if any.
-        runtimes: What runs it, the usual one first.
-        precisions: What it can be written in.
+        name: Value of `--format`.
+        suffix: Suffix of the file.
+        second_suffix: Suffix of a second file that belongs to it, if any.
+        runtimes: Runtimes for the file, the default first.
+        precisions: Supported precisions.
         write: Writes a traced network.
-        texts: Reads what is embedded.
-        safe: Loading a file runs no code that is in it.
+        texts: Reads the embedded metadata.
+        safe: Whether loading a file runs no code of the file.
     """
 
     name: str
     suffix: str
-    beside: str | None
+    second_suffix: str | None
     runtimes: tuple[str, ...]
     precisions: tuple[str, ...]
     write: Callable[[ExportedProgram, Path, ExportMetadata], None]
@@ -51,35 +51,35 @@ class Format:
     safe: bool = True
 
     def files(self, path: Path) -> list[Path]:
-        """The files that make one export; the named one last."""
-        return ([path.with_suffix(self.beside)] if self.beside else []) + [path]
+        """Return the files of one export, the named one last."""
+        return ([path.with_suffix(self.second_suffix)] if self.second_suffix else []) + [path]
 
     def runtime(self, path: Path, wanted: str | None) -> str:
-        """What is to run a file: what the user wants, else the usual one.
+        """Return the runtime for a file: the user's choice, else the default.
 
         Raises:
-            SenetError: It doesn't read this format; or nobody said that the file is to be trusted.
+            SenetError: The runtime doesn't read this format, or the file could run code and no runtime was named.
         """
         if wanted is None and not self.safe:
             raise SenetError(
-                f"{path}: PyTorch runs code that such a file may hold when it loads it; "
-                f"say --runtime {self.runtimes[0]} if you trust it"
+                f"{path}: loading such a file in PyTorch can run code of the file; "
+                f"use --runtime {self.runtimes[0]} if you trust it"
             )
         if wanted is not None and wanted not in self.runtimes:
-            raise SenetError(f"{path}: {wanted} reads no {self.suffix}; use --runtime {' or '.join(self.runtimes)}")
+            raise SenetError(f"{path}: {wanted} doesn't read {self.suffix}; use --runtime {' or '.join(self.runtimes)}")
         return wanted or self.runtimes[0]
 
 
 def format_of(path: Path) -> Format | None:
-    """The format that a file's name says; None for a checkpoint's."""
+    """Return the format of a file's suffix; None for other files."""
     return next((f for f in FORMATS.values() if f.suffix == path.suffix), None)
 
 
 def look_up(name: str) -> Format:
-    """The format of that name.
+    """Return the format of a name.
 
     Raises:
-        UnknownNameError: There is none; names the nearest.
+        UnknownNameError: The format is unknown. The message names the nearest ones.
     """
     if name not in FORMATS:
         raise UnknownNameError("format", name, FORMATS)
@@ -89,7 +89,7 @@ def look_up(name: str) -> Format:
 # --- ONNX -------------------------------------------------------------------------------------------------------------
 
 
-def _write_onnx(program: ExportedProgram, path: Path, passport: ExportMetadata) -> None:
+def _write_onnx(program: ExportedProgram, path: Path, metadata: ExportMetadata) -> None:
     onnx = need("onnx", "--format onnx")
     need("onnxscript", "--format onnx")
     try:
@@ -100,7 +100,7 @@ def _write_onnx(program: ExportedProgram, path: Path, passport: ExportMetadata) 
         model = made.model_proto
     except Exception as error:
         raise SenetError(f"this network can't be exported to onnx: {reason(error)}") from error
-    onnx.helper.set_model_props(model, passport.to_texts())
+    onnx.helper.set_model_props(model, metadata.to_texts())
     onnx.save(model, path)
 
 
@@ -109,17 +109,17 @@ def _onnx_texts(path: Path) -> Mapping[str, str]:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's own types
-        raise CheckpointError(f"{path}: no ONNX file, or a part of one ({reason(error)})") from error
+        raise CheckpointError(f"{path}: not a complete ONNX file ({reason(error)})") from error
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
 # --- OpenVINO ---------------------------------------------------------------------------------------------------------
 
 
-def _write_openvino(program: ExportedProgram, path: Path, passport: ExportMetadata) -> None:
+def _write_openvino(program: ExportedProgram, path: Path, metadata: ExportMetadata) -> None:
     from senet.deploy.intermediate import convert, save
 
-    save(convert(program, passport), path, passport)
+    save(convert(program, metadata), path, metadata)
 
 
 def _openvino_texts(path: Path) -> Mapping[str, str]:
@@ -131,23 +131,23 @@ def _openvino_texts(path: Path) -> Mapping[str, str]:
 # --- torch.export -----------------------------------------------------------------------------------------------------
 
 
-def _write_torch(program: ExportedProgram, path: Path, passport: ExportMetadata) -> None:
-    torch.export.save(program, path, extra_files={EXTRA: json.dumps(passport.to_texts())})
+def _write_torch(program: ExportedProgram, path: Path, metadata: ExportMetadata) -> None:
+    torch.export.save(program, path, extra_files={EXTRA: json.dumps(metadata.to_texts())})
 
 
 def _torch_texts(path: Path) -> Mapping[str, str]:
-    """Read from the archive itself: `torch.export.load` would run what is in it."""
+    """Read from the archive itself, since `torch.export.load` would run code of the file."""
     try:
         with zipfile.ZipFile(path) as archive:
             name = next((n for n in archive.namelist() if n.endswith(f"/extra/{EXTRA}")), None)
             texts = parse_object(_content(archive, name)) if name else {}
     except Exception as error:  # a damaged archive makes the reader raise anything
-        raise CheckpointError(f"{path}: no file of torch.export, or a part of one ({error})") from error
+        raise CheckpointError(f"{path}: not a complete torch.export file ({error})") from error
     return {key: str(value) for key, value in texts.items()}
 
 
 def _content(archive: zipfile.ZipFile, name: str) -> bytes:
-    """An entry, of which no more is unpacked than may be read."""
+    """Read an entry up to the size limit."""
     with archive.open(name) as entry:
         return entry.read(MOST_BYTES + 1)
 
@@ -158,7 +158,7 @@ FORMATS = {
         Format(
             name="onnx",
             suffix=".onnx",
-            beside=None,
+            second_suffix=None,
             runtimes=("onnxruntime", "openvino"),
             precisions=("32", "int8"),
             write=_write_onnx,
@@ -167,7 +167,7 @@ FORMATS = {
         Format(
             name="openvino",
             suffix=".xml",
-            beside=".bin",
+            second_suffix=".bin",
             runtimes=("openvino",),
             precisions=("32", "bf16", "int8"),
             write=_write_openvino,
@@ -176,7 +176,7 @@ FORMATS = {
         Format(
             name="torch",
             suffix=".pt2",
-            beside=None,
+            second_suffix=None,
             runtimes=("torch",),
             precisions=("32", "bf16"),
             write=_write_torch,

@@ -1,4 +1,4 @@
-"""OpenVINO's intermediate representation: an .xml that says what is computed and a .bin with the weights."""
+"""OpenVINO's intermediate representation: an .xml with the graph and a .bin with the weights."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["convert", "read", "save", "texts"]
 SECTION, DIGEST = "senet", "weights_sha256"
 
 
-def convert(program: ExportedProgram, passport: ExportMetadata) -> Any:
-    """Make an `openvino.Model`; by way of torch.export, since ONNX's form of dynamic biases costs operators.
+def convert(program: ExportedProgram, metadata: ExportMetadata) -> Any:
+    """Convert to an `openvino.Model`, directly from torch.export, since ONNX needs extra operators for dynamic biases.
 
     Raises:
-        SenetError: An operator has no counterpart.
+        SenetError: An operator has no counterpart in OpenVINO.
     """
     ov = need("openvino", "--format openvino")
     try:
@@ -36,19 +36,19 @@ def convert(program: ExportedProgram, passport: ExportMetadata) -> Any:
         raise SenetError(f"this network can't be exported to openvino: {reason(error)}") from error
     model.inputs[0].get_tensor().set_names({INPUT})
     model.outputs[0].get_tensor().set_names({OUTPUT})
-    _fix_shape(ov, model, passport)
-    if passport.precision == "bf16":
+    _fix_shape(ov, model, metadata)
+    if metadata.precision == "bf16":
         _store_as_bf16(ov, model)
     return model
 
 
-def _fix_shape(ov: Any, model: Any, passport: ExportMetadata) -> None:
-    shape = [passport.batch or -1, passport.preprocessing.in_channels, *(passport.size or (-1, -1))]
+def _fix_shape(ov: Any, model: Any, metadata: ExportMetadata) -> None:
+    shape = [metadata.batch or -1, metadata.preprocessing.in_channels, *(metadata.size or (-1, -1))]
     model.reshape(ov.PartialShape(shape))
 
 
 def _store_as_bf16(ov: Any, model: Any) -> None:
-    """Store the float32 weights as bf16: half the size; the runtime computes in bf16 where the processor can."""
+    """Store the float32 weights as bf16, at half the size. The runtime computes in bf16 where the CPU supports it."""
     from openvino import opset13
 
     for node in model.get_ordered_ops():
@@ -60,11 +60,11 @@ def _store_as_bf16(ov: Any, model: Any) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def save(model: Any, path: Path, passport: ExportMetadata) -> None:
-    """Write both files. The .xml holds the hash of the .bin, so that each other's files are told apart."""
+def save(model: Any, path: Path, metadata: ExportMetadata) -> None:
+    """Write both files. The .xml contains the hash of the .bin, so that a mismatched pair is detected."""
     ov = need("openvino", "--format openvino")
     weights = path.with_suffix(".bin")
-    for key, text in passport.to_texts().items():
+    for key, text in metadata.to_texts().items():
         model.set_rt_info(text, [SECTION, key])
     ov.serialize(model, path, weights)
     model.set_rt_info(sha256(weights), [SECTION, DIGEST])
@@ -72,15 +72,15 @@ def save(model: Any, path: Path, passport: ExportMetadata) -> None:
 
 
 def texts(path: Path) -> Mapping[str, str]:
-    """What `save` has embedded; needs no OpenVINO.
+    """Read the metadata that `save` embedded, without OpenVINO.
 
     Raises:
-        CheckpointError: Damaged, or the .bin isn't the one that was written with it.
+        CheckpointError: The file is damaged, or the .bin is not the one written with it.
     """
     try:
         section = ET.parse(path).getroot().find(f"rt_info/{SECTION}")
     except ET.ParseError as error:
-        raise CheckpointError(f"{path}: no OpenVINO file, or a part of one ({error})") from error
+        raise CheckpointError(f"{path}: not a complete OpenVINO file ({error})") from error
     found = {} if section is None else {entry.tag: entry.get("value", "") for entry in section}
     digest = found.pop(DIGEST, None)
     weights = path.with_suffix(".bin")
@@ -90,6 +90,6 @@ def texts(path: Path) -> Mapping[str, str]:
 
 
 def read(path: Path) -> Any:
-    """The `openvino.Model` of a file."""
+    """Read the `openvino.Model` of a file."""
     ov = need("openvino", "--format openvino")
     return ov.Core().read_model(path)

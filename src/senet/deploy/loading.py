@@ -1,12 +1,12 @@
-"""Exported files, read back."""
+"""Load exported files."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-from senet.deploy.compiled import Compiled
 from senet.deploy.export_metadata import ExportMetadata
+from senet.deploy.exported_model import ExportedModel
 from senet.deploy.formats import FORMATS, format_of
 from senet.deploy.runtimes import RUNTIMES
 from senet.errors import CheckpointError, UnknownNameError
@@ -17,15 +17,15 @@ __all__ = ["is_exported", "load_exported", "read_export_metadata"]
 
 
 def is_exported(path: str | os.PathLike[str]) -> bool:
-    """Whether a file's name says that it was exported."""
+    """Whether a file's suffix is that of an exported file."""
     return format_of(Path(path)) is not None
 
 
 def read_export_metadata(path: Path) -> ExportMetadata:
-    """What an exported file says of itself.
+    """Read the metadata of an exported file.
 
     Raises:
-        CheckpointError: It isn't there, is damaged, or another program's.
+        CheckpointError: The file is missing, damaged, or written by another program.
     """
     kind = format_of(path)
     if kind is None:
@@ -40,36 +40,45 @@ def read_export_metadata(path: Path) -> ExportMetadata:
 def load_exported(
     path: str | os.PathLike[str], *, runtime: str | None = None, threads: int | None = None
 ) -> LoadedModel:
-    """Load an exported file, to be used like a checkpoint's network.
+    """Load an exported file like a checkpoint.
 
     Args:
-        path: `.onnx`, `.xml` (with its `.bin`) or `.pt2`.
-        runtime: `"onnxruntime"`, `"openvino"` or `"torch"`; None is the format's own. A `.pt2` must be asked for with
-            `"torch"`, since loading it can run code that is in it.
-        threads: That it computes with; None is as many as PyTorch uses.
+        path: `.onnx`, `.xml` (with its `.bin`) or `.pt2` file.
+        runtime: `"onnxruntime"`, `"openvino"` or `"torch"`; None is the default of the format. A `.pt2` needs an
+            explicit `"torch"`, since loading it can run code of the file.
+        threads: Number of CPU threads; None: as many as PyTorch uses.
 
     Returns:
-        Its `model` is a `Compiled`: call it with images of the processor.
+        The loaded model. Its `model` is an `ExportedModel` on the CPU.
 
     Raises:
         CheckpointError: The file can't be used.
-        SenetError: The runtime isn't installed, doesn't read that format, or would run code unasked.
-        UnknownNameError: There is no such runtime.
+        SenetError: The runtime isn't installed, doesn't read the format, or could run code and was not named.
+        UnknownNameError: The runtime is unknown.
+
+    Example:
+        >>> import tempfile, torch, senet
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        >>> report = senet.deploy.export(model, f"{tempfile.mkdtemp()}/tiny.pt2", format="torch", size=(32, 32))
+        >>> loaded = senet.deploy.load_exported(report.path, runtime="torch")
+        >>> loaded.model(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 5])
     """
     path = Path(path)
     if runtime is not None and runtime not in RUNTIMES:
         raise UnknownNameError("runtime", runtime, RUNTIMES)
-    passport = read_export_metadata(path)
+    metadata = read_export_metadata(path)
     kind = format_of(path)
     assert kind is not None
-    run = RUNTIMES[kind.runtime(path, runtime)](path, passport.precision, threads)
+    run = RUNTIMES[kind.runtime(path, runtime)](path, metadata.precision, threads)
     description = CheckpointMetadata(
-        model=passport.model,
-        classes=passport.classes,
-        preprocessing=passport.preprocessing,
-        metrics=passport.metrics,
-        data=passport.data,
-        training={"exported": kind.name, "precision": passport.precision},
+        model=metadata.model,
+        classes=metadata.classes,
+        preprocessing=metadata.preprocessing,
+        metrics=metadata.metrics,
+        data=metadata.data,
+        training={"exported": kind.name, "precision": metadata.precision},
     )
-    model = Compiled(run, passport, str(path)).eval()
-    return LoadedModel(model, passport.classes, passport.preprocessing, description)
+    model = ExportedModel(run, metadata, str(path)).eval()
+    return LoadedModel(model, metadata.classes, metadata.preprocessing, description)

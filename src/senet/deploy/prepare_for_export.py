@@ -1,4 +1,4 @@
-"""The form of a network that is exported: what runtimes then compute in the fewest passes."""
+"""Rewrite a network for export, so that runtimes compute it in the fewest passes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from senet.deploy.copying import copied, with_plain_weights
 from senet.fusion.layers import FusedBlock, FusedConv
-from senet.fusion.optimize import optimize
+from senet.fusion.optimization import optimize
 from senet.nn import SqueezeExcite
 from senet.nn._dims import CONV
 from senet.nn.epilogue import untouched
@@ -22,22 +22,23 @@ __all__ = ["Gate", "ScaledBlock", "ScaledFeatureMap", "prepare_for_export"]
 
 
 def prepare_for_export(model: nn.Module, *, gated_weights: bool = False) -> nn.Module:
-    """An equivalent network of plain operations on float32 tensors of the processor; the given one stays as it is.
+    """Copy a network to an equivalent one of plain float32 operations on the CPU. The given network is not changed.
 
-    `optimize` folds norms and computes gates early. Gates then become 1x1 convolutions of a 1x1 map: a linear layer
-    would need the map's layout changed before and after it, which a runtime does with operators of their own, and a
-    convolution takes in the ReLU or sigmoid behind it.
+    `optimize` folds norms and precomputes gates. The linear layers of gates become 1x1 convolutions of a 1x1 feature
+    map. Runtimes would change the layout around a linear layer with extra operators, and they fuse the ReLU or sigmoid
+    into a convolution.
 
     Args:
         model: Any network.
-        gated_weights: Scale the weights instead of the map, where they are smaller; for one image of a fixed size.
+        gated_weights: Scale the weights instead of the feature map where they are smaller. Valid for one image of a
+            fixed size only.
     """
     made, _ = optimize(with_plain_weights(copied(model)))
     return _rebuilt(made, gated_weights, {})
 
 
 def _rebuilt(module: nn.Module, gated_weights: bool, made: dict[nn.Module, nn.Module]) -> nn.Module:
-    """The module in the form for export; one that has several names is made once."""
+    """Rewrite a module for export. A module with several names is rewritten once."""
     if module not in made:
         replaced = _replacement(module) if untouched(module) else None
         made[module] = module if replaced is None else replaced
@@ -51,7 +52,7 @@ def _rebuilt(module: nn.Module, gated_weights: bool, made: dict[nn.Module, nn.Mo
 
 
 def _replacement(module: nn.Module) -> nn.Module | None:
-    """What takes the place of a layer; None for all others."""
+    """Return the replacement of a layer; None to keep it."""
     if isinstance(module, FusedConv):
         return module.dense()
     if isinstance(module, PrecomputedGate):
@@ -62,7 +63,7 @@ def _replacement(module: nn.Module) -> nn.Module | None:
 
 
 def _linear(layer: nn.Module) -> bool:
-    """Whether a layer computes what its weight and bias say, and nothing else."""
+    """Whether a layer is a plain linear layer without hooks or other changes."""
     return type(layer) is nn.Linear and untouched(layer)
 
 
@@ -72,9 +73,9 @@ class Gate(nn.Module):
 
     Args:
         fc1: The first linear layer.
-        fc2: The second.
-        activate: The gate's function.
-        ndim: Spatial dimensions of the map.
+        fc2: The second linear layer.
+        activate: The gate's activation.
+        ndim: Number of spatial dimensions of the feature map.
     """
 
     def __init__(self, fc1: nn.Linear, fc2: nn.Linear, activate: Callable[[Tensor], Tensor], *, ndim: int = 2) -> None:
@@ -109,13 +110,13 @@ class ScaledFeatureMap(nn.Module):
 class ScaledBlock(nn.Module):
     """A residual block, `relu(shortcut(x) + gate * (W h + b))`, in one of two orders.
 
-    Scaling the map: scale, sum and ReLU follow each other, and a runtime makes them one pass over it. Scaling the
-    weights, `(gate * [W b]) [h 1]`: the sum and the ReLU then belong to the convolution, as in a plain network, and
-    no pass is left. That takes a gate known before the convolution, and one image, whose gate it is.
+    Scaling the feature map: a runtime fuses scale, sum and ReLU into one pass. Scaling the weights,
+    `(gate * [W b]) [h 1]`: sum and ReLU are fused into the convolution, as in a plain network, and no pass is left.
+    Scaling the weights needs a gate that is known before the convolution, and a batch of one image.
 
     Args:
-        block: The block, its layers made ready for export.
-        gated_weights: Scale the weights where the map is larger.
+        block: The block, with its layers rewritten for export.
+        gated_weights: Scale the weights where the feature map is larger.
     """
 
     def __init__(self, block: FusedBlock, *, gated_weights: bool) -> None:
@@ -127,8 +128,8 @@ class ScaledBlock(nn.Module):
         self.gate = gate
         self.gated_weights = gated_weights and self.precomputed
         if self.gated_weights:
-            both = torch.cat([self.last.dense_weight, self.last.bias[:, None, None, None]], 1)
-            self.weight_and_bias = nn.Parameter(both, requires_grad=False)
+            weight_and_bias = torch.cat([self.last.dense_weight, self.last.bias[:, None, None, None]], 1)
+            self.weight_and_bias = nn.Parameter(weight_and_bias, requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
@@ -140,7 +141,7 @@ class ScaledBlock(nn.Module):
         return torch.relu(y * self.gate(h if self.precomputed else y) + shortcut)
 
     def _with_gated_weights(self, h: Tensor) -> Tensor:
-        """The scaled branch; a channel of ones brings the bias, which a runtime takes in only where it is constant."""
+        """Return the scaled branch. A channel of ones carries the bias, since runtimes fuse only constant biases."""
         weight = self.weight_and_bias * self.gate(h).reshape(-1, 1, 1, 1)
         return F.conv2d(F.pad(h, (0, 0, 0, 0, 0, 1), value=1.0), weight, None, self.last.geometry.stride)
 

@@ -1,9 +1,9 @@
-"""int8 by post-training quantization; the layers of the gates stay in float.
+"""Post-training quantization to int8. The layers of the gates stay in float.
 
-A gate is a factor of its whole channel: an error in it is an error in every pixel. It is also next to nothing of the
-work. So what lies between a squeeze and the scale is left out, found by its shape: maps of 1x1 that end in a
-multiplication; and that one too, since the libraries would round what it takes in, the finished gate. The squeeze
-itself averages the map as it is stored for the next convolution, rounded: else that would be written twice.
+A gate scales its whole channel, so an error in it affects every pixel, and its cost is negligible. All operations from
+the squeeze to the scale are excluded. They are found by their shape: 1x1 feature maps that end in a multiplication.
+The multiplication is excluded too, since the libraries would round its inputs, among them the gate. The squeeze
+averages the quantized feature map of the next convolution, so that the feature map is not stored twice.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from senet.deploy.quiet import errors_only
 __all__ = ["QUANTIZERS"]
 
 
-def _openvino(source: Path, target: Path, batches: Sequence[np.ndarray], passport: ExportMetadata) -> None:
+def _openvino(source: Path, target: Path, batches: Sequence[np.ndarray], metadata: ExportMetadata) -> None:
     """Quantize with NNCF."""
     from senet.deploy.intermediate import read, save
 
@@ -40,11 +40,11 @@ def _openvino(source: Path, target: Path, batches: Sequence[np.ndarray], passpor
             ignored_scope=nncf.IgnoredScope(names=kept) if kept else None,
         )
     _squeeze_rounded(made, kept)
-    save(made, target, passport)
+    save(made, target, metadata)
 
 
 def _openvino_gates(model: Any) -> list[str]:
-    """Names of the nodes from each squeeze to its scale."""
+    """Return the names of the nodes from each squeeze to its scale."""
     found: dict[str, None] = {}
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Multiply":
@@ -57,7 +57,7 @@ def _openvino_gates(model: Any) -> list[str]:
 
 
 def _squeeze_rounded(model: Any, gates: Sequence[str]) -> None:
-    """Let each squeeze read what the convolution beside it reads."""
+    """Let each squeeze read the quantized input of the convolution beside it."""
     for node in model.get_ordered_ops():
         if node.get_friendly_name() not in gates or node.get_type_name() == "Multiply":
             continue
@@ -69,7 +69,7 @@ def _squeeze_rounded(model: Any, gates: Sequence[str]) -> None:
 
 
 def _pooled(node: Any) -> bool:
-    """Whether it computes a number a channel."""
+    """Whether a node computes one value per channel."""
     shape = node.output(0).get_partial_shape()
     computed = node.get_type_name() not in ("Constant", "Parameter")
     return computed and shape.rank.is_static and shape.rank.get_length() == 4 and all(shape[i] == 1 for i in (2, 3))
@@ -83,7 +83,7 @@ def _collect(node: Any, found: dict[str, None]) -> None:
         _collect(value.get_node(), found)
 
 
-def _onnx(source: Path, target: Path, batches: Sequence[np.ndarray], passport: ExportMetadata) -> None:
+def _onnx(source: Path, target: Path, batches: Sequence[np.ndarray], metadata: ExportMetadata) -> None:
     """Quantize with ONNX Runtime."""
     need("onnxruntime", "--precision int8 --format onnx")
     onnx = need("onnx", "--format onnx")
@@ -117,7 +117,7 @@ def _onnx(source: Path, target: Path, batches: Sequence[np.ndarray], passport: E
     prepared.unlink()
     made = onnx.load(target)
     _onnx_squeeze_rounded(made, kept)
-    onnx.helper.set_model_props(made, passport.to_texts())
+    onnx.helper.set_model_props(made, metadata.to_texts())
     onnx.save(made, target)
 
 
@@ -150,7 +150,7 @@ def _onnx_gates(model: Any) -> list[str]:
 
 
 def _onnx_squeeze_rounded(model: Any, gates: Sequence[str]) -> None:
-    """As `_squeeze_rounded`."""
+    """Do the same as `_squeeze_rounded` for ONNX."""
     rounded = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     restored = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     for node in model.graph.node:
@@ -160,7 +160,7 @@ def _onnx_squeeze_rounded(model: Any, gates: Sequence[str]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Both libraries report in bars and log lines of their own, on standard output too, where our JSON goes."""
+    """Silence both libraries' progress bars and log lines, which would mix with JSON on standard output."""
     loggers = errors_only("", "nncf", "torch.utils.cpp_extension")
     with loggers, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -168,4 +168,4 @@ def _quiet() -> Iterator[None]:
 
 
 QUANTIZERS = {"openvino": _openvino, "onnx": _onnx}
-"""Format to what makes an int8 file of a float32 one: source, target, calibration batches, what it is."""
+"""Format to its quantizer: a function of the float32 file, the int8 file, calibration batches and metadata."""

@@ -1,4 +1,4 @@
-"""Other libraries' log lines, kept from the user where they tell nothing."""
+"""Silence uninformative log lines of other libraries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["errors_only"]
 
 @contextmanager
 def errors_only(*names: str) -> Iterator[None]:
-    """Let these loggers (dotted names; "" is the root) report errors alone, for a while."""
+    """Let these loggers (dotted names; "" is the root) report errors only within this context."""
     loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:

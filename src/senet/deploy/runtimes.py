@@ -1,4 +1,4 @@
-"""What runs an exported file, behind one call: an array of images in, an array of logits out."""
+"""Runtimes for exported files, each as a function from an array of images to an array of logits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from senet.deploy.compiled import Run
+from senet.deploy.exported_model import Run
 from senet.deploy.extras import need
 from senet.deploy.tracing import reason
 from senet.errors import CheckpointError
@@ -22,7 +22,7 @@ __all__ = ["RUNTIMES"]
 def _onnxruntime(path: Path, _: str, threads: int | None) -> Run:
     ort = need("onnxruntime", f"--runtime onnxruntime ({path.name})")
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # its warnings are about its own optimizer
+    options.log_severity_level = 3  # its warnings concern its own optimizer
     options.intra_op_num_threads = threads or torch.get_num_threads()
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -50,7 +50,7 @@ def _openvino(path: Path, precision: str, threads: int | None) -> Run:
         "PERFORMANCE_HINT": "LATENCY",
     }
 
-    @lru_cache(maxsize=4)  # a batch's own size and the last one's: for fixed shapes it makes faster code
+    @lru_cache(maxsize=4)  # fixed shapes give faster code; a data set has two: full batches and the last one
     def request(shape: tuple[int, ...]) -> Any:
         fixed = model.clone()
         fixed.reshape(shape)
@@ -65,7 +65,7 @@ def _openvino(path: Path, precision: str, threads: int | None) -> Run:
 
 
 def _openvino_type(core: Any, precision: str) -> str:
-    """bf16 where the processor has it: elsewhere it is imitated, several times slower than float32."""
+    """Choose bf16 only where the CPU supports it. Emulated bf16 is several times slower than float32."""
     fast = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "bf16" if precision == "bf16" and fast else "f32"
 
@@ -77,7 +77,7 @@ def _torch(path: Path, _: str, threads: int | None) -> Run:
         raise CheckpointError(f"{path}: torch can't load it ({reason(error)})") from error
     if threads is not None:
         torch.set_num_threads(threads)
-    # What it says at each call with another number of images than it was traced with is no news.
+    # It logs a line at each call with another batch size than the traced one.
     logging.getLogger("torch.export").setLevel(logging.ERROR)
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -93,4 +93,4 @@ RUNTIMES: Final[Mapping[str, Callable[[Path, str, int | None], Run]]] = {
     "openvino": _openvino,
     "torch": _torch,
 }
-"""Name to what opens a file: path, precision, threads (None: as many as PyTorch uses)."""
+"""Name to the function that opens a file: path, precision, threads (None: as many as PyTorch uses)."""

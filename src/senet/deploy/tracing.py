@@ -1,4 +1,4 @@
-"""From a network to a graph of operations, for images of any size where the network takes any."""
+"""Trace a network to a graph of operations, for images of any size where possible."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ def traced(
     """Trace a network with `torch.export`.
 
     Args:
-        network: In evaluation mode, on the processor.
-        channels: Of the image.
-        size: Height and width in pixels to trace with, or the only ones.
-        any_size: Whether other sizes are to be possible.
-        batch: The only number of images; None: any.
+        network: A network in evaluation mode on the CPU.
+        channels: Number of channels of the images.
+        size: Height and width in pixels to trace with, or the fixed size.
+        any_size: Whether to allow other sizes.
+        batch: Fixed batch size; None: any.
 
     Returns:
-        The graph, and whether it takes any size: a network with a linear layer over a whole map takes one only.
+        The graph, and whether it takes any size. A linear layer over a whole feature map fixes the size.
 
     Raises:
-        SenetError: It can't be traced: what it computes hangs on the values in the image.
+        SenetError: The network can't be traced, for example because its operations depend on the values of the image.
     """
     batches = {} if batch else {0: Dim.DYNAMIC}
     example = (torch.zeros(batch or 2, channels, *size),)
-    # Inequalities of sizes that it can't solve it reports with hundreds of lines, and goes on.
+    # PyTorch reports unsolved inequalities of sizes in hundreds of log lines, and goes on.
     with torch.no_grad(), errors_only("torch.fx.experimental.symbolic_shapes"):
         if any_size:
             shapes = ({**batches, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
-            # No map may have one pixel, as a gate does: in ONNX the two would pass for one size.
+            # No feature map may have one pixel, as a gate does: ONNX would treat both as the same size.
             larger = torch.zeros(batch or 2, channels, 2 * size[0], 2 * size[1])
-            with suppress(Exception):  # of many types; the second try tells what is wrong
+            with suppress(Exception):  # of many types; the second try reports the error
                 program = torch.export.export(network, (larger,), dynamic_shapes=shapes)
-                # A condition such as height * width = 50176 it leaves to the call.
+                # A condition such as height * width = 50176 is checked at the call only.
                 program.module()(torch.zeros(batch or 2, channels, size[0] + 32, size[1] + 64))
                 return program, True
         try:
@@ -52,13 +52,13 @@ def traced(
 
 
 def reason(error: BaseException) -> str:
-    """The telling line of a long message."""
+    """Return the informative line of a long message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if any(word in line for word in _TELLING)]
-    return (telling or lines or [type(error).__name__])[0][:300]
+    informative = [line for line in lines if any(word in line for word in _KEYWORDS)]
+    return (informative or lines or [type(error).__name__])[0][:300]
 
 
-_TELLING = (
+_KEYWORDS = (
     "No conversion",
     "no conversion",
     "No ONNX function",

@@ -1,6 +1,6 @@
-"""The same network, faster: fewer passes over its feature maps."""
+"""Faster networks with the same output: fewer passes over the feature maps."""
 
-from senet.fusion.accelerate import AccelerateReport, FusedAttention, accelerate
-from senet.fusion.optimize import OptimizeReport, optimize
+from senet.fusion.acceleration import AccelerateReport, FusedAttention, accelerate
+from senet.fusion.optimization import OptimizeReport, optimize
 
 __all__ = ["AccelerateReport", "FusedAttention", "OptimizeReport", "accelerate", "optimize"]

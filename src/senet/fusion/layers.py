@@ -1,4 +1,4 @@
-"""The layers of an optimized network: convolutions that took in their norms, and residual blocks in few passes."""
+"""The layers of an optimized network: convolutions with folded norms, and residual blocks in few passes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from senet.ops.scale_add_relu import scale_add_relu_
 
 __all__ = ["DenseConv", "FusedBlock", "FusedBranch", "FusedConv", "Geometry", "PackedConv", "fused_conv"]
 
-LEAST_PACKED = 1 << 14
-"""Numbers in a weight from which on it is packed: to bring a smaller one into oneDNN's layout takes no time."""
+MIN_PACKED_ELEMENTS = 1 << 14
+"""Smallest number of elements of a packed weight. oneDNN reorders smaller ones in negligible time."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a convolution moves over a feature map; fields as those of `nn.Conv2d`, padding with zeros."""
+    """The geometry of a convolution. The fields are those of `nn.Conv2d`, with zero padding."""
 
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -39,19 +39,19 @@ class Geometry:
 
     @property
     def pointwise(self) -> bool:
-        """Whether it mixes the channels of each pixel and nothing else."""
+        """Whether it is a 1x1 convolution of stride 1, without padding or groups."""
         return (self.kernel_size, self.stride, self.padding, self.groups) == ((1, 1), (1, 1), (0, 0), 1)
 
 
 class FusedConv(Optimized, ABC):
-    """A convolution that took in the norm behind it, and perhaps the ReLU behind that.
+    """A convolution with the norm after it folded in, and possibly the ReLU after the norm.
 
-    Called with one feature map it computes `act(conv(x))`, with two `relu(conv(x) + added)`.
+    With one feature map it computes `act(conv(x))`, with two `relu(conv(x) + added)`.
 
     Args:
         bias: (C,).
-        geometry: Of the convolution.
-        relu: A ReLU follows.
+        geometry: The geometry of the convolution.
+        relu: Whether a ReLU follows.
     """
 
     def __init__(self, bias: Tensor, geometry: Geometry, *, relu: bool) -> None:
@@ -62,18 +62,18 @@ class FusedConv(Optimized, ABC):
     @property
     @abstractmethod
     def dense_weight(self) -> Tensor:
-        """The weight, (C, I / groups, Y, X)."""
+        """The weight in PyTorch's layout, (C, I / groups, Y, X)."""
 
     @abstractmethod
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        """(N, I, H, W) -> (N, C, H', W')."""
+        """Run the convolution: (N, I, H, W) -> (N, C, H', W')."""
 
     def dense(self) -> DenseConv:
-        """The same with its weight in PyTorch's own layout."""
+        """Return an equal layer with its weight in PyTorch's layout."""
         return DenseConv(self.dense_weight.detach().contiguous(), self.bias.detach(), self.geometry, relu=self.relu)
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
+        """Return the options that `print(layer)` shows."""
         cout, cin, *kernel = self.dense_weight.shape
         cin *= self.geometry.groups
         return f"{cin}, {cout}, kernel={tuple(kernel)}, stride={self.geometry.stride}, relu={self.relu}"
@@ -81,7 +81,7 @@ class FusedConv(Optimized, ABC):
 
 @final
 class DenseConv(FusedConv):
-    """`FusedConv` of a weight in PyTorch's own layout.
+    """A `FusedConv` with its weight in PyTorch's layout.
 
     Args:
         weight: (C, I / groups, Y, X).
@@ -100,7 +100,7 @@ class DenseConv(FusedConv):
         return self.weight
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        """(N, I, H, W) -> (N, C, H', W')."""
+        """Run the convolution: (N, I, H, W) -> (N, C, H', W')."""
         g, relu = self.geometry, self.relu or added is not None
         return dense_convolution(
             x, self.weight, self.bias, added, g.stride, g.padding, g.dilation, g.groups, relu
@@ -109,7 +109,7 @@ class DenseConv(FusedConv):
 
 @final
 class PackedConv(FusedConv):
-    """`FusedConv` of a weight packed for the compiled kernel; an ordinary parameter, `panels`.
+    """A `FusedConv` with its weight packed for the compiled kernel, as the parameter `panels`.
 
     Args:
         weight: (C, I, Y, X), of one group.
@@ -121,19 +121,19 @@ class PackedConv(FusedConv):
     def __init__(self, weight: Tensor, bias: Tensor, geometry: Geometry, *, relu: bool) -> None:
         super().__init__(bias, geometry, relu=relu)
         self.panels = nn.Parameter(pack(weight), requires_grad=False)
-        self.channels = len(weight)  # the last panel is filled up, so its shape doesn't say
+        self.channels = len(weight)  # the last panel is padded, so its shape doesn't contain this number
 
     @property
     def dense_weight(self) -> Tensor:
-        """The weight, unpacked."""
+        """The unpacked weight."""
         return unpack(self.panels, self.channels)
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        """(N, I, H, W) -> (N, C, H', W')."""
+        """Run the convolution: (N, I, H, W) -> (N, C, H', W')."""
         return self._computed(x, added, None)
 
     def gated(self, x: Tensor, gate: PrecomputedGate, added: Tensor) -> Tensor:
-        """`relu(gate(x) * conv(x) + added)`, of a gate in `GATE_NUMBERS`; (N, I, H, W) -> (N, C, H, W)."""
+        """Compute `relu(gate(x) * conv(x) + added)` for a gate in `GATE_NUMBERS`: (N, I, H, W) -> (N, C, H, W)."""
         return self._computed(x, added, gate)
 
     def _computed(self, x: Tensor, added: Tensor | None, gate: PrecomputedGate | None) -> Tensor:
@@ -155,7 +155,7 @@ class PackedConv(FusedConv):
 
 
 def fused_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d, *, relu: bool) -> FusedConv:
-    """A convolution with the norm behind it in one, computed in float64."""
+    """Fold the norm after a convolution into it, computed in float64."""
     weight = conv.weight.detach().double()
     bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().double()
     scale, offset = _affine(norm)
@@ -164,16 +164,16 @@ def fused_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d, *, relu: bool) -> FusedCon
     geometry = Geometry(conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
     like = conv.weight
     weight, bias = weight.to(like.dtype), bias.to(like.dtype)
-    packs = conv.groups == 1 and like.is_cpu and like.dtype is torch.float32 and like.numel() >= LEAST_PACKED
+    packs = conv.groups == 1 and like.is_cpu and like.dtype is torch.float32 and like.numel() >= MIN_PACKED_ELEMENTS
     if packs and choose().library is not None:
         return PackedConv(weight, bias, geometry, relu=relu)
-    last = like.is_contiguous(memory_format=torch.channels_last)
-    kept = torch.channels_last if last else torch.contiguous_format
-    return DenseConv(weight.contiguous(memory_format=kept), bias, geometry, relu=relu)
+    channels_last = like.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return DenseConv(weight.contiguous(memory_format=layout), bias, geometry, relu=relu)
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Scale and offset of a norm that evaluates, (C,) each, float64."""
+    """Return scale and offset of a norm in evaluation mode, (C,) each, float64."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
@@ -189,7 +189,7 @@ class FusedBranch(Optimized):
 
     Args:
         body: All but the last convolution.
-        last: The last one.
+        last: The last convolution.
     """
 
     def __init__(self, body: nn.Module, last: FusedConv) -> None:
@@ -198,23 +198,22 @@ class FusedBranch(Optimized):
         self.last = last
 
     def forward(self, x: Tensor, inner: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         x = self.body(x)
         return self.last(inner(x) if inner else x)
 
 
 @final
 class FusedBlock(Optimized):
-    """A residual block, `relu(shortcut(x) + se(branch(x)))`, in as few passes over the feature maps as it takes.
+    """A residual block, `relu(shortcut(x) + se(branch(x)))`, with few passes over the feature maps.
 
-    Behind a 1x1 convolution the gate is computed before it (`PrecomputedGate`), and scale, sum and ReLU belong to the
-    convolution. Behind a larger one the gate is computed from its output, as everywhere. Layers that somebody watches
-    are called one by one.
+    If the branch ends in a 1x1 convolution, the gate is computed before it (`PrecomputedGate`), and scale, sum and ReLU
+    are fused into it. Otherwise the gate is computed from the branch's output. Layers with hooks run one by one.
 
     Args:
         branch: The branch.
         shortcut: The identity or a projection.
-        se: The attention; None in a plain network.
+        se: The attention, or None in a plain network.
     """
 
     def __init__(self, branch: FusedBranch, shortcut: nn.Module, se: SqueezeExcite | None) -> None:
@@ -226,7 +225,7 @@ class FusedBlock(Optimized):
             self.se = PrecomputedGate(se, branch.last.dense_weight, branch.last.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         shortcut = self.shortcut(x)
         if not untouched(self.branch):
             return self._one_by_one(x, shortcut)
@@ -235,37 +234,37 @@ class FusedBlock(Optimized):
         if se is None:
             return last(h, shortcut)
         if isinstance(se, PrecomputedGate):
-            unwatched = untouched(last, se, se.fc1, se.fc2)
-            if isinstance(last, PackedConv) and se.activate in GATE_NUMBERS and unwatched:
+            without_hooks = untouched(last, se, se.fc1, se.fc2)
+            if isinstance(last, PackedConv) and se.activate in GATE_NUMBERS and without_hooks:
                 return last.gated(h, se, shortcut)
-            return _rescaled(last(h), se(h), shortcut, ours=_gives_new_map(last))
+            return _rescaled(last(h), se(h), shortcut, in_place=_returns_new_tensor(last))
         y = last(h)
         if not isinstance(se, SqueezeExcite) or not untouched(se):
             return torch.relu(se(y) + shortcut)
-        return _rescaled(y, se.gate(y), shortcut, ours=_gives_new_map(last))
+        return _rescaled(y, se.gate(y), shortcut, in_place=_returns_new_tensor(last))
 
     def _one_by_one(self, x: Tensor, shortcut: Tensor) -> Tensor:
         inner: list[Tensor] = []
 
-        def seen(h: Tensor) -> Tensor:
+        def capture(h: Tensor) -> Tensor:
             inner.append(h)
             return h
 
-        y = self.branch(x, seen)
+        y = self.branch(x, capture)
         if isinstance(self.se, PrecomputedGate):
             return torch.relu(self.se(inner[0]) * y + shortcut)
         return torch.relu((y if self.se is None else self.se(y)) + shortcut)
 
 
-def _gives_new_map(layer: nn.Module) -> bool:
-    """Whether nobody else has what the layer returns."""
+def _returns_new_tensor(layer: nn.Module) -> bool:
+    """Whether no other module can hold the layer's output."""
     return isinstance(layer, FusedConv) and untouched(layer)
 
 
-def _rescaled(y: Tensor, gate: Tensor, shortcut: Tensor, *, ours: bool) -> Tensor:
-    """`relu(gate * y + shortcut)` with a gate (N, C, 1, 1), written over y if it is `ours` alone."""
+def _rescaled(y: Tensor, gate: Tensor, shortcut: Tensor, *, in_place: bool) -> Tensor:
+    """Compute `relu(gate * y + shortcut)` with a gate (N, C, 1, 1), overwriting y if `in_place`."""
     tensors = (y, gate.flatten(1).float() if gate.dtype is torch.bfloat16 else gate.flatten(1), shortcut)
-    if ours and RESCALE.takes(tensors) and not torch.compiler.is_compiling() and not needs_gradient(tensors):
+    if in_place and RESCALE.takes(tensors) and not torch.compiler.is_compiling() and not needs_gradient(tensors):
         scale_add_relu_(*tensors)
         return y
     return torch.relu(y * gate + shortcut)

@@ -1,4 +1,4 @@
-"""Measure gates over data: how each channel is rescaled on average, and how much that varies."""
+"""Measure gates over data: the mean factor of each channel, and its variation."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ __all__ = ["agreement_between", "drift_between", "gates", "images_of", "measure"
 
 
 def gates(model: nn.Module) -> dict[str, Attention]:
-    """Path to attention layer of this package, the outermost where they nest.
+    """Return the attention layers of this package by path. Of nested layers it is the outermost.
 
-    Without constants, and without selective kernels, which compute new features: no constant can stand for them.
+    Constants are left out, and so are selective kernels, which compute new features and can't become constants.
     """
     found = gated_layers(model).items()
     return {path: m for path, m in found if isinstance(m, Attention) and not isinstance(m, SelectiveKernel)}
 
 
 def measure(model: nn.Module, batches: Sequence[Tensor]) -> tuple[dict[str, GateStatistics], list[Tensor]]:
-    """Run the batches once: each gate's statistics, and the outputs.
+    """Run the batches once, and return the statistics of each gate and the outputs.
 
     Raises:
-        SenetError: A gate doesn't run, or outputs are NaN or infinite, so that no drift can be measured.
+        SenetError: A gate doesn't run, or outputs are non-finite, so drift can't be measured.
     """
     layers = gates(model)
     found = {path: GateStatistics(layer.channels) for path, layer in layers.items()}
     with watching(layers, lambda path, gate, images: found[path].add(gate, images)):
         outputs = run(model, batches)
-    silent = [path for path, statistics in found.items() if statistics.count == 0]
-    if silent:
-        raise SenetError(f"{silent[0]} doesn't run on these batches, so its gate can't be measured")
+    not_run = [path for path, statistics in found.items() if statistics.count == 0]
+    if not_run:
+        raise SenetError(f"{not_run[0]} doesn't run on these batches, so its gate can't be measured")
     if not all(output.isfinite().all() for output in outputs):
-        culprits = [path for path, statistics in found.items() if not statistics.mean.isfinite().all()]
-        where = f"; the gate of {culprits[0]} is the first" if culprits else ""
-        raise SenetError(f"{type(model).__name__} gives NaN or infinite outputs on these batches{where}")
+        non_finite = [path for path, statistics in found.items() if not statistics.mean.isfinite().all()]
+        where = f"; the first non-finite gate is {non_finite[0]}" if non_finite else ""
+        raise SenetError(f"{type(model).__name__} has non-finite outputs on these batches{where}")
     return found, outputs
 
 
 def run(model: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
-    """The outputs, one tensor (images, values) a batch; several outputs side by side.
+    """Return the outputs, one tensor (images, values) per batch. Several outputs are concatenated.
 
-    A network that draws random numbers draws the same in each call.
+    Each call starts with the same random seed.
     """
     with measuring(model):
         torch.manual_seed(0)
@@ -61,7 +61,7 @@ def run(model: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
 
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[None]:
-    """Within the block the network evaluates, module by module; modes and random generators are given back."""
+    """Evaluate the network uncompiled within the block, and restore modes and random generators after it."""
     device = next(model.parameters(), torch.zeros(())).device
     kind, numbers = ("cuda", []) if device.type == "cpu" else (device.type, [device.index or 0])
     with (
@@ -81,25 +81,25 @@ def _flat(output: Any) -> Tensor:
 
 
 def images_of(model: nn.Module, batches: Iterable[Any]) -> list[Tensor]:
-    """The images of some batches, on the model's device; a batch may be (images, ...) as a loader gives it.
+    """Return the images of batches, on the model's device. A batch may be (images, ...), as from a loader.
 
     Raises:
-        SenetError: There is none, or one is no tensor.
+        SenetError: There are no batches, or one isn't a tensor.
     """
     like = next(model.parameters(), torch.zeros(()))
     found = []
     for batch in batches:
         images = batch[0] if isinstance(batch, tuple | list) else batch
         if not isinstance(images, Tensor) or images.ndim < 3:
-            raise SenetError(f"a batch is {type(batch).__name__}; give images (N, C, space), or (images, ...)")
+            raise SenetError(f"a batch is {type(batch).__name__}; it must be images (N, C, *spatial), or (images, ...)")
         found.append(images.to(like.device, like.dtype))
     if not found:
-        raise SenetError("no batches: the gates are measured on images, give some")
+        raise SenetError("no batches: gates are measured on images, so pass at least one batch")
     return found
 
 
 def drift_between(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """How far outputs moved: root mean square of the change over that of the outputs; infinite if that is unknown."""
+    """Return the root mean square of the change over that of the outputs. Infinite if it isn't defined."""
     change = sum(float((a - b).square().sum()) for a, b in zip(after, before, strict=True))
     whole = sum(float(b.square().sum()) for b in before)
     if change == 0:
@@ -108,7 +108,7 @@ def drift_between(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
 
 
 def agreement_between(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """Share of the images whose largest output is the same."""
+    """Return the fraction of the images whose largest output is the same."""
     pairs = list(zip(before, after, strict=True))
     same = sum(int((b.argmax(1) == a.argmax(1)).sum()) for b, a in pairs)
     return same / sum(len(b) for b, _ in pairs)

@@ -1,4 +1,4 @@
-"""Look at the gates of a network while it runs, whoever wrote its attention layers."""
+"""Record the gates of a network while it runs, for attention layers of several libraries."""
 
 from __future__ import annotations
 
@@ -28,13 +28,19 @@ GATE_CHILDREN: Final[Mapping[str, tuple[str, ...]]] = {
     "torchvision.SqueezeExcitation": ("scale_activation",),
     "pytorchcv.SEBlock": ("sigmoid",),
 }
-"""Package and class of others' attention layers, to the sublayers that may return the gate."""
+"""Attention layers of other libraries (package and class), and the sublayers that may return the gate."""
 
 
 def gated_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Path to attention layer: ours (also as a precomputed gate), or one in `GATE_CHILDREN`.
+    """Find the attention layers of a network, by path: of this package, or of a class in `GATE_CHILDREN`.
 
-    Of nested layers the outermost; of several names of one layer the first; constants are left out.
+    Of nested layers it returns the outermost, and of several names of one layer the first. Constants are left out.
+
+    Example:
+        >>> import senet
+        >>> from senet.gates import gated_layers
+        >>> list(gated_layers(senet.create_model("se_cifar_resnet20")))[:2]
+        ['stages.2.0.se', 'stages.2.1.se']
     """
     found: dict[str, nn.Module] = {}
     around: list[str] = []
@@ -52,7 +58,7 @@ def _is_gated(module: nn.Module) -> bool:
 
 
 def _gate_child(layer: nn.Module) -> nn.Module | None:
-    """What returns the gate of another package's attention layer; None if it is none that we know."""
+    """Return the sublayer that computes the gate of another library's layer. None for unknown classes."""
     for kind in type(layer).__mro__:
         for child in GATE_CHILDREN.get(f"{kind.__module__.partition('.')[0]}.{kind.__name__}", ()):
             found = getattr(layer, child, None)
@@ -62,31 +68,40 @@ def _gate_child(layer: nn.Module) -> nn.Module | None:
 
 
 @contextmanager
-def watching(layers: Mapping[str, nn.Module], see: Callable[[str, Tensor, int], None]) -> Iterator[None]:
-    """Within the block `see(path, gate, images)` is called at every run of these layers.
+def watching(layers: Mapping[str, nn.Module], on_gate: Callable[[str, Tensor, int], None]) -> Iterator[None]:
+    """Call `on_gate(path, gate, images)` at every run of these layers within the block.
 
     Args:
-        layers: As `gated_layers` returns them.
-        see: Gets the gate, (N or 1, C, ...), and N.
+        layers: The layers, as from `gated_layers`.
+        on_gate: Receives the path, the gate (N or 1, C, ...), and N.
+
+    Example:
+        >>> import torch, senet
+        >>> from senet.gates import gated_layers, watching
+        >>> model, means = senet.create_model("se_cifar_resnet20").eval(), {}
+        >>> with watching(gated_layers(model), lambda path, gate, images: means.update({path: gate.mean()})):
+        ...     _ = model(torch.rand(2, 3, 32, 32))
+        >>> len(means)
+        9
     """
     with ExitStack() as stack:
         stack.enter_context(uncompiled())
         for path, layer in layers.items():
-            stack.callback(_watch(layer, partial(see, path)).remove)
+            stack.callback(_watch(layer, partial(on_gate, path)).remove)
         yield
 
 
-def _watch(layer: nn.Module, see: Callable[[Tensor, int], None]) -> RemovableHandle:
+def _watch(layer: nn.Module, on_gate: Callable[[Tensor, int], None]) -> RemovableHandle:
     if isinstance(layer, PrecomputedGate):
-        return layer.register_forward_hook(_show_output(see))
+        return layer.register_forward_hook(_read_output(on_gate))
     if isinstance(layer, Attention):
-        return layer.register_forward_pre_hook(_call_gate(see), with_kwargs=True)
+        return layer.register_forward_pre_hook(_call_gate(on_gate), with_kwargs=True)
     child = _gate_child(layer)
     assert child is not None
-    return child.register_forward_hook(_show_output(see))
+    return child.register_forward_hook(_read_output(on_gate))
 
 
-def _call_gate(see: Callable[[Tensor, int], None]) -> Callable[..., None]:
+def _call_gate(on_gate: Callable[[Tensor, int], None]) -> Callable[..., None]:
     def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         assert isinstance(layer, Attention)
         x = args[0] if args else kwargs["x"]
@@ -94,28 +109,36 @@ def _call_gate(see: Callable[[Tensor, int], None]) -> Callable[..., None]:
         gate = layer.gate(x)
         if gate.ndim > x.ndim:  # a selective kernel's factors, (N, M, C, ...): each branch has its own channels
             gate = gate.flatten(1, 2)
-        see(gate, len(x))
+        on_gate(gate, len(x))
 
     return hook
 
 
-def _show_output(see: Callable[[Tensor, int], None]) -> Callable[..., None]:
+def _read_output(on_gate: Callable[[Tensor, int], None]) -> Callable[..., None]:
     def hook(child: nn.Module, args: Any, output: Tensor) -> None:
         del child, args
         if output.ndim == 3 and output.shape[1] == 1:  # ECA convolves along the channels: (N, 1, C)
             output = output.movedim(1, 2)[..., None]
-        see(output, len(output))
+        on_gate(output, len(output))
 
     return hook
 
 
 class GateRecord(Mapping[str, Tensor]):
-    """Gates of all images so far, by the path of the attention layer; (N, C, 1, ...), or with positions.
+    """Recorded gates by the path of the attention layer: (N, C, 1, ...), or with positions.
 
-    A layer that runs several times for an image has a gate for each run, in the order of the runs.
+    A layer that runs several times per image has one gate per run, in the order of the runs.
 
     Args:
-        layers: Paths of the layers that are watched. It holds those that have run.
+        layers: Paths of the recorded layers. The mapping contains a layer after its first run.
+
+    Example:
+        >>> import torch
+        >>> from senet.gates import GateRecord
+        >>> record = GateRecord(["layer1.se", "layer2.se"])
+        >>> record.add("layer1.se", torch.rand(2, 64, 1, 1), images=2)
+        >>> record["layer1.se"].shape, record.not_seen
+        (torch.Size([2, 64, 1, 1]), ('layer2.se',))
     """
 
     def __init__(self, layers: Iterable[str] = ()) -> None:
@@ -127,13 +150,13 @@ class GateRecord(Mapping[str, Tensor]):
         """The layers that haven't run yet."""
         return tuple(path for path in self._layers if path not in self._pieces)
 
-    def see(self, path: str, gate: Tensor, images: int) -> None:
-        """Keep the gate of a batch."""
+    def add(self, path: str, gate: Tensor, images: int) -> None:
+        """Add the gates of a batch."""
         self._pieces.setdefault(path, []).append(gate.detach().expand(images, *gate.shape[1:]))
 
     def __getitem__(self, path: str) -> Tensor:
         if path in self.not_seen:
-            raise NotSeenError(f"{path!r} hasn't run since `record_gates` began; run the network within the block")
+            raise NotSeenError(f"{path!r} hasn't run yet; run the network within the block of `record_gates`")
         return torch.cat(self._pieces[path])
 
     def __iter__(self) -> Iterator[str]:
@@ -145,30 +168,34 @@ class GateRecord(Mapping[str, Tensor]):
 
 @contextmanager
 def record_gates(model: nn.Module) -> Iterator[GateRecord]:
-    """Collect every gate that the network uses within the block, in evaluation mode.
+    """Record every gate that the network computes within the block, in evaluation mode.
 
-    Hooks and modes are given back at its end, also after an exception. A compiled network runs uncompiled meanwhile.
-    All gates stay in memory; for a whole data set take `senet inspect`.
+    Hooks are removed and modes restored at its end, also after an exception. A compiled network runs uncompiled
+    meanwhile. All gates stay in memory. For a whole data set use `senet inspect`.
 
     Args:
-        model: Any network with attention layers of this package (its own, or a retrofitted network) or with those of
-            timm (SE, effective SE, ECA), torchvision (`SqueezeExcitation`) or pytorchcv.
+        model: Any network with attention layers of this package (its own, or a retrofitted network), timm (SE,
+            effective SE, ECA), torchvision (`SqueezeExcitation`) or pytorchcv.
 
     Yields:
-        Path of the attention layer to its gates, (N, C, 1, 1), N being all images that it saw. A layer that hasn't run
-        is not in it, but in `not_seen`; asking for its gates is an error. A layer with several names has the first.
+        The gates, (N, C, 1, 1), by the path of the attention layer. N counts all images of the block. A layer that
+        hasn't run is listed in `not_seen`, and reading its gates raises an error. A layer with several names has the
+        first.
 
     Raises:
-        SenetError: No attention layer that is known.
+        SenetError: The network has no known attention layer.
 
     Example:
-        with senet.record_gates(model) as gates:
-            model(images)
-        gates["stages.4.2.se"].mean(0)
+        >>> import torch, senet
+        >>> model = senet.create_model("se_cifar_resnet20")
+        >>> with senet.record_gates(model) as gates:
+        ...     _ = model(torch.rand(4, 3, 32, 32))
+        >>> gates["stages.4.2.se"].shape
+        torch.Size([4, 64, 1, 1])
     """
     layers = gated_layers(model)
     if not layers:
         raise SenetError(f"{type(model).__name__} has no attention layer whose gate could be recorded")
     record = GateRecord(layers)
-    with evaluation_mode(model), watching(layers, record.see):
+    with evaluation_mode(model), watching(layers, record.add):
         yield record

@@ -1,4 +1,4 @@
-"""Streaming statistics of a gate: channel by channel, and within and between classes."""
+"""Streaming statistics of a gate, per channel, within and between classes."""
 
 from __future__ import annotations
 
@@ -8,21 +8,29 @@ from torch import Tensor
 __all__ = ["DEAD", "SATURATED", "GateStatistics"]
 
 DEAD, SATURATED = 0.05, 0.95
-"""A factor below the first switches its channel off; one above the second passes it on as it is."""
+"""Thresholds of the factor: below the first the channel is off, above the second it passes unchanged."""
 
 
 class GateStatistics:
-    """Mean and variance of one gate, channel by channel and class by class, in float64, without keeping a gate.
+    """Mean and variance of one gate, per channel and class, in float64, without storing gates.
 
-    Memory depends on channels and classes alone: 16 bytes for each pair of them.
+    Memory depends only on channels and classes: 16 bytes for each pair of them.
 
     Args:
-        channels: Factors C that the gate has at one position.
-        classes: Number of classes K; 1 where images have none.
+        channels: Number C of factors per position.
+        classes: Number K of classes. 1 for images without classes.
 
     Attributes:
-        counts: (K,) factors seen a channel: images, times positions where the gate has some.
-        class_mean: (K, C); zero for a class not seen.
+        counts: (K,), factors per channel: images, times positions if the gate has some.
+        class_mean: (K, C). Zero for a class without images.
+
+    Example:
+        >>> import torch
+        >>> from senet.gates import GateStatistics
+        >>> statistics = GateStatistics(channels=2)
+        >>> statistics.add(torch.tensor([[0.0, 1.0], [0.5, 1.0]]), images=2)
+        >>> statistics.mean.tolist(), round(statistics.spread, 4), statistics.dead
+        ([0.25, 1.0], 0.1768, 0.25)
     """
 
     def __init__(self, channels: int, classes: int = 1) -> None:
@@ -33,12 +41,12 @@ class GateStatistics:
         self._dead = self._saturated = 0
 
     def add(self, gate: Tensor, images: int, labels: Tensor | None = None) -> None:
-        """Count the gate of a batch.
+        """Add the gates of a batch.
 
         Args:
-            gate: (N, C, ...), or broadcast over N or C.
-            images: N.
-            labels: (N,) class numbers; None is class 0 for all.
+            gate: (N, C, ...). N or C may be 1 and broadcast.
+            images: Number N of images.
+            labels: (N,), class numbers. None is class 0 for all.
         """
         gate = gate.detach().double().cpu()
         factors = gate.expand(images, self.channels, *gate.shape[2:]).reshape(images, self.channels, -1)
@@ -49,7 +57,7 @@ class GateStatistics:
         mean /= new[:, None]
         from_mean = (factors - mean[which][:, :, None]).square().sum(2)
         squares = torch.zeros_like(mean).index_add(0, which, from_mean)
-        # Chan et al. 1983: two sets' statistics joined without cancellation.
+        # Chan et al. 1983: merges the statistics of two sets without cancellation.
         old = self.counts[seen]
         share = (new / (old + new))[:, None]
         step = mean - self.class_mean[seen]
@@ -61,27 +69,27 @@ class GateStatistics:
 
     @property
     def count(self) -> int:
-        """Factors seen a channel, over all classes."""
+        """Number of factors per channel, over all classes."""
         return int(self.counts.sum())
 
     @property
     def mean(self) -> Tensor:
-        """Average factor of each channel, (C,)."""
+        """Mean factor of each channel, (C,)."""
         return self._average(self.class_mean)
 
     @property
     def within(self) -> Tensor:
-        """Variance within a class, averaged over the classes as often as they were seen, (C,)."""
+        """Variance within a class, (C,), averaged over the classes, weighted by their counts."""
         return self._squares.sum(0) / max(1, self.count)
 
     @property
     def between(self) -> Tensor:
-        """Variance of the classes' means, as often as they were seen, (C,)."""
+        """Variance of the class means, (C,), weighted by the counts of the classes."""
         return self._average((self.class_mean - self.mean).square())
 
     @property
     def variance(self) -> Tensor:
-        """Variance over the images, (C,): the sum of `within` and `between`."""
+        """Variance over the images, (C,), the sum of `within` and `between`."""
         return self.within + self.between
 
     @property
@@ -96,12 +104,12 @@ class GateStatistics:
 
     @property
     def dead(self) -> float:
-        """Share of the factors below `DEAD`."""
+        """Fraction of the factors below `DEAD`."""
         return self._dead / max(1, self.count * self.channels)
 
     @property
     def saturated(self) -> float:
-        """Share of the factors above `SATURATED`."""
+        """Fraction of the factors above `SATURATED`."""
         return self._saturated / max(1, self.count * self.channels)
 
     def _average(self, by_class: Tensor) -> Tensor:

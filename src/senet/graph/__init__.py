@@ -1,4 +1,4 @@
-"""How feature maps flow through any network: trace, blocks, residual sums, concatenations."""
+"""The flow of feature maps through any network: trace it, and find blocks, residual sums and concatenations."""
 
 from senet.graph.block import Block
 from senet.graph.blocks import find_blocks

@@ -1,4 +1,4 @@
-"""Find a network's blocks by how its maps flow, not by what its classes are called."""
+"""Find a network's blocks by the flow of its feature maps, independent of class names."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from senet.graph.attended import attended
-from senet.graph.block import CARRIES, Block, block_ending, no_feature_map
+from senet.graph.block import HAS_ATTENTION, Block, block_ending, no_feature_map
 from senet.graph.concatenation import concatenations
+from senet.graph.existing_attention import has_attention
 from senet.graph.flow import around, between, finish
 from senet.graph.residual import residual_blocks
 from senet.graph.values import NORMS, Graph, Value
@@ -17,32 +17,40 @@ __all__ = ["find_blocks"]
 
 
 def find_blocks(graph: Graph) -> list[Block]:
-    """All blocks, in the order of computation; those that are no place for attention say why in `reason`."""
+    """Return all blocks in the order of computation. Blocks that can't have attention have a `reason`.
+
+    Example:
+        >>> import senet
+        >>> from senet.graph import find_blocks, trace
+        >>> blocks = find_blocks(trace(senet.create_model("cifar_resnet20", depth=1)))
+        >>> len(blocks), {block.kind for block in blocks}
+        (3, {'residual block'})
+    """
     residual = residual_blocks(graph)
-    joined = concatenations(graph, residual)
-    # Sums that a cell computes on the way to its concatenation are parts of the cell.
-    parts = {u for u in residual for c in joined if u.call is c.call and u.merge in c.members}
-    found = [*(u for u in residual if u not in parts), *joined]
-    found += _like(graph, found)
+    concatenated = concatenations(graph, residual)
+    # Sums inside a cell that leads to a concatenation are parts of the cell.
+    parts = {u for u in residual for c in concatenated if u.call is c.call and u.merge in c.members}
+    found = [*(u for u in residual if u not in parts), *concatenated]
+    found += _without_sum(graph, found)
     found += _separable_blocks(graph, found)
     if not found:
         found = list(_plain_convolutions(graph))
     for block in found:
-        if not block.reason and attended(block):
-            block.reason = CARRIES
+        if not block.reason and has_attention(block):
+            block.reason = HAS_ATTENTION
     return sorted(found, key=lambda block: block.end.number)
 
 
-def _like(graph: Graph, blocks: Sequence[Block]) -> list[Block]:
-    """Modules of a found block's class in which nothing is added, because size or channels change there."""
-    served = {block.call for block in blocks}
+def _without_sum(graph: Graph, blocks: Sequence[Block]) -> list[Block]:
+    """Return modules of a found block's class without a sum, because size or channels change there."""
+    calls = {block.call for block in blocks}
     shortcut_values = {value for block in blocks for value in block.shortcut_values}
     kinds = {type(block.call.module) for block in blocks if block.kind == "residual block" and not block.reason}
     kinds -= {nn.Sequential, nn.ModuleList, type(graph.root.module)}
     found = []
     for call in graph.calls:
-        if type(call.module) in kinds and call.single and call not in served and len(call.outputs[0].shape) > 2:
-            if call.outputs[0] in shortcut_values or any(s.within(call) or call.within(s) for s in served):
+        if type(call.module) in kinds and call.single and call not in calls and len(call.outputs[0].shape) > 2:
+            if call.outputs[0] in shortcut_values or any(s.within(call) or call.within(s) for s in calls):
                 continue
             block = block_ending("block without shortcut", call, call.outputs[0])
             if block is not None:
@@ -51,7 +59,7 @@ def _like(graph: Graph, blocks: Sequence[Block]) -> list[Block]:
 
 
 def _separable_blocks(graph: Graph, blocks: Sequence[Block]) -> list[Block]:
-    """A depthwise convolution and the pointwise one after it, outside all other blocks."""
+    """Return separable convolutions (depthwise, then pointwise) outside all other blocks."""
     taken = {value for block in blocks for value in (*block.members, *block.shortcut_values, block.end)}
     found = []
     for value in graph.values:
@@ -59,7 +67,7 @@ def _separable_blocks(graph: Graph, blocks: Sequence[Block]) -> list[Block]:
             continue
         behind = value.inputs[0]
         path = [value]
-        # Not through a pool: what follows one is an attention's own layer.
+        # Not through a pool: a pool is followed by an attention's own layers.
         while not behind.conv_rank and behind.inputs and behind not in taken and behind.space == value.space:
             path.append(behind)
             behind = behind.inputs[0]
@@ -82,7 +90,7 @@ def _plain_convolutions(graph: Graph) -> Iterator[Block]:
         if end is value or end in returned or value in returned or not _activated(value, end):
             continue  # a classifier or a projection
         if max(end.space) == 1:
-            continue  # a fully connected layer in a convolution's clothes
+            continue  # a fully connected layer written as a convolution
         yield Block("plain convolution", around([value, end], graph), end, frozenset([value, *between(value, end)]))
 
 

@@ -1,4 +1,4 @@
-"""Functions that hold a network's modules: a copied network needs its own, or it would run the original."""
+"""Functions that refer to a network's modules. A copied network needs copies of them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Closures"]
 class Closures:
     """Functions among a network's attributes and hooks that refer to its modules.
 
-    `copy.deepcopy` keeps a function as it is. So these get stand-ins before the network is copied, and the stand-ins
-    get the copied modules after it.
+    `copy.deepcopy` doesn't copy functions. So these functions get stand-ins before the network is copied, and the
+    stand-ins get the copied modules after it.
 
     Args:
         model: The network.
 
     Attributes:
-        memo: For `copy.deepcopy`: identity of each of these functions to its stand-in.
+        memo: The memo for `copy.deepcopy`: from the identity of each function to its stand-in.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -40,51 +40,49 @@ class Closures:
             if id(function) not in self.memo and self.refers(function):
                 cells = tuple(types.CellType() for _ in function.__closure__ or ())
                 twin = types.FunctionType(function.__code__, function.__globals__, function.__name__, None, cells)
-                twin.__dict__ |= {
-                    name: lock_folder for name, lock_folder in vars(function).items() if name != "__wrapped__"
-                }
+                twin.__dict__ |= {name: item for name, item in vars(function).items() if name != "__wrapped__"}
                 self.memo[id(function)] = twin
                 self._found.append((function, twin))
-                for lock_folder in _held(function):
-                    self._prepare(lock_folder)
+                for item in _referents(function):
+                    self._prepare(item)
 
     def refers(self, value: Any, above: tuple[int, ...] = ()) -> bool:
-        """Whether one of the network's modules can be reached from a value through functions and containers."""
+        """Whether a value refers to one of the network's modules, through functions and containers."""
         if id(value) in self._modules:
             return True
         if id(value) in above:
             return False
-        return any(self.refers(lock_folder, (*above, id(value))) for lock_folder in _held(value))
+        return any(self.refers(item, (*above, id(value))) for item in _referents(value))
 
     def finish(self, memo: dict[int, Any]) -> None:
-        """Give the stand-ins what their functions hold, as far as it refers to modules, of the copy.
+        """Fill the stand-ins with the contents of their functions, replacing modules by the copied ones.
 
         Args:
-            memo: After the copy was made with it.
+            memo: The memo after copying.
         """
 
-        def own(value: Any) -> Any:
+        def copied(value: Any) -> Any:
             return copy.deepcopy(value, memo) if self.refers(value) else value
 
         for function, twin in self._found:
             for cell, old in zip(twin.__closure__ or (), function.__closure__ or (), strict=True):
                 if _is_filled(old):
-                    cell.cell_contents = own(old.cell_contents)
-            twin.__defaults__ = own(function.__defaults__)
-            twin.__kwdefaults__ = own(function.__kwdefaults__)
+                    cell.cell_contents = copied(old.cell_contents)
+            twin.__defaults__ = copied(function.__defaults__)
+            twin.__kwdefaults__ = copied(function.__kwdefaults__)
 
 
 def _functions(value: Any) -> Iterator[types.FunctionType]:
-    """The functions that a value is or holds, not through other functions."""
+    """Yield the functions that a value is or contains, without following other functions."""
     if isinstance(value, types.FunctionType):
         yield value
     else:
-        for lock_folder in _held(value):
-            yield from _functions(lock_folder)
+        for item in _referents(value):
+            yield from _functions(item)
 
 
-def _held(value: Any) -> Iterator[Any]:
-    """What a function, method, partial or container refers to."""
+def _referents(value: Any) -> Iterator[Any]:
+    """Yield the objects that a function, method, partial or container refers to."""
     if isinstance(value, types.FunctionType):
         yield from (cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell))
         yield from value.__defaults__ or ()

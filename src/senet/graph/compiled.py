@@ -1,4 +1,4 @@
-"""Networks that `torch.compile` has wrapped: the modules behind the wrappers, and code compiled before a change."""
+"""Networks wrapped by `torch.compile`: the modules inside the wrappers, and the reset of compiled code."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import nn
 __all__ = ["discard_compiled_code", "plain_modules", "plain_path"]
 
 WRAPPED: Final = "_orig_mod"
-"""Name of the network in the wrapper that `torch.compile` puts around it."""
+"""Name of the network inside the wrapper of `torch.compile`."""
 
 
 def plain_path(path: str) -> str:
-    """The path that a module has in the network without compiled wrappers."""
+    """Return the path of a module in the network without compiled wrappers."""
     return ".".join(part for part in path.split(".") if part != WRAPPED)
 
 
 def plain_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Path to module as in the network without compiled wrappers: these are left out, and so is their part of a path.
+    """Return the modules by path, without compiled wrappers and their part of the path.
 
     The network itself has the empty path.
     """
@@ -28,16 +28,16 @@ def plain_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _is_wrapper(module: nn.Module) -> bool:
-    # Nothing is compiled before this package of torch, slow to import, has been imported.
+    # Compiling imports this package of torch. It is slow to import, so check first.
     compiler = sys.modules.get("torch._dynamo.eval_frame")
     return compiler is not None and isinstance(module, compiler.OptimizedModule)
 
 
 def discard_compiled_code() -> None:
-    """Let compiled networks be compiled again at their next call.
+    """Discard compiled code, so that compiled networks are compiled again at their next call.
 
-    Compiled code has the hooks that were there when it was made, and doesn't look for new ones. Which code belongs to
-    which network isn't recorded, so all of it goes.
+    Compiled code has the hooks from its creation and ignores new ones. PyTorch doesn't record which code belongs to
+    which network, so all of it is discarded.
     """
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()

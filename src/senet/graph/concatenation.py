@@ -1,4 +1,4 @@
-"""Concatenations: Inception's, a dense layer's, an aggregation's, and a branch beside a passed part (ShuffleNet)."""
+"""Find concatenations: of Inception, dense layers, aggregations, and ShuffleNet's branch with passed channels."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ __all__ = ["concatenations"]
 
 
 def concatenations(graph: Graph, residual: Sequence[Block]) -> list[Block]:
-    """All of them, outside the given residual blocks."""
-    served = [block for block in residual if block.reason != SKIP]
-    inner = {value for block in served for value in (*block.members, *block.shortcut_values)}
-    merges = {block.merge: block for block in served}
+    """Return all concatenations outside the given residual blocks."""
+    kept = [block for block in residual if block.reason != SKIP]
+    inner = {value for block in kept for value in (*block.members, *block.shortcut_values)}
+    merges = {block.merge: block for block in kept}
     found: dict[Value, Block] = {}
     for value in graph.values:
         if value.op != "cat" or len(value.shape) < 3 or not _along_channels(value) or value in inner:
             continue
         if _in_parts(value):
             continue
-        dual, block = _dual_path(value, served)
+        dual, block = _dual_path(value, kept)
         if not dual:
             block = _concatenation(value, graph)
         if block is None or block.end in inner:
             continue
         if any(merges[v].call is not block.call for v in block.members & merges.keys()):
-            continue  # it holds residual blocks
-        # Two that end in one map (a dense block's and its last layer's): the inner one.
+            continue  # it contains residual blocks
+        # Of two with the same end (a dense block's and its last layer's), the inner one.
         if block.end not in found or block.call.depth > found[block.end].call.depth:
             found[block.end] = block
     blocks = list(found.values())
-    # A dense block's own concatenation, or a cross-stage one, holds blocks that are served already.
-    holding = [
+    # A dense block's own concatenation, or a cross-stage one, contains other blocks.
+    enclosing = [
         u for u in blocks if any(v in u.members and e is not u and e.call is not u.call for v, e in found.items())
     ]
-    return [block for block in blocks if block not in holding]
+    return [block for block in blocks if block not in enclosing]
 
 
 def _along_channels(value: Value) -> bool:
@@ -49,13 +49,13 @@ def _along_channels(value: Value) -> bool:
 
 
 def _in_parts(value: Value) -> bool:
-    """Whether it is one convolution in parts: bare convolutions, each of another map or part (mixed kernels)."""
-    bare = len(value.inputs) > 1 and all(operand.conv_rank for operand in value.inputs)
-    return bare and len({operand.inputs[0] for operand in value.inputs}) == len(value.inputs)
+    """Whether it is one convolution split into parts: plain convolutions of different inputs (mixed kernels)."""
+    plain = len(value.inputs) > 1 and all(operand.conv_rank for operand in value.inputs)
+    return plain and len({operand.inputs[0] for operand in value.inputs}) == len(value.inputs)
 
 
 def _dual_path(value: Value, residual: Sequence[Block]) -> tuple[bool, Block | None]:
-    """Whether it joins parts of one map again, to one of which a shortcut was added; and what is new beside these."""
+    """Whether it is a dual path (parts of one feature map, one with a shortcut), and the block of new channels."""
     for block in residual:
         if block.merge not in value.inputs or block.shortcut is None:
             continue
@@ -73,7 +73,7 @@ def _concatenation(value: Value, graph: Graph) -> Block | None:
     if collected is not None:
         return collected
     operands = [(operand, source_of(operand, call), reach([operand], call)) for operand in value.inputs]
-    # What comes from outside, or what all later operands were made from, goes through; the rest is new.
+    # Inputs from outside, and inputs of all later operands, pass through. The others are new.
     passing = [
         source
         for operand, source, _ in operands
@@ -93,7 +93,7 @@ def _concatenation(value: Value, graph: Graph) -> Block | None:
         return block_ending("concatenation", call, value)
     end = call.outputs[0]
     if end.channel_dim is None and end.shape == value.shape:
-        end.channel_dim = 1  # shuffled channels are channels
+        end.channel_dim = 1  # shuffled channels
     return block_ending("concatenation", call, end)
 
 
@@ -108,7 +108,7 @@ def _precedes(operand: Value, operands: Sequence[tuple[Value, frozenset[Value]]]
 
 
 def _collected(value: Value, graph: Graph) -> Block | None:
-    """A concatenation of all maps so far that is only the beginning, and convolutions after it, of the block."""
+    """Return the block of a concatenation of earlier feature maps with convolutions after it."""
     for call in (value.call, value.call.parent):
         if call is None or call is graph.root or not call.single or isinstance(call.module, nn.Sequential):
             continue
@@ -128,6 +128,6 @@ def _collected(value: Value, graph: Graph) -> Block | None:
 
 
 def _related(passing: Sequence[Value], reached: frozenset[Value]) -> bool:
-    """Whether new maps come from those that pass through, or from another part of the same map."""
+    """Whether new feature maps depend on passed ones, or on another part of the same feature map."""
     used = {source for value in reached for source in value.inputs}
     return any(p in used or (p.inputs and p.inputs[0] in used) for p in passing)

@@ -1,4 +1,4 @@
-"""Walking along the values of a traced network."""
+"""Walk along the values of a traced network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ACTIVATIONS: Final = (
     "relu", "relu6", "hardtanh", "silu", "gelu", "hardswish", "hardsigmoid", "leaky_relu", "elu", "celu", "selu",
     "mish", "prelu", "_prelu_kernel", "clamp", "clamp_min", "sigmoid", "tanh", "rrelu_with_noise", "softplus",
 )  # fmt: skip
-# What a value can pass through and stay the same map: one tensor in, the same positions and channels out.
+# Operations that keep the positions and channels of a feature map.
 TRANSPARENT: Final = (
     "dropout",
     "native_dropout",
@@ -52,12 +52,12 @@ SHAPES: Final = (
 
 
 def is_product(value: Value) -> bool:
-    """Whether two maps are multiplied as matrices, as attention among positions does."""
+    """Whether it is a matrix product of two values, as in attention among positions."""
     return len(value.inputs) > 1 and ("attention" in value.op or value.op in ("bmm", "baddbmm"))
 
 
 def finish(value: Value) -> Value:
-    """The map after the norm and the activation that follow a convolution or a sum."""
+    """Return the feature map after the norm and the activation that follow a convolution or a sum."""
     while len(value.users) == 1:
         [user] = value.users
         same = user.shape == value.shape and user.channel_dim == value.channel_dim
@@ -68,7 +68,7 @@ def finish(value: Value) -> Value:
 
 
 def between(first: Value, last: Value) -> list[Value]:
-    """What `finish` walked through, without `first`."""
+    """Return the values that `finish` passed, without `first`."""
     found = []
     while last is not first:
         found.append(last)
@@ -77,7 +77,7 @@ def between(first: Value, last: Value) -> list[Value]:
 
 
 def around(values: Iterable[Value], graph: Graph) -> Call:
-    """The smallest call in which all of them were computed."""
+    """Return the smallest call that computed all of them."""
     first, *others = values
     call: Call | None = first.call
     while call is not None and not all(v.call.within(call) for v in others):
@@ -86,14 +86,14 @@ def around(values: Iterable[Value], graph: Graph) -> Call:
 
 
 def source_of(value: Value, call: Call) -> Value:
-    """The value behind slices and reshapes, as far as they were made within `call`."""
+    """Return the value before slices and reshapes within `call`."""
     while value.call.within(call) and value.op in (*SLICES, *SHAPES, *TRANSPARENT) and value.inputs:
         value = value.inputs[0]
     return value
 
 
 def reach(values: Iterable[Value], call: Call) -> frozenset[Value]:
-    """Everything behind these values that was computed within `call`, and the outside values that it starts from."""
+    """Return all values within `call` that these depend on, and the outside values that enter it."""
     seen = set(values)
     queue = list(seen)
     while queue:
@@ -108,7 +108,7 @@ def reach(values: Iterable[Value], call: Call) -> frozenset[Value]:
 
 
 def steps_back(value: Value) -> Value | None:
-    """The value one operation earlier, if that operation is one that attention may as well come before."""
+    """Return the value one operation earlier, if attention can also come before this operation."""
     if len(set(value.inputs)) != 1 or value.op in CONVOLUTIONS or any(norm in value.op for norm in NORMS):
         return None
     if value.op in (*TRANSPARENT, *SLICES, *ACTIVATIONS, "permute") or (

@@ -1,4 +1,4 @@
-"""A network's example inputs: as its user gives them, or guessed from its first convolution."""
+"""Example inputs of a network: given by the user, or guessed from its first convolution."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from senet.errors import SenetError
 __all__ = ["ExampleInputs", "Inputs", "guesses", "tensors_in"]
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
-"""One tensor, all positional arguments in a tuple or list, or all arguments by name."""
+"""One tensor, a tuple or list of all positional arguments, or a dict of all arguments by name."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Inputs:
     """The arguments of one call.
 
     Attributes:
-        positional: In their order.
-        named: By name.
-        guessed: Nobody gave them, so others of the kind do as well.
+        positional: Positional arguments.
+        named: Keyword arguments.
+        guessed: Whether they were guessed instead of given by the user.
     """
 
     positional: tuple[Any, ...] = ()
@@ -34,10 +34,10 @@ class Inputs:
 
     @classmethod
     def of(cls, example: ExampleInputs) -> Inputs:
-        """Read what a user gave.
+        """Convert example inputs.
 
         Raises:
-            SenetError: It is nothing of the kind.
+            SenetError: They have another type.
         """
         if isinstance(example, Tensor):
             return cls((example,))
@@ -46,20 +46,20 @@ class Inputs:
         if isinstance(example, Sequence) and not isinstance(example, str | bytes):
             return cls(tuple(example))
         raise SenetError(
-            f"example_inputs is {type(example).__name__}; give a tensor, a tuple of all positional arguments, "
+            f"example_inputs is {type(example).__name__}; it must be a tensor, a tuple of all positional arguments, "
             "or a dict of all arguments by name"
         )
 
     def on(self, device: torch.device | str) -> Inputs:
-        """The same with all tensors on a device."""
+        """Move all tensors to a device."""
         return self._with(lambda tensor: tensor.to(device))
 
     def copied(self) -> Inputs:
-        """The same in memory of its own."""
+        """Copy all tensors."""
         return self._with(lambda tensor: tensor.clone())
 
     def smallest(self) -> Inputs:
-        """One image where they are a guessed batch."""
+        """Reduce a guessed batch to one image."""
         batch = self.guessed and isinstance(self.positional[0], Tensor)
         return self._with(lambda tensor: tensor[:1]) if batch else self
 
@@ -79,7 +79,7 @@ class Inputs:
 
 
 def tensors_in(tree: Any) -> Iterator[Tensor]:
-    """Tensors in nested containers, also in objects that hold some as attributes (a detector's list of images)."""
+    """Yield tensors in nested containers and in attributes of objects (a detector's list of images)."""
     for leaf in tree_leaves(tree):
         if isinstance(leaf, Tensor):
             yield leaf
@@ -88,14 +88,14 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
 
 
 def guesses(model: nn.Module) -> Iterator[Inputs]:
-    """What a network with this first convolution takes; in the form of a batch, then of a detector's list.
+    """Yield guesses from the first convolution: a batch, then a detector's list of images.
 
     Raises:
         SenetError: The network has no convolution.
     """
     convs = [m for m in model.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)]
     if not convs:
-        raise SenetError(f"{type(model).__name__} has no convolution, so there is nothing to rescale")
+        raise SenetError(f"{type(model).__name__} has no convolution, so attention can't be inserted")
     first = convs[0]
     for size in _sizes(model, first):
         for channels in dict.fromkeys((first.in_channels, 3)):
@@ -106,7 +106,7 @@ def guesses(model: nn.Module) -> Iterator[Inputs]:
 
 
 def _random(like: Tensor, *shape: int) -> Tensor:
-    """Numbers from 0 to 1, the same at each call; a blank image would hide a change."""
+    """Return deterministic random values from 0 to 1. A blank image would hide changes."""
     if like.is_meta:
         return torch.empty(shape, dtype=like.dtype, device="meta")
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Follow the tensors of one run: operations, and the modules' inputs and outputs."""
+"""Record the operations of one run, and the inputs and outputs of modules."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ SEVERAL = ("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes
 
 
 class Recorder(TorchDispatchMode):
-    """Follows tensors by identity; keeps them alive meanwhile, so that an identity means one tensor.
+    """Record tensors by identity. Keeps them alive meanwhile, so that an identity means one tensor.
 
     Args:
         model: The copy that runs.
-        originals: Its modules to the network's own.
-        inputs: What it will run on.
+        originals: From its modules to the network's own.
+        inputs: The inputs of the run.
     """
 
     def __init__(self, model: nn.Module, originals: Mapping[nn.Module, nn.Module], inputs: Inputs) -> None:
         super().__init__()
         self.originals = originals
-        # A scripted module takes no hooks: it is one operation of the module that calls it.
+        # A scripted module has no hooks. It counts as one operation of its caller.
         named = plain_modules(model).items()
         self.names = {module: name for name, module in named if not isinstance(module, torch.jit.ScriptModule)}
-        # Buffers too, which a forward may replace: their identity is then free for another tensor.
+        # Also buffers, because a forward method may replace them. Another tensor could then get their identity.
         self.alive: list[Tensor] = [*model.parameters(), *model.buffers()]
         self.fixed = {id(t) for t in self.alive}
         self.current: dict[int, Value] = {}
@@ -56,13 +56,13 @@ class Recorder(TorchDispatchMode):
         followed = [t for t in tensors if self._is_followed(t)]
         outputs = [t for t in tree_leaves(result) if isinstance(t, Tensor) and id(t) not in self.fixed]
         if not followed:
-            # Drawn from parameters and constants alone: nothing that flows through the network.
+            # Computed only from parameters and constants, so it doesn't depend on the input.
             self.fixed |= {id(t) for t in outputs}
             self.alive += outputs
             return result
         if isinstance(result, Tensor) and id(result) in self.fixed:
             self.written.add(_memory(result))
-        # A norm also gives its statistics, and an index pool its indices, which nothing here follows.
+        # Further outputs (a norm's statistics, a pool's indices) are not recorded.
         for tensor in outputs if name in SEVERAL else outputs[:1]:
             self._remember(tensor, self._value(name, tensor, tensors, args))
         return result
@@ -90,13 +90,13 @@ class Recorder(TorchDispatchMode):
         return value
 
     def _is_followed(self, tensor: Tensor) -> bool:
-        """Whether numbers of the input are in it."""
+        """Whether it depends on the input."""
         if id(tensor) in self.fixed and not self._is_constant(tensor):
             self.values_of(tensor)
         return id(tensor) in self.current
 
     def _is_constant(self, tensor: Tensor) -> bool:
-        """Whether it is a parameter, or drawn from these alone, and nothing else was written into it since."""
+        """Whether it is a parameter or computed only from parameters, and was not overwritten since."""
         return id(tensor) in self.fixed and _memory(tensor) not in self.written
 
     def _remember(self, tensor: Tensor, value: Value) -> None:
@@ -104,7 +104,7 @@ class Recorder(TorchDispatchMode):
         self.alive.append(tensor)
 
     def values_of(self, tree: Any) -> tuple[Value, ...]:
-        """The values of all tensors in nested containers; one never seen before, or filled meanwhile, is an input."""
+        """Return the values of all tensors in nested containers. Unknown or overwritten tensors become inputs."""
         found = []
         for tensor in tensors_in(tree):
             if self._is_constant(tensor):
@@ -121,30 +121,30 @@ class Recorder(TorchDispatchMode):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Within the block all that the network's modules compute is written down."""
+        """Record all operations of the network's modules within the block."""
         with ExitStack() as stack:
             for module in self.names:
                 before = module.register_forward_pre_hook(self.enter, with_kwargs=True, prepend=True)
                 after = module.register_forward_hook(lambda _m, _a, output: self.leave(output))
                 stack.callback(before.remove)
                 stack.callback(after.remove)
-                module.forward = self._seen(module, module.forward)
+                module.forward = self._detecting_direct_calls(module, module.forward)
             with self:
                 yield
 
-    def _seen(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        """The module's `forward`, which notices calls that go past the hooks."""
+    def _detecting_direct_calls(self, module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap the module's `forward` to detect calls that skip hooks."""
 
         @functools.wraps(forward)
-        def seen(*args: Any, **kwargs: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
             if not self.stack or self.stack[-1].module is not self.originals[module]:
                 self.graph.unhooked.append(self.names[module])
             return forward(*args, **kwargs)
 
-        return seen
+        return wrapped
 
     def enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """A module is called."""
+        """Record the call of a module."""
         parent = self.stack[-1] if self.stack else None
         inputs = self.values_of((args, kwargs))
         call = self.graph.root if parent is None else Call(self.names[module], self.originals[module], parent)
@@ -152,7 +152,7 @@ class Recorder(TorchDispatchMode):
         self.stack.append(call)
 
     def leave(self, output: Any) -> None:
-        """The innermost call returns."""
+        """Record the return of the innermost call."""
         call = self.stack[-1]
         call.outputs = self.values_of(output)
         call.single = isinstance(output, Tensor) and len(call.outputs) == 1
@@ -161,12 +161,12 @@ class Recorder(TorchDispatchMode):
 
 
 def _memory(tensor: Tensor) -> int:
-    """What two tensors share of which one is a part of the other."""
+    """Return the identity of the memory, which views share."""
     return tensor.untyped_storage()._cdata
 
 
 def _channel_dim(name: str, tensor: Tensor, inputs: Sequence[Value], args: tuple[Any, ...]) -> int | None:
-    """Where the channels are after an operation."""
+    """Return the channel dimension after an operation."""
     if name in CONVOLUTIONS or any(norm in name and "layer" not in name for norm in NORMS):
         return 1 if tensor.ndim >= 2 else None
     if any(last in name for last in LAST_DIM):
@@ -185,6 +185,6 @@ def _channel_dim(name: str, tensor: Tensor, inputs: Sequence[Value], args: tuple
         size, behind = before[dim], math.prod(before[dim + 1 :])
         matches = [d for d, s in enumerate(tensor.shape) if s == size and math.prod(tensor.shape[d + 1 :]) == behind]
         return matches[-1] if matches else None
-    # Whatever keeps the rank keeps the order; of several operands the largest sets it.
+    # Operations that keep the rank keep the order. Of several operands the largest determines it.
     largest = max(same_rank, key=lambda v: math.prod(v.shape), default=None)
     return largest.channel_dim if largest else None

@@ -1,4 +1,4 @@
-"""Run a copy of a network, so that whatever the run does leaves the network as it is."""
+"""Copy a network and run the copy, so that the original doesn't change."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["replica", "running"]
 
 
 def replica(model: nn.Module, *, meta: bool) -> nn.Module:
-    """A copy of a network, in evaluation mode.
+    """Return a copy of a network, in evaluation mode.
 
     Args:
         model: Any module.
-        meta: Its tensors get shapes and no contents.
+        meta: Whether its tensors are on the meta device, without contents.
     """
     closures = Closures(model)
     known = closures.memo | _tensors_that_cannot_be_copied(model)
@@ -32,12 +32,12 @@ def replica(model: nn.Module, *, meta: bool) -> nn.Module:
         known |= _without_contents(model)
     try:
         memo = dict(known)
-        twin = copy.deepcopy(model, memo)
+        duplicate = copy.deepcopy(model, memo)
     except Exception:  # something in it can't be copied
         memo = known | _attributes_that_cannot_be_copied(model, known, closures)
-        twin = copy.deepcopy(model, memo)
+        duplicate = copy.deepcopy(model, memo)
     closures.finish(memo)
-    return twin.eval()
+    return duplicate.eval()
 
 
 def _without_contents(model: nn.Module) -> dict[int, Any]:
@@ -49,7 +49,7 @@ def _without_contents(model: nn.Module) -> dict[int, Any]:
 
 
 def _tensors_that_cannot_be_copied(model: nn.Module) -> dict[int, Any]:
-    """What autograd computed and a module keeps (old weight norm's weight, a stored feature map), detached."""
+    """Detach and copy stored results of autograd (the weight of old weight norm, a stored feature map)."""
     memo: dict[int, Any] = {}
     for module in model.modules():
         for leaf in tree_leaves({name: value for name, value in vars(module).items() if name != "_modules"}):
@@ -59,7 +59,7 @@ def _tensors_that_cannot_be_copied(model: nn.Module) -> dict[int, Any]:
 
 
 def _attributes_that_cannot_be_copied(model: nn.Module, memo: dict[int, Any], closures: Closures) -> dict[int, Any]:
-    """Locks, files, libraries and the like, which the copy then shares."""
+    """Return locks, files, libraries and similar objects, which the copy then shares."""
     shared: dict[int, Any] = {}
     for module in model.modules():
         for value in vars(module).values():
@@ -73,20 +73,20 @@ def _attributes_that_cannot_be_copied(model: nn.Module, memo: dict[int, Any], cl
 
 @contextmanager
 def running(model: nn.Module, *, meta: bool) -> Iterator[None]:
-    """Within the block a replica can run: no gradients, no compiled code; random numbers are given back."""
+    """Prepare for running a replica: no gradients, no compiled code. Random generators are restored after it."""
     devices = {t.device for t in model.parameters() if t.device.type not in ("cpu", "meta")}
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(uncompiled())
-        stack.enter_context(_random_numbers_kept(devices))
+        stack.enter_context(_random_generators_restored(devices))
         if meta:
             stack.enter_context(torch.device("meta"))
         yield
 
 
 @contextmanager
-def _random_numbers_kept(devices: set[torch.device]) -> Iterator[None]:
-    """Give torch's, Python's and NumPy's generators their states back."""
+def _random_generators_restored(devices: set[torch.device]) -> Iterator[None]:
+    """Restore the random generators of torch, Python and NumPy after the block."""
     python, numpy = random.getstate(), sys.modules.get("numpy")
     of_numpy = None if numpy is None else numpy.random.get_state()
     kind = next((device.type for device in devices), "cuda")

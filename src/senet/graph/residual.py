@@ -1,4 +1,4 @@
-"""Residual blocks: a sum of a branch and a shortcut that part from one map."""
+"""Find residual blocks: sums of a branch and a shortcut with a common origin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ADDITIONS: Final = ("add", "add_relu", "sub")
 
 
 def residual_blocks(graph: Graph) -> list[Block]:
-    """All of them, in the order of computation."""
+    """Return all residual blocks, in the order of computation."""
     return _outermost(list(_sums(graph)))
 
 
@@ -30,27 +30,27 @@ def _sums(graph: Graph) -> Iterator[Block]:
 
 
 def _residual_block(merge: Value, first: Value, second: Value) -> Block | None:
-    """The block that ends in this sum, if its operands part from one map and one of them has more convolutions."""
+    """Return the block of this sum, if its operands have a common origin and one of them more convolutions."""
     call = merge.call
     scope = call
     behind = [reach([operand], scope) for operand in (first, second)]
     common = behind[0] & behind[1]
     if not common and call.parent is not None and (first in call.inputs or second in call.inputs):
-        # The shortcut was made outside and handed in: they part where the caller works.
+        # The shortcut was computed outside and passed in, so the common origin is in the caller.
         scope = call.parent
         behind = [reach([operand], scope) for operand in (first, second)]
         common = behind[0] & behind[1]
     if not common:
-        return None  # operands from different maps: a pyramid's or a decoder's sum
+        return None  # operands of different origin: the sum of a pyramid or decoder
     own = [frozenset(v for v in values - common if v.call.within(scope)) for values in behind]
     weights = [sum(v.weighted for v in values) for values in own]
     if weights[0] == weights[1]:
-        return None  # equal branches side by side: no one of them is the shortcut
+        return None  # equal parallel branches: neither is the shortcut
     branch = 0 if weights[0] > weights[1] else 1
     outside = [[v for v in values if not v.call.within(call)] for values in own]
     projection = outside[1 - branch]
     if any(v.weighted for v in outside[branch]) or any(len(v.inputs) > 1 for v in projection):
-        return None  # two maps of a chain, handed to a cell; a shortcut from outside is a projection at most
+        return None  # two earlier feature maps in a cell: an outside shortcut has at most a projection
     end, shortcut = (first, second) if branch == 0 else (second, first)
     block = Block(
         kind="residual block",
@@ -70,16 +70,16 @@ def _residual_block(merge: Value, first: Value, second: Value) -> Block | None:
 
 
 def _last_feature_map(block: Block) -> Value | None:
-    """The last convolution's map in a branch that continues with channels last (and no attention among positions)."""
+    """Return the last convolution's feature map in a branch that continues channels-last, without self-attention."""
     rank = len(block.end.shape) - 2
     if block.end.channel_dim != rank + 1 or any(is_product(v) for v in block.members):
         return None
-    maps = [v for v in block.members if v.conv_rank == rank and v.channel_dim == 1 and v.channels > 1]
-    return finish(max(maps, key=lambda v: v.number)) if maps else None
+    candidates = [v for v in block.members if v.conv_rank == rank and v.channel_dim == 1 and v.channels > 1]
+    return finish(max(candidates, key=lambda v: v.number)) if candidates else None
 
 
 def _outermost(blocks: list[Block]) -> list[Block]:
-    """Leave out sums inside a block's branch, and skips over several blocks."""
+    """Remove sums inside another block's branch, and mark skips over several blocks."""
     inside = {block: [u for u in blocks if u is not block and u.merge in block.members] for block in blocks}
     long = {block for block in blocks if any(_is_skip_over(block, inner, blocks) for inner in inside[block])}
     covered = {inner for block in blocks if block not in long for inner in inside[block]}
@@ -89,7 +89,7 @@ def _outermost(blocks: list[Block]) -> list[Block]:
 
 
 def _is_skip_over(block: Block, inner: Block, blocks: Sequence[Block]) -> bool:
-    """Whether what lies inside is a block by itself: another module's, or one of a chain."""
+    """Whether the inner sum is a separate block: of another module, or of a chain."""
     if inner.reason:
         return False
     if inner.call is not block.call:

@@ -1,4 +1,4 @@
-"""Watch a network run once, and write down how its feature maps flow."""
+"""Run a network once and record the flow of its feature maps."""
 
 from __future__ import annotations
 
@@ -20,19 +20,26 @@ __all__ = ["trace"]
 def trace(
     model: nn.Module, example_inputs: ExampleInputs | None = None, *, edit: Callable[[nn.Module], object] | None = None
 ) -> Graph:
-    """Run a copy of a network once in evaluation mode and return what was seen; the network isn't touched.
+    """Run a copy of a network once in evaluation mode, and return the recorded graph. The network doesn't change.
 
-    First a copy without weights runs on the meta device, where nothing is computed. If it can't (because what it does
-    next depends on numbers, say), a copy with weights runs on real tensors.
+    First a copy without weights runs on the meta device, where nothing is computed. If this fails (for example, because
+    the network branches on values), a copy with weights runs on real tensors.
 
     Args:
-        model: Any module; what `torch.compile` has wrapped is watched as it was written.
-        example_inputs: One tensor, all positional arguments in a tuple or list, or all arguments by name in a dict;
+        model: Any module. Wrappers of `torch.compile` are ignored.
+        example_inputs: One tensor, a tuple or list of all positional arguments, or a dict of all arguments by name.
             None guesses an image from the first convolution.
-        edit: Gets the copy before it runs.
+        edit: Called with the copy before it runs.
 
     Raises:
-        SenetError: It runs on none of them, or has layers without weights yet.
+        SenetError: The network runs on none of the inputs, or has uninitialized layers.
+
+    Example:
+        >>> from torch import nn
+        >>> from senet.graph import trace
+        >>> graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))
+        >>> [value.op for value in graph.values]
+        ['input', 'convolution', 'relu']
     """
     model = plain_modules(model)[""]
     _refuse_lazy(model)
@@ -42,19 +49,19 @@ def trace(
         for meta in (True, False):
             try:
                 graph, built = _record(model, inputs, meta, edit)
-            except Exception as error:  # a user's network may refuse in its own way
+            except Exception as error:  # a user's network may raise anything
                 first_error = first_error if first_error is not None and meta else error
                 continue
             if built:
                 raise SenetError(
-                    f"{type(model).__name__} builds layers at its first call ({', '.join(built[:4])}): "
+                    f"{type(model).__name__} creates layers at its first call ({', '.join(built[:4])}): "
                     "run it once on a batch first"
                 )
             return graph
     assert first_error is not None
     reason = (str(first_error).strip().splitlines() or [type(first_error).__name__])[0]
     shapes = " or ".join(map(str, candidates))
-    hint = "" if example_inputs is not None else "; give example_inputs=(tensor, ...), or a dict of arguments by name"
+    hint = "" if example_inputs is not None else "; pass example_inputs=(tensor, ...), or a dict of arguments by name"
     raise SenetError(f"{type(model).__name__} can't run on {shapes}: {reason}{hint}") from first_error
 
 
@@ -66,15 +73,14 @@ def _refuse_lazy(model: nn.Module) -> None:
     ]
     if paths:
         raise SenetError(
-            f"{type(model).__name__} has layers without weights yet ({', '.join(paths[:4])}): "
-            "run it once on a batch first"
+            f"{type(model).__name__} has uninitialized layers ({', '.join(paths[:4])}): run it once on a batch first"
         )
 
 
 def _record(
     model: nn.Module, inputs: Inputs, meta: bool, edit: Callable[[nn.Module], object] | None
 ) -> tuple[Graph, list[str]]:
-    """What was seen, and the layers that weren't there before the run."""
+    """Return the graph, and the layers that the run created."""
     network = replica(model, meta=meta)
     originals = dict(zip(network.modules(), model.modules(), strict=True))
     if edit is not None:

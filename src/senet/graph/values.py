@@ -1,4 +1,4 @@
-"""What a traced network consists of: tensors at one moment of the run, calls of modules, and both together."""
+"""The graph of a traced network: values, module calls, and both together."""
 
 from __future__ import annotations
 
@@ -19,21 +19,28 @@ RESHAPES = ("view", "_unsafe_view", "reshape", "_reshape_alias")
 
 @dataclass(eq=False, repr=False)
 class Value:
-    """A tensor at one moment of the run; an operation in place makes a new one.
+    """A tensor at one point of the run. An in-place operation creates a new value.
 
     Attributes:
         number: Position in the order of computation.
         op: The operation's name without overload and trailing underscore (`add`, `convolution`, `cat`), or "input".
-        inputs: The values that it was computed from; parameters are none.
-        shape: Of the tensor.
-        channel_dim: The dimension that counts channels, as far as it can be told; else None.
+        inputs: The values that it was computed from, without parameters.
+        shape: Shape of the tensor.
+        channel_dim: The channel dimension, or None if it isn't known.
         arguments: The operation's other arguments.
         call: The module call whose own `forward` computed it.
         users: The operations that read it.
-        conv_rank: Spatial dimensions of a convolution's kernel; 0 for everything else.
-        groups: Of a convolution.
-        kernel: Of a convolution: its spatial size.
-        weighted: A convolution or a matrix product.
+        conv_rank: Spatial dimensions of a convolution's kernel. 0 for other operations.
+        groups: Groups of a convolution.
+        kernel: Spatial kernel size of a convolution.
+        weighted: Whether it is a convolution or a matrix product.
+
+    Example:
+        >>> from torch import nn
+        >>> from senet.graph import trace
+        >>> value = trace(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1))).values[1]
+        >>> value.op, value.shape, value.kernel, value.call.path
+        ('convolution', (2, 8, 224, 224), (3, 3), '0')
     """
 
     number: int
@@ -61,7 +68,7 @@ class Value:
 
     @property
     def depthwise(self) -> bool:
-        """Whether it is a convolution that looks at each channel alone."""
+        """Whether it is a depthwise convolution."""
         return self.conv_rank > 0 and self.groups > 1 and self.groups == self.inputs[0].channels
 
 
@@ -70,12 +77,19 @@ class Call:
     """One call of a module.
 
     Attributes:
-        path: The module's path; empty for the whole network.
-        module: The module (of the network itself, not of its copy).
-        parent: The call from within which it was called.
-        inputs: Tensors that it got, in whatever containers.
-        outputs: Tensors that it returned.
-        single: It returned one tensor and nothing else.
+        path: The module's path. Empty for the whole network.
+        module: The module of the network itself, not of its copy.
+        parent: The enclosing call.
+        inputs: The input tensors, also from nested containers.
+        outputs: The returned tensors.
+        single: Whether it returned a single tensor and nothing else.
+
+    Example:
+        >>> from torch import nn
+        >>> from senet.graph import trace
+        >>> graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))
+        >>> [(call.path, call.depth) for call in graph.calls]
+        [('0', 1), ('1', 1), ('', 0)]
     """
 
     path: str
@@ -87,11 +101,11 @@ class Call:
 
     @property
     def depth(self) -> int:
-        """Number of calls around it."""
+        """Number of enclosing calls."""
         return 0 if self.parent is None else self.parent.depth + 1
 
     def within(self, other: Call) -> bool:
-        """Whether it is `other` or was called from within it."""
+        """Whether it is `other` or was called within it."""
         call: Call | None = self
         while call is not None:
             if call is other:
@@ -102,14 +116,23 @@ class Call:
 
 @dataclass(eq=False, repr=False)
 class Graph:
-    """What was seen.
+    """The recorded run of a network.
 
     Attributes:
-        root: The whole network's call.
-        calls: All calls, in the order in which they ended.
+        root: The call of the whole network.
+        inputs: The inputs of the run.
+        calls: All calls, in the order of their return.
         values: All values, in the order of computation.
-        inputs: What the network ran on.
-        unhooked: Modules whose `forward` was called directly, so that no hook saw the call.
+        unhooked: Modules whose `forward` was called directly, without hooks.
+
+    Example:
+        >>> from torch import nn
+        >>> from senet.graph import trace
+        >>> graph = trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()))
+        >>> print(graph.inputs)
+        an input of shape (2, 3, 224, 224)
+        >>> len(graph.calls), graph.root.outputs[0].op
+        (3, 'relu')
     """
 
     root: Call
@@ -119,14 +142,14 @@ class Graph:
     unhooked: list[str] = field(default_factory=list)
 
     def times_called(self) -> Mapping[nn.Module, int]:
-        """How often each module ran."""
+        """Return the number of calls of each module."""
         counts: dict[nn.Module, int] = {}
         for call in self.calls:
             counts[call.module] = counts.get(call.module, 0) + 1
         return counts
 
     def returned_by(self) -> Mapping[Value, list[Call]]:
-        """Value to the calls that returned it alone, the innermost first."""
+        """Map each value to the calls that returned only it, the innermost first."""
         found: dict[Value, list[Call]] = {}
         for call in self.calls:
             if call.single:

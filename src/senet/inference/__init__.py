@@ -1,4 +1,4 @@
-"""Using a trained network: evaluate it on a labelled data set, predict on image files."""
+"""Inference: evaluate a trained network on labelled data, predict on image files."""
 
 from senet.inference.data_part import Part, chosen_part
 from senet.inference.dense import DenseEvaluation, DensePrediction, evaluate_dense, predict_dense

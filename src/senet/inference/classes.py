@@ -1,4 +1,4 @@
-"""Which of a network's outputs stands for which class of a data set."""
+"""Matching the classes of a data set with the outputs of a network."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["output_names", "outputs_of"]
 
 
 def outputs_of(loaded: LoadedModel, classes: Sequence[str]) -> Tensor:
-    """The network's output for each class of the data.
+    """Return the network's output for each class of the data.
 
-    Classes are matched by name. Outputs of converted weights are numbered, since nobody named them: as in training,
-    they fit any as many classes in their order.
+    Classes are matched by name. Converted weights have numbered classes instead. They are matched in order if the data
+    has the same number of classes.
 
     Args:
         loaded: The network.
-        classes: Names of the data's classes; some of the network's may be missing.
+        classes: Class names of the data. Some of the network's may be missing.
 
     Returns:
         (len(classes),) int64.
 
     Raises:
-        DataError: The data has a class that the network doesn't know.
+        DataError: The data has a class unknown to the network.
     """
     known = {portable(name): number for number, name in enumerate(loaded.classes)}
     strangers = [name for name in classes if portable(name) not in known]
@@ -36,22 +36,22 @@ def outputs_of(loaded: LoadedModel, classes: Sequence[str]) -> Tensor:
         return torch.tensor([known[portable(name)] for name in classes])
     if not _numbered(loaded):
         raise DataError(
-            f"the data has {len(strangers)} class{'es' * (len(strangers) > 1)} that the network wasn't trained on, the "
-            f"first: {strangers[0]!r}; it knows {', '.join(loaded.classes[:5])}{', ...' if len(known) > 5 else ''}"
+            f"the data has {len(strangers)} class{'es' * (len(strangers) > 1)} unknown to the network, the "
+            f"first: {strangers[0]!r}; it has {', '.join(loaded.classes[:5])}{', ...' if len(known) > 5 else ''}"
         )
     if len(known) != len(classes):
         raise DataError(
-            f"the network's {len(known):,} classes have numbers, no names, and the data has {len(classes):,} classes: "
-            "only as many can be matched, or classes that are called by the numbers"
+            f"the network has {len(known):,} classes without names, and the data has {len(classes):,} classes; "
+            "equal counts are matched in order, and classes named by numbers are matched by name"
         )
     return torch.arange(len(classes))
 
 
 def output_names(loaded: LoadedModel, classes: Sequence[str]) -> tuple[str, ...]:
-    """Names of the network's outputs: the data's, where numbered outputs were matched with them."""
+    """Return the names of the network's outputs: the data's names for numbered outputs."""
     return loaded.classes if {*map(portable, classes)} <= {*map(portable, loaded.classes)} else tuple(classes)
 
 
 def _numbered(loaded: LoadedModel) -> bool:
-    """Whether classes are numbers for want of names; of a network trained here, they are called so in the data."""
+    """Whether classes are numbers without names. A network trained here may have numbers as names."""
     return loaded.description.data is None and loaded.classes == tuple(map(str, range(len(loaded.classes))))

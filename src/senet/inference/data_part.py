@@ -1,4 +1,4 @@
-"""Which images of a data set a trained network is evaluated on, and how many of them it was trained on."""
+"""The part of a data set that a trained network is evaluated on, and its overlap with the training data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Part", "chosen_part"]
 
 WORDS = {"train": "training part", "val": "validation part", "test": "test part"}
 
-HELD_OUT = "validation images that didn't choose the best epoch"
+HELD_OUT = "validation images not used to choose the best epoch"
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,17 @@ class Part:
         source: The images.
         split: `"train"`, `"val"`, `"test"` or `"all"`.
         total: Images of the whole data set.
-        of: What it is a part of, in words.
-        trained_on: How many of them the network was trained on, by path and content; None where that isn't known.
+        of: Name of the whole, in words.
+        trained_on: Number of these images in the training data, by path and content, or None if unknown.
         held_out: The test part is half of the validation part, held out from choosing the best epoch.
-        changed: The run's data is another than when the network was trained.
+        changed: The run's data differs from the time of training.
+
+    Example:
+        >>> from senet.data import open_data
+        >>> from senet.inference import Part, chosen_part
+        >>> part: Part = chosen_part(open_data("digits"), record=None)
+        >>> part.split, part.words
+        ('val', '359 of 1,797 images: the validation part of digits')
     """
 
     source: Source
@@ -40,7 +47,7 @@ class Part:
 
     @property
     def words(self) -> str:
-        """`72 of 360 images: the validation part of this run`."""
+        """A description: `72 of 360 images: the validation part of this run`."""
         if self.split == "all":
             return f"all {self.total:,} images of {self.of}"
         part = HELD_OUT if self.held_out and self.split == "test" else WORDS[self.split]
@@ -48,36 +55,43 @@ class Part:
 
     @property
     def warnings(self) -> list[str]:
-        """What makes the figures others than they seem, a sentence each."""
+        """Reasons to doubt the metrics, a sentence each."""
         found = []
         if self.changed:
-            found.append("the data has changed since the training: its digest is another")
+            found.append("the data has changed since the training; its digest differs")
         if self.trained_on:
             found.append(
                 f"the network was trained on {self.trained_on:,} of these {len(self.source):,} images (same path, "
-                "same content): the figures are better than on new images"
+                "same content); the metrics are better than on new images"
             )
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, for a report of the evaluation."""
+        """Return a JSON-ready form, for a report of the evaluation."""
         return {"split": self.split, "of_images": self.total, "part": self.words, "trained_on": self.trained_on,
                 "warnings": self.warnings}  # fmt: skip
 
 
 def chosen_part(data: Data, record: DataRecord | None, split: str | None = None) -> Part:
-    """The images that say how good a network is on a data set.
+    """Choose the images that measure a network on a data set.
 
-    Data that comes divided is evaluated on its test part, else on its validation part. Undivided data of the run (the
-    same place, or the same digest) is evaluated on the run's validation part; any other undivided data as a whole.
+    Divided data is evaluated on its test part, else on its validation part. Undivided data of the run (the same place,
+    or the same digest) is evaluated on the run's validation part, any other undivided data as a whole.
 
     Args:
         data: Divided with the fraction and the seed of the record, unless the user wants others.
-        record: What the network was trained on; None where nobody knows.
-        split: `"train"`, `"val"`, `"test"` or `"all"`; None chooses.
+        record: The training data of the network, or None if unknown.
+        split: `"train"`, `"val"`, `"test"` or `"all"`. None chooses.
 
     Raises:
         DataError: There is no such part, or it has no images.
+
+    Example:
+        >>> from senet.data import open_data
+        >>> from senet.inference import chosen_part
+        >>> data = open_data("digits")
+        >>> chosen_part(data, data.record(), "train").warnings
+        ['the network was trained on 1,438 of these 1,438 images ...']
     """
     own = record is not None and (data.place == record.name or data.digest == record.digest)
     if own and record is not None and record.held_out:
@@ -98,6 +112,6 @@ def chosen_part(data: Data, record: DataRecord | None, split: str | None = None)
 
 
 def _as_trained(data: Data, record: DataRecord | None) -> bool:
-    """Whether data is divided as when the network was trained."""
+    """Whether data is divided as in the training."""
     assert record is not None
     return data.split == (None if record.val_fraction is None else (record.val_fraction, record.split_seed))

@@ -1,4 +1,4 @@
-"""Evaluate and use networks whose answers lie in the picture: boxes and masks."""
+"""Evaluating and using networks for detection and segmentation."""
 
 from __future__ import annotations
 
@@ -25,15 +25,21 @@ __all__ = ["DenseEvaluation", "DensePrediction", "evaluate_dense", "predict_dens
 
 @dataclass(frozen=True)
 class DenseEvaluation:
-    """What an evaluation came to.
+    """Result of an evaluation.
 
     Attributes:
-        images: How many.
-        metrics: The task's scores by key, in 0..1.
-        per_class: Class to its scores: IoU and Dice of each class, None where it is neither there nor predicted; or mAP
-            of each that is there.
-        intervals: Score to its 95 % interval over images; a score without one is left out.
-        seconds: Wall clock, loading included.
+        images: Number of images.
+        metrics: The task's metrics by key, in 0..1.
+        per_class: Class to its metrics. Segmentation has IoU and Dice of each class, None if it is neither present nor
+            predicted. Detection has the mAP of each class that is present.
+        intervals: Metric to its 95 % interval over images; a metric without one is left out.
+        seconds: Wall-clock time, loading included.
+
+    Example:
+        >>> from senet.inference import DenseEvaluation
+        >>> result = DenseEvaluation(24, {"miou": 0.81}, {"cell": {"iou": 0.81}}, {"miou": (0.77, 0.84)}, seconds=3.2)
+        >>> result.to_dict()["metrics"]
+        {'miou': 0.81}
     """
 
     images: int
@@ -43,19 +49,25 @@ class DenseEvaluation:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return a JSON-ready form."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class DensePrediction:
-    """One picture and what the network says of it.
+    """An image and the network's prediction.
 
     Attributes:
         path: The file.
-        image: The picture as it was read; None if it can't be.
+        image: The decoded image, or None if it is unreadable.
         answer: Boxes, or a mask: see `DenseTask.predictions`.
-        error: Why it can't be read; empty if it can.
+        error: Reason why the file is unreadable, otherwise empty.
+
+    Example:
+        >>> from senet.inference import DensePrediction
+        >>> prediction = DensePrediction("cells/7.png", error="not an image")
+        >>> prediction.image is None, f"{prediction.path}: {prediction.error}"
+        (True, 'cells/7.png: not an image')
     """
 
     path: str
@@ -65,7 +77,7 @@ class DensePrediction:
 
 
 def task_of(loaded: LoadedModel) -> DenseTask:
-    """The task of a network that isn't a classifier."""
+    """Return the task of a detector or segmentation network."""
     task = task_named(loaded.description.task)
     assert isinstance(task, DenseTask)
     return task
@@ -81,25 +93,47 @@ def evaluate_dense(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> DenseEvaluation:
-    """Run a network over every picture once, and measure at the picture's own size.
+    """Run a network over every image once, and measure at the image's own size.
 
     Args:
         loaded: The network.
-        source: The pictures and what is known of them.
-        classes: What the labels mean; see `outputs_of`.
-        batch_size: Pictures at a time.
+        source: The images and their annotations.
+        classes: Class names of the labels, see `outputs_of`.
+        batch_size: Images in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
-        workers: Processes that decode; None chooses.
-        progress: Called with the pictures done and in all.
+        workers: Processes that decode. None chooses.
+        progress: Called with the numbers of images done and in all.
 
     Raises:
-        DataError: A class that the network doesn't know, or a picture that can't be read.
+        DataError: A class is unknown to the network, or an image is corrupt.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from senet.data.masks import MaskSource
+        >>> from senet.inference import evaluate_dense
+        >>> from senet.preprocessing import CIFAR
+        >>> from senet.tasks import task_named
+        >>> from senet.weights import CheckpointMetadata
+        >>> from senet.zoo import LoadedModel
+        >>> image, mask = (Path(tempfile.mkdtemp(), name) for name in ("image.png", "mask.png"))
+        >>> Image.new("RGB", (64, 48)).save(image), Image.new("L", (64, 48)).save(mask)
+        (None, None)
+        >>> metadata = CheckpointMetadata(
+        ...     model="se_cifar_resnet20", classes=("sky", "bird"), preprocessing=CIFAR, task="segmentation")
+        >>> network = task_named("segmentation").build(
+        ...     "se_cifar_resnet20", num_classes=2, preprocessing=CIFAR, options={}, head={})
+        >>> loaded = LoadedModel(network.eval(), metadata.classes, CIFAR, metadata)  # or senet.load_model(PATH)
+        >>> source = MaskSource([image], [mask], classes=2, instances=False)
+        >>> sorted(evaluate_dense(loaded, source, ["sky", "bird"], workers=0).metrics)
+        ['dice', 'miou']
     """
     started = time.monotonic()
     numbers = _numbers(outputs_of(loaded, classes))
     task = task_of(loaded)
     objective = task.objective(output_names(loaded, classes), alone=True)
-    dataset = task.evaluated(source, loaded.preprocessing, broken="refuse")
+    dataset = task.evaluated(source, loaded.preprocessing, corrupt="raise")
     done = 0
     with running(loaded.model, precision) as device:
         objective.to(device)
@@ -122,11 +156,11 @@ def evaluate_dense(
 
 
 NUMBERED = ("labels", "mask")
-"""Targets that are numbers of classes."""
+"""Targets that hold class numbers."""
 
 
 def _numbers(outputs: Tensor) -> Tensor:
-    """(256,) or more: the network's number for each of the data's; `IGNORE_INDEX` stays what it is."""
+    """(256,) or more: the network's number for each class number of the data; `IGNORE_INDEX` stays unchanged."""
     table = torch.arange(max(len(outputs), IGNORE_INDEX + 1))
     table[: len(outputs)] = outputs
     if len(outputs) <= IGNORE_INDEX:
@@ -142,26 +176,44 @@ def predict_dense(
     precision: str = "32",
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[DensePrediction]:
-    """Look at files, in their order; one that can't be read is told in its place.
+    """Predict for image files, in their order. An unreadable file gives a prediction with its error.
 
     Args:
         loaded: The network.
         paths: Image files.
-        batch_size: Files at a time.
+        batch_size: Files in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
-        progress: Called with the files done and in all.
+        progress: Called with the numbers of files done and in all.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> from senet.inference import predict_dense
+        >>> from senet.preprocessing import CIFAR
+        >>> from senet.tasks import task_named
+        >>> from senet.weights import CheckpointMetadata
+        >>> from senet.zoo import LoadedModel
+        >>> path = tempfile.mkdtemp() + "/image.png"
+        >>> Image.new("RGB", (64, 48)).save(path)
+        >>> metadata = CheckpointMetadata(
+        ...     model="se_cifar_resnet20", classes=("sky", "bird"), preprocessing=CIFAR, task="segmentation")
+        >>> network = task_named("segmentation").build(
+        ...     "se_cifar_resnet20", num_classes=2, preprocessing=CIFAR, options={}, head={})
+        >>> loaded = LoadedModel(network.eval(), metadata.classes, CIFAR, metadata)  # or senet.load_model(PATH)
+        >>> [row.answer.shape for row in predict_dense(loaded, [path])]  # class numbers
+        [torch.Size([48, 64])]
     """
     task = task_of(loaded)
     transform = task.transform(loaded.preprocessing, None)
     with running(loaded.model, precision) as device:
         for start in range(0, len(paths), batch_size):
             read: list[DensePrediction] = [_read(path, loaded) for path in paths[start : start + batch_size]]
-            pictures = [seen.image for seen in read if seen.image is not None]
-            images: list[Tensor] = [transform.alone(picture).to(device) for picture in pictures]
-            sizes = [(picture.height, picture.width) for picture in pictures]
+            originals = [row.image for row in read if row.image is not None]
+            images: list[Tensor] = [transform.alone(original).to(device) for original in originals]
+            sizes = [(original.height, original.width) for original in originals]
             predictions = iter(task.predictions(loaded.model, images, sizes) if images else ())
-            for seen in read:
-                yield seen if seen.image is None else DensePrediction(seen.path, seen.image, next(predictions))
+            for row in read:
+                yield row if row.image is None else DensePrediction(row.path, row.image, next(predictions))
             if progress is not None:
                 progress(min(start + batch_size, len(paths)), len(paths))
 

@@ -1,4 +1,4 @@
-"""Where and how a network runs when it isn't training."""
+"""Device and precision of inference."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from senet.errors import UnknownNameError
 __all__ = ["DTYPES", "default_device", "running"]
 
 DTYPES = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Precision to the type that matrix products run in; None leaves them as the weights are."""
+"""Precision to the data type of matrix products. None keeps the data type of the weights."""
 
 
 def default_device() -> torch.device:
-    """The accelerator, if there is one that works, else the processor."""
+    """Return the accelerator if one is available, else the CPU."""
     if torch.accelerator.is_available():
         found = torch.accelerator.current_accelerator()
         assert found is not None
@@ -27,17 +27,17 @@ def default_device() -> torch.device:
 
 @contextmanager
 def running(model: nn.Module, precision: str) -> Iterator[torch.device]:
-    """Put a network where it runs best, in evaluation mode, without gradients, in that precision.
+    """Move a network to the default device, in evaluation mode, without gradients, in a precision.
 
     Args:
-        model: Is moved, and stays there.
+        model: The network. It stays on the device.
         precision: A key of `DTYPES`.
 
     Yields:
-        The device that images must be moved to.
+        The device for images.
 
     Raises:
-        UnknownNameError: No such precision.
+        UnknownNameError: Unknown precision.
     """
     if precision not in DTYPES:
         raise UnknownNameError("precision", precision, DTYPES)

@@ -1,4 +1,4 @@
-"""How good a trained network is on a labelled data set."""
+"""Evaluating a classifier on a labelled data set."""
 
 from __future__ import annotations
 
@@ -24,17 +24,23 @@ __all__ = ["Evaluation", "evaluate"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation came to; accuracies in 0..1.
+    """Result of an evaluation, with accuracies in 0..1.
 
     Attributes:
-        images: How many.
-        top1: Share whose first guess is right.
-        top5: Share whose first five hold the right one; None with five classes or fewer.
+        images: Number of images.
+        top1: Fraction of images whose likeliest class is right.
+        top5: Fraction of images with the right class among the likeliest five; None with five classes or fewer.
         loss: Mean cross entropy in nats.
-        per_class: Class to the share of its images whose first guess is right; None where it has no image.
-        confusion: (true class, guessed class) counts, rows and columns in the order of the network's classes.
-        intervals: Figure (`top1`, `top5`, `loss`) to its 95 % interval over images; a figure without one is left out.
-        seconds: Wall clock, loading included.
+        per_class: Class to the top-1 accuracy of its images, or None without images.
+        confusion: (true class, predicted class) counts, rows and columns in the order of the network's classes.
+        intervals: Metric (`top1`, `top5`, `loss`) to its 95 % interval over images; a metric without one is left out.
+        seconds: Wall-clock time, loading included.
+
+    Example:
+        >>> from senet.inference import Evaluation
+        >>> result = Evaluation(10, 0.9, None, 0.3, {"cat": 0.8, "dog": 1.0}, [[4, 1], [0, 5]], {}, seconds=0.1)
+        >>> sum(map(sum, result.confusion)) == result.images
+        True
     """
 
     images: int
@@ -47,7 +53,7 @@ class Evaluation:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return a JSON-ready form."""
         return asdict(self)
 
 
@@ -61,34 +67,49 @@ def evaluate(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Run a network over every image once, each through the preprocessing that it was trained with.
+    """Run a classifier over every image once, with the preprocessing of its training.
 
     Args:
         loaded: The network.
         source: The images and labels.
-        classes: What the labels mean; see `outputs_of`.
-        batch_size: Images at a time.
+        classes: Class names of the labels, see `outputs_of`.
+        batch_size: Images in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
-        workers: Processes that decode; None chooses.
-        progress: Called with the images done and in all.
+        workers: Processes that decode. None chooses.
+        progress: Called with the numbers of images done and in all.
 
     Raises:
-        DataError: A class that the network doesn't know, or an image that can't be read.
+        DataError: A class is unknown to the network, or an image is corrupt.
+
+    Example:
+        >>> import senet
+        >>> from senet.data import open_data, subsample
+        >>> from senet.inference import evaluate
+        >>> from senet.weights import CheckpointMetadata
+        >>> from senet.zoo import LoadedModel
+        >>> data = open_data("digits")
+        >>> metadata = CheckpointMetadata(
+        ...     model="se_cifar_resnet20", classes=data.classes, preprocessing=data.default_preprocessing)
+        >>> network = senet.create_model("se_cifar_resnet20", num_classes=10, in_channels=1).eval()
+        >>> loaded = LoadedModel(network, data.classes, data.default_preprocessing, metadata)  # or load_model(PATH)
+        >>> result = evaluate(loaded, subsample(data.val, 20), data.classes, workers=0)
+        >>> result.images, 0 <= result.top1 <= result.top5
+        (20, True)
     """
     started = time.monotonic()
     position = outputs_of(loaded, classes)
     count = len(loaded.classes)
-    # This process evaluates alone, also after a training of several.
+    # This process evaluates alone, also after a training with several processes.
     top1 = MulticlassAccuracy(count, average="micro", sync_on_compute=False)
     top5 = MulticlassAccuracy(count, average="micro", top_k=5, sync_on_compute=False) if count > 5 else None
     confusion = MulticlassConfusionMatrix(count, sync_on_compute=False)
-    dataset = ImageDataset(source, eval_transform(loaded.preprocessing), broken="refuse")
+    dataset = ImageDataset(source, eval_transform(loaded.preprocessing), corrupt="raise")
     losses: list[float] = []
     with running(loaded.model, precision) as device:
         for batch in eval_loader(dataset, batch_size=batch_size, workers=workers):
             images = batch.images.to(device, memory_format=torch.channels_last)
-            answer = loaded.model(images)
-            logits = logits_of(answer, count, name=loaded.description.model).float().cpu()
+            output = loaded.model(images)
+            logits = logits_of(output, count, name=loaded.description.model).float().cpu()
             labels = position[batch.labels]
             losses += F.cross_entropy(logits, labels, reduction="none").tolist()
             for metric in (top1, confusion) if top5 is None else (top1, top5, confusion):

@@ -1,4 +1,4 @@
-"""What a trained network says of image files, one row a file; a file that can't be read is a row with its error."""
+"""Classifying image files, with one row for each file. An unreadable file gives a row with its error."""
 
 from __future__ import annotations
 
@@ -22,12 +22,18 @@ __all__ = ["Prediction", "predict"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """One file's row.
+    """Prediction of one file.
 
     Attributes:
         path: The file.
-        top: (class, probability) of the likeliest classes, falling; empty if the file can't be read.
-        error: Why it can't be read; empty if it can.
+        top: (class, probability) of the likeliest classes, descending, empty if the file is unreadable.
+        error: Reason why the file is unreadable, otherwise empty.
+
+    Example:
+        >>> from senet.inference import Prediction
+        >>> prediction = Prediction("rex.jpg", top=(("dog", 0.93), ("cat", 0.07)))
+        >>> prediction.top[0]
+        ('dog', 0.93)
     """
 
     path: str
@@ -60,16 +66,28 @@ def predict(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Prediction]:
-    """Classify files, through the preprocessing that the network was trained with; rows come in the files' order.
+    """Classify image files with the preprocessing of the training, in the order of the files.
 
     Args:
         loaded: The network.
         paths: Image files.
-        top: How many classes a row names.
-        batch_size: Files at a time.
+        top: Number of classes in a row.
+        batch_size: Files in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
-        workers: Processes that decode; None chooses, and uses none for few files.
-        progress: Called with the files done and in all.
+        workers: Processes that decode. None chooses, and uses none for few files.
+        progress: Called with the numbers of files done and in all.
+
+    Example:
+        >>> import senet
+        >>> from senet.inference import predict
+        >>> from senet.preprocessing import CIFAR
+        >>> from senet.weights import CheckpointMetadata
+        >>> from senet.zoo import LoadedModel
+        >>> metadata = CheckpointMetadata(model="se_cifar_resnet20", classes=("cat", "dog"), preprocessing=CIFAR)
+        >>> network = senet.create_model("se_cifar_resnet20", num_classes=2).eval()
+        >>> loaded = LoadedModel(network, metadata.classes, CIFAR, metadata)  # or senet.load_model(PATH)
+        >>> [(row.path, row.error) for row in predict(loaded, ["missing.jpg"])]
+        [('missing.jpg', 'no such file')]
     """
     top = min(top, len(loaded.classes))
     if workers is None:
@@ -92,8 +110,8 @@ def predict(
 
 
 def _classify(loaded: LoadedModel, images: Tensor, top: int) -> list[tuple[tuple[str, float], ...]]:
-    answer = loaded.model(images.contiguous(memory_format=torch.channels_last))
-    logits = logits_of(answer, len(loaded.classes), name=loaded.description.model)
+    output = loaded.model(images.contiguous(memory_format=torch.channels_last))
+    logits = logits_of(output, len(loaded.classes), name=loaded.description.model)
     values, numbers = logits.float().softmax(1).topk(top, 1)
     return [
         tuple((loaded.classes[n], p) for n, p in zip(row_numbers, row_values, strict=True))

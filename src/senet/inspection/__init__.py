@@ -1,4 +1,4 @@
-"""What a network's gates do: statistics over a data set, a page to look at, JSON and CSV."""
+"""Inspection of attention gates: statistics over a data set, a page with charts, JSON and CSV."""
 
 from senet.inspection.inspection import Inspection, inspect
 from senet.inspection.writing import page, write

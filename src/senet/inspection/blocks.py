@@ -1,4 +1,4 @@
-"""What is said of each attention block, in numbers and in words."""
+"""Numbers and roles of attention blocks, and the findings about them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from senet.gates.statistics import DEAD, SATURATED, GateStatistics
 __all__ = ["Block", "Finding", "corrected", "findings", "in_short", "names_of", "role_of"]
 
 STILL: Final = 0.02
-"""A gate whose standard deviation over the images is below this says almost the same of every image."""
+"""A gate with a smaller standard deviation over the images hardly depends on the image."""
 FLAT: Final = 0.01
-"""Factors that lie closer together than this, over images and channels, are one number."""
-TOLD: Final = 6
-"""Alarms of a kind that are told one by one; of more, all but the largest blocks share one."""
+"""Factors closer together than this, over images and channels, count as one number."""
+LISTED: Final = 6
+"""Largest number of alarms of one role. Of more, the largest blocks are listed and the others share one alarm."""
 MOST: Final = 0.5
-"""The share of factors from which a block counts as saturated, or dead."""
+"""Fraction of factors from which a block counts as saturated, or dead."""
 SPECIFIC: Final = 0.3
 AGNOSTIC: Final = 0.1
-"""Shares of the variance between classes from which, and up to which, a block counts as one or the other."""
+"""Fractions of the variance between classes: from SPECIFIC a block is class-specific, up to AGNOSTIC class-agnostic."""
 
 
 @dataclass(frozen=True)
@@ -28,24 +28,24 @@ class Block:
     """One attention layer, measured over all images.
 
     Attributes:
-        path: Of the layer in the network.
-        name: The path, less its last part where that goes without saying.
+        path: Path of the layer in the network.
+        name: Short name: the path without its last part where this is unique.
         kind: Class of the layer.
-        stage: Number of the stage: blocks in a row whose maps have the same size. From 1.
+        stage: Number of the stage, from 1. A stage is a row of blocks whose feature maps have the same size.
         channels: Factors at a position.
-        size: Height and width of the map that it rescales.
-        mean: Over images and channels.
+        size: Height and width of the feature map that it rescales.
+        mean: Mean over images and channels.
         spread: Standard deviation over the images, root mean square over the channels.
         channel_spread: Standard deviation of the channels' means.
-        dead: Share of factors below 0.05.
-        saturated: Share of factors above 0.95.
+        dead: Fraction of factors below 0.05.
+        saturated: Fraction of factors above 0.95.
         specificity: Variance between the classes' means over the variance over all images, summed over the channels.
-        specificity_corrected: The same less what chance alone makes of so few images; None without enough of them.
-        role: In a word or two.
+        specificity_corrected: Specificity corrected for chance; None with too few images.
+        role: Role in a word or two.
         params: Learnable parameters.
-        macs: Multiply-accumulates for one image.
-        latency_share: Of the network's time, 0..1.
-        drift: How far the outputs move if this gate alone becomes its mean, as in `senet.freeze`; None if it can't.
+        macs: Multiply-accumulates (MACs) for one image.
+        latency_share: Fraction of the network's time, 0..1.
+        drift: Drift of the outputs if this gate alone becomes its mean, as in `senet.freeze`, or None if unavailable.
     """
 
     path: str
@@ -70,7 +70,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know; `level` is "alarm" or "note"."""
+    """One finding; `level` is "alarm" or "note"."""
 
     level: str
     block: str
@@ -78,7 +78,7 @@ class Finding:
 
 
 def names_of(paths: Sequence[str]) -> dict[str, str]:
-    """Path to short name: its parent's path where no other gate is in that parent."""
+    """Map paths to short names: the parent's path if it contains no other gate."""
     parents = [path.rpartition(".")[0] for path in paths]
     return {
         path: parent if parent and parents.count(parent) == 1 else path or "(network)"
@@ -87,9 +87,10 @@ def names_of(paths: Sequence[str]) -> dict[str, str]:
 
 
 def corrected(statistics: GateStatistics, specificity: float) -> float | None:
-    """The share of the variance that lies between classes, less what chance makes.
+    """Correct the fraction of variance between classes for chance.
 
-    Means over few images differ although the classes don't; with one image a class all variance is "between".
+    Means over few images differ even if the classes don't. With one image in each class all variance lies between
+    classes.
 
     Source: epsilon squared, Kelley 1935.
     """
@@ -100,7 +101,7 @@ def corrected(statistics: GateStatistics, specificity: float) -> float | None:
 
 
 def role_of(statistics: GateStatistics, specificity: float | None) -> str:
-    """A block's role in a word or two."""
+    """Return a block's role in a word or two."""
     if statistics.spread < FLAT and float(statistics.mean.std(correction=0)) < FLAT:
         return "constant"
     if statistics.saturated > MOST:
@@ -117,23 +118,23 @@ def role_of(statistics: GateStatistics, specificity: float | None) -> str:
 
 
 def findings(blocks: Sequence[Block]) -> list[Finding]:
-    """What a reader should know first: alarms, then notes."""
+    """List the findings, alarms first, then notes."""
     alarms = []
     for role, text in ALARMS.items():
         alike = [b for b in blocks if b.role == role]
-        told = alike if len(alike) <= TOLD else sorted(alike, key=lambda b: -b.params)[: TOLD - 1]
-        alarms += [Finding("alarm", b.path, text(b)) for b in alike if b in told]
-        rest = [b for b in alike if b not in told]
+        listed = alike if len(alike) <= LISTED else sorted(alike, key=lambda b: -b.params)[: LISTED - 1]
+        alarms += [Finding("alarm", b.path, text(b)) for b in alike if b in listed]
+        rest = [b for b in alike if b not in listed]
         if rest:
-            what = f"{len(rest)} more {MORE[role]}; they have {in_short(sum(b.params for b in rest))} parameters"
-            alarms.append(Finding("alarm", rest[0].path, what))
+            summary = f"{len(rest)} more {MORE[role]}; they have {in_short(sum(b.params for b in rest))} parameters"
+            alarms.append(Finding("alarm", rest[0].path, summary))
     return alarms + _notes(blocks)
 
 
 def _constant(b: Block) -> str:
     if min(abs(b.mean - start) for start in (0.5, 1.0)) < FLAT:
-        return f"{b.name}: all gates {b.mean:.2g}: this block never learned"
-    return f"{b.name}: all gates {b.mean:.2f}: it rescales everything alike; freezing it saves {_saved(b)}"
+        return f"{b.name}: all gates {b.mean:.2g}, so this block never learned"
+    return f"{b.name}: all gates {b.mean:.2f}, so it rescales all channels alike; freezing it saves {_saved(b)}"
 
 
 def _saved(b: Block) -> str:
@@ -143,8 +144,8 @@ def _saved(b: Block) -> str:
 ALARMS: Final = {
     "constant": _constant,
     "saturated": lambda b: (
-        f"{b.name}: {b.saturated:.0%} of its gates are above {SATURATED}, so it passes most channels on as they are; "
-        f"without it {_saved(b)} are saved"
+        f"{b.name}: {b.saturated:.0%} of its gates are above {SATURATED}, so it leaves most channels unchanged; "
+        f"removing it saves {_saved(b)}"
     ),
     "dead": lambda b: f"{b.name}: {b.dead:.0%} of its gates are below {DEAD}, so it switches most channels off",
     "still": lambda b: f"{b.name} hardly varies: freezing it saves {_saved(b)}",
@@ -152,7 +153,7 @@ ALARMS: Final = {
 
 
 MORE: Final = {
-    "constant": "blocks have gates that are all alike",
+    "constant": "blocks have equal gates",
     "saturated": f"blocks have most gates above {SATURATED}",
     "dead": f"blocks have most gates below {DEAD}",
     "still": "blocks hardly vary",
@@ -160,7 +161,7 @@ MORE: Final = {
 
 
 def _notes(blocks: Sequence[Block]) -> list[Finding]:
-    # Of what hardly varies, shares of its variance say little.
+    # A fraction of a tiny variance has no meaning.
     known: Mapping[str, tuple[Block, float]] = {
         b.path: (b, b.specificity_corrected)
         for b in blocks
@@ -168,21 +169,21 @@ def _notes(blocks: Sequence[Block]) -> list[Finding]:
     }
     if len(known) < 2:
         return []
-    most, most_share = max(known.values(), key=lambda item: item[1])
-    least, least_share = min(known.values(), key=lambda item: item[1])
+    most, most_fraction = max(known.values(), key=lambda item: item[1])
+    least, least_fraction = min(known.values(), key=lambda item: item[1])
     return [
         Finding(
             "note",
             most.path,
-            f"most class-specific: {most.name}, where {most_share:.0%} of the gates' variance lies between classes",
+            f"most class-specific: {most.name}, where {most_fraction:.0%} of the gates' variance lies between classes",
         ),
-        Finding("note", least.path, f"least class-specific: {least.name}, with {least_share:.0%}"),
+        Finding("note", least.path, f"least class-specific: {least.name}, with {least_fraction:.0%}"),
     ]
 
 
 def in_short(count: int) -> str:
-    """1234567 -> "1.23M"."""
-    for block, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
-        if count >= block:
-            return f"{count / block:.3g}{letter}"
+    """Abbreviate a count: 1234567 -> "1.23M"."""
+    for unit, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g}{letter}"
     return str(count)

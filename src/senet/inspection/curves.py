@@ -1,4 +1,4 @@
-"""Gates channel by channel and class by class (the paper's Figures 6 and 7), in bounded size, exact to a thousandth."""
+"""Gates of each channel and class (the paper's Figures 6 and 7), in bounded size, with three decimals."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = ["Curves", "curves_of", "packed"]
 
 MOST_CLASSES: Final = 1000
 MOST_CHANNELS: Final = 128
-"""More than a chart can show. The paper shows 50, also evenly spaced."""
+"""Largest number of channels in a chart. The paper shows 50, also evenly spaced."""
 MOST_PAIRS: Final = 2_500_000
-"""Of class and channel over all blocks; each takes two to three bytes of the page."""
+"""Largest number of pairs of class and channel over all blocks. Each takes two to three bytes of the page."""
 FEWEST_CHANNELS: Final = 16
 
 
 @dataclass(frozen=True)
 class Curves:
-    """One block's gates; all numbers are whole thousandths.
+    """One block's gates. All numbers are whole thousandths.
 
     Attributes:
-        channels: Which channels, evenly spaced.
-        classes: Which classes.
-        mean: (S,) over all images.
+        channels: Channel numbers, evenly spaced.
+        classes: Class numbers.
+        mean: (S,) mean over all images.
         spread: (S,) standard deviation over all images.
-        class_mean: (K, S) within each class.
+        class_mean: (K, S) mean within each class.
         class_spread: (K, S) standard deviation within each class.
     """
 
@@ -45,7 +45,7 @@ class Curves:
     class_spread: np.ndarray
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, in blocks rather than thousandths."""
+        """Return a JSON-ready form, in units instead of thousandths."""
         arrays = ("mean", "spread", "class_mean", "class_spread")
         return {"channels": self.channels, "classes": self.classes} | {
             name: np.round(getattr(self, name) / 1000, 3).tolist() for name in arrays
@@ -53,7 +53,7 @@ class Curves:
 
 
 def curves_of(statistics: Mapping[str, GateStatistics], first: Sequence[int]) -> dict[str, Curves]:
-    """The curves of all blocks, with the `first` classes among those shown."""
+    """Return the curves of all blocks. The `first` classes are always included."""
     some = next(iter(statistics.values()))
     seen = [k for k in range(len(some.counts)) if some.counts[k] > 0]
     room = MOST_CLASSES - len(set(first) & set(seen))
@@ -79,11 +79,10 @@ def _thousandths(values: Tensor) -> np.ndarray:
 
 
 def packed(curves: Mapping[str, Curves]) -> str:
-    """All class curves for a page: zlib in base64.
+    """Pack all class curves for a page: zlib in base64.
 
-    Block after block, the classes' means less the mean over all (K, S), then their spreads (K, S), as 16-bit
-    numbers; of all of these first the low bytes and then the high ones, which are nearly all alike and shrink to
-    nothing.
+    For each block, the classes' means less the mean over all (K, S) come first, then their spreads (K, S), as 16-bit
+    numbers. All low bytes precede all high bytes. The high bytes are nearly equal and compress well.
     """
     rows = [part.ravel() for c in curves.values() for part in (c.class_mean - c.mean, c.class_spread)]
     whole = np.concatenate(rows).astype("<i2")

@@ -1,4 +1,4 @@
-"""Single images: which channels a block raises and lowers, what these channels show, and where the class is seen."""
+"""Single images: the channels that a block raises and lowers, their feature maps, and a class activation map."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from senet.preprocessing import Preprocessing
 __all__ = ["Channel", "Example", "Heat", "explain_images", "image_of"]
 
 FINEST: Final = 16
-"""Maps are shown at this many positions a side at most."""
+"""Largest number of positions on a side of a displayed feature map."""
 SMALL: Final = 64
-"""Pictures up to this size are stored without loss."""
+"""Images up to this size are stored without loss."""
 
 
 @dataclass(frozen=True)
 class Heat:
-    """A map to lay over a picture.
+    """A heat map over an image.
 
     Attributes:
         size: Height and width.
-        values: One byte a position, row by row, base64: 0 is the map's least, 255 its largest value.
+        values: One byte for each position, row by row, base64: 0 is the smallest, 255 the largest value.
     """
 
     size: tuple[int, int]
@@ -45,9 +45,9 @@ class Channel:
 
     Attributes:
         channel: Its number.
-        gate: Its factor in this image (averaged over positions, if it has some).
-        mean: Its average factor over all images.
-        heat: Its map before the rescaling; None where there is no map.
+        gate: Its factor in this image (averaged over positions, if it has several).
+        mean: Its mean factor over all images.
+        heat: Its feature map before the rescaling, or None without one.
     """
 
     channel: int
@@ -62,18 +62,18 @@ class Example:
 
     Attributes:
         label: Its class.
-        guess: The class that the network sees; None if its outputs are no classes.
-        probability: Of that guess.
-        picture: What the network was shown, as a data URL.
-        heat: Where it sees that class.
-        raised: Path of a block to the channels raised most above their average, the most first.
-        lowered: The same for those lowered most.
+        prediction: The predicted class, or None if the outputs are no classes.
+        probability: Probability of the predicted class.
+        image: The network's input, as a data URL.
+        heat: Class activation map of the predicted class.
+        raised: Path of a block to the channels raised most above their mean, in descending order.
+        lowered: Path of a block to the channels lowered most below their mean.
     """
 
     label: str
-    guess: str | None
+    prediction: str | None
     probability: float | None
-    picture: str
+    image: str
     heat: Heat | None
     raised: dict[str, tuple[Channel, ...]]
     lowered: dict[str, tuple[Channel, ...]]
@@ -90,17 +90,17 @@ def explain_images(
     preprocessing: Preprocessing | None,
     top: int = 3,
 ) -> list[Example]:
-    """Look at some images, (n, C, H, W), where the network is.
+    """Explain some images, (n, C, H, W), on the network's device.
 
     Args:
         model: The network.
         layers: Path to attention layer.
-        statistics: Of these layers, over all images.
-        images: As the network gets them.
-        labels: Class of each.
-        outputs: What the network's outputs mean; empty if unknown.
-        preprocessing: What to undo for a picture; None stretches the values.
-        top: Channels to show each way.
+        statistics: Statistics of these layers over all images.
+        images: Inputs of the network.
+        labels: Class of each image.
+        outputs: Class names of the network's outputs, empty if unknown.
+        preprocessing: Preprocessing to undo for display. None stretches the values.
+        top: Number of raised and of lowered channels.
     """
     seen: dict[str, Tensor] = {}
     maps: dict[str, Tensor] = {}
@@ -113,13 +113,13 @@ def explain_images(
     found = []
     for i, label in enumerate(labels):
         ranks = {path: _ranked(seen[path][i], statistics[path].mean, maps[path][i], top) for path in seen}
-        probability, guess = logits[i].softmax(0).max(0) if known else (None, None)
+        probability, prediction = logits[i].softmax(0).max(0) if known else (None, None)
         found.append(
             Example(
                 label=label,
-                guess=None if guess is None else outputs[int(guess)],
+                prediction=None if prediction is None else outputs[int(prediction)],
                 probability=None if probability is None else float(probability),
-                picture=image_of(images[i], preprocessing),
+                image=image_of(images[i], preprocessing),
                 heat=heats[i] if heats else None,
                 raised={path: both[0] for path, both in ranks.items()},
                 lowered={path: both[1] for path, both in ranks.items()},
@@ -141,7 +141,7 @@ def _keep_input(path: str, maps: dict[str, Tensor]) -> Any:
 
 
 def _ranked(gate: Tensor, mean: Tensor, maps: Tensor, top: int) -> tuple[tuple[Channel, ...], tuple[Channel, ...]]:
-    """The channels raised and lowered most in one image; `maps` is (C, H, W)."""
+    """Return the channels raised and lowered most in one image; `maps` is (C, H, W)."""
     above = gate - mean
     order = above.argsort(descending=True).tolist()
     raised = [channel for channel in order if above[channel] > 0][:top]
@@ -155,7 +155,7 @@ def _ranked(gate: Tensor, mean: Tensor, maps: Tensor, top: int) -> tuple[tuple[C
 
 
 def _heat(values: Tensor) -> Heat:
-    """(H, W) -> bytes, averaged down to what is shown."""
+    """Average (H, W) down to the displayed size, as bytes."""
     values = values.detach().float().cpu()
     size = min(FINEST, values.shape[0]), min(FINEST, values.shape[1])
     values = F.adaptive_avg_pool2d(values[None], size)[0]
@@ -166,7 +166,7 @@ def _heat(values: Tensor) -> Heat:
 
 
 def _class_activation(model: nn.Module, images: Tensor) -> tuple[Any, list[Heat]]:
-    """The outputs, and where the guessed class is seen in the last map before the classifier.
+    """Return the outputs, and the activation of the predicted class in the last feature map before the classifier.
 
     Source: Selvaraju et al. 2017 (Grad-CAM), which is Zhou et al. 2016 (CAM) for a network that ends in an average
         pool and one linear layer.
@@ -195,7 +195,7 @@ def _class_activation(model: nn.Module, images: Tensor) -> tuple[Any, list[Heat]
 
 
 def image_of(image: Tensor, preprocessing: Preprocessing | None) -> str:
-    """What the network is shown, (C, H, W), as a picture in a data URL."""
+    """Convert the network's input, (C, H, W), to a data URL."""
     from PIL import Image
 
     image = image.detach().float().cpu()

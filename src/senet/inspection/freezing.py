@@ -1,4 +1,4 @@
-"""What `senet.freeze` and `senet.prune` would save, and what it would cost, without changing the network."""
+"""Savings and cost of `senet.freeze` and `senet.prune`, measured without changing the network."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Step:
     Attributes:
         block: Path of the attention layer that is frozen in this step.
         params: Parameters saved so far.
-        macs: Multiply-accumulates saved so far, for one image.
-        drift: How far the outputs have moved, as in `senet.freeze`.
-        agreement: Share of the images that keep their class.
+        macs: Multiply-accumulates (MACs) saved so far, for one image.
+        drift: Drift of the outputs, as in `senet.freeze`.
+        agreement: Fraction of the images whose predicted class stays the same.
     """
 
     block: str
@@ -36,11 +36,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Freezing:
-    """Gates replaced by their means over all images, the calmest first, as `senet.prune` does.
+    """Gates replaced by their means over all images, in the order of increasing spread, as in `senet.prune`.
 
     Attributes:
-        images: Number of images that drift and agreement are measured on.
-        steps: One a gate.
+        images: Number of images for drift and agreement.
+        steps: One for each gate.
     """
 
     images: int
@@ -54,14 +54,14 @@ def try_freezing(
     costs: Mapping[str, tuple[int, int]],
     images: Tensor,
 ) -> tuple[Freezing, dict[str, float]]:
-    """Run a few images with one gate after the other constant.
+    """Run a few images while one gate after the other becomes constant.
 
     Returns:
         The steps, and each gate's drift if it alone is constant.
     """
     before = run(model, [images])
     means = {path: statistics[path].mean for path in layers}
-    # A selective kernel's factors weigh its branches: there is no constant that its input could be multiplied by.
+    # A selective kernel's factors weigh its branches: no constant factor of its input can replace them.
     layers = {p: m for p, m in layers.items() if statistics[p].channels in (1, getattr(m, "channels", len(means[p])))}
 
     def outputs(frozen: Sequence[str]) -> list[Tensor]:
@@ -80,7 +80,7 @@ def try_freezing(
 
 @contextmanager
 def _constant(layers: Mapping[str, nn.Module], means: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the block these layers multiply by constants."""
+    """Make these layers multiply by constants within the block."""
     with ExitStack() as stack:
         for path, layer in layers.items():
 

@@ -1,4 +1,4 @@
-"""Inspect a network: one pass over labelled images, and what its gates did there."""
+"""Inspecting a network: one pass over labelled images, and the statistics of its gates."""
 
 from __future__ import annotations
 
@@ -27,30 +27,39 @@ from senet.profiling.layer import layer_cost
 __all__ = ["Inspection", "inspect"]
 
 SECOND_LOOK = 32
-"""Images that freezing is tried on, at most."""
+"""Largest number of images for freezing."""
 SHOWN_FIRST = 4
-"""Classes that a page shows first: as many as the paper's figure."""
+"""Classes that a page shows at first, as in the paper's figure."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the gates of a network did over a data set.
+    """Statistics of a network's gates over a data set.
 
     Attributes:
-        network: What to call it.
-        data: What to call the images.
-        images: How many.
+        network: Name of the network.
+        data: Name of the images.
+        images: Number of images.
         classes: Class names.
-        class_images: Images of each.
+        class_images: Number of images of each class.
         chosen: Numbers of the classes to show first.
-        params: Of the whole network.
-        latency_ms: Of one image among a few, the layers' timers included.
-        blocks: In the order of the network's modules.
-        findings: What to know first.
-        freezing: What constants in place of the gates would save and cost.
-        curves: Path of a block to its gates, channel by channel and class by class.
-        channels: Path of a block to all its channels' mean, and variance within and between classes, each (C,).
+        params: Parameters of the whole network.
+        latency_ms: Milliseconds for one image in a small batch, including the layers' timers.
+        blocks: Blocks in the order of the network's modules.
+        findings: Alarms and notes.
+        freezing: Savings and cost of constants in place of the gates.
+        curves: Path of a block to its gates, by channel and class.
+        channels: Path of a block to its channels' mean, and variance within and between classes, each (C,).
         examples: Single images.
+
+    Example:
+        >>> import senet, torch
+        >>> from senet.inspection import Inspection, inspect
+        >>> model = senet.create_model("se_cifar_resnet20", num_classes=2)
+        >>> batches = [(torch.rand(2, 3, 16, 16), torch.tensor([0, 1]))]
+        >>> result: Inspection = inspect(model, batches, ["cat", "dog"], examples=1)
+        >>> result.images, result.examples[0].label, sorted(result.summary())[:3]
+        (2, 'cat', ['blocks', 'chosen', 'classes'])
     """
 
     network: str
@@ -69,7 +78,7 @@ class Inspection:
     examples: tuple[Example, ...]
 
     def summary(self) -> dict[str, Any]:
-        """JSON-ready: all but what belongs to single channels and images."""
+        """Return a JSON-ready form without single channels and images."""
         return {
             "network": self.network,
             "data": self.data,
@@ -88,7 +97,7 @@ class Inspection:
 
 
 def _short(value: Any) -> Any:
-    """Six digits are more than a page shows, and keep files small."""
+    """Round to six digits, more than a page shows, to keep files small."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
@@ -104,41 +113,50 @@ def inspect(
     chosen: Sequence[str] = (),
     examples: int = 8,
 ) -> Inspection:
-    """Run images once and say what each attention layer did.
+    """Run images once and measure the gates of each attention layer.
 
     Memory doesn't grow with the number of images.
 
     Args:
-        model: Any network with layers that `senet.record_gates` knows; left as it was.
-        batches: Images (N, C, H, W) where the network is, and their class numbers (N,).
-        classes: What the numbers mean.
-        network: What to call the network; its class by default.
-        data: What to call the images.
-        outputs: Classes of the network's outputs; empty if unknown.
-        preprocessing: What images went through, to show them as they were.
-        chosen: Classes to show first; some, evenly spaced, by default.
-        examples: Single images to look at.
+        model: Any network with layers that `senet.record_gates` supports, left unchanged.
+        batches: Images (N, C, H, W) on the network's device, and their class numbers (N,).
+        classes: Class names of the numbers.
+        network: Name of the network, by default its class.
+        data: Name of the images.
+        outputs: Class names of the network's outputs, empty if unknown.
+        preprocessing: Preprocessing of the images, to display the originals.
+        chosen: Classes to show first, by default a few evenly spaced ones.
+        examples: Number of single images.
 
     Raises:
-        SenetError: No attention layer that is known, no image, or one of the layers never runs.
-        UnknownNameError: A chosen class that there isn't.
+        SenetError: There is no supported attention layer or no image, or one of the layers never runs.
+        UnknownNameError: An unknown chosen class.
+
+    Example:
+        >>> import senet, torch
+        >>> from senet.inspection import inspect
+        >>> model = senet.create_model("se_cifar_resnet20", num_classes=2)
+        >>> batches = [(torch.rand(2, 3, 16, 16), torch.tensor([0, 1]))]
+        >>> block = inspect(model, batches, ["cat", "dog"], examples=0).blocks[0]
+        >>> block.channels, 0 < block.mean < 1
+        (16, True)
 
     Source: Hu et al. 2018, section 7.2, Figures 6 and 7.
     """
     refuse_optimized(model, "inspect")
     layers = gated_layers(model)
     if not layers:
-        raise SenetError(f"{type(model).__name__} has no attention layer whose gate could be inspected")
+        raise SenetError(f"{type(model).__name__} has no attention layer with a supported gate")
     first = indices_of(chosen, classes) or evenly(len(classes), SHOWN_FIRST)
-    keeper = ImageSampler(len(classes), first, max(SECOND_LOOK, examples))
-    statistics, shapes, counts = _pass(model, layers, batches, len(classes), keeper)
+    sampler = ImageSampler(len(classes), first, max(SECOND_LOOK, examples))
+    statistics, shapes, counts = _pass(model, layers, batches, len(classes), sampler)
     like = next(model.parameters(), torch.zeros(()))
-    kept, labels = keeper.images(max(SECOND_LOOK, examples))
+    kept, labels = sampler.images(max(SECOND_LOOK, examples))
     kept = kept.to(like.device)
     costs = {path: layer_cost(layer, shapes[path]) for path, layer in layers.items()}
     whole_ms, shares = latency(model, layers, kept[:8])
     freezing, alone = try_freezing(model, layers, statistics, costs, kept[:SECOND_LOOK])
-    looked = explain_images(
+    explained = explain_images(
         model, layers, statistics, kept[:examples], [classes[k] for k in labels[:examples]],
         outputs=outputs, preprocessing=preprocessing,
     ) if examples else []  # fmt: skip
@@ -157,7 +175,7 @@ def inspect(
         freezing=freezing,
         curves=curves_of(statistics, first),
         channels={path: (s.mean, s.within, s.between) for path, s in statistics.items()},
-        examples=tuple(looked),
+        examples=tuple(explained),
     )
 
 
@@ -166,9 +184,9 @@ def _pass(
     layers: Mapping[str, nn.Module],
     batches: Iterable[tuple[Tensor, Tensor]],
     classes: int,
-    keeper: ImageSampler,
+    sampler: ImageSampler,
 ) -> tuple[dict[str, GateStatistics], dict[str, torch.Size], Tensor]:
-    """The one pass: statistics, the shape of each layer's map, and images of each class."""
+    """Run the images once: statistics, the shape of each layer's feature map, and images of each class."""
     statistics: dict[str, GateStatistics] = {}
     shapes: dict[str, torch.Size] = {}
     counts = torch.zeros(classes, dtype=torch.int64)
@@ -195,9 +213,9 @@ def _pass(
             labels = given.cpu()
             model(images)
             counts += torch.bincount(labels, minlength=classes)
-            keeper.offer(images, labels)
+            sampler.offer(images, labels)
     if not counts.sum():
-        raise SenetError("no images: gates are inspected on images, give some")
+        raise SenetError("no images; inspecting gates needs at least one")
     silent = [path for path in layers if path not in statistics]
     if silent:
         raise SenetError(f"{silent[0]} doesn't run on these images, so its gate can't be inspected")

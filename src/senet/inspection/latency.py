@@ -1,4 +1,4 @@
-"""How much of a network's time its attention layers take."""
+"""The fraction of a network's time in its attention layers."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def latency(
 ) -> tuple[float, dict[str, float]]:
     """Time a batch, and each layer in it.
 
-    On an accelerator each layer waits for the others to finish, so that shares are comparable and the whole is
-    slower than usual.
+    On an accelerator each layer waits for all others to finish. Shares are then comparable, and the whole is slower
+    than usual.
 
     Args:
         model: The network.
         layers: Path to layer.
-        images: (N, C, H, W), where the network is.
-        runs: The best of that many runs counts, after one that isn't counted.
+        images: (N, C, H, W), on the network's device.
+        runs: Number of timed runs after one warm-up. The fastest counts.
 
     Returns:
-        Milliseconds for the batch, and each layer's share, 0..1.
+        Milliseconds for the batch, and each layer's fraction, 0..1.
     """
     taken: dict[str, float] = {}
     rows: list[tuple[float, dict[str, float]]] = []
@@ -46,7 +46,7 @@ def latency(
             started = _now()
             model(images)
             rows.append((_now() - started, dict(taken)))
-    # The best of each: what other work on the machine adds falls on the long whole rather than on a short part.
+    # The fastest of each: other work on the machine slows the long whole more often than a short part.
     best = min(whole for whole, _ in rows[1:])
     return 1000 * best, {path: min(parts.get(path, 0.0) for _, parts in rows[1:]) / best for path in layers}
 

@@ -1,4 +1,4 @@
-"""An inspection as files: a page to look at, JSON and CSV to compute with."""
+"""Writing an inspection as files: a page with charts, JSON and CSV."""
 
 from __future__ import annotations
 
@@ -24,7 +24,17 @@ BLOCK_COLUMNS: Final = (
 
 
 def write(inspection: Inspection, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write `index.html`, `report.json`, `blocks.csv` and `channels.csv` into a folder, which is made if needed."""
+    """Write `index.html`, `report.json`, `blocks.csv` and `channels.csv` into a folder, which is made if missing.
+
+    Example:
+        >>> import senet, tempfile, torch
+        >>> from senet.inspection import inspect, write
+        >>> model = senet.create_model("se_cifar_resnet20", num_classes=2)
+        >>> batches = [(torch.rand(2, 3, 16, 16), torch.tensor([0, 1]))]
+        >>> paths = write(inspect(model, batches, ["cat", "dog"], examples=0), tempfile.mkdtemp())
+        >>> [path.name for path in paths]
+        ['index.html', 'report.json', 'blocks.csv', 'channels.csv']
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"index.html": page(inspection), "report.json": json.dumps(_document(inspection), allow_nan=False)}
@@ -48,21 +58,30 @@ def _cell(value: Any) -> Any:
 
 
 def _document(inspection: Inspection) -> dict[str, Any]:
-    """The whole inspection but pictures and maps, which are for looking at."""
+    """Return the whole inspection without images and heat maps, which are for display."""
     return inspection.summary() | {
         "curves": {path: curves.to_dict() for path, curves in inspection.curves.items()},
-        "examples": [_without_pictures(asdict(example)) for example in inspection.examples],
+        "examples": [_without_images(asdict(example)) for example in inspection.examples],
     }
 
 
-def _without_pictures(value: Any) -> Any:
+def _without_images(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {k: _without_pictures(v) for k, v in value.items() if k not in ("picture", "heat")}
-    return [_without_pictures(v) for v in value] if isinstance(value, list | tuple) else value
+        return {k: _without_images(v) for k, v in value.items() if k not in ("image", "heat")}
+    return [_without_images(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def page(inspection: Inspection) -> str:
-    """One HTML page that needs nothing else: style, script and data are in it."""
+    """Return one HTML page with style, script and data inside, which needs no other file.
+
+    Example:
+        >>> import senet, torch
+        >>> from senet.inspection import inspect, page
+        >>> model = senet.create_model("se_cifar_resnet20", num_classes=2)
+        >>> batches = [(torch.rand(2, 3, 16, 16), torch.tensor([0, 1]))]
+        >>> page(inspect(model, batches, ["cat", "dog"], examples=0))[:15]
+        '<!doctype html>'
+    """
     some = next(iter(inspection.curves.values()))
     data = inspection.summary() | {
         "curves": {
@@ -72,7 +91,7 @@ def page(inspection: Inspection) -> str:
         "shown": some.classes,
         "examples": [asdict(example) for example in inspection.examples],
     }
-    # Within a script element only "</script" and "<!--" could end or bend it; no "<" is left.
+    # Within a script element only "</script" and "<!--" have an effect, so every "<" is escaped.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     parts = {"STYLE": _part("page.css"), "SCRIPT": _part("page.js"), "DATA": text, "CURVES": packed(inspection.curves)}
     before, *rest = _part("page.html").split("{{")

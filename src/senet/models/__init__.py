@@ -1,4 +1,4 @@
-"""The networks: one file a family, a variant is a frozen spec."""
+"""The network families: one file per family. A variant is a frozen spec."""
 
 from senet.models.backbone import Backbone
 from senet.models.published import PUBLISHED, Published

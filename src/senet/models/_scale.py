@@ -1,4 +1,4 @@
-"""Depths and widths as families have them, checked."""
+"""Check and scale the depths and widths of network families."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["check_depths", "scaled"]
 
 
 def check_depths(depths: tuple[int, ...]) -> None:
-    """Raise a `SenetError` unless there are stages and each has a block."""
+    """Raise a `SenetError` unless there is a stage and every stage has a block."""
     if min(depths, default=0) < 1:
         raise SenetError(f"depths={depths} must give each stage at least one block")
 
 
 def scaled(channels: int, width: float) -> int:
-    """That many channels times `width`, rounded down.
+    """Multiply a channel count by `width` and round down.
 
     Raises:
         SenetError: The width is not positive and finite, or no channel is left.

@@ -1,4 +1,4 @@
-"""A network without its head, for tasks that need the maps between: detection, segmentation."""
+"""Backbones: networks without a head, for tasks that need intermediate feature maps (detection, segmentation)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ __all__ = ["Backbone", "check_features", "check_out_stages"]
 def check_features(
     spec: ModelSpec, features_only: bool, out_stages: Sequence[int] | None, options: Container[str]
 ) -> None:
-    """Raise a `SenetError` if what is asked of a backbone makes no sense; allocates nothing."""
+    """Raise a `SenetError` for backbone options that contradict each other. Allocates nothing."""
     if features_only:
         check_out_stages(spec, out_stages)
         if "num_classes" in options:
-            raise SenetError("features_only=True makes no classifier; leave num_classes out")
+            raise SenetError("features_only=True builds no classifier; leave out num_classes")
     elif out_stages is not None:
         raise SenetError(f"out_stages={out_stages} needs features_only=True")
 
 
 def check_out_stages(spec: ModelSpec, out_stages: Sequence[int] | None) -> tuple[int, ...]:
-    """The numbers of the stages whose maps are wanted, ascending; None is all of them.
+    """Return the numbers of the selected stages, ascending. None selects all stages.
 
     Raises:
         SenetError: Not stages of the network, or not in ascending order.
@@ -45,26 +45,34 @@ def check_out_stages(spec: ModelSpec, out_stages: Sequence[int] | None) -> tuple
 
 @final
 class Backbone(nn.Module):
-    """The stages of a network, giving one map a stage.
+    """The stages of a network, returning one feature map per stage.
 
-    It holds the network's own modules (no copies), without the head and without the stages after the last chosen one,
-    so every parameter takes part in the maps. Parameters keep their names: `load_state_dict` takes the
-    state dict of the whole network and leaves out what isn't here; anything else missing or extra is an error.
+    A backbone holds the network's own modules, not copies. It leaves out the head and the stages after the last
+    selected one, so the feature maps depend on every parameter. Parameters keep their names. `load_state_dict` accepts
+    the state dict of the whole network and ignores the unused parts. Any other missing or extra key is an error.
 
-    The network's `final` layers (the last norm and ReLU of a pre-activation network or DenseNet) belong to its last
-    map alone; the maps before are the sums or concatenations that the next stage's own norm gets.
+    The network's `final` layers (the last norm and ReLU of a pre-activation network or DenseNet) apply to its last
+    feature map only. Earlier feature maps are the sums or concatenations before the next stage's first norm.
 
     Args:
         network: A whole network, for example a loaded one.
-        out_stages: Numbers of the stages whose maps are given, ascending; None is all of them.
+        out_stages: Numbers of the stages to return, ascending. None returns all stages.
 
     Attributes:
-        spec: What the network was built from.
-        feature_info: Stage number, channels and stride of each map.
-        checkpointing: As in `ConvNet`, whose stages these are.
+        spec: The spec that the network was built from.
+        feature_info: Stage number, channels and stride of each feature map.
+        grad_checkpointing: As in `ConvNet`.
 
     Raises:
-        SenetError: `out_stages` are no stages of the network.
+        SenetError: `out_stages` are not stages of the network.
+
+    Example:
+        >>> import torch, senet
+        >>> backbone = senet.create_model("se_resnet18", features_only=True, out_stages=(4, 5)).eval()
+        >>> backbone.channels, backbone.strides
+        ((256, 512), (16, 32))
+        >>> [tuple(feature_map.shape) for feature_map in backbone(torch.rand(1, 3, 64, 64))]
+        [(1, 256, 4, 4), (1, 512, 2, 2)]
     """
 
     def __init__(self, network: ConvNet, out_stages: Sequence[int] | None = None) -> None:
@@ -77,23 +85,23 @@ class Backbone(nn.Module):
         self.final = network.final if whole else nn.Identity().train(network.training)
         self._frozen_to = 0
         self._frozen_norms = False
-        # The network's modules keep their own modes (a norm that is frozen by hand): `self.train` would set them all.
+        # The network's modules keep their own modes (such as a frozen norm). `self.train` would change them all.
         self.training = self.stages.training = network.training
         self.register_load_state_dict_pre_hook(_leave_out)
 
     @property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
-        """Stage number, channels and stride of each map."""
+        """Return stage number, channels and stride of each feature map."""
         return tuple(info for info in self.spec.feature_info if info.stage in self.out_stages)
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Channels of each map."""
+        """Return the channels of each feature map."""
         return tuple(info.channels for info in self.feature_info)
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """Pixels of the image to one step of each map."""
+        """Return the stride of each feature map, in pixels of the image."""
         return tuple(info.stride for info in self.feature_info)
 
     @property
@@ -106,50 +114,50 @@ class Backbone(nn.Module):
         set_recomputing(dict(self.stages.items()), recompute)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, in_channels, H, W) -> the chosen stages' maps, the finest first."""
-        maps = []
+        """Return the feature maps of `out_stages`, the finest first, for images (N, in_channels, H, W)."""
+        features: list[Tensor] = []
         x = self.stem(x)
         for number, stage in self.stages.items():
             x = stage(x)
             if int(number) in self.out_stages:
-                maps.append(x)
-        maps[-1] = self.final(maps[-1])
-        return maps
+                features.append(x)
+        features[-1] = self.final(features[-1])
+        return features
 
     def freeze(self, last: int = 0, *, norms: bool = False) -> Backbone:
-        """Hold the first stages fixed, as one does where a batch is small or the new task has few images.
+        """Freeze the first stages, for small batches or fine-tuning with few images.
 
-        Frozen parameters get no gradient; frozen batch norms use their running statistics and never change them,
-        in training mode too.
+        Frozen parameters get no gradient. Frozen batch norms use their running statistics and never update them,
+        even in training mode.
 
         Args:
-            last: The stem and the stages up to this number are frozen; 0 is none of them, 1 the stem.
-            norms: All batch norms are frozen, with their gammas and betas.
+            last: Freeze the stem and the stages up to this number. 0 freezes nothing, 1 the stem.
+            norms: Freeze all batch norms, including their weights and biases.
 
         Returns:
-            Itself. A later call replaces an earlier one.
+            The backbone itself. A later call replaces an earlier one.
 
         Raises:
             SenetError: There is no such stage.
         """
         numbers = (0, 1, *map(int, self.stages))
         if isinstance(last, bool) or last not in numbers:
-            raise SenetError(f"last={last!r} is no stage of this backbone; use one of {tuple(sorted(set(numbers)))}")
-        for module in [*self._frozen_parts(), *self._held_norms()]:
+            raise SenetError(f"last={last!r} is not a stage of this backbone; use one of {tuple(sorted(set(numbers)))}")
+        for module in [*self._frozen_parts(), *self._frozen_norm_layers()]:
             module.requires_grad_()
-        for norm in self._held_norms():
+        for norm in self._frozen_norm_layers():
             norm.train(self.training)
         self._frozen_to, self._frozen_norms = last, norms
-        for module in [*self._frozen_parts(), *self._held_norms()]:
+        for module in [*self._frozen_parts(), *self._frozen_norm_layers()]:
             module.requires_grad_(False)
-        for norm in self._held_norms():
+        for norm in self._frozen_norm_layers():
             norm.eval()
         return self
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set training mode; frozen batch norms stay as they are."""
+        """Set training mode. Frozen batch norms stay in evaluation mode."""
         super().train(mode)
-        for norm in self._held_norms():
+        for norm in self._frozen_norm_layers():
             norm.eval()
         return self
 
@@ -157,13 +165,13 @@ class Backbone(nn.Module):
         stages = [stage for number, stage in self.stages.items() if int(number) <= self._frozen_to]
         return [self.stem, *stages] if self._frozen_to else []
 
-    def _held_norms(self) -> Iterator[nn.Module]:
+    def _frozen_norm_layers(self) -> Iterator[nn.Module]:
         for part in [self] if self._frozen_norms else self._frozen_parts():
             yield from (module for module in part.modules() if isinstance(module, _BatchNorm))
 
 
 def _leave_out(backbone: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """Take out of a whole network's state dict what the backbone doesn't have: head, later stages, their norm."""
+    """Remove the keys of head, later stages and final norm from a whole network's state dict."""
     assert isinstance(backbone, Backbone)
     later = [i.stage for i in backbone.spec.feature_info if str(i.stage) not in backbone.stages]
     unused = ["head.", *(f"stages.{number}." for number in later), *(["final."] if later else [])]

@@ -1,4 +1,4 @@
-"""BN-Inception, plain and with attention, as the authors released it."""
+"""BN-Inception as the authors released it, plain and with attention."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["VARIANTS", "BNInceptionSpec", "CutPool"]
 
 @final
 class CutPool(nn.Module):
-    """3x3 maximum, windows starting at every second pixel and cut at the border: as many as a padded 3x3 conv has.
+    """3x3 max pool of stride 2, with windows cropped at the border. A padded 3x3 convolution has the same output size.
 
     Source: the authors' definition ("MAX, stride 2, no padding, rounding up").
-    Differs: there, maps of odd size give one row and column less than the convolutions beside it, so that nothing
-    can be concatenated; here a last window, of the last pixel alone, is added. Even sizes give the same.
+    Differs: in the original, feature maps of odd size lose one row and column against the parallel convolutions and
+    can't be concatenated. Here a last window, of the last pixel alone, is added. Even sizes give the same.
     """
 
     def __init__(self) -> None:
@@ -31,11 +31,11 @@ class CutPool(nn.Module):
         self.dilation = 1
 
     def dilate(self, stride: int, dilation: int) -> None:
-        """Take steps of `stride` from now on, and neighbours `dilation` times as far away."""
+        """Set the stride, and multiply the distance between neighboring pixels by `dilation`."""
         self.stride, self.dilation = stride, self.dilation * dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, ceil(H / 2), ceil(W / 2))."""
+        """Return the pooled feature map: (N, C, H, W) -> (N, C, ceil(H / 2), ceil(W / 2))."""
         beyond = 2 * self.dilation
         whole = F.pad(x, (0, beyond, 0, beyond), value=float("-inf"))
         return F.max_pool2d(whole, 3, self.stride, 0, self.dilation)
@@ -52,7 +52,7 @@ def _maximum() -> nn.MaxPool2d:
 def _same(
     conv1x1: int, conv3x3: tuple[int, int], double3x3: tuple[int, int], projection: int, pool: Pool = averaging
 ) -> Branches:
-    """A module that keeps the resolution; a pair is the width of a 1x1 and of the 3x3s after it."""
+    """Return the branches of a module with stride 1. A pair gives the widths of a 1x1 and the 3x3s after it."""
     return {
         "1x1": (Conv(conv1x1),),
         "3x3": (Conv(conv3x3[0]), Conv(conv3x3[1], 3)),
@@ -62,7 +62,7 @@ def _same(
 
 
 def _halving(conv3x3: tuple[int, int], double3x3: tuple[int, int]) -> Branches:
-    """A module with stride 2: no 1x1, and the pool's channels as they are."""
+    """Return the branches of a module with stride 2, without a 1x1 branch or a projection after the pool."""
     return {
         "3x3": (Conv(conv3x3[0]), Conv(conv3x3[1], 3, 2)),
         "double3x3": (Conv(double3x3[0]), Conv(double3x3[1], 3), Conv(double3x3[1], 3, 2)),
@@ -88,13 +88,13 @@ _MODULES: tuple[tuple[Branches, ...], ...] = (
         _same(352, (192, 320), (192, 224), 128, pool=_maximum),
     ),
 )
-"""3a to 5b, by resolution."""
+"""Modules 3a to 5b, by resolution."""
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class BNInceptionSpec(InceptionSpec):
-    """BN-Inception ("Inception-v2"), with the attention after each of its ten concatenations.
+    """BN-Inception ("Inception-v2"). Attention follows each of its ten concatenations.
 
     Source: Ioffe & Szegedy 2015 (arXiv 1502.03167), Fig. 5; the authors' released definition, layer by layer.
     Differs: any image size works, see `CutPool`.
@@ -104,11 +104,11 @@ class BNInceptionSpec(InceptionSpec):
     stem = (Conv(64, 7, 2), _stem_pool, Conv(64), Conv(192, 3), _stem_pool)
 
     def blocks(self) -> list[list[BlockShape]]:
-        """The shapes of all blocks, stage by stage."""
+        """Return the shapes of all blocks, by stage."""
         return self.in_sequence(_MODULES)
 
 
 _PLAIN = BNInceptionSpec(preprocessing=IMAGENET_CAFFE)
 
 VARIANTS = {"bn_inception": _PLAIN, "se_bn_inception": replace(_PLAIN, attention=SE())}
-"""Name to spec."""
+"""The specs by name."""

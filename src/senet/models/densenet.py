@@ -1,4 +1,4 @@
-"""DenseNet (the bottleneck form with compression, "BC"), plain and with attention."""
+"""DenseNet in its "BC" form (bottleneck layers with compression), plain and with attention."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["VARIANTS", "DenseLayer", "DenseNetSpec"]
 
 @final
 class DenseLayer(nn.Module):
-    """`concat(x, se(branch(x)))`, after the transition that a stage begins with.
+    """A dense layer: `concat(x, se(branch(x)))`, after a transition if it is the first of its stage.
 
     Args:
-        block: Its shape; going out are the channels that it keeps and `growth` new ones. With a stride, a transition
-            compresses to those that it keeps.
-        growth: New channels.
-        attention: The block for the new channels, or the identity in a plain network.
+        block: Its shape. The output has the channels it keeps and `growth` new ones. With a stride, a transition first
+            compresses to the kept channels.
+        growth: Number of new channels.
+        attention: The attention for the new channels, or the identity in a plain network.
     """
 
     def __init__(self, block: BlockShape, growth: int, attention: nn.Module) -> None:
@@ -41,7 +41,7 @@ class DenseLayer(nn.Module):
         self.se = attention
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         x = self.transition(x)
         return torch.cat((x, self.se(self.branch(x))), 1)
 
@@ -56,24 +56,24 @@ def _transition(cin: int, cout: int, stride: int) -> nn.Sequential:
 
 @dataclass(frozen=True, kw_only=True)
 class DenseNetSpec(ModelSpec):
-    """A densely connected network for ImageNet-sized images: each layer adds channels to all that came before.
+    """A densely connected network for ImageNet-sized images. Each layer adds channels to all earlier ones.
 
-    A block is one dense layer, and the attention weighs its new channels before they join the others: where a branch
-    is weighed before the sum in a residual block (paper, Fig. 3), and where the paper's SE-ShuffleNet must have it
-    before its concatenation to cost what Table 3 says. Each channel is weighed once, and all layers after it see the
-    same; over the running concatenation the gates of up to 48 layers would be multiplied. For DenseNet-121 that is
-    9,396 parameters more (0.1 %) with two hidden units a block; one block over each stage's concatenation would be
-    306,096 (3.8 %), and a block over the running concatenation after every layer 2,959,622 (37 %).
+    A block is one dense layer. Attention rescales its new channels before the concatenation, as a residual block
+    rescales its branch before the sum (paper, Fig. 3). The paper's SE-ShuffleNet must also have it there to reproduce
+    the cost in Table 3. Each channel is rescaled once, and all later layers read the same values. After the
+    concatenation instead, the gates of up to 48 layers would be multiplied. For DenseNet-121 this placement adds 9,396
+    parameters (0.1 %) with two hidden units per block. Attention over each stage's concatenation would add 306,096 (3.8
+    %), and over the running concatenation after every layer 2,959,622 (37 %).
 
-    A stage's map is the dense block's concatenation; the transition belongs to the next stage.
+    A stage's feature map is the dense block's concatenation. The transition belongs to the next stage.
 
     Attributes:
-        depths: Dense layers in each of the stages.
-        growth: Channels that each adds. The 1x1 before its 3x3 has four times as many, the stem twice as many.
+        depths: Number of dense layers in each stage.
+        growth: Channels added per layer. The 1x1 before its 3x3 has four times as many, the stem twice as many.
 
     Source: Huang et al. 2017 (arXiv 1608.06993), Table 1 and section 3.
-    Differs: Hu et al. have no SE-DenseNet; public code disagrees. ClassyVision's weighs the new channels as here,
-        titu1994's weighs each dense block's and each transition's output.
+    Differs: Hu et al. define no SE-DenseNet, and public code disagrees. ClassyVision rescales the new channels as here,
+        titu1994 rescales each dense block's and each transition's output.
     """
 
     placements: ClassVar[tuple[str, ...]] = ("standard",)
@@ -90,7 +90,7 @@ class DenseNetSpec(ModelSpec):
         super().check_values()
 
     def blocks(self) -> list[list[BlockShape]]:
-        """The shapes of all blocks, stage by stage."""
+        """Return the shapes of all blocks, by stage."""
         stages, channels = [], self._stem_channels
         for number, depth in enumerate(self.depths):
             stage = []
@@ -110,7 +110,7 @@ class DenseNetSpec(ModelSpec):
         return self.growth
 
     def build(self) -> ConvNet:
-        """Make the network with freshly initialised weights."""
+        """Build the network with newly initialized weights."""
         stem = conv_norm_act(self.in_channels, self._stem_channels, 7, stride=2).append(nn.MaxPool2d(3, 2, padding=1))
         return ConvNet(self, stem, self._block, final=_norm_act(self.blocks()[-1][-1].out_channels))
 
@@ -129,4 +129,4 @@ def _variants() -> dict[str, DenseNetSpec]:
 
 
 VARIANTS = _variants()
-"""Name to spec."""
+"""The specs by name."""

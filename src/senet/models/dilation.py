@@ -1,4 +1,4 @@
-"""Output stride: the last stages keep the resolution and look at pixels further apart instead ("a trous")."""
+"""Output stride: the last stages keep the resolution and use dilated layers instead ("a trous")."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ __all__ = ["Dilatable", "dilate"]
 
 @runtime_checkable
 class Dilatable(Protocol):
-    """A layer of a family's own that takes steps over the map or looks at a pixel's neighbours."""
+    """A layer of a network family with its own stride or dilation."""
 
     stride: int
 
     def dilate(self, stride: int, dilation: int) -> None:
-        """Take steps of `stride` from now on, and neighbours `dilation` times as far away."""
+        """Set the stride, and multiply the distance between neighboring pixels by `dilation`."""
 
 
 @final
 class DensePool(nn.Module):
-    """A pool whose stride was taken away: the same windows, and those at all pixels between them.
+    """A pool with its stride removed. It adds the windows at all pixels in between.
 
-    A pool that rounds up, or whose windows don't overlap, keeps the size (its last windows are cut at the border,
-    as a pool that rounds up cuts them); any other one loses what it lost before.
+    A pool that rounds up, or whose windows don't overlap, keeps the size: its last windows are cropped at the border.
+    Any other pool reduces the size by as much as before.
 
     Args:
-        pool: The pool in its place so far.
-        dilation: Distance of a window's pixels.
+        pool: The pool that it replaces.
+        dilation: Distance between the pixels of a window.
 
     Shape:
         (N, C, H, W) -> (N, C, H', W').
@@ -56,7 +56,7 @@ class DensePool(nn.Module):
         self.count_padding = isinstance(pool, nn.AvgPool2d) and pool.count_include_pad
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H', W')."""
+        """Return the pooled feature map: (N, C, H, W) -> (N, C, H', W')."""
         if not self.average:
             return F.max_pool2d(self._pad(x, float("-inf")), self.kernel, 1, 0, self.dilation)
         inside = x.new_ones(1, 1, *x.shape[2:])
@@ -76,22 +76,23 @@ class DensePool(nn.Module):
         return torch.stack(windows).sum(0) if len(windows) > 1 else windows[0]
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
+        """Return the options that `print(layer)` shows."""
         kind = "average" if self.average else "maximum"
         return f"{kind}, kernel={self.kernel}, padding={self.padding}+{self.beyond}, dilation={self.dilation}"
 
 
 def dilate(model: nn.Module, spec: ModelSpec) -> None:
-    """Change a network that `spec` describes so that no map is coarser than `spec.output_stride`.
+    """Limit the stride of a network's feature maps to `spec.output_stride`, in place.
 
-    One rule for all layers: where the network would see every s-th pixel and now sees every t-th (t = output_stride),
-    a layer's pixels lie s/t apart, and a stride that would make t more is taken away. So at every (s/t)-th pixel the
-    map is what it was before, and a checkpoint serves both. In particular, the first block that loses its stride has:
+    One rule applies to all layers. Where the original network has stride s and the dilated one has stride t (t =
+    output_stride), a layer's pixels lie s/t apart. A layer stride that would increase t is removed. So at every
+    (s/t)-th pixel the feature map is unchanged, and the same checkpoint fits both. The first block that loses its
+    stride has one of two forms:
 
-    - stride on the 3x3 (v1.5): that 3x3 is dilated as the stage before, as in torchvision;
-    - stride on the first 1x1 (the authors'), or two 3x3 convolutions: what follows the strided one is dilated already.
+    - stride on the 3x3 (v1.5): this 3x3 has the dilation of the stage before, as in torchvision;
+    - stride on the first 1x1 (the authors'), or two 3x3 convolutions: the layers after the strided one are dilated.
 
-    All later blocks of the stage have the stage's dilation. Attention blocks stay as they are: they see the finer map.
+    All later blocks of the stage have the stage's dilation. Attention blocks are unchanged and get a finer feature map.
 
     Source: Chen et al. 2017 (arXiv 1706.05587), section 3.1.
     """
@@ -111,8 +112,8 @@ def dilate(model: nn.Module, spec: ModelSpec) -> None:
 
 
 def _strides_before(spec: ModelSpec) -> dict[str, int]:
-    """Path of each layer that could change, to the stride of the map that it gets in the undilated network."""
-    side = 1024  # large enough that what unpadded convolutions cut off doesn't matter
+    """Map the path of each layer that could change to the stride of its input in the undilated network."""
+    side = 1024  # large enough to ignore the borders lost in unpadded convolutions
     found: dict[str, int] = {}
 
     def watch(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
@@ -136,7 +137,7 @@ def _convolution(layer: nn.Conv2d, stride: int, dilation: int) -> nn.Conv2d:
     (high, wide), (down, right) = layer.kernel_size, layer.padding
     layer.stride = (stride, stride)
     layer.padding = (down * dilation, right * dilation)
-    # One pixel wide, it has no distance to take.
+    # A dimension of one pixel has no dilation.
     layer.dilation = (
         layer.dilation[0] * (dilation if high > 1 else 1),
         layer.dilation[1] * (dilation if wide > 1 else 1),
@@ -157,7 +158,7 @@ _LAYERS: Final[dict[type[nn.Module], Callable[[Any, int, int], nn.Module]]] = {
 
 
 def _one(value: Any) -> int:
-    """The number of a square layer, which may be given once or twice."""
+    """Return the number of a square layer, given as one number or two equal ones."""
     if isinstance(value, int):
         return value
     assert len(set(value)) == 1, value

@@ -1,4 +1,4 @@
-"""What the Inception networks are made of: branches as data, the module that runs them side by side."""
+"""The building blocks of the Inception networks: branches as data, and the module that runs them in parallel."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution without bias, norm and ReLU with it.
+    """A convolution without bias, with batch norm and ReLU.
 
     Attributes:
-        out_channels: Channels that go out.
+        out_channels: Output channels.
         kernel: One side, or (height, width).
-        stride: Its stride.
-        padded: So that stride 1 keeps the size; else not at all.
+        stride: The stride.
+        padded: Whether it is padded so that stride 1 keeps the size. Otherwise it has no padding.
     """
 
     out_channels: int
@@ -46,7 +46,7 @@ class Conv:
     padded: bool = True
 
     def build(self, in_channels: int, eps: float) -> nn.Sequential:
-        """Make it for (N, in_channels, H, W)."""
+        """Build the layers for (N, in_channels, H, W)."""
         height, width = (self.kernel, self.kernel) if isinstance(self.kernel, int) else self.kernel
         padding = (height // 2, width // 2) if self.padded else 0
         layer = nn.Conv2d(in_channels, self.out_channels, (height, width), self.stride, padding, bias=False)
@@ -54,20 +54,20 @@ class Conv:
 
 
 Pool = Callable[[], nn.Module]
-"""Makes a pool, which keeps the channels."""
+"""Builds a pool, which keeps the channels."""
 
 Fork = tuple[Conv, ...]
-"""Convolutions of the same map, concatenated."""
+"""Parallel convolutions of one feature map, concatenated."""
 
 Steps = tuple[Conv | Fork | Pool, ...]
-"""A branch or a stem: one after the other."""
+"""The layers of a branch or a stem, in order."""
 
 Branches = Mapping[str, Steps]
-"""The branches of a module by name, in the order of their concatenation."""
+"""The branches of a module by name, in concatenation order."""
 
 
 def averaging() -> nn.AvgPool2d:
-    """The pool of most modules' last branch: 3x3, stride 1; zeros of the padding count."""
+    """Return the 3x3 average pool of most modules' last branch, with stride 1. The zero padding counts."""
     return nn.AvgPool2d(3, stride=1, padding=1)
 
 
@@ -83,7 +83,7 @@ class InceptionShape(BlockShape):
 
     @classmethod
     def of(cls, in_channels: int, branches: Branches) -> InceptionShape:
-        """The shape that follows from the branches; those with convolutions have the same stride."""
+        """Derive the shape from the branches. All branches with convolutions have the same stride."""
         out = concatenated(in_channels, branches)
         strides = {_stride(steps) for steps in branches.values() if any(isinstance(s, Conv) for s in steps)}
         assert len(strides) == 1, branches
@@ -91,7 +91,7 @@ class InceptionShape(BlockShape):
 
 
 def concatenated(in_channels: int, branches: Branches) -> int:
-    """Channels of the branches together."""
+    """Return the total channels of the concatenated branches."""
     return sum(_width(in_channels, steps) for steps in branches.values())
 
 
@@ -110,10 +110,10 @@ def _stride(steps: Steps) -> int:
 
 @final
 class Concat(nn.ModuleDict):
-    """What several modules make of the same map, concatenated."""
+    """Parallel modules on one feature map, concatenated."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         return torch.cat([branch(x) for branch in self.values()], 1)
 
 
@@ -132,7 +132,7 @@ def _chain(in_channels: int, steps: Steps, eps: float) -> nn.Sequential:
 
 @final
 class InceptionBlock(nn.Module):
-    """`se(concat(branches(x)))`: the transformation that is recalibrated is the whole module.
+    """An Inception module with attention on its concatenation: `se(concat(branches(x)))`.
 
     Source: Hu et al. 2018, section 3.3 and Fig. 2.
     """
@@ -143,7 +143,7 @@ class InceptionBlock(nn.Module):
         self.se = attention
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         return self.se(self.branches(x))
 
 
@@ -151,15 +151,15 @@ class InceptionBlock(nn.Module):
 class InceptionSpec(ModelSpec):
     """A network of Inception modules.
 
-    Its stages are those of equal resolution; each after the first begins with the module that halves the map. The stem
-    has two stages' worth of strides, so they are numbered from 3: as in a ResNet, stage n ends with stride 2^n.
+    A stage holds the modules of one resolution. Each stage after the first begins with the module of stride 2. The stem
+    has the stride of two stages, so the stages are numbered from 3: stage n has stride 2^n, as in a ResNet.
 
     Attributes:
-        dropout: Before the classifier.
+        dropout: Dropout probability before the classifier.
 
-    A family says of itself:
-        eps: Of its batch norms.
-        stem: The steps before the first module.
+    Class attributes of a family:
+        eps: Epsilon of its batch norms.
+        stem: The layers before the first module.
     """
 
     first_stage: ClassVar[int] = 3
@@ -178,24 +178,24 @@ class InceptionSpec(ModelSpec):
 
     @abstractmethod
     def blocks(self) -> list[list[BlockShape]]:
-        """The shapes of all blocks, stage by stage."""
+        """Return the shapes of all blocks, by stage."""
 
     def build(self) -> ConvNet:
-        """Make the network with freshly initialised weights."""
+        """Build the network with newly initialized weights."""
         stem = _chain(self.in_channels, self.stem, self.eps)
         return ConvNet(self, stem, self.build_block, make_head=partial(Head, dropout=self.dropout))
 
     def build_block(self, stage: int, block: BlockShape) -> nn.Module:
-        """Make one block of stage number `stage`."""
+        """Build one block of stage number `stage`."""
         assert isinstance(block, InceptionShape)
         return InceptionBlock(self.build_branches(block), self.build_attention(stage, block))
 
     def build_branches(self, block: InceptionShape) -> Concat:
-        """Make a block's branches and their concatenation."""
+        """Build a block's branches and their concatenation."""
         return Concat({name: _chain(block.in_channels, steps, self.eps) for name, steps in block.branches})
 
     def in_sequence(self, stages: Iterable[Iterable[Branches]]) -> list[list[BlockShape]]:
-        """The shapes of modules of which each gets what the one before gives; the first gets the stem's map."""
+        """Return the shapes of consecutive modules. The first one follows the stem."""
         shapes: list[list[BlockShape]] = []
         channels = _width(self.in_channels, self.stem)
         for stage in stages:

@@ -19,17 +19,17 @@ __all__ = ["VARIANTS", "InceptionResNetV2Spec", "ScaledResidualBlock"]
 
 @final
 class ScaledResidualBlock(nn.Module):
-    """`relu(x + scale * se(branch(x)))`, the branch being an Inception module and a 1x1 convolution back to x's width.
+    """An Inception module as a scaled residual branch: `relu(x + scale * se(branch(x)))`.
 
-    The attention sees and weighs the branch before it is scaled, so its squeeze has the size of the branch's own
-    numbers; in the sum the two factors commute.
+    The branch ends in a 1x1 convolution to the channels of x. Attention rescales the branch before the scale, so its
+    squeeze has the magnitude of the branch itself. In the sum the two factors commute.
 
     Args:
         branches: (N, C, H, W) -> (N, C', H, W).
         widths: C' and C.
-        attention: The block, or the identity in a plain network.
-        scale: What of the branch is added.
-        activate: The ReLU after the sum.
+        attention: The attention, or the identity in a plain network.
+        scale: The factor of the branch.
+        activate: Whether a ReLU follows the sum.
 
     Source: Szegedy et al. 2017 (arXiv 1602.07261), section 3.3 and Figs. 16-19.
     """
@@ -47,7 +47,7 @@ class ScaledResidualBlock(nn.Module):
         nn.init.zeros_(self.project.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> the same."""
+        """Run the module: (N, C, H, W) -> the same."""
         x = x + self.scale * self.se(self.project(self.branches(x)))
         return torch.relu(x) if self.activate else x
 
@@ -57,8 +57,8 @@ class ScaledShape(InceptionShape):
     """A residual block of parallel branches.
 
     Attributes:
-        scale: What of the branch is added.
-        activate: The ReLU after the sum.
+        scale: The factor of the branch.
+        activate: Whether a ReLU follows the sum.
     """
 
     scale: float = 1.0
@@ -95,7 +95,7 @@ _RESIDUAL_B: Branches = {"1x1": (Conv(192),), "7x7": (Conv(128), Conv(160, (1, 7
 _RESIDUAL_C: Branches = {"1x1": (Conv(192),), "3x3": (Conv(192), Conv(224, (1, 3)), Conv(256, (3, 1)))}
 
 _STAGES = ((_ENTRY, _RESIDUAL_A, 0.17), (_HALVING_A, _RESIDUAL_B, 0.1), (_HALVING_B, _RESIDUAL_C, 0.2))
-"""A stage's first module, the branches of its residual blocks, their scale."""
+"""Each stage's first module, the branches of its residual blocks, and their scale."""
 
 _LAST_WIDTH = 1536
 
@@ -105,16 +105,16 @@ _LAST_WIDTH = 1536
 class InceptionResNetV2Spec(InceptionSpec):
     """Inception-ResNet-v2.
 
-    The attention of a residual block weighs its branch before it is scaled and added. The three modules without a
-    shortcut (the stages' first) have theirs after the concatenation, as BN-Inception's modules that halve the map do
-    in the authors' definition. The last block is the 1x1 convolution to 1536 channels, without attention.
+    In a residual block, attention rescales the branch before the scale and the sum. The first module of each stage has
+    no shortcut, and attention follows its concatenation, as in BN-Inception's modules of stride 2 in the authors'
+    definition. The last block is the 1x1 convolution to 1536 channels, without attention.
 
     Attributes:
-        depths: Residual blocks in each of the three stages; the network's last is neither scaled nor activated.
+        depths: Residual blocks in each of the three stages. The network's last one has no scale and no ReLU.
 
-    Source: Szegedy et al. 2017 (arXiv 1602.07261), Figs. 15-19, whose widths are corrected by the public definition
-    (TensorFlow's; timm's is its port). Where the attention sits: Hu et al. 2018, section 3.3.
-    Differs: it takes 13.16 G multiply-accumulates at 299 pixels; Hu et al. print 11.75 (Table 2), which could not be
+    Source: Szegedy et al. 2017 (arXiv 1602.07261), Figs. 15-19, with the widths of TensorFlow's public definition.
+    Position of the attention: Hu et al. 2018, section 3.3.
+    Differs: it has 13.16 G multiply-accumulates at 299 pixels. The 11.75 G of Hu et al. (Table 2) could not be
     reproduced.
     """
 
@@ -131,7 +131,7 @@ class InceptionResNetV2Spec(InceptionSpec):
         super().check_values()
 
     def blocks(self) -> list[list[BlockShape]]:
-        """The shapes of all blocks, stage by stage."""
+        """Return the shapes of all blocks, by stage."""
         heads = self.in_sequence([branches] for branches, _, _ in _STAGES)
         stages = [
             [*head, *(_residual(head[0].out_channels, branches, scale) for _ in range(depth))]
@@ -143,7 +143,7 @@ class InceptionResNetV2Spec(InceptionSpec):
         return stages
 
     def build_block(self, stage: int, block: BlockShape) -> nn.Module:
-        """Make one block of stage number `stage`."""
+        """Build one block of stage number `stage`."""
         if not isinstance(block, InceptionShape):
             return Conv(block.out_channels).build(block.in_channels, self.eps)
         if not isinstance(block, ScaledShape):
@@ -162,8 +162,8 @@ def _residual(channels: int, branches: Branches, scale: float, *, activate: bool
     return ScaledShape(channels, inner, channels, 1, tuple(branches.items()), scale=scale, activate=activate)
 
 
-# The paper's evaluation of it: shorter edge 352, centre 299.
+# The paper evaluates it with a shorter edge of 352 and a center crop of 299.
 _PLAIN = InceptionResNetV2Spec(preprocessing=replace(IMAGENET_INCEPTION, crop_fraction=299 / 352))
 
 VARIANTS = {"inception_resnet_v2": _PLAIN, "se_inception_resnet_v2": replace(_PLAIN, attention=SE())}
-"""Name to spec."""
+"""The specs by name."""

@@ -15,11 +15,11 @@ from senet.preprocessing import Preprocessing
 __all__ = ["IMAGENET_INCEPTION", "STEM", "VARIANTS", "InceptionV3Spec", "halving_pool"]
 
 IMAGENET_INCEPTION = Preprocessing(size=(299, 299), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-"""The released Inception networks' as timm evaluates them: 341 -> centre 299, RGB in -1..1."""
+"""Preprocessing of the released Inception networks, as in timm: resize to 341, center crop 299, RGB in -1..1."""
 
 
 def halving_pool() -> nn.MaxPool2d:
-    """3x3 maximum with stride 2, without padding, rounding down."""
+    """Return a 3x3 max pool with stride 2, without padding, rounding down."""
     return nn.MaxPool2d(3, 2)
 
 
@@ -32,11 +32,11 @@ STEM: Steps = (
     Conv(192, 3, padded=False),
     halving_pool,
 )
-"""Inception-v3's and Inception-ResNet-v2's: 299 pixels to 35."""
+"""The stem of Inception-v3 and Inception-ResNet-v2: 299 pixels to 35."""
 
 
 def _a(projection: int) -> Branches:
-    """Szegedy et al. 2016, Fig. 5."""
+    """Return the module of Szegedy et al. 2016, Fig. 5."""
     return {
         "1x1": (Conv(64),),
         "5x5": (Conv(48), Conv(64, 5)),
@@ -54,7 +54,7 @@ _B: Branches = {
 
 
 def _c(width: int) -> Branches:
-    """Fig. 6."""
+    """Return the module of Fig. 6."""
     row, column = (1, 7), (7, 1)
     return {
         "1x1": (Conv(192),),
@@ -87,10 +87,10 @@ _MODULES = ((_a(32), _a(64), _a(64)), (_B, _c(128), _c(160), _c(160), _c(192)), 
 @final
 @dataclass(frozen=True, kw_only=True)
 class InceptionV3Spec(InceptionSpec):
-    """Inception-v3, with the attention after each of its eleven concatenations.
+    """Inception-v3. Attention follows each of its eleven concatenations.
 
-    Source: Szegedy et al. 2016 (arXiv 1512.00567), Table 1 and Figs. 5-7 and 10; widths that it leaves open, the norms'
-    eps and the dropout from the public definition (TensorFlow's).
+    Source: Szegedy et al. 2016 (arXiv 1512.00567), Table 1 and Figs. 5-7 and 10. Widths that it leaves open, the eps of
+    the norms and the dropout are from TensorFlow's public definition.
     Differs: no auxiliary classifier. The average pools count the padding, as torchvision's and timm's do and
     TensorFlow's do not.
     """
@@ -101,11 +101,11 @@ class InceptionV3Spec(InceptionSpec):
     dropout: float = 0.2
 
     def blocks(self) -> list[list[BlockShape]]:
-        """The shapes of all blocks, stage by stage."""
+        """Return the shapes of all blocks, by stage."""
         return self.in_sequence(_MODULES)
 
 
 _PLAIN = InceptionV3Spec(preprocessing=IMAGENET_INCEPTION)
 
 VARIANTS = {"inception_v3": _PLAIN, "se_inception_v3": replace(_PLAIN, attention=SE())}
-"""Name to spec."""
+"""The specs by name."""

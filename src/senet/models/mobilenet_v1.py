@@ -1,4 +1,4 @@
-"""MobileNet (the first), plain and with attention."""
+"""MobileNet v1, plain and with attention."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
 
 @final
 class SeparableBlock(nn.Module):
-    """`se(pointwise(depthwise(x)))`, both convolutions with batch norm and ReLU (Howard et al. 2017, Fig. 3 right).
+    """A separable convolution with attention: `se(pointwise(depthwise(x)))` (Howard et al. 2017, Fig. 3 right).
+
+    Both convolutions have a batch norm and an activation.
 
     Args:
-        block: Its shape; the stride is the depthwise convolution's.
-        attention: The block, or the identity in a plain network.
+        block: Its shape. The stride belongs to the depthwise convolution.
+        attention: The attention, or the identity in a plain network.
         act: The activation after both norms.
     """
 
@@ -36,24 +38,24 @@ class SeparableBlock(nn.Module):
         self.se = attention
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         return self.se(self.pointwise(self.depthwise(x)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class MobileNetSpec(ModelSpec):
-    """Depthwise separable convolutions for images of any size.
+    """A network of depthwise separable convolutions, for images of any size.
 
-    A block is one separable convolution, and the attention follows it: the placement is not in the paper, but with it
-    the counts are those of its Table 3. A stage is all that has the same resolution, so stage n has stride 2^n.
+    A block is one separable convolution, and attention follows it. The paper doesn't give this position, but it
+    reproduces the counts of Table 3. A stage holds the blocks of one resolution, so stage n has stride 2^n.
 
     Attributes:
-        depths: Separable convolutions in each stage. Their widths double from 64 on.
-        width: The width multiplier (alpha): of all channels but the image's. A fraction of a channel is cut off.
-        activation: `relu`, the paper's, or `relu6`, which cuts at 6: that of timm's networks.
+        depths: Separable convolutions in each stage. The widths double from 64 on.
+        width: The width multiplier (alpha) of all channels except the image's, rounded down.
+        activation: `relu` (the paper's), or `relu6` (timm's), which is limited to 6.
 
     Source: Howard et al. 2017 (arXiv 1704.04861), Table 1 and section 3.3; Hu et al. 2018, Table 3.
-    Differs: the last stride-2 row of Table 1 is read as stride 1, as everywhere: the map it gets and gives is 7x7.
+    Differs: the last stride-2 row of Table 1 is read as stride 1, as in all public code. Its input and output are 7x7.
     """
 
     first_stage: ClassVar[int] = 1
@@ -73,7 +75,7 @@ class MobileNetSpec(ModelSpec):
         super().check_values()
 
     def blocks(self) -> list[list[BlockShape]]:
-        """The shapes of all blocks, stage by stage."""
+        """Return the shapes of all blocks, by stage."""
         stages, channels = [], self._stem_channels
         for number, depth in enumerate(self.depths):
             out = scaled(64 * 2**number, self.width)
@@ -89,7 +91,7 @@ class MobileNetSpec(ModelSpec):
         return scaled(32, self.width)
 
     def build(self) -> ConvNet:
-        """Make the network with freshly initialised weights."""
+        """Build the network with newly initialized weights."""
         act = _ACTIVATIONS[self.activation]
         return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3, stride=2, act=act), self._block)
 
@@ -109,4 +111,4 @@ def _variants() -> dict[str, MobileNetSpec]:
 
 
 VARIANTS = _variants()
-"""Name to spec."""
+"""The specs by name."""

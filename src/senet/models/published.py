@@ -1,4 +1,4 @@
-"""What was published about networks of the family: sizes, costs and errors, as printed."""
+"""Published sizes, costs and errors of the networks, as printed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ __all__ = ["PUBLISHED", "Published"]
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One row of a table.
+    """One row of a published table.
 
     Attributes:
-        model: Our name of the network.
-        source: Where it stands.
-        data: What was classified.
-        pixels: Side of the image.
-        top1: Error of the best guess, percent.
-        top5: Error of the best five, percent.
+        model: Name of the network in `list_models()`.
+        source: The publication and its table.
+        data: The data set.
+        pixels: Side of the image in pixels.
+        top1: Top-1 error in percent.
+        top5: Top-5 error in percent.
         macs: Multiply-accumulates as printed, with their unit: "3.86G" or "569M". The paper calls them FLOPs.
         params: Parameters as printed: "4.2M".
-        unlike: Why our count can't be theirs, where more than the last digit differs.
+        discrepancy: Why the printed count differs from this package's by more than the last digit.
+
+    Example:
+        >>> from senet.models import PUBLISHED
+        >>> row = PUBLISHED["se_resnet50"][0]
+        >>> row.source, row.errors, row.macs
+        ('Hu et al. 2018 (arXiv 1709.01507 v4), Table 2', '23.29/6.62', '3.87G')
     """
 
     model: str
@@ -34,15 +40,15 @@ class Published:
     top5: float | None = None
     macs: str = ""
     params: str = ""
-    unlike: str = ""
+    discrepancy: str = ""
 
     @property
     def errors(self) -> str:
-        """Top-1/top-5 error in percent, as a table has them."""
+        """Format top-1/top-5 error in percent, as in a table."""
         return "/".join(f"{e:.2f}" for e in (self.top1, self.top5) if e is not None)
 
     def agreement(self, macs: int) -> str:
-        """How our count, rounded, stands to the printed one: "equal", "last digit" (by 3 at most) or "differs"."""
+        """Compare a rounded count with the printed one: "equal", "last digit" (by at most 3) or "differs"."""
         if not self.macs:
             return ""
         figure, decimals, _ = _parse(self.macs)
@@ -50,14 +56,14 @@ class Published:
         return "equal" if off < 0.5 / 10**decimals else "last digit" if off < 3.5 / 10**decimals else "differs"
 
     def like_printed(self, macs: int) -> str:
-        """A count in the unit and with the digits of the printed one; "" without one."""
+        """Format a count with the unit and digits of the printed one. Empty without a printed one."""
         if not self.macs:
             return ""
         _, decimals, unit = _parse(self.macs)
         return f"{macs / unit:.{decimals}f}{self.macs[-1]}"
 
     def to_dict(self, macs: int) -> dict[str, Any]:
-        """JSON-ready, with how our count stands to theirs."""
+        """Return a JSON-serializable dictionary, including the comparison with a count."""
         figure = None
         if self.macs:
             value, _, unit = _parse(self.macs)
@@ -72,12 +78,12 @@ class Published:
             "macs_as_printed": self.macs or None,
             "params_as_printed": self.params or None,
             "macs_agreement": self.agreement(macs) or None,
-            "unlike": self.unlike or None,
+            "discrepancy": self.discrepancy or None,
         }
 
 
 def _parse(printed: str) -> tuple[float, int, float]:
-    """Figure, digits after its point, unit."""
+    """Split into figure, number of decimals and unit."""
     found = re.fullmatch(r"(\d+(?:\.(\d+))?)([GM])", printed)
     assert found, printed
     return float(found[1]), len(found[2] or ""), {"G": 1e9, "M": 1e6}[found[3]]
@@ -92,7 +98,7 @@ _INCEPTION_RESNET = "not reproduced: the layers of its own publication cost more
 
 _SHUFFLENET = "not reproduced: its layers cost 138.1M (plain 137.5M); the paper starts from a round 140M"
 
-# name: plain top-1, top-5, GFLOPs; with SE the same. The paper's own re-implementations.
+# name: top-1, top-5 and GFLOPs of the plain network, then of the SE network. The paper's own re-implementations.
 _TABLE_2: Final[dict[str, tuple[float, float, str, float, float, str]]] = {
     "resnet50": (24.80, 7.48, "3.86G", 23.29, 6.62, "3.87G"),
     "resnet101": (23.17, 6.52, "7.58G", 22.38, 6.07, "7.60G"),
@@ -104,7 +110,7 @@ _TABLE_2: Final[dict[str, tuple[float, float, str, float, float, str]]] = {
     "inception_resnet_v2": (20.37, 5.21, "11.75G", 19.80, 4.79, "11.76G"),
 }
 
-# name: plain top-1, top-5, FLOPs, parameters; with SE the same.
+# name: top-1, top-5, FLOPs and parameters of the plain network, then of the SE network.
 _TABLE_3: Final[dict[str, tuple[float, float, str, str, float, float, str, str]]] = {
     "mobilenet_v1": (28.4, 9.4, "569M", "4.2M", 25.3, 7.7, "572M", "4.7M"),
     "shufflenet_v1_g3": (32.6, 12.5, "140M", "1.8M", 31.0, 11.1, "142M", "2.4M"),
@@ -146,12 +152,13 @@ def _rows() -> list[Published]:
     rows = []
     other: dict[str, Any]
     for name, two in _TABLE_2.items():
-        other = {"pixels": 299, "unlike": _INCEPTION_RESNET} if name == "inception_resnet_v2" else {}
+        other = {"pixels": 299, "discrepancy": _INCEPTION_RESNET} if name == "inception_resnet_v2" else {}
         for model, (top1, top5, macs) in ((name, two[:3]), (f"se_{name}", two[3:])):
             rows.append(Published(model=model, source=f"{_SOURCE}, Table 2", top1=top1, top5=top5, macs=macs, **other))
     for name, three in _TABLE_3.items():
         for model, (top1, top5, macs, params) in ((name, three[:4]), (f"se_{name}", three[4:])):
-            other = {"macs": macs, "params": params, "unlike": _SHUFFLENET if model == "se_shufflenet_v1_g3" else ""}
+            other = {"macs": macs, "params": params}
+            other["discrepancy"] = _SHUFFLENET if model == "se_shufflenet_v1_g3" else ""
             rows.append(Published(model=model, source=f"{_SOURCE}, Table 3", top1=top1, top5=top5, **other))
     for name, results in _TABLES_4_AND_5.items():
         for data, original, attended in results:
@@ -172,5 +179,5 @@ def _by_model(rows: list[Published]) -> dict[str, tuple[Published, ...]]:
 
 
 PUBLISHED: Final[Mapping[str, tuple[Published, ...]]] = _by_model(_rows())
-"""Name of a network to what was published of it, the paper's own tables first; what the public checkpoints of the
-catalogue reach stands on their cards (`senet.weights.cards`)."""
+"""Published rows by network name, the paper's own tables first. The accuracy of the public checkpoints is on their
+cards (`senet.weights.cards`)."""

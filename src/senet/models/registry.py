@@ -1,4 +1,4 @@
-"""Every network by name."""
+"""The registry: every network spec by name."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ _FAMILIES: tuple[Mapping[str, ModelSpec], ...] = (
 )
 
 MODELS: dict[str, ModelSpec] = {name: replace(spec, name=name) for family in _FAMILIES for name, spec in family.items()}
-"""Name to spec; a spec knows its name."""
+"""The spec of each network, by name. Each spec contains its name."""
 
 assert len(MODELS) == sum(map(len, _FAMILIES)), "two families share a name"

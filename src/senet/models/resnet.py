@@ -1,4 +1,4 @@
-"""ResNet, ResNeXt and SENet-154, plain and with attention, as the authors defined them; and their v1.5 forms."""
+"""ResNet, ResNeXt and SENet-154, plain and with attention, as the authors defined them, and their v1.5 forms."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Inner = Callable[[Tensor], Tensor]
 
 @final
 class BasicBranch(NormLast):
-    """3x3, 3x3 (He et al. 2016, arXiv 1512.03385, Fig. 5 left). The attention of `conv3x3` follows the first."""
+    """Two 3x3 convolutions (He et al. 2016, arXiv 1512.03385, Fig. 5 left). `conv3x3` attention follows the first."""
 
     def __init__(self, block: BlockShape) -> None:
         super().__init__()
@@ -36,18 +36,18 @@ class BasicBranch(NormLast):
 
     @property
     def last_norm(self) -> nn.Module:
-        """The norm at its end."""
+        """The last batch norm."""
         return self.bn2
 
     def before_norm(self, x: Tensor, inner: Inner | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Compute all but the last norm: (N, C, H, W) -> (N, C', H', W')."""
         x = norm_relu(self.conv1(x), self.bn1, self.relu)
         x = inner(x) if inner else x
         return self.conv2(x)
 
 
 def _activated_branch(block: BlockShape) -> nn.Sequential:
-    """`BasicBranch` with a ReLU at its end, under the same names."""
+    """Return a `BasicBranch` with a final ReLU, under the same parameter names."""
     return nn.Sequential(
         OrderedDict(
             conv1=conv(block.in_channels, block.inner_channels, 3, stride=block.stride),
@@ -62,13 +62,13 @@ def _activated_branch(block: BlockShape) -> nn.Sequential:
 
 @final
 class BottleneckBranch(NormLast):
-    """1x1, 3x3, 1x1 (He et al. 2016, Fig. 5 right); the 3x3 in groups for ResNeXt (Xie et al. 2017).
+    """A 1x1, 3x3 and 1x1 convolution (He et al. 2016, Fig. 5 right). ResNeXt groups the 3x3 (Xie et al. 2017).
 
     Args:
-        block: Its shape; `inner_channels` is the width of the 3x3.
+        block: Its shape. `inner_channels` is the width of the 3x3.
         first: Output channels of the first 1x1 (SENet-154 halves it).
-        groups: Of the 3x3.
-        stride_first: The stride sits on the first 1x1 (the authors' SE-ResNets), not on the 3x3.
+        groups: Groups of the 3x3.
+        stride_first: Whether the first 1x1 has the stride (the authors' SE-ResNets) instead of the 3x3.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class BottleneckBranch(NormLast):
 
     @property
     def last_norm(self) -> nn.Module:
-        """The norm at its end."""
+        """The last batch norm."""
         return self.bn3
 
     def before_norm(self, x: Tensor, inner: Inner | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Compute all but the last norm: (N, C, H, W) -> (N, C', H', W')."""
         x = norm_relu(self.conv1(x), self.bn1, self.relu)
         x = norm_relu(self.conv2(x), self.bn2, self.relu)
         x = inner(x) if inner else x
@@ -104,19 +104,19 @@ class ResNetSpec(ModelSpec):
 
     Attributes:
         depths: Blocks in each of the four stages.
-        bottleneck: Three-convolution blocks with four times the width going out; else two 3x3 convolutions.
-        groups: Of each 3x3 convolution.
-        group_width: Channels a group in the first stage (ResNeXt's "4d"); a ResNet has one group of 64.
-        halve_first: The first 1x1 has half the width of the 3x3 (SENet-154).
-        stride_first: The stride sits on a bottleneck's first 1x1; else on its 3x3 ("v1.5").
-        deep_stem: Three 3x3 convolutions (64, 64, 128) in the place of the 7x7.
-        ceil_pool: The stem's pool has no padding and rounds up (Caffe); else it is padded by one pixel.
-        projection_kernel: Of a projection that goes with a stride; without a stride it is 1x1.
-        branch_relu: A ReLU ends each branch too, before its attention (timm's `legacy_seresnet18` and 34, which the
-            authors never defined); in two-convolution blocks.
-        dropout: Before the classifier.
+        bottleneck: Whether blocks have three convolutions and an output of four times the width. Otherwise two 3x3.
+        groups: Groups of each 3x3 convolution.
+        group_width: Channels per group in the first stage (ResNeXt's "4d"). A ResNet has one group of 64.
+        halve_first: Whether the first 1x1 has half the width of the 3x3 (SENet-154).
+        stride_first: Whether a bottleneck's first 1x1 has the stride. Otherwise its 3x3 has it ("v1.5").
+        deep_stem: Whether three 3x3 convolutions (64, 64, 128) replace the 7x7.
+        ceil_pool: Whether the stem's pool has no padding and rounds up (Caffe). Otherwise one pixel of padding.
+        projection_kernel: Kernel size of a projection with a stride. Without a stride it is 1x1.
+        branch_relu: Whether a ReLU also ends each branch, before its attention (timm's `legacy_seresnet18` and 34,
+            which the authors never defined). For two-convolution blocks only.
+        dropout: Dropout probability before the classifier.
 
-    Source: Table 1; the authors' released definitions.
+    Source: Hu et al. 2018, Table 1; the authors' released definitions.
     """
 
     stem_stride: ClassVar[int] = 4
@@ -157,7 +157,7 @@ class ResNetSpec(ModelSpec):
         super().check_values()
 
     def blocks(self) -> list[list[BlockShape]]:
-        """The shapes of all blocks, stage by stage."""
+        """Return the shapes of all blocks, by stage."""
         stages, channels = [], self._stem_channels
         for number, depth in enumerate(self.depths):
             planes = 64 * 2**number
@@ -176,7 +176,7 @@ class ResNetSpec(ModelSpec):
         return 128 if self.deep_stem else 64
 
     def build(self) -> ConvNet:
-        """Make the network with freshly initialised weights."""
+        """Build the network with newly initialized weights."""
         return ConvNet(self, self._stem(), self._block, make_head=partial(Head, dropout=self.dropout))
 
     def _stem(self) -> nn.Sequential:
@@ -226,7 +226,7 @@ def _variants() -> dict[str, ResNetSpec]:
         "resnext50_32x4d": resnext50,
         "resnext101_32x4d": resnext101,
     }
-    # torchvision's and timm's convention: stride on the 3x3, a padded pool, RGB in 0..1 normalised.
+    # Convention of torchvision and timm: stride on the 3x3, a padded pool, RGB in 0..1 normalized.
     v1_5 = {
         f"{name}_v1_5": replace(spec, stride_first=False, ceil_pool=False, preprocessing=IMAGENET)
         for name, spec in plain.items()
@@ -248,4 +248,4 @@ def _variants() -> dict[str, ResNetSpec]:
 
 
 VARIANTS = _variants()
-"""Name to spec."""
+"""The specs by name."""

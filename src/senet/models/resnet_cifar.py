@@ -24,12 +24,12 @@ Inner = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class _CifarSpec(ModelSpec):
-    """Three stages at 32, 16 and 8 pixels.
+    """Base spec with three stages at 32, 16 and 8 pixels.
 
     Attributes:
-        depth: Blocks in each stage.
+        depth: Number of blocks in each stage.
         widths: Channels of each stage's 3x3 convolutions.
-        bottleneck: Three-convolution blocks with four times the width going out; else two 3x3 convolutions.
+        bottleneck: Whether blocks have three convolutions and an output of four times the width. Otherwise two 3x3.
     """
 
     stem_stride: ClassVar[int] = 1
@@ -46,7 +46,7 @@ class _CifarSpec(ModelSpec):
         super().check_values()
 
     def blocks(self) -> list[list[BlockShape]]:
-        """The shapes of all blocks, stage by stage."""
+        """Return the shapes of all blocks, by stage."""
         stages, channels = [], self._stem_channels
         for number, width in enumerate(self.widths):
             out = width * 4 if self.bottleneck else width
@@ -64,11 +64,11 @@ class _CifarSpec(ModelSpec):
 
 @final
 class PadShortcut(nn.Module):
-    """Every second pixel, and zeros for the channels that the input lacks: no parameters (option A).
+    """A shortcut without parameters: every second pixel, and zeros for the missing channels (option A).
 
     Source: He et al. 2016 (arXiv 1512.03385), section 4.2.
-    Differs: the paper leaves the side open; the zeros stand half before and half behind, as in the most used
-    public checkpoints.
+    Differs: the paper doesn't give the side of the padding. Half of the zeros come before and half after the channels,
+    as in the most used public checkpoints.
     """
 
     def __init__(self, block: BlockShape) -> None:
@@ -77,12 +77,12 @@ class PadShortcut(nn.Module):
         missing = block.out_channels - block.in_channels
         self.pad = (missing // 2, missing - missing // 2)
 
-    def dilate(self, stride: int, dilation: int) -> None:  # noqa: ARG002 - it looks at no neighbours
-        """Take steps of `stride` from now on."""
+    def dilate(self, stride: int, dilation: int) -> None:  # noqa: ARG002 - it reads no neighboring pixels
+        """Set the stride."""
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.pad))
 
 
@@ -91,8 +91,8 @@ class CifarResNetSpec(_CifarSpec):
     """The CIFAR ResNet of 6n + 2 layers, three stages of 16, 32, 64 channels.
 
     Attributes:
-        projection: Shortcuts that change shape are 1x1 convolutions with a norm (option B, pytorchcv's); else
-            strided slices padded with zeros (option A, the paper's).
+        projection: Whether shortcuts that change the shape are 1x1 convolutions with a norm (option B, pytorchcv's).
+            Otherwise they are strided slices padded with zeros (option A, the paper's).
 
     Source: He et al. 2016 (arXiv 1512.03385), section 4.2.
     """
@@ -100,7 +100,7 @@ class CifarResNetSpec(_CifarSpec):
     projection: bool = False
 
     def build(self) -> ConvNet:
-        """Make the network with freshly initialised weights."""
+        """Build the network with newly initialized weights."""
         return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3), self._block)
 
     def _block(self, stage: int, block: BlockShape) -> ResidualBlock:
@@ -116,7 +116,7 @@ class CifarResNetSpec(_CifarSpec):
 
 @final
 class PreActBranch(nn.Module):
-    """What follows a pre-activation block's first norm and ReLU: conv, then norm, ReLU, conv once or twice more."""
+    """A pre-activation branch after its first norm and ReLU: two or three convolutions, norm and ReLU between."""
 
     def __init__(self, block: BlockShape, *, bottleneck: bool) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class PreActBranch(nn.Module):
         self.bottleneck = bottleneck
 
     def forward(self, x: Tensor, inner: Inner | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         inner = inner or _identity
         if self.bottleneck:
             x = self.conv2(torch.relu(self.bn2(self.conv1(x))))
@@ -148,8 +148,8 @@ class PreActSpec(_CifarSpec):
     """Pre-activation ResNet and, with wider stages, Wide ResNet (without dropout).
 
     Attributes:
-        stem_norm: Norm and ReLU follow the stem and none the last block (pytorchcv's SE-PreResNets); else the reverse,
-            as in the paper.
+        stem_norm: Whether norm and ReLU follow the stem (pytorchcv's SE-PreResNets). Otherwise they follow the last
+            block, as in the paper.
 
     Source: He et al. 2016 (arXiv 1603.05027); Zagoruyko & Komodakis 2016 (arXiv 1605.07146), Table 1.
     """
@@ -157,7 +157,7 @@ class PreActSpec(_CifarSpec):
     stem_norm: bool = False
 
     def build(self) -> ConvNet:
-        """Make the network with freshly initialised weights."""
+        """Build the network with newly initialized weights."""
         if self.stem_norm:
             return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3), self._block)
         stem = conv(self.in_channels, self._stem_channels, 3)
@@ -183,12 +183,13 @@ def _norm_act(channels: int) -> nn.Sequential:
 
 @final
 class ShakeBranch(nn.Module):
-    """Two branches in a random convex mixture, one weight an image; their mean when evaluating.
+    """A random convex mixture of two branches, with one weight per image. Evaluation uses their mean.
 
     Args:
-        first: One branch.
-        second: The other, of the same shape.
-        even: The gradient is shared evenly ("Shake-Even"); else by a second random weight ("Shake-Shake").
+        first: The first branch.
+        second: The second branch, of the same shape.
+        even: Whether both branches get half of the gradient ("Shake-Even"). Otherwise a second random weight divides
+            it ("Shake-Shake").
 
     Source: Gastaldi 2017 (arXiv 1705.07485), section 2, eq. 3 and Table 1.
     """
@@ -200,19 +201,19 @@ class ShakeBranch(nn.Module):
         self.even = even
 
     def forward(self, x: Tensor, inner: Inner | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         a, b = self.first(x, inner), self.second(x, inner)
         if not self.training:
             return 0.5 * (a + b)
         alpha, beta = torch.rand(2, a.shape[0], 1, 1, 1, dtype=a.dtype, device=a.device)
         share = torch.full_like(beta, 0.5) if self.even else beta
-        # Its value is mixed by alpha, its gradient by share: the difference of the two is a constant to autograd.
+        # The value is mixed by alpha and the gradient by share. The difference is a constant for autograd.
         return share * a + (1 - share) * b + ((alpha - share) * (a - b)).detach()
 
 
 @final
 class TwoFlowShortcut(nn.Module):
-    """Two 1x1 convolutions to half the channels each, on the pixels and on those one step up and left; a norm.
+    """A shortcut of two 1x1 convolutions to half the channels, one of them on the shifted feature map, and a norm.
 
     Source: Gastaldi 2017 (arXiv 1705.07485), section 2.2 ("2 concatenated flows").
     """
@@ -227,11 +228,11 @@ class TwoFlowShortcut(nn.Module):
         self.bn = nn.BatchNorm2d(block.out_channels)
 
     def dilate(self, stride: int, dilation: int) -> None:
-        """Take steps of `stride` from now on, and neighbours `dilation` times as far away."""
+        """Set the stride, and multiply the distance between neighboring pixels by `dilation`."""
         self.stride, self.reach = stride, self.reach * dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         shifted = F.pad(x, (self.reach, -self.reach) * 2)
         step = self.stride
         flows = self.conv1(x[:, :, ::step, ::step]), self.conv2(shifted[:, :, ::step, ::step])
@@ -240,14 +241,14 @@ class TwoFlowShortcut(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class ShakeSpec(_CifarSpec):
-    """A residual network of two branches a block, mixed at random.
+    """A residual network whose blocks mix two branches at random.
 
-    The 3x3 form (CIFAR-10) activates before each block, the bottleneck form (CIFAR-100) after the sum. The
-    attention weighs the mixed branch: neither the paper nor Gastaldi says whether it was one or two blocks a block.
+    The 3x3 form (CIFAR-10) activates before each block, the bottleneck form (CIFAR-100) after the sum. Attention
+    rescales the mixed branch. Neither the paper nor Gastaldi gives the number of attention layers per residual block.
 
     Attributes:
-        groups: Of each 3x3 convolution.
-        even: Shake-Even; else Shake-Shake.
+        groups: Groups of each 3x3 convolution.
+        even: Whether it is Shake-Even. Otherwise Shake-Shake.
 
     Source: Gastaldi 2017 (arXiv 1705.07485), sections 2.2 and 3.
     """
@@ -262,14 +263,14 @@ class ShakeSpec(_CifarSpec):
         super().check_values()
 
     def blocks(self) -> list[list[BlockShape]]:
-        """The shapes of all blocks, stage by stage; each group of a 3x3 has the stage's width ("4x64d")."""
+        """Return the shapes of all blocks, by stage. Each group of a 3x3 has the stage's width ("4x64d")."""
         return [
             [replace(block, inner_channels=block.inner_channels * self.groups) for block in stage]
             for stage in super().blocks()
         ]
 
     def build(self) -> ConvNet:
-        """Make the network with freshly initialised weights."""
+        """Build the network with newly initialized weights."""
         if self.bottleneck:
             return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3), self._block)
         stem = conv_norm(self.in_channels, self._stem_channels, 3)
@@ -317,4 +318,4 @@ def _variants() -> dict[str, ModelSpec]:
 
 
 VARIANTS = _variants()
-"""Name to spec."""
+"""The specs by name."""

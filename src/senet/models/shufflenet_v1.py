@@ -1,4 +1,4 @@
-"""ShuffleNet (the first), plain and with attention."""
+"""ShuffleNet v1, plain and with attention."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from senet.nn import SE
 __all__ = ["VARIANTS", "ShuffleBlock", "ShuffleNetSpec"]
 
 _WIDTHS: Final[Mapping[int, int]] = {1: 144, 2: 200, 3: 240, 4: 272, 8: 384}
-"""Groups to the first stage's channels (Table 1): more groups, more channels, about the same cost."""
+"""Channels of the first stage by the number of groups (Table 1). The cost is about the same."""
 
 
 def shuffle(x: Tensor, groups: int) -> Tensor:
-    """Deal each group's channels out to all groups, (N, C, H, W) -> the same."""
+    """Shuffle the channels across groups, (N, C, H, W) -> the same."""
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
 @final
 class ShuffleBlock(nn.Module):
-    """`relu(x + se(branch(x)))`; with a stride `relu(concat(se(branch(x)), pool(x)))`.
+    """A ShuffleNet block: `relu(x + se(branch(x)))`, or `relu(concat(se(branch(x)), pool(x)))` with a stride.
 
     Args:
-        block: Its shape; `inner_channels` is the width of the depthwise convolution.
-        groups: Of the pointwise convolutions, and of the shuffle between.
-        first_groups: Of the first pointwise convolution, where it has other ones.
-        attention: The block, or the identity in a plain network.
+        block: Its shape. `inner_channels` is the width of the depthwise convolution.
+        groups: Groups of the pointwise convolutions and of the shuffle between them.
+        first_groups: Groups of the first pointwise convolution.
+        attention: The attention, or the identity in a plain network.
 
     Source: Zhang et al. 2018 (arXiv 1707.01083), Fig. 2 (b) and (c).
     """
@@ -53,35 +53,35 @@ class ShuffleBlock(nn.Module):
         self.se = attention
 
     def branch(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W'), up to its last norm."""
+        """Return the branch's output after its last norm: (N, C, H, W) -> (N, C', H', W')."""
         x = shuffle(torch.relu(self.bn1(self.conv1(x))), self.groups)
         return self.bn3(self.conv3(self.bn2(self.conv2(x))))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         y = self.se(self.branch(x))
         return torch.relu(x + y if self.pool is None else torch.cat((y, self.pool(x)), 1))
 
 
 def branch_channels(block: BlockShape) -> int:
-    """Channels that a block's branch ends with: a block with a stride fills the rest with its pooled input."""
+    """Return the output channels of a block's branch. With a stride, the pooled input supplies the others."""
     return block.out_channels - (block.in_channels if block.stride > 1 else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShuffleNetSpec(ModelSpec):
-    """Grouped pointwise convolutions, with a shuffle that lets the groups exchange what they know.
+    """A network of grouped pointwise convolutions with a channel shuffle between the groups.
 
-    The attention weighs the branch before the sum or concatenation: the placement is not in the paper, but with it
-    the counts are those of its Table 3.
+    Attention rescales the branch before the sum or concatenation. The paper doesn't give this position, but it
+    reproduces the counts of Table 3.
 
     Attributes:
-        groups: Of the pointwise convolutions; they decide the channels too (Table 1).
-        depths: Blocks in each stage, the one with the stride included.
-        width: Scales all channels but the image's ("0.5x"). A fraction of a channel is cut off.
+        groups: Groups of the pointwise convolutions. They determine the channels (Table 1).
+        depths: Blocks in each stage, including the one with the stride.
+        width: Multiplier of all channels except the image's ("0.5x"), rounded down.
 
     Source: Zhang et al. 2018 (arXiv 1707.01083), Table 1 and section 3.2; Hu et al. 2018, Table 3.
-    Differs: the paper leaves the order of a concatenation open; the branch comes first, as in pytorchcv.
+    Differs: the paper doesn't give the order of the concatenation. The branch comes first, as in pytorchcv.
     """
 
     placements: ClassVar[tuple[str, ...]] = ("standard",)
@@ -95,22 +95,22 @@ class ShuffleNetSpec(ModelSpec):
         """Raise a `SenetError` for an impossible value."""
         check_depths(self.depths)
         if self.groups not in _WIDTHS:
-            raise SenetError(f"groups={self.groups}: the channels are known for {', '.join(map(str, _WIDTHS))}")
+            raise SenetError(f"groups={self.groups} must be one of {', '.join(map(str, _WIDTHS))}")
         scaled(24, self.width)
         super().check_values()
         if wrong := self._undivided():
             raise SenetError(
-                f"width={self.width}: {wrong[0]} channels don't divide into groups={self.groups}; 1 and 2 fit"
+                f"width={self.width}: {wrong[0]} channels aren't divisible by groups={self.groups}; use 1 or 2"
             )
 
     def _undivided(self) -> list[int]:
-        """Channels going into or out of a grouped convolution that its groups don't divide."""
+        """Return the channel counts of grouped convolutions that the groups don't divide."""
         blocks = [block for stage in self.blocks() for block in stage]
         counts = {n for block in blocks for n in (block.inner_channels, branch_channels(block), block.out_channels)}
         return sorted(n for n in counts if n % self.groups)
 
     def blocks(self) -> list[list[BlockShape]]:
-        """The shapes of all blocks, stage by stage."""
+        """Return the shapes of all blocks, by stage."""
         stages, channels = [], self._stem_channels
         for number, depth in enumerate(self.depths):
             out = scaled(_WIDTHS[self.groups] * 2**number, self.width)
@@ -129,12 +129,12 @@ class ShuffleNetSpec(ModelSpec):
         return branch_channels(block)
 
     def build(self) -> ConvNet:
-        """Make the network with freshly initialised weights."""
+        """Build the network with newly initialized weights."""
         stem = conv_norm_act(self.in_channels, self._stem_channels, 3, stride=2).append(nn.MaxPool2d(3, 2, padding=1))
         return ConvNet(self, stem, self._block)
 
     def _block(self, stage: int, block: BlockShape) -> ShuffleBlock:
-        # The very first pointwise convolution has too few input channels for groups (section 3.2).
+        # The first pointwise convolution has too few input channels for groups (section 3.2).
         first_groups = 1 if stage == self.first_stage and block.stride > 1 else self.groups
         return ShuffleBlock(block, self.groups, first_groups, self.build_attention(stage, block))
 
@@ -145,4 +145,4 @@ def _variants() -> dict[str, ShuffleNetSpec]:
 
 
 VARIANTS = _variants()
-"""Name to spec."""
+"""The specs by name."""

@@ -1,4 +1,4 @@
-"""What every network of the family is described by: a frozen spec from which `build()` makes the module."""
+"""The frozen spec that describes a network. Its `build()` returns the module."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["OUTPUT_STRIDES", "BlockShape", "FeatureInfo", "ModelSpec"]
 
 OUTPUT_STRIDES = (8, 16, 32)
-"""What an `output_stride` can be, as far as the network is that coarse."""
+"""Possible values of `output_stride`, up to the stride of the network."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,15 @@ class BlockShape:
     """Channels and stride of one block of a stage.
 
     Attributes:
-        in_channels: Channels that come in.
-        inner_channels: Channels of its (last but one or only) 3x3 convolution: where `conv3x3` puts the attention.
-        out_channels: Channels that go out.
-        stride: Its stride.
+        in_channels: Input channels.
+        inner_channels: Channels of its (last but one or only) 3x3 convolution, where `conv3x3` places the attention.
+        out_channels: Output channels.
+        stride: The stride.
+
+    Example:
+        >>> from senet.models import MODELS
+        >>> MODELS["se_resnet50"].blocks()[1][0]
+        BlockShape(in_channels=256, inner_channels=128, out_channels=512, stride=2)
     """
 
     in_channels: int
@@ -43,12 +48,12 @@ class BlockShape:
 
 @dataclass(frozen=True)
 class FeatureInfo:
-    """The map that a stage ends with, known before running.
+    """The final feature map of a stage, known before running.
 
     Attributes:
-        stage: The stage's number.
+        stage: Number of the stage.
         channels: Its channels.
-        stride: Pixels of the image to one step of the map.
+        stride: Its stride in pixels of the image.
     """
 
     stage: int
@@ -58,28 +63,38 @@ class FeatureInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec(ABC):
-    """A network, described. A variant is another spec's `dataclasses.replace`.
+    """The description of a network. `dataclasses.replace` of a spec gives a variant.
 
     Attributes:
-        name: Its name in `list_models()`; set by the registry.
-        num_classes: Outputs of the classifier; 0 leaves the pooled features.
+        name: Its name in `list_models()`, set by the registry.
+        num_classes: Outputs of the classifier. 0 returns the pooled features.
         in_channels: Channels of the input image.
-        attention: What sits in every block; None is the plain network.
-        placement: Where in the block (paper, section 6.5): `standard`, `pre`, `post`, `identity` or `conv3x3`.
-        stages: The stages whose blocks carry attention, numbered as in the paper's Table 13 (the stem is
-            stage 1, so the first residual stage is 2); None is all of them.
-        preprocessing: What its images go through; `changed` adapts it to another number of channels.
-        output_stride: No map is coarser than this many pixels of the image to a step (8, 16 or 32): later stages keep
-            the resolution and are dilated instead, see `senet.models.dilation`. Weights fit with and without.
+        attention: The attention in every block. None is the plain network.
+        placement: Its position in the block (paper, section 6.5): `standard`, `pre`, `post`, `identity` or `conv3x3`.
+        stages: The stages whose blocks have attention, numbered as in the paper's Table 13. The stem is
+            stage 1, so the first residual stage is 2. None selects all stages.
+        preprocessing: The preprocessing of its images. `changed` adapts it to another number of channels.
+        output_stride: Largest stride of a feature map in pixels of the image (8, 16 or 32). Later stages keep the
+            resolution and are dilated, see `senet.models.dilation`. Weights fit with and without it.
 
-    A family says of itself:
-        first_stage: Number of the first entry of `blocks()`. As in the paper the stem is stage 1, so it is 2; a
+    Class attributes of a family:
+        first_stage: Number of the first entry of `blocks()`. In the paper the stem is stage 1, so it is 2. A
             family whose stem is a stage like the others (VGG) has 1.
-        placements: Where its blocks can have the attention.
-        stem_stride: Pixels of the image to one step of the map that the first stage sees.
+        placements: The placements that its blocks support.
+        stem_stride: Stride of the first stage's input in pixels of the image.
 
     Raises:
-        SenetError: An impossible value; raised before any weight is allocated.
+        SenetError: An impossible value. Raised before any weight is allocated.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> import senet
+        >>> from senet.models import MODELS
+        >>> spec = replace(MODELS["resnet18"], num_classes=10, attention=senet.ECA())
+        >>> spec.build().head.fc
+        Linear(in_features=512, out_features=10, bias=True)
+        >>> spec.differences(MODELS["resnet18"])["attention"]
+        {'kind': 'eca', 'kernel_size': None, 'init': 'default'}
     """
 
     first_stage: ClassVar[int] = 2
@@ -97,15 +112,15 @@ class ModelSpec(ABC):
 
     @abstractmethod
     def blocks(self) -> list[list[BlockShape]]:
-        """The shapes of all blocks, stage by stage."""
+        """Return the shapes of all blocks, by stage."""
 
     @abstractmethod
     def build(self) -> ConvNet:
-        """Make the network with freshly initialised weights."""
+        """Build the network with newly initialized weights."""
 
     def __post_init__(self) -> None:
         if self.attention is not None and not isinstance(self.attention, AttentionSpec):
-            raise SenetError(f"attention={self.attention!r} is no attention spec; use e.g. senet.SE() or None")
+            raise SenetError(f"attention={self.attention!r} is not an attention spec; use e.g. senet.SE() or None")
         hints = get_type_hints(type(self))
         for f in fields(self):
             if not _is_a(getattr(self, f.name), hints[f.name]):
@@ -115,7 +130,7 @@ class ModelSpec(ABC):
         self._check_output_stride()
 
     def check_values(self) -> None:
-        """Raise a `SenetError` for a value of the right type that is impossible."""
+        """Raise a `SenetError` for an impossible value of the right type."""
         for name, least in (("num_classes", 0), ("in_channels", 1)):
             if getattr(self, name) < least:
                 raise SenetError(f"{name}={getattr(self, name)} must be at least {least}")
@@ -148,7 +163,7 @@ class ModelSpec(ABC):
             raise SenetError(f"output_stride={self.output_stride}: {self.name} has stride {coarsest}; use {choice}")
 
     def _strides(self) -> list[int]:
-        """Stride of the map after each stage, were there no `output_stride`."""
+        """Return the stride of each stage's feature map without `output_stride`."""
         found, stride = [], self.stem_stride
         for stage in self.blocks():
             for block in stage:
@@ -158,7 +173,7 @@ class ModelSpec(ABC):
 
     @property
     def feature_info(self) -> tuple[FeatureInfo, ...]:
-        """Channels and stride of the map after each stage."""
+        """Channels and stride of each stage's feature map."""
         stages = enumerate(zip(self.blocks(), self._strides(), strict=True), self.first_stage)
         limit = self.output_stride or math.inf
         return tuple(FeatureInfo(n, stage[-1].out_channels, int(min(stride, limit))) for n, (stage, stride) in stages)
@@ -167,20 +182,20 @@ class ModelSpec(ABC):
         return self.attention is not None and (self.stages is None or stage in self.stages)
 
     def _attended_channels(self, block: BlockShape) -> int:
-        site = PLACEMENTS[self.placement].site
-        return {"in": block.in_channels, "out": block.out_channels, "inner": block.inner_channels}[site]
+        channels_of = PLACEMENTS[self.placement].channels_of
+        return {"in": block.in_channels, "out": block.out_channels, "inner": block.inner_channels}[channels_of]
 
     def build_attention(self, stage: int, block: BlockShape) -> nn.Module:
-        """The attention block of one block of stage number `stage`; the identity where it has none."""
+        """Return the attention of one block of stage number `stage`, or the identity."""
         if self.attention is None or not self._attends(stage):
             return nn.Identity()
         return self.attention.build(self._attended_channels(block))
 
     def changed(self, options: Mapping[str, Any]) -> ModelSpec:
-        """This spec with other values; an option that it doesn't have is an error with the nearest names.
+        """Return this spec with other values. An unknown option raises an error with the nearest names.
 
-        Values may be as JSON has them (lists, dictionaries), so that a checkpoint's description can be read. With
-        another number of channels, the preprocessing is adapted to it (`Preprocessing.with_channels`).
+        Values may come from JSON (lists, dictionaries), such as a checkpoint's metadata. `in_channels` also adapts the
+        preprocessing (`Preprocessing.with_channels`).
         """
         known = {f.name for f in fields(self)} - {"name"}
         for key in options:
@@ -193,14 +208,14 @@ class ModelSpec(ABC):
         return replace(self, **values)
 
     def differences(self, other: ModelSpec) -> dict[str, Any]:
-        """What makes this spec another than `other`, JSON-ready; `other.changed(...)` of it gives this spec."""
+        """Return the options that differ from `other`, JSON-serializable. `other.changed` of them gives this spec."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
         alike = {"preprocessing": other.preprocessing.with_channels(self.in_channels)}
         return {k: _to_json(v) for k, v in values.items() if v != alike.get(k, getattr(other, k))}
 
 
 def _is_a(value: Any, hint: Any) -> bool:
-    """Whether a value has the annotated type; true and false are no numbers, a whole number is also a float."""
+    """Whether a value has the annotated type. A bool is not a number, and an int is also a float."""
     if get_origin(hint) is types.UnionType:
         return any(_is_a(value, kind) for kind in get_args(hint))
     if get_origin(hint) is tuple:

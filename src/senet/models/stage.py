@@ -1,4 +1,4 @@
-"""A stage: blocks one after the other, which may be recomputed in the backward pass."""
+"""A stage: consecutive blocks, which can be recomputed in the backward pass."""
 
 from __future__ import annotations
 
@@ -17,21 +17,29 @@ __all__ = ["Stage", "recomputes", "set_recomputing"]
 
 @final
 class Stage(nn.Sequential):
-    """Blocks one after the other.
+    """Consecutive blocks of one resolution.
 
-    A network calls it like any module: hooks fire, `forward` can be replaced, `compile()` and `fully_shard` apply.
+    A network calls it like any module: hooks run, `forward` can be replaced, `compile()` and `fully_shard` apply.
 
     Attributes:
-        checkpointing: In training, recompute each block in the backward pass instead of keeping its maps.
+        grad_checkpointing: In training, recompute each block in the backward pass instead of storing its feature maps.
 
     Shape:
         (N, C, H, W) -> (N, C', H', W').
+
+    Example:
+        >>> import torch, senet
+        >>> stage = senet.create_model("cifar_resnet20").stages["3"].eval()
+        >>> type(stage).__name__, len(stage)
+        ('Stage', 3)
+        >>> stage(torch.rand(1, 16, 8, 8)).shape
+        torch.Size([1, 32, 4, 4])
     """
 
     grad_checkpointing: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         for block in self:
             x = _recomputed(block, x) if self.grad_checkpointing and self.training else block(x)
         return x
@@ -43,10 +51,10 @@ def recomputes(stages: Iterable[nn.Module]) -> bool:
 
 
 def set_recomputing(stages: Mapping[str, nn.Module], recompute: bool) -> None:
-    """Let all stages recompute their blocks, or none.
+    """Switch gradient checkpointing of all stages on or off.
 
     Raises:
-        SenetError: A stage can't, since something else was put in its place; nothing is changed.
+        SenetError: A stage was replaced by a module without this option. Nothing is changed.
     """
     for number, stage in stages.items():
         if not hasattr(stage, "grad_checkpointing"):
@@ -59,14 +67,14 @@ def set_recomputing(stages: Mapping[str, nn.Module], recompute: bool) -> None:
 
 
 def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    if torch.compiler.is_compiling():  # the compiler recomputes what a derivative needs, and no statistics
+    if torch.compiler.is_compiling():  # the compiler recomputes values for derivatives, but no statistics
         return checkpoint(block, x, use_reentrant=False)
-    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _buffers_aside(block)))
+    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _buffers_restored(block)))
 
 
 @contextmanager
-def _buffers_aside(block: nn.Module) -> Iterator[None]:
-    """Let the recomputed pass write to copies of the buffers: running statistics must not count a batch twice."""
+def _buffers_restored(block: nn.Module) -> Iterator[None]:
+    """Use copies of the buffers in the recomputed pass, so that running statistics count each batch once."""
     kept = [
         (module, name, buffer) for module in block.modules() for name, buffer in module.named_buffers(recurse=False)
     ]

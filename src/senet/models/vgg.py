@@ -19,11 +19,11 @@ __all__ = ["VARIANTS", "ConvBlock", "VGGHead", "VGGSpec"]
 
 @final
 class ConvBlock(nn.Module):
-    """`se(relu(norm(conv(x))))`, after the pool that a stage begins with.
+    """A convolution with attention: `se(relu(norm(conv(x))))`, after the pool at the start of a stage.
 
     Args:
-        block: Its shape; a stride is the pool's.
-        attention: The block, or the identity in a plain network.
+        block: Its shape. A stride belongs to the pool.
+        attention: The attention, or the identity in a plain network.
     """
 
     def __init__(self, block: BlockShape, attention: nn.Module) -> None:
@@ -37,19 +37,21 @@ class ConvBlock(nn.Module):
         nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', H', W')."""
+        """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         return self.se(self.relu(self.bn(self.conv(self.pool(x)))))
 
 
 @final
 class VGGHead(nn.Module):
-    """The last pool, 7x7 cells, two hidden layers, classifier; with `num_classes=0` the pooled features (N, C).
+    """The last pool, 7x7 cells, two hidden layers and the classifier.
+
+    With `num_classes=0` it returns the pooled features (N, C).
 
     Args:
-        channels: Of the map.
-        num_classes: Outputs; 0 leaves out the hidden layers too.
-        hidden: Blocks of each hidden layer.
-        dropout: After each of them.
+        channels: Channels of the feature map.
+        num_classes: Outputs. 0 also leaves out the hidden layers.
+        hidden: Units of each hidden layer.
+        dropout: Dropout probability after each hidden layer.
     """
 
     CELLS: ClassVar[int] = 7
@@ -68,25 +70,25 @@ class VGGHead(nn.Module):
             self.fc = nn.Linear(hidden, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, num_classes); H and W at least 2."""
+        """Return the logits: (N, C, H, W) -> (N, num_classes). H and W are at least 2."""
         return self.fc(self.hidden(self.cells(self.pool(x)).flatten(1)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class VGGSpec(ModelSpec):
-    """3x3 convolutions, each with batch norm, and a pool after each stage. Images have at least 32x32 pixels.
+    """A network of 3x3 convolutions with batch norm, and a pool after each stage. Images have at least 32x32 pixels.
 
-    A block is one convolution, and the attention follows its ReLU (paper, section 6.1). A stage's map is its last one
-    before the pool, so that stage n has stride 2^(n - 1); the next stage, or the head, begins with that pool.
+    A block is one convolution, and attention follows its ReLU (paper, section 6.1). A stage ends before its pool, so
+    stage n has stride 2^(n - 1). The next stage, or the head, begins with the pool.
 
     Attributes:
-        depths: Convolutions in each stage. Their widths double from 64 to 512.
-        hidden: Blocks of each of the classifier's two hidden layers.
-        dropout: After each of them.
+        depths: Convolutions in each stage. The widths double from 64 to 512.
+        hidden: Units of each of the classifier's two hidden layers.
+        dropout: Dropout probability after each hidden layer.
 
     Source: Simonyan & Zisserman 2015 (arXiv 1409.1556), Table 1, A, B, D and E; Hu et al. 2018, Table 2.
-    Differs: batch norm, as Table 2 says. Where the last map is not 7x7 (images other than 224x224), it is averaged
-        over 7x7 cells, as in torchvision.
+    Differs: it has batch norm, as in Table 2. A last feature map of another size than 7x7 (images other than
+        224x224) is averaged over 7x7 cells, as in torchvision.
     """
 
     first_stage: ClassVar[int] = 1
@@ -107,7 +109,7 @@ class VGGSpec(ModelSpec):
         super().check_values()
 
     def blocks(self) -> list[list[BlockShape]]:
-        """The shapes of all blocks, stage by stage."""
+        """Return the shapes of all blocks, by stage."""
         stages, channels = [], self.in_channels
         for number, depth in enumerate(self.depths):
             width = min(64 * 2**number, 512)
@@ -119,7 +121,7 @@ class VGGSpec(ModelSpec):
         return stages
 
     def build(self) -> ConvNet:
-        """Make the network with freshly initialised weights."""
+        """Build the network with newly initialized weights."""
         head = partial(VGGHead, hidden=self.hidden, dropout=self.dropout)
         return ConvNet(self, nn.Identity(), self._block, make_head=head)
 
@@ -139,4 +141,4 @@ def _variants() -> dict[str, VGGSpec]:
 
 
 VARIANTS = _variants()
-"""Name to spec."""
+"""The specs by name."""

@@ -1,4 +1,4 @@
-"""Attention as layers; knows no model."""
+"""Attention layers and their specifications. They know no network."""
 
 from senet.nn.attention import Attention
 from senet.nn.block import SqueezeExcite
@@ -8,6 +8,7 @@ from senet.nn.constant import ConstantGate
 from senet.nn.excite import ROUNDINGS, hidden_width
 from senet.nn.gate import GATES, Gate
 from senet.nn.gather import GatherExcite
+from senet.nn.initialization import INITS
 from senet.nn.mixed import BottleneckAttention, ChannelSpatialSqueezeExcite, ConvolutionalBlockAttention
 from senet.nn.placement import PLACEMENTS, Placement
 from senet.nn.spatial import SpatialSqueezeExcite
@@ -27,7 +28,6 @@ from senet.nn.spec import (
     parse_attention,
 )
 from senet.nn.squeeze import SQUEEZES
-from senet.nn.start import INITS
 
 __all__ = [
     "ATTENTIONS",

@@ -1,4 +1,4 @@
-"""What differs between signals, images and volumes: the layer classes by number of spatial dimensions."""
+"""Layer classes by the number of spatial dimensions: 1 for signals, 2 for images, 3 for volumes."""
 
 from __future__ import annotations
 

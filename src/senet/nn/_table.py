@@ -1,4 +1,4 @@
-"""Looking a name up, with a helpful failure."""
+"""Look up a name in a table, with the nearest names in the error message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one interface of all attention layers: `x * gate(x)`."""
+"""The interface shared by all attention layers: `x * gate(x)`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,28 @@ __all__ = ["Attention"]
 class Attention(nn.Module, ABC):
     """A layer that rescales a feature map and keeps its shape.
 
-    The gate is a method of its own, so whatever wants to look at it (a plot, a statistic) calls it like any
-    function and needs no hook.
+    The gate is a separate method. A plot or a statistic calls it like any function and needs no hook.
+
+    Subclasses implement `gate`. `forward` checks the input and multiplies.
 
     Args:
-        channels: Channels of the maps it will receive.
-        ndim: Spatial dimensions of these maps: 1 (signals), 2 (images) or 3 (volumes).
+        channels: Channels of the feature maps it receives.
+        ndim: Spatial dimensions of the feature maps: 1 (signals), 2 (images) or 3 (volumes).
 
     Shape:
         (N, channels, *spatial) -> the same.
 
     Raises:
-        SenetError: A number is out of range, or (in `forward`) the input has another rank or channel count.
+        SenetError: A number is out of range, or `forward` gets an input of another rank or channel count.
+
+    Example:
+        >>> import torch
+        >>> from senet.nn import Attention
+        >>> class Half(Attention):
+        ...     def gate(self, x):
+        ...         return torch.full((1, self.channels, 1, 1), 0.5)
+        >>> Half(3)(torch.ones(2, 3, 4, 4)).unique()
+        tensor([0.5000])
     """
 
     channels: int
@@ -35,7 +45,7 @@ class Attention(nn.Module, ABC):
     def __init__(self, channels: int, *, ndim: int = 2) -> None:
         super().__init__()
         if channels < 1:
-            raise SenetError(f"channels={channels} is no channel count; use 1 or more")
+            raise SenetError(f"channels={channels} is out of range; use 1 or more")
         if ndim not in SPATIAL_NAMES:
             raise SenetError(f"ndim={ndim} spatial dimensions are not supported; use 1, 2 or 3")
         self.channels = channels
@@ -57,5 +67,5 @@ class Attention(nn.Module, ABC):
             raise SenetError(f"{type(self).__name__} expects {pattern}, got {tuple(x.shape)}")
 
     def extra_repr(self) -> str:
-        """Return what `print(layer)` shows beside the sublayers."""
+        """Return the options that `print(layer)` shows."""
         return f"channels={self.channels}, ndim={self.ndim}"

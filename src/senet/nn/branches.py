@@ -1,4 +1,4 @@
-"""Attention over parallel branches: how much of each one every channel takes (selective kernels)."""
+"""Attention over parallel branches: each channel weighs the branches (selective kernels)."""
 
 from __future__ import annotations
 
@@ -19,23 +19,31 @@ __all__ = ["BranchAttention", "SelectiveKernel"]
 
 @final
 class BranchAttention(nn.Module):
-    """Join maps of equal shape: for each channel a mean of the branches, weighted by what all of them show.
+    """Average feature maps of equal shape, with weights per channel computed from all of them.
 
-    Training needs more than one example in a batch, since the norm sees one value a channel.
+    Training needs more than one image in a batch, because the norm has one value per image and channel.
 
     Args:
-        channels: Channels C of each map.
-        branches: How many maps there are, M.
-        reduction: Reduction ratio r; the bottleneck has max(C // r, min_hidden) blocks.
-        min_hidden: The least number of hidden units, L in the paper.
+        channels: Channels C of each feature map.
+        branches: Number M of feature maps.
+        reduction: Reduction ratio r. The bottleneck has max(C // r, min_hidden) hidden units.
+        min_hidden: Smallest number of hidden units, L in the paper.
 
     Shape:
-        M maps (N, C, *spatial) -> one (N, C, *spatial).
+        M feature maps (N, C, *spatial) -> one (N, C, *spatial).
 
     Raises:
-        SenetError: A number is below 1 (`branches`: below 2), or another number of maps comes.
+        SenetError: A number is below 1 (`branches`: below 2), or the input has another number of feature maps.
 
     Source: Li et al. 2019 (arXiv 1903.06586), section 3.1, eqs. 1-6 ("fuse" and "select").
+
+    Example:
+        >>> import torch
+        >>> from senet.nn import BranchAttention
+        >>> join = BranchAttention(16, branches=2)
+        >>> branches = [torch.rand(4, 16, 8, 8), torch.rand(4, 16, 8, 8)]
+        >>> join(branches).shape, join.gate(branches).shape
+        (torch.Size([4, 16, 8, 8]), torch.Size([4, 2, 16, 1, 1]))
     """
 
     def __init__(self, channels: int, branches: int = 2, *, reduction: int = 16, min_hidden: int = 32) -> None:
@@ -55,41 +63,39 @@ class BranchAttention(nn.Module):
         self.norm = nn.BatchNorm1d(hidden)
         self.select = nn.Linear(hidden, branches * channels, bias=False)
 
-    def gate(self, maps: Sequence[Tensor]) -> Tensor:
-        """Return the weights, (N, M, C, 1, ...); they sum to 1 over the branches."""
-        if len(maps) != self.branches:
-            raise SenetError(f"BranchAttention expects {self.branches} maps, got {len(maps)}")
-        fused = reduce(torch.add, maps)
+    def gate(self, feature_maps: Sequence[Tensor]) -> Tensor:
+        """Return the weights, (N, M, C, 1, ...). They sum to 1 over the branches."""
+        if len(feature_maps) != self.branches:
+            raise SenetError(f"BranchAttention expects {self.branches} feature maps, got {len(feature_maps)}")
+        fused = reduce(torch.add, feature_maps)
         hidden = torch.relu(self.norm(self.fc(mean(fused))))
         weights = self.select(hidden).unflatten(1, (self.branches, self.channels)).softmax(1)
-        # Autocast on CUDA holds a softmax in float32; the maps shouldn't become that for it.
+        # Autocast on CUDA computes a softmax in float32. The feature maps keep their own type.
         return weights.to(fused.dtype).reshape(weights.shape + (1,) * (fused.ndim - 2))
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Return the weighted sum of the maps, (N, C, *spatial)."""
-        weights = self.gate(maps)
-        return reduce(torch.add, [part * weight for part, weight in zip(maps, weights.unbind(1), strict=True)])
+    def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
+        """Return the weighted sum of the feature maps, (N, C, *spatial)."""
+        weights = self.gate(feature_maps)
+        return reduce(torch.add, [part * weight for part, weight in zip(feature_maps, weights.unbind(1), strict=True)])
 
     def extra_repr(self) -> str:
-        """Return what `print(layer)` shows beside the sublayers."""
+        """Return the options that `print(layer)` shows."""
         return f"channels={self.channels}, branches={self.branches}"
 
 
 @final
 class SelectiveKernel(Attention):
-    """See the map through 3x3 convolutions of growing reach, and let each channel choose among them (SK).
+    """Apply 3x3 convolutions of increasing dilation, and let each channel weigh them (SK).
 
-    The one layer here that computes new features: it overrides `forward`, and its gate weighs its branches
-    rather than its input. It belongs where a 3x3 convolution would be (placement "conv3x3"), and costs
-    `branches` of them.
+    This layer computes new features. It overrides `forward`, and its gate weighs its branches instead of its
+    input. It replaces a 3x3 convolution (placement "conv3x3") and costs as much as `branches` of them.
 
     Args:
-        channels: Channels C of the map.
-        branches: Parallel convolutions, M; the m-th has dilation m, so it
-            reaches m positions far.
+        channels: Channels C of the feature map.
+        branches: Number M of parallel convolutions. The m-th has dilation m, so it reaches m positions far.
         reduction: Reduction ratio r of the attention.
-        min_hidden: The least number of hidden units of the attention, L in the paper.
-        groups: Groups of each convolution; must divide C.
+        min_hidden: Smallest number of hidden units of the attention, L in the paper.
+        groups: Groups of each convolution. Must divide C.
         ndim: Spatial dimensions, 1 to 3.
 
     Shape:
@@ -100,8 +106,17 @@ class SelectiveKernel(Attention):
             wrong rank or channels.
 
     Source: Li et al. 2019 (arXiv 1903.06586), section 3.1.
-    Differs: the default is one group in place of 32, which many channel counts aren't a multiple of. There
-        is no identity start: the output consists of new features.
+    Differs: the default is one group instead of 32, because many channel counts aren't a multiple of 32. There
+        is no identity initialization, because the output consists of new features.
+
+    Example:
+        >>> import torch
+        >>> from senet.nn import SelectiveKernel
+        >>> sk, x = SelectiveKernel(16), torch.rand(4, 16, 8, 8)
+        >>> sk(x).shape
+        torch.Size([4, 16, 8, 8])
+        >>> bool(torch.allclose(sk.gate(x).sum(1), torch.ones(())))
+        True
     """
 
     def __init__(

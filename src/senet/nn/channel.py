@@ -1,4 +1,4 @@
-"""Relatives of Squeeze-and-Excitation with a cheaper, or no, bottleneck: ECA and effective SE."""
+"""Channel attention without a two-layer bottleneck: ECA and effective SE."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from senet.errors import SenetError
 from senet.nn._dims import over_space
 from senet.nn.attention import Attention
+from senet.nn.initialization import gate_function, zero
 from senet.nn.squeeze import mean
-from senet.nn.start import gate_function, zero
 
 __all__ = ["EffectiveSqueezeExcite", "EfficientChannelAttention", "adaptive_kernel_size"]
 
 
 def adaptive_kernel_size(channels: int, gamma: float = 2, beta: float = 1) -> int:
-    """Return how many neighbouring channels ECA looks at: |(log2 C + beta) / gamma| made odd.
+    """Return ECA's kernel size for a number of channels: |(log2 C + beta) / gamma|, made odd.
 
-    The quotient is cut to a whole number, and an even one goes up, as in the authors' code.
+    The quotient is rounded down, and an even one is increased by 1, as in the authors' code.
 
     Source: Wang et al. 2020, section 3.2.
     """
@@ -29,13 +29,12 @@ def adaptive_kernel_size(channels: int, gamma: float = 2, beta: float = 1) -> in
 
 @final
 class EfficientChannelAttention(Attention):
-    """Rescale each channel by what its neighbours in channel order show on average (ECA).
+    """Rescale each channel using the spatial means of its neighbors in channel order (ECA).
 
     Args:
-        channels: Channels C of the map.
-        kernel_size: How many neighbouring channels are seen, odd; by default it grows with C
-            (`adaptive_kernel_size`).
-        init: "default", or "identity": output equals input at the start, with the gate 2 * sigmoid in (0, 2).
+        channels: Channels C of the feature map.
+        kernel_size: Number of neighboring channels, odd. The default grows with C (`adaptive_kernel_size`).
+        init: "default", or "identity": the output first equals the input, with the gate 2 * sigmoid in (0, 2).
         ndim: Spatial dimensions, 1 to 3.
 
     Shape:
@@ -47,6 +46,15 @@ class EfficientChannelAttention(Attention):
 
     Source: Wang et al. 2020 (arXiv 1910.03151), section 3.2.
     Differs: `init="identity"` is not in the paper.
+
+    Example:
+        >>> import torch
+        >>> from senet.nn import EfficientChannelAttention
+        >>> eca = EfficientChannelAttention(64)
+        >>> sum(p.numel() for p in eca.parameters())
+        3
+        >>> eca.gate(torch.rand(2, 64, 8, 8)).shape
+        torch.Size([2, 64, 1, 1])
     """
 
     def __init__(self, channels: int, *, kernel_size: int | None = None, init: str = "default", ndim: int = 2) -> None:
@@ -65,12 +73,12 @@ class EfficientChannelAttention(Attention):
 
 @final
 class EffectiveSqueezeExcite(Attention):
-    """Rescale channels through one full linear layer, without a bottleneck that loses information (eSE).
+    """Rescale channels through one linear layer from C to C channels, without a bottleneck (eSE).
 
     Args:
-        channels: Channels C of the map; the layer has C * C + C parameters.
+        channels: Channels C of the feature map. The layer has C * C + C parameters.
         gate: A name in `GATES`.
-        init: "default", or "identity": output equals input at the start, with the gate's centred form (for
+        init: "default", or "identity": the output first equals the input, with the centred form of the gate (for
             the hard sigmoid in [0, 2]).
         ndim: Spatial dimensions, 1 to 3.
 
@@ -81,9 +89,18 @@ class EffectiveSqueezeExcite(Attention):
         SenetError: The input has the wrong rank or channels.
         UnknownNameError: There is no such gate or init.
 
-    Source: Lee and Park 2020 (CenterMask, arXiv 1911.06667), "VoVNetV2"; the hard sigmoid is that of the
-        authors' code.
+    Source: Lee and Park 2020 (CenterMask, arXiv 1911.06667), "VoVNetV2". The hard sigmoid is from the authors'
+        code.
     Differs: `init="identity"` is not in the paper.
+
+    Example:
+        >>> import torch
+        >>> from senet.nn import EffectiveSqueezeExcite
+        >>> ese = EffectiveSqueezeExcite(16)
+        >>> sum(p.numel() for p in ese.parameters())
+        272
+        >>> ese(torch.rand(2, 16, 8, 8)).shape
+        torch.Size([2, 16, 8, 8])
     """
 
     def __init__(self, channels: int, *, gate: str = "hard-sigmoid", init: str = "default", ndim: int = 2) -> None:
@@ -99,6 +116,6 @@ class EffectiveSqueezeExcite(Attention):
 
 
 def check_odd(name: str, size: int) -> None:
-    """Raise a `SenetError` unless `size` is a kernel size that has a middle."""
+    """Raise a `SenetError` unless `size` is odd and positive."""
     if size < 1 or size % 2 == 0:
-        raise SenetError(f"{name}={size} has no middle; use an odd number, such as {max(size, 0) + 1}")
+        raise SenetError(f"{name}={size} must be odd and positive, such as {max(size, 0) + 1}")

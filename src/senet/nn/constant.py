@@ -1,4 +1,4 @@
-"""A gate that no longer looks at its input."""
+"""A constant gate, independent of its input."""
 
 from __future__ import annotations
 
@@ -16,26 +16,32 @@ __all__ = ["ConstantGate"]
 
 @final
 class ConstantGate(Attention):
-    """Rescale each channel by a fixed factor: what is left of attention whose gate doesn't vary.
+    """Rescale each channel by a constant factor. `senet.freeze` replaces attention by it.
 
     Args:
-        factors: (C,), one for each channel; kept as a buffer.
+        factors: (C,), one per channel, stored as a buffer.
         ndim: Spatial dimensions, 1 to 3.
 
     Shape:
         (N, C, *spatial) -> the same. The gate is (1, C, 1, ...).
 
     Raises:
-        SenetError: The factors are no vector, or the input has the wrong rank or channels.
+        SenetError: The factors are not a vector, or the input has the wrong rank or channels.
 
-    Source: Hu et al. 2018, section 7.2 (gates that saturate act as a constant rescaling).
+    Source: Hu et al. 2018, section 7.2 (saturated gates act as a constant rescaling).
+
+    Example:
+        >>> import torch
+        >>> from senet.nn import ConstantGate
+        >>> ConstantGate(torch.tensor([0.0, 2.0]))(torch.ones(1, 2, 1, 1)).flatten()
+        tensor([0., 2.])
     """
 
     factors: Tensor
 
     def __init__(self, factors: Tensor, *, ndim: int = 2) -> None:
         if factors.ndim != 1:
-            raise SenetError(f"factors of shape {tuple(factors.shape)} are no vector (C,)")
+            raise SenetError(f"factors must be a vector (C,), got shape {tuple(factors.shape)}")
         super().__init__(len(factors), ndim=ndim)
         self.register_buffer("factors", torch.clone(factors.detach()))
 

@@ -1,6 +1,6 @@
-"""The choice between modules and fused operators: the end of a residual block, and a norm with its ReLU.
+"""Choose between modules and fused operators, for the end of a residual block and for a norm with its ReLU.
 
-Whatever watches or replaces one of the modules (hooks, another `forward`, a subclass) makes the choice: the modules.
+Hooks on a module, a replaced `forward` or a subclass select the modules.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from senet.ops.bn_se_add_relu import SIGNATURE
 
 __all__ = ["kernel_available", "norm_relu", "residual_epilogue", "untouched", "unwatched", "update_running_statistics"]
 
-# Numbers in a feature map from which on the operator is no slower than the modules, with attention or without it, in
-# training or inference; below, its fixed cost counts. Measured: benchmarks/operator_sizes.json.
-LEAST: Final = {
+# Smallest number of elements of a feature map for which the operator is as fast as the modules, by (attention,
+# training). For smaller ones its fixed cost dominates. Measured: benchmarks/operator_sizes.json.
+MIN_ELEMENTS: Final = {
     (True, True): 1 << 15,
     (True, False): 1 << 16,
     (False, True): 3 << 17,
     (False, False): 3 << 17,
 }
-# In contiguous memory each channel of an image is a run of its own. Short ones take longer: pixels, and how much more
-# numbers there must be.
+# In contiguous memory each channel of an image is one run. Runs of fewer pixels than SHORT_RUN are slower, and
+# then the minimum is multiplied by SHORT_RUNS_COST.
 SHORT_RUN: Final = 1024
 SHORT_RUNS_COST: Final = 4
 
 
 def residual_epilogue(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tensor) -> Tensor:
-    """Return `relu(shortcut + se(norm(x)))`: by the fused operator where it is faster, else by the modules.
+    """Return `relu(shortcut + se(norm(x)))`, by the fused operator where it is faster, else by the modules.
 
     The operator takes over on CPUs, for float32 and bfloat16 feature maps, a `nn.BatchNorm2d` in either mode, and
-    `SqueezeExcite` with any gate (or `nn.Identity`), if nothing watches the modules. Running statistics are updated as
-    `nn.BatchNorm2d` does.
+    `SqueezeExcite` with any gate (or `nn.Identity`), if no hooks are on the modules. Running statistics are updated as
+    by `nn.BatchNorm2d`.
 
     Args:
         x: Output of the branch's last convolution, (N, C, H, W).
         norm: The norm after it.
-        se: The attention; the identity in a plain network.
-        shortcut: As x.
+        se: The attention, or the identity in a plain network.
+        shortcut: (N, C, H, W).
 
     Returns:
         (N, C, H, W).
@@ -52,8 +52,8 @@ def residual_epilogue(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tenso
     if type(norm) is nn.BatchNorm2d:
         inserted = inserted_after(norm) if type(se) is nn.Identity else None
         attention = se if inserted is None else inserted
-        # Inserted attention makes no difference here: until it has learned, the output is that without it, bit for bit.
-        large = _is_large(x, attended=type(se) is not nn.Identity)
+        # Inserted attention doesn't change the choice. Until it is trained, the output stays the same bit for bit.
+        large = _is_large(x, attention=type(se) is not nn.Identity)
         unwatched = large and untouched(se) and _unwatched(norm, 0 if inserted is None else 1)
         if unwatched and _is_fusible(attention):
             y = _fused(x, norm, attention, shortcut)
@@ -64,7 +64,7 @@ def residual_epilogue(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tenso
 
 def norm_relu(x: Tensor, norm: nn.Module, relu: nn.Module) -> Tensor:
     """Return `relu(norm(x))`, (N, C, H, W) -> the same: `residual_epilogue` without attention and shortcut."""
-    if type(norm) is nn.BatchNorm2d and _is_large(x, attended=False) and type(relu) is nn.ReLU and untouched(norm):
+    if type(norm) is nn.BatchNorm2d and _is_large(x, attention=False) and type(relu) is nn.ReLU and untouched(norm):
         inserted = inserted_after(relu)
         if _unwatched(relu, 0 if inserted is None else 1):
             y = _fused(x, norm, None, None)
@@ -74,7 +74,7 @@ def norm_relu(x: Tensor, norm: nn.Module, relu: nn.Module) -> Tensor:
 
 
 def untouched(*modules: nn.Module) -> bool:
-    """Whether nothing watches or replaces what these modules compute: no hooks, no `forward` of their own."""
+    """Whether these modules have no hooks and no replaced `forward`."""
     return not _module._has_any_global_hook() and all(_unwatched(m, 0) for m in modules)
 
 
@@ -86,7 +86,7 @@ def unwatched(*modules: nn.Module) -> bool:
 
 
 def _unwatched(module: nn.Module, hooks: int) -> bool:
-    """Whether it has just so many forward hooks, and nothing else of that kind."""
+    """Whether the module has exactly this many forward hooks, and no other hooks."""
     return len(module._forward_hooks) == hooks and not (
         module._forward_pre_hooks
         or module._backward_hooks
@@ -97,21 +97,21 @@ def _unwatched(module: nn.Module, hooks: int) -> bool:
     )
 
 
-def _is_large(x: Tensor, *, attended: bool) -> bool:
-    """Whether x is large enough for the operator to pay, and the kernel is there.
+def _is_large(x: Tensor, *, attention: bool) -> bool:
+    """Whether x is large enough for the operator to be faster, and the kernel is available.
 
-    Under `torch.compile` it pays in training, at any size: a comparison would fix the size. In inference Inductor fuses
-    plain operations better. Measured: benchmarks/compile.json.
+    Under `torch.compile` the operator runs in training at any size, because a comparison would specialize on the size.
+    In inference Inductor fuses plain operations better. Measured: benchmarks/compile.json.
     """
     if torch.jit.is_tracing():
         return False
     if torch.compiler.is_compiling():
         return torch.is_grad_enabled() and not torch.compiler.is_exporting() and kernel_available()
-    numbers, least = x.numel(), LEAST[attended, torch.is_grad_enabled()]
-    if numbers < least or x.ndim != 4 or not kernel_available():
+    elements, minimum = x.numel(), MIN_ELEMENTS[attention, torch.is_grad_enabled()]
+    if elements < minimum or x.ndim != 4 or not kernel_available():
         return False
     short = x.shape[2] * x.shape[3] < SHORT_RUN and x.is_contiguous()
-    return not short or numbers >= SHORT_RUNS_COST * least
+    return not short or elements >= SHORT_RUNS_COST * minimum
 
 
 @torch.compiler.assume_constant_result
@@ -121,7 +121,7 @@ def kernel_available() -> bool:
 
 
 def _is_fusible(se: nn.Module) -> bool:
-    """Whether it is no attention, or attention that the operator knows and nothing watches."""
+    """Whether it is the identity, or attention without hooks that the operator supports."""
     if type(se) is nn.Identity:
         return True
     return (
@@ -135,10 +135,10 @@ def _is_fusible(se: nn.Module) -> bool:
 
 
 def _fused(x: Tensor, norm: nn.BatchNorm2d, se: nn.Module | None, shortcut: Tensor | None) -> Tensor | None:
-    """The operator's result; None if it can't take these tensors, or would not compute what the modules do."""
+    """Return the operator's result. None if it doesn't accept these tensors, or would differ from the modules."""
     mean, var = norm.running_mean, norm.running_var
     if (mean is None) != (var is None) or (norm.training and x.numel() == x.shape[1]):
-        return None  # the norm's own error
+        return None  # the norm raises its own error
     training = norm.training or mean is None
     w1 = b1 = w2 = b2 = None
     gate = 0
@@ -146,11 +146,11 @@ def _fused(x: Tensor, norm: nn.BatchNorm2d, se: nn.Module | None, shortcut: Tens
         w1, b1, w2, b2 = se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias
         gate = GATE_NUMBERS[se.activate]
         if x.dtype is not torch.float32 and not torch.is_autocast_enabled("cpu"):
-            return None  # the linear layers' own error
+            return None  # the linear layers raise their own error
     tracked = norm.training and norm.track_running_stats and mean is not None
     if tracked and not all(t.is_contiguous() for t in (mean, var) if t is not None):
-        return None  # numbers that share memory can't be written like others
-    # The statistics are checked also where they are only written.
+        return None  # statistics that share memory can't be written
+    # The statistics are checked even if they are only written.
     tensors = (x, shortcut, norm.weight, norm.bias, mean, var, w1, b1, w2, b2)
     if not SIGNATURE.takes(tensors) or any(t is not None and t.requires_grad for t in (mean, var)):
         return None
@@ -167,7 +167,7 @@ def _fused(x: Tensor, norm: nn.BatchNorm2d, se: nn.Module | None, shortcut: Tens
 
 @torch.no_grad()
 def update_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, statistics: Tensor) -> None:
-    """Move the running statistics as `nn.BatchNorm2d` does."""
+    """Update the running statistics as `nn.BatchNorm2d` does."""
     momentum = norm.momentum
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)

@@ -1,4 +1,4 @@
-"""Excite: the two-layer bottleneck that lets channels see each other."""
+"""The excitation: a bottleneck of two linear layers across the channels."""
 
 from __future__ import annotations
 
@@ -10,21 +10,20 @@ from torch import Tensor, nn
 
 from senet.errors import SenetError
 from senet.nn._table import look_up
-from senet.nn.start import zero
+from senet.nn.initialization import zero
 
 __all__ = ["ROUNDINGS", "hidden_width"]
 
 
 def excite(s: Tensor, fc1: nn.Linear, fc2: nn.Linear) -> Tensor:
-    """Return `fc2(relu(fc1(s)))` along the channels, the gate's argument.
+    """Return `fc2(relu(fc1(s)))` along the channels, the logits of the gate.
 
-    Linear layers rather than 1x1 convolutions: the state dict is then the same for signals, images and
-    volumes.
+    Linear layers instead of 1x1 convolutions make the state dict the same for signals, images and volumes.
 
     Shape:
         (N, C) or (N, C, *spatial) -> the same.
 
-    Source: Hu et al. 2018, eq. 3; on a map, Table 16 ("NoSqueeze", a pair of 1x1 convolutions).
+    Source: Hu et al. 2018, eq. 3. Without a squeeze, Table 16 ("NoSqueeze", a pair of 1x1 convolutions).
     """
     if s.ndim == 2:
         return fc2(torch.relu(fc1(s)))
@@ -37,10 +36,10 @@ def bottleneck(channels: int, hidden: int, *, bias: bool = True) -> tuple[nn.Lin
 
 
 def zero_bottleneck(fc1: nn.Linear, fc2: nn.Linear) -> None:
-    """Let the bottleneck start at exactly zero and still learn.
+    """Initialize the bottleneck to output exactly zero and still learn.
 
-    The biases of the first layer start at one, so that no hidden unit is dead and the gradient reaches `fc2`
-    from the first step on (and `fc1` from the second).
+    The biases of the first layer are set to 1, so that no hidden unit is dead. The gradient then reaches `fc2` in
+    the first step and `fc1` in the second.
     """
     zero(fc2)
     if fc1.bias is not None:
@@ -48,12 +47,12 @@ def zero_bottleneck(fc1: nn.Linear, fc2: nn.Linear) -> None:
 
 
 def hidden_width(channels: int, reduction: int = 16, rounding: str = "floor") -> int:
-    """Return how many hidden units the bottleneck has.
+    """Return the number of hidden units of the bottleneck.
 
     Args:
-        channels: Channels of the map.
+        channels: Channels C of the feature map.
         reduction: The paper's reduction ratio r.
-        rounding: "floor" (the paper's): the whole part of C/r. "timm": the multiple of 8 nearest to C/r, at
+        rounding: "floor" (the paper's) rounds C/r down. "timm" takes the multiple of 8 nearest to C/r, at
             least 8 and never below 90 % of it (`timm.layers.make_divisible`).
 
     Raises:
@@ -61,12 +60,17 @@ def hidden_width(channels: int, reduction: int = 16, rounding: str = "floor") ->
         UnknownNameError: There is no such rounding.
 
     Source: Hu et al. 2018, section 3.2.
-    Differs: "timm" is not in the paper. timm's own `SEModule` leaves the 90 % rule out; where that matters
-        (C/r = 11 becomes 8 there and 16 here), give the hidden width itself.
+    Differs: "timm" is not in the paper. timm's own `SEModule` leaves out the 90 % rule (C/r = 11 becomes 8 there
+        and 16 here). Where this matters, give `hidden_channels`.
+
+    Example:
+        >>> from senet.nn import hidden_width
+        >>> hidden_width(256), hidden_width(72, 4), hidden_width(72, 4, "timm")
+        (16, 18, 24)
     """
     round_width = look_up("rounding", rounding, ROUNDINGS)
     if reduction < 1:
-        raise SenetError(f"reduction={reduction} is no reduction ratio; use 1..{channels}")
+        raise SenetError(f"reduction={reduction} is out of range; use 1..{channels}")
     hidden = round_width(channels, reduction)
     if hidden < 1:
         raise SenetError(f"reduction={reduction} leaves no hidden unit for channels={channels}; use 1..{channels}")

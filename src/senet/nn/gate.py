@@ -1,4 +1,4 @@
-"""Gate: the function that turns the excitation's output into a factor."""
+"""The gate functions, from the logits of the excitation to the factors."""
 
 from __future__ import annotations
 
@@ -17,19 +17,26 @@ __all__ = ["GATES", "Gate"]
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate in two forms.
+    """A gate function in two forms.
 
     Attributes:
         plain: The function as published.
-        centred: The same shape, moved or stretched so that it is exactly 1 at 0 with a slope there: a layer
-            whose last weights are zero then returns its input unchanged, and still learns.
+        centred: The same function, shifted or scaled to be exactly 1 at 0 with a nonzero slope. A layer with zero
+            weights in its last linear layer then returns its input unchanged, and still learns.
+
+    Example:
+        >>> import torch
+        >>> from senet.nn import GATES
+        >>> zero = torch.zeros(1)
+        >>> GATES["sigmoid"].plain(zero), GATES["sigmoid"].centred(zero)
+        (tensor([0.5000]), tensor([1.]))
     """
 
     plain: Callable[[Tensor], Tensor]
     centred: Callable[[Tensor], Tensor]
 
 
-# Source: Hu et al. 2018, Table 12, for all but the hard sigmoid (Howard et al. 2019, MobileNetV3).
+# Source: Hu et al. 2018, Table 12. The hard sigmoid is from Howard et al. 2019 (MobileNetV3).
 GATES: Final[Mapping[str, Gate]] = {
     "sigmoid": Gate(torch.sigmoid, sigmoid_centred),
     "hard-sigmoid": Gate(F.hardsigmoid, hard_sigmoid_centred),

@@ -1,4 +1,4 @@
-"""Gather-Excite: a gate that also varies over space, at a coarser grain than the map."""
+"""Gather-Excite: a gate that also varies over space, at a lower resolution than the feature map."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from senet.errors import SenetError
 from senet.nn._dims import BATCH_NORM, CONV
 from senet.nn.attention import Attention
 from senet.nn.excite import bottleneck, excite, hidden_width, zero_bottleneck
+from senet.nn.initialization import gate_function, zero
 from senet.nn.squeeze import average
-from senet.nn.start import gate_function, zero
 
 __all__ = ["EXTENTS", "GatherExcite"]
 
-# 0 is the whole map. The others are powers of two: the learned gather halves the map once for each factor.
+# 0 is the whole feature map. The others are powers of two, because the learned gather halves the size repeatedly.
 EXTENTS: Final = (0, 2, 4, 8)
 
 
 @final
 class GatherExcite(Attention):
-    """Rescale by what the surroundings show: gather over an extent, excite, spread back over the map.
+    """Rescale using the surroundings: gather over an extent, excite, and interpolate to the size of the input.
 
     | paper | learned_gather | reduction |
     |---|---|---|
@@ -33,30 +33,36 @@ class GatherExcite(Attention):
     | (extent 0) Squeeze-and-Excitation | False | 16 |
 
     Args:
-        channels: Channels C of the map.
-        extent: Positions that one response speaks for, along each dimension: 2, 4, 8, or 0 for the whole map.
-            A map smaller than the extent is fine (but an export with the size left open needs a least size
-            above the extent, since PyTorch takes dimensions of size one for a special case).
-        learned_gather: Gather with depth-wise 3x3 convolutions of stride 2 (each with a batch norm, ReLU
-            between them), or with an average that has no parameters.
-        reduction: Reduction ratio of the bottleneck that follows the gather; None for no bottleneck.
-        init: "default", or "identity": output equals input at the start, with the gate 2 * sigmoid in (0, 2).
+        channels: Channels C of the feature map.
+        extent: Positions summarized by one factor, along each dimension: 2, 4, 8, or 0 for the whole feature map.
+            A feature map may be smaller than the extent. An export with a dynamic size needs a minimum size above
+            the extent, because PyTorch treats dimensions of size one as a special case.
+        learned_gather: Gather with depthwise 3x3 convolutions of stride 2 (each with a batch norm, ReLU
+            between them), or with an average without parameters.
+        reduction: Reduction ratio of the bottleneck after the gather. None means no bottleneck.
+        init: "default", or "identity": the output first equals the input, with the gate 2 * sigmoid in (0, 2).
         ndim: Spatial dimensions, 1 to 3.
 
     Shape:
-        (N, C, *spatial) -> the same. The gate has the full shape, or (N, C, 1, ...) for `extent=0`.
+        (N, C, *spatial) -> the same. The gate has the same shape, or (N, C, 1, ...) for `extent=0`.
 
     Raises:
-        SenetError: There is no such extent; a learned gather is asked for over the whole map; the reduction
-            leaves no hidden unit; an identity start is asked for without parameters; or the input has the
-            wrong rank or channels.
+        SenetError: There is no such extent; `extent=0` comes with a learned gather; the reduction leaves no hidden
+            unit; `init="identity"` comes without parameters; or the input has the wrong rank or channels.
         UnknownNameError: There is no such init.
 
     Source: Hu et al. 2018 (Gather-Excite, arXiv 1810.12348), its parameter-free and
         parameterised pairings.
-    Differs: the paper's learned gather over the whole map is one convolution of the size of the map. It is
-        left out, since the network would then take one image size only; hence the default extent, the
+    Differs: the paper's learned gather over the whole feature map is one convolution of the feature map's size.
+        It is left out, because the network would then take a single image size. The default extent is the
         paper's largest other one. `init="identity"` is not in the paper.
+
+    Example:
+        >>> import torch
+        >>> from senet.nn import GatherExcite
+        >>> ge = GatherExcite(32, extent=4)
+        >>> ge(torch.rand(2, 32, 16, 16)).shape
+        torch.Size([2, 32, 16, 16])
     """
 
     def __init__(
@@ -78,24 +84,24 @@ class GatherExcite(Attention):
         if reduction is not None:
             self.fc1, self.fc2 = bottleneck(channels, hidden_width(channels, reduction))
         if init == "identity":
-            self._start_at_identity()
+            self._initialize_to_identity()
 
     def gate(self, x: Tensor) -> Tensor:
-        """Return the factors, (N, C, *spatial), or (N, C, 1, ...) when the extent is the whole map."""
+        """Return the factors, (N, C, *spatial), or (N, C, 1, ...) for `extent=0`."""
         context = self.gather(x)
         if self.has_bottleneck:
             context = excite(context, self.fc1, self.fc2)
         factors = self.activate(context)
         if self.extent == 0:
             return factors
-        # The gate before the interpolation, not after: the same values, from a smaller map.
+        # The gate is applied before the interpolation: same values, fewer operations.
         return F.interpolate(factors, size=x.shape[2:], mode="nearest")
 
-    def _start_at_identity(self) -> None:
+    def _initialize_to_identity(self) -> None:
         if self.has_bottleneck:
             zero_bottleneck(self.fc1, self.fc2)
         else:
-            assert isinstance(self.gather, nn.Sequential)  # `_check_options` left nothing else
+            assert isinstance(self.gather, nn.Sequential)  # ensured by `_check_options`
             zero(self.gather[-1])
 
 
@@ -108,8 +114,8 @@ def _average_2d(x: Tensor, size: int, stride: int, padding: int) -> Tensor:
 
 
 def _average_3d(x: Tensor, size: int, stride: int, padding: int) -> Tensor:
-    # `avg_pool3d` refuses a map smaller than the window, and has no deterministic backward pass on CUDA. A mean over
-    # a box is a mean over its depth of means over its slices.
+    # `avg_pool3d` rejects inputs smaller than the window, and its backward pass on CUDA is not deterministic. The mean
+    # over a box equals the mean over its depth of the means over its slices.
     sliced = _average_2d(x.flatten(1, 2), size, stride, padding).unflatten(1, x.shape[1:3])
     deep = F.avg_pool2d(sliced.flatten(3), (size, 1), (stride, 1), (padding, 0), count_include_pad=False)
     return deep.unflatten(3, sliced.shape[3:])
@@ -119,7 +125,7 @@ LOCAL_AVERAGES: Final = {1: _average_1d, 2: _average_2d, 3: _average_3d}
 
 
 class _AverageGather(nn.Module):
-    """Average over the extent around every `extent`-th position, or over the whole map for extent 0."""
+    """Average over the extent around every `extent`-th position, or globally for extent 0."""
 
     def __init__(self, _channels: int, extent: int, ndim: int) -> None:
         super().__init__()
@@ -129,7 +135,7 @@ class _AverageGather(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.extent == 0:
             return average(x, tuple(range(2, x.ndim)), keepdim=True)
-        # Neighbouring windows overlap, and positions beyond the border don't count.
+        # Neighboring windows overlap. Positions outside the feature map don't count.
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         return self.average(wide, 2 * self.extent - 1, self.extent, self.extent - 1).to(x.dtype)
 
@@ -150,6 +156,6 @@ def _check_options(extent: int, learned_gather: bool, reduction: int | None, ini
     if extent not in EXTENTS:
         raise SenetError(f"extent={extent} is not supported; use one of {', '.join(map(str, EXTENTS))}")
     if extent == 0 and learned_gather:
-        raise SenetError("extent=0 (the whole map) can't have a learned gather; use extent=8 or learned_gather=False")
+        raise SenetError("extent=0 can't have a learned gather; use extent=8 or learned_gather=False")
     if init == "identity" and reduction is None and not learned_gather:
         raise SenetError("init='identity' needs parameters; use learned_gather=True or a reduction")

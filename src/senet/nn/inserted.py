@@ -1,4 +1,4 @@
-"""Attention that was hooked onto a module's output: how it is applied, and how it is found."""
+"""Attention attached to a module's output by a hook: how it is applied and found."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ CHILD: Final = "attention"
 
 
 def rescale_output(module: nn.Module, args: Any, output: Tensor) -> Tensor:  # noqa: ARG001 - a hook's signature
-    """The forward hook: the module's child rescales what the module gives."""
+    """Rescale a module's output by its attention child. This is the forward hook."""
     return getattr(module, CHILD)(output)
 
 
 def inserted_after(module: nn.Module) -> Attention | None:
-    """The layer that rescales the module's output, if nothing else watches the module."""
+    """Return the layer that rescales the module's output, if no other hook is on the module."""
     if list(module._forward_hooks.values()) != [rescale_output]:
         return None
     layer = getattr(module, CHILD)

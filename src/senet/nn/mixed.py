@@ -16,9 +16,9 @@ from senet.nn.block import SqueezeExcite
 from senet.nn.channel import check_odd
 from senet.nn.excite import bottleneck, excite, hidden_width, zero_bottleneck
 from senet.nn.gate import GATES, Gate
+from senet.nn.initialization import INITS, gate_function, zero
 from senet.nn.spatial import SpatialSqueezeExcite
 from senet.nn.squeeze import average, maximum, mean
-from senet.nn.start import INITS, gate_function, zero
 
 __all__ = [
     "COMBINES",
@@ -31,11 +31,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Combine:
-    """How scSE joins its two gates, `(x, channel, spatial)` -> gate.
+    """How scSE combines its two gates, `(x, channel, spatial)` -> gate.
 
     Attributes:
-        plain: As published.
-        centred: The form that is 1 where both gates are.
+        plain: The function as published.
+        centred: The form that is 1 where both gates are 1.
     """
 
     plain: Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -63,19 +63,19 @@ COMBINES: Final[Mapping[str, Combine]] = {
 
 @final
 class ChannelSpatialSqueezeExcite(Attention):
-    """Rescale by channel and by position, side by side, and join the two results (scSE).
+    """Rescale by channel and by position in parallel, and combine the two results (scSE).
 
     Args:
-        channels: Channels C of the map.
-        reduction: Reduction ratio of the channel part.
-        combine: "add" (the sum of the two rescaled maps) or "max" (the larger of them, element by element).
-        init: "default", or "identity": output equals input at the start. With "add" the function stays the
-            published one (half plus half is one), and only the last layers start at zero; with "max" the two
-            gates become 2 * sigmoid.
+        channels: Channels C of the feature map.
+        reduction: Reduction ratio of the channel gate.
+        combine: "add" (the sum of the two rescaled feature maps) or "max" (the larger of them, element by element).
+        init: "default", or "identity": the output first equals the input. With "add" the function stays as
+            published (half plus half is one), and only the last layers start at zero. With "max" the two gates
+            become 2 * sigmoid.
         ndim: Spatial dimensions, 1 to 3.
 
     Shape:
-        (N, C, *spatial) -> the same. The gate has the full shape.
+        (N, C, *spatial) -> the same. The gate has the same shape.
 
     Raises:
         SenetError: The reduction leaves no hidden unit, or the input has the wrong rank or channels.
@@ -84,6 +84,13 @@ class ChannelSpatialSqueezeExcite(Attention):
     Source: Roy et al. 2018 (arXiv 1803.02579), section 2.3 (sum); Roy et al. 2019 (arXiv 1808.08127)
         for the max-out.
     Differs: `init="identity"` is not in the papers.
+
+    Example:
+        >>> import torch
+        >>> from senet.nn import ChannelSpatialSqueezeExcite
+        >>> scse = ChannelSpatialSqueezeExcite(16)
+        >>> scse.gate(torch.rand(2, 16, 8, 8)).shape
+        torch.Size([2, 16, 8, 8])
     """
 
     def __init__(
@@ -103,20 +110,20 @@ class ChannelSpatialSqueezeExcite(Attention):
 class ConvolutionalBlockAttention(Attention):
     """Rescale by channel, then by position (CBAM).
 
-    The channel gate sees average and largest value through one shared bottleneck. The spatial gate sees
-    average and largest channel of the map that the channel gate has rescaled.
+    The channel gate applies one shared bottleneck to the spatial mean and maximum. The spatial gate uses the mean and
+    maximum over the channels, after the channel gate.
 
     Args:
-        channels: Channels C of the map.
+        channels: Channels C of the feature map.
         reduction: Reduction ratio of the bottleneck.
-        kernel_size: Size of the spatial convolution, odd.
+        kernel_size: Kernel size of the spatial convolution, odd.
         bias: Whether the bottleneck has biases (the authors' code) or not (the paper's eq. 2).
-        init: "default", or "identity": output equals input at the start, with both gates 2 * sigmoid, so that
-            their product is in (0, 4).
+        init: "default", or "identity": the output first equals the input, with both gates 2 * sigmoid. Their
+            product is in (0, 4).
         ndim: Spatial dimensions, 1 to 3.
 
     Shape:
-        (N, C, *spatial) -> the same. The gate, the product of both, has the full shape.
+        (N, C, *spatial) -> the same. The gate, the product of both, has the same shape.
 
     Raises:
         SenetError: The reduction leaves no hidden unit, the kernel size is even, or the input has the wrong
@@ -124,8 +131,17 @@ class ConvolutionalBlockAttention(Attention):
         UnknownNameError: There is no such init.
 
     Source: Woo et al. 2018 (arXiv 1807.06521), eqs. 1-3.
-    Differs: the spatial convolution has a batch norm, as in the authors' code; `init="identity"` is not in
+    Differs: the spatial convolution has a batch norm, as in the authors' code. `init="identity"` is not in
         the paper.
+
+    Example:
+        >>> import torch
+        >>> from senet.nn import ConvolutionalBlockAttention
+        >>> cbam, x = ConvolutionalBlockAttention(32), torch.rand(2, 32, 8, 8)
+        >>> cbam(x).shape
+        torch.Size([2, 32, 8, 8])
+        >>> cbam.channel_gate(x).shape, cbam.spatial_gate(x).shape
+        (torch.Size([2, 32, 1, 1]), torch.Size([2, 1, 8, 8]))
     """
 
     def __init__(
@@ -149,7 +165,7 @@ class ConvolutionalBlockAttention(Attention):
             zero(self.norm)
 
     def gate(self, x: Tensor) -> Tensor:
-        """Return the factors, (N, C, *spatial): the channel gate times the spatial gate of what it leaves."""
+        """Return the factors, (N, C, *spatial): the channel gate times the spatial gate."""
         channel = self.channel_gate(x)
         return channel * self.spatial_gate(x * channel)
 
@@ -159,7 +175,7 @@ class ConvolutionalBlockAttention(Attention):
         return over_space(self.activate(z), x)
 
     def spatial_gate(self, x: Tensor) -> Tensor:
-        """Return the factors by position, (N, 1, *spatial), for a map that the channel gate has rescaled."""
+        """Return the factors by position, (N, 1, *spatial). The input was already rescaled by the channel gate."""
         summary = torch.cat([average(x, (1,), keepdim=True), x.amax(1, keepdim=True)], 1)
         return self.activate(self.norm(self.conv(summary)))
 
@@ -185,28 +201,35 @@ def _dilated_convs(channels: int, hidden: int, dilation: int, ndim: int) -> nn.S
 
 @final
 class BottleneckAttention(Attention):
-    """Rescale by channel and position together, around one: `x + x * sigmoid(channel + spatial)` (BAM).
+    """Rescale by channel and position together: `x + x * sigmoid(channel + spatial)` (BAM).
 
-    Training needs more than one example in a batch, since one of the norms sees one value a channel.
+    Training needs more than one image in a batch, because one of the norms has one value per image and channel.
 
     Args:
-        channels: Channels C of the map.
-        reduction: Reduction ratio of both parts.
-        dilation: Dilation of the two 3x3 convolutions of the spatial part.
-        init: "default", or "identity": output equals input at the start. The gate is then 2 * sigmoid, in
-            (0, 2), in place of 1 + sigmoid, in (1, 2), which can't be 1.
+        channels: Channels C of the feature map.
+        reduction: Reduction ratio of both branches.
+        dilation: Dilation of the two 3x3 convolutions of the spatial branch.
+        init: "default", or "identity": the output first equals the input. The gate is then 2 * sigmoid, in
+            (0, 2). The published gate, 1 + sigmoid in (1, 2), can't be 1.
         ndim: Spatial dimensions, 1 to 3.
 
     Shape:
-        (N, C, *spatial) -> the same. The gate has the full shape.
+        (N, C, *spatial) -> the same. The gate has the same shape.
 
     Raises:
         SenetError: The reduction leaves no hidden unit, or the input has the wrong rank or channels.
         UnknownNameError: There is no such init.
 
     Source: Park et al. 2018 (arXiv 1807.06514), eqs. 1-4.
-    Differs: the inner convolutions have a batch norm and a ReLU each, as in the authors' code;
+    Differs: the inner convolutions have a batch norm and a ReLU each, as in the authors' code.
         `init="identity"` is not in the paper.
+
+    Example:
+        >>> import torch
+        >>> from senet.nn import BottleneckAttention
+        >>> bam = BottleneckAttention(32)
+        >>> bam.gate(torch.rand(4, 32, 8, 8)).shape
+        torch.Size([4, 32, 8, 8])
     """
 
     def __init__(

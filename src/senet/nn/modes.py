@@ -1,4 +1,4 @@
-"""How a network runs within a block: evaluation mode, uncompiled; given back afterwards."""
+"""Context managers that run a network in evaluation mode or uncompiled, and restore it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["evaluation_mode", "uncompiled"]
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the block; each module's own mode comes back after it."""
+    """Switch to evaluation mode within the block, and restore each module's own mode after it."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -26,8 +26,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def uncompiled() -> Iterator[None]:
-    """Within the block compiled networks run by their modules: compiled code ignores hooks that come later."""
-    # Whoever has compiled something has imported it; importing it takes seconds.
+    """Run compiled networks by their modules within the block. Compiled code ignores hooks registered later."""
+    # Compiling imports this package, and importing it takes seconds. So check first.
     if "torch._dynamo" not in sys.modules:
         yield
         return

@@ -1,4 +1,4 @@
-"""What `senet.optimize` makes: layers that evaluate only, and how a network is known that has some."""
+"""The layers of `senet.optimize`, which only evaluate, and a check for networks that contain them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ __all__ = ["Optimized", "refuse_optimized"]
 
 
 class Optimized(nn.Module):
-    """Base of the layers of an optimized network: norms are folded, gates merged, so nothing can be put between."""
+    """Base class of the layers of an optimized network, where norms are folded and gates merged."""
 
 
-def refuse_optimized(model: nn.Module, verb: str) -> None:
+def refuse_optimized(model: nn.Module, command: str) -> None:
     """Raise a `SenetError` if the network was optimized for inference."""
     if any(isinstance(module, Optimized) for module in model.modules()):
-        raise SenetError(f"{type(model).__name__} was optimized for inference: {verb} the network, then optimize it")
+        raise SenetError(f"{type(model).__name__} was optimized for inference: {command} the network, then optimize it")

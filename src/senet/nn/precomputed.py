@@ -1,4 +1,4 @@
-"""The gate of Squeeze-and-Excitation, known before the convolution whose output it rescales."""
+"""The gate of Squeeze-and-Excitation, computed before the convolution that it rescales."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["PrecomputedGate"]
 
 @final
 class PrecomputedGate(Optimized):
-    """The gate of a block behind a 1x1 convolution, from that convolution's input: for inference.
+    """Compute the gate of a block after a 1x1 convolution from that convolution's input, for inference.
 
     The squeeze is linear and commutes with the convolution, mean(W h + b) = W mean(h) + b. So the first linear layer,
     merged with W and b, reads the mean of h.
 
     Args:
-        se: The block; its squeeze is the mean.
-        weight: (C, I, 1, 1) of the convolution before it.
-        bias: (C,) of that convolution.
+        se: The attention layer. Its squeeze is the mean.
+        weight: (C, I, 1, 1), the weight of the convolution before it.
+        bias: (C,), the bias of that convolution.
 
     Shape:
         (N, I, H, W) -> the gate, (N, C, 1, 1).
@@ -41,16 +41,16 @@ class PrecomputedGate(Optimized):
         self.fc2 = se.fc2
 
     def forward(self, h: Tensor) -> Tensor:
-        """(N, I, H, W) -> (N, C, 1, 1)."""
+        """Return the gate: (N, I, H, W) -> (N, C, 1, 1)."""
         return over_space(self.activate(self.fc2(torch.relu(self.fc1(mean(h))))), h)
 
     def extra_repr(self) -> str:
-        """Return what `print(layer)` shows beside the sublayers."""
+        """Return the options that `print(layer)` shows."""
         return f"channels={self.channels}"
 
 
 def _merged(fc: nn.Linear, weight: Tensor, bias: Tensor) -> nn.Linear:
-    """The linear layer behind a 1x1 convolution, as one layer: fc(W x + b); computed in float64."""
+    """Merge a 1x1 convolution and the linear layer after it, fc(W x + b), in float64."""
     like = fc.weight
     both = nn.Linear(weight.shape[1], fc.out_features, device=like.device, dtype=like.dtype)
     first = like.detach().double()

@@ -1,4 +1,4 @@
-"""Attention over space: which positions matter."""
+"""Spatial attention: one factor per position."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch import Tensor
 
 from senet.nn._dims import CONV
 from senet.nn.attention import Attention
-from senet.nn.start import gate_function, zero
+from senet.nn.initialization import gate_function, zero
 
 __all__ = ["SpatialSqueezeExcite"]
 
 
 @final
 class SpatialSqueezeExcite(Attention):
-    """Rescale each position by what its own channels show: a 1x1 convolution, then a sigmoid (sSE).
+    """Rescale each position using its channels: a 1x1 convolution, then a sigmoid (sSE).
 
     Args:
-        channels: Channels C of the map.
-        init: "default", or "identity": output equals input at the start, with the gate 2 * sigmoid in (0, 2).
+        channels: Channels C of the feature map.
+        init: "default", or "identity": the output first equals the input, with the gate 2 * sigmoid in (0, 2).
         ndim: Spatial dimensions, 1 to 3.
 
     Shape:
@@ -30,7 +30,13 @@ class SpatialSqueezeExcite(Attention):
         UnknownNameError: There is no such init.
 
     Source: Roy et al. 2018 (arXiv 1803.02579), section 2.2.
-    Differs: the convolution has a bias, as in the authors' code; `init="identity"` is not in the paper.
+    Differs: the convolution has a bias, as in the authors' code. `init="identity"` is not in the paper.
+
+    Example:
+        >>> import torch
+        >>> from senet.nn import SpatialSqueezeExcite
+        >>> SpatialSqueezeExcite(16).gate(torch.rand(2, 16, 8, 8)).shape
+        torch.Size([2, 1, 8, 8])
     """
 
     def __init__(self, channels: int, *, init: str = "default", ndim: int = 2) -> None:

@@ -1,4 +1,4 @@
-"""Attention as data: which layer with which options, before the channels are known."""
+"""Specifications of attention layers: the kind and its options, before the channels are known."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from senet.nn.channel import EffectiveSqueezeExcite, EfficientChannelAttention
 from senet.nn.excite import ROUNDINGS
 from senet.nn.gate import GATES
 from senet.nn.gather import EXTENTS, GatherExcite
+from senet.nn.initialization import INITS
 from senet.nn.mixed import (
     COMBINES,
     BottleneckAttention,
@@ -28,7 +29,6 @@ from senet.nn.mixed import (
 )
 from senet.nn.spatial import SpatialSqueezeExcite
 from senet.nn.squeeze import SQUEEZES
-from senet.nn.start import INITS
 
 __all__ = [
     "ATTENTIONS",
@@ -49,10 +49,20 @@ __all__ = [
 
 @dataclass(frozen=True)
 class AttentionSpec(ABC):
-    """A layer and its options; the channels come when it is built.
+    """The kind and options of an attention layer. `build` adds the channels.
 
-    Every field is checked when the spec is made: its type, its table of names if it has one, and that counts
-    are positive. What depends on the channels is checked by `check` and `build`.
+    A spec checks every field when it is created: its type, its name in a table, and positive counts. `check` and
+    `build` check the fields against the channels.
+
+    Example:
+        >>> import senet
+        >>> spec = senet.SE(reduction=8)
+        >>> spec.build(64).fc1
+        Linear(in_features=64, out_features=8, bias=True)
+        >>> spec.check(4)
+        Traceback (most recent call last):
+        ...
+        senet.errors.SenetError: reduction=8 leaves no hidden unit for channels=4; use 1..4
     """
 
     kind: ClassVar[str]
@@ -66,7 +76,7 @@ class AttentionSpec(ABC):
         """
 
     def check(self, channels: int, *, ndim: int = 2) -> None:
-        """Raise what `build` would raise, and allocate nothing.
+        """Check the options against these channels, without allocating anything.
 
         Raises:
             SenetError: The options don't suit these channels.
@@ -79,7 +89,7 @@ class AttentionSpec(ABC):
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return kind and fields, ready for JSON; `attention_from_dict` is the inverse."""
+        """Return kind and fields as a JSON-serializable dictionary. `attention_from_dict` is the inverse."""
         return {"kind": self.kind, **self.options()}
 
     def __post_init__(self) -> None:
@@ -90,7 +100,14 @@ class AttentionSpec(ABC):
 
 @dataclass(frozen=True)
 class SE(AttentionSpec):
-    """Squeeze-and-Excitation; the fields are the arguments of `SqueezeExcite`."""
+    """Squeeze-and-Excitation. The fields are the arguments of `SqueezeExcite`.
+
+    Example:
+        >>> import senet
+        >>> model = senet.create_model("cifar_resnet20", attention=senet.SE(reduction=8))
+        >>> model.spec.attention.reduction
+        8
+    """
 
     kind: ClassVar[str] = "se"
     reduction: int = 16
@@ -108,7 +125,13 @@ class SE(AttentionSpec):
 
 @dataclass(frozen=True)
 class ECA(AttentionSpec):
-    """Efficient channel attention; the fields are the arguments of `EfficientChannelAttention`."""
+    """Efficient channel attention. The fields are the arguments of `EfficientChannelAttention`.
+
+    Example:
+        >>> import senet
+        >>> senet.ECA().build(256).conv.kernel_size
+        (5,)
+    """
 
     kind: ClassVar[str] = "eca"
     kernel_size: int | None = None
@@ -121,7 +144,13 @@ class ECA(AttentionSpec):
 
 @dataclass(frozen=True)
 class ESE(AttentionSpec):
-    """Effective Squeeze-and-Excitation; the fields are the arguments of `EffectiveSqueezeExcite`."""
+    """Effective Squeeze-and-Excitation. The fields are the arguments of `EffectiveSqueezeExcite`.
+
+    Example:
+        >>> import senet
+        >>> senet.ESE().build(64).fc
+        Linear(in_features=64, out_features=64, bias=True)
+    """
 
     kind: ClassVar[str] = "ese"
     gate: str = one_of(GATES, "hard-sigmoid")
@@ -134,7 +163,13 @@ class ESE(AttentionSpec):
 
 @dataclass(frozen=True)
 class GE(AttentionSpec):
-    """Gather-Excite; the fields are the arguments of `GatherExcite`."""
+    """Gather-Excite. The fields are the arguments of `GatherExcite`.
+
+    Example:
+        >>> import senet
+        >>> senet.GE(extent=4, learned_gather=False, reduction=None).to_dict()
+        {'kind': 'ge', 'extent': 4, 'learned_gather': False, 'reduction': None, 'init': 'default'}
+    """
 
     kind: ClassVar[str] = "ge"
     extent: int = one_of(EXTENTS, 8)
@@ -149,7 +184,13 @@ class GE(AttentionSpec):
 
 @dataclass(frozen=True)
 class SpatialSE(AttentionSpec):
-    """Spatial Squeeze-and-Excitation; the field is the argument of `SpatialSqueezeExcite`."""
+    """Spatial Squeeze-and-Excitation. The field is the argument of `SpatialSqueezeExcite`.
+
+    Example:
+        >>> import senet
+        >>> senet.SpatialSE().build(64).conv
+        Conv2d(64, 1, kernel_size=(1, 1), stride=(1, 1))
+    """
 
     kind: ClassVar[str] = "sse"
     init: str = one_of(INITS, "default")
@@ -161,7 +202,13 @@ class SpatialSE(AttentionSpec):
 
 @dataclass(frozen=True)
 class ScSE(AttentionSpec):
-    """Channel and spatial attention; the fields are the arguments of `ChannelSpatialSqueezeExcite`."""
+    """Channel and spatial attention. The fields are the arguments of `ChannelSpatialSqueezeExcite`.
+
+    Example:
+        >>> import senet
+        >>> sum(p.numel() for p in senet.ScSE(reduction=4).build(16).parameters())
+        165
+    """
 
     kind: ClassVar[str] = "scse"
     reduction: int = 2
@@ -175,7 +222,13 @@ class ScSE(AttentionSpec):
 
 @dataclass(frozen=True)
 class CBAM(AttentionSpec):
-    """Convolutional block attention; the fields are the arguments of `ConvolutionalBlockAttention`."""
+    """Convolutional block attention. The fields are the arguments of `ConvolutionalBlockAttention`.
+
+    Example:
+        >>> import senet
+        >>> senet.CBAM(kernel_size=5).build(64).conv.kernel_size
+        (5, 5)
+    """
 
     kind: ClassVar[str] = "cbam"
     reduction: int = 16
@@ -190,7 +243,13 @@ class CBAM(AttentionSpec):
 
 @dataclass(frozen=True)
 class BAM(AttentionSpec):
-    """Bottleneck attention; the fields are the arguments of `BottleneckAttention`."""
+    """Bottleneck attention. The fields are the arguments of `BottleneckAttention`.
+
+    Example:
+        >>> import senet
+        >>> senet.BAM(dilation=2).to_dict()
+        {'kind': 'bam', 'reduction': 16, 'dilation': 2, 'init': 'default'}
+    """
 
     kind: ClassVar[str] = "bam"
     reduction: int = 16
@@ -204,7 +263,13 @@ class BAM(AttentionSpec):
 
 @dataclass(frozen=True)
 class SK(AttentionSpec):
-    """Selective kernels; the fields are the arguments of `SelectiveKernel`."""
+    """Selective kernels. The fields are the arguments of `SelectiveKernel`.
+
+    Example:
+        >>> import senet
+        >>> len(senet.SK(branches=3).build(64).convs)
+        3
+    """
 
     kind: ClassVar[str] = "sk"
     branches: int = 2
@@ -223,13 +288,18 @@ ATTENTIONS: Final[Mapping[str, type[AttentionSpec]]] = {
 
 
 def attention_from_dict(description: Mapping[str, Any]) -> AttentionSpec:
-    """Return the spec that `to_dict` described, such as `{"kind": "se", "reduction": 8}`.
+    """Create a spec from the dictionary of `to_dict`, such as `{"kind": "se", "reduction": 8}`.
 
-    Fields that are left out have their defaults.
+    Missing fields have their defaults.
 
     Raises:
         UnknownNameError: There is no such kind, or it has no such field.
         SenetError: The kind is missing, or a value has the wrong type or is out of range.
+
+    Example:
+        >>> from senet.nn import attention_from_dict
+        >>> attention_from_dict({"kind": "eca", "kernel_size": 3})
+        ECA(kernel_size=3, init='default')
     """
     if "kind" not in description:
         raise SenetError(f"attention without a 'kind': {dict(description)}")
@@ -240,11 +310,18 @@ def attention_from_dict(description: Mapping[str, Any]) -> AttentionSpec:
 
 
 def parse_attention(text: str) -> AttentionSpec | None:
-    """Return the spec that a command line names: "se", "se:reduction=8,gate=hard-sigmoid", or "none".
+    """Parse command-line text: "se", "se:reduction=8,gate=hard-sigmoid", or "none".
 
     Raises:
         UnknownNameError: There is no such kind, or it has no such option.
         SenetError: An option is not of the form name=value, is given twice, or its value is wrong.
+
+    Example:
+        >>> from senet.nn import parse_attention
+        >>> parse_attention("cbam:reduction=8").reduction
+        8
+        >>> parse_attention("none") is None
+        True
     """
     kind, colon, listed = (part.strip() for part in text.partition(":"))
     if kind == "none":

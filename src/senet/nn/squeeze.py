@@ -1,4 +1,4 @@
-"""Squeeze: a feature map summarised to one number a channel."""
+"""The squeeze: summarize a feature map by one number per channel."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Squeeze = Callable[[Tensor], Tensor]
 
 
 def average(x: Tensor, dim: tuple[int, ...], *, keepdim: bool = False) -> Tensor:
-    """Average over `dim`; the sum is held in float32 at least, the result has the type of `x`.
+    """Average over `dim`. The sum is accumulated in float32 or wider, and the result has the type of `x`.
 
-    In half precision the sum over a 256x256 map overflows long before its mean does. PyTorch's own kernels
-    happen to sum in float32; said here, it also holds for whatever the graph is exported to.
+    In half precision the sum over 256x256 positions overflows, although the mean would not. PyTorch's kernels already
+    accumulate in float32. The explicit type also holds in exported graphs.
     """
     return x.mean(dim, keepdim, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
 
 
 def mean(x: Tensor) -> Tensor:
-    """Average over space, (N, C, *spatial) -> (N, C).
+    """Return the spatial mean, (N, C, *spatial) -> (N, C).
 
     Source: Hu et al. 2018, eq. 2.
     """
@@ -31,7 +31,7 @@ def mean(x: Tensor) -> Tensor:
 
 
 def maximum(x: Tensor) -> Tensor:
-    """Largest value over space, (N, C, *spatial) -> (N, C).
+    """Return the spatial maximum, (N, C, *spatial) -> (N, C).
 
     `amax` shares the gradient among ties, so the backward pass is deterministic.
 
@@ -41,16 +41,16 @@ def maximum(x: Tensor) -> Tensor:
 
 
 def mean_and_max(x: Tensor) -> Tensor:
-    """Midpoint of average and largest value, (N, C, *spatial) -> (N, C).
+    """Return the midpoint of spatial mean and maximum, (N, C, *spatial) -> (N, C).
 
     Source: timm's `SEModule(add_maxpool=True)`; not in the paper.
     """
-    # Each half is halved before the sum, which therefore can't overflow.
+    # Each term is halved before the sum, so the sum can't overflow.
     return 0.5 * mean(x) + 0.5 * maximum(x)
 
 
 def none(x: Tensor) -> Tensor:
-    """Return the map unchanged, so that the excitation acts at each position by itself.
+    """Return the feature map unchanged. The excitation then acts at each position separately.
 
     Source: Hu et al. 2018, section 7.1 and Table 16 ("NoSqueeze").
     """

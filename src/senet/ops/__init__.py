@@ -1,4 +1,4 @@
-"""Fused operators, one file each: definition, registration, fake, derivative, batching rule; back ends in folders."""
+"""Fused operators, one file each with definition, registration, derivative and batching rule. Back ends are folders."""
 
 from senet.ops.bn_se_add_relu import bn_se_add_relu
 from senet.ops.cpu import Choice, choose, describe, using

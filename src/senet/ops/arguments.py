@@ -1,4 +1,4 @@
-"""What the fused operators take: one description of an operator's tensors serves its choice and its own checks."""
+"""The tensors that fused operators accept. One signature serves the selection and the operator's own checks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,18 @@ from torch import Tensor, nn
 
 from senet.ops.gate_functions import GATE_FUNCTIONS
 
-__all__ = ["MAP_TYPES", "Signature", "convolved", "eager", "memory_format", "needs_gradient", "one_by_one", "watched"]
+__all__ = [
+    "FEATURE_MAP_DTYPES",
+    "Signature",
+    "convolution_size",
+    "eager",
+    "is_observed",
+    "loop_over_batch",
+    "memory_format",
+    "needs_gradient",
+]
 
-MAP_TYPES: Final = (torch.float32, torch.bfloat16)
+FEATURE_MAP_DTYPES: Final = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -21,10 +30,10 @@ class Signature:
     """The tensors of an operator.
 
     Attributes:
-        operator: Its name, for messages.
-        tensors: Name of each tensor, in the order of the arguments, to its dimensions: one letter each, and one letter
-            means one size everywhere. Those of four dimensions that begin with N are feature maps; they have one
-            type, float32 or bfloat16. All others are float32.
+        operator: Name of the operator, for messages.
+        tensors: Name and dimensions of each tensor, in the order of the arguments. Each dimension is a letter. Equal
+            letters mean equal sizes. Tensors of four dimensions that begin with N are feature maps. They have one
+            type, float32 or bfloat16. All other tensors are float32.
         optional: Names of the tensors that may be None.
     """
 
@@ -33,9 +42,9 @@ class Signature:
     optional: frozenset[str]
 
     def mismatch(self, tensors: Sequence[Tensor | None]) -> str:
-        """Why the operator can't take these tensors; empty if it can.
+        """Return why the operator doesn't accept these tensors. Empty if it does.
 
-        Sizes that belong together, types and devices are all compared; strides may be any.
+        This compares sizes, types and devices. Any strides are accepted.
         """
         sizes: dict[str, int] = {}
         kind: torch.dtype | None = None
@@ -54,7 +63,7 @@ class Signature:
             dtype = tensor.dtype
             if len(dims) == 4 and dims[0] == "N":
                 kind = kind or dtype
-                if dtype not in MAP_TYPES or dtype is not kind:
+                if dtype not in FEATURE_MAP_DTYPES or dtype is not kind:
                     return f"{name} is {dtype}; feature maps must all be float32, or all bfloat16"
             elif dtype is not torch.float32:
                 return f"{name} is {dtype}; it must be float32"
@@ -63,33 +72,33 @@ class Signature:
         return ""
 
     def check(self, tensors: Sequence[Tensor | None]) -> None:
-        """Raise what `mismatch` finds.
+        """Raise an error with the reason of `mismatch`.
 
         Raises:
-            ValueError: The operator can't take these tensors.
+            ValueError: The operator doesn't accept these tensors.
         """
         reason = self.mismatch(tensors)
         if reason:
             raise ValueError(f"{self.operator}: {reason}")
 
     def check_gate(self, w1: Tensor | None, b1: Tensor | None, w2: Tensor | None, b2: Tensor | None, gate: int) -> None:
-        """Raise if these are no two layers of a gate and its number; without w1 there is no gate.
+        """Check the two linear layers of a gate and the number of its function. Without w1 there is no gate.
 
         Raises:
-            ValueError: A layer is missing or has no block, or the number is none of `GATE_FUNCTIONS`.
+            ValueError: A layer is missing or has no hidden unit, or `GATE_FUNCTIONS` has no such number.
         """
         if (w1 is None) != (w2 is None) or (w1 is None and (b1 is not None or b2 is not None)):
-            raise ValueError(f"{self.operator}: w1 and w2 come together, and biases with them")
+            raise ValueError(f"{self.operator}: w1 and w2 must be given together, and biases only with them")
         if w1 is not None and w1.shape[0] < 1:
             raise ValueError(f"{self.operator}: w1 has no hidden unit")
         if not 0 <= gate < len(GATE_FUNCTIONS):
-            raise ValueError(f"{self.operator}: gate={gate} is none; use 0..{len(GATE_FUNCTIONS) - 1}")
+            raise ValueError(f"{self.operator}: gate={gate} is out of range; use 0..{len(GATE_FUNCTIONS) - 1}")
 
     def takes(self, tensors: Sequence[Tensor | None]) -> bool:
-        """Whether the operator can stand for plain operations on these tensors now.
+        """Whether the operator can replace plain operations on these tensors now.
 
-        That is so if it accepts them, they are ordinary tensors (no subclass, not batched), there is something to
-        compute, and nothing watches or transforms the operations.
+        The tensors must match the signature, be ordinary (no subclass, not batched) and not empty. No mode, transform
+        or tracer may be active.
         """
         return (
             (_compiled() or eager(*tensors))
@@ -100,7 +109,7 @@ class Signature:
 
 
 def _private_names() -> tuple[Any, ...] | None:
-    """Torch's own names for what `eager` asks; None where this version lacks one: nothing is eager then."""
+    """Return the private torch functions that `eager` calls. None if this version lacks one."""
     try:
         functorch = torch._C._functorch
         stacks = (torch._C._len_torch_dispatch_stack, torch._C._len_torch_function_stack)
@@ -115,9 +124,9 @@ _PRIVATE: Final = _private_names()
 
 
 def eager(*tensors: Tensor | None) -> bool:
-    """Whether numbers are computed now and derived by autograd backwards: no tracing, no mode, no function transform.
+    """Whether operations run eagerly under plain autograd: no tracing, no mode, no function transform.
 
-    Gradients that are computed in batches (`is_grads_batched`) are batched tensors without a transform around them.
+    Batched gradients (`is_grads_batched`) are batched tensors without a transform around them.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or _PRIVATE is None:
         return False
@@ -131,42 +140,44 @@ def eager(*tensors: Tensor | None) -> bool:
     )
 
 
-def watched() -> bool:
-    """Whether somebody wants to see each operator: a mode, a transform, a profiler."""
+def is_observed() -> bool:
+    """Whether a mode, a transform or a profiler observes each operator."""
     return not eager() or getattr(torch.autograd.profiler, "_is_profiler_enabled", False)
 
 
 def _compiled() -> bool:
-    """Whether `torch.compile` is at work, which knows the operators; `torch.export` shall see plain ones."""
+    """Whether `torch.compile` is tracing. It supports the operators. `torch.export` gets plain operations instead."""
     return torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
 
 
 def needs_gradient(tensors: Sequence[Tensor | None]) -> bool:
-    """Whether autograd must see what is computed from these."""
+    """Whether autograd must record operations on these tensors."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
 def memory_format(x: Tensor) -> torch.memory_format:
-    """The memory format in which a feature map is computed: its own, or contiguous where it has neither."""
-    last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
+    """Return the memory format for a feature map: channels_last if it has this format, else contiguous."""
+    channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last else torch.contiguous_format
 
 
-def convolved(
+def convolution_size(
     x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> list[int]:
-    """Height and width of a convolution's result; below 1 where the kernel is larger than the padded image."""
+    """Return height and width of a convolution's output. Below 1 if the kernel is larger than the padded input."""
     return [(x.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in range(2)]
 
 
-def one_by_one(operator: Callable[..., Any], info: Any, dims: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
-    """The batching rule of the operators: what each call of a `torch.vmap` gives.
+def loop_over_batch(
+    operator: Callable[..., Any], info: Any, dims: Sequence[Any], arguments: Sequence[Any]
+) -> list[Any]:
+    """Apply the batching rule of the operators: one call per element of a `torch.vmap`.
 
     Args:
-        operator: Is called once for each.
-        info: As `torch.library.register_vmap` hands it over, and so are the others.
-        dims: The batched dimension of each argument; no number where it is the same in all calls.
-        arguments: Of the operator.
+        operator: Called once per element.
+        info: From `torch.library.register_vmap`, like the other arguments.
+        dims: The batched dimension of each argument. Not a number for arguments without one.
+        arguments: The arguments of the operator.
     """
     return [
         operator(*(a.select(d, i) if isinstance(d, int) else a for a, d in zip(arguments, dims, strict=True)))

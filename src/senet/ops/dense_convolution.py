@@ -1,7 +1,7 @@
-"""A convolution with the sum and the ReLU that follow it, by oneDNN where that is possible; for inference.
+"""A convolution fused with the sum and ReLU after it, by oneDNN where possible. For inference.
 
-PyTorch keeps the operators that oneDNN's "post-operations" hang on under private names. They are looked up once;
-without them plain operations serve.
+PyTorch's operators with oneDNN's "post-operations" have private names. They are looked up once. Without them plain
+operations run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from senet.ops.arguments import MAP_TYPES, convolved, eager, needs_gradient
+from senet.ops.arguments import FEATURE_MAP_DTYPES, convolution_size, eager, needs_gradient
 
 __all__ = ["definition", "dense_convolution"]
 
@@ -36,26 +36,26 @@ def dense_convolution(
         x: (N, I, H, W).
         weight: (C, I / groups, Y, X).
         bias: (C,).
-        added: As the result; None is zero.
-        stride: As in `torch.nn.functional.conv2d`, and so are `padding`, `dilation` and `groups`.
-        padding: With zeros.
-        dilation: Of the kernel.
-        groups: Of the channels.
-        relu: Whether a ReLU ends it.
+        added: (N, C, H', W'). None is zero.
+        stride: As in `torch.nn.functional.conv2d`.
+        padding: Zero padding.
+        dilation: Dilation of the kernel.
+        groups: Groups of the channels.
+        relu: Whether a ReLU follows.
     """
     arguments = (x, weight, bias, added, stride, padding, dilation, groups, relu)
     if not _takes(x, weight, bias, added):
         return definition(*arguments)
     last = torch.channels_last
-    kept = last if x.is_contiguous(memory_format=last) else torch.contiguous_format
-    x, weight, bias = x.contiguous(memory_format=kept), _packed_together(weight), bias.contiguous()
+    layout = last if x.is_contiguous(memory_format=last) else torch.contiguous_format
+    x, weight, bias = x.contiguous(memory_format=layout), _contiguous_weight(weight), bias.contiguous()
     others = (weight, bias, padding, stride, dilation, groups)
     if added is None:
         return _operator().default(x, *others, "relu" if relu else "none", [], "")
     if not added.is_contiguous(memory_format=last):
-        return definition(*arguments)  # in another memory format oneDNN adds by itself, which it can't in bfloat16
-    if tuple(added.shape) != (len(x), len(weight), *convolved(x, weight.shape[2:], stride, padding, dilation)):
-        return definition(*arguments)  # broadcast, or torch's own error
+        return definition(*arguments)  # oneDNN's sum in this memory format fails in bfloat16
+    if tuple(added.shape) != (len(x), len(weight), *convolution_size(x, weight.shape[2:], stride, padding, dilation)):
+        return definition(*arguments)  # broadcasts, or raises torch's own error
     return _operator().binary(x, added, *others, "add", 1.0, "relu" if relu else None, [], "")
 
 
@@ -70,7 +70,7 @@ def definition(
     groups: int,
     relu: bool,
 ) -> Tensor:
-    """The same in plain PyTorch: any device, any type, differentiable."""
+    """Compute `dense_convolution` in plain PyTorch: any device, any type, differentiable."""
     y = F.conv2d(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation), groups)
     y = y if added is None else y + added
     return torch.relu(y) if relu else y
@@ -78,7 +78,7 @@ def definition(
 
 @cache
 def _operator() -> Any:
-    """oneDNN's convolution with post-operations; None where this PyTorch has none."""
+    """Return oneDNN's convolution with post-operations. None if this PyTorch has none."""
     found = getattr(torch.ops.mkldnn, "_convolution_pointwise", None) if torch.backends.mkldnn.is_available() else None
     return found if found is not None and {"default", "binary"} <= set(found.overloads()) else None
 
@@ -96,7 +96,7 @@ def _takes(*tensors: Tensor | None) -> bool:
     return bool(
         _operator() is not None
         and torch.backends.mkldnn.enabled
-        and x.dtype in MAP_TYPES
+        and x.dtype in FEATURE_MAP_DTYPES
         and all(
             t is None or (type(t) in (Tensor, nn.Parameter) and t.is_cpu and t.dtype is x.dtype and t.numel() > 0)
             for t in tensors
@@ -109,6 +109,6 @@ def _takes(*tensors: Tensor | None) -> bool:
     )
 
 
-def _packed_together(weight: Tensor) -> Tensor:
+def _contiguous_weight(weight: Tensor) -> Tensor:
     last = weight.is_contiguous(memory_format=torch.channels_last)
     return weight if last or weight.is_contiguous() else weight.contiguous()

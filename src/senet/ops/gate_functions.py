@@ -1,4 +1,4 @@
-"""The gates that the fused operators compute, in the order in which the kernel numbers them."""
+"""The gate functions of the fused operators, in the order of the kernel's numbers."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ __all__ = [
 ]
 
 
-# Named functions, not lambdas: a layer holds one of them and must pickle.
+# Named functions instead of lambdas: a layer stores one of them and must pickle.
 def sigmoid_centred(z: Tensor) -> Tensor:
-    """2 * sigmoid(z), in (0, 2)."""
+    """Return 2 * sigmoid(z), in (0, 2)."""
     return 2 * torch.sigmoid(z)
 
 
 def hard_sigmoid_centred(z: Tensor) -> Tensor:
-    """2 * hard_sigmoid(z), in [0, 2]."""
+    """Return 2 * hard_sigmoid(z), in [0, 2]."""
     return 2 * F.hardsigmoid(z)
 
 
 def tanh_centred(z: Tensor) -> Tensor:
-    """1 + tanh(z), in (0, 2)."""
+    """Return 1 + tanh(z), in (0, 2)."""
     return 1 + torch.tanh(z)
 
 
 def relu_centred(z: Tensor) -> Tensor:
-    """relu(1 + z), 0 or more."""
+    """Return relu(1 + z), 0 or more."""
     return torch.relu(1 + z)
 
 

@@ -1,10 +1,10 @@
-"""`senet::packed_convolution`: a convolution with what follows it in a residual block, of weights packed in advance.
+"""`senet::packed_convolution`: a convolution with a packed weight, fused with the residual epilogue.
 
-The packed weight is an ordinary tensor and the only one that there is: it moves, loads, scales and is saved like any
-parameter. Its layout is this package's own and depends on neither the machine nor the size of an image.
+The packed weight is an ordinary tensor, and the only copy. It moves, loads and saves like any parameter. Its layout is
+specific to this package, and independent of the machine and the image size.
 
-Behind a 1x1 convolution the gate of Squeeze-and-Excitation is known before the convolution runs: the squeeze is
-linear, and commutes with it. For inference: it has no derivative.
+After a 1x1 convolution the gate of Squeeze-and-Excitation is known before the convolution runs, because the squeeze is
+linear and commutes with it. The operator is for inference and has no derivative.
 
 Source: Hu et al. 2018, eqs. 2-4 and Fig. 3; the authors fuse scale and addition in inference ("Axpy").
 """
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from senet.ops.arguments import Signature, convolved, one_by_one, watched
+from senet.ops.arguments import Signature, convolution_size, is_observed, loop_over_batch
 from senet.ops.cpu import choose
 from senet.ops.cpu.convolution import convolve
 from senet.ops.gate_functions import GATE_FUNCTIONS
@@ -26,7 +26,7 @@ from senet.ops.gate_functions import GATE_FUNCTIONS
 __all__ = ["PANEL", "SIGNATURE", "definition", "pack", "packed_convolution", "unpack"]
 
 PANEL: Final = 32
-"""Output channels in a panel of the packed weight; `PANEL` of convolution.h."""
+"""Output channels per panel of the packed weight. Equals `PANEL` of convolution.h."""
 
 SIGNATURE: Final = Signature(
     "packed_convolution",
@@ -46,20 +46,20 @@ Pair = Sequence[int]
 
 
 def pack(weight: Tensor) -> Tensor:
-    """Return a convolution's weight in panels.
+    """Pack a convolution's weight into panels.
 
     Args:
         weight: (C, I, Y, X), of one group.
 
     Returns:
-        (ceil(C / PANEL), Y, X, I, PANEL); channels beyond C are zero.
+        (ceil(C / PANEL), Y, X, I, PANEL). Channels beyond C are zero.
     """
     filled = F.pad(weight.permute(2, 3, 1, 0), (0, -len(weight) % PANEL))
     return filled.unflatten(3, (-1, PANEL)).permute(3, 0, 1, 2, 4).contiguous()
 
 
 def unpack(panels: Tensor, channels: int) -> Tensor:
-    """Return the weight, (C, I, Y, X), that `pack` packed."""
+    """Return the weight, (C, I, Y, X), from the panels of `pack`."""
     return panels.permute(0, 4, 3, 1, 2).flatten(0, 1)[:channels]
 
 
@@ -78,38 +78,48 @@ def packed_convolution(
     relu: bool,
     gate: int,
 ) -> Tensor:
-    """Return `act(s * (conv(x) + bias) + added)`, with `s = gate(w2 relu(w1 mean(x) + b1) + b2)` if there is `w1`.
+    """Return `act(s * (conv(x) + bias) + added)`, with `s = gate(w2 relu(w1 mean(x) + b1) + b2)` if `w1` is given.
 
     Args:
-        x: (N, I, H, W), float32 as all the others.
-        panels: What `pack` returns.
+        x: (N, I, H, W). All tensors are float32.
+        panels: The packed weight, see `pack`.
         bias: (C,).
-        added: (N, C, H', W'); None is zero.
-        w1: (K, I) of the gate's first layer, merged with the convolution: it reads the mean of x; None means that
-            there is no gate. A gate needs a 1x1 kernel of stride 1.
+        added: (N, C, H', W'). None is zero.
+        w1: (K, I), weight of the gate's first layer, merged with the convolution. It reads the mean of x. None means
+            no gate. A gate requires a 1x1 kernel of stride 1.
         b1: (K,) or None.
         w2: (C, K).
         b2: (C,) or None.
-        stride: Of the convolution, two numbers.
-        padding: With zeros.
-        dilation: Of the kernel.
-        relu: Whether a ReLU ends it.
+        stride: Stride of the convolution, two numbers.
+        padding: Zero padding, two numbers.
+        dilation: Dilation of the kernel, two numbers.
+        relu: Whether a ReLU follows.
         gate: Number of the gate's function in `GATE_FUNCTIONS`.
 
     Returns:
         (N, C, H', W'), channels_last.
 
     Raises:
-        ValueError: Sizes, types or devices don't belong together.
+        ValueError: Sizes, types or devices don't match.
+
+    Example:
+        >>> import torch
+        >>> from senet.ops import packed_convolution
+        >>> from senet.ops.packed_convolution import pack
+        >>> x, weight, bias = torch.rand(1, 8, 6, 6), torch.rand(16, 8, 3, 3), torch.rand(16)
+        >>> no_gate, geometry = (None, None, None, None), ((1, 1), (0, 0), (1, 1))
+        >>> y = packed_convolution(x, pack(weight), bias, None, *no_gate, *geometry, relu=False, gate=0)
+        >>> torch.allclose(y, torch.nn.functional.conv2d(x, weight, bias), atol=1e-4)
+        True
     """
     arguments = (x, panels, bias, added, w1, b1, w2, b2, stride, padding, dilation, relu, gate)
-    if watched():
+    if is_observed():
         return torch.ops.senet.packed_convolution(*arguments)
     return _compute(*arguments)
 
 
 def definition(x: Tensor, panels: Tensor, bias: Tensor, added: Tensor | None, *others: Any) -> Tensor:
-    """What the operator computes, in plain PyTorch: any device, any type, differentiable."""
+    """Compute the operator in plain PyTorch: any device, any type, differentiable."""
     w1, b1, w2, b2, stride, padding, dilation, relu, gate = others
     y = F.conv2d(x, unpack(panels, len(bias)), bias, stride, padding, dilation)
     if w1 is not None:
@@ -121,7 +131,7 @@ def definition(x: Tensor, panels: Tensor, bias: Tensor, added: Tensor | None, *o
 
 
 def _output(x: Tensor, panels: Tensor, bias: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
-    sizes = convolved(x, panels.shape[1:3], stride, padding, dilation)
+    sizes = convolution_size(x, panels.shape[1:3], stride, padding, dilation)
     return torch.empty((len(x), len(bias), *sizes), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
@@ -134,13 +144,13 @@ def _check(tensors: Sequence[Tensor | None], stride: Pair, padding: Pair, dilati
     if x.dtype is not torch.float32:
         raise ValueError(f"packed_convolution: x is {x.dtype}; it must be float32")
     if panels.shape[4] != PANEL or panels.shape[0] != -(-len(bias) // PANEL):
-        raise ValueError(f"packed_convolution: panels of shape {tuple(panels.shape)} hold no {len(bias)} channels")
+        raise ValueError(f"packed_convolution: panels of shape {tuple(panels.shape)} don't match {len(bias)} channels")
     if any(len(pair) != 2 for pair in (stride, padding, dilation)) or min(*stride, *dilation) < 1 or min(*padding) < 0:
-        raise ValueError(f"packed_convolution: stride={stride}, padding={padding}, dilation={dilation} are none")
+        raise ValueError(f"packed_convolution: stride={stride}, padding={padding}, dilation={dilation} are invalid")
     SIGNATURE.check_gate(w1, b1, w2, b2, gate)
     pointwise = tuple(panels.shape[1:3]) == (1, 1) and tuple(stride) == (1, 1) and tuple(padding) == (0, 0)
     if w1 is not None and not pointwise:
-        raise ValueError("packed_convolution: a gate needs a 1x1 kernel of stride 1 without padding")
+        raise ValueError("packed_convolution: a gate requires a 1x1 kernel of stride 1 without padding")
 
 
 def _compute(*arguments: Any) -> Tensor:
@@ -149,8 +159,8 @@ def _compute(*arguments: Any) -> Tensor:
     x, panels, bias, added, w1, b1, w2, b2 = tensors
     if choose().library is None or not x.numel() or not len(bias) or 0 in panels.shape:
         return definition(*arguments).contiguous(memory_format=torch.channels_last)
-    if min(convolved(x, panels.shape[1:3], stride, padding, dilation)) < 1:
-        return definition(*arguments)  # torch's own error: the kernel is larger than the image
+    if min(convolution_size(x, panels.shape[1:3], stride, padding, dilation)) < 1:
+        return definition(*arguments)  # raises torch's own error: the kernel is larger than the image
     y = _output(x, panels, bias, stride, padding, dilation)
     if added is not None and added.shape != y.shape:
         raise ValueError(f"packed_convolution: added has shape {tuple(added.shape)}; it must be {tuple(y.shape)}")
@@ -176,4 +186,4 @@ def _(x: Tensor, panels: Tensor, bias: Tensor, *others: Any) -> Tensor:
 
 @torch.library.register_vmap("senet::packed_convolution")
 def _(info: Any, dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-    return torch.stack(one_by_one(torch.ops.senet.packed_convolution, info, dims, arguments)), 0
+    return torch.stack(loop_over_batch(torch.ops.senet.packed_convolution, info, dims, arguments)), 0

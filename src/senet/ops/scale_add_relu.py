@@ -1,6 +1,6 @@
-"""`senet::scale_add_relu_`: the end of a residual block whose gate is known, `relu(gate * x + shortcut)`, in place.
+"""`senet::scale_add_relu_`: the residual epilogue with a precomputed gate, `relu(gate * x + shortcut)`, in place.
 
-For inference: it has no derivative.
+The operator is for inference and has no derivative.
 
 Source: Hu et al. 2018, eq. 4 and Fig. 3; the authors fuse scale and addition in inference ("Axpy").
 """
@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from senet.ops.arguments import Signature, memory_format, one_by_one, watched
+from senet.ops.arguments import Signature, is_observed, loop_over_batch, memory_format
 from senet.ops.cpu import choose, step
 
 __all__ = ["SIGNATURE", "definition", "scale_add_relu_"]
@@ -23,24 +23,32 @@ SIGNATURE: Final = Signature(
 
 
 def scale_add_relu_(x: Tensor, gate: Tensor, shortcut: Tensor) -> None:
-    """Let x become `relu(gate * x + shortcut)`.
+    """Compute `relu(gate * x + shortcut)` in place of x.
 
     Args:
         x: (N, C, H, W), float32 or bfloat16.
         gate: (N, C), float32.
-        shortcut: As x.
+        shortcut: (N, C, H, W), of the type of x.
 
     Raises:
-        ValueError: Sizes, types or devices don't belong together.
+        ValueError: Sizes, types or devices don't match.
+
+    Example:
+        >>> import torch
+        >>> from senet.ops import scale_add_relu_
+        >>> x = torch.ones(1, 2, 1, 1)
+        >>> scale_add_relu_(x, gate=torch.tensor([[0.5, 2.0]]), shortcut=torch.ones(1, 2, 1, 1))
+        >>> x.flatten()
+        tensor([1.5000, 3.0000])
     """
-    if watched():
+    if is_observed():
         torch.ops.senet.scale_add_relu_(x, gate, shortcut)
     else:
         _compute(x, gate, shortcut)
 
 
 def definition(x: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
-    """What x becomes, in plain PyTorch: any device, any type, differentiable."""
+    """Return the new x, computed in plain PyTorch: any device, any type, differentiable."""
     return torch.relu(x * gate[:, :, None, None] + shortcut).to(x.dtype)
 
 
@@ -57,8 +65,8 @@ def _(*_tensors: Tensor) -> None:
 @torch.library.register_vmap("senet::scale_add_relu_")
 def _(info: Any, dims: tuple[Any, ...], *tensors: Tensor) -> tuple[None, None]:
     if dims[0] is None:
-        raise ValueError("scale_add_relu_: x isn't batched, but what it would become is")
-    one_by_one(torch.ops.senet.scale_add_relu_, info, dims, tensors)
+        raise ValueError("scale_add_relu_: x must be batched if gate or shortcut is")
+    loop_over_batch(torch.ops.senet.scale_add_relu_, info, dims, tensors)
     return None, None
 
 
@@ -66,11 +74,11 @@ def _compute(x: Tensor, gate: Tensor, shortcut: Tensor) -> None:
     SIGNATURE.check((x, gate, shortcut))
     if not x.numel():
         return
-    kept = memory_format(x)
-    # Another view of the same memory would be overwritten before it is read.
+    layout = memory_format(x)
+    # A shortcut in another view of the same memory would be overwritten before it is read.
     same = x.untyped_storage().data_ptr() == shortcut.untyped_storage().data_ptr()
-    apart = not same or x.data_ptr() == shortcut.data_ptr()
-    if choose().library is None or not x.is_contiguous(memory_format=kept) or not apart:
+    disjoint = not same or x.data_ptr() == shortcut.data_ptr()
+    if choose().library is None or not x.is_contiguous(memory_format=layout) or not disjoint:
         x.copy_(definition(x, gate, shortcut))
         return
-    step.rescale(x, gate.contiguous(), shortcut.contiguous(memory_format=kept))
+    step.rescale(x, gate.contiguous(), shortcut.contiguous(memory_format=layout))

@@ -1,4 +1,4 @@
-"""Count parameters and multiply-accumulates of any `nn.Module`, part by part, without computing anything."""
+"""Count parameters and multiply-accumulates of any `nn.Module`, per part, without computing anything."""
 
 from __future__ import annotations
 
@@ -27,11 +27,17 @@ class PartCost:
     """The cost of one part of a network.
 
     Attributes:
-        name: Module path; empty for the whole network.
-        params: Learnable parameters (running statistics are none).
-        macs: Multiply-accumulates of convolutions and matrix products for one image: what the paper prints as FLOPs.
-        attention_params: Those of `params` in attention blocks.
-        attention_macs: Those of `macs` in attention blocks.
+        name: Module path. Empty for the whole network.
+        params: Trainable parameters, without running statistics.
+        macs: Multiply-accumulates of convolutions and matrix products for one image. The paper calls them FLOPs.
+        attention_params: The part of `params` in attention.
+        attention_macs: The part of `macs` in attention.
+
+    Example:
+        >>> import senet
+        >>> stem, *stages, head = senet.cost(senet.create_model("se_resnet50", device="meta")).parts
+        >>> stem.name, stem.params, stem.attention_params
+        ('stem', 9536, 0)
     """
 
     name: str
@@ -46,9 +52,20 @@ class Cost(PartCost):
     """The cost of a network and of its parts (stem, each stage, head).
 
     Attributes:
-        input_size: (C, H, W) of the image it was counted for.
-        parts: In the order of the modules; they add up to the whole. The last, `"(own)"`, is there if the network
+        input_size: (C, H, W) of the image.
+        parts: The parts in module order, which add up to the whole. The last one is `"(own)"`, if the network
             has parameters or products outside its children.
+
+    Example:
+        >>> import senet
+        >>> cost = senet.cost(senet.create_model("se_cifar_resnet20", device="meta"), (3, 32, 32))
+        >>> f"{cost.attention_params_share:.1%}"
+        '0.9%'
+        >>> print(cost)
+        part       params        MACs  attention params  attention MACs
+        stem          464     442,368                 -               -
+        ...
+        total     272,095  40,...
     """
 
     input_size: tuple[int, ...]
@@ -56,16 +73,16 @@ class Cost(PartCost):
 
     @property
     def attention_params_share(self) -> float:
-        """Attention's share of the parameters, 0..1."""
+        """Attention's fraction of the parameters, 0..1."""
         return self.attention_params / self.params if self.params else 0.0
 
     @property
     def attention_macs_share(self) -> float:
-        """Attention's share of the multiply-accumulates, 0..1."""
+        """Attention's fraction of the multiply-accumulates, 0..1."""
         return self.attention_macs / self.macs if self.macs else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return a JSON-serializable dictionary."""
         shares = {
             "attention_params_share": self.attention_params_share,
             "attention_macs_share": self.attention_macs_share,
@@ -99,22 +116,28 @@ def cost(
 ) -> Cost:
     """Count a network's parameters and multiply-accumulates.
 
-    Runs the network on the meta device: nothing is computed, no weight is copied, the model is left as it was.
+    The network runs on the meta device: nothing is computed, no weight is copied, and the model doesn't change.
 
     Args:
-        model: Any module that takes one image tensor; it may live on the meta device.
+        model: Any module that takes one image tensor. It may be on the meta device.
         input_size: (C, H, W) of one image (or (C, L), (C, D, H, W)).
-        example_inputs: All positional arguments, with one image, of a network that takes something else (a detector
-            takes a list of images). What such a network does can depend on values: a copy of it is really run.
+        example_inputs: All positional arguments, with one image, for a network with other inputs (a detector
+            takes a list of images). Its computation can depend on values, so a copy of it really runs.
 
     Returns:
-        The whole and its parts.
+        The cost of the whole network and of its parts.
 
     Raises:
-        SenetError: The network can't run on that input size, or not on the meta device.
+        SenetError: The network can't run on this input size, or not on the meta device.
 
-    Source: counts like the paper's Tables 2 and 10-16 (multiply-accumulates of convolutions and fully connected
-    layers), by torch's own counter.
+    Source: counts as in the paper's Tables 2 and 10-16 (multiply-accumulates of convolutions and fully connected
+    layers), with torch's own counter.
+
+    Example:
+        >>> import senet
+        >>> cost = senet.cost(senet.create_model("se_resnet50", device="meta"))
+        >>> cost.params, cost.attention_params
+        (28088024, 2530992)
     """
     macs = _macs(model, tuple(input_size), example_inputs)
     attention = [name for name, module in model.named_modules() if isinstance(module, Attention | PrecomputedGate)]
@@ -132,7 +155,7 @@ _FREE = frozenset({F.batch_norm, F.relu, torch.relu, torch.sigmoid})
 
 
 class _FreeElementwise(TorchFunctionMode):
-    """Norms, ReLUs and gates give back what they get: they count nothing, but would take most of the time on `meta`."""
+    """Skip norms, ReLUs and gates. They have no MACs, but would take most of the time on the meta device."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
@@ -141,7 +164,7 @@ class _FreeElementwise(TorchFunctionMode):
 
 
 def _macs(model: nn.Module, input_size: tuple[int, ...], example_inputs: Sequence[Any] | None = None) -> dict[str, int]:
-    """Module path to multiply-accumulates, the submodules' included."""
+    """Return the multiply-accumulates by module path, including submodules."""
     if example_inputs is not None:
         return _macs_of_a_run(model, example_inputs)
     tensors = [*model.named_parameters(), *model.named_buffers()]
@@ -153,7 +176,7 @@ def _macs(model: nn.Module, input_size: tuple[int, ...], example_inputs: Sequenc
     try:
         with torch.no_grad(), _FreeElementwise(), FlopCounterMode(display=False) as counter:
             functional_call(model, meta, (image,))
-    except Exception as error:  # a user's network may refuse in its own way
+    except Exception as error:  # a user's network may raise anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise SenetError(f"{type(model).__name__} can't be counted at input_size={input_size}: {reason}") from error
     finally:
@@ -163,13 +186,13 @@ def _macs(model: nn.Module, input_size: tuple[int, ...], example_inputs: Sequenc
 
 
 def _macs_of_a_run(model: nn.Module, example_inputs: Sequence[Any]) -> dict[str, int]:
-    # In float64 every layer is PyTorch's own operators, which the counter knows: the compiled kernel isn't for it.
+    # In float64 every layer uses PyTorch's operators, which the counter supports. The compiled kernel doesn't take it.
     copy = deepcopy(model).cpu().double().eval()
     inputs = tree_map_only(torch.Tensor, lambda tensor: tensor.detach().cpu().double(), list(example_inputs))
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             copy(*inputs)
-    except Exception as error:  # a user's network may refuse in its own way
+    except Exception as error:  # a user's network may raise anything
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise SenetError(f"{type(model).__name__} can't be counted with these example inputs: {reason}") from error
     return _by_path(counter, type(model).__name__)
@@ -184,7 +207,7 @@ def _by_path(counter: FlopCounterMode, root: str) -> dict[str, int]:
 
 
 def _parts(model: nn.Module) -> Iterator[str]:
-    """Paths of the direct children, containers without a forward of their own opened."""
+    """Yield the paths of the direct children, and of the children of containers."""
     for name, child in model.named_children():
         if isinstance(child, nn.ModuleList | nn.ModuleDict):
             yield from (f"{name}.{inner}" for inner, _ in child.named_children())
@@ -210,7 +233,7 @@ def _part(model: nn.Module, path: str, macs: dict[str, int], attention: list[str
 
 
 def _rest(whole: PartCost, parts: Sequence[PartCost]) -> PartCost:
-    """What the network has and does outside its children: parameters and products of its own."""
+    """Return the cost outside the network's children: its own parameters and products."""
     return PartCost(
         name="(own)",
         params=whole.params - sum(part.params for part in parts),
@@ -225,7 +248,7 @@ def _below(path: str, ancestor: str) -> bool:
 
 
 def _total(module: nn.Module, path: str, macs: dict[str, int]) -> int:
-    """A module that is never called itself (a container) costs what its children cost."""
+    """Return the MACs of a module. A module that is never called itself (a container) has the sum of its children."""
     if path in macs:
         return macs[path]
     prefix = f"{path}." if path else ""

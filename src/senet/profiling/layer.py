@@ -1,4 +1,4 @@
-"""What a single layer costs."""
+"""The cost of a single layer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["layer_cost"]
 
 
 def layer_cost(layer: nn.Module, shape: Sequence[int]) -> tuple[int, int]:
-    """Parameters of a layer, and its multiply-accumulates for one map of the shape (any, C, *space)."""
-    bare = copy.deepcopy(layer).eval().to("meta")
-    like = next(bare.parameters(), torch.zeros(()))
+    """Return the parameters of a layer, and its MACs for one feature map of shape (any, C, *spatial)."""
+    duplicate = copy.deepcopy(layer).eval().to("meta")
+    like = next(duplicate.parameters(), torch.zeros(()))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        bare(torch.empty(1, *shape[1:], dtype=like.dtype, device="meta"))
+        duplicate(torch.empty(1, *shape[1:], dtype=like.dtype, device="meta"))
     return sum(p.numel() for p in layer.parameters()), counter.get_total_flops() // 2

@@ -1,9 +1,9 @@
-"""Surgery: attention for any network, inserted without losing it, frozen into constants, or removed again."""
+"""Surgery: insert attention into any network, freeze it into constants, prune it or remove it."""
 
 from senet.surgery.apply import apply_insertion_points, remove
-from senet.surgery.freeze import FreezeReport, GateReport, freeze, prune
+from senet.surgery.freezing import FreezeReport, GateReport, freeze, prune
 from senet.surgery.report import InsertionPoint, Report, Skipped
-from senet.surgery.retrofit import plan, retrofit, trainable
+from senet.surgery.retrofitting import plan, retrofit, trainable
 
 __all__ = [
     "FreezeReport",

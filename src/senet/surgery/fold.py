@@ -1,4 +1,4 @@
-"""Fold a constant factor a channel into the norms or convolutions that the map comes from."""
+"""Fold a constant factor per channel into the norms or convolutions before it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from senet.surgery.parameter_use import ParameterUse
 
 __all__ = ["Plan", "Planner", "Target", "fold"]
 
-# f(s * x) = s * f(x) for any s: the factor may as well come before them.
+# f(s * x) = s * f(x) for any s, so the factor can come before them.
 LINEAR: Final = (
     *TRANSPARENT, "avg_pool1d", "avg_pool2d", "avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
 )  # fmt: skip
-# For s >= 0 only: below zero, max(0, s * x) is s * min(0, x).
+# For s >= 0 only. For s < 0, max(0, s * x) is s * min(0, x).
 RECTIFIERS: Final = ("relu", "leaky_relu")
-# For s > 0 only: with s = 0 all positions are equal, and the maximum's index is another one.
+# For s > 0 only. For s = 0 all positions are equal, and the index of the maximum changes.
 MAX_POOLS: Final = (
     "max_pool1d", "max_pool2d", "max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d",
 )  # fmt: skip
@@ -32,12 +32,12 @@ LAYERS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.Conv1d, nn.Conv2d, n
 
 @dataclass(frozen=True)
 class Target:
-    """A layer that takes the factors of the channels from `start` on, as many as it has.
+    """A layer that takes the factors of consecutive channels.
 
     Attributes:
-        path: Of the module.
-        module: With a weight, and perhaps a bias, whose first dimension counts the channels.
-        start: First of the channels.
+        path: Path of the module.
+        module: A module with a weight and possibly a bias, whose first dimension counts the channels.
+        start: The first of the channels.
     """
 
     path: str
@@ -47,11 +47,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where the factors of one attention layer can go exactly.
+    """Where the factors of one attention layer can be folded exactly.
 
     Attributes:
-        targets: Layers that take them; none if they can't be folded.
-        reason: Why they can't.
+        targets: The layers that take them. Empty if they can't be folded.
+        reason: Why they can't be folded.
     """
 
     targets: tuple[Target, ...]
@@ -59,15 +59,15 @@ class Plan:
 
 
 class _UnfoldableError(Exception):
-    """Why a constant can't be folded."""
+    """A constant can't be folded."""
 
 
 class Planner:
-    """Finds the layers that can take an attention layer's factors.
+    """Find the layers that can take an attention layer's factors.
 
     Args:
-        graph: Of the network.
-        use: Of its parameters.
+        graph: The graph of the network.
+        use: The use of its parameters.
     """
 
     def __init__(self, graph: Graph, use: ParameterUse) -> None:
@@ -75,27 +75,27 @@ class Planner:
         self._use = use
         own = [value.call.module for value in graph.values if _is_weighted(value)]
         self._single = {module for module in own if own.count(module) == 1}
-        # What leaves the network, or is seen by somebody's hook, must stay as it is.
-        self._shown = {*graph.root.outputs, *_watched(graph)}
+        # Outputs of the network, and values that a hook reads, must not change.
+        self._observed = {*graph.root.outputs, *_watched(graph)}
 
     def plan(self, calls: Sequence[Call], factors: Tensor) -> Plan:
-        """Say where these factors can go.
+        """Return where these factors can be folded.
 
         Args:
-            calls: Of the attention layer.
+            calls: The calls of the attention layer.
             factors: (C,), float64.
         """
         try:
             if len(calls) != 1:
-                raise _UnfoldableError(f"it runs {len(calls)} times in a pass")
+                raise _UnfoldableError(f"it runs {len(calls)} times per forward pass")
             [call] = calls
             if len(call.inputs) != 1 or call.inputs[0].channels != len(factors):
-                raise _UnfoldableError("it doesn't rescale one map of the network")
+                raise _UnfoldableError("it doesn't rescale a single feature map")
             [value] = call.inputs
             self._check_alone(value, all(user.call.within(call) for user in value.users))
             found = self._behind(value, 0, factors)
             if len({target.module for target in found}) < len(found):
-                raise _UnfoldableError("the same map comes in twice")
+                raise _UnfoldableError("the same feature map is used twice")
         except _UnfoldableError as reason:
             return Plan((), str(reason))
         return Plan(tuple(found))
@@ -107,10 +107,10 @@ class Planner:
             return self._concatenated(value, start, factors)
         piece = factors[start : start + value.channels]
         if (value.op in RECTIFIERS and not (piece >= 0).all()) or (value.op in MAX_POOLS and not (piece > 0).all()):
-            raise _UnfoldableError(f"some factors are not positive, and {value.op} comes before")
+            raise _UnfoldableError(f"some factors are not positive, and a {value.op} comes before")
         scaled = value.op == "mul" and len(value.inputs) == 1  # by a number or a parameter
         if value.op not in (*LINEAR, *RECTIFIERS, *MAX_POOLS) and not scaled:
-            raise _UnfoldableError(f"{value.op} comes before")
+            raise _UnfoldableError(f"a {value.op} comes before")
         source, *others = value.inputs
         if others or source.shape[:2] != value.shape[:2] or source.channel_dim != 1:
             raise _UnfoldableError(f"{value.op} mixes channels")
@@ -128,18 +128,18 @@ class Planner:
         return found
 
     def _check_alone(self, value: Value, only_user: bool) -> None:
-        if not only_user or value in self._shown:
-            raise _UnfoldableError("the map before is needed elsewhere too")
+        if not only_user or value in self._observed:
+            raise _UnfoldableError("the feature map before it is also used elsewhere")
 
     def _target(self, value: Value, start: int) -> Target:
         module, path = value.call.module, value.call.path
         weight = module._parameters.get("weight")
         if not isinstance(module, LAYERS) or weight is None or len(weight) != value.channels:
-            raise _UnfoldableError("no layer with weights of its own comes before")
+            raise _UnfoldableError("no layer with its own weights comes before")
         if self._times[module] != 1:
-            raise _UnfoldableError(f"{path} before runs {self._times[module]} times")
+            raise _UnfoldableError(f"{path}, the layer before, runs {self._times[module]} times")
         if module not in self._single or not self._use.is_alone(module):
-            raise _UnfoldableError(f"the weights of {path} before are shared or computed")
+            raise _UnfoldableError(f"the weights of {path}, the layer before, are shared or computed")
         return Target(path, module, start)
 
 
@@ -148,7 +148,7 @@ def _is_weighted(value: Value) -> bool:
 
 
 def _watched(graph: Graph) -> set[Value]:
-    """Maps that somebody's hooks get; those of retrofitting keep none."""
+    """Return the values that hooks read, except the hooks of `retrofit`."""
     found: set[Value] = set()
     for call in graph.calls:
         side = side_of(call.module)
@@ -160,12 +160,12 @@ def _watched(graph: Graph) -> set[Value]:
 
 
 def fold(targets: Sequence[Target], factors: Tensor, undo: ExitStack) -> None:
-    """Multiply the layers' weights and biases, in place; computed in float64.
+    """Multiply the layers' weights and biases in place, computed in float64.
 
     Args:
         targets: The layers.
         factors: (C,), float64.
-        undo: Closing it writes the old numbers back.
+        undo: Closing it restores the old values.
     """
     for target in targets:
         for parameter in (target.module.weight, target.module.bias):
@@ -179,5 +179,5 @@ def fold(targets: Sequence[Target], factors: Tensor, undo: ExitStack) -> None:
 
 
 @torch.no_grad()
-def _write(parameter: Tensor, numbers: Tensor) -> None:
-    parameter.copy_(numbers)
+def _write(parameter: Tensor, values: Tensor) -> None:
+    parameter.copy_(values)

@@ -1,4 +1,4 @@
-"""What freezing did: gate by gate, and in all."""
+"""The result of freezing, per gate and in total."""
 
 from __future__ import annotations
 
@@ -13,21 +13,28 @@ __all__ = ["FreezeReport", "GateReport"]
 
 @dataclass(frozen=True)
 class GateReport:
-    """One gate, measured.
+    """The measurements of one gate, and whether it was frozen.
 
     Attributes:
-        path: Of the attention layer, as it was.
-        channels: That it rescales.
-        mean: Average factor over images and channels.
+        path: Path of the attention layer before freezing.
+        channels: Channels that it rescales.
+        mean: Mean factor over images and channels.
         spread: Standard deviation over the images (and positions, if the gate has some), root mean square over the
-            channels: 0 is a gate that always says the same.
-        drift: How far the outputs move if this gate alone becomes its mean: root mean square of the change over that
+            channels. 0 is a constant gate.
+        drift: Change of the outputs if only this gate becomes its mean: root mean square of the change over that
             of the outputs.
         params: Parameters of the layer.
         macs: Its multiply-accumulates for one image of the batches' size.
-        frozen: Whether it was replaced.
-        folded_into: The layers that took the factors; none where the constant stays as a layer of its own.
-        reason: Why it stays.
+        frozen: Whether it was frozen.
+        folded_into: The layers that took the factors. Empty if the constant stays as a layer.
+        reason: Why the constant stays as a layer.
+
+    Example:
+        >>> import torch, senet
+        >>> model = senet.create_model("se_cifar_resnet20", depth=1).eval()
+        >>> gate = senet.freeze(model, [torch.rand(8, 3, 32, 32)]).gates[0]
+        >>> gate.path, gate.channels, gate.folded_into
+        ('stages.2.0.se', 16, ('stages.2.0.branch.bn2',))
     """
 
     path: str
@@ -44,15 +51,25 @@ class GateReport:
 
 @dataclass(frozen=True)
 class FreezeReport:
-    """What freezing did.
+    """The result of `freeze` or `prune`.
 
     Attributes:
-        gates: In the order of the network's modules.
-        drift: How far the outputs moved in all, as in `GateReport`.
-        agreement: Share of the images whose largest output is the same as before.
-        images: Number of images measured on.
-        latency_ms: Of the first batch: before and after, medians of interleaved runs.
-        met: Whether the budget was met; None without one.
+        gates: One report per gate, in module order.
+        drift: Change of the outputs in total, as in `GateReport`.
+        agreement: Fraction of the images whose largest output stays the same.
+        images: Number of images measured.
+        latency_ms: Milliseconds of the first batch before and after, medians of interleaved runs.
+        budget_met: Whether the budget was met. None without a budget.
+
+    Example:
+        >>> import torch, senet
+        >>> model = senet.create_model("se_cifar_resnet20", depth=1).eval()
+        >>> report = senet.freeze(model, [torch.rand(8, 3, 32, 32)])
+        >>> print(report)
+        gate           status                   channels ...
+        stages.2.0.se  in stages.2.0.branch.bn2       16 ...
+        ...
+        3 of 3 gates frozen: 791 parameters, 672 MACs less; ...
     """
 
     gates: tuple[GateReport, ...]
@@ -60,7 +77,7 @@ class FreezeReport:
     agreement: float
     images: int
     latency_ms: tuple[float, float]
-    met: bool | None = None
+    budget_met: bool | None = None
 
     @property
     def params_saved(self) -> int:
@@ -73,15 +90,15 @@ class FreezeReport:
         return sum(gate.macs for gate in self.gates if gate.frozen)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """Return a JSON-serializable dictionary."""
         return asdict(self) | {"params_saved": self.params_saved, "macs_saved": self.macs_saved}
 
     def to_json(self) -> str:
-        """The same as a JSON text."""
+        """Return the report as JSON text."""
         return json.dumps(self.to_dict(), indent=2)
 
     def __str__(self) -> str:
-        head = ("gate", "now", "channels", "mean", "spread", "drift alone", "params", "MACs")
+        head = ("gate", "status", "channels", "mean", "spread", "drift alone", "params", "MACs")
         rows = [
             (g.path, _state(g), str(g.channels), f"{g.mean:.3f}", f"{g.spread:.4f}", f"{g.drift:.3%}", f"{g.params:,}",
              f"{g.macs:,}")
@@ -92,10 +109,10 @@ class FreezeReport:
         lines = aligned([head, *rows], left=2)
         lines.append(
             f"{frozen} of {len(self.gates)} gates frozen: {self.params_saved:,} parameters, {self.macs_saved:,} MACs "
-            f"less; {before:.1f} -> {after:.1f} ms a batch; outputs moved by {self.drift:.2%}, {self.agreement:.2%} of "
-            f"{self.images} images keep their class"
+            f"less; {before:.1f} -> {after:.1f} ms per batch; outputs changed by {self.drift:.2%}; "
+            f"{self.agreement:.2%} of {self.images} images keep their class"
         )
-        if self.met is False:
+        if self.budget_met is False:
             lines.append("the budget is not met")
         return "\n".join(lines)
 

@@ -1,8 +1,8 @@
-"""Put an attention layer at a module's output or input, and take it away again, without renaming anything.
+"""Attach an attention layer to a module's output or input, and detach it, without renaming parameters.
 
-The layer becomes a child of that module, called `attention`, so every key of the original's state dict stays; a
-forward hook applies it. What the hook needs is found on the module itself, so the network can be copied, pickled,
-compiled, exported and wrapped.
+The layer becomes a child module named `attention`, so every key of the original state dict stays. A forward hook
+applies it. The hook finds the layer on the module itself, so the network can be copied, pickled, compiled, exported
+and wrapped.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ def _rescale_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return getattr(module, CHILD)(args[0]), *args[1:]
 
 
-def _fill_in(
+def _add_missing_keys(
     attention: nn.Module,
     state_dict: MutableMapping[str, Any],
     prefix: str,
     *others: Any,  # noqa: ARG001
 ) -> None:
-    """Let a checkpoint from before the insertion load: what it can't know stays as it is."""
+    """Load checkpoints from before the insertion: the attention keeps its own values."""
     if not any(key.startswith(prefix) for key in state_dict):
         state_dict.update({prefix + key: tensor for key, tensor in attention.state_dict().items()})
 
 
 def insert(module: nn.Module, attention: Attention, side: str) -> None:
-    """Rescale `module`'s output, or its first input, from now on, in compiled networks too."""
+    """Attach a layer that rescales `module`'s output or first input, including in compiled networks."""
     attach(module, attention, side)
     discard_compiled_code()
 
 
 def extract(module: nn.Module) -> Attention:
-    """Take the inserted layer away and return it."""
+    """Detach the inserted layer and return it, including from compiled networks."""
     attention = detach(module)
     discard_compiled_code()
     return attention
 
 
 def attach(module: nn.Module, attention: Attention, side: str) -> None:
-    """`insert` for a module that no compiled code has seen."""
+    """Attach a layer to a module of a network that wasn't compiled."""
     attention.train(module.training)
-    attention.register_load_state_dict_pre_hook(_fill_in)
+    attention.register_load_state_dict_pre_hook(_add_missing_keys)
     module.add_module(CHILD, attention)
     if side == "output":
-        # Before hooks that others have put there: they shall see what follows.
+        # Before other hooks, so that they get the rescaled output.
         module.register_forward_hook(rescale_output, prepend=True)
     else:
         module.register_forward_pre_hook(_rescale_input, prepend=True)
 
 
 def detach(module: nn.Module) -> Attention:
-    """`extract` for a module that no compiled code has seen."""
+    """Detach a layer from a module of a network that wasn't compiled."""
     for hooks, ours in ((module._forward_hooks, rescale_output), (module._forward_pre_hooks, _rescale_input)):
         for key in [key for key, hook in hooks.items() if hook is ours]:
             del hooks[key]
@@ -71,21 +71,21 @@ def detach(module: nn.Module) -> Attention:
 
 
 def side_of(module: nn.Module) -> str | None:
-    """Where an inserted layer sits on this module; None if there is none."""
+    """Return the side ("input" or "output") of this module's inserted layer, or None."""
     if rescale_output in module._forward_hooks.values():
         return "output"
     return "input" if _rescale_input in module._forward_pre_hooks.values() else None
 
 
 def inserted(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Path and module of each insertion, as in the network without compiled wrappers."""
+    """Yield path and module of each insertion. Paths leave out compiled wrappers."""
     for path, module in plain_modules(model).items():
         if side_of(module) is not None:
             yield path, module
 
 
 def without_insertions(model: nn.Module) -> nn.Module:
-    """The same network after all inserted layers were taken away."""
+    """Detach all inserted layers, and return the same network."""
     for _, module in list(inserted(model)):
         detach(module)
     return model

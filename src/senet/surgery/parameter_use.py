@@ -1,4 +1,4 @@
-"""Which of a network's parameters belong to one operation alone, so that changing them changes nothing else."""
+"""Determine which parameters serve a single operation, so that changing them changes nothing else."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["ParameterUse"]
 
 
 class ParameterUse:
-    """The operations that read each parameter in one run, and the names that it has.
+    """The operations that read each parameter in one run, and the parameter's names.
 
-    Parameters are told apart by their memory. So a weight that two layers share, a view of a weight, and a weight that
-    a function reads beside its layer are all seen.
+    Parameters are identified by their memory. This includes weights shared by two layers, views of a weight, and
+    weights that a function reads besides their layer.
 
     Args:
-        model: Any network; left as it was.
-        inputs: Of one run.
+        model: Any network. It is left unchanged.
+        inputs: The inputs of the run.
     """
 
     def __init__(self, model: nn.Module, inputs: Sequence[Any]) -> None:
@@ -36,13 +36,13 @@ class ParameterUse:
         self._reads = _reads(model, inputs, set(self._names))
 
     def is_alone(self, layer: nn.Module) -> bool:
-        """Whether weight and bias serve the layer's own convolution or norm, and nothing else."""
+        """Whether only the layer's own convolution or norm reads its weight and bias."""
         if parametrize.is_parametrized(layer):
             return False
         for name in ("weight", "bias"):
             parameter = layer._parameters.get(name)
             if parameter is not getattr(layer, name, None):
-                return False  # computed anew in each pass, as by `weight_norm`, or no parameter
+                return False  # computed in each pass, as by `weight_norm`, or not a parameter
             if parameter is not None and not (_is_writable(parameter) and self._serves(layer, parameter)):
                 return False
         return True
@@ -59,7 +59,7 @@ Read = tuple[str, nn.Module | None]
 
 
 def _reads(model: nn.Module, inputs: Sequence[Any], memories: set[int]) -> dict[int, list[Read]]:
-    """Memory to the operations that read it, each with the module in whose own `forward` it is."""
+    """Map memory to the operations that read it, each with the module whose `forward` contains it."""
     recorder = _Recorder(memories)
     with ExitStack() as stack:
         for module in model.modules():
@@ -100,12 +100,12 @@ class _Recorder(TorchDispatchMode):
 
 
 def _is_plain(tensor: Any) -> bool:
-    """Whether it is a tensor with memory of its own kind: not lazy, sharded or sparse."""
+    """Whether it is an ordinary strided tensor: not lazy, sharded or sparse."""
     return type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided
 
 
 def _is_writable(tensor: Tensor) -> bool:
-    """Whether each of its numbers can be changed in place."""
+    """Whether each of its elements can be changed in place."""
     repeated = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
     return _is_plain(tensor) and tensor.is_floating_point() and not tensor.is_inference() and not repeated
 

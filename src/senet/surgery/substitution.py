@@ -1,4 +1,4 @@
-"""Put another layer in the place of a layer, wherever the network holds it, so that it can be taken back."""
+"""Substitute a layer wherever the network holds it, with undo."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ __all__ = ["substitute"]
 
 
 def substitute(model: nn.Module, layer: nn.Module, new: nn.Module | None, undo: ExitStack) -> None:
-    """Put `new` in the place of `layer` under each of its names.
+    """Substitute `new` for `layer` under each of its names.
 
     Args:
         model: The network.
-        layer: Anywhere below it.
-        new: None takes the layer away: an inserted one with its hook, else an identity stays.
-        undo: Closing it puts everything back.
+        layer: A layer of the network.
+        new: The new layer. None removes an inserted layer with its hook, and substitutes an identity for others.
+        undo: Closing it restores the network.
     """
     for parent in list(model.modules()):
         for name in [name for name, child in parent._modules.items() if child is layer]:
-            for kept in (parent._modules, parent._forward_hooks, parent._forward_pre_hooks):
-                undo.callback(_restore, kept, list(kept.items()))
+            for mapping in (parent._modules, parent._forward_hooks, parent._forward_pre_hooks):
+                undo.callback(_restore, mapping, list(mapping.items()))
             if new is None and name == CHILD and side_of(parent) is not None:
                 extract(parent)
             else:

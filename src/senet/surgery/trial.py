@@ -1,4 +1,4 @@
-"""Try insertions on copies of a network: each layer must run once, and the output must stay as it is."""
+"""Try insertions on copies of a network. Each layer must run once, and the output must stay the same."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ __all__ = ["faults"]
 
 
 def faults(model: nn.Module, inputs: Inputs, points: Sequence[InsertionPoint]) -> dict[str, str]:
-    """Insert on copies of a network, run these, and say what goes wrong.
+    """Insert attention into copies of a network, run them, and return the insertion points that fail.
 
-    In evaluation mode the copies have the network's weights, and the outputs are compared. A network without weights,
-    or one that doesn't run for real on these inputs, runs without numbers, and so does training mode: then the layers'
-    runs are counted.
+    In evaluation mode the copies have the network's weights, and the outputs are compared. Training mode runs on the
+    meta device and only counts the runs of the layers. So does a network without weights, or one that can't compute on
+    these inputs.
 
     Args:
-        model: The network; insertions that it has are left out.
-        inputs: What to run on.
-        points: What would be inserted, one site a module.
+        model: The network. Its existing insertions are left out.
+        inputs: The inputs of the runs.
+        points: The insertion points, one per module.
 
     Returns:
-        Path of each site that can't have attention to the reason.
+        The path of each insertion point that fails, with the reason.
     """
     found: dict[str, str] = {}
-    for training, without_numbers in ((False, (False, True)), (True, (True,))):
+    for training, meta_runs in ((False, (False, True)), (True, (True,))):
         kept = [point for point in points if point.path not in found]
-        trials = (_trial(model, inputs, kept, meta=meta, training=training) for meta in without_numbers)
+        trials = (_trial(model, inputs, kept, meta=meta, training=training) for meta in meta_runs)
         trial = next((trial for trial in trials if kept and trial is not None), None)
         found |= trial.faults() if trial is not None else {}
     return found
@@ -47,22 +47,22 @@ def faults(model: nn.Module, inputs: Inputs, points: Sequence[InsertionPoint]) -
 def _trial(
     model: nn.Module, inputs: Inputs, points: Sequence[InsertionPoint], *, meta: bool, training: bool
 ) -> _Trial | None:
-    """A trial, if the network as it is can run in that way."""
+    """Return a trial, or None if the unchanged network can't run in this mode."""
     try:
         return _Trial(model, inputs, points, meta=meta, training=training)
-    except Exception:  # a user's network may refuse in its own way
+    except Exception:  # a user's network may raise anything
         return None
 
 
 class _Trial:
-    """Runs of fresh copies, each with some of the sites.
+    """Runs of copies of a network, each with some of the insertion points.
 
     Args:
         model: The network.
-        inputs: What it runs on.
-        points: All sites in question.
-        meta: Without numbers.
-        training: In training mode.
+        inputs: The inputs of the runs.
+        points: All candidate insertion points.
+        meta: Whether to run on the meta device.
+        training: Whether to run in training mode.
     """
 
     def __init__(
@@ -75,22 +75,22 @@ class _Trial:
         self.expected = [] if training else self._run(())[0]
 
     def faults(self) -> dict[str, str]:
-        """Path to reason, of the sites that don't keep the network's function."""
-        found = self._left_out(self.points)
-        if len(found) == len(self.points) > 1:  # perhaps one of them spoils it for all
+        """Return the insertion points that change the network's function: path and reason."""
+        found = self._excluded(self.points)
+        if len(found) == len(self.points) > 1:  # one of them may affect all others
             found = {path: why for point in self.points for path, why in self._check([point]).items()}
-            found |= self._left_out([point for point in self.points if point.path not in found])
+            found |= self._excluded([point for point in self.points if point.path not in found])
         return found
 
-    def _left_out(self, points: Sequence[InsertionPoint]) -> dict[str, str]:
-        """What has to be left out until the others are right."""
+    def _excluded(self, points: Sequence[InsertionPoint]) -> dict[str, str]:
+        """Exclude failing insertion points until the others pass."""
         found: dict[str, str] = {}
         while wrong := self._check([point for point in points if point.path not in found]):
             found |= wrong
         return found
 
     def _check(self, points: Sequence[InsertionPoint]) -> dict[str, str]:
-        """What is wrong when just these are inserted."""
+        """Return the failures of inserting exactly these."""
         if not points:
             return {}
         try:
@@ -99,17 +99,17 @@ class _Trial:
             if self.training and not self._runs_without():
                 return {}
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return {point.path: f"with attention there the network fails: {first}" for point in points}
-        # In training a module may be left out, as stochastic depth does.
+            return {point.path: f"with attention there, the network fails: {first}" for point in points}
+        # Training may skip a module, such as in stochastic depth.
         ran = [point.path for point in points if runs[point.path] or not self.training]
         wrong = {path: why for path in ran if (why := _miscounted(path, runs))}
         if not wrong and not self.training and not self._is_expected(output):
-            why = "with attention there the output changes: some forward depends on which modules there are"
+            why = "with attention there, the output changes: a forward method depends on the list of modules"
             wrong = dict.fromkeys((point.path for point in points), why)
         return wrong
 
     def _run(self, points: Sequence[InsertionPoint]) -> tuple[list[Tensor], Counter[str]]:
-        """The output tensors, and how often each site's module and its attention ran."""
+        """Return the output tensors, and how often each insertion point's module and attention ran."""
         network = without_insertions(replica(self.model, meta=self.meta)).train(self.training)
         modules = plain_modules(network)
         runs: Counter[str] = Counter()
@@ -118,7 +118,7 @@ class _Trial:
                 layer = layer_for(point, modules[point.path], network)
                 attach(modules[point.path], layer, point.side)
                 layer.forward = _counted(layer.forward, runs, f"{point.path}.{CHILD}")  # type: ignore[method-assign]
-            for point in self.points:  # also where nothing is inserted: what is watched isn't fused
+            for point in self.points:  # also without an insertion: modules with hooks aren't fused
                 module = modules[point.path]
                 module.forward = _counted(module.forward, runs, point.path)
         with running(network, meta=self.meta):
@@ -126,7 +126,7 @@ class _Trial:
             return [tensor for tensor in output if tensor.layout == torch.strided and not tensor.is_nested], runs
 
     def _runs_without(self) -> bool:
-        """Whether the network runs as it is (a detector doesn't train without targets, say)."""
+        """Whether the unchanged network runs (a detector doesn't train without targets, for example)."""
         try:
             self._run(())
         except Exception:
@@ -134,7 +134,7 @@ class _Trial:
         return True
 
     def _is_expected(self, output: Sequence[Tensor]) -> bool:
-        """Whether it is the original's output, or that differs from run to run, so that it can't be compared."""
+        """Whether it equals the original output, or the original differs between runs and can't be compared."""
         return _same(output, self.expected) or not _same(self._run(())[0], self.expected)
 
 
@@ -148,14 +148,14 @@ def _counted(forward: Callable[..., Any], runs: Counter[str], path: str) -> Call
 
 
 def _miscounted(path: str, runs: Counter[str]) -> str:
-    """Why attention doesn't run once at each run of its module; empty if it does."""
+    """Return why attention doesn't run exactly once per run of its module. Empty if it does."""
     of_module, of_attention = runs[path], runs[f"{path}.{CHILD}"]
     if of_module == 0:
         return f"{path} doesn't run on the example inputs"
     if of_attention < of_module:
-        return f"{path} is run by .forward(), which goes past hooks: call the module itself"
+        return f"{path} is called by .forward(), which skips hooks: call the module itself"
     if of_attention > of_module:
-        return f"{path} runs all of its children itself: attention would run {of_attention} times, not {of_module}"
+        return f"{path} runs all its children itself, so attention would run {of_attention} times, not {of_module}"
     return ""
 
 
@@ -164,7 +164,7 @@ def _same(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are alike bit for bit; without numbers, in shape and type."""
+    """Whether two tensors are equal bit for bit. On the meta device only shape and type are compared."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     return a.is_meta or bool(((a == b) | ((a != a) & (b != b))).all())

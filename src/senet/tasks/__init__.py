@@ -1,6 +1,6 @@
-"""What a network is for: its loss, its metrics, its samples, and the network around a backbone.
+"""Tasks: the loss, metrics, samples and networks of classification, detection and segmentation.
 
-A task is looked up by its name; looking up a name imports that task alone, and this package imports nothing.
+A task is looked up by its name. The lookup imports only this task, and the package itself imports nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CLASSIFICATION", "DETECTION", "SEGMENTATION", "TASKS", "load_model", "task_named"]
 
-CLASSIFICATION, DETECTION, SEGMENTATION = "classification", "detection", "segmentation"
+CLASSIFICATION = "classification"
+DETECTION = "detection"
+SEGMENTATION = "segmentation"
 
 TASKS = {
     CLASSIFICATION: ("senet.tasks.classification", "ClassificationTask"),
@@ -31,10 +33,16 @@ TASKS = {
 
 
 def task_named(name: str) -> Task:
-    """Look a task up.
+    """Look up a task by its name.
 
     Raises:
-        UnknownNameError: There is none of that name; the nearest are given.
+        UnknownNameError: Unknown name. The message suggests the nearest ones.
+
+    Example:
+        >>> from senet.tasks import task_named
+        >>> task = task_named("segmentation")
+        >>> task.default_head, [metric.key for metric in task.metrics]
+        ('unet', ['miou', 'dice'])
     """
     if name not in TASKS:
         raise UnknownNameError("task", name, TASKS)
@@ -44,18 +52,30 @@ def task_named(name: str) -> Task:
 
 
 def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> LoadedModel:
-    """Load a checkpoint that a training wrote, whatever its task.
+    """Load a trained checkpoint of any task.
 
     Args:
-        path: The `.safetensors` file or the training's folder (its best).
-        factory: `module:function` of the user's own network, where the checkpoint is of one: a file must not
-            choose by itself which code is imported.
+        path: The `.safetensors` file, or the run's folder for its best checkpoint.
+        factory: `module:function` of a network of your own. A file can't choose the code that is imported.
 
     Returns:
-        The network with its classes and what images go through; `description.task` says what it is for.
+        The network in evaluation mode, with its classes and its preprocessing.
 
     Raises:
-        CheckpointError: The file can't be used, or its weights don't fit the network that it names.
+        CheckpointError: The file can't be used, or its weights don't fit its network.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import senet
+        >>> from senet.preprocessing import CIFAR
+        >>> from senet.weights import CheckpointMetadata, write_checkpoint
+        >>> path = Path(tempfile.mkdtemp(), "best.safetensors")
+        >>> network = senet.create_model("se_cifar_resnet20", num_classes=2)
+        >>> metadata = CheckpointMetadata(model="se_cifar_resnet20", classes=("cat", "dog"), preprocessing=CIFAR)
+        >>> write_checkpoint(path, network.state_dict(), metadata)
+        >>> senet.load_model(path).classes
+        ('cat', 'dog')
     """
     from senet.zoo import load_network
 

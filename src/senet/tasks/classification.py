@@ -1,4 +1,4 @@
-"""One label an image: cross entropy, top-1 and top-5 accuracy."""
+"""Classification: cross entropy, top-1 and top-5 accuracy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["ClassificationTask", "accuracies", "run_blank"]
 
 
 def accuracies(num_classes: int) -> MetricCollection:
-    """Top-1 and, with more than five classes, top-5 accuracy over all images."""
+    """Make the metrics: top-1 accuracy and, with more than five classes, top-5 accuracy."""
     metrics: dict[str, torchmetrics.Metric | MetricCollection] = {
         "top1": MulticlassAccuracy(num_classes, average="micro")
     }
@@ -34,13 +34,13 @@ def accuracies(num_classes: int) -> MetricCollection:
 
 @final
 class ClassificationObjective(Objective):
-    """Cross entropy by a recipe.
+    """Cross entropy with the recipe's label smoothing and image mixing.
 
     Args:
-        num_classes: Outputs.
-        recipe: Smoothing of labels, mixing of images.
-        preprocessing: Of the network; makes uint8 images what it expects. None where they come ready.
-        channels_last: Bring images into that memory format.
+        num_classes: Number of outputs.
+        recipe: Recipe of the training, or None for evaluation.
+        preprocessing: Of the network, to normalise uint8 images. None for images that are normalised already.
+        channels_last: Whether images are converted to channels_last.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class ClassificationObjective(Objective):
         return self.train_loss, self.train_top1
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Loss of one batch, and how many first guesses are right."""
+        """Return the loss of one batch and the number of correct images."""
         images, labels = self.normalise(batch.images), batch.labels
         if self.mixing is not None:
             images, labels = self.mixing(images, labels, batch.key)
@@ -79,11 +79,11 @@ class ClassificationObjective(Objective):
         return {"loss": loss, "right": (logits.detach().argmax(1) == batch.labels).sum()}
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
-        answer = model(images.contiguous(memory_format=self.memory_format))
-        return logits_of(answer, self.num_classes, name=type(model).__name__).float()
+        output = model(images.contiguous(memory_format=self.memory_format))
+        return logits_of(output, self.num_classes, name=type(model).__name__).float()
 
     def validation_step(self, model: nn.Module, batch: Batch) -> None:
-        """Add one batch to the validation's sums."""
+        """Add one batch to the validation sums."""
         logits = self._logits(model, self.normalise(batch.images))[batch.valid]
         labels = batch.labels[batch.valid]
         if len(labels):
@@ -91,14 +91,14 @@ class ClassificationObjective(Objective):
             self.val_accuracies.update(logits, labels)
 
     def train_metrics(self) -> dict[str, Tensor]:
-        """Loss and top-1 accuracy."""
+        """Return loss and top-1 accuracy."""
         values = {"loss": self.train_loss.compute(), "top1": self.train_top1.compute()}
         self.train_loss.reset()
         self.train_top1.reset()
         return values
 
     def val_metrics(self) -> dict[str, Tensor]:
-        """Loss and accuracies."""
+        """Return loss and accuracies."""
         values = {"loss": self.val_loss.compute(), **self.val_accuracies.compute()}
         self.val_loss.reset()
         self.val_accuracies.reset()
@@ -113,25 +113,25 @@ class ClassificationTask(Task):
     metrics = (Metric("top1", "top-1"), Metric("top5", "top-5"))
 
     def check_recipe(self, recipe: RecipeView) -> None:
-        """All that a recipe says has an effect."""
+        """Accept every recipe, since all of its fields have an effect."""
 
     def check_network(self, model: nn.Module, name: str, preprocessing: Preprocessing, classes: Sequence[str]) -> None:
         """Run one blank image.
 
         Raises:
-            SenetError: It can't take its own images, or doesn't give one logit a class.
+            SenetError: The network rejects its own images, or doesn't return one logit for each class.
         """
         logits = logits_of(run_blank(model, name, preprocessing), len(classes), name=name)
         if logits.shape != (1, len(classes)):
             raise SenetError(
-                f"{name} gives {tuple(logits.shape)} for one image; the data has {len(classes)} classes: "
-                f"(1, {len(classes)})"
+                f"{name} returns {tuple(logits.shape)} for one image instead of (1, {len(classes)}); the data has "
+                f"{len(classes)} classes"
             )
 
     def datasets(
         self, data: Data, preprocessing: Preprocessing, recipe: RecipeView
     ) -> tuple[ImageDataset, ImageDataset]:
-        """Varied images to train on, whole ones to validate on."""
+        """Return augmented training images and whole validation images."""
         train = ImageDataset(data.train, train_transform(preprocessing, recipe.augmentation), seed=recipe.seed)
         return train, ImageDataset(data.val, eval_transform(preprocessing))
 
@@ -142,13 +142,13 @@ class ClassificationTask(Task):
         *,
         preprocessing: Preprocessing | None = None,
         channels_last: bool = True,
-        alone: bool = False,  # noqa: ARG002 - `senet.inference.evaluate` says more than this task's sums
+        alone: bool = False,  # noqa: ARG002 - `senet.inference.evaluate` reports more than these sums
     ) -> Objective:
-        """Cross entropy and accuracies."""
+        """Return cross entropy and accuracies."""
         return ClassificationObjective(len(classes), recipe, preprocessing=preprocessing, channels_last=channels_last)
 
     def eval_batch_size(self, share: int) -> int:
-        """Without gradients there is room for more."""
+        """Return a larger batch size, since evaluation stores no gradients."""
         return max(share, 64)
 
     def build(
@@ -161,11 +161,11 @@ class ClassificationTask(Task):
         head: Mapping[str, Any],
         pretrained: bool = False,
     ) -> nn.Module:
-        """As `senet.zoo.build_model`.
+        """Build the network with `senet.zoo.build_model`.
 
         Raises:
-            SenetError: There is no such network, or it doesn't take these options; or there is a head.
-            CheckpointError: The public weights can't be had.
+            SenetError: There is no such network, it doesn't take these options, or a head is given.
+            CheckpointError: The public weights are unavailable.
         """
         if head:
             raise SenetError("--head is for --task detection and segmentation; a classifier has its own")
@@ -178,21 +178,21 @@ class ClassificationTask(Task):
         )
 
     def defaults(self, text: str) -> tuple[int, Preprocessing]:
-        """As `senet.zoo.model_defaults`."""
+        """Return the defaults of `senet.zoo.model_defaults`."""
         return model_defaults(text)
 
 
 def run_blank(model: nn.Module, name: str, preprocessing: Preprocessing) -> object:
-    """What a network answers to one blank image, (1, C, H, W), in evaluation mode.
+    """Run one blank image, (1, C, H, W), in evaluation mode.
 
     Raises:
-        SenetError: It can't take one, or has no parameters.
+        SenetError: The network rejects it, or has no parameters.
     """
     like = next(model.parameters(), None)
     if like is None:
         raise SenetError(f"{name} has no parameters to train")
     image = torch.zeros(1, preprocessing.in_channels, *preprocessing.size, dtype=like.dtype, device=like.device)
-    was = model.training
+    training = model.training
     model.eval()
     try:
         with torch.no_grad():
@@ -201,5 +201,5 @@ def run_blank(model: nn.Module, name: str, preprocessing: Preprocessing) -> obje
         reason = str(error).splitlines()[0]
         raise SenetError(f"{name} can't take an image of shape {tuple(image.shape[1:])}: {reason}") from error
     finally:
-        model.train(was)
+        model.train(training)
     return output

@@ -1,4 +1,4 @@
-"""What detection and segmentation share: a head on a backbone, or another library's network as it is."""
+"""Shared parts of detection and segmentation: a head on a backbone, or a network of another library."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ __all__ = ["DenseTask", "by_shape"]
 
 
 class DenseTask(Task):
-    """A task of pictures whose answers lie in the picture.
+    """A task with predictions at positions in the image.
 
-    A task says of itself, beside what `Task` wants:
+    A subclass defines, in addition to `Task`:
         heads: Name to head.
-        default_head: The one where nobody says otherwise.
-        default_size: Of images, where nobody says otherwise.
-        crops: How its training images can be cropped.
-        unread: Fields of a recipe that must be zero, having no effect.
+        default_head: Name of the default head.
+        default_size: Default height and width of images.
+        crops: Kinds of crops for training images.
+        unread: Fields of a recipe that must be zero, since they have no effect.
     """
 
     heads: ClassVar[Mapping[str, type[HeadSpec]]]
@@ -48,10 +48,10 @@ class DenseTask(Task):
 
     @abstractmethod
     def transform(self, preprocessing: Preprocessing, recipe: RecipeView | None) -> JointTransform:
-        """What happens to pictures and targets; `recipe` None is evaluation."""
+        """Return the transform of images and targets; `recipe` None is evaluation."""
 
     def check_recipe(self, recipe: RecipeView) -> None:
-        """Raise a `SenetError` for what has no effect here."""
+        """Raise a `SenetError` for settings without effect on this task."""
         check_augmentation(recipe.augmentation, self.crops, self.name)
         for name in self.unread:
             if getattr(recipe, name):
@@ -60,7 +60,7 @@ class DenseTask(Task):
     def datasets(
         self, data: Data, preprocessing: Preprocessing, recipe: RecipeView
     ) -> tuple[DenseDataset, DenseDataset]:
-        """Varied pictures to train on, batched by shape; whole ones to validate on."""
+        """Return augmented training images, batched by shape, and whole validation images."""
         train: DenseSource = data.train  # type: ignore[assignment]
         return (
             DenseDataset(
@@ -73,31 +73,33 @@ class DenseTask(Task):
         )
 
     def groups_by_shape(self, recipe: RecipeView) -> bool:
-        """Whether training pictures keep their own shapes, so that alike ones should come together."""
+        """Whether training images keep their own shapes, so that similar shapes should share a batch."""
         return recipe.augmentation.crop != "scale-jitter"
 
-    def evaluated(self, source: DenseSource, preprocessing: Preprocessing, *, broken: str = "skip") -> DenseDataset:
-        """Whole pictures with their targets."""
-        return DenseDataset(source, self.transform(preprocessing, None), broken=broken)
+    def evaluated(self, source: DenseSource, preprocessing: Preprocessing, *, corrupt: str = "skip") -> DenseDataset:
+        """Return whole images with their targets."""
+        return DenseDataset(source, self.transform(preprocessing, None), corrupt=corrupt)
 
-    # Answers.
+    # Predictions.
 
     @abstractmethod
     def predictions(self, model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Any]:
-        """What a network in evaluation mode says of transformed images, at their pictures' height and width."""
+        """Predict for transformed images, at the height and width of the original images."""
 
     @abstractmethod
-    def draw(self, picture: Image.Image, answer: Any, classes: Sequence[str], *, least: float = 0.5) -> Image.Image:
-        """The answer painted over the picture; boxes with a score below `least` are left out."""
+    def draw(
+        self, image: Image.Image, prediction: Any, classes: Sequence[str], *, score_threshold: float = 0.5
+    ) -> Image.Image:
+        """Draw a prediction over the image. Boxes with a score below `score_threshold` are left out."""
 
     # Networks.
 
     def adapted(self, preprocessing: Preprocessing) -> Preprocessing:
-        """A classifier's path of images, as its backbone wants them here: the whole picture at this task's size."""
+        """Adapt a classifier's preprocessing to its use as a backbone: the whole image at this task's size."""
         return replace(preprocessing, size=self.default_size, crop_fraction=1.0)
 
     def defaults(self, text: str) -> tuple[int, Preprocessing]:
-        """Classes and path of images of a network, where nobody says otherwise."""
+        """Return the default number of classes and preprocessing of a network."""
         if is_code(text):
             return 1, self.adapted(Preprocessing())
         if ":" in text:
@@ -114,19 +116,19 @@ class DenseTask(Task):
         head: Mapping[str, Any],
         pretrained: bool = False,
     ) -> nn.Module:
-        """Build what a command line's `--model` and `--head` name, and insert what surgery had inserted.
+        """Build the network of `--model` and `--head`, and insert the recorded attention layers.
 
         Args:
-            text: One of `list_models()` for a backbone; `torchvision:NAME` or `module:function` for a whole network.
-            num_classes: Classes.
-            preprocessing: What images go through.
+            text: A name of `list_models()` for a backbone; `torchvision:NAME` or `module:function` for a whole network.
+            num_classes: Number of classes.
+            preprocessing: Preprocessing of the images.
             options: Options of this package's networks.
-            head: As `HeadSpec.to_dict` writes it; and, for any network, `INSERTED`.
-            pretrained: With public weights, of the backbone or of the whole network.
+            head: A dictionary of `HeadSpec.to_dict`; for any network, also `INSERTED`.
+            pretrained: Whether to load public weights, of the backbone or of the whole network.
 
         Raises:
             SenetError: There is no such network or head, or it doesn't take these options.
-            CheckpointError: The public weights can't be had.
+            CheckpointError: The public weights are unavailable.
         """
         head = dict(head)
         points = [InsertionPoint.from_dict(values) for values in head.pop(INSERTED, ())]
@@ -139,7 +141,7 @@ class DenseTask(Task):
             spec = head_from_dict(head or {"kind": self.default_head}, self.heads)
             model = spec.build(network, num_classes, preprocessing)
         elif options:
-            raise SenetError(f"{next(iter(options))} is an option of this package's networks; {text} is none of them")
+            raise SenetError(f"{next(iter(options))} is an option of this package's networks; {text} isn't one")
         elif is_code(text):
             model = build_model(text, num_classes=num_classes, in_channels=preprocessing.in_channels)
         else:
@@ -148,11 +150,11 @@ class DenseTask(Task):
         return model
 
     def backbone(self, model: nn.Module) -> Backbone | None:
-        """The backbone of this package inside; None in another library's network."""
+        """Return this package's backbone inside the network, or None in a network of another library."""
         return next((module for module in model.modules() if isinstance(module, Backbone)), None)
 
     def plan(self, model: nn.Module, preprocessing: Preprocessing, *, where: Where = "auto", **wanted: Any) -> Report:
-        """Where attention goes: into the backbone if one can tell which it is; else, or with `where`, anywhere."""
+        """Plan the attention layers: in the backbone if it can be found; else, or with `where`, anywhere."""
         root = self._body(model) if where == "auto" else ""
         if not root:
             return super().plan(model, preprocessing, where=where, **wanted)
@@ -160,16 +162,17 @@ class DenseTask(Task):
         return plan(model.get_submodule(root), example_inputs=[image], where=where, **wanted).within(root)
 
     def _body(self, model: nn.Module) -> str:
-        """Path of the backbone; empty if none can be told."""
+        """Return the path of the backbone, empty if there is none."""
         modules = dict(model.named_modules())
         own = next((path for path, module in modules.items() if isinstance(module, Backbone)), None)
         return own or next((path for path in ("backbone.body", "backbone") if path in modules), "")
 
 
 def by_shape(images: Sequence[Tensor]) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """Images of one shape together, with their positions.
+    """Group images by shape, with their positions.
 
-    Padding images to a common size would let one's answer depend on its neighbours: attention averages over the border.
+    Padding images to a common size would make a prediction depend on the other images: attention averages over the
+    border.
     """
     alike: dict[torch.Size, list[int]] = defaultdict(list)
     for number, image in enumerate(images):

@@ -1,15 +1,15 @@
-"""Colours that people of all kinds of sight can tell apart."""
+"""Colours that people with any colour vision can distinguish."""
 
 from __future__ import annotations
 
 __all__ = ["colour"]
 
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167), (0, 114, 178), (213, 94, 0), (240, 228, 66))
-"""Okabe and Ito's, for any one's eyes; then they begin anew, darker."""
+"""The palette of Okabe and Ito. More classes repeat it, darker."""
 
 
 def colour(number: int) -> tuple[int, int, int]:
-    """Of the class with that number."""
+    """Return the colour of a class number."""
     red, green, blue = COLOURS[number % len(COLOURS)]
     shade = 0.6 ** (number // len(COLOURS) % 3)
     return int(red * shade), int(green * shade), int(blue * shade)

@@ -1,4 +1,4 @@
-"""What is put around a backbone, as data: which head with which options, before backbone and classes are known."""
+"""Specification of a task head: its kind and options, before backbone and classes are known."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class HeadSpec(ABC):
     """A head and its options.
 
     Attributes:
-        channels: Of its maps.
-        attention: What rescales them; None is the plain head.
+        channels: Channels of its feature maps.
+        attention: Attention that rescales its feature maps; None is the plain head.
 
     Raises:
         SenetError: An impossible value.
@@ -44,20 +44,20 @@ class HeadSpec(ABC):
 
     @abstractmethod
     def build(self, network: ConvNet, num_classes: int, preprocessing: Preprocessing) -> nn.Module:
-        """The whole network: a backbone that takes over `network`'s modules, and a new head.
+        """Build the whole network: a backbone that takes over `network`'s modules, and a new head.
 
         Raises:
-            SenetError: This head can't stand on that network.
+            SenetError: This head doesn't fit the network.
         """
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `head_from_dict` reads it back."""
+        """Return a JSON-ready form; `head_from_dict` reads it."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {"kind": self.kind, **values, "attention": self.attention and self.attention.to_dict()}
 
 
 def head_from_dict(values: Mapping[str, Any], kinds: Mapping[str, type[HeadSpec]]) -> HeadSpec:
-    """Read what `to_dict` wrote.
+    """Read the result of `HeadSpec.to_dict`.
 
     Raises:
         UnknownNameError: There is no such head, or it has no such option.
@@ -77,12 +77,12 @@ def head_from_dict(values: Mapping[str, Any], kinds: Mapping[str, type[HeadSpec]
 
 
 def parse_head(text: str, attention: AttentionSpec | None, kinds: Mapping[str, type[HeadSpec]]) -> HeadSpec:
-    """The head that a command line names: "fcos", "unet:channels=64".
+    """Parse the head of a command line: "fcos", "unet:channels=64".
 
     Args:
-        text: Its name and options.
-        attention: What rescales its maps.
-        kinds: The heads there are.
+        text: Name and options.
+        attention: Attention that rescales its feature maps.
+        kinds: All heads by name.
 
     Raises:
         UnknownNameError: There is no such head, or it has no such option.

@@ -1,4 +1,4 @@
-"""How far a figure may lie from the truth because few images were measured: 95 % intervals over images."""
+"""95 % confidence intervals over images for metrics of finite data sets."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ RESAMPLES = 1000
 GROUPS = 10
 
 AGREED = 1e-9
-"""Figures of resampled images that differ by less are equal."""
+"""Metrics of resampled images that differ by less are equal."""
 
 
 def wilson(right: float, count: int, *, level: float = LEVEL) -> Interval:
-    """Interval of a share that was counted: `right` of `count` images.
+    """Return the interval of a fraction that was counted: `right` of `count` images.
 
-    Never of zero width, and within 0..1, also where all or none are right.
+    It never has zero width and lies within 0..1, also if all or no images are right.
 
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference"; equal to
         `scipy.stats.binomtest(right, count).proportion_ci(level, "wilson")`.
@@ -39,7 +39,7 @@ def wilson(right: float, count: int, *, level: float = LEVEL) -> Interval:
 
 
 def of_mean(values: Sequence[float] | np.ndarray, *, level: float = LEVEL) -> Interval | None:
-    """Student's t interval of a mean over images; None of a single image."""
+    """Return Student's t interval of a mean over images, or None for a single image."""
     from scipy.stats import t
 
     if len(values) < 2:
@@ -53,26 +53,26 @@ def of_mean(values: Sequence[float] | np.ndarray, *, level: float = LEVEL) -> In
 def bootstrap(
     sums: np.ndarray, figure: Callable[[np.ndarray], np.ndarray], *, level: float = LEVEL, seed: int = 0
 ) -> Interval | None:
-    """Percentile interval of a figure in 0..1 of sums over images, such as the mean IoU.
+    """Return the percentile interval of a metric in 0..1 of sums over images, such as the mean IoU.
 
     Args:
-        sums: (N, ...) what each image adds.
-        figure: From (R, ...) sums over resampled images to (R,) figures.
-        level: Of the interval.
-        seed: Of the resampling.
+        sums: (N, ...) contribution of each image.
+        figure: From (R, ...) sums over resampled images to (R,) metrics.
+        level: Confidence level.
+        seed: Seed of the resampling.
 
     Returns:
-        None of a single image, or where no figure is a number. Where all images agree: as of a share of images,
-        since agreement of few is no certainty.
+        None for a single image, or if no metric is finite. If all images agree, the interval of a fraction of images,
+        since agreement of few images is no certainty.
 
     Source: Efron 1979, "Bootstrap methods: another look at the jackknife".
     """
     count = len(sums)
     if count < 2:
         return None
-    draw = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     flat = sums.reshape(count, -1).astype(np.float64)
-    figures = figure((draw @ flat).reshape(RESAMPLES, *sums.shape[1:]))
+    figures = figure((draws @ flat).reshape(RESAMPLES, *sums.shape[1:]))
     figures = figures[np.isfinite(figures)]
     if not len(figures):
         return None
@@ -81,15 +81,15 @@ def bootstrap(
 
 
 def jackknife(count: int, figure: Callable[[np.ndarray], float], *, level: float = LEVEL) -> Interval | None:
-    """Interval of a figure that is costly to compute, from leaving out one of up to 10 groups of images at a time.
+    """Return the interval of an expensive metric by leaving out one of up to 10 groups of images at a time.
 
     Args:
         count: Number of images.
-        figure: From the positions of some images to their figure, in 0..1.
-        level: Of the interval.
+        figure: From the positions of some images to their metric, in 0..1.
+        level: Confidence level.
 
     Returns:
-        Within 0..1; None of a single image. Where all images agree: as of a share of images.
+        An interval within 0..1, or None for a single image. If all images agree, the interval of a fraction of images.
 
     Source: Shao and Wu 1989, "A general theory for jackknife variance estimation" (delete-d, disjoint groups).
     """

@@ -1,4 +1,4 @@
-"""torchvision's detectors and segmenters by name: `torchvision:fasterrcnn_resnet50_fpn`."""
+"""torchvision's detectors and segmentation networks by name: `torchvision:fasterrcnn_resnet50_fpn`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _name(text: str, task: str) -> str:
 
 
 def known_in_torchvision(text: str, task: str) -> int:
-    """Classes that the published weights know.
+    """Return the number of classes of the published weights.
 
     Raises:
         UnknownNameError: There is no such network.
@@ -42,16 +42,16 @@ def known_in_torchvision(text: str, task: str) -> int:
     from torchvision import models
 
     categories = models.get_model_weights(_name(text, task)).DEFAULT.meta["categories"]
-    return len(categories) - (task == "detection")  # theirs begin with a background
+    return len(categories) - (task == "detection")  # torchvision's begin with a background
 
 
 def from_torchvision(
     text: str, task: str, num_classes: int, preprocessing: Preprocessing, *, pretrained: bool
 ) -> nn.Module:
-    """One of torchvision's networks for these classes; a layer for others stays freshly initialised.
+    """Build one of torchvision's networks for these classes. A layer for other classes is newly initialized.
 
     Raises:
-        CheckpointError: The pretrained weights can't be had.
+        CheckpointError: The pretrained weights are unavailable.
     """
     from torchvision import models
 

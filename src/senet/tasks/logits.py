@@ -1,4 +1,4 @@
-"""The logits in whatever a network answers: a tensor, or one among several things."""
+"""Finding the logits in a network's output: a tensor, or one of several outputs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from senet.errors import SenetError
 __all__ = ["LogitsOf", "logits_of"]
 
 KEYS = ("logits", "out")
-"""Where dictionaries and objects have them: Hugging Face's and torchvision's classifiers, torchvision's segmenters."""
+"""Keys of the logits in dictionaries and objects of Hugging Face's and torchvision's networks."""
 
 
 def logits_of(answer: object, classes: int | None, *, name: str, dims: int = 2) -> Tensor:
-    """The logits in a network's answer.
+    """Return the logits of a network's output.
 
-    A tensor is taken as it is. In a dictionary, a named tuple or another object they stand under `logits` or `out`. Of
-    any other tuple or list they are the first tensor of shape (N, classes, ...). Auxiliary outputs are left out.
+    A tensor is returned unchanged. A dictionary, a named tuple or another object has them under `logits` or `out`. Any
+    other tuple or list has them as its first tensor of shape (N, classes, ...). Auxiliary outputs are ignored.
 
     Args:
-        answer: What the network gave.
-        classes: How many logits an image, or a pixel, has; None if that isn't known.
-        name: The network, for the message.
+        answer: The network's output.
+        classes: Number of logits of an image or a pixel, or None if unknown.
+        name: Name of the network, for the message.
         dims: 2 for (N, classes), 4 for (N, classes, H, W).
 
     Raises:
-        SenetError: There are none.
+        SenetError: The output has no logits.
     """
     found = _found(answer, classes, dims)
     if found is not None:
@@ -36,8 +36,8 @@ def logits_of(answer: object, classes: int | None, *, name: str, dims: int = 2) 
     shape = "(N, classes)" if dims == 2 else "(N, classes, H, W)"
     wanted = shape if classes is None else f"{shape} for {classes} classes"
     raise SenetError(
-        f"{name} gives {_described(answer)}, in which no logits {wanted} are found;\n"
-        f"let its forward return them as a tensor, first in a tuple, or under 'logits' or 'out'"
+        f"{name} returns {_described(answer)}, without logits {wanted};\n"
+        f"return them from forward as a tensor, first in a tuple, or under 'logits' or 'out'"
     )
 
 
@@ -65,11 +65,11 @@ def _described(answer: object) -> str:
 
 @final
 class LogitsOf(nn.Module):
-    """A network that gives its logits alone.
+    """A network that returns its logits alone.
 
     Args:
-        network: Gives them among other things.
-        classes: How many an image has.
+        network: A network with several outputs.
+        classes: Number of classes.
     """
 
     def __init__(self, network: nn.Module, classes: int) -> None:

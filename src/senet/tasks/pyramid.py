@@ -1,4 +1,4 @@
-"""A feature pyramid on any backbone: which maps it stands on, and attention at its outputs."""
+"""A feature pyramid on any backbone: the choice of its feature maps, and attention at its outputs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["PyramidBackbone", "attend", "distinct_maps"]
 
 
 def distinct_maps(network: ConvNet, *, finest: int = 1, most: int | None = None) -> tuple[FeatureInfo, ...]:
-    """The last map of each stride, the finest first: what a pyramid stands on.
+    """Return the last feature map of each stride, the finest first, as the inputs of a pyramid.
 
     Args:
-        network: Whose maps.
-        finest: Maps of smaller strides are left out, as long as two remain.
-        most: At most this many, the coarsest of them.
+        network: The network.
+        finest: Feature maps of smaller strides are left out, as long as two remain.
+        most: Largest number of feature maps. The coarsest are kept.
 
     Raises:
         SenetError: There are fewer than two.
@@ -31,7 +31,7 @@ def distinct_maps(network: ConvNet, *, finest: int = 1, most: int | None = None)
     by_stride = {info.stride: info for info in network.spec.feature_info}
     maps = tuple(by_stride[stride] for stride in sorted(by_stride))
     if len(maps) < 2:
-        raise SenetError(f"{network.spec.name} has maps of one stride only, {[*by_stride]}; a pyramid needs two")
+        raise SenetError(f"{network.spec.name} has feature maps of stride {[*by_stride]} only; a pyramid needs two")
     kept = tuple(info for info in maps if info.stride >= finest)
     kept = kept if len(kept) >= 2 else maps[-2:]
     return kept[-most:] if most else kept
@@ -39,18 +39,18 @@ def distinct_maps(network: ConvNet, *, finest: int = 1, most: int | None = None)
 
 @final
 class PyramidBackbone(nn.Module):
-    """A backbone with torchvision's feature pyramid on it, in the form in which torchvision's detectors want one.
+    """A backbone with torchvision's feature pyramid, in the form of torchvision's detectors.
 
     Args:
-        network: The whole network; its modules are taken over, without its head.
-        maps: Of `distinct_maps`.
-        channels: Of each map of the pyramid.
-        extra: Makes coarser maps from the coarsest.
-        attention: What rescales each map of the pyramid.
+        network: The whole network. Its modules are taken over, without its head.
+        maps: Feature maps of `distinct_maps`.
+        channels: Channels of each feature map of the pyramid.
+        extra: Makes coarser feature maps from the coarsest.
+        attention: Attention that rescales each feature map of the pyramid.
 
     Attributes:
         body: The `Backbone`.
-        strides: Pixels of the image to one step of each map that comes out, those of `extra` left out.
+        strides: Strides of the output feature maps, without those of `extra`.
 
     Source: Lin et al. 2017 (arXiv 1612.03144).
     """
@@ -73,13 +73,13 @@ class PyramidBackbone(nn.Module):
         self.strides = self.body.strides
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, C, H, W) -> maps by name, the finest first, each (N, channels, H / stride, W / stride)."""
+        """(N, C, H, W) -> feature maps by name, the finest first, each (N, channels, H / stride, W / stride)."""
         pyramid: dict[str, Tensor] = self.fpn(OrderedDict((str(n), m) for n, m in enumerate(self.body(x))))
         return pyramid
 
 
 def attend(blocks: nn.ModuleList, attention: AttentionSpec, channels: int) -> None:
-    """Append an attention layer to each of some sequences of layers."""
+    """Append an attention layer to each sequence of layers."""
     for block in blocks:
         assert isinstance(block, nn.Sequential)
         block.append(attention.build(channels))

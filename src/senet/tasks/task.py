@@ -1,4 +1,4 @@
-"""What a training asks of a task; it knows no more of it."""
+"""The interface of a task for training and inference."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["Metric", "Objective", "RecipeView", "Task"]
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure by which networks of a task are compared: in 0..1, and higher is better.
+    """A metric by which networks of a task are compared: in 0..1, and higher is better.
 
     Attributes:
-        key: Its name in files: `val_KEY` in `metrics.csv`, KEY in a checkpoint's description.
+        key: Its name in files: `val_KEY` in `metrics.csv`, KEY in checkpoint metadata.
         title: Its name for people.
     """
 
@@ -36,7 +36,7 @@ class Metric:
 
 
 class RecipeView(Protocol):
-    """What a task reads of a training's recipe."""
+    """Fields of a training recipe that a task reads."""
 
     @property
     def label_smoothing(self) -> float: ...  # noqa: D102
@@ -55,14 +55,14 @@ class RecipeView(Protocol):
 
 
 class Objective(nn.Module, ABC):
-    """What a network of this task shall do: a loss to learn from, and the sums that an epoch is judged by.
+    """The loss and metrics of a task: a loss to minimise, and the sums of an epoch.
 
-    The training's sums are part of its state, so that an epoch that was interrupted reports the whole of it.
-    Batches have `images` (one entry an image), `valid`, `broken` and `key`, as `senet.data.Batch`.
+    The training sums are part of its state, so that an interrupted epoch reports all of its images. Batches have
+    `images` (one entry for each image), `valid`, `corrupt` and `key`, as `senet.data.Batch`.
 
     Attributes:
-        per_class: Class to its figures, of the last `val_metrics`; empty where the task tells them otherwise.
-        intervals: Score to its 95 % interval over images, of the last `val_metrics`; only where it evaluates alone.
+        per_class: Class to its metrics, of the last `val_metrics`, empty if the task has none.
+        intervals: Metric to its 95 % interval over images, of the last `val_metrics`, if this process evaluates alone.
     """
 
     per_class: Mapping[str, Mapping[str, float]] = MappingProxyType({})
@@ -75,27 +75,27 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def training_step(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        """One training batch: `loss` to go down from, and `right`, how many answers were, where a task counts them."""
+        """Compute one training batch: `loss` to minimise and, if counted, `right`, the number of correct images."""
 
     @abstractmethod
     def validation_step(self, model: nn.Module, batch: Any) -> None:
-        """Add one validation batch to the sums; what stands in for a broken image is left out."""
+        """Add one validation batch to the sums, without the stand-ins of corrupt images."""
 
     @abstractmethod
     def train_metrics(self) -> dict[str, Tensor]:
-        """The epoch's training sums by name, `loss` among them; and begin new ones."""
+        """Return the epoch's training metrics by name, including `loss`, and reset the sums."""
 
     @abstractmethod
     def val_metrics(self) -> dict[str, Tensor]:
-        """The epoch's validation sums by name, the task's scores among them; and begin new ones."""
+        """Return the epoch's validation metrics by name, and reset the sums."""
 
 
 class Task(ABC):
-    """One thing that networks are trained for.
+    """A task that networks are trained for.
 
-    A task says of itself:
-        name: On the command line and in checkpoints.
-        metrics: What networks are judged by, the most important first: it chooses the best epoch.
+    A subclass defines:
+        name: Name on the command line and in checkpoints.
+        metrics: Metrics of its networks. The first one chooses the best epoch.
     """
 
     name: ClassVar[str]
@@ -103,19 +103,19 @@ class Task(ABC):
 
     @abstractmethod
     def check_recipe(self, recipe: RecipeView) -> None:
-        """Raise a `SenetError` for what is asked for and has no effect on this task."""
+        """Raise a `SenetError` for settings without effect on this task."""
 
     @abstractmethod
     def check_network(self, model: nn.Module, name: str, preprocessing: Preprocessing, classes: Sequence[str]) -> None:
-        """Run one blank image, so that a network that doesn't fit is refused before anything is loaded.
+        """Run one blank image, so that an unsuitable network is refused before any data is loaded.
 
         Raises:
-            SenetError: It can't take its own images, or doesn't answer as networks of this task do.
+            SenetError: The network rejects its own images, or its output is unlike networks of this task.
         """
 
     @abstractmethod
     def datasets(self, data: Data, preprocessing: Preprocessing, recipe: RecipeView) -> tuple[Samples, Samples]:
-        """What is trained and what is validated on, for `senet.data.train_loader` and `eval_loader`."""
+        """Return training and validation samples, for `senet.data.train_loader` and `eval_loader`."""
 
     @abstractmethod
     def objective(
@@ -127,21 +127,21 @@ class Task(ABC):
         channels_last: bool = True,
         alone: bool = False,
     ) -> Objective:
-        """Loss and metrics for a network of these classes.
+        """Return loss and metrics for a network of these classes.
 
         Args:
-            classes: Their names.
-            recipe: None where nothing is learned.
-            preprocessing: Of the network, where `datasets` leaves it to the objective to normalise whole batches.
-            channels_last: Bring images into that memory format.
+            classes: Names of the classes.
+            recipe: Recipe of the training, or None for evaluation.
+            preprocessing: Of the network, if the objective normalises whole batches instead of `datasets`.
+            channels_last: Whether images are converted to channels_last.
             alone: This process evaluates by itself, also after a training of several.
         """
 
     def eval_batch_size(self, share: int) -> int:
-        """Images that are validated at a time, where `share` are trained on at a time."""
+        """Return the batch size of evaluation for a training batch size."""
         return share
 
-    # Networks: what `senet.training.model_initialization` builds.
+    # Networks, for `senet.training.model_initialization`.
 
     has_heads: ClassVar[bool] = False
     """Whether a network is a backbone with a head."""
@@ -157,42 +157,42 @@ class Task(ABC):
         head: Mapping[str, Any],
         pretrained: bool = False,
     ) -> nn.Module:
-        """Build what a command line's `--model` names, see `senet.zoo.build_model`.
+        """Build the network of a command line's `--model`, see `senet.zoo.build_model`.
 
         Raises:
             SenetError: There is no such network, or it doesn't take these options.
-            CheckpointError: The public weights can't be had.
+            CheckpointError: The public weights are unavailable.
         """
 
     @abstractmethod
     def defaults(self, text: str) -> tuple[int, Preprocessing]:
-        """Classes and path of images of a network, where nobody says otherwise.
+        """Return the default number of classes and preprocessing of a network.
 
         Raises:
             UnknownNameError: There is no such network.
         """
 
     def adapted(self, preprocessing: Preprocessing) -> Preprocessing:
-        """A classifier's path of images, as this task wants it."""
+        """Adapt a classifier's preprocessing to this task."""
         return preprocessing
 
     def backbone(self, model: nn.Module) -> nn.Module | None:  # noqa: ARG002
-        """The part that a classifier's weights fit; None if there is none."""
+        """Return the part that a classifier's weights fit, or None if there is none."""
         return None
 
     def example(self, preprocessing: Preprocessing) -> list[Any]:
-        """All positional arguments of a network, with one blank image."""
+        """Return all positional arguments of a network, with one blank image."""
         return [torch.zeros(1, preprocessing.in_channels, *preprocessing.size)]
 
     def plan(self, model: nn.Module, preprocessing: Preprocessing, **wanted: Any) -> Report:
-        """Where `senet.surgery.plan` puts attention, given its other arguments."""
+        """Plan the attention layers with `senet.surgery.plan`, given its other arguments."""
         return plan(model, example_inputs=self.example(preprocessing), **wanted)
 
     def outputs(self, model: nn.Module, images: Tensor) -> list[Tensor]:
-        """All that a network in evaluation mode says of (N, C, H, W) images, to compare it with another.
+        """Return all output tensors of a network in evaluation mode, to compare it with another.
 
         Args:
             model: The network.
-            images: About as bright as its own.
+            images: (N, C, H, W), about as bright as its own images.
         """
         return [leaf for leaf in tree_leaves(model(images)) if isinstance(leaf, Tensor)]

@@ -1,4 +1,4 @@
-"""What a run leaves in its folder: weights with their description, metrics, curves, and the state to go on from."""
+"""Write a run's checkpoints, metrics, curves and training states."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
-from senet.data import CorruptImageReport
+from senet.data.corrupt_images import CorruptImageReport
 from senet.tasks.task import Metric
 from senet.training.curves import draw_curves
 from senet.training.failures import diverged, is_dead_loader
@@ -24,25 +24,26 @@ from senet.training.outcome import best_row
 from senet.training.progress import epoch_line
 from senet.training.recipe import RunOptions
 from senet.training.states import TrainingStates
-from senet.weights import CheckpointMetadata, write_atomically, write_checkpoint
+from senet.weights import CheckpointMetadata, write_checkpoint
+from senet.weights.files import write_atomically
 
 __all__ = ["TrainingCheckpointer"]
 
 
 class TrainingCheckpointer(Checkpoint):
-    """Writes after each epoch, and a state to resume from now and then within one; each file atomically.
+    """Writes checkpoints after each epoch, and training states within epochs. Each file is written atomically.
 
-    Being a Lightning checkpoint callback, it runs after the epoch's metrics are known.
+    As a Lightning checkpoint callback, it runs after the epoch's metrics are computed.
 
     Args:
-        folder: Exists already.
-        describe: From metrics and epoch to what stands beside the weights.
-        metrics: What the epochs are judged by; the first chooses the best.
-        stop: Asked after each step whether the user wants to stop.
-        tell: Takes the line of each epoch.
-        run: Says how often a state is saved, and how many are kept.
-        broken: What the run knows of broken images is part of its state.
-        title: Of the curves.
+        folder: Existing folder of the run.
+        describe: Makes checkpoint metadata from metrics and epoch.
+        metrics: Validation metrics. The first one chooses the best epoch.
+        stop: The user's request to stop, checked after each step.
+        report: Called with a line after each epoch.
+        run: Options with the interval and number of saved states.
+        corrupt_images: Report of corrupt images, part of the training state.
+        title: Title of the curves.
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class TrainingCheckpointer(Checkpoint):
         *,
         metrics: Sequence[Metric],
         stop: StopRequest,
-        tell: Callable[[str], object],
+        report: Callable[[str], object],
         run: RunOptions | None = None,
-        broken: CorruptImageReport | None = None,
+        corrupt_images: CorruptImageReport | None = None,
         title: str = "",
     ) -> None:
         run = run or RunOptions()
@@ -62,9 +63,9 @@ class TrainingCheckpointer(Checkpoint):
         self.describe = describe
         self.metrics = metrics
         self.stop = stop
-        self.tell = tell
+        self.report = report
         self.title = title
-        self.broken = broken
+        self.corrupt_images = corrupt_images
         self.states = TrainingStates(folder, run.keep_states)
         self.every = run.save_steps, run.save_seconds
         self.rows: list[dict[str, float]] = []
@@ -78,33 +79,37 @@ class TrainingCheckpointer(Checkpoint):
 
     @property
     def best(self) -> dict[str, float] | None:
-        """The row of the best epoch, see `best_row`."""
+        """Row of the best epoch, see `best_row`."""
         return best_row(self.rows, self.metrics[0].key)
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows so far, where to go on, how much of this epoch is spent, and which images were broken."""
-        reasons = dict(self.broken.reasons) if self.broken else {}
+        """Return the rows so far, the next position, the time spent in this epoch, and the corrupt images."""
+        reasons = dict(self.corrupt_images.reasons) if self.corrupt_images else {}
         return {
-            "rows": self.rows, "next": self._next, "images": self._images, "seconds": self._spent(), "broken": reasons
-        }  # fmt: skip
+            "rows": self.rows,
+            "next": self._next,
+            "images": self._images,
+            "seconds": self._spent(),
+            "corrupt_images": reasons,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where `state_dict` was taken."""
+        """Restore the result of `state_dict`."""
         self.rows = list(state_dict["rows"])
         self._images, self._earlier = state_dict["images"], state_dict["seconds"]
-        if self.broken is not None:
-            self.broken.reasons.update(state_dict["broken"])
+        if self.corrupt_images is not None:
+            self.corrupt_images.reasons.update(state_dict["corrupt_images"])
 
     @classmethod
     def saved_part(cls, state: dict[str, Any]) -> dict[str, Any]:
-        """Return what `state_dict` gave, from a whole saved state."""
+        """Return the result of `state_dict` from a complete saved state."""
         part: dict[str, Any] = state["callbacks"][cls.__qualname__]
         return part
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the log, with the epochs that a resumed run has behind it; its epoch may be under way."""
+        """Open the log with the epochs of a resumed run, which may be within an epoch."""
         self._since = time.monotonic()
-        self.stop.install()  # Lightning's own handler of SIGTERM waits, within the handler, for the other processes
+        self.stop.install()  # Lightning's own SIGTERM handler would wait for the other processes
         if trainer.is_global_zero:
             self._logs = TensorBoard(self.folder / "tensorboard", self.rows)
 
@@ -121,35 +126,35 @@ class TrainingCheckpointer(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the images of all processes; save the state if it is time, and stop if the user asked for it.
+        """Count the images of all processes. Save the state if it is time, and stop if the user asked for it.
 
-        The last batch of an epoch is followed by the validation, so both wait for that; gradients that are still
-        being added up are in no state, so both wait for the optimiser's step.
+        After the last batch of an epoch, both wait for the validation. A state contains no accumulated gradients, so
+        both wait for the optimizer's step.
 
         Raises:
-            Interrupted: After saving the state.
-            Diverged: There is nothing worth saving.
+            Interrupted: The user asked to stop. The state is saved.
+            Diverged: The weights are non-finite.
         """
         self._images += len(batch.images) * trainer.world_size
         done = batch_idx + 1
         if done >= trainer.num_training_batches or done % trainer.accumulate_grad_batches:
             return
-        # One decision of all processes: each must take part in saving.
-        if not _agreed(trainer, self.stop.requested or self._is_time(done // trainer.accumulate_grad_batches)):
+        # All processes decide together, since each must take part in saving.
+        if not _any_process(trainer, self.stop.requested or self._is_time(done // trainer.accumulate_grad_batches)):
             return
         self._next = (trainer.current_epoch, done)
         self.save_state(trainer)
-        if _agreed(trainer, self.stop.requested):
+        if _any_process(trainer, self.stop.requested):
             raise Interrupted
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop the clock: the speed is the training's. From now on a single process stops at once if asked to.
+        """Stop the clock, which measures training only. From now on a single process stops at once if asked to.
 
         Raises:
-            Interrupted: The user asked for it since the last step.
+            Interrupted: The user asked to stop since the last step.
         """
         self._earlier, self._since = self._spent(), 0.0
-        trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset()  # a resumed validation begins anew
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset()  # a resumed validation starts again
         self.stop.immediate = trainer.world_size == 1
         if self.stop.immediate and self.stop.requested:
             raise Interrupted
@@ -158,50 +163,53 @@ class TrainingCheckpointer(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Stop several processes together, after a batch that each of them has.
+        """Stop several processes together, after a batch that all of them have.
 
         Raises:
-            Interrupted: The user asked for it.
+            Interrupted: The user asked to stop.
         """
-        if trainer.world_size > 1 and batch_idx < _shared_batches(trainer) and _agreed(trainer, self.stop.requested):
+        if (
+            trainer.world_size > 1
+            and batch_idx < _shared_batches(trainer)
+            and _any_process(trainer, self.stop.requested)
+        ):
             raise Interrupted
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From now on files are written: a stop waits for that."""
+        """Delay stops from now on, since files are being written."""
         self.stop.immediate = False
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Let a validation that was stopped begin anew: its sums are in no state."""
+        """Let an interrupted validation start again, since a state contains no validation sums."""
         if trainer.validating:
             before = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
             progress.update(total=dict(before), current=dict(before), is_last_batch=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write everything.
+        """Write checkpoints, metrics, curves and the training state.
 
         Raises:
-            Interrupted: The user asked for it.
-            Diverged: There is nothing worth writing.
+            Interrupted: The user asked to stop.
+            Diverged: The weights are non-finite.
         """
-        _refuse_unfinite(trainer)
+        _check_finite(trainer)
         row = self._row(trainer)
         self.rows.append(row)
         self._images, self._earlier = 0, 0.0
         self._next = (trainer.current_epoch + 1, 0)
-        weights = _kept_weights(trainer)
+        weights = _validated_weights(trainer)
         if trainer.is_global_zero:
             self._write(row, weights, int(trainer.max_epochs or 0))
-        # The state goes last: whoever is killed before repeats the epoch and writes the same files again.
+        # The state is written last. A run that is killed before repeats the epoch and writes the same files again.
         self.save_state(trainer)
-        if self._next[0] < int(trainer.max_epochs or 0) and _agreed(trainer, self.stop.requested):
+        if self._next[0] < int(trainer.max_epochs or 0) and _any_process(trainer, self.stop.requested):
             raise Interrupted
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save where the run is if the user stops the validation, or a process that loads images has died.
+        """Save the state if the user stops the validation, or if a data loading process has died.
 
-        A loader's death is noticed between two steps, or in the validation. There the epoch's training is done and
-        no weight changes.
+        A dead loader is detected between two steps or in the validation, where no weights change.
         """
         self.stop.immediate = False
         dead = is_dead_loader(exception) and trainer.world_size == 1
@@ -218,25 +226,25 @@ class TrainingCheckpointer(Checkpoint):
 
     def _write(self, row: dict[str, float], weights: dict[str, Tensor], epochs: int) -> None:
         metrics = {key[4:]: value for key, value in row.items() if key.startswith("val_")}
-        description = self.describe(metrics, int(row["epoch"]))
-        write_checkpoint(self.folder / LAST, weights, description)
+        metadata = self.describe(metrics, int(row["epoch"]))
+        write_checkpoint(self.folder / LAST, weights, metadata)
         if self.best is row:
-            write_checkpoint(self.folder / BEST, weights, description)
+            write_checkpoint(self.folder / BEST, weights, metadata)
         if best_row([row], self.metrics[0].key) is None:
-            self.tell(f"epoch {row['epoch']:.0f}: the validation's loss or score is not finite; it can't be the best")
+            self.report(f"epoch {row['epoch']:.0f}: non-finite validation loss or metric; it can't be the best epoch")
         write_atomically(self.folder / METRICS, self._write_table)
         write_atomically(self.folder / CURVES, lambda path: draw_curves(self.rows, path, self.metrics[0], self.title))
         if self._logs is not None:
             self._logs.add(row)
-        self.tell(epoch_line(row, epochs, self.metrics))
+        self.report(epoch_line(row, epochs, self.metrics))
 
     def save_state(self, trainer: L.Trainer) -> None:
-        """Write the state to resume from; every process must call it.
+        """Write the training state. Every process must call it.
 
         Raises:
-            Diverged: The weights are no numbers: going on from there is useless.
+            Diverged: The weights are non-finite.
         """
-        _refuse_unfinite(trainer)
+        _check_finite(trainer)
         if trainer.is_global_zero:
             self.saved = str(self.states.write(self._next, trainer.save_checkpoint))
         else:
@@ -269,25 +277,25 @@ class TrainingCheckpointer(Checkpoint):
             table.writerows(self.rows)
 
 
-def _agreed(trainer: L.Trainer, wanted: bool) -> bool:
-    """Whether any process wants it."""
+def _any_process(trainer: L.Trainer, wanted: bool) -> bool:
+    """Whether the value is true in any process."""
     return trainer.strategy.reduce_boolean_decision(wanted, all=False)
 
 
 def _shared_batches(trainer: L.Trainer) -> int:
-    """Validation batches that every process has: their numbers may differ by one."""
+    """Return the number of validation batches that all processes have. Their numbers may differ by one."""
     sampler = trainer.val_dataloaders.batch_sampler  # type: ignore[union-attr]
     return int(sampler.shared_batches)
 
 
-def _refuse_unfinite(trainer: L.Trainer) -> None:
+def _check_finite(trainer: L.Trainer) -> None:
     for name, tensor in trainer.lightning_module.named_parameters():
         if not torch.isfinite(tensor).all():
-            raise diverged(f"{name}: the weights became no numbers", trainer)
+            raise diverged(f"{name}: the weights became non-finite", trainer)
 
 
-def _kept_weights(trainer: L.Trainer) -> dict[str, Tensor]:
-    """The validated network's state dict, gathered from all processes where it is in pieces."""
+def _validated_weights(trainer: L.Trainer) -> dict[str, Tensor]:
+    """Return the validated network's state dict, gathered from all processes where it is sharded."""
     state = trainer.strategy.lightning_module_state_dict()
     prefix = "average.module." if any(key.startswith("average.") for key in state) else "model."
     return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}

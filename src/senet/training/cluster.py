@@ -1,4 +1,4 @@
-"""Where the processes of a distributed training run, and who started them."""
+"""Devices and nodes of a distributed training, and the program that started its processes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from senet.training.recipe import RunOptions
 __all__ = ["Launched", "is_first_process", "launched", "placed"]
 
 RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK")
-"""What says where the first of several machines is, and which of them this one is."""
+"""Environment variables with the address of the first machine and the number of this one."""
 
 
 @dataclass(frozen=True)
 class Launched:
-    """Processes that somebody else has started, of which this is one.
+    """The processes started by a launcher, this one among them.
 
     Attributes:
-        by: Who.
-        devices: Processes on each machine, one a device.
-        nodes: Machines.
+        by: Name of the launcher.
+        devices: Number of processes on each machine, one per device.
+        nodes: Number of machines.
     """
 
     by: str
@@ -31,10 +31,10 @@ class Launched:
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
-    """What `torchrun` or SLURM's `srun` says of the processes that it started; None where nobody did.
+    """Detect the processes started by `torchrun` or SLURM's `srun`; None without a launcher.
 
     Args:
-        environment: Its variables.
+        environment: Environment variables.
     """
     if "TORCHELASTIC_RUN_ID" in environment:
         devices = int(environment["LOCAL_WORLD_SIZE"])
@@ -48,10 +48,10 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
 
 
 def placed(run: RunOptions, environment: Mapping[str, str] = os.environ) -> RunOptions:
-    """The options with the devices and nodes on which the processes were started.
+    """Return the options with the launcher's devices and nodes.
 
     Raises:
-        SenetError: The user asked for others, or for several machines without saying where the first one is.
+        SenetError: The user's numbers differ from the launcher's, or several machines lack the first one's address.
     """
     found = launched(environment)
     if found is None:
@@ -64,13 +64,13 @@ def placed(run: RunOptions, environment: Mapping[str, str] = os.environ) -> RunO
         return run
     for name, asked, started in (("devices", run.devices, found.devices), ("nodes", run.nodes, found.nodes)):
         if asked not in (started, getattr(RunOptions(), name)):
-            raise SenetError(f"--{name} {asked}, but {found.by} has started {started}; leave --{name} out")
+            raise SenetError(f"--{name} {asked}, but {found.by} has started {started}; omit --{name}")
     return replace(run, devices=found.devices, nodes=found.nodes)
 
 
 def is_first_process() -> bool:
-    """Whether this is the process of a distributed run that speaks and writes."""
+    """Whether this is the process of a distributed run that prints and writes."""
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    # Until the processes have met, Lightning knows this one's number on its machine only.
+    # Until the processes are connected, Lightning knows this one's number on its machine only.
     return getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"

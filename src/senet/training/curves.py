@@ -1,4 +1,4 @@
-"""A picture of a run: loss and score over the epochs."""
+"""Draw loss and metric over the epochs of a run."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from senet.tasks.task import Metric
 
 __all__ = ["draw_curves"]
 
-TRAIN, VAL = "#0072B2", "#D55E00"  # blue and vermillion of Okabe and Ito: told apart by colour-blind people
+TRAIN, VAL = "#0072B2", "#D55E00"  # blue and vermillion of Okabe and Ito, distinguishable for colour-blind readers
 
 
-def draw_curves(rows: Sequence[dict[str, float]], path: Path, score: Metric, title: str = "") -> None:
+def draw_curves(rows: Sequence[dict[str, float]], path: Path, metric: Metric, title: str = "") -> None:
     """Draw the rows of `metrics.csv` as a PNG.
 
     Args:
-        rows: One a finished epoch.
+        rows: One row per finished epoch.
         path: The file to write.
-        score: What is drawn beside the loss.
-        title: Above the picture.
+        metric: Metric to draw beside the loss.
+        title: Title of the chart.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -28,18 +28,18 @@ def draw_curves(rows: Sequence[dict[str, float]], path: Path, score: Metric, tit
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     loss, right = figure.subplots(1, 2)
-    for axes, key, scale in ((loss, "loss", 1.0), (right, score.key, 100.0)):
+    for axes, key, scale in ((loss, "loss", 1.0), (right, metric.key, 100.0)):
         for part, colour, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
             if f"{part}_{key}" not in rows[0]:
-                continue  # a detector has no validation loss, and only a classifier counts while it trains
+                continue  # a detector has no validation loss, and only a classifier has training accuracy
             values = [row[f"{part}_{key}"] * scale for row in rows]
             axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=part)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
     loss.set_ylabel("loss")
-    right.set_ylabel(f"{score.title}, %")
-    key = f"val_{score.key}"
+    right.set_ylabel(f"{metric.title}, %")
+    key = f"val_{metric.key}"
     best = max(rows, key=lambda row: row[key])
     right.axhline(best[key] * 100, color=VAL, linewidth=0.8, linestyle=":")
     right.set_title(f"best {best[key]:.2%}, epoch {best['epoch']:.0f}", fontsize=9, color=VAL)

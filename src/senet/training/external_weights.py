@@ -1,4 +1,4 @@
-"""Weights that another program wrote, as what a training begins with."""
+"""Initial weights from a file of another library."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["ExternalWeights"]
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalWeights:
-    """How they get from their file into the network.
+    """The selection of weights in a file of another library.
 
     Attributes:
-        classes: For how many their classifier is; None where they don't say it, or have none.
-        headless: Keys of the network's classifier, if they have none.
+        classes: Number of classes of their classifier; None where unknown, or without a classifier.
+        headless: Keys of the network's classifier, if the file has none.
         prefix: As in `load_weights`.
         ignore: As in `load_weights`.
         weights: As in `load_weights`.
@@ -37,23 +37,23 @@ class ExternalWeights:
     weights: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("headless", "ignore"):  # JSON, from which it is read, has lists only
+        for name in ("headless", "ignore"):  # JSON has lists only
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
-    def begin(self, model: nn.Module, path: str, build: Callable[[int], nn.Module], outputs: int) -> str:
-        """Load them into a whole network; what depends on another number of classes stays as it is there.
+    def load(self, model: nn.Module, path: str, build: Callable[[int], nn.Module], outputs: int) -> str:
+        """Load the weights into a complete network. A classifier for another number of classes is not loaded.
 
         Args:
-            model: For `outputs` classes.
+            model: The network for `outputs` classes.
             path: The file.
-            build: As `builder` makes it.
-            outputs: Classes of the data.
+            build: The result of `builder`.
+            outputs: Number of classes of the data.
 
         Returns:
-            Why the network's classifier is new; empty if it is the file's.
+            The reason why the network's classifier is newly initialized; empty if it isn't.
 
         Raises:
-            CheckpointError: They don't fit.
+            CheckpointError: The weights don't fit.
         """
         if self.classes in (None, outputs):
             self._load(model, path)
@@ -65,11 +65,11 @@ class ExternalWeights:
         model.load_state_dict(own | same)
         return f"the weights are for {self.classes:,} classes, the data has {outputs:,}"
 
-    def begin_backbone(self, backbone: nn.Module, path: str, build: Callable[[int], nn.Module]) -> None:
-        """Load those of a classifier into its backbone.
+    def load_backbone(self, backbone: nn.Module, path: str, build: Callable[[int], nn.Module]) -> None:
+        """Load a classifier's weights into a backbone.
 
         Raises:
-            CheckpointError: They don't fit.
+            CheckpointError: The weights don't fit.
         """
         whole = build(self.classes or 1)
         self._load(whole, path)
@@ -85,11 +85,11 @@ class ExternalWeights:
 
 
 def recognised(path: str, model: str, options: dict[str, Any], task: str, **choice: Any) -> Recognised:
-    """What a file's weights are for a network.
+    """Recognize a network's weights in a file.
 
     Raises:
-        SenetError: There is no such network.
-        CheckpointError: The file can't be read, or holds no weights of the network.
+        SenetError: The network is unknown.
+        CheckpointError: The file can't be read, or has no weights of the network.
     """
     from senet.weights.matching import Choice
     from senet.weights.reading import read_contents
@@ -102,7 +102,7 @@ def recognised(path: str, model: str, options: dict[str, Any], task: str, **choi
 def builder(
     model: str, options: dict[str, Any], task: str, preprocessing: Preprocessing | None = None
 ) -> Callable[[int], nn.Module]:
-    """What makes the network of the file for a number of classes: the whole one, or a backbone's classifier."""
+    """Return a function that builds the file's network for a number of classes."""
     import torch
 
     whole = task_named(CLASSIFICATION if holds_backbone(model, task) else task)
@@ -116,5 +116,5 @@ def builder(
 
 
 def holds_backbone(model: str, task: str) -> bool:
-    """Whether the weights are a classifier's, and the network of the task has a head of its own on it."""
+    """Whether the weights belong to a classifier that becomes the backbone of a network with another head."""
     return task_named(task).has_heads and ":" not in model

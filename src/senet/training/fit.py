@@ -1,4 +1,4 @@
-"""Run a training: from a network, a data set and a recipe to a folder with a usable network."""
+"""Run a training of a network on a data set by a recipe."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 
-from senet.console import plain_console, teller
+from senet.console import line_printer, plain_console
 from senet.data import (
     Batch,
-    CorruptImageReport,
     Data,
     Shard,
     annotation_issues,
     eval_loader,
-    missing_classes,
     train_loader,
 )
 from senet.data.checks import check_masks, report_data
+from senet.data.corrupt_images import CorruptImageReport
+from senet.data.sources import missing_classes
 from senet.errors import DataError, SenetError
 from senet.models import Backbone
 from senet.preprocessing import Preprocessing
@@ -56,16 +56,16 @@ LIGHTNING_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"
 
 @dataclass(frozen=True)
 class Network:
-    """A network to train, and what must stand in its checkpoints so that it can be built again.
+    """A network to train, and the metadata for its checkpoints.
 
     Attributes:
-        model: For classification (N, C, H, W) -> logits (N, classes); see `senet.tasks` for others.
-        name: As `senet.zoo.build_model` takes it.
-        options: The options that it was made with, JSON-ready.
-        preprocessing: What its images go through.
-        new_head: Why its classifier is new, in words; empty if it knows the data's classes.
-        task: What it is for, a key of `senet.tasks.TASKS`.
-        head: What stands on it where it is a backbone.
+        model: The network. For classification (N, C, H, W) -> logits (N, classes); see `senet.tasks` for others.
+        name: Name for `senet.zoo.build_model`.
+        options: Model options, JSON-ready.
+        preprocessing: Preprocessing of the images.
+        new_head: Reason why its classifier is newly initialized; empty if it isn't.
+        task: Task of the network, a key of `senet.tasks.TASKS`.
+        head: Head on the backbone, where it is a backbone.
     """
 
     model: nn.Module
@@ -87,40 +87,39 @@ def fit(
     state: TrainingState | None = None,
     console: Console | None = None,
 ) -> Outcome:
-    """Train, and leave checkpoints, `metrics.csv`, `curves.png` and TensorBoard logs in `folder`.
+    """Train a network, and write checkpoints, `metrics.csv`, `curves.png` and TensorBoard logs to `folder`.
 
     Args:
-        network: What to train.
-        data: What on.
-        recipe: How, as far as it changes the result.
-        folder: Exists already.
-        run: How, as far as it doesn't.
-        state: The training state to go on from, at the step where it was saved; None begins with the network as it
-            is.
-        console: For bar and messages; standard error if None.
+        network: Network to train.
+        data: Training and validation data.
+        recipe: Hyperparameters.
+        folder: Existing folder for the results.
+        run: Options of the execution.
+        state: Training state to resume from; None starts with the network as it is.
+        console: Console for progress bar and messages; None: standard error.
 
     Raises:
-        SenetError: Anything that can't work, before training starts; a loss that is no number, during it.
-        Interrupted: Ctrl-C; the state is saved.
+        SenetError: Invalid options (before training starts), or a non-finite loss (during it).
+        Interrupted: The user pressed Ctrl-C. The state is saved.
     """
     run, console = placed(run or RunOptions()), console or plain_console()
     started = time.monotonic()
     task = task_named(network.task)
     task.check_recipe(recipe)
     task.check_network(network.model, network.name, network.preprocessing, data.classes)
-    tell = teller(console)
-    check_annotations(data, tell)
-    report_missing_classes(data, tell)
+    report = line_printer(console)
+    check_annotations(data, report)
+    report_missing_classes(data, report)
     check_masks(data, ("train", "val"), training=True)
     if is_first_process():
-        report_data(data, network.preprocessing, tell)
+        report_data(data, network.preprocessing, report)
     _prepare(network, recipe, run)
     record = data.record() if is_first_process() else None  # only the first process writes it
-    broken = CorruptImageReport(
-        len(data.train) + len(data.val), tell=lambda *it: tell(f"skipped {': '.join(it)}"), data=data.name
+    corrupt_images = CorruptImageReport(
+        len(data.train) + len(data.val), report=lambda *it: report(f"skipped {': '.join(it)}"), data=data.name
     )
-    with StopRequest(tell if is_first_process() else str) as stop, _quiet_lightning():
-        keeper = TrainingCheckpointer(
+    with StopRequest(report if is_first_process() else str) as stop, _quiet_lightning():
+        checkpointer = TrainingCheckpointer(
             folder,
             lambda metrics, epoch: CheckpointMetadata(
                 model=network.name,
@@ -135,14 +134,14 @@ def fit(
             ),
             metrics=task.metrics,
             stop=stop,
-            tell=tell,
+            report=report,
             run=run,
-            broken=broken,
+            corrupt_images=corrupt_images,
             title=f"{network.name} on {data.name}",
         )  # fmt: skip
-        roll_call = Heartbeat(f"go on with: senet train --resume {folder}")
+        heartbeat = Heartbeat(f"continue with: senet train --resume {folder}")
         statistics = SyncBatchNormPlugin()
-        callbacks = [keeper, ProgressLine(console), roll_call, *_early_stop(recipe, task)]
+        callbacks = [checkpointer, ProgressLine(console), heartbeat, *_early_stop(recipe, task)]
         trainer = _trainer(recipe, run, folder, callbacks, [statistics] if run.sync_bn else [])
         loaders = _loaders(task, network, data, recipe, run, trainer)
         if state is not None:
@@ -150,60 +149,62 @@ def fit(
         objective = task.objective(
             data.classes, recipe, preprocessing=network.preprocessing, channels_last=run.channels_last
         )
-        module = TrainingModule(network.model, recipe, objective, channels_last=run.channels_last, broken=broken)
+        module = TrainingModule(
+            network.model, recipe, objective, channels_last=run.channels_last, corrupt_images=corrupt_images
+        )
         try:
-            with translate_errors(keeper, _batch_words(loaders[0], network.preprocessing)):
+            with translate_errors(checkpointer, _batch_shape(loaders[0], network.preprocessing)):
                 trainer.fit(module, *loaders, ckpt_path=state.path if state else None, weights_only=True)
         except MisconfigurationException as error:
             raise SenetError(f"this training can't run here: {error}") from error
-        except SIGTERMException:  # Lightning's, after the keeper has had its turn; at the end there is nothing to stop
-            if len(keeper.rows) < recipe.epochs:
+        except SIGTERMException:  # from Lightning, after the checkpointer; ignored once all epochs are done
+            if len(checkpointer.rows) < recipe.epochs:
                 raise Interrupted from None
         except RuntimeError as error:
             if trainer.world_size > 1 and connection_lost(error):
-                raise SenetError(roll_call.explain()) from error
+                raise SenetError(heartbeat.explain()) from error
             raise
         finally:
             statistics.revert(module)
     seconds = time.monotonic() - started
     outcome = outcome_of(
-        keeper.rows, task.metrics[0].key, folder=folder, seconds=seconds, broken=broken.summary()
+        checkpointer.rows, task.metrics[0].key, folder=folder, seconds=seconds, corrupt_images=corrupt_images.summary()
     )  # fmt: skip
     if trainer.is_global_zero:
         write_outcome(folder, outcome, epochs=recipe.epochs)
     return outcome
 
 
-def check_annotations(data: Data, tell: Callable[[str], object]) -> None:
-    """Tell what is wrong with boxes and is mended, before training.
+def check_annotations(data: Data, report: Callable[[str], object]) -> None:
+    """Report repaired annotation issues before training.
 
     Raises:
-        DataError: Something that can't be mended, or too much of the other.
+        DataError: An issue can't be repaired, or there are too many repaired ones.
     """
-    troubles = annotation_issues(data)
+    issues = annotation_issues(data)
     advice = f"`senet doctor --data {data.name}` lists all"
-    fatal = [trouble for trouble in troubles if trouble.fatal]
+    fatal = [issue for issue in issues if issue.fatal]
     if fatal:
-        more = f"\n{len(fatal)} such troubles; {advice}" if len(fatal) > 1 else ""
+        more = f"\n{len(fatal)} such issues; {advice}" if len(fatal) > 1 else ""
         raise DataError(f"{fatal[0].path}: {fatal[0].reason}{more}")
     boxes = sum(sum(part.counts(len(data.classes))) for part in data.parts.values() if hasattr(part, "counts"))
     limit = max(10, boxes // 100)
-    if len(troubles) > limit:
-        path, reason, _ = troubles[0]
+    if len(issues) > limit:
+        path, reason, _ = issues[0]
         raise DataError(
-            f"{len(troubles)} boxes of {boxes + len(troubles):,} are wrong, more than the limit of {limit}; the first: "
+            f"{len(issues)} boxes of {boxes + len(issues):,} are invalid, more than the limit of {limit}; the first: "
             f"{path}: {reason}\n{advice}"
         )
-    for trouble in troubles:
-        tell(f"{trouble.path}: {trouble.reason}")
+    for issue in issues:
+        report(f"{issue.path}: {issue.reason}")
 
 
-def report_missing_classes(data: Data, tell: Callable[[str], object]) -> None:
-    """Tell which classes have no image to validate on."""
+def report_missing_classes(data: Data, report: Callable[[str], object]) -> None:
+    """Report classes without a validation image."""
     missing = missing_classes(data.val, data.classes) if data.task == CLASSIFICATION else ()
     if missing:
         names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        tell(f"{len(missing)} of {len(data.classes)} classes have no image to validate on: {names}")
+        report(f"{len(missing)} of {len(data.classes)} classes have no validation image: {names}")
 
 
 def _prepare(network: Network, recipe: Recipe, run: RunOptions) -> None:
@@ -221,8 +222,7 @@ def _freeze(network: Network, recipe: Recipe) -> None:
     backbone = next((module for module in network.model.modules() if isinstance(module, Backbone)), None)
     if backbone is None:
         raise SenetError(
-            f"freeze_stages and freeze_bn are about backbones of this package; {network.name} for {network.task} "
-            "has none"
+            f"freeze_stages and freeze_bn need a backbone of this package; {network.name} for {network.task} has none"
         )
     backbone.freeze(recipe.freeze_stages, norms=recipe.freeze_bn)
 
@@ -230,7 +230,7 @@ def _freeze(network: Network, recipe: Recipe) -> None:
 def _turn_on_checkpointing(network: Network) -> None:
     able = [module for module in network.model.modules() if hasattr(module, "grad_checkpointing")]
     if not able:
-        raise SenetError(f"gradient checkpointing is built into this package's networks; {network.name} has none")
+        raise SenetError(f"gradient checkpointing needs a network of this package; {network.name} doesn't support it")
     able[0].grad_checkpointing = True  # type: ignore[assignment]
 
 
@@ -250,7 +250,7 @@ def _trainer(
             accumulate_grad_batches=recipe.grad_accumulation,
             gradient_clip_val=recipe.clip_grad_norm or None,
             deterministic=run.deterministic,
-            logger=False,  # the keeper logs, before it saves a state
+            logger=False,  # the checkpointer logs before it saves a state
             default_root_dir=folder,
             callbacks=callbacks,
             plugins=plugins,
@@ -266,7 +266,7 @@ def _trainer(
 
 def _early_stop(recipe: Recipe, task: Task) -> Iterable[L.Callback]:
     if recipe.patience:
-        # A score that is not finite counts as no better one.
+        # A non-finite metric never counts as better.
         yield EarlyStopping(f"val/{task.metrics[0].key}", mode="max", patience=recipe.patience, check_finite=False)
 
 
@@ -296,26 +296,26 @@ def _loaders(
 
 
 def check_shares(images: int, *, world_size: int) -> None:
-    """Refuse a validation in which a process has nothing to do: the others would wait for it.
+    """Refuse fewer validation images than processes, since processes would wait for one without images.
 
     Raises:
         SenetError: There are fewer images than processes.
     """
     if images < world_size:
         raise SenetError(
-            f"{images} image{'s' * (images != 1)} to validate on can't be shared by {world_size} processes; "
+            f"{images} validation image{'s' * (images != 1)} can't be shared by {world_size} processes; "
             f"use at most {images} device{'s' * (images != 1)}"
         )
 
 
-def _batch_words(loader: DataLoader[Batch], preprocessing: Preprocessing) -> str:
+def _batch_shape(loader: DataLoader[Batch], preprocessing: Preprocessing) -> str:
     size = (loader.batch_sampler.batch_size, preprocessing.in_channels, *preprocessing.size)  # type: ignore[union-attr]
     return " x ".join(map(str, size))
 
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Lightning's notes on hardware and its advice on settings that are chosen here are not for our users."""
+    """Silence Lightning's notes on hardware and its advice on settings that are chosen here."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""The names of what a run leaves in its folder."""
+"""The names of the files in a run's folder."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ __all__ = [
 ]  # fmt: skip
 
 JOB = "run.json"
-"""What was asked for: data, network, recipe, how it runs."""
+"""The requested training: data, network, recipe and options."""
 
 STATES = "states"
-"""A folder of the last states, each all that a resumed run needs: weights, averages, optimiser, schedule, progress."""
+"""Folder of the last training states: weights, averages, optimizer, schedule and progress."""
 
 LAST, BEST = "last.safetensors", "best.safetensors"
-"""The network after the last epoch, and after the one with the highest validation accuracy."""
+"""The network after the last epoch, and after the epoch with the highest validation accuracy."""
 
 SURGERY = "surgery.json"
-"""Where attention was inserted, and how good the network was before and after that."""
+"""The insertion points of attention, and the accuracy before and after the insertion."""
 
 METRICS, CURVES = "metrics.csv", "curves.png"
-"""One row an epoch, and its picture."""
+"""One row per epoch, and their chart."""
 
 RESULT = "result.json"
-"""What the training came to; there once it is trained to its end."""
+"""The result of a finished training."""
 
 
 def write_json(folder: Path, name: str, content: Mapping[str, Any]) -> None:
-    """Write one of these files, atomically, into a folder that is made if need be. NaN becomes null.
+    """Write one of these files atomically. A missing folder is made. NaN becomes null.
 
     Raises:
         SenetError: The folder can't be written to.
     """
-    from senet.weights import write_atomically
+    from senet.weights.files import write_atomically
     from senet.weights.strict_json import dump
 
     text = dump(content)
@@ -53,22 +53,24 @@ def write_json(folder: Path, name: str, content: Mapping[str, Any]) -> None:
 
 @contextmanager
 def reading(folder: Path, name: str, what: str) -> Iterator[Any]:
-    """What `write_json` wrote, within a block that makes something of it.
+    """Read a file of `write_json`, and translate errors of its use within this context.
 
     Args:
-        folder: Where it is.
-        name: The file's.
-        what: Is not in the folder if the file isn't, in words.
+        folder: Folder of the file.
+        name: Name of the file.
+        what: Description of the file's content, for messages.
 
     Raises:
-        CheckpointError: There is none, it is damaged, or the block can't make anything of it.
+        CheckpointError: The file is missing or damaged, or its content can't be used.
     """
     path = folder / name
     if not path.is_file():
-        raise CheckpointError(f"{folder} holds no {what}: it has no {name}")
+        raise CheckpointError(f"{folder} contains no {what}: {name} is missing")
     try:
         yield json.loads(path.read_text(encoding="utf-8"))
     except KeyError as error:
-        raise CheckpointError(f"{path} can't be read: it lacks {error}, as if not written by this release") from error
+        raise CheckpointError(
+            f"{path} can't be read: {error} is missing; another release may have written it"
+        ) from error
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} can't be read: {error}") from error

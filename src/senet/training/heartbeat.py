@@ -1,4 +1,4 @@
-"""Whether all processes of a distributed training are still there."""
+"""Detect lost processes of a distributed training."""
 
 from __future__ import annotations
 
@@ -17,150 +17,150 @@ import torch.distributed as dist
 __all__ = ["LOST", "Heartbeat", "connection_lost"]
 
 LOST = 2
-"""The exit code of a process whose company is lost; like that of other errors that a message explains."""
+"""Exit code of a process after the loss of another one, the same as for user errors."""
 
 PERIOD_S = 2.0
 PATIENCE = 20
-"""A process whose sign stays the same for so many periods is taken for dead; all end within a minute of its last one.
+"""Number of periods without a new heartbeat after which a process counts as dead. All processes end within a minute.
 
-Counted in periods in which this process was awake itself: a machine that was suspended, or is overloaded, is no death.
+Only periods in which this process ran are counted, since a suspended or overloaded machine is not dead.
 """
 
 
 class Heartbeat(L.Callback):
-    """Ends this process, with a message, once another one of its training has died or hangs.
+    """Ends this process with a message once another process of its training has died or hangs.
 
-    Without it a survivor waits in its next collective operation: for ever on some backends, half an hour on others.
-    A thread gives a sign every two seconds through the store in which the processes met. The first process looks
-    after the others' signs, and the others after the store, which lives in the first one.
+    Without it, a process waits in its next collective operation for half an hour or forever, depending on the backend.
+    A thread sends a heartbeat every two seconds through the processes' common store. The first process checks the
+    heartbeats of the others. The others check the store, which belongs to the first one.
 
     Args:
-        advice: What the user can do, as the message's end.
+        advice: Advice for the user at the end of the message.
     """
 
     def __init__(self, advice: str) -> None:
         self.advice = advice
-        self.verdict = ""
+        self.failure = ""
         self._stop = threading.Event()
         self._rounds = 0
         self._thread: threading.Thread | None = None
         self._children: list[subprocess.Popen[Any]] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Begin to listen."""
+        """Start the heartbeat."""
         if trainer.world_size == 1 or not dist.is_initialized() or self._thread is not None:
             return
-        # Lightning's own observer ends this process without a word when one that it started has died.
+        # Lightning's own observer would end this process without a message when a child process has died.
         started = getattr(trainer.strategy.launcher, "procs", [])
         self._children = list(started)
         started.clear()
         self._rank, self._world = trainer.global_rank, trainer.world_size
-        self._speaks = trainer.local_rank == 0
-        self._store = dist.PrefixStore("senet/rollcall", dist.distributed_c10d._get_default_store().clone())
-        self._signs = [(b"", 0)] * self._world
-        self._give_sign(0)
-        trainer.strategy.barrier("rollcall")  # every process has given its first sign
-        self._thread = threading.Thread(target=self._listen, daemon=True, name="senet-rollcall")
+        self._prints = trainer.local_rank == 0
+        self._store = dist.PrefixStore("senet/heartbeat", dist.distributed_c10d._get_default_store().clone())
+        self._beats = [(b"", 0)] * self._world
+        self._beat(0)
+        trainer.strategy.barrier("heartbeat")  # every process has sent its first heartbeat
+        self._thread = threading.Thread(target=self._listen, daemon=True, name="senet-heartbeat")
         self._thread.start()
         if self._rank:
-            threading.Thread(target=self._watch, daemon=True, name="senet-rollcall-watch").start()
+            threading.Thread(target=self._watch, daemon=True, name="senet-heartbeat-watch").start()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Say goodbye, and why, unless it is the loss of another process that ends this one."""
+        """Send the reason for leaving, unless this process ends because another one was lost."""
         if isinstance(exception, RuntimeError) and connection_lost(exception):
             return
         first_line = (str(exception).splitlines() or [type(exception).__name__])[0]
         self._leave("left" if type(exception).__name__ == "Interrupted" else f"failed {first_line}")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say goodbye."""
+        """Send that this process has left."""
         self._leave("left")
 
     def explain(self, patience_s: float = 3.0) -> str:
-        """Which process was lost, as far as it is known after a while; for the process that noticed by itself."""
+        """Return a message about the lost process, for a process that detected the loss in a collective operation."""
         until = time.monotonic() + patience_s
-        while not self.verdict and time.monotonic() < until:
+        while not self.failure and time.monotonic() < until:
             time.sleep(0.1)
         self._stop.set()
         self._end_children()
-        return f"{self.verdict or 'the connection to another process of this training was lost'}; {self.advice}"
+        return f"{self.failure or 'the connection to another process of this training was lost'}; {self.advice}"
 
     def _leave(self, word: str) -> None:
         if self._thread is None or self._stop.is_set():
             return
         self._stop.set()
         self._thread.join(PATIENCE * PERIOD_S)
-        with suppress(RuntimeError):  # whoever keeps the store has left before
+        with suppress(RuntimeError):  # the process with the store has left before
             self._store.set(str(self._rank), word)
 
     def _listen(self) -> None:
         while not self._stop.wait(PERIOD_S):
             self._rounds += 1
             try:
-                self._give_sign(self._rounds)
-                verdict = self._look_after_all() if self._rank == 0 else self._ask_the_first()
+                self._beat(self._rounds)
+                failure = self._check_all() if self._rank == 0 else self._check_first()
             except RuntimeError:
-                verdict = "process 0 of this training, where all meet, is gone"
-            if verdict:
-                self.verdict = verdict
+                failure = "process 0 of this training is gone"
+            if failure:
+                self.failure = failure
                 break
-        if self.verdict and not self._stop.wait(PERIOD_S):  # else the main thread has noticed, and speaks
+        if self.failure and not self._stop.wait(PERIOD_S):  # else the main thread reports it
             self._exit()
 
     def _watch(self) -> None:
-        """End a process whose questions get no answer: while the first process hangs, so does the store in it."""
+        """End this process if the store doesn't answer, since the store hangs with the first process."""
         seen, missed = 0, 0
         while not self._stop.wait(PERIOD_S):
             seen, missed = self._rounds, missed + 1 if self._rounds == seen else 0
             if missed > PATIENCE:
-                self.verdict = self._silent(0)
+                self.failure = self._silence(0)
                 self._exit()
 
-    def _give_sign(self, count: int) -> None:
+    def _beat(self, count: int) -> None:
         self._store.set(str(self._rank), f"alive {count}")
 
-    def _look_after_all(self) -> str:
-        """The first process's part: who is missing; told to the others too."""
-        verdict = self._ended_child()
+    def _check_all(self) -> str:
+        """Find a lost process, in the first process, and report it to the others through the store."""
+        failure = self._ended_child()
         found = self._store.multi_get([str(rank) for rank in range(self._world)])
-        for rank, sign in enumerate(found):
-            verdict = verdict or self._judge(rank, sign)
-        if verdict:
-            self._store.set("verdict", verdict)
-        return verdict
+        for rank, beat in enumerate(found):
+            failure = failure or self._check(rank, beat)
+        if failure:
+            self._store.set("failure", failure)
+        return failure
 
-    def _judge(self, rank: int, sign: bytes) -> str:
-        """What is wrong with a process by the sign that it left last; empty if nothing is."""
-        last, missed = self._signs[rank]
-        self._signs[rank] = (sign, missed + 1 if sign == last else 0)
-        word, _, rest = sign.decode("utf-8", "replace").partition(" ")
+    def _check(self, rank: int, beat: bytes) -> str:
+        """Describe the failure of a process by its last heartbeat; empty if there is none."""
+        last, missed = self._beats[rank]
+        self._beats[rank] = (beat, missed + 1 if beat == last else 0)
+        word, _, rest = beat.decode("utf-8", "replace").partition(" ")
         if word == "failed":
             return f"process {rank} of this training has stopped: {rest}"
-        if word == "alive" and self._signs[rank][1] > PATIENCE:
-            return self._silent(rank)
+        if word == "alive" and self._beats[rank][1] > PATIENCE:
+            return self._silence(rank)
         return ""
 
-    def _silent(self, rank: int) -> str:
-        return f"process {rank} of this training has given no sign for {PATIENCE * PERIOD_S:.0f} s"
+    def _silence(self, rank: int) -> str:
+        return f"process {rank} of this training has sent no heartbeat for {PATIENCE * PERIOD_S:.0f} s"
 
     def _ended_child(self) -> str:
-        """A process that this one started and that died; the others may take a while to be missed."""
+        """Describe a killed child process, which is detected at once."""
         for local_rank, child in enumerate(self._children, 1):
             code = child.poll()
             if code is not None and code < 0:
                 return f"process {local_rank} of this training was killed ({_signal_name(-code)})"
         return ""
 
-    def _ask_the_first(self) -> str:
-        if self._store.check(["verdict"]):
-            return self._store.get("verdict").decode()
-        return self._judge(0, self._store.get("0"))
+    def _check_first(self) -> str:
+        if self._store.check(["failure"]):
+            return self._store.get("failure").decode()
+        return self._check(0, self._store.get("0"))
 
     def _exit(self) -> None:
-        """End at once: the main thread may hang in an operation that never returns."""
+        """End this process at once, since the main thread may hang forever."""
         self._end_children()
-        if self._speaks or "process 0 " in self.verdict:
-            print(f"senet: {self.verdict}; {self.advice}", file=sys.stderr, flush=True)
+        if self._prints or "process 0 " in self.failure:
+            print(f"senet: {self.failure}; {self.advice}", file=sys.stderr, flush=True)
         os._exit(LOST)
 
     def _end_children(self) -> None:
@@ -170,7 +170,7 @@ class Heartbeat(L.Callback):
 
 
 def connection_lost(error: RuntimeError) -> bool:
-    """Whether an error says that another process can't be reached (and not that something is wrong here)."""
+    """Whether an error means that another process can't be reached."""
     return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo", "NCCL", "Broken pipe"))
 
 

@@ -1,4 +1,4 @@
-"""A network with the weights that a training begins with: random, published, a checkpoint's, another program's."""
+"""Build a network with initial weights: random, published, from a checkpoint, or from another library's file."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
     from senet.training.model_initialization import ModelInitialization
 
-__all__ = ["BUILT", "PUBLIC", "InitializedModel", "initialize_model"]
+__all__ = ["PRETRAINED", "SCRATCH", "InitializedModel", "initialize_model"]
 
-BUILT: Final = "built"
-"""Weights as the network is built with: random ones, or those that a user's function puts in."""
+SCRATCH: Final = "scratch"
+"""Random weights, or the weights of a user's function."""
 
-PUBLIC: Final = "public"
-"""The pretrained weights that are published for that name."""
+PRETRAINED: Final = "pretrained"
+"""The published pretrained weights of the network."""
 
 
 @dataclass(frozen=True)
 class InitializedModel:
-    """A network with the weights that a training begins with.
+    """A network with its initial weights.
 
     Attributes:
         model: The network.
-        new_head: Why its classifier is new, in words; empty if it knows the classes.
+        new_head: Reason why its classifier is newly initialized; empty if it isn't.
     """
 
     model: nn.Module
@@ -43,17 +43,17 @@ class InitializedModel:
 def initialize_model(
     start: ModelInitialization, classes: tuple[str, ...], preprocessing: Preprocessing
 ) -> InitializedModel:
-    """A network for these classes with the weights that a training begins with.
+    """Build a network for these classes with its initial weights.
 
     Raises:
-        SenetError: There is no such network.
-        CheckpointError: The weights can't be had, or don't fit.
+        SenetError: The network is unknown.
+        CheckpointError: The weights can't be read, or don't fit.
     """
     from senet.zoo import is_code
 
     task = task_named(start.task)
 
-    def bare(outputs: int, **more: Any) -> nn.Module:
+    def build(outputs: int, **more: Any) -> nn.Module:
         return task.build(
             start.model,
             num_classes=outputs,
@@ -63,43 +63,43 @@ def initialize_model(
             **more,
         )
 
-    if start.weights == BUILT:
-        return InitializedModel(bare(len(classes)), "" if is_code(start.model) else "the network's weights are random")
-    if start.weights == PUBLIC:
+    if start.weights == SCRATCH:
+        return InitializedModel(build(len(classes)), "" if is_code(start.model) else "the network's weights are random")
+    if start.weights == PRETRAINED:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the classifier is new is told below
-            model = bare(len(classes), pretrained=True)
+            warnings.simplefilter("ignore")  # the new classifier is reported below
+            model = build(len(classes), pretrained=True)
         onto = task.backbone(model) is not None
         return InitializedModel(model, "the published weights are the backbone's" if onto else
-                       _unlike(start.classes(), classes))  # fmt: skip
+                       _class_mismatch(start.classes(), classes))  # fmt: skip
     if start.external is not None:
-        return _from_external(start, bare, classes, preprocessing)
-    return _from_checkpoint(start, bare, classes)
+        return _from_external(start, build, classes, preprocessing)
+    return _from_checkpoint(start, build, classes)
 
 
 def _from_external(
-    start: ModelInitialization, bare: Any, classes: tuple[str, ...], preprocessing: Preprocessing
+    start: ModelInitialization, build: Any, classes: tuple[str, ...], preprocessing: Preprocessing
 ) -> InitializedModel:
     assert start.external is not None
-    model = bare(len(classes))
-    build = builder(start.model, start.options, start.task, preprocessing)
+    model = build(len(classes))
+    build_external = builder(start.model, start.options, start.task, preprocessing)
     if not holds_backbone(start.model, start.task):
-        return InitializedModel(model, start.external.begin(model, start.weights, build, len(classes)))
+        return InitializedModel(model, start.external.load(model, start.weights, build_external, len(classes)))
     backbone = task_named(start.task).backbone(model)
     assert backbone is not None
-    start.external.begin_backbone(backbone, start.weights, build)
+    start.external.load_backbone(backbone, start.weights, build_external)
     return InitializedModel(model, "the weights are the backbone's")
 
 
-def _from_checkpoint(start: ModelInitialization, bare: Any, classes: tuple[str, ...]) -> InitializedModel:
+def _from_checkpoint(start: ModelInitialization, build: Any, classes: tuple[str, ...]) -> InitializedModel:
     import torch
 
     from senet.weights import read_checkpoint
     from senet.zoo import mismatches
 
-    tensors, description = read_checkpoint(Path(start.weights))
-    model = bare(len(classes))
-    if description.task != start.task:
+    tensors, metadata = read_checkpoint(Path(start.weights))
+    model = build(len(classes))
+    if metadata.task != start.task:
         backbone = task_named(start.task).backbone(model)
         assert backbone is not None
         try:
@@ -108,11 +108,11 @@ def _from_checkpoint(start: ModelInitialization, bare: Any, classes: tuple[str, 
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{start.weights} doesn't fit {start.model}: {reason}") from error
         return InitializedModel(model, "the weights are the backbone's")
-    own, new_head = model.state_dict(), _unlike(description.classes, classes)
+    own, new_head = model.state_dict(), _class_mismatch(metadata.classes, classes)
     if new_head:
         with torch.random.fork_rng(devices=[]):
-            other = bare(len(classes) + 1).state_dict()
-        # The classifier is what changes its shape with the number of classes.
+            other = build(len(classes) + 1).state_dict()
+        # The classifier's tensors change their shape with the number of classes.
         head = {key for key, tensor in own.items() if other[key].shape != tensor.shape}
         tensors = {key: tensor for key, tensor in tensors.items() if key not in head} | {k: own[k] for k in head}
     wrong = mismatches(own, tensors)
@@ -122,10 +122,10 @@ def _from_checkpoint(start: ModelInitialization, bare: Any, classes: tuple[str, 
     return InitializedModel(model, new_head)
 
 
-def _unlike(there: Sequence[str], here: Sequence[str]) -> str:
-    """Why outputs for some classes are none for others; empty if they are.
+def _class_mismatch(there: Sequence[str], here: Sequence[str]) -> str:
+    """Describe a mismatch between the classes of the weights and of the data; empty if they match.
 
-    Numbers stand for names that nobody told (published weights, converted files): they fit any as many classes.
+    Numbers mean unknown names (published weights, converted files). They match any classes of the same number.
     """
     from senet.data.split import portable  # here, as it costs numpy
 

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for a consistent moment."""
+"""Handle Ctrl-C and SIGTERM at a step where the training can be saved."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any
 __all__ = ["Interrupted", "StopRequest"]
 
 
-class Interrupted(Exception):  # noqa: N818 - no error: the user's wish
-    """The user stopped the training; its state is saved."""
+class Interrupted(Exception):  # noqa: N818 - a request of the user, not an error
+    """The user stopped the training. Its state is saved."""
 
 
 class StopRequest:
-    """Within the block, the first Ctrl-C or SIGTERM only sets `requested`. The second acts at once.
+    """Within this context, the first Ctrl-C or SIGTERM only sets `requested`. The second one stops at once.
 
     Args:
-        tell: Called once, with a line for the user.
+        report: Called once with a line for the user.
 
     Attributes:
-        requested: Whether the user asked for it.
-        immediate: While true, the first one raises `Interrupted` at once, wherever the main thread is.
+        requested: Whether the user asked to stop.
+        immediate: While true, the first signal raises `Interrupted` at once.
     """
 
-    def __init__(self, tell: Callable[[str], object]) -> None:
+    def __init__(self, report: Callable[[str], object]) -> None:
         self.requested = False
         self.immediate = False
-        self._tell = tell
+        self._tell = report
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -37,7 +37,7 @@ class StopRequest:
         return self
 
     def install(self) -> None:
-        """Answer the signals from now on, whoever has answered them so far."""
+        """Install the signal handlers, in place of any others."""
         if threading.current_thread() is threading.main_thread() and not self.requested:
             for number in (signal.SIGINT, signal.SIGTERM):
                 handler = signal.signal(number, self._note)

@@ -1,4 +1,4 @@
-"""A whole training as it is asked for on a command line, written down so that it can be resumed."""
+"""A complete training as requested on the command line, saved so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.console import plain_console, teller
+from senet.console import line_printer, plain_console
 from senet.errors import DataError, SenetError
 from senet.tasks import task_named
 from senet.training.cluster import is_first_process
 from senet.training.folder import JOB, STATES, reading, write_json
 from senet.training.lock import lock_folder
-from senet.training.model_initialization import BUILT, ModelInitialization
+from senet.training.model_initialization import SCRATCH, ModelInitialization
 from senet.training.outcome import Outcome, read_outcome, write_outcome
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.status import RunStatus, holds_results, run_status
@@ -32,19 +32,29 @@ __all__ = ["DataOptions", "Job", "is_first_process"]
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Which data, as in `senet.data.open_data`.
+    """The data of a training, as in `senet.data.open_data`.
 
     Attributes:
-        data: `digits`, `folder:PATH`, `cifar10`, ...
-        val_fraction: Share to validate on, where the data isn't divided; None is its default.
-        split_seed: What the choice of those images depends on; None is its default.
-        download: Fetch a published set that isn't there.
-        root: Where published sets are kept.
-        classes: Names of the classes, where boxes or masks don't say.
-        instances: Masks hold numbers of single objects.
-        limit: At most so many training images, drawn at random but always the same; None is all.
-        white: What is white in 16-bit images, or `"auto"`; None leaves it to the network.
-        hold_out: Hold half of the validation images out from choosing the epoch, where there is no test part.
+        data: Name of the data: `digits`, `folder:PATH`, `cifar10`, ...
+        val_fraction: Fraction of validation images, where the data has no validation split; None: its default.
+        split_seed: Seed of this split; None: its default.
+        download: Whether to download a missing public data set.
+        root: Folder of public data sets.
+        classes: Class names, where boxes or masks don't name them.
+        instances: Whether masks contain the numbers of single objects.
+        limit: Largest number of training images, a fixed random choice; None: all.
+        white: White level of 16-bit images, or `"auto"`; None: the network's.
+        hold_out: Whether to hold out half of the validation images from choosing the best epoch, where the data has no
+            test split.
+
+    Raises:
+        SenetError: `limit` is below 1.
+
+    Example:
+        >>> from senet.training import DataOptions
+        >>> data = DataOptions(data="digits", limit=100).open()
+        >>> len(data.train), len(data.classes)
+        (100, 10)
     """
 
     data: str
@@ -64,16 +74,16 @@ class DataOptions:
             raise SenetError(f"limit={self.limit} must be at least 1")
 
     def absolute(self) -> DataOptions:
-        """The same data, at places that hold in any working directory."""
+        """Return these options with absolute paths."""
         from senet.data.request import absolute_name, absolute_path
 
         return replace(self, data=absolute_name(self.data), root=self.root and absolute_path(self.root))
 
     def open(self, *, record: DataRecord | None = None, training: bool = True) -> Data:
-        """Open it.
+        """Open the data.
 
         Args:
-            record: What a network was trained on. Undivided data is divided as then, unless these options say else.
+            record: Record of a network's training data. Its split is repeated unless these options set another one.
             training: As in `senet.data.open_data`.
         """
         from senet.data import hold_out, open_data, subsample
@@ -87,7 +97,7 @@ class DataOptions:
             root=self.root,
             classes=self.classes,
             instances=self.instances,
-            white=self.white,
+            white_level=self.white,
             default_fraction=(record and record.val_fraction) or DEFAULT_FRACTION,
             default_seed=(record and record.split_seed) or 0,
             training=training,
@@ -98,14 +108,30 @@ class DataOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A training: data, network, recipe, and how it runs.
+    """A training: data, network, recipe and options of its execution.
 
     Attributes:
         source: The data.
-        network: Which network, and the weights that it begins with.
-        recipe: What the training is.
-        run: How it runs.
-        digest: `senet.data.Data.digest` of the data that the run began with; empty before it begins.
+        network: The network and its initial weights.
+        recipe: The hyperparameters.
+        run: Options of the execution.
+        digest: `senet.data.Data.digest` of the data when the run started; empty before.
+
+    Example:
+        >>> import contextlib, tempfile
+        >>> from dataclasses import replace
+        >>> from pathlib import Path
+        >>> from senet.training import DataOptions, Job, ModelInitialization, recipe_named
+        >>> job = Job(
+        ...     source=DataOptions(data="digits", limit=64),
+        ...     network=ModelInitialization(model="se_cifar_resnet20", options={"depth": 8}),
+        ...     recipe=replace(recipe_named("digits"), epochs=1),
+        ... )
+        >>> folder = Path(tempfile.mkdtemp()) / "digits"
+        >>> with contextlib.redirect_stderr(None):
+        ...     outcome = job.start(folder)
+        >>> len(outcome.rows), Job.read(folder).recipe == job.recipe
+        (1, True)
     """
 
     source: DataOptions
@@ -122,112 +148,114 @@ class Job:
         notes: Mapping[str, Mapping[str, Any]] | None = None,
         data: Data | None = None,
     ) -> Outcome:
-        """Train into a folder that holds no run yet.
+        """Start the training in a folder without a run.
 
         Args:
-            folder: Is made if need be, once everything is known to be in order.
-            console: For bar and messages; standard error if None.
-            notes: What else to leave in it: file name to content.
-            data: `source`, where it is open already.
+            folder: Folder of the run. It is made once all options are checked.
+            console: Console for progress bar and messages; None: standard error.
+            notes: Further files to write to the folder: file name to content.
+            data: The opened `source`, where it is open already.
 
         Raises:
-            SenetError: There is a run in it, another process trains into it, it can't be written to, or the training
-                can't work.
+            SenetError: The folder contains a run, another process uses it, it can't be written to, or an option is
+                invalid.
         """
         self.refuse_used(folder)
         data = self.open_data(data)
-        begun = self.begun(data)
-        network = self.build(data)  # not `begun`, which would read the file of the weights once more
+        pinned = self.pinned(data)
+        network = self.build(data)  # not from `pinned`, which would hash the file of the weights once more
         report_leaks(self.network, data, console)
         if network.new_head and self.recipe.train != "all":
             raise SenetError(
-                f"--train {self.recipe.train} leaves the classifier as it is, which is new here: {network.new_head}"
+                f"--train {self.recipe.train} doesn't train the classifier, which is newly initialized: "
+                f"{network.new_head}"
             )
-        with _held(folder):
-            self.refuse_used(folder)  # now that nobody else can begin one
-            _tidy(folder)
+        with _locked(folder):
+            self.refuse_used(folder)  # again, now that no other process can start one
+            _remove_partial_files(folder)
             if is_first_process():
-                if network.new_head and self.network.weights != BUILT and console is not None:
-                    teller(console)(f"the classifier is new: {network.new_head}")
-                # What makes it a run goes last: whoever is killed before begins anew.
-                for name, content in {**(notes or {}), JOB: begun.to_dict()}.items():
+                if network.new_head and self.network.weights != SCRATCH and console is not None:
+                    line_printer(console)(f"the classifier is new: {network.new_head}")
+                # `run.json` is written last. A run that is killed before starts again.
+                for name, content in {**(notes or {}), JOB: pinned.to_dict()}.items():
                     write_json(folder, name, content)
             return self._fit(network, data, folder, state=None, console=console)
 
-    def begun(self, data: Data) -> Job:
-        """This with the hashes of what it begins with: its data and its weights.
+    def pinned(self, data: Data) -> Job:
+        """Return this job with the hashes of its data and initial weights.
 
         Raises:
-            CheckpointError: The weights' file can't be read.
+            CheckpointError: The file of the weights can't be read.
         """
         return replace(self, network=self.network.pinned(), digest=data.digest)
 
     def resume(self, folder: Path, console: Console | None = None, *, data: Data | None = None) -> Outcome:
-        """Go on with the run in a folder, which may have changed in length, or have its data elsewhere.
+        """Resume the run in a folder. Its number of epochs and the path of its data may have changed.
 
-        Once a training state is saved, the weights that the run began with are needed no more. Of a run that has
-        ended, this is the result.
+        Once a training state is saved, the initial weights are no longer needed. A finished run returns its result.
 
         Raises:
-            SenetError: As `start`; or the data has changed, or the run has trained more epochs than that already.
+            SenetError: As in `start`. Or the data has changed, or the run has already trained more epochs.
         """
-        tell = teller(console or plain_console()) if is_first_process() else str
-        with _held(folder):
-            _tidy(folder)
-            status = self.status(folder, tell=tell)
+        report = line_printer(console or plain_console()) if is_first_process() else str
+        with _locked(folder):
+            _remove_partial_files(folder)
+            status = self.status(folder, report=report)
             if status.state is not None and status.state.epoch > self.recipe.epochs:
-                raise SenetError(f"{folder} has trained {status.state.epoch} epochs already; --epochs takes more")
+                raise SenetError(f"{folder} has already trained {status.state.epoch} epochs; use a larger --epochs")
             if status.outcome is not None:
-                return self._ended(folder, status.outcome, tell)
+                return self._ended(folder, status.outcome, report)
             data = self.reopened(folder) if data is None else self.open_data(data)
             self.refuse_changed(folder, data)
             self._keep_changes(folder, data.digest)
-            # What a training state replaces is not read again.
-            job = replace(self, network=replace(self.network, weights=BUILT)) if status.state is not None else self
+            # A training state replaces the initial weights, so they are not read.
+            job = replace(self, network=replace(self.network, weights=SCRATCH)) if status.state is not None else self
             return self._fit(job.build(data), data, folder, state=status.state, console=console)
 
-    def status(self, folder: Path, *, tell: Callable[[str], object] = str) -> RunStatus:
-        """Where this run, in its folder, stands; see `run_status`."""
-        score = task_named(self.network.task).metrics[0].key
-        return run_status(folder, epochs=self.recipe.epochs, score=score, patience=self.recipe.patience, tell=tell)
+    def status(self, folder: Path, *, report: Callable[[str], object] = str) -> RunStatus:
+        """Return the status of this run in its folder; see `run_status`."""
+        metric = task_named(self.network.task).metrics[0].key
+        return run_status(
+            folder, epochs=self.recipe.epochs, metric=metric, patience=self.recipe.patience, report=report
+        )
 
-    def _ended(self, folder: Path, outcome: Outcome, tell: Callable[[str], object]) -> Outcome:
+    def _ended(self, folder: Path, outcome: Outcome, report: Callable[[str], object]) -> Outcome:
         if self.source != Job.read(folder).source:
             self.reopened(folder)
         if is_first_process():
             self._keep_changes(folder, self.digest)
-            if read_outcome(folder, epochs=self.recipe.epochs) is None:  # the process was killed right before
+            if read_outcome(folder, epochs=self.recipe.epochs) is None:  # the process was killed before writing it
                 write_outcome(folder, outcome, epochs=self.recipe.epochs)
             done = round(outcome.rows[-1]["epoch"])
             more = (
-                f"of {self.recipe.epochs} epochs, as --patience {self.recipe.patience} says: no longer one changes that"
+                f"of {self.recipe.epochs} epochs by --patience {self.recipe.patience}; a larger --epochs has no effect"
                 if done < self.recipe.epochs
                 else "epochs; a larger --epochs trains longer"
             )
-            tell(f"{folder} has ended, after {done} {more}")
+            report(f"{folder} finished after {done} {more}")
         return outcome
 
     def refuse_changed(self, folder: Path, data: Data) -> None:
-        """Raise a `SenetError` if the data is not what the run in the folder began with."""
+        """Raise a `SenetError` if the data differs from the data of the run in the folder."""
         if self.digest not in ("", data.digest):
             raise SenetError(
-                f"{data.name} is not the data that the run in {folder} began with: images or labels were added, "
-                "removed or changed; bring the data back, or start anew in another --out"
+                f"{data.name} differs from the data of the run in {folder}: images or labels were added, removed or "
+                "changed; restore the data, or start a new run in another --out"
             )
 
     def _keep_changes(self, folder: Path, digest: str) -> None:
-        """Write down a new length, a new place of the data, and the digest of a run that begins."""
+        """Save a new number of epochs, a new path of the data, and the digest of a run without one."""
         there = Job.read(folder)
         here = replace(there, source=self.source, recipe=self.recipe, digest=digest)
         if is_first_process() and here != there:
             write_json(folder, JOB, here.to_dict())
 
     def open_data(self, data: Data | None = None) -> Data:
-        """The data, perhaps open already.
+        """Return the data, opened if it is not open already.
 
         Raises:
-            SenetError: It is for another task.
-            DataError: It can't be used.
+            SenetError: The data is for another task.
+            DataError: The data can't be used.
         """
         data = data or self.source.open()
         if data.task != self.network.task:
@@ -235,28 +263,28 @@ class Job:
         return data
 
     def reopened(self, folder: Path) -> Data:
-        """The data that the run in a folder began with, which may have moved since.
+        """Open the data of the run in a folder again. Its path may have changed.
 
         Raises:
-            SenetError: It can't be used, or has changed.
+            SenetError: The data can't be used, or has changed.
         """
         try:
             data = self.open_data()
         except DataError as error:
             kind, colon, _ = self.source.data.partition(":")
             raise DataError(
-                f"{error}\nif the data has moved: --data {kind}:NEWPLACE" if colon else f"{error}"
+                f"{error}\nif the data has moved: --data {kind}:NEWPATH" if colon else f"{error}"
             ) from error
         self.refuse_changed(folder, data)
         return data
 
     def refuse_used(self, folder: Path) -> None:
-        """Raise a `SenetError` if there is a run in the folder."""
+        """Raise a `SenetError` if the folder contains a run."""
         if is_first_process() and holds_results(folder):
-            raise SenetError(f"{folder} holds a run already; go on with --resume {folder}, or choose another --out")
+            raise SenetError(f"{folder} already contains a run; continue with --resume {folder}, or use another --out")
 
     def build(self, data: Data) -> Network:
-        """The network as the training begins with it; what is random in it depends on the recipe's seed alone."""
+        """Build the network with its initial weights. Random weights depend on the recipe's seed alone."""
         import torch
 
         from senet.training.fit import Network
@@ -282,7 +310,7 @@ class Job:
         return fit(network, data, self.recipe, folder, run=self.run, state=state, console=console)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `read` reads it back."""
+        """Return a JSON-ready dictionary for `read`."""
         return {
             "source": asdict(self.source),
             **self.network.to_dict(),
@@ -293,41 +321,46 @@ class Job:
 
     @classmethod
     def read(cls, folder: Path) -> Job:
-        """The job of the run in a folder.
+        """Read the job of the run in a folder.
 
         Raises:
-            CheckpointError: There is none, or it can't be read.
+            CheckpointError: The folder contains no run, or `run.json` can't be read.
         """
         with reading(folder, JOB, "run to resume") as values:
-            return cls(
-                source=DataOptions(**values["source"]),
-                network=ModelInitialization.from_dict(values),
-                recipe=Recipe.from_dict(values["recipe"]),
-                run=RunOptions(**values["run"]),
-                digest=values["digest"],
-            )
+            return cls.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Job:
+        """Read what `to_dict` wrote."""
+        return cls(
+            source=DataOptions(**values["source"]),
+            network=ModelInitialization.from_dict(values),
+            recipe=Recipe.from_dict(values["recipe"]),
+            run=RunOptions(**values["run"]),
+            digest=values["digest"],
+        )
 
 
 def report_leaks(start: ModelInitialization, data: Data, console: Console | None) -> None:
-    """Warn where a training is validated on images that the weights it begins with were trained on."""
+    """Warn if validation images were training images of the initial weights."""
     from senet.data.listing import count_sampled
 
     record = start.trained_on()
     leaked = count_sampled(data.val, record.sample) if record and is_first_process() and console is not None else 0
     if leaked and console is not None:
-        teller(console)(
+        line_printer(console)(
             f"warning: the weights of {start.weights} were trained on {leaked:,} of the {len(data.val):,} validation "
-            "images (same path, same content): accuracies are better than on new images"
+            "images (same path and content); accuracies are higher than on new images"
         )
 
 
-def _held(folder: Path) -> AbstractContextManager[None]:
-    """The folder's lock; of a distributed run, the first process has it."""
+def _locked(folder: Path) -> AbstractContextManager[None]:
+    """Return the folder's lock. In a distributed run, the first process takes it."""
     return lock_folder(folder) if is_first_process() else nullcontext()
 
 
-def _tidy(folder: Path) -> None:
-    """Remove what a process that was killed while writing has left half-written."""
+def _remove_partial_files(folder: Path) -> None:
+    """Remove partial files of a process that was killed while writing."""
     if is_first_process():
         for path in (*folder.glob(".*.tmp*"), *(folder / STATES).glob(".*.tmp*")):
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""One process a folder: whoever trains into it holds a lock, and says who it is."""
+"""Lock a run's folder, so that one process at a time trains into it."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from senet.errors import SenetError
 
 try:
     import fcntl
-except ImportError:  # Windows has none; there, nothing is locked
+except ImportError:  # Windows has none, so folders are not locked there
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["LOCK", "InUseError", "lock_folder"]
 
 LOCK = ".lock"
-"""Who trains into the folder; the file stays, the lock on it goes with its process."""
+"""File with the process that trains into the folder. The file stays; its lock ends with the process."""
 
 _ours: set[Path] = set()
-"""Folders that this process holds: the system's lock is between processes only."""
+"""Folders locked by this process. The system's lock works between processes only."""
 
 
 class InUseError(SenetError):
-    """Somebody trains into a folder already.
+    """Another process trains into the folder.
 
     Args:
-        folder: That.
-        holder: Who, in words.
+        folder: The folder.
+        holder: Description of the process.
     """
 
     def __init__(self, folder: Path, holder: str) -> None:
@@ -43,17 +43,17 @@ class InUseError(SenetError):
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder, which is made if need be, within the block.
+    """Lock a folder within this context. A missing folder is made.
 
-    The system's own record lock: it ends with the process, however that ends, and is not inherited by the processes
-    that load images. It works on network file systems that pass locks on.
+    The system's record lock ends with the process, also after a crash. Data loading processes don't inherit it. It
+    works on network file systems that support locks.
 
     Raises:
-        InUseError: Another process holds it; the message says which.
+        InUseError: Another process has the lock. The message names it.
         SenetError: The folder can't be written to.
     """
     path = (folder / LOCK).resolve()
-    if path in _ours:  # before it is opened: closing it would give the lock up
+    if path in _ours:  # checked before opening, since closing the file would release the lock
         raise InUseError(folder, "this very process")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise SenetError(f"{folder} can't be written to: {error.strerror}") from error
     with file:
-        _take(file, folder)
+        _acquire(file, folder)
         _ours.add(path)
         try:
             yield
@@ -69,7 +69,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
             _ours.discard(path)
 
 
-def _take(file: IO[str], folder: Path) -> None:
+def _acquire(file: IO[str], folder: Path) -> None:
     if fcntl is None:
         return
     try:
@@ -81,7 +81,7 @@ def _take(file: IO[str], folder: Path) -> None:
     file.seek(0)
     file.truncate()
     since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-    with contextlib.suppress(OSError):  # a full disk: then the lock says nothing of its holder
+    with contextlib.suppress(OSError):  # on a full disk, the lock doesn't name its process
         json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": since}, file)
         file.flush()
 

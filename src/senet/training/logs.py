@@ -1,4 +1,4 @@
-"""TensorBoard's copy of `metrics.csv`, an epoch at a time."""
+"""Write the rows of `metrics.csv` to TensorBoard."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from pathlib import Path
 __all__ = ["TIMES", "TensorBoard"]
 
 TIMES = ("seconds", "images_per_second")
-"""Columns that say how long something took: no two runs have them equal."""
+"""Columns with durations, which differ between equal runs."""
 
 
 class TensorBoard:
-    """Writes each epoch's row, at the step with which the epoch ended.
+    """Writes each epoch's row at the last step of the epoch.
 
-    A run that goes on writes all rows anew: events that a killed run had not flushed, or had written before it was
-    thrown back to an earlier state, would otherwise be missing or there twice.
+    A resumed run writes all rows again. Otherwise events of a killed run could be missing or duplicated.
 
     Args:
-        folder: Of the event files.
-        rows: The epochs so far.
+        folder: Folder of the event files.
+        rows: Rows of the epochs so far.
     """
 
     def __init__(self, folder: Path, rows: Sequence[Mapping[str, float]] = ()) -> None:
@@ -32,7 +31,7 @@ class TensorBoard:
             self.add(row)
 
     def add(self, row: Mapping[str, float]) -> None:
-        """One epoch, flushed."""
+        """Write one epoch and flush."""
         for name, value in row.items():
             if name not in ("epoch", "step", *TIMES):
                 self._writer.add_scalar(name.replace("_", "/", 1), value, int(row["step"]))

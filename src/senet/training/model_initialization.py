@@ -1,4 +1,4 @@
-"""What a training begins with: a network, where its weights come from, and what surgery inserts into it."""
+"""The initial network of a training: the network, the source of its weights, and inserted attention."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from senet.errors import CheckpointError, SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks import CLASSIFICATION, task_named
 from senet.training.external_weights import ExternalWeights, recognised
-from senet.training.initialized_model import BUILT, PUBLIC, InitializedModel, initialize_model
+from senet.training.initialized_model import PRETRAINED, SCRATCH, InitializedModel, initialize_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,29 +21,36 @@ if TYPE_CHECKING:
     from senet.surgery import Report
     from senet.weights import CheckpointMetadata, DataRecord
 
-__all__ = ["BUILT", "PUBLIC", "InitializedModel", "ModelInitialization", "is_checkpoint", "surgery_plan"]
+__all__ = ["PRETRAINED", "SCRATCH", "InitializedModel", "ModelInitialization", "is_checkpoint", "surgery_plan"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInitialization:
-    """Which network, with which weights.
+    """A network and the source of its weights.
 
     Attributes:
         model: A name of `list_models()`, `timm:NAME`, `torchvision:NAME`, or `module:function`.
-        task: What for, a key of `senet.tasks.TASKS`.
-        head: What stands on the network where it is a backbone, as `senet.tasks.head.HeadSpec` writes it.
-        external: How the weights are read, if another program wrote them; else None.
-        options: Its options as `senet.zoo.build_model` takes them, JSON-ready.
-        weights: `BUILT`, `PUBLIC`, or a checkpoint's path.
-        sha256: Of that checkpoint's file when the run began; empty before, and without one.
-        inserted: Insertion points of attention, filled once the weights are there; see `InsertionPoint.to_dict`.
-        preprocessing: What the weights' images went through; None where the weights are for none in particular.
-        size: Height and width of the images; None leaves it to the weights, else the data, else the network.
+        options: Model options for `senet.zoo.build_model`, JSON-ready.
+        weights: `"scratch"`, `"pretrained"`, or the path of a checkpoint.
+        inserted: Insertion points of attention, applied after loading the weights; see `InsertionPoint.to_dict`.
+        preprocessing: Preprocessing of the weights; None for random weights.
+        size: Height and width of the images; None: that of the weights, else the data, else the network.
+        task: Task of the network, a key of `senet.tasks.TASKS`.
+        head: Head on the backbone, as `senet.tasks.head.HeadSpec` writes it.
+        external: Selection of the weights in a file of another library; else None.
+        sha256: Hash of the checkpoint when the run started; empty before, and without a checkpoint.
+
+    Example:
+        >>> from senet.training import ModelInitialization
+        >>> start = ModelInitialization(model="se_cifar_resnet20", options={"depth": 8})
+        >>> model = start.build(("cat", "dog"), start.images()).model
+        >>> model.head.fc.out_features
+        2
     """
 
     model: str
     options: dict[str, Any] = field(default_factory=dict)
-    weights: str = BUILT
+    weights: str = SCRATCH
     inserted: list[dict[str, Any]] = field(default_factory=list)
     preprocessing: Preprocessing | None = None
     size: tuple[int, int] | None = None
@@ -56,30 +63,30 @@ class ModelInitialization:
     def built(
         cls, model: str, options: dict[str, Any], size: tuple[int, int] | None = None, *, task: str = CLASSIFICATION
     ) -> ModelInitialization:
-        """A network as it is built."""
+        """Return a network with its random weights, or the weights of a user's function."""
         return cls(model=model, options=options, size=size, task=task)
 
     @classmethod
     def public(
         cls, model: str, options: dict[str, Any], size: tuple[int, int] | None = None, *, task: str = CLASSIFICATION
     ) -> ModelInitialization:
-        """A network with its published weights; nothing is fetched yet.
+        """Return a network with its published weights. They are downloaded later.
 
         Raises:
-            SenetError: There are none.
+            SenetError: The network has no published weights.
         """
         from senet.weights import cards, find_card
         from senet.zoo import is_code, model_spec
 
         _, preprocessing = task_named(task).defaults(model)
         if is_code(model) or (":" not in model and not cards(model)):
-            raise SenetError(f"no pretrained weights of {model} are published; --no-pretrained begins without")
+            raise SenetError(f"no pretrained weights of {model} are published; use --no-pretrained to start without")
         if ":" not in model:
             card = find_card(model, True)
             spec = model_spec(model, **card.options, preprocessing=card.preprocessing)
             preprocessing = task_named(task).adapted(card.preprocessing)
             options = spec.differences(model_spec(model)) | options
-        return cls(model=model, options=options, weights=PUBLIC, preprocessing=preprocessing, size=size, task=task)
+        return cls(model=model, options=options, weights=PRETRAINED, preprocessing=preprocessing, size=size, task=task)
 
     @classmethod
     def checkpoint(
@@ -90,39 +97,37 @@ class ModelInitialization:
         *,
         task: str | None = None,
     ) -> ModelInitialization:
-        """The network and the weights of a checkpoint that a training wrote.
+        """Return the network and weights of a checkpoint of this package.
 
         Args:
             path: The `.safetensors` file or the training's folder.
-            factory: The user's own network's `module:function`.
-            size: Of the images.
-            task: What for: the checkpoint's own task, or one for which a classifier becomes the backbone; None is its
-                own.
+            factory: `module:function` of the user's own network.
+            size: Height and width of the images.
+            task: The checkpoint's own task, or a task for which a classifier becomes the backbone; None: its own.
 
         Raises:
-            CheckpointError: It can't be used, is of the user's own code and no `factory` says which, or is of another
-                task.
+            CheckpointError: The checkpoint can't be used, needs a `factory`, or is for another task.
         """
         from senet.zoo import network_of
 
-        description = _described(path)
-        task = task or description.task
-        preprocessing = description.preprocessing
-        if task != description.task:
-            if description.task != CLASSIFICATION or ":" in description.model or not task_named(task).has_heads:
+        metadata = _read_metadata(path)
+        task = task or metadata.task
+        preprocessing = metadata.preprocessing
+        if task != metadata.task:
+            if metadata.task != CLASSIFICATION or ":" in metadata.model or not task_named(task).has_heads:
                 raise CheckpointError(
-                    f"{path} holds {description.model} for {description.task}, which can't begin one for {task}; "
-                    "a classifier of this package can be a backbone"
+                    f"{path} contains {metadata.model} for {metadata.task}, which can't initialize a network "
+                    f"for {task}; only a classifier of this package can become a backbone"
                 )
             preprocessing = task_named(task).adapted(preprocessing)
         return cls(
-            model=network_of(path, description, factory, beside=f"--init {path} "),
-            options={key: value for key, value in description.options.items() if key != "num_classes"},
+            model=network_of(path, metadata, factory, beside=f"--checkpoint {path} "),
+            options={key: value for key, value in metadata.options.items() if key != "num_classes"},
             weights=str(Path(path).resolve()),
             preprocessing=preprocessing,
             size=size,
             task=task,
-            head=description.head,
+            head=metadata.head,
         )
 
     @classmethod
@@ -136,19 +141,19 @@ class ModelInitialization:
         task: str = CLASSIFICATION,
         **choice: Any,
     ) -> tuple[ModelInitialization, tuple[str, ...]]:
-        """A network with weights from any other program's file; and what a user should know of them, in words.
+        """Return a network with weights from a file of another library, and remarks for the user.
 
         Args:
             path: The file.
-            model: Which network they are of.
-            options: Its options.
-            size: Of the images.
-            task: What for.
+            model: Name of the network.
+            options: Model options.
+            size: Height and width of the images.
+            task: Task of the network.
             **choice: `prefix`, `ignore` and `weights`, as in `senet.load_weights`.
 
         Raises:
-            SenetError: There is no such network.
-            CheckpointError: The file can't be read, or holds no weights of the network.
+            SenetError: The network is unknown.
+            CheckpointError: The file can't be read, or has no weights of the network.
         """
         from senet.zoo import is_code
 
@@ -166,9 +171,9 @@ class ModelInitialization:
         return start, found.notes
 
     def images(self, data: Data | None = None) -> Preprocessing:
-        """What images go through: as the weights want it, else as the data's own path, else as the network's.
+        """Return the preprocessing of the weights, else the data's default, else the network's.
 
-        The size and the white of 16-bit images that the user asks for replace theirs.
+        The user's image size and white level of 16-bit images replace theirs.
         """
         own = (
             self.preprocessing or (data and data.default_preprocessing) or task_named(self.task).defaults(self.model)[1]
@@ -178,24 +183,24 @@ class ModelInitialization:
         return replace(own, size=self.size) if self.size else own
 
     def classes(self) -> tuple[str, ...]:
-        """The outputs that the weights are for; those without names are numbered."""
+        """Return the classes of the weights, numbered where the weights have no names."""
         if self.external is not None and self.external.classes is not None:
             return tuple(map(str, range(self.external.classes)))
-        if self.external is None and self.weights not in (BUILT, PUBLIC):
-            return _described(self.weights).classes
+        if self.external is None and self.weights not in (SCRATCH, PRETRAINED):
+            return _read_metadata(self.weights).classes
         return tuple(map(str, range(task_named(self.task).defaults(self.model)[0])))
 
     def trained_on(self) -> DataRecord | None:
-        """The data that the weights were trained on, as their checkpoint says; None where nobody knows."""
-        own = self.external is None and self.weights not in (BUILT, PUBLIC)
-        return _described(self.weights).data if own else None
+        """Return the training data of the weights from their checkpoint; None where unknown."""
+        own = self.external is None and self.weights not in (SCRATCH, PRETRAINED)
+        return _read_metadata(self.weights).data if own else None
 
     def all_options(self) -> dict[str, Any]:
-        """The options with which the network is built with what is inserted."""
+        """Return the model options, with the inserted attention for classifiers."""
         return self.options if task_named(self.task).has_heads else self._with_inserted(self.options)
 
     def whole_head(self) -> dict[str, Any]:
-        """The head, with what is inserted into the whole network; empty for a classifier."""
+        """Return the head, with the inserted attention; empty for classifiers."""
         return self._with_inserted(self.head) if task_named(self.task).has_heads else {}
 
     def _with_inserted(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -205,24 +210,24 @@ class ModelInitialization:
         return options | ({INSERTED: whole} if whole else {})
 
     def build(self, classes: Sequence[str], preprocessing: Preprocessing) -> InitializedModel:
-        """The network for these classes; the generator that torch draws from decides what is random.
+        """Build the network for these classes. Random weights come from torch's global generator.
 
         Raises:
-            SenetError: There is no such network.
-            CheckpointError: The weights can't be had, or don't fit.
+            SenetError: The network is unknown.
+            CheckpointError: The weights can't be read, or don't fit.
         """
         from senet.surgery import InsertionPoint, apply_insertion_points
 
         if self.sha256 and self.pinned().sha256 != self.sha256:
             raise CheckpointError(
-                f"{self.weights} has changed since the run began with it; bring it back, or start anew in another --out"
+                f"{self.weights} has changed since the run started; restore it, or start a new run in another --out"
             )
         started = initialize_model(self, tuple(classes), preprocessing)
         apply_insertion_points(started.model, [InsertionPoint.from_dict(values) for values in self.inserted])
         return started
 
     def pinned(self) -> ModelInitialization:
-        """This with the hash of the weights' file, so that a run begins with the same ones until it has a state.
+        """Return this with the hash of the weights' file, so that a resumed run without a state uses the same weights.
 
         Raises:
             CheckpointError: The file can't be read.
@@ -230,7 +235,7 @@ class ModelInitialization:
         from senet.weights.checkpoint import weights_file
         from senet.weights.files import sha256
 
-        if self.weights in (BUILT, PUBLIC):
+        if self.weights in (SCRATCH, PRETRAINED):
             return self
         path = weights_file(Path(self.weights)) if self.external is None else Path(self.weights)
         try:
@@ -239,12 +244,12 @@ class ModelInitialization:
             raise CheckpointError(f"{path} can't be read: {error.strerror}") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `from_dict` reads it back."""
+        """Return a JSON-ready dictionary for `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelInitialization:
-        """Read what `to_dict` wrote, among other values."""
+        """Build it from the result of `to_dict`. Other keys are ignored."""
         found = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         if found.get("preprocessing"):
             found["preprocessing"] = Preprocessing.from_dict(found["preprocessing"])
@@ -254,7 +259,7 @@ class ModelInitialization:
 
 
 def is_checkpoint(text: str) -> bool:
-    """Whether what stands for a network is a checkpoint's path rather than a name."""
+    """Whether a text is the path of a checkpoint rather than the name of a network."""
     from senet.zoo import list_models
 
     is_path = os.sep in text or text.endswith((".safetensors", ".json")) or Path(text).exists()
@@ -262,27 +267,27 @@ def is_checkpoint(text: str) -> bool:
 
 
 def surgery_plan(start: ModelInitialization, model: nn.Module, images: Preprocessing, **wanted: Any) -> Report:
-    """Where the task of the network puts attention.
+    """Plan the insertion points of attention for the network's task.
 
     Args:
-        start: Of the network.
-        model: The network, built.
-        images: What it looks at.
+        start: Initialization of the network.
+        model: The built network.
+        images: Preprocessing of its images.
         **wanted: Arguments of `plan`.
 
     Raises:
-        SenetError: It has no place for it.
+        SenetError: The network has no insertion point.
     """
     from senet.tasks import task_named
 
     report = task_named(start.task).plan(model, images, **wanted)
     if not report.inserted:
         reason = report.skipped[0].reason if report.skipped else "no block was found"
-        raise SenetError(f"{start.model} has no place left for this attention: each block {reason}")
+        raise SenetError(f"{start.model} has no insertion point left for this attention: each block {reason}")
     return report
 
 
-def _described(path: str) -> CheckpointMetadata:
+def _read_metadata(path: str) -> CheckpointMetadata:
     from senet.weights import read_checkpoint
 
     return read_checkpoint(Path(path))[1]

@@ -1,4 +1,4 @@
-"""A recipe's optimiser and learning-rate schedule, from torch's own."""
+"""Optimizer and learning rate schedule of a recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["make_optimizer", "make_schedule"]
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW; vectors (norms, biases) are not decayed."""
+    """Make SGD with Nesterov momentum, or AdamW. Vectors (norms, biases) have no weight decay."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -29,7 +29,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> LRScheduler:
-    """The learning rate of each of `steps` optimiser steps."""
+    """Make the learning rate schedule over `steps` optimizer steps."""
     warmup = round(steps * min(1.0, recipe.warmup_epochs / recipe.epochs))
     if recipe.schedule == "one-cycle":
         rising = min(max(warmup / steps, 1 / steps), 0.9)

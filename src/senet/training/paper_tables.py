@@ -1,7 +1,7 @@
-"""The paper's tables as experiments: each row's network, recipe and published error.
+"""The paper's tables as experiments: the network, recipe and published error of each row.
 
-What the paper doesn't state, and we had to choose, stands in `PaperRow.unstated`. Rows that the paper quotes from other
-publications have no recipe and are listed as such.
+`PaperRow.unstated` lists choices that the paper doesn't state. Rows that the paper quotes from other publications have
+no recipe.
 
 Source: Hu et al. 2018 (arXiv 1709.01507 v4), Tables 2-8 and 10-16; section 6.1 and 7 for the recipes.
 """
@@ -21,21 +21,21 @@ __all__ = ["TABLES", "PaperRow", "PaperTable", "PublishedResult", "paper_table_n
 
 @dataclass(frozen=True, kw_only=True)
 class PaperRow:
-    """One training of a table.
+    """One trained row of a table.
 
     Attributes:
-        name: Short, unique within the table.
+        name: Short name, unique within the table.
         model: A name of `list_models()`.
-        recipe: As the paper states it.
-        options: Of the network, JSON-ready.
-        against: The row that it is compared with; empty for a baseline.
-        published: The paper's figures, in percent.
-        metric: What they are; errors are "top-1/top-5".
-        data: Where: `imagenet`, `cifar10`, ..., as `--data` takes it; or its name where no reader is here.
-        size: Pixels of the images, where not the network's own.
-        task: What for, a key of `senet.tasks.TASKS`.
-        head: What stands on the network, a name of that task; begun with the network's ImageNet weights.
-        unstated: What of recipe and network the paper doesn't state.
+        recipe: The paper's recipe.
+        options: Model options, JSON-ready.
+        against: Name of the row to compare with; empty for a baseline.
+        published: The paper's figures in percent.
+        metric: Metric of the figures; errors are "top-1/top-5".
+        data: Value of `--data`: `imagenet`, `cifar10`, ...; or the name of data without a reader here.
+        size: Height and width of the images in pixels, where not the network's own.
+        task: Task of the network, a key of `senet.tasks.TASKS`.
+        head: Name of the task's head on the backbone, which starts from ImageNet weights.
+        unstated: Choices for recipe and network that the paper doesn't state.
     """
 
     name: str
@@ -54,12 +54,12 @@ class PaperRow:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedResult:
-    """A row that isn't trained here.
+    """A row that can't be trained here.
 
     Attributes:
-        name: As the paper calls it.
+        name: The paper's name.
         published: Its error, as printed.
-        why: Why not.
+        why: The reason.
     """
 
     name: str
@@ -69,13 +69,13 @@ class PublishedResult:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperTable:
-    """One table.
+    """One table of the paper.
 
     Attributes:
-        title: What it compares.
-        rows: What can be trained.
-        quoted: What can't.
-        any_network: Every row is the same network with other attention, so it can be another one (`--model`).
+        title: Subject of the comparison.
+        rows: Rows that can be trained.
+        quoted: Rows that can't.
+        any_network: Whether all rows are one network with different attention, so that `--model` can replace it.
     """
 
     title: str
@@ -86,8 +86,8 @@ class PaperTable:
 
 WEIGHT_DECAY: Final = "weight decay 1e-4"
 
-# Section 7: learning rate 0.1, divided by 10 where the loss stands still, about 300 epochs in all; its footnote gives
-# a fixed schedule instead, with 23.21/6.53 for ResNet-50 and 22.20/6.00 for SE-ResNet-50. The fixed one repeats.
+# Section 7: learning rate 0.1, divided by 10 where the loss plateaus, about 300 epochs in all. Its footnote gives a
+# fixed schedule, with 23.21/6.53 for ResNet-50 and 22.20/6.00 for SE-ResNet-50. The fixed one is reproducible.
 ablation = replace(
     imagenet,
     epochs=270,
@@ -102,7 +102,7 @@ _ABLATION_UNSTATED = (
     "the table's errors are of a schedule that follows the loss, ours is the footnote's fixed one",
 )  # fmt: skip
 
-# Section 6.1, Table 3: batch 256, 0.1 divided by 10 where the validation loss stands still, about 400 epochs, milder
+# Section 6.1, Table 3: batch 256, 0.1 divided by 10 where the validation loss plateaus, about 400 epochs, milder
 # augmentation "as in ShuffleNet".
 mobile = replace(
     imagenet,
@@ -167,9 +167,9 @@ _SENET_UNSTATED = (
 
 
 def _pair(plain: str, errors: tuple[str, str], recipe: Recipe, **more: Any) -> tuple[PaperRow, PaperRow]:
-    """A network and the same with SE."""
-    bare = PaperRow(name=plain, model=plain, recipe=recipe, published=errors[0], **more)
-    return bare, PaperRow(
+    """Return the rows of a network without and with SE."""
+    baseline = PaperRow(name=plain, model=plain, recipe=recipe, published=errors[0], **more)
+    return baseline, PaperRow(
         name=f"se_{plain}", model=f"se_{plain}", recipe=recipe, published=errors[1], against=plain, **more
     )
 
@@ -222,7 +222,7 @@ def _table6() -> PaperTable:
 
 def _table7() -> PaperTable:
     more = {"metric": "AP@.5/AP", "data": "coco:COCO", "task": "detection", "head": "faster_rcnn"}
-    unstated = (WEIGHT_DECAY, "whose ImageNet weights: those of Table 2 (--init)", "images of 800 to 1,333 pixels")
+    unstated = (WEIGHT_DECAY, "ImageNet weights: from Table 2 (--checkpoint)", "images of 800 to 1,333 pixels")
     rows = (
         *_pair("resnet50", ("57.9/38.0", "61.0/40.4"), coco, unstated=unstated, **more),
         *_pair("resnet101", ("60.1/39.9", "62.7/41.9"), coco, unstated=unstated, **more),
@@ -251,12 +251,12 @@ SE: Final = {"kind": "se", "reduction": 16, "bias": False}
 
 
 def _ablation(title: str, rows: Mapping[str, tuple[str, dict[str, Any]]], base: str) -> PaperTable:
-    """Rows of ResNet-50 with other attention.
+    """Return a table of ResNet-50 with different attention.
 
     Args:
-        title: The table's.
-        rows: Name to published error and the network's options.
-        base: Name of the row that the others are compared with.
+        title: Title of the table.
+        rows: Name to published error and model options.
+        base: Name of the baseline row.
     """
     made = [
         PaperRow(
@@ -362,10 +362,10 @@ TABLES: Final[Mapping[str, PaperTable]] = {
 
 
 def paper_table_named(name: str) -> PaperTable:
-    """Look a table up.
+    """Return the table of a name.
 
     Raises:
-        UnknownNameError: There is none of that name.
+        UnknownNameError: The name is unknown.
     """
     if name not in TABLES:
         raise UnknownNameError("table", name, TABLES)

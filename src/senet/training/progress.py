@@ -1,4 +1,4 @@
-"""What a person sees while a network trains: one bar for the whole run, one line an epoch."""
+"""The progress display of a training: one bar for the run, one line per epoch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["ProgressLine", "epoch_line", "progress_bar"]
 
 
 def progress_bar(console: Console | None = None) -> Progress:
-    """A bar with a changing text at its right; on what is no terminal it stays silent."""
+    """Make a progress bar with a text at its right. It is silent without a terminal."""
     return plain_progress(
         "{task.description}",
         BarColumn(bar_width=24),
@@ -32,7 +32,7 @@ def progress_bar(console: Console | None = None) -> Progress:
 
 
 def epoch_line(row: dict[str, float], epochs: int, metrics: Sequence[Metric]) -> str:
-    """One epoch's result for a person; scores in percent, those that were measured."""
+    """Format an epoch's result as a line, with the measured metrics in percent."""
     parts = []
     for part in ("train", "val"):
         loss = f"  loss {row[f'{part}_loss']:.4f}" if f"{part}_loss" in row else ""
@@ -43,15 +43,15 @@ def epoch_line(row: dict[str, float], epochs: int, metrics: Sequence[Metric]) ->
 
 
 class ProgressLine(L.Callback):
-    """Shows loss, accuracy, images a second, time lost to data and left; the first process speaks, of its own images.
+    """Shows loss, accuracy, images per second, the fraction of time waiting for data, and the remaining time.
 
-    Lost to data is what passes between one step's end and the next one's start: the share of the time in which this
-    process waited for images, or brought them to the device.
+    Only the first process prints, about its own images. The waiting time is the time between the end of a step and the
+    start of the next one: loading images and moving them to the device.
 
-    It adds up for itself: asking a metric of a distributed run would wait for all processes to ask.
+    It keeps its own sums, since a metric of a distributed run would wait for all processes.
 
     Args:
-        console: Where to write.
+        console: Console to write to.
     """
 
     def __init__(self, console: Console) -> None:
@@ -65,7 +65,7 @@ class ProgressLine(L.Callback):
         self._waited = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the bar, a resumed run's where it was."""
+        """Open the bar, at the position of a resumed run."""
         self.on_train_epoch_start(trainer, pl_module)  # a resumed epoch doesn't start
         if not trainer.is_global_zero:
             return
@@ -76,14 +76,14 @@ class ProgressLine(L.Callback):
         self._val = self.progress.add_task("validating", total=1, visible=False, text="")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure the speed anew."""
+        """Reset the speed."""
         self._images, self._loss, self._right, self._waited = 0, 0.0, 0, 0.0
         self._since = self._ended = time.monotonic()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """The images are there."""
+        """Add the time waited for this batch."""
         self._waited += time.monotonic() - self._ended
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -126,5 +126,5 @@ class ProgressLine(L.Callback):
         self.progress.stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Close the bar before the error is told."""
+        """Close the bar before the error is printed."""
         self.progress.stop()

@@ -1,6 +1,6 @@
-"""A recipe says *what* a training is; how and where it runs (devices, precision, workers) is `RunOptions`'.
+"""The hyperparameters of a training (`Recipe`) and the options of its execution (`RunOptions`).
 
-This file imports no torch, so that the command line can show the options at once.
+This module imports no torch, so that the command line shows the options at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SCHEDULES = ("cosine", "step", "one-cycle", "constant")
 TRAINED = ("all", "attention")
 PRECISIONS = ("32", "bf16", "fp16")
 WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.05}
-"""Where a recipe was made for the other optimizer."""
+"""Weight decay for an optimizer other than the recipe's own."""
 
 UNITS = {"s": 1, "min": 60, "h": 3600}
 EVERY = re.compile(rf"(\d+)({'|'.join(UNITS)})?")
@@ -28,37 +28,49 @@ EVERY = re.compile(rf"(\d+)({'|'.join(UNITS)})?")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a training is. A recipe is another's `dataclasses.replace`.
+    """The hyperparameters of a training. Derive a recipe from another with `dataclasses.replace`.
 
     Attributes:
-        epochs: Passes over the training images.
-        batch_size: Images per optimizer step, over all devices and micro-batches.
-        train: What learns: `"all"`, or the `"attention"` layers alone (running statistics of norms follow the data).
-        freeze_stages: Stem and stages of a backbone up to this number stay as they are; 0 is none.
-        freeze_bn: All batch norms of a backbone stay as they are, as where batches are small.
-        optimizer: `"sgd"` (Nesterov momentum 0.9) or `"adamw"`; norms and biases are never decayed.
-        lr: Peak learning rate at `batch_size`. Another batch size scales it in proportion (`for_batch_size`), AdamW
-            in place of SGD takes a hundredth of it (`for_optimizer`).
-        weight_decay: L2 (SGD) or decoupled (AdamW).
-        schedule: `"cosine"` to zero, `"step"` (times `step_factor` after each of `step_epochs`), `"one-cycle"` (with
-            SGD's momentum from 0.95 to 0.85 and back), or `"constant"`.
-        warmup_epochs: Linear warm-up before a cosine, step or constant schedule; a one-cycle's rising share.
-        step_epochs: Epochs after which the step schedule drops.
-        step_factor: What it multiplies by.
-        label_smoothing: Share of the target spread evenly over the classes.
-        mixup: Beta parameter of mixup; 0 is off. With cutmix on too, each batch draws one of them.
-        cutmix: Beta parameter of cutmix; 0 is off.
-        augmentation: What happens to each training image.
-        ema_decay: Decay a step of the averaged weights, which are then what is validated and kept; 0 is off.
-            Rises to it over the first steps, so that short runs are not dominated by the start.
-        clip_grad_norm: Largest norm of the gradient; 0 is off.
+        epochs: Passes over the training images. Another number stretches the schedule (`for_epochs`).
+        batch_size: Images per optimizer step, over all devices and micro-batches. Another number scales the learning
+            rate in proportion (`for_batch_size`).
+        train: Part of the network that learns: `"all"`, or the `"attention"` layers alone. Running statistics of norms
+            follow the data in both cases.
+        freeze_stages: Keep the stem and the stages of a backbone up to this number as they are (0 is none).
+        freeze_bn: Keep all batch norms of a backbone as they are, which suits small batches.
+        optimizer: `"sgd"` (with Nesterov momentum 0.9) or `"adamw"`. Norms and biases have no weight decay.
+        lr: Peak learning rate at this batch size. AdamW in place of SGD divides it by 100 (`for_optimizer`).
+        weight_decay: L2 penalty (SGD) or decoupled weight decay (AdamW).
+        schedule: Learning rate over time: `"cosine"` to zero, `"step"`, `"one-cycle"` (with SGD's momentum from 0.95 to
+            0.85 and back) or `"constant"`.
+        warmup_epochs: Epochs of linear warm-up, or of the one-cycle schedule's rising part.
+        step_epochs: Epochs after which the step schedule lowers the learning rate.
+        step_factor: Factor of the step schedule.
+        label_smoothing: Fraction of the target that is spread evenly over the classes.
+        mixup: Beta parameter of mixup (0 is off). With cutmix on too, each batch draws one of them.
+        cutmix: Beta parameter of cutmix (0 is off).
+        augmentation: Random changes of each training image.
+        ema_decay: Decay per step of averaged weights, which are then validated and kept (0 is off). It rises to this
+            value over the first steps.
+        clip_grad_norm: Largest norm of the gradient (0 is off).
         grad_accumulation: Number of micro-batches per optimizer step, to save memory.
-        patience: Epochs without a better validation accuracy after which the training stops; 0 is off.
-        seed: Of weights, order and augmentation.
-        expects: What it should reach: metric, hardware, time; in words, for people.
+        patience: Stop after this many epochs without a better validation metric (0 is off).
+        seed: Seed of the weights, the order of the images and the augmentation.
+        expects: Result that the recipe should reach: metric, hardware and time in words.
 
     Raises:
-        SenetError: A value outside what is listed above.
+        SenetError: A value is out of range.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from senet.training import Recipe
+        >>> recipe = Recipe(epochs=90, batch_size=256, lr=0.1, schedule="step", step_epochs=(30, 60))
+        >>> recipe.for_epochs(45).step_epochs
+        (15, 30)
+        >>> recipe.for_batch_size(64).lr
+        0.025
+        >>> replace(recipe, mixup=0.2).mixup
+        0.2
     """
 
     epochs: int = 30
@@ -113,14 +125,14 @@ class Recipe:
             raise SenetError("schedule='step' needs step_epochs, e.g. (30, 60, 90)")
 
     def for_batch_size(self, batch_size: int) -> Recipe:
-        """This recipe at another batch size, its learning rate scaled in proportion (Goyal et al. 2017)."""
+        """Return this recipe for another batch size, with the learning rate scaled linearly (Goyal et al. 2017)."""
         return replace(self, batch_size=batch_size, lr=self.lr * batch_size / self.batch_size)
 
     def for_optimizer(self, optimizer: str) -> Recipe:
-        """This recipe with another optimizer, at a learning rate and weight decay that suit it.
+        """Return this recipe for another optimizer, with a suitable learning rate and weight decay.
 
-        AdamW's steps do not grow with the gradient, so that its learning rate is a hundredth of SGD's. Its decoupled
-        weight decay is larger (Loshchilov & Hutter 2019).
+        AdamW's steps do not grow with the gradient, so its learning rate is a hundredth of SGD's. Its decoupled weight
+        decay is larger (Loshchilov & Hutter 2019).
         """
         if optimizer == self.optimizer:
             return self
@@ -129,7 +141,7 @@ class Recipe:
         return replace(self, optimizer=optimizer, lr=self.lr * factor, weight_decay=decay)
 
     def for_epochs(self, epochs: int) -> Recipe:
-        """This recipe at another length, its warm-up and drops stretched with it."""
+        """Return this recipe for another number of epochs, with warm-up and drops scaled in proportion."""
         _require(epochs >= 1, "epochs", epochs, "at least 1")
         stretch = epochs / self.epochs
         return replace(
@@ -140,20 +152,20 @@ class Recipe:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `from_dict` reads it back."""
+        """Return a JSON-ready dictionary for `from_dict`."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["augmentation"] = {f.name: getattr(self.augmentation, f.name) for f in fields(Augmentation)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """Read what `to_dict` wrote."""
+        """Build a recipe from the result of `to_dict`."""
         plain = _with_tuples(values)
         return cls(**plain | {"augmentation": Augmentation(**_with_tuples(plain["augmentation"]))})
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON knows no tuples, the fields no lists."""
+    """Replace JSON's lists by tuples."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
@@ -164,23 +176,32 @@ def _require(good: bool, name: str, value: object, what: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How and where a training runs; changes its speed and memory, not what it is.
+    """The options of a training's execution. They change its speed and memory, not its hyperparameters.
 
     Attributes:
-        precision: `"32"`, `"bf16"` or `"fp16"` mixed precision.
-        devices: Devices of this machine; 0 is all accelerators, or the one processor.
-        nodes: Machines.
-        strategy: Lightning's: `"auto"`, `"ddp"`, `"fsdp"`, ...
-        sync_bn: Batch norms take their statistics over the images of all devices, so that a batch means the same on
-            any number of them; without it each device uses its own images, which is faster.
-        workers: Processes that load images, a device; -1 chooses by the number of cores.
-        channels_last: Maps as (N, H, W, C) in memory: faster on most hardware.
-        checkpointing: Recompute maps in the backward pass to save memory.
+        precision: Precision of the computation: `"32"`, or mixed with `"bf16"` or `"fp16"`.
+        devices: Devices of this machine; 0 is all accelerators, or the CPU.
+        nodes: Number of machines.
+        strategy: Strategy of Lightning for several devices: `"auto"`, `"ddp"`, `"fsdp"`, ...
+        sync_bn: Batch norms use the statistics of the images of all devices, so that results do not depend on the
+            number of devices. Without it each device uses its own images, which is faster.
+        workers: Processes per device that load images; -1 chooses by the number of cores.
+        channels_last: Store feature maps as (N, H, W, C), which is faster on most hardware.
+        grad_checkpointing: Recompute feature maps in the backward pass to save memory.
         compile: Run the network through `torch.compile`.
-        deterministic: Only deterministic algorithms (slower on some GPUs).
-        save_every: How often a state to resume from is saved within an epoch: `"300s"` or `"5min"` of time, or `"100"`
-            steps; `"0"` saves after each epoch alone.
-        keep_states: How many of these states are kept; with two, a damaged one has one before it.
+        deterministic: Use only deterministic algorithms, which are slower on some GPUs.
+        save_every: Interval between saved training states within an epoch: time such as `"300s"` or `"5min"`, or steps
+            such as `"100"`; `"0"` saves only after each epoch.
+        keep_states: Number of recent training states to keep.
+
+    Raises:
+        SenetError: A value is out of range.
+
+    Example:
+        >>> from senet.training import RunOptions
+        >>> options = RunOptions(precision="bf16", save_every="5min")
+        >>> options.save_seconds, options.save_steps
+        (300.0, 0)
     """
 
     precision: str = "32"
@@ -209,11 +230,11 @@ class RunOptions:
 
     @property
     def save_steps(self) -> int:
-        """Steps between two states; 0 where time decides, or nothing."""
+        """Steps between two states; 0 if states are saved by time or not at all within epochs."""
         return int(self.save_every) if self.save_every.isdigit() else 0
 
     @property
     def save_seconds(self) -> float:
-        """Seconds between two states; 0 where steps decide, or nothing."""
+        """Seconds between two states; 0 if states are saved by steps or not at all within epochs."""
         number, block = EVERY.fullmatch(self.save_every).groups()  # type: ignore[union-attr]
         return float(number) * UNITS[block] if block else 0.0

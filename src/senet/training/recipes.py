@@ -1,4 +1,12 @@
-"""The recipes that come with the package, derived from each other."""
+"""The recipes of the package, derived from each other.
+
+Example:
+    >>> from senet.training import RECIPES
+    >>> sorted(RECIPES)[:4]
+    ['cifar', 'cifar10_fast', 'cifar_paper', 'cifar_quick']
+    >>> RECIPES["imagenet"].step_epochs
+    (30, 60, 90)
+"""
 
 from __future__ import annotations
 
@@ -19,8 +27,8 @@ cifar = Recipe(
     warmup_epochs=6,
     augmentation=Augmentation(crop="pad", hflip=0.5),
 )
-# Ten epochs leave a small network underfitted: more and larger steps, less weight decay and milder crops than for a
-# long training (benchmarks/cifar10_quick.md compares).
+# Ten epochs underfit a small network. More and larger steps, less weight decay and milder crops than for a long
+# training help (benchmarks/cifar10_quick.md).
 cifar_quick = replace(
     cifar,
     epochs=10,
@@ -32,12 +40,12 @@ cifar_quick = replace(
     expects="se_cifar_resnet20 on CIFAR-10 stored as JPEG of quality 75: 84.9% top-1, with "
     "--attention se:reduction=4,init=identity 85.4%, half an hour on 2 CPU cores",
 )
-# As much as 90 minutes on two processor cores allow. What trains fast on CIFAR-10 (Page 2018, "How to train your
-# ResNet"; Jordan 2024, arXiv 2404.00498) is a network that leaves 32 pixels early and widens, one cycle of a high
-# rate, label smoothing, mild crops and averaged weights. Of this package's networks that is a half-width ResNet-18:
+# For 90 minutes on two CPU cores. Fast CIFAR-10 trainings (Page 2018, "How to train your ResNet"; Jordan 2024, arXiv
+# 2404.00498) use a network with early downsampling and wide stages, one cycle of a high learning rate, label
+# smoothing, mild crops and averaged weights. This package's closest network is a half-width ResNet-18:
 #   --model se_cifar_resnet20 --model-kwargs depth=2 --model-kwargs widths=[32,64,128,256]
 #   --model-kwargs projection=true
-# 137M multiply-accumulates, three times ResNet-20's, for ten times its parameters.
+# 137M MACs, three times ResNet-20's, with ten times its parameters.
 cifar10_fast = replace(
     cifar,
     epochs=14,
@@ -85,8 +93,7 @@ photos = Recipe(
         crop="random-resized", scale=(0.25, 1.0), hflip=0.5, color_jitter=0.2, random_erasing=0.1
     ),
 )
-# The paper's ImageNet training (section 6.1). It doesn't state the weight decay; 1e-4 is what its code base's
-# successors use.
+# The paper's ImageNet training (section 6.1). It doesn't state the weight decay; the successors of its code use 1e-4.
 imagenet = Recipe(
     epochs=100,
     batch_size=1024,
@@ -98,7 +105,7 @@ imagenet = Recipe(
     augmentation=Augmentation(crop="random-resized", hflip=0.5),
     expects="se_resnet50: 23.29% top-1 error (paper, Table 2), 8 GPUs",
 )
-# What the authors' README says of the released weights.
+# The training of the released weights, from the authors' README.
 imagenet_readme = replace(
     imagenet,
     batch_size=256,
@@ -106,7 +113,7 @@ imagenet_readme = replace(
     augmentation=replace(imagenet.augmentation, rotation=10, pixel_jitter=20),
     expects="se_resnet50: 22.37% top-1 error (authors' README), 8 GPUs",
 )
-# torchvision's detection reference, for one device and networks that may begin from scratch.
+# torchvision's detection reference, for one device and networks that may be trained from scratch.
 detection = Recipe(
     epochs=26,
     batch_size=8,
@@ -119,7 +126,7 @@ detection = Recipe(
     augmentation=Augmentation(crop="none", hflip=0.5),
 )
 # The paper's Table 7: Detectron's Faster R-CNN on COCO, "2x" schedule of 180,000 steps of 16 images, ImageNet
-# weights whose norms stay as they are and whose first stages are frozen.
+# weights with frozen norms and frozen first stages.
 coco = replace(
     detection,
     epochs=24,
@@ -160,10 +167,16 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe_named(name: str) -> Recipe:
-    """Look a recipe up.
+    """Return the recipe of a name.
 
     Raises:
-        UnknownNameError: There is none of that name; the nearest are given.
+        UnknownNameError: The name is unknown. The message names the nearest recipes.
+
+    Example:
+        >>> from senet.training import recipe_named
+        >>> recipe = recipe_named("imagenet")
+        >>> recipe.optimizer, recipe.batch_size, recipe.lr
+        ('sgd', 1024, 0.6)
     """
     if name not in RECIPES:
         raise UnknownNameError("recipe", name, RECIPES)
@@ -171,11 +184,11 @@ def recipe_named(name: str) -> Recipe:
 
 
 BY_DATA = {"voc": "detection", "coco": "detection", "masks": "segmentation"}
-"""Kind of data to the recipe's name, where they aren't the same."""
+"""Kind of data to the name of its recipe, where the names differ."""
 
 
 def recipe_for(data: str, size: tuple[int, int]) -> str:
-    """The recipe's name where the user names none: by the data set, else by the size of the images."""
+    """Return the name of the default recipe, by the data set, else by the size of the images."""
     kind = data.partition(":")[0]
     if kind in BY_DATA:
         return BY_DATA[kind]
@@ -185,5 +198,12 @@ def recipe_for(data: str, size: tuple[int, int]) -> str:
 
 
 def fine_tuning(recipe: Recipe) -> Recipe:
-    """A recipe for weights that are good already: a tenth of the learning rate, and at most ten epochs."""
+    """Adapt a recipe to pretrained weights: a tenth of the learning rate, and at most ten epochs.
+
+    Example:
+        >>> from senet.training import fine_tuning, recipe_named
+        >>> recipe = fine_tuning(recipe_named("photos"))
+        >>> recipe.epochs, recipe.lr
+        (10, 0.005)
+    """
     return replace(recipe.for_epochs(min(10, recipe.epochs)), lr=recipe.lr / 10)

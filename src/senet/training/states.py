@@ -1,7 +1,7 @@
-"""The states that a run can go on from: checksummed, the last few kept, the newest whole one found.
+"""Training states with checksums. The last few are kept, and the newest intact one is read.
 
-A state is one file, `states/EPOCH-BATCH-HASH.ckpt`: epoch and batch that come next, and the beginning of the SHA-256 of
-its content. As the hash is in the name, a file and its checksum appear in one step, and neither can be there alone.
+A state is one file, `states/EPOCH-BATCH-HASH.ckpt`: the next epoch and batch, and the first digits of the SHA-256 of
+its content. The hash is in the name, so that a file and its checksum appear in one step.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from senet.weights.files import sha256, sync_folder, write_atomically
 __all__ = ["TrainingState", "TrainingStates"]
 
 DIGITS = 32
-"""Of the hash, hexadecimal: 128 bits."""
+"""Hexadecimal digits of the hash in the name: 128 bits."""
 
 NAME = re.compile(rf"(\d+)-(\d+)-([0-9a-f]{{{DIGITS}}})\.ckpt")
 
 
 @dataclass(frozen=True, order=True)
 class TrainingState:
-    """One saved state.
+    """One saved training state.
 
     Attributes:
-        epoch: Epoch that comes next, from 0.
-        batch: Batch of it that comes next, from 0.
-        written: When it was written, in nanoseconds: of two at one place, the later counts.
-        path: Its file.
+        epoch: Next epoch, from 0.
+        batch: Next batch of this epoch, from 0.
+        written: Time of writing in nanoseconds. Of two states at the same position, the later counts.
+        path: Path of the file.
     """
 
     epoch: int
@@ -42,8 +42,8 @@ class TrainingState:
     path: Path
 
     @property
-    def whole(self) -> bool:
-        """Whether the file is what was written."""
+    def intact(self) -> bool:
+        """Whether the file's content matches its checksum."""
         try:
             return sha256(self.path)[:DIGITS] == self.path.stem.rpartition("-")[2]
         except OSError:
@@ -54,11 +54,11 @@ class TrainingState:
 
 
 class TrainingStates:
-    """The states of the run in a folder.
+    """The training states of the run in a folder.
 
     Args:
-        folder: The run's.
-        keep: How many to keep.
+        folder: Folder of the run.
+        keep: Number of states to keep.
     """
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
@@ -66,24 +66,24 @@ class TrainingStates:
         self.keep = keep
 
     def all(self) -> list[TrainingState]:
-        """Those there are, the newest first, whether whole or not."""
+        """Return all states, the newest first, whether intact or not."""
         found = []
         for path in self.folder.glob("*.ckpt"):
             parts = NAME.fullmatch(path.name)
-            with contextlib.suppress(FileNotFoundError):  # the process that trains has dropped it
+            with contextlib.suppress(FileNotFoundError):  # removed by the training process
                 if parts:
                     found.append(TrainingState(int(parts[1]), int(parts[2]), path.stat().st_mtime_ns, path))
         return sorted(found, reverse=True)
 
     def write(self, position: tuple[int, int], save: Callable[[Path], object]) -> TrainingState:
-        """Write one, then drop those beyond the number to keep.
+        """Write a state, then remove old states beyond the number to keep.
 
         Args:
-            position: Epoch and batch that come next.
-            save: Writes it to the path that it is given.
+            position: Next epoch and batch.
+            save: Writes the state to a given path.
 
         Raises:
-            OSError: It can't be written; those from before are untouched.
+            OSError: The state can't be written. Older states are kept.
         """
         if not self.folder.is_dir():
             self.folder.mkdir()
@@ -97,38 +97,38 @@ class TrainingStates:
             old.path.unlink(missing_ok=True)
         return TrainingState(*position, path.stat().st_mtime_ns, path)
 
-    def read(self, tell: Callable[[str], object]) -> tuple[TrainingState, dict[str, Any]] | None:
-        """The newest state that is whole; one that isn't is told, and set aside as `.broken`.
+    def read(self, report: Callable[[str], object]) -> tuple[TrainingState, dict[str, Any]] | None:
+        """Read the newest intact state. A corrupt one is reported and renamed to `.corrupt`.
 
         Returns:
-            None if none was ever saved.
+            The state and its content; None if no state was ever saved.
 
         Raises:
-            CheckpointError: There are states, and none can be used.
+            CheckpointError: There are states, but none is usable.
         """
         import torch
 
         states = self.all()
         for state in states:
-            if not state.whole:
+            if not state.intact:
                 if not state.path.exists():
-                    return self.read(tell)  # a process that trains has dropped it, and written a newer one
-                tell(f"{state.path} is truncated or altered: its checksum differs; taking the state before it")
-                _set_aside(state.path)
+                    return self.read(report)  # the training process has removed it and written a newer one
+                report(f"{state.path} is truncated or altered: its checksum differs; taking the state before it")
+                _mark_corrupt(state.path)
                 continue
             try:
                 return state, torch.load(state.path, map_location="cpu", weights_only=True)
             except Exception as error:
                 if not state.path.exists():
-                    return self.read(tell)  # dropped just now
+                    return self.read(report)  # removed just now
                 raise CheckpointError(
                     f"{state.path} can't be read ({type(error).__name__}): not written by this release"
                 ) from error
-        if states or any(self.folder.glob("*.ckpt.broken")):
-            raise CheckpointError(f"{self.folder} holds no whole state to go on from; start anew in another --out")
+        if states or any(self.folder.glob("*.ckpt.corrupt")):
+            raise CheckpointError(f"{self.folder} has no intact state to resume from; start a new run in another --out")
         return None
 
 
-def _set_aside(path: Path) -> None:
-    with contextlib.suppress(OSError):  # where nothing can be written, it is found and left out again next time
-        path.replace(path.with_name(f"{path.name}.broken"))
+def _mark_corrupt(path: Path) -> None:
+    with contextlib.suppress(OSError):  # on a read-only file system, it is skipped again next time
+        path.replace(path.with_name(f"{path.name}.corrupt"))

@@ -1,4 +1,4 @@
-"""Where the run in a folder stands. This file alone answers that, from the files that a run leaves."""
+"""The status of the run in a folder, determined from its files."""
 
 from __future__ import annotations
 
@@ -14,63 +14,63 @@ from senet.training.outcome import Outcome, outcome_of, read_outcome
 if TYPE_CHECKING:
     from senet.training.states import TrainingState
 
-__all__ = ["RunStatus", "has_begun", "holds_results", "run_status"]
+__all__ = ["RunStatus", "has_run", "holds_results", "run_status"]
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run stands.
+    """The status of a run.
 
     Attributes:
-        state: The training state to go on from. None before the first was saved: the run begins with its initial
-            weights.
-        outcome: The result, if the training has come to its end; None if not.
+        state: The training state to resume from. None before the first one: the run starts from its initial weights.
+        outcome: The result of a finished training, else None.
     """
 
     state: TrainingState | None
     outcome: Outcome | None
 
 
-def has_begun(folder: Path) -> bool:
-    """Whether a run was asked for there, however far it got."""
+def has_run(folder: Path) -> bool:
+    """Whether the folder contains a run, at any stage."""
     return (folder / JOB).is_file()
 
 
 def holds_results(folder: Path) -> bool:
-    """Whether a new run there would overwrite something: training states or weights."""
+    """Whether the folder contains training states, weights or results that a new run would overwrite."""
     from senet.training.states import TrainingStates
 
     return bool(TrainingStates(folder).all()) or any((folder / name).exists() for name in (LAST, BEST, RESULT))
 
 
 def run_status(
-    folder: Path, *, epochs: int, score: str, patience: int = 0, tell: Callable[[str], object] = str
+    folder: Path, *, epochs: int, metric: str, patience: int = 0, report: Callable[[str], object] = str
 ) -> RunStatus:
-    """Say where the run in a folder stands.
+    """Determine the status of the run in a folder.
 
     Args:
-        folder: The run's.
-        epochs: Number of epochs that are asked for: the run's own, or another number to train longer.
-        score: Key of the score that chooses the best epoch, as `top1`.
-        patience: Epochs without a better score after which the training stops; 0 is off.
-        tell: Takes a line about each damaged state that is left out.
+        folder: Folder of the run.
+        epochs: Requested number of epochs: the run's own, or a larger one.
+        metric: Key of the metric that chooses the best epoch, such as `top1`.
+        patience: Epochs without a better metric after which the training stops; 0 is off.
+        report: Called with a line about each skipped corrupt state.
 
     Raises:
-        CheckpointError: The run has trained epochs, and no state of it can be used.
-        SenetError: It has ended without a finite validation score.
+        CheckpointError: The run has trained epochs, but none of its states is usable.
+        SenetError: The run finished without a finite validation metric.
     """
     from senet.training.states import TrainingStates
 
     states = TrainingStates(folder)
     outcome = read_outcome(folder, epochs=epochs)
-    # A longer run that was begun since has replaced what the result is about.
+    # The result is outdated if a longer run was started since.
     if outcome is not None and not any(saved.epoch > epochs for saved in states.all()):
         return RunStatus(None, outcome)
-    found = states.read(tell)
+    found = states.read(report)
     if found is None:
         if (folder / RESULT).exists() or _epochs_written(folder) > 1:
             raise CheckpointError(
-                f"{folder} can't be resumed: its {STATES} are gone; --init {folder} begins with its best network"
+                f"{folder} can't be resumed: its {STATES} are missing; use --checkpoint {folder} to start from its "
+                "best network"
             )
         return RunStatus(None, None)
     from senet.training.checkpointer import TrainingCheckpointer
@@ -78,10 +78,10 @@ def run_status(
     saved, content = found
     kept = TrainingCheckpointer.saved_part(content)
     if tuple(kept["next"]) != (saved.epoch, saved.batch):
-        raise CheckpointError(f"{saved.path} isn't named as it was written; give it its name back")
+        raise CheckpointError(f"{saved.path} was renamed; restore its original name")
     outcome = None
     if saved.epoch >= epochs or _stopped_early(content, patience):
-        outcome = outcome_of(kept["rows"], score, folder=folder)
+        outcome = outcome_of(kept["rows"], metric, folder=folder)
     return RunStatus(saved, outcome)
 
 

@@ -1,4 +1,4 @@
-"""Batch norms that take their statistics over the images of all processes: a batch means the same on any number."""
+"""Batch norms with statistics over the images of all processes, on CPUs too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["SyncBatchNorm1d", "SyncBatchNorm2d", "SyncBatchNorm3d", "SyncBatchNo
 
 
 class _Summed(torch.autograd.Function):
-    """The sum of a tensor over all processes; so is its gradient's."""
+    """Sums a tensor over all processes, and its gradient too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004 - autograd's signature
@@ -33,9 +33,9 @@ def _sum(x: Tensor) -> Tensor:
 class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm over the images of all processes, in any backend, on any device.
 
-    Every process must hold equally many values a channel, as training batches do.
+    Every process must have the same number of values per channel, as training batches do.
 
-    Differs: `nn.SyncBatchNorm` refuses tensors on processors; it is what stands in on GPUs (`SyncBatchNormPlugin`).
+    Differs: `nn.SyncBatchNorm` refuses CPU tensors. `SyncBatchNormPlugin` uses it on GPUs.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         return torch.addcmul(shift.view(channels), x, scale.view(channels)).to(x.dtype)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Variance and mean, (C,) each: within the processes, and of the processes' means around the common one."""
+        """Return variance and mean, (C,) each. The variance adds that within processes and that between their means."""
         axes = [axis for axis in range(x.ndim) if axis != 1]
         own_var, own_mean = torch.var_mean(x, axes, correction=0)
         world = dist.get_world_size()
@@ -65,7 +65,7 @@ class _SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, var: Tensor, count: int) -> None:
-        """Move the running statistics as `nn.BatchNorm2d` does."""
+        """Update the running statistics as `nn.BatchNorm2d` does."""
         if self.running_mean is None or self.running_var is None:
             return
         momentum = self.momentum
@@ -96,17 +96,17 @@ OWN: dict[type[nn.Module], type[nn.Module]] = {
 
 
 class SyncBatchNormPlugin(LayerSync):
-    """Lets a network's batch norms share their statistics while it trains on several processes.
+    """Synchronizes a network's batch norms while it trains on several processes.
 
-    A norm changes its class and stays the same object: parameters, running statistics and hooks (such as inserted
-    attention) stay where they are.
+    A norm changes its class and stays the same object, so that its parameters, running statistics and hooks (such as
+    inserted attention) are kept.
     """
 
     def __init__(self) -> None:
         self._before: list[tuple[nn.Module, type[nn.Module]]] = []
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Share; a subclass of PyTorch's norms is left alone."""
+        """Replace PyTorch's batch norms. Subclasses are not replaced."""
         for module in model.modules():
             if type(module) in OWN:
                 self._before.append((module, type(module)))
@@ -119,7 +119,7 @@ class SyncBatchNormPlugin(LayerSync):
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Back to each process for itself."""
+        """Restore the original batch norms."""
         while self._before:
             module, kind = self._before.pop()
             module.__class__ = kind

@@ -1,17 +1,15 @@
-"""Checkpoints as data: our own, and everybody's by tables of rules; no file can run code."""
+"""Read, write and convert checkpoints of this package and of other libraries. Loading a file never runs its code."""
 
 from senet.weights.card import Card
-from senet.weights.catalog import CARDS, cards, find_card
-from senet.weights.checkpoint import CheckpointMetadata, read_checkpoint, write_checkpoint, write_tensors
+from senet.weights.catalog import cards, find_card
+from senet.weights.checkpoint import CheckpointMetadata, read_checkpoint, write_checkpoint
 from senet.weights.data_record import DataRecord
-from senet.weights.files import write_atomically
 from senet.weights.hub import fetch
 from senet.weights.layouts import LAYOUTS
 from senet.weights.load import LoadReport, load_weights, to_layout
-from senet.weights.reading import read_contents, read_tensors
+from senet.weights.reading import read_tensors
 
 __all__ = [
-    "CARDS",
     "LAYOUTS",
     "Card",
     "CheckpointMetadata",
@@ -22,10 +20,7 @@ __all__ = [
     "find_card",
     "load_weights",
     "read_checkpoint",
-    "read_contents",
     "read_tensors",
     "to_layout",
-    "write_atomically",
     "write_checkpoint",
-    "write_tensors",
 ]

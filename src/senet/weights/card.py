@@ -1,4 +1,4 @@
-"""What is known about one public checkpoint."""
+"""Metadata of one public checkpoint."""
 
 from __future__ import annotations
 
@@ -14,22 +14,30 @@ __all__ = ["Card"]
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One public checkpoint: where from, for what, how good.
+    """A public checkpoint: source, network, preprocessing and published accuracy.
 
     Attributes:
-        model: The network's name in `list_models()`.
-        tag: Which of that network's checkpoints; `create_model(model, pretrained=tag)`.
+        model: Name of the network in `list_models()`.
+        tag: Name of the checkpoint, unique for its network; `create_model(model, pretrained=tag)`.
         repo: Repository on the Hugging Face hub.
-        file: Name of the file in it.
-        licence: SPDX identifier, as its publisher states it.
-        preprocessing: What its images go through.
-        num_classes: Outputs of its classifier.
-        layout: Whose names its weights have.
-        options: Options of the network that differ from that name's own.
-        sha256: Of the file, where somebody verified it; None says that nobody here did. The file must then have the
-            hash under which the hub itself stores it, fit key by key, and hold finite numbers only.
-        metrics: As published, accuracies in 0..1; `size` is the image's edge in pixels that they were measured at.
-        metrics_source: Who published them.
+        file: Name of the file in the repository.
+        licence: SPDX identifier stated by the publisher.
+        preprocessing: Preprocessing of the images.
+        num_classes: Number of outputs of the classifier.
+        layout: Layout of the weights' names.
+        options: Model options that differ from the defaults of `model`.
+        sha256: Verified hash of the file, or None. Without one, the file is checked against the hash under which the
+            hub stores it.
+        metrics: Published metrics. Accuracies lie in 0..1. `size` is the edge of the evaluated images in pixels.
+        metrics_source: Source of the metrics.
+
+    Example:
+        >>> from senet.weights import find_card
+        >>> card = find_card("se_resnet50", "in1k")
+        >>> card.repo, card.licence, card.metrics["top1"]
+        ('timm/legacy_seresnet50.in1k', 'apache-2.0', 0.77644)
+        >>> card.network_options()["num_classes"]
+        1000
     """
 
     model: str
@@ -46,5 +54,5 @@ class Card:
     metrics_source: str = ""
 
     def network_options(self) -> dict[str, Any]:
-        """The options with which the network is the one that the checkpoint is of."""
+        """Return the `create_model` options of the checkpoint's network."""
         return {"preprocessing": self.preprocessing, "num_classes": self.num_classes, **self.options}

@@ -1,4 +1,4 @@
-"""The public checkpoints there are, with what their publishers say of them."""
+"""The catalog of public checkpoints, with the metadata and metrics of their publishers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _STATISTICS = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
-# Ours, timm's name and tag, licence, pixels, crop, interpolation and statistics as timm 1.0.31 has them in its
-# configurations; top-1 and top-5 in percent and the pixels they were measured at, as in its results-imagenet.csv. A
-# network's first row is what `pretrained=True` means. The repository is `timm/NAME.TAG`; timm itself still loads the
-# `legacy_*` from its GitHub releases.
+# Columns: our name; timm's name and tag; licence, pixels, crop, interpolation and statistics of timm 1.0.31's
+# configurations; top-1 and top-5 in percent and their image size in pixels, from timm's results-imagenet.csv.
+# `pretrained=True` selects a network's first row. The repository is `timm/NAME.TAG`. timm itself still loads the
+# `legacy_*` networks from its GitHub releases.
 _TIMM = """
 se_resnet18 legacy_seresnet18.in1k apache-2.0 224 0.875 bicubic in1k 71.766 90.332 224
 se_resnet34 legacy_seresnet34.in1k apache-2.0 224 0.875 bilinear in1k 74.808 92.126 224
@@ -113,8 +113,8 @@ inception_resnet_v2 inception_resnet_v2.tf_in1k apache-2.0 299 0.8975 bicubic ha
 inception_resnet_v2 inception_resnet_v2.tf_ens_adv_in1k apache-2.0 299 0.8975 bicubic half 79.978 94.946 299
 """
 
-# What timm's networks have and ours by default don't, by the beginning of its names: it widens the hidden layer of its
-# SE-ResNets to multiples of 8, cuts MobileNet's ReLUs at 6, and ends the branches of two small networks in a ReLU.
+# Options by the start of timm's names. timm rounds the hidden width of its SE-ResNets up to multiples of 8, uses ReLU6
+# in MobileNet, and ends the branches of two small networks in a ReLU.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "legacy_seresnet18": {"branch_relu": True},
     "legacy_seresnet34": {"branch_relu": True},
@@ -151,31 +151,46 @@ def _card(row: str) -> Card:
 
 
 CARDS: tuple[Card, ...] = tuple(_card(row) for row in _TIMM.strip().splitlines())
-"""All of them; a network's first is its default."""
+"""All public checkpoints. The first one of a network is its default."""
 
 assert len({(card.model, card.tag) for card in CARDS}) == len(CARDS), "two cards of a network share a tag"
 
 
 def cards(model: str) -> Mapping[str, Card]:
-    """A network's checkpoints by tag, the default first."""
+    """Return the public checkpoints of a network by tag, the default first.
+
+    Example:
+        >>> from senet.weights import cards
+        >>> list(cards("se_resnet50_v1_5"))
+        ['ra2_in1k', 'a1_in1k', 'a2_in1k', 'a3_in1k']
+        >>> cards("cifar_resnet20")
+        {}
+    """
     return {card.tag: card for card in CARDS if card.model == model}
 
 
 def find_card(model: str, tag: bool | str) -> Card:
-    """One checkpoint.
+    """Return one public checkpoint of a network.
 
     Args:
-        model: A network's name.
-        tag: Which, or True for its first.
+        model: Name of the network.
+        tag: Tag of the checkpoint, or True for the default.
 
     Raises:
-        SenetError: That network has none.
-        UnknownNameError: It has none of that tag; names the nearest.
+        SenetError: The network has no public checkpoint.
+        UnknownNameError: The network has no checkpoint with this tag. The message names the nearest tags.
+
+    Example:
+        >>> from senet.weights import find_card
+        >>> find_card("resnet50_v1_5", True).tag
+        'a1_in1k'
+        >>> find_card("resnet50_v1_5", "tv2_in1k").preprocessing.size
+        (176, 176)
     """
     found = cards(model)
     if not found:
         others = sorted({card.model for card in CARDS})
-        raise SenetError(f"{model} has no public checkpoint in the catalogue; these have: {', '.join(others)}")
+        raise SenetError(f"{model} has no public checkpoint; networks with one: {', '.join(others)}")
     if tag is True:
         return next(iter(found.values()))
     if tag not in found:

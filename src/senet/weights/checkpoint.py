@@ -1,4 +1,4 @@
-"""This project's checkpoints: `NAME.safetensors` with the weights and `NAME.json` that says what they are."""
+"""Checkpoints of this package: `NAME.safetensors` with the weights and `NAME.json` with the metadata."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from senet.preprocessing import Preprocessing
 from senet.weights.data_record import DataRecord
 from senet.weights.files import sha256, write_atomically
 from senet.weights.strict_json import MOST_BYTES, parse_object
-from senet.weights.values import unreadable
+from senet.weights.values import tensor_issue
 
 __all__ = [
     "CheckpointMetadata",
@@ -35,18 +35,25 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointMetadata:
-    """What stands beside the weights: all that is needed to use them.
+    """The metadata that a checkpoint needs besides its weights.
 
     Attributes:
         model: A name of `list_models()`, or `module:function` for a user's own network.
-        options: The network's options that differ from that name's own.
+        options: Model options that differ from the defaults of `model`.
         classes: Class names, in the order of the outputs.
-        preprocessing: What an image goes through.
-        metrics: As measured when it was written; accuracies in 0..1.
-        training: Where it comes from: epoch, recipe, data; free form.
-        data: What it was trained and validated on; None where that isn't known.
-        task: What it is for; `model` is then a backbone with the `head`, or a whole network.
-        head: What stands on the backbone, as `senet.tasks.head.HeadSpec` writes it.
+        preprocessing: Preprocessing of the images.
+        metrics: Metrics at the time of writing. Accuracies lie in 0..1.
+        training: Free-form record of the training: epoch, recipe, data.
+        data: Training and validation data. None where unknown.
+        task: Name of the task. `model` is then a backbone with `head`, or a whole network.
+        head: The head on the backbone, as `senet.tasks.head.HeadSpec` writes it.
+
+    Example:
+        >>> from senet.preprocessing import CIFAR
+        >>> from senet.weights import CheckpointMetadata
+        >>> metadata = CheckpointMetadata(model="cifar_resnet20", classes=("cat", "dog"), preprocessing=CIFAR)
+        >>> metadata.task, metadata.metrics, metadata.data
+        ('classification', {}, None)
     """
 
     model: str
@@ -60,27 +67,39 @@ class CheckpointMetadata:
     head: dict[str, Any] = field(default_factory=dict)
 
 
-def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], description: CheckpointMetadata) -> None:
-    """Write the weights and, beside them, their description with the weights' hash; each file atomically.
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: CheckpointMetadata) -> None:
+    """Write the weights and their metadata, each file atomically.
 
-    The description goes last: whoever finds one whose hash doesn't fit knows that the writing was interrupted.
+    The metadata contains the hash of the weights and is written last. A hash that does not match means that the
+    writing was interrupted.
 
     Args:
-        path: Ends in `.safetensors`; the description goes to the same name with `.json`.
+        path: Path of the weights, ending in `.safetensors`. The metadata goes to the same name with `.json`.
         tensors: State dict.
-        description: What they are. A metric that is no finite number is written as null.
+        metadata: Metadata of the weights. A non-finite metric is written as null.
 
     Raises:
-        CheckpointError: The description holds what JSON can't (nothing is written), or the file system refuses it.
+        CheckpointError: The metadata can't be written as JSON (no file is written), or writing the weights failed.
+
+    Example:
+        >>> import tempfile, senet
+        >>> from pathlib import Path
+        >>> from senet.preprocessing import CIFAR
+        >>> from senet.weights import CheckpointMetadata, write_checkpoint
+        >>> metadata = CheckpointMetadata(model="cifar_resnet20", classes=("cat", "dog"), preprocessing=CIFAR)
+        >>> path = Path(tempfile.mkdtemp()) / "pets.safetensors"
+        >>> write_checkpoint(path, senet.create_model("cifar_resnet20", num_classes=2).state_dict(), metadata)
+        >>> senet.load_model(path).classes
+        ('cat', 'dog')
     """
     path = Path(path)
-    content = asdict(description)
+    content = asdict(metadata)
     content["metrics"] = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in description.metrics.items()
+        for name, value in metadata.metrics.items()
     }
-    content["data"] = description.data.to_dict() if description.data else None
-    if description.task == "classification":  # as releases wrote it that knew no other task
+    content["data"] = metadata.data.to_dict() if metadata.data else None
+    if metadata.task == "classification":  # the format of releases that knew no other task
         del content["task"], content["head"]
     _in_json(content, path)
     write_tensors(path, tensors)
@@ -94,16 +113,16 @@ def _in_json(content: dict[str, Any], path: Path) -> str:
         parse_object(text)
         return text
     except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path.with_suffix('.json')}: its description can't be written ({error})") from error
+        raise CheckpointError(f"{path.with_suffix('.json')}: the metadata can't be written ({error})") from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a state dict as a safetensors file, atomically.
 
     Raises:
-        CheckpointError: The file system refuses it in the middle: no space left, too large.
+        CheckpointError: Writing failed: no space left, file too large.
     """
-    # A copy of each, since the format refuses tensors that share memory (tied weights).
+    # Every tensor is copied, since the format refuses tensors that share memory (tied weights).
     path = Path(path)
     plain = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}
     try:
@@ -113,7 +132,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def is_checkpoint_file(path: Path) -> bool:
-    """Whether a path means a checkpoint of this package, there or not: a folder, or weights with a description."""
+    """Whether a path names a checkpoint of this package, existing or not: a folder, or weights with metadata."""
     return (
         path.is_dir()
         or path.suffix == ".json"
@@ -122,16 +141,31 @@ def is_checkpoint_file(path: Path) -> bool:
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata]:
-    """Read and verify what `write_checkpoint` wrote.
+    """Read and verify a checkpoint written by `write_checkpoint`.
 
     Args:
         path: The `.safetensors` file, its `.json`, or a training's output folder (its `best.safetensors`).
 
+    Returns:
+        The state dict and the metadata.
+
     Raises:
-        CheckpointError: Missing, truncated, altered, of a newer format, or with weights that are no numbers.
+        CheckpointError: The checkpoint is missing, truncated, altered, of a newer format, or has non-finite weights.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> from senet.preprocessing import CIFAR
+        >>> from senet.weights import CheckpointMetadata, read_checkpoint, write_checkpoint
+        >>> metadata = CheckpointMetadata(model="cifar_resnet20", classes=("cat", "dog"), preprocessing=CIFAR)
+        >>> path = Path(tempfile.mkdtemp()) / "pets.safetensors"
+        >>> write_checkpoint(path, {"head.fc.bias": torch.zeros(2)}, metadata)
+        >>> tensors, found = read_checkpoint(path)
+        >>> list(tensors), found == metadata
+        (['head.fc.bias'], True)
     """
     path = weights_file(Path(path))
-    description, digest = _read_metadata(path.with_suffix(".json"), path)
+    metadata, digest = _read_metadata(path.with_suffix(".json"), path)
     try:
         found = sha256(path)
         if found == digest:
@@ -143,16 +177,16 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata]:
             f"{path}: its hash differs from the one in {path.stem}.json: truncated, altered, or from another run"
         )
     for key, tensor in tensors.items():
-        wrong = unreadable(tensor)
+        wrong = tensor_issue(tensor)
         if wrong:
             raise CheckpointError(f"{path}: {key} {wrong}")
-    return tensors, description
+    return tensors, metadata
 
 
 def _read_metadata(file: Path, weights: Path) -> tuple[CheckpointMetadata, str]:
-    """The description and the hash that the weights must have."""
+    """Read the metadata and the expected hash of the weights."""
     if not file.is_file():
-        raise CheckpointError(f"{weights}: its description {file.name} is missing beside it; copy both files")
+        raise CheckpointError(f"{weights}: its metadata file {file.name} is missing; copy both files")
     try:
         with file.open("rb") as opened:
             content = parse_object(opened.read(MOST_BYTES + 1))
@@ -165,11 +199,11 @@ def _read_metadata(file: Path, weights: Path) -> tuple[CheckpointMetadata, str]:
     except CheckpointError:
         raise
     except (ValueError, KeyError, TypeError, OSError) as error:
-        raise CheckpointError(f"{file}: not a checkpoint description ({error})") from error
+        raise CheckpointError(f"{file}: invalid checkpoint metadata ({error})") from error
 
 
 def _metadata(*, classes: list[str], preprocessing: dict[str, Any], **others: Any) -> CheckpointMetadata:
-    """The description as JSON has it, its types checked."""
+    """Build the metadata from JSON values, with their types checked."""
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise TypeError("classes must be a list of names")
     others = {"task": "classification", "head": {}, "data": None} | others
@@ -178,7 +212,7 @@ def _metadata(*, classes: list[str], preprocessing: dict[str, Any], **others: An
         if not isinstance(others[key], kind):
             raise TypeError(f"{key} must be a {kind.__name__}")
     if not others["model"] or not others["model"].isprintable():
-        raise TypeError(f"model={shown(others['model'])} is no name")
+        raise TypeError(f"model={shown(others['model'])} is not a name")
     others["data"] = None if others["data"] is None else DataRecord.from_dict(others["data"])
     others["metrics"] = {name: _metric(name, value) for name, value in others["metrics"].items()}
     return CheckpointMetadata(classes=tuple(classes), preprocessing=Preprocessing.from_dict(preprocessing), **others)
@@ -193,10 +227,10 @@ def _metric(name: str, value: Any) -> float:
 
 
 def weights_file(path: Path) -> Path:
-    """The `.safetensors` file that a path means: itself, the one beside its `.json`, or a training's best network.
+    """Resolve a path to a `.safetensors` file: itself, the one beside its `.json`, or a training's best network.
 
     Raises:
-        CheckpointError: There is none.
+        CheckpointError: The file does not exist.
     """
     if path.is_dir():
         path = path / "best.safetensors"

@@ -1,4 +1,4 @@
-"""What a file holds, whatever it is wrapped in: each value under one dotted name."""
+"""The contents of a file: each value in nested mappings under one dotted name."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any, Final
 from torch import Tensor
 
 from senet.errors import CheckpointError, shown
-from senet.weights.values import overclaimed, unreadable
-from senet.weights.wrappers import ALWAYS
+from senet.weights.values import storage_issue, tensor_issue
+from senet.weights.wrappers import WRAPPER_NAMES
 
-__all__ = ["Contents", "Entry", "check", "copies", "flattened", "is_bookkeeping", "is_buffer"]
+__all__ = ["Contents", "Entry", "averaged_copies", "check_tensors", "flattened", "is_bookkeeping", "is_buffer"]
 
 _DEEPEST: Final = 12
-"""Mappings inside each other that are looked into, and parts of a name that are taken for a prefix."""
+"""Largest nesting depth of mappings, and largest number of parts in a prefix."""
 
 _MOST_PREFIXES: Final = 64
 
@@ -33,7 +33,7 @@ _BOOKKEEPING: Final = (
     *("*AuxLogits.*", "*aux[0-9].*", "*aux_*", "*_aux.*", "*auxiliary*"),  # heads that only training uses
     *("n_averaged", "steps", "step", "initted", "num_updates", "decay"),  # counters of averaging
 )
-"""Names that no network for inference has: left out where no weight of the network is called so."""
+"""Names that a network for inference lacks. They are ignored unless the network has a weight of that name."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class Entry:
     """One value of a file.
 
     Attributes:
-        name: All names down to it, joined by dots, without those of wrappers such as `_orig_mod`.
-        key: The last of these: its name in the mapping that it lies in.
-        value: A tensor in a usual file.
-        home: The names down to that mapping, as the file has them.
-        written: All names down to it, as the file has them.
+        name: Dotted path of the value, without wrappers such as `_orig_mod`.
+        key: Its key in the innermost mapping, without wrappers.
+        value: The value, usually a tensor.
+        home: Dotted path of the innermost mapping, as in the file.
+        written: Dotted path of the value, as in the file.
     """
 
     name: str
@@ -56,26 +56,26 @@ class Entry:
 
     @property
     def prefix(self) -> str:
-        """What stands before its key in its name."""
+        """The part of the name before the key."""
         return self.name[: len(self.name) - len(self.key)]
 
     def without(self, parts: Collection[str]) -> Entry:
-        """The same without these parts of names."""
+        """Return the entry without these parts of its name."""
         return replace(self, name=_without(self.name, parts), key=_without(self.key, parts))
 
 
 def is_buffer(key: str) -> bool:
-    """Whether it is a norm's statistic: some averages hold parameters alone."""
+    """Whether a key is a norm's statistic. Some averages contain parameters only."""
     return key.rpartition(".")[2] in _BUFFERS
 
 
 def is_bookkeeping(key: str) -> bool:
-    """Whether it is a profiler's counter, an auxiliary head, or a counter of averaging."""
+    """Whether a key is a profiler's counter, an auxiliary head, or a counter of averaging."""
     return any(fnmatchcase(key, pattern) for pattern in _BOOKKEEPING)
 
 
-def copies(keys: Iterable[str]) -> set[str]:
-    """Those of a mapping's keys under which mmcv's hook keeps what it averages: `ema_conv1_weight`."""
+def averaged_copies(keys: Iterable[str]) -> set[str]:
+    """Return the keys of the averaged copies that mmcv's hook adds: `ema_conv1_weight`."""
     keys = list(keys)
     flat = [key for key in keys if key.startswith("ema_") and "." not in key]
     return set(flat) & {f"ema_{key.replace('.', '_')}" for key in keys} if flat else set()
@@ -86,15 +86,15 @@ class Contents:
     """All values of a file or state dict.
 
     Attributes:
-        source: What it is called in messages.
-        entries: In the file's order.
+        source: Name of the file in messages.
+        entries: Its values, in the file's order.
     """
 
     source: str
     entries: tuple[Entry, ...]
 
     def plain(self, own: Collection[str]) -> Contents:
-        """The same without `module` in the names, unless the network `own` has a part of that name."""
+        """Remove `module` from the names, unless the network's keys `own` contain it."""
         if any("module" in key.split(".") for key in own):
             return self
         return Contents(
@@ -103,10 +103,10 @@ class Contents:
         )
 
     def without(self, patterns: Collection[str]) -> tuple[Contents, list[str]]:
-        """The same without names that these shell-style patterns match; and those names.
+        """Remove the names that match these shell-style patterns, and return them too.
 
         Raises:
-            CheckpointError: A pattern matches none.
+            CheckpointError: A pattern matches no name.
         """
         kept, dropped, used = [], [], set()
         for entry in self.entries:
@@ -118,16 +118,16 @@ class Contents:
                 kept.append(entry)
         unused = next((pattern for pattern in patterns if pattern not in used), None)
         if unused is not None:
-            raise CheckpointError(f"{self.source}: no name in it matches the pattern {unused!r} that is to be ignored")
+            raise CheckpointError(f"{self.source}: no name in it matches the ignore pattern {unused!r}")
         return Contents(self.source, tuple(kept)), dropped
 
     def within(self, prefix: str) -> Contents:
-        """Only what lies below a prefix, which may itself lie below others.
+        """Keep only the entries below a prefix, which may itself be below others.
 
         Raises:
-            CheckpointError: Nothing does.
+            CheckpointError: There is no entry below it.
         """
-        for ignored in (ALWAYS, {*ALWAYS, "module"}):
+        for ignored in (WRAPPER_NAMES, {*WRAPPER_NAMES, "module"}):
             wanted = _without(prefix.strip("."), ignored)
             kept = tuple(e for e in self.entries if not wanted or f".{wanted}." in f".{e.name}")
             if kept:
@@ -138,7 +138,7 @@ class Contents:
         return Contents(self.source, kept)
 
     def prefixes(self, least: int) -> list[str]:
-        """What stands before at least so many tensors' names, with its dot; the most common first."""
+        """Return the prefixes of at least `least` tensors, with their dot, the most common first."""
         counts: Counter[str] = Counter()
         for entry in self.entries:
             if isinstance(entry.value, Tensor):
@@ -147,10 +147,10 @@ class Contents:
         return [prefix for prefix, count in counts.most_common(_MOST_PREFIXES) if count >= least]
 
     def below(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors with this prefix, without it.
+        """Return the tensors below a prefix, without it.
 
         Raises:
-            CheckpointError: Two have one name.
+            CheckpointError: Two tensors have the same name.
         """
         found: dict[str, Tensor] = {}
         written: dict[str, str] = {}
@@ -164,27 +164,27 @@ class Contents:
                 found[key], written[key] = entry.value, entry.written
         return found
 
-    def beside(self, names: Collection[str]) -> list[Entry]:
-        """What lies in the same mappings as these."""
+    def siblings(self, names: Collection[str]) -> list[Entry]:
+        """Return all entries of the mappings that contain these names."""
         homes = {entry.home for entry in self.entries if entry.name in names}
         return [entry for entry in self.entries if entry.home in homes]
 
     def is_averaged(self, prefix: str) -> bool:
-        """Whether the tensors with this prefix are an average over training, as names and neighbours say."""
+        """Whether the tensors below a prefix are an average over training, judged from the names."""
         parts = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", part).lower() for part in prefix.split(".")]
-        if parts[0] in ("state_dict", "ema_state_dict") and self._exchanged:
+        if parts[0] in ("state_dict", "ema_state_dict") and self._swapped:
             return parts[0] == "state_dict"
         for part in reversed(parts):
             if _CURRENT.search(part):
                 return False
             if _AVERAGED.search(part):
                 return True
-        return any(prefix.startswith(scope) for scope in self._counted)
+        return any(prefix.startswith(scope) for scope in self._averaged_scopes)
 
-    def has_begun(self, prefix: str) -> bool:
-        """Whether an average with this prefix holds more than the weights that a network was built with.
+    def average_updated(self, prefix: str) -> bool:
+        """Whether an average below this prefix was updated at least once after initialization.
 
-        Averages often begin late in a training, and `n_averaged` says how many steps are in them.
+        Averaging often starts late in a training. `n_averaged` is the number of averaged steps.
         """
         scopes = {
             entry.name.removesuffix("n_averaged"): entry.value
@@ -192,12 +192,12 @@ class Contents:
             if entry.key.rpartition(".")[2] == "n_averaged"
         }
         counters = [value for scope, value in scopes.items() if scope and prefix.startswith(scope)]
-        counters += [scopes["averaging_state."]] if self._exchanged and "averaging_state." in scopes else []
+        counters += [scopes["averaging_state."]] if self._swapped and "averaging_state." in scopes else []
         return all(int(value) > 0 for value in counters if _is_number(value))
 
     @cached_property
-    def _exchanged(self) -> bool:
-        """Whether the averages were put where one looks first: by MMEngine's hook, and by Lightning's callback."""
+    def _swapped(self) -> bool:
+        """Whether `state_dict` contains the average, as with MMEngine's hook and Lightning's callback."""
         names = {entry.name for entry in self.entries}
         roots = {name.partition(".")[0] for name in names}
         by_mmengine = "ema_state_dict" in roots and (
@@ -206,8 +206,8 @@ class Contents:
         return by_mmengine or "current_model_state" in roots
 
     @cached_property
-    def _counted(self) -> tuple[str, ...]:
-        """Prefixes below which `AveragedModel` counts, or mmcv's hook keeps copies of what it averages."""
+    def _averaged_scopes(self) -> tuple[str, ...]:
+        """Prefixes with a counter of `AveragedModel`, or with the averaged copies of mmcv's hook."""
         found = {
             entry.name.removesuffix("n_averaged")
             for entry in self.entries
@@ -215,7 +215,7 @@ class Contents:
         }
         flat = (entry for entry in self.entries if entry.key.startswith("ema_") and "." not in entry.key)
         first = next(flat, None)
-        if first is not None and copies(entry.key for entry in self.entries if entry.home == first.home):
+        if first is not None and averaged_copies(entry.key for entry in self.entries if entry.home == first.home):
             found.add(first.prefix)
         return tuple(found)
 
@@ -224,14 +224,14 @@ class Contents:
 
 
 def flattened(content: Any, source: str) -> Contents:
-    """Name every value in nested mappings.
+    """Give every value in nested mappings a dotted name.
 
     Raises:
-        CheckpointError: It is no mapping, holds no tensor, or tensors that claim more than is stored.
+        CheckpointError: It is not a mapping, has no tensor, or has a tensor far larger than its storage.
     """
     if not isinstance(content, Mapping):
         raise CheckpointError(
-            f"{source}: holds a {type(content).__name__}, not a state dict; save model.state_dict() with torch.save"
+            f"{source}: contains a {type(content).__name__}, not a state dict; save model.state_dict() with torch.save"
         )
     entries: list[Entry] = []
     seen: set[int] = set()
@@ -242,27 +242,27 @@ def flattened(content: Any, source: str) -> Contents:
             name = key if isinstance(key, str) else shown(key)  # an optimizer numbers its states
             path = f"{home}.{name}" if home else name
             if not isinstance(value, Mapping) and isinstance(key, str):
-                entries.append(Entry(path, key, value, home, path).without(ALWAYS))
-            elif isinstance(value, Mapping) and depth < _DEEPEST and id(value) not in seen:  # a pickle can hold itself
+                entries.append(Entry(path, key, value, home, path).without(WRAPPER_NAMES))
+            elif isinstance(value, Mapping) and depth < _DEEPEST and id(value) not in seen:  # pickles may be cyclic
                 walk(value, path, depth + 1)
 
     walk(content, "", 0)
     tensors = {entry.written: entry.value for entry in entries if isinstance(entry.value, Tensor)}
     if not tensors:
         raise CheckpointError(f"{source}: no weights in it")
-    wrong = overclaimed(tensors)
+    wrong = storage_issue(tensors)
     if wrong:
         raise CheckpointError(f"{source}: {wrong}")
     return Contents(source, tuple(entries))
 
 
-def check(tensors: Mapping[str, Tensor], source: str) -> None:
-    """Raise a `CheckpointError` for names and numbers that can't be a weight's."""
+def check_tensors(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Raise a `CheckpointError` for invalid names and values of weights."""
     for key in tensors:
         if not key or not key.isprintable():
-            raise CheckpointError(f"{source}: {key!r} is no name of a weight")
+            raise CheckpointError(f"{source}: {key!r} is not a valid weight name")
     for key, value in tensors.items():
-        wrong = unreadable(value)
+        wrong = tensor_issue(value)
         if wrong:
             raise CheckpointError(f"{source}: {key} {wrong}")
 
@@ -273,7 +273,7 @@ def _without(name: str, parts: Collection[str]) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) is int or (isinstance(value, Tensor) and value.numel() == 1 and unreadable(value) is None)
+    return type(value) is int or (isinstance(value, Tensor) and value.numel() == 1 and tensor_issue(value) is None)
 
 
 def _matches(entry: Entry, pattern: str) -> bool:

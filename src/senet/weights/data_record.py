@@ -1,4 +1,4 @@
-"""What a checkpoint says of the data that it was trained on."""
+"""The checkpoint's record of its training data."""
 
 from __future__ import annotations
 
@@ -16,17 +16,25 @@ FIELDS = ("name", "val_fraction", "split_seed", "digest", "train", "val", "held_
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecord:
-    """The data that a network was trained on, so that it is evaluated on other images.
+    """The training data of a network. Evaluation uses it to avoid training images.
 
     Attributes:
-        name: As `senet.data.open_data` takes it, with an absolute path.
-        val_fraction: Share that was validated on, of images that came undivided; None where they came divided.
-        split_seed: What the choice of these images depended on; None where they came divided.
+        name: Name for `senet.data.open_data`, with an absolute path.
+        val_fraction: Fraction of the images that went to the validation split. None where the data has its own split.
+        split_seed: Seed of the split. None where the data has its own split.
         digest: `senet.data.Data.digest`.
-        train: Number of images that were trained on.
-        val: Number of images that were validated on.
-        held_out: Whether half of the validation part was held out, see `senet.data.hold_out`.
-        sample: Hashes of training images (path, then content), ascending: all of up to 1,024, else the smallest.
+        train: Number of training images.
+        val: Number of validation images.
+        held_out: Whether half of the validation split was held out, see `senet.data.hold_out`.
+        sample: Sorted hashes of training images (path, then content): the 1,024 smallest.
+
+    Example:
+        >>> from senet.weights import DataRecord
+        >>> record = DataRecord(
+        ...     name="folder:/data/pets", val_fraction=0.2, split_seed=0, digest="0" * 64, train=80, val=20
+        ... )
+        >>> DataRecord.from_dict(record.to_dict()) == record
+        True
     """
 
     name: str
@@ -39,16 +47,16 @@ class DataRecord:
     sample: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `from_dict` reads it back."""
+        """Return a JSON-ready dictionary for `from_dict`."""
         return asdict(self) | {"sample": list(self.sample)}
 
     @classmethod
     def from_dict(cls, values: Any) -> DataRecord:
-        """Read what `to_dict` wrote.
+        """Build a record from the result of `to_dict`.
 
         Raises:
             TypeError: A field is missing, unknown, or of another type.
-            ValueError: A value is impossible.
+            ValueError: A value is out of range.
         """
         if not isinstance(values, Mapping) or sorted(values) != sorted(FIELDS):
             raise TypeError(f"data must be an object of {', '.join(FIELDS)}, not {shown(values)}")
@@ -57,7 +65,7 @@ class DataRecord:
             if not undivided and (type(values[key]) is not int or (key != "split_seed" and values[key] < 0)):
                 raise TypeError(f"data: {key}={shown(values[key])} must be a whole number")
         if type(values["held_out"]) is not bool:
-            raise TypeError(f"data: held_out={shown(values['held_out'])} must be a truth value")
+            raise TypeError(f"data: held_out={shown(values['held_out'])} must be true or false")
         fraction = values["val_fraction"]
         if (fraction is None) != (values["split_seed"] is None):
             raise ValueError("data: val_fraction and split_seed belong together")

@@ -1,4 +1,4 @@
-"""Why weights may not fit: the usual mistakes, told from keys and shapes."""
+"""Likely causes of a mismatch between weights and a network, found from keys and shapes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _REDUCTIONS = (2, 4, 8, 16, 32, 64)
 
 
 def diagnose(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """One sentence, or nothing where no usual mistake explains it.
+    """Name the likely cause of a mismatch in one sentence; empty where no known mistake explains it.
 
     Args:
         wanted: The file's tensors under our names.
-        own: The network's.
+        own: The network's state dict.
     """
     for find in (_kind, _plain_or_attention, _biases, _widths, _classes, _channels, _blocks, _shortcuts, _stem_norm):
         found = find(wanted, own)
@@ -30,9 +30,9 @@ def diagnose(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 
 def _kind(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """Another family's weights have other names inside the blocks, whatever their number."""
+    """Detect another family: its weights have other names inside the blocks."""
     theirs, ours = ({re.sub(r"stages\.\d+\.\w+\.", "", key) for key in set(t) - set(_se(t))} for t in (wanted, own))
-    return "" if 2 * len(theirs & ours) >= len(theirs | ours) else "the file is of another kind of network"
+    return "" if 2 * len(theirs & ours) >= len(theirs | ours) else "the file is of another network family"
 
 
 def _se(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -44,7 +44,7 @@ def _plain_or_attention(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor])
     if theirs == ours:
         return ""
     has, hasnt = ("the file", "the network") if theirs else ("the network", "the file")
-    return f"{has} has SE blocks and {hasnt} has none; use the {'se_' if theirs else 'plain'} form of the network"
+    return f"{has} has SE blocks and {hasnt} has none; use the {'se_' if theirs else 'plain'} variant of the network"
 
 
 def _biases(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
@@ -63,7 +63,7 @@ def _widths(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
         return ""
     there, here = _reduction(theirs), _reduction(ours)
     if there is None or here is None:
-        return "the SE blocks' hidden widths differ; give them with attention=senet.SE(hidden_channels=...)"
+        return "the SE blocks' hidden widths differ; set them with attention=senet.SE(hidden_channels=...)"
     if there[0] == here[0]:
         return (
             f"checkpoint rounding={there[1]!r}, model rounding={here[1]!r}; build the network with "
@@ -84,7 +84,7 @@ def _hidden(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
 
 
 def _reduction(widths: Mapping[str, tuple[int, int]]) -> tuple[int, str] | None:
-    """The reduction and the rounding that give all these widths."""
+    """Find the reduction and the rounding that give all these widths."""
     for rounding in sorted(ROUNDINGS):
         for reduction in _REDUCTIONS:
             if all(c >= reduction and hidden_width(c, reduction, rounding) == h for h, c in widths.values()):
@@ -120,7 +120,7 @@ def _blocks(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 
 def _shortcuts(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """Told last: networks of as many blocks, so they are small ones for CIFAR."""
+    """Checked after the depths: with equal depths, these are small networks for CIFAR."""
     theirs, ours = (any(".shortcut." in key for key in tensors) for tensors in (wanted, own))
     if theirs == ours:
         return ""
@@ -129,7 +129,7 @@ def _shortcuts(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 
 def _stem_norm(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """Pre-activation networks normalise at the end; pytorchcv's with SE do it in the stem."""
+    """Pre-activation networks have a final norm; pytorchcv's SE ones have a norm in the stem instead."""
     stems, ends = ([any(key.startswith(part) for key in t) for t in (wanted, own)] for part in ("stem.1.", "final."))
     if stems[0] == stems[1] or ends[0] == ends[1] or stems[0] == ends[0]:
         return ""

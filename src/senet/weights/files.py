@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic writing and hashing of files."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ __all__ = ["new_file_mode", "sha256", "sync_folder", "write_atomically"]
 def write_atomically(
     path: Path, write: Callable[[Path], object], *, named: Callable[[Path], Path] | None = None
 ) -> Path:
-    """Let `write` make a temporary file beside `path`, then put it there in one step.
+    """Write a temporary file beside `path`, then rename it to `path` in one step.
 
-    A reader sees the old file or the new one, never a piece. A failure leaves the old one and no rubbish. File and
-    folder are flushed to the disk, so that a power cut can't undo the step. The file has the permissions of any new
-    file.
+    A reader sees the old file or the new one, never a partial one. A failure keeps the old file and removes the
+    temporary one. File and folder are flushed to the disk. The file has the permissions of any new file.
 
     Args:
         path: The file to make or replace.
-        write: Writes the content to the path that it is given.
-        named: From the written file to the final path in the same folder, where the name depends on the content.
+        write: Writes the content to a given path.
+        named: Maps the written file to the final path in the same folder, where the name depends on the content.
 
     Returns:
         The final path.
@@ -33,13 +32,13 @@ def write_atomically(
     try:
         temporary, mode = _new_file(path.parent, f".{path.name}.", f".tmp{path.suffix}")
     except OSError as error:
-        error.filename = os.fspath(path)  # the name that the user knows
+        error.filename = os.fspath(path)  # the user's path, not the temporary one
         raise
     try:
         write(temporary)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(mode)  # some writers put a file of their own in its place
+        temporary.chmod(mode)  # some writers replace the temporary file by their own
         path = path if named is None else named(temporary)
         temporary.replace(path)
         sync_folder(path.parent)
@@ -49,8 +48,8 @@ def write_atomically(
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's list of names to the disk, where the system can."""
-    with contextlib.suppress(OSError):  # Windows opens no folders, some network file systems flush none
+    """Flush a folder's entries to the disk, where the system can."""
+    with contextlib.suppress(OSError):  # Windows can't open folders, some network file systems can't flush them
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -59,9 +58,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def new_file_mode(folder: Path) -> int:
-    """The permissions that a new file gets in this folder.
+    """Return the permissions of a new file in this folder.
 
-    Found by making one: to ask for the umask is to change it for all threads of the process.
+    A file is made to find out, since reading the umask changes it for all threads of the process.
     """
     probe, mode = _new_file(folder, ".", ".tmp")
     probe.unlink()
@@ -69,7 +68,7 @@ def new_file_mode(folder: Path) -> int:
 
 
 def _new_file(folder: Path, start: str, end: str) -> tuple[Path, int]:
-    """An empty file with a name that nobody has, and its permissions."""
+    """Make an empty file with an unused name; return its path and permissions."""
     while True:
         path = folder / f"{start}{secrets.token_hex(4)}{end}"
         try:
@@ -83,7 +82,7 @@ def _new_file(folder: Path, start: str, end: str) -> tuple[Path, int]:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file's content."""
+    """Return the hexadecimal SHA-256 digest of a file."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Cadene's port of the authors' networks, timm's `legacy_se*`."""
+"""Names of Cadene's port of the authors' networks, timm's `legacy_se*`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from senet.weights.rules import Rule, Table
 __all__ = ["AUTHORS", "TABLES"]
 
 AUTHORS = SE_AS_PUBLISHED | {"ceil_pool": True, "stride_first": lambda spec: spec.groups == 1}
-"""What the authors' residual networks have and no key says."""
+"""Options of the authors' residual networks that no key shows."""
 
-_UNITS = tuple(
+_BLOCKS = tuple(
     rule for rule in residual(Rule("se_module.fc{n}.{p}", "se.fc{n}.{p}", kernel=1)) if rule.theirs.startswith("layer")
 )
 
@@ -22,10 +22,10 @@ TABLES = (
         (
             Rule("layer0.conv{n+1}.{p}", "stem.{n}.0.{p}"),
             Rule("layer0.bn{n+1}.{p}", "stem.{n}.1.{p}"),
-            *_UNITS,
+            *_BLOCKS,
             Rule("last_linear.{p}", "head.fc.{p}"),
         ),
-        # timm's legacy_seresnet18 and 34 belong to no authors: a ReLU of their own ends each branch.
+        # timm's legacy_seresnet18 and 34 are not the authors': a ReLU ends each branch.
         AUTHORS | {"branch_relu": lambda spec: not spec.bottleneck},
         images=IMAGENET,
     ),

@@ -1,4 +1,4 @@
-"""The authors' released `.caffemodel` files, read without Caffe, and their layers' names."""
+"""Read the authors' `.caffemodel` files without Caffe, and rename their layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from senet.weights.rules import AnyRule, Rule, Table, under
 
 __all__ = ["TABLES", "read_caffemodel"]
 
-# Numbers of the fields in caffe.proto: NetParameter, LayerParameter, BlobProto, BlobShape.
+# Field numbers in caffe.proto: NetParameter, LayerParameter, BlobProto, BlobShape.
 _NET_OLD_LAYERS, _NET_LAYER = 2, 100
 _LAYER_NAME, _LAYER_TYPE, _LAYER_BLOBS = 1, 2, 7
 _BLOB_OLD_SHAPE, _BLOB_FLOATS, _BLOB_SHAPE, _BLOB_DOUBLES = range(1, 5), 5, 7, 8
@@ -38,16 +38,16 @@ class _Layer:
 def read_caffemodel(path: Path) -> dict[str, Tensor]:
     """Read the weights of a `.caffemodel`, as `LAYER.weight`, `.bias`, `.running_mean` and `.running_var`.
 
-    A BatchNorm's statistics are divided by their factor (0 counts as "no statistics": zeros), in float64.
+    A BatchNorm's statistics are divided by their factor in float64. A factor of 0 gives zeros.
 
     Raises:
-        CheckpointError: The file is no such file, truncated, of the format before 2014, or has other layers.
+        CheckpointError: The file is not a `.caffemodel`, truncated, of the format before 2014, or has unknown layers.
     """
     try:
-        # Mapped, not read: the largest of these files has 440 MB.
+        # Memory-mapped, since the largest of these files has 440 MB.
         return _read(np.memmap(path, np.uint8, "r").data)
     except MalformedError as error:
-        raise CheckpointError(f"{path}: not a whole .caffemodel ({error})") from error
+        raise CheckpointError(f"{path}: not a complete .caffemodel ({error})") from error
     except (ValueError, OSError) as error:
         if isinstance(error, CheckpointError):
             raise CheckpointError(f"{path}: {error}") from error
@@ -86,7 +86,7 @@ def _text(field: protobuf.Field) -> str:
     try:
         return bytes(_content(field)).decode()
     except UnicodeDecodeError as error:
-        raise MalformedError(f"field {field.number} is no text") from error
+        raise MalformedError(f"field {field.number} is not UTF-8 text") from error
 
 
 def _layer(message: memoryview) -> _Layer:
@@ -125,8 +125,8 @@ def _numbers(field: protobuf.Field) -> np.ndarray:
     if field.kind not in (protobuf.BYTES, protobuf.FIXED32 if single else protobuf.FIXED64):
         raise MalformedError(f"field {field.number} has wire type {field.kind}")
     if len(field.content) % (4 if single else 8):
-        raise MalformedError(f"{len(field.content)} bytes are no whole number of values")
-    # A copy, so that nothing keeps the mapped file open.
+        raise MalformedError(f"{len(field.content)} bytes are not a whole number of values")
+    # A copy, so that the mapped file can be closed.
     return np.frombuffer(field.content, "<f4" if single else "<f8").astype(np.float32 if single else np.float64)
 
 
@@ -150,7 +150,7 @@ def _weight_and_bias(layer: _Layer) -> Iterator[tuple[str, Tensor]]:
     if layer.kind == "InnerProduct":
         if weight.ndim < 2 or weight.shape[-2:].numel() != weight.numel():
             raise CheckpointError(f"layer {layer.name}: a matrix of shape {tuple(weight.shape)}")
-        weight = weight.reshape(weight.shape[-2:])  # old files keep (1, 1, out, in)
+        weight = weight.reshape(weight.shape[-2:])  # old files have (1, 1, out, in)
     elif layer.kind == "Scale":
         weight = _vector(layer, weight)
     yield "weight", weight
@@ -159,9 +159,9 @@ def _weight_and_bias(layer: _Layer) -> Iterator[tuple[str, Tensor]]:
 
 
 def _vector(layer: _Layer, blob: Tensor) -> Tensor:
-    """One number a channel; old files keep (1, 1, 1, C)."""
+    """Return one value per channel. Old files have (1, 1, 1, C)."""
     if max(blob.shape, default=1) != blob.numel():
-        raise CheckpointError(f"layer {layer.name}: one number a channel, of shape {tuple(blob.shape)}")
+        raise CheckpointError(f"layer {layer.name}: expected one value per channel, got shape {tuple(blob.shape)}")
     return blob.flatten()
 
 
@@ -170,7 +170,7 @@ def _statistics(layer: _Layer) -> Iterator[tuple[str, Tensor]]:
     if factor.numel() != 1:
         raise CheckpointError(f"layer {layer.name}: a factor of {factor.numel()} values")
     if not factor.isfinite().all():
-        raise CheckpointError(f"layer {layer.name}: a factor that is no finite number")
+        raise CheckpointError(f"layer {layer.name}: a non-finite factor")
     for name, blob in (("running_mean", mean), ("running_var", variance)):
         sums = _vector(layer, blob).double()
         yield name, sums / factor.double().flatten() if factor.item() else torch.zeros_like(sums)
@@ -185,7 +185,7 @@ _NAMES: dict[str, Callable[[_Layer], Iterator[tuple[str, Tensor]]]] = {
 
 
 def _conv_norm(theirs: str, conv: str, norm: str) -> tuple[Rule, ...]:
-    """A convolution, and Caffe's two layers for its norm: statistics in `/bn`, gamma and beta in `/bn/scale`."""
+    """Return the rules of a convolution and its norm: statistics in `/bn`, gamma and beta in `/bn/scale`."""
     return (
         Rule(theirs + ".{p}", conv + ".{p}"),
         Rule(theirs + "/bn.{p:running_mean|running_var}", norm + ".{p:running_mean|running_var}"),
@@ -199,14 +199,14 @@ def _steps(places: Mapping[str, str]) -> tuple[Rule, ...]:
 
 _SE = (Rule("1x1_down.{p}", "se.fc1.{p}", kernel=1), Rule("1x1_up.{p}", "se.fc2.{p}", kernel=1))
 _OUTPUT = (Rule("classifier.{p}", "head.fc.{p}"),)
-_UNIT = (
+_BLOCK = (
     *_conv_norm("1x1_reduce", "branch.conv1", "branch.bn1"),
     *_conv_norm("3x3", "branch.conv2", "branch.bn2"),
     *_conv_norm("1x1_increase", "branch.conv3", "branch.bn3"),
     *_steps({"1x1_proj": "shortcut"}),
     *_SE,
 )
-_RESIDUAL = (*under("conv{s}_{u+1}_", "stages.{s}.{u}.", _UNIT), *_OUTPUT)
+_RESIDUAL = (*under("conv{s}_{u+1}_", "stages.{s}.{u}.", _BLOCK), *_OUTPUT)
 
 _BRANCHES = _steps(
     {

@@ -1,4 +1,4 @@
-"""ResNets for 32x32 pictures, with the names of the most used public checkpoints, and moskomule's senet.pytorch."""
+"""Names of the most used CIFAR ResNet checkpoints (32x32 images), and of moskomule's senet.pytorch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from senet.weights.rules import Rule, Table, under
 
 __all__ = ["CIFAR", "MOSKOMULE"]
 
-_UNIT = (
+_BLOCK = (
     Rule("conv{n}.{p}", "branch.conv{n}.{p}"),
     Rule("bn{n}.{p}", "branch.bn{n}.{p}"),
 )
@@ -21,15 +21,15 @@ CIFAR = (
     Table(
         "cifar",
         "CIFAR ResNets with option-A shortcuts",
-        (*_STEM, *under("layer{s}.{u}.", "stages.{s+1}.{u}.", _UNIT), Rule("linear.{p}", "head.fc.{p}")),
+        (*_STEM, *under("layer{s}.{u}.", "stages.{s+1}.{u}.", _BLOCK), Rule("linear.{p}", "head.fc.{p}")),
         SE_AS_PUBLISHED | {"projection": False},
-        # Their training script (akamaster's trainer.py) has ImageNet's statistics.
+        # akamaster's trainer.py uses ImageNet's statistics.
         images=replace(CIFAR_IMAGES, mean=IMAGENET.mean, std=IMAGENET.std),
     ),
 )
-"""The paper's CIFAR ResNets with shortcuts that have no weights."""
+"""The CIFAR ResNets of the paper, with parameter-free shortcuts."""
 
-# The two layers of its Sequential with a ReLU between: fc.0 and fc.2.
+# The two linear layers of a Sequential with a ReLU between: fc.0 and fc.2.
 _SE = (Rule("se.fc.0.{p}", "se.fc1.{p}"), Rule("se.fc.2.{p}", "se.fc2.{p}"))
 
 MOSKOMULE = (
@@ -42,7 +42,7 @@ MOSKOMULE = (
             *under(
                 "layer{s}.{u}.",
                 "stages.{s+1}.{u}.",
-                (*_UNIT, Rule("downsample.{n}.{p}", "shortcut.{n}.{p}"), *_SE),
+                (*_BLOCK, Rule("downsample.{n}.{p}", "shortcut.{n}.{p}"), *_SE),
             ),
             Rule("fc.{p}", "head.fc.{p}"),
         ),

@@ -1,4 +1,4 @@
-"""mmpretrain's (earlier mmclassification's) names."""
+"""Names of mmpretrain's (formerly mmclassification's) weights."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ TABLES = (
         images=IMAGENET,
     ),
 )
-"""Networks of `style="pytorch"`, the default; others have the stride elsewhere, under the same names."""
+"""Networks with `style="pytorch"`, the default. Other styles have the stride elsewhere, under the same names."""

@@ -1,4 +1,4 @@
-"""pytorchcv's names."""
+"""Names of pytorchcv's weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from senet.weights.rules import AnyRule, Folded, Rule, Table, conv_norm, under
 
 __all__ = ["TABLES"]
 
-# Its sister project's training scripts: cifar10_cls_dataset.py; those for ImageNet have the usual statistics.
+# From cifar10_cls_dataset.py of its sister project's training scripts. The ImageNet scripts use the usual statistics.
 _CIFAR_IMAGES = replace(CIFAR, std=(0.2023, 0.1994, 0.2010))
 
 _PADDED = SE_AS_PUBLISHED | {"ceil_pool": False}
@@ -59,7 +59,7 @@ _RESNETS = (
     ),
 )
 
-# A first norm is the block's own; those of the other convolutions are the branch's.
+# The first norm belongs to the block, the norms of the other convolutions to the branch.
 _PREACT = (
     Rule("body.conv1.bn.{p}", "preact.0.{p}"),
     Rule("body.conv{n:[23]}.bn.{p}", "branch.bn{n:[23]}.{p}"),
@@ -102,7 +102,7 @@ SHAKE = Table(
     "pytorchcv's Shake-Shake ResNets",
     (*_STEM, *_blocks(*_SHAKE), *_OUTPUT),
 )
-"""Renames only: pytorchcv's Shake-Shake sums otherwise than Gastaldi's, so it isn't among `TABLES`."""
+"""Renames only. pytorchcv's Shake-Shake sums differently from Gastaldi's, so it is not in `TABLES`."""
 
 _VGG = Table(
     "pytorchcv",
@@ -119,7 +119,7 @@ _VGG = Table(
     ),
     zero="stages.{s}.{u}.conv.{p:bias}",
 )
-"""Its `bn_vgg16` has no biases before the norms, its `bn_vgg16b` has."""
+"""pytorchcv's `bn_vgg16` has no biases before the norms, its `bn_vgg16b` has."""
 
 _DENSE_LAYER = (
     Rule("conv1.bn.{p}", "branch.0.{p}"),
@@ -162,22 +162,22 @@ _MOBILENET = Table(
     {"activation": "relu"},
 )
 
-_SHUFFLE_UNIT = tuple(
+_SHUFFLE_BLOCK = tuple(
     Rule(f"{name}_{kind}{n}.{{p}}", f"{kind}{n}.{{p}}")
     for n, name in ((1, "compress"), (2, "dw"), (3, "expand"))
     for kind in ("conv", "bn")
 )
-_SHUFFLENET = Table("pytorchcv", "pytorchcv's ShuffleNets", (*_STEM, *_blocks(*_SHUFFLE_UNIT), *_OUTPUT))
+_SHUFFLENET = Table("pytorchcv", "pytorchcv's ShuffleNets", (*_STEM, *_blocks(*_SHUFFLE_BLOCK), *_OUTPUT))
 
 
 def _places(stage: int, blocks: str) -> dict[str, str]:
-    """Prefix of modules to ours; `blocks` is how their number is written on both sides, `1=0` or `{u+2}={u+1}`."""
+    """Map the prefix of modules to ours. `blocks` has the block number on both sides: `1=0` or `{u+2}={u+1}`."""
     theirs, ours = blocks.split("=")
     return {f"features.stage{stage}.unit{theirs}.branches": f"stages.{stage + 2}.{ours}"}
 
 
 def _folded(rules: tuple[AnyRule, ...]) -> tuple[AnyRule, ...]:
-    """The same rules for convolutions with a bias before the norm."""
+    """Adapt the rules to convolutions with a bias before the norm."""
     found: list[AnyRule] = []
     for rule in rules:
         if isinstance(rule, Rule) and rule.theirs.endswith(".conv.{p}"):

@@ -1,4 +1,4 @@
-"""timm's current names."""
+"""Names of timm's current weights."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _MOBILENET = Table(
 _STAGES = {
     3: "repeat.{u}",
     4: "repeat_1.{u}",
-    5: "repeat_2.{u:[0-8]}",  # the last of its ten has a name of its own
+    5: "repeat_2.{u:[0-8]}",  # the tenth is called `block8`
 }
 _REPEATS = {theirs: f"stages.{stage}.{{u+1}}" for stage, theirs in _STAGES.items()} | {"block8": "stages.5.10"}
 _ONE, _THREE, _DOUBLE = {"branch0": "1x1.0"}, {"branch1.{i}": "3x3.{i}"}, {"branch2.{i}": "double3x3.{i}"}

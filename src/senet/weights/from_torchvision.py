@@ -1,4 +1,4 @@
-"""torchvision's names."""
+"""Names of torchvision's weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SE_AS_PUBLISHED = {
     "attention.init": "default",
     "branch_relu": False,
 }
-"""What all networks of these libraries have and no key says."""
+"""Options of all networks of these libraries that no key shows."""
 
 V1_5 = SE_AS_PUBLISHED | {"stride_first": False, "ceil_pool": False}
-"""The same of their ResNets."""
+"""Options of these libraries' ResNets that no key shows."""
 
 
 def residual(*attention: Rule) -> tuple[AnyRule, ...]:
-    """A ResNet's rules, with those for the attention inside a block."""
+    """Return the rules of a ResNet, with the rules of the attention inside a block."""
     block = (
         Rule("conv{n}.{p}", "branch.conv{n}.{p}"),
         Rule("bn{n}.{p}", "branch.bn{n}.{p}"),
@@ -43,7 +43,7 @@ RESNET = Table("torchvision", "torchvision's and timm's ResNets", residual(), V1
 
 
 def vgg(*head: Rule) -> tuple[Table, ...]:
-    """A table for each depth: the layers are numbered through, with norms, ReLUs and pools between."""
+    """Return a table for each depth. Layers are numbered consecutively, including norms, ReLUs and pools."""
     tables = []
     for depths in ((1, 1, 2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)):
         rules, layer = list(head), 0
@@ -71,7 +71,7 @@ DENSENET = Table(
             "stages.{s+1}.{u}.branch.",
             [Rule(f"{kind}{n}.{{p}}", f"{place}.{{p}}") for kind, n, place in _DENSE_LAYER],
         ),
-        # As torchvision's own files, of an older release, have it.
+        # The names in torchvision's own files, which an older release wrote.
         *under(
             "features.denseblock{s}.denselayer{u+1}.",
             "stages.{s+1}.{u}.branch.",
@@ -86,11 +86,11 @@ DENSENET = Table(
 
 
 def modules(places: Mapping[str, str], convs: Mapping[str, str]) -> tuple[AnyRule, ...]:
-    """Rules for Inception modules.
+    """Return the rules of Inception modules.
 
     Args:
-        places: A module's prefix to ours.
-        convs: Its convolutions' names to ours, below `branches`.
+        places: Prefix of each module to our prefix.
+        convs: Names of its convolutions to our names below `branches`.
     """
     found: tuple[AnyRule, ...] = ()
     for theirs, ours in places.items():

@@ -1,4 +1,4 @@
-"""A card's file from the Hugging Face hub, or from its cache on this machine."""
+"""Fetch public checkpoints from the Hugging Face hub or its local cache."""
 
 from __future__ import annotations
 
@@ -15,14 +15,23 @@ __all__ = ["fetch"]
 
 
 def fetch(card: Card, *, cache: str | os.PathLike[str] | None = None) -> Path:
-    """The card's file, downloaded once and verified each time.
+    """Return the path of a public checkpoint. The file is downloaded once and verified each time.
 
     Args:
-        card: Of what.
-        cache: The hub's cache folder; by default where `huggingface_hub` keeps it (`HF_HOME`, `HF_HUB_CACHE`).
+        card: The public checkpoint.
+        cache: The hub's cache folder, by default that of `huggingface_hub` (`HF_HOME`, `HF_HUB_CACHE`).
+
+    Returns:
+        Path of the file.
 
     Raises:
-        CheckpointError: It can't be had, says how it could; or it isn't the file that was published.
+        CheckpointError: The file can't be downloaded (the message names a remedy), or its hash differs from the
+            published one.
+
+    Example:
+        >>> from senet.weights import fetch, find_card
+        >>> fetch(find_card("se_resnet50", True)).name  # doctest: +SKIP
+        'model.safetensors'
     """
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -31,20 +40,20 @@ def fetch(card: Card, *, cache: str | os.PathLike[str] | None = None) -> Path:
         path = _cached_or_downloaded(card, None if cache is None else os.fspath(cache))
     except LocalEntryNotFoundError as error:
         raise CheckpointError(
-            f"{where} is not in the cache, and the hub can't be reached from here; on a machine that reaches it run "
-            f"`hf download {card.repo} {card.file}` and copy its cache folder here, or give the file to "
+            f"{where} is not in the cache, and the hub can't be reached; on a machine with access run "
+            f"`hf download {card.repo} {card.file}` and copy its cache folder here, or pass the file to "
             "senet.load_weights"
         ) from error
     except (EntryNotFoundError, RepositoryNotFoundError) as error:
-        raise CheckpointError(f"{where}: the hub has no such file, or not for everybody") from error
-    except (OSError, ValueError) as error:  # the hub's own errors are among these
+        raise CheckpointError(f"{where}: the file does not exist on the hub, or is not public") from error
+    except (OSError, ValueError) as error:  # includes the hub's own errors
         raise CheckpointError(f"{where}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
     _verify(path, card)
     return path
 
 
 def _cached_or_downloaded(card: Card, cache: str | None) -> Path:
-    """The file in the cache, if it is there, without asking the hub (half a minute without a network)."""
+    """Return the file from the cache, else download it. A cached file needs no request (30 s without a network)."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.utils import logging
@@ -52,7 +61,7 @@ def _cached_or_downloaded(card: Card, cache: str | None) -> Path:
     with suppress(LocalEntryNotFoundError):
         return Path(hf_hub_download(card.repo, card.file, cache_dir=cache, local_files_only=True))
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # each retry would be two lines; what came of them is told once
+    logging.set_verbosity_error()  # each retry would print two lines; the outcome is reported once
     try:
         return Path(hf_hub_download(card.repo, card.file, cache_dir=cache))
     finally:
@@ -60,11 +69,11 @@ def _cached_or_downloaded(card: Card, cache: str | None) -> Path:
 
 
 def _verify(path: Path, card: Card) -> None:
-    """Compare with the card's hash, else with the one that the hub stores large files under in its cache."""
+    """Compare the file's hash with the card's, else with the hash in the name of the hub's cached file."""
     blob = path.resolve().name
     expected = card.sha256 or (blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None)
     if expected is not None and sha256(path) != expected:
         raise CheckpointError(
-            f"{path}: its hash isn't {expected[:12]}..., the published one: truncated or altered; delete it and fetch "
-            "it again"
+            f"{path}: its hash isn't {expected[:12]}..., the published one: truncated or altered; delete it and "
+            "download it again"
         )

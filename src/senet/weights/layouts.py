@@ -1,4 +1,12 @@
-"""Whose names there are."""
+"""The supported checkpoint layouts: the weight names of one library each.
+
+Example:
+    >>> from senet.weights import LAYOUTS
+    >>> sorted(LAYOUTS)
+    ['cadene', 'caffe', 'cifar', 'mmpretrain', 'moskomule', 'pytorchcv', 'senet', 'timm', 'torchvision']
+    >>> [str(table) for table in LAYOUTS["cadene"]]
+    ["Cadene's (timm's legacy) SE networks"]
+"""
 
 from __future__ import annotations
 
@@ -20,7 +28,7 @@ OWN = Table("senet", "this package", (Rule("{key:.+}", "{key:.+}"),))
 LAYOUTS: dict[str, tuple[Table, ...]] = {
     "senet": (OWN,),
     "torchvision": from_torchvision.TABLES,
-    # timm's own model of the authors' networks has Cadene's names.
+    # timm's `legacy_se*` networks use Cadene's names.
     "timm": (*from_timm.TABLES, *from_cadene.TABLES),
     "cadene": from_cadene.TABLES,
     "mmpretrain": from_mmpretrain.TABLES,
@@ -29,4 +37,4 @@ LAYOUTS: dict[str, tuple[Table, ...]] = {
     "cifar": from_cifar.CIFAR,
     "caffe": from_caffe.TABLES,
 }
-"""Layout to its tables, one a family."""
+"""Layout name to its renaming tables, one for each network family."""

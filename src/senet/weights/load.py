@@ -1,4 +1,4 @@
-"""Weights from anywhere into a network: recognise the names, rename, check everything, then load."""
+"""Load weights of any supported layout into a network: recognize the names, rename, check everything, then load."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from senet.nn import hidden_width
 from senet.preprocessing import Preprocessing
 from senet.weights.contents import Contents, flattened
 from senet.weights.matching import Choice, match, tables_of
-from senet.weights.mismatch import both, mismatch
+from senet.weights.mismatch import described_key, mismatch
 from senet.weights.reading import read_contents
 from senet.weights.rules import Table
-from senet.weights.transfer import adapt_stem, leave_head
-from senet.weights.values import impossible
+from senet.weights.transfer import adapt_stem, drop_head
+from senet.weights.values import value_issue
 from senet.weights.wrappers import plain_names, unwrapped
 
 __all__ = ["LoadReport", "load_contents", "load_weights", "to_layout"]
@@ -29,18 +29,28 @@ __all__ = ["LoadReport", "load_contents", "load_weights", "to_layout"]
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What was loaded.
+    """The result of `load_weights`.
 
     Attributes:
-        layout: Whose names the weights had.
-        loaded: Tensors that were loaded.
-        newly_initialized: Our names of those that were left as they were (`transfer=True` only).
-        images: What that library shows such networks, where it is known; None: what our network's spec says.
-        prefix: What stood before the weights' names: wrappers and the modules that the network lay in.
-        averaged: Whether the file says that they are an average over training.
-        left_out: Keys of the file that are no weights of this network: counters, auxiliary heads, other modules, what
-            `ignore` matches.
-        notes: What a user should know of the choice, in words.
+        layout: Name of the layout that the weights had.
+        loaded: Number of loaded tensors.
+        newly_initialized: Names of the network's weights that the file did not replace (`transfer=True` only).
+        images: Preprocessing of the source library for these networks. None means the preprocessing of the network's
+            spec.
+        prefix: Prefix of the weights' names in the file: wrappers and parent modules.
+        averaged: Whether the weights are an average over training (EMA, SWA).
+        left_out: Keys of the file that were not loaded: counters, auxiliary heads, other modules, keys that `ignore`
+            matches.
+        notes: Remarks for the user about the selected weights.
+
+    Example:
+        >>> import senet
+        >>> source = senet.create_model("cifar_resnet20", num_classes=10)
+        >>> report = senet.load_weights(senet.create_model("cifar_resnet20", num_classes=10), source.state_dict())
+        >>> report.layout, report.averaged, report.newly_initialized
+        ('senet', False, ())
+        >>> report.loaded == len(source.state_dict())
+        True
     """
 
     layout: str
@@ -63,30 +73,40 @@ def load_weights(
     ignore: Sequence[str] = (),
     weights: str = "auto",
 ) -> LoadReport:
-    """Load weights that this package, timm, torchvision, pytorchcv, Caffe or others wrote.
+    """Load weights written by this package, timm, torchvision, pytorchcv, Caffe and other libraries.
 
-    Everything is checked first: a failure leaves the network as it was.
+    All keys, shapes and values are checked before the first tensor is copied. A failure leaves the network unchanged.
 
     Args:
-        model: A network of this package, on any device; on `meta` it takes the tensors themselves. It may be compiled,
-            or lie in `DataParallel` and the like. Any other network takes weights with its own names.
-        source: A file (see `read_contents`), or its content: a state dict, alone or in any wrapper.
-        layout: A name in `LAYOUTS`, or `auto`: told from the keys.
-        transfer: The classifier may be missing or have another number of classes, and keeps its own weights then; the
-            first convolution may have another number of channels, and gets weights made from the file's (for one
-            channel their sum; else they are repeated in turn and scaled by 3 / channels).
+        model: A network of this package, on any device. On `meta` it takes the tensors themselves. It may be compiled
+            or wrapped in `DataParallel` and the like. Any other network takes weights with its own names.
+        source: A `.safetensors`, `.caffemodel` or PyTorch file, a checkpoint folder, or a state dict, alone or in any
+            wrapper.
+        layout: A name in `LAYOUTS`, or `auto` to detect the layout from the keys.
+        transfer: Allow another classifier and another number of input channels. A missing classifier, or one for
+            another number of classes, keeps the network's own weights. The first convolution's weights are adapted:
+            summed for one channel, else repeated in turn and scaled by 3 / channels.
         prefix: Take only keys below this prefix, where several networks in the file fit (`student`).
-        ignore: Shell-style patterns of keys to leave out (`criterion.*`).
-        weights: `auto` takes an average over training (EMA, SWA) where the file has one; `raw` takes the current
-            weights instead, `ema` insists on the average.
+        ignore: Shell-style patterns of keys to ignore (`criterion.*`).
+        weights: `auto` takes an average over training (EMA, SWA) where the file has one. `raw` takes the current
+            weights. `ema` requires the average.
 
     Returns:
-        What was loaded.
+        A report of the loaded weights.
 
     Raises:
-        CheckpointError: The weights can't be used; says which key, the likely cause, and what to do.
-        SenetError: It is no network, or its weights can't be written.
-        UnknownNameError: There is no such layout.
+        CheckpointError: The weights can't be used. The message names the key, the likely cause and a remedy.
+        SenetError: `model` is not a network, or its weights can't be replaced.
+        UnknownNameError: The layout is unknown.
+
+    Example:
+        >>> import tempfile, torch, senet
+        >>> from torchvision.models import resnet18
+        >>> path = f"{tempfile.mkdtemp()}/resnet18.pth"
+        >>> torch.save(resnet18().state_dict(), path)
+        >>> model = senet.create_model("resnet18_v1_5", num_classes=1000)
+        >>> senet.load_weights(model, path).layout
+        'torchvision'
     """
     model, names_only = _network(model), isinstance(source, Mapping)
     choice = Choice(prefix, ignore, weights)
@@ -103,16 +123,16 @@ def load_contents(
     names_only: bool = False,
     head: Collection[str] = (),
 ) -> LoadReport:
-    """As `load_weights`.
+    """Load the contents of a file; see `load_weights`.
 
     Args:
         model: A network.
-        contents: Of a file.
-        choice: What of it.
+        contents: Contents of the file.
+        choice: Selects one network of the file.
         layout: A name in `LAYOUTS`, or `auto`.
-        transfer: Classifier and first convolution may differ.
-        names_only: Tensors without values may go into a network without values.
-        head: Keys of the network that the file may lack.
+        transfer: Allow another classifier and another first convolution.
+        names_only: Allow tensors without values where the network has no values either.
+        head: Keys of the network that may be missing in the file.
     """
     name, actual, state = contents.source, plain_names(model), model.state_dict()
     own = {plain: state[key] for plain, key in actual.items()}
@@ -123,30 +143,30 @@ def load_contents(
     newly_initialized: list[str] = []
     if transfer:
         adapt_stem(model, wanted, own, actual)
-        newly_initialized = leave_head(wanted, own)
+        newly_initialized = drop_head(wanted, own)
     if head and not wanted.keys() & set(head):
         newly_initialized = list(head)
     problem = mismatch(wanted, fit, own, newly_initialized, explained=hasattr(model, "spec"))
     if problem:
         whose = f" ({table.title})" if hasattr(model, "spec") else ""
-        raise CheckpointError(f"{name}{whose} doesn't fit {_called(model)}: {problem}")
+        raise CheckpointError(f"{name}{whose} doesn't fit {_model_name(model)}: {problem}")
     wanted |= {key: found.fold(key) for key in found.biases}
     names_only = names_only and all(tensor.is_meta for tensor in own.values())
     for key, tensor in wanted.items():
-        wrong = None if names_only and tensor.is_meta else impossible(key, tensor, own[key].dtype)
+        wrong = None if names_only and tensor.is_meta else value_issue(key, tensor, own[key].dtype)
         if wrong:
-            raise CheckpointError(f"{name}: {both(key, found)} {wrong}")
-    reason = _broken_convention(table, model)
+            raise CheckpointError(f"{name}: {described_key(key, found)} {wrong}")
+    reason = _convention_mismatch(table, model)
     if reason:
         raise CheckpointError(f"{name}: {reason}")
-    _put(model, {actual[key]: tensor for key, tensor in wanted.items()}, state)
+    _load_state(model, {actual[key]: tensor for key, tensor in wanted.items()}, state)
     if newly_initialized and transfer:
         why = (
             "is for another number of classes"
             if any(key in found.tensors for key in newly_initialized)
             else "has no classifier"
         )
-        warnings.warn(f"{', '.join(newly_initialized)}: freshly initialised; {name} {why}", stacklevel=3)
+        warnings.warn(f"{', '.join(newly_initialized)}: newly initialized; {name} {why}", stacklevel=3)
     return LoadReport(
         table.layout,
         len(wanted),
@@ -165,33 +185,49 @@ def _contents(source: object) -> Contents:
     if isinstance(source, Mapping):
         return flattened(source, "the state dict")
     if not isinstance(source, str | os.PathLike):
-        raise SenetError(f"weights come from a file's path or a state dict, not from a {type(source).__name__}")
+        raise SenetError(f"source must be a path or a state dict, not a {type(source).__name__}")
     return read_contents(Path(source))
 
 
 def _network(model: nn.Module) -> nn.Module:
-    """The network itself, whatever is wrapped around it, if weights can be written into it."""
+    """Remove all wrappers around a network.
+
+    Raises:
+        SenetError: It is not a network, or its weights can't be replaced.
+    """
     if not isinstance(model, nn.Module):
         raise SenetError(f"load_weights takes a network (an nn.Module), got {type(model).__name__}")
     model = unwrapped(model)
     frozen = next((key for key, tensor in model.state_dict().items() if tensor.is_inference()), None)
     if frozen is not None:
         raise SenetError(
-            f"{frozen} was made in torch.inference_mode() and can't be replaced; build the network outside"
+            f"{frozen} was made in torch.inference_mode() and can't be replaced; build the network outside of it"
         )
     return model
 
 
 def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
-    """The network's weights under another library's names and shapes, for its own model to load strictly.
+    """Convert a network's weights to the names and shapes of another library.
+
+    The library's own model loads the result with `strict=True`.
 
     Args:
         model: A network of this package.
         layout: A name in `LAYOUTS`.
 
+    Returns:
+        A state dict.
+
     Raises:
-        SenetError: That library has no such network, or one that computes something else.
-        UnknownNameError: There is no such layout.
+        SenetError: The library has no such network, or its network computes something else.
+        UnknownNameError: The layout is unknown.
+
+    Example:
+        >>> import senet
+        >>> from torchvision.models import resnet18
+        >>> model = senet.create_model("resnet18_v1_5", num_classes=1000)
+        >>> resnet18().load_state_dict(senet.weights.to_layout(model, "torchvision"))
+        <All keys matched successfully>
     """
     model, reasons = unwrapped(model), []
     state = model.state_dict()
@@ -201,18 +237,18 @@ def to_layout(model: nn.Module, layout: str) -> dict[str, Tensor]:
         if found.leftover:
             continue
         reason = (
-            _broken_convention(table, model)
-            or _other_rounding(table, own)
-            or (f"{layout} has other pieces there" if table.one_way else None)
+            _convention_mismatch(table, model)
+            or _rounding_mismatch(table, own)
+            or (f"{layout} splits its weights otherwise" if table.one_way else None)
         )
         if reason is None:
             return found.tensors
         reasons.append(f"{table.title}: {reason}")
-    raise SenetError(f"{_called(model)} has no counterpart in {layout}" + "".join(f"; {r}" for r in reasons))
+    raise SenetError(f"{_model_name(model)} has no counterpart in {layout}" + "".join(f"; {r}" for r in reasons))
 
 
-def _broken_convention(table: Table, model: nn.Module) -> str | None:
-    """What the names can't say and the network does otherwise than that library."""
+def _convention_mismatch(table: Table, model: nn.Module) -> str | None:
+    """Describe an option in which the network differs from the library although all keys and shapes agree."""
     spec = getattr(model, "spec", None)
     for path, value in table.expects.items():
         missing = object()
@@ -231,7 +267,7 @@ def _broken_convention(table: Table, model: nn.Module) -> str | None:
     return None
 
 
-def _other_rounding(table: Table, own: Mapping[str, Tensor]) -> str | None:
+def _rounding_mismatch(table: Table, own: Mapping[str, Tensor]) -> str | None:
     if table.rounding == "floor":
         return None
     for key, tensor in own.items():
@@ -245,13 +281,13 @@ def _other_rounding(table: Table, own: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def _called(model: nn.Module) -> str:
+def _model_name(model: nn.Module) -> str:
     return getattr(getattr(model, "spec", None), "name", "") or type(model).__name__
 
 
 @torch.no_grad()
-def _put(model: nn.Module, wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-    # Networks older than the counter come without; a network on `meta` has none of its own either.
+def _load_state(model: nn.Module, wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    # Old files lack the counter `num_batches_tracked`. A network on `meta` has no value for it either.
     state = {key: wanted.get(key, tensor) for key, tensor in own.items()}
     if not any(tensor.is_meta for tensor in own.values()):
         model.load_state_dict(state, strict=True)

@@ -1,4 +1,4 @@
-"""Which values of a file are the weights of a network: found from the keys, not from what they lie in."""
+"""Find the weights of a network among the values of a file, from the keys alone."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import torch
 from torch import Tensor
 
 from senet.errors import CheckpointError, SenetError, UnknownNameError
-from senet.weights.contents import Contents, Entry, check, copies, is_bookkeeping, is_buffer
+from senet.weights.contents import Contents, Entry, averaged_copies, check_tensors, is_bookkeeping, is_buffer
 from senet.weights.layouts import LAYOUTS
 from senet.weights.rules import Table, Translation
 
 __all__ = ["WHICH", "Choice", "Match", "match", "tables_of"]
 
 WHICH: Final = ("auto", "raw", "ema")
-"""Which weights are taken where a file has an average of them too: `auto` takes the average."""
+"""Weights to take where a file also has an average of them. `auto` takes the average."""
 
 _SAMPLE: Final = 48
 _RIVAL: Final = 0.9
-"""Share of the best fit's keys with which another part of the file could be meant as well."""
+"""Fraction of the best match's keys from which on another part of the file makes the match ambiguous."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What a user says of a file that holds more than one network, or more than a network.
+    """The user's selection in a file with several networks or other modules.
 
     Attributes:
-        prefix: Only keys below it.
-        ignore: Shell-style patterns of keys that are left out.
+        prefix: Take only keys below this prefix.
+        ignore: Shell-style patterns of keys to ignore.
         weights: One of `WHICH`.
 
     Raises:
-        UnknownNameError: `weights` is something else.
+        UnknownNameError: `weights` is not in `WHICH`.
     """
 
     prefix: str | None = None
@@ -51,17 +51,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Match:
-    """A part of a file that is a network's weights.
+    """The part of a file that matches a network.
 
     Attributes:
-        table: Whose names they have.
+        table: Renaming table of the weights.
         found: The weights under our names.
-        prefix: What stood before their names, with its dot.
-        hits: How many weights of the network it has, less what nothing here is called.
+        prefix: Prefix of their names in the file, with its dot.
+        hits: Number of the network's weights in it, minus the number of unknown keys.
         averaged: Whether they are an average over training.
-        left_out: Keys of the file that are no weights of the network, and needn't be.
-        other: The prefix of the weights that weren't taken: the current ones or the averaged ones; None for none.
-        note: What else a user should know.
+        left_out: Keys of the file that are not loaded and need not be.
+        other: Prefix of the current or averaged weights that were not taken; None for none.
+        note: A further remark for the user.
     """
 
     table: Table
@@ -74,30 +74,30 @@ class Match:
     note: str = ""
 
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of the choice, in words."""
-        told = []
+        """Return remarks for the user about the selected weights."""
+        remarks = []
         if self.averaged:
             others = f"; --weights raw (weights='raw') takes {_shown(self.other)}" if self.other is not None else ""
-            told.append(f"averaged weights, from {_shown(self.prefix)}{others}")
+            remarks.append(f"averaged weights, from {_shown(self.prefix)}{others}")
         elif self.other is not None:
-            told.append(f"current weights, from {_shown(self.prefix)}; averaged ones are in {_shown(self.other)}")
+            remarks.append(f"current weights, from {_shown(self.prefix)}; averaged ones are in {_shown(self.other)}")
         if self.left_out:
             names = ", ".join(self.left_out[:3]) + (", ..." if len(self.left_out) > 3 else "")
-            told.append(f"left out, {len(self.left_out)} in all: {names}")
-        return (*told, *filter(None, [self.note]))
+            remarks.append(f"left out, {len(self.left_out)} in all: {names}")
+        return (*remarks, *filter(None, [self.note]))
 
     def unplaced(self, own: Mapping[str, Tensor]) -> list[str]:
-        """Keys of the file, below the prefix, that are none of the network's."""
+        """Return the file's keys below the prefix that the network doesn't have."""
         return sorted(
             [*self.found.leftover, *(self.found.sources[key] for key in self.found.tensors if key not in own)]
         )
 
 
 def tables_of(layout: str) -> tuple[Table, ...]:
-    """The tables of a layout; of all for `auto`.
+    """Return the tables of a layout, or all tables for `auto`.
 
     Raises:
-        UnknownNameError: There is no such layout.
+        UnknownNameError: The layout is unknown.
     """
     if layout == "auto":
         return tuple(dict.fromkeys(table for tables in LAYOUTS.values() for table in tables))
@@ -107,16 +107,16 @@ def tables_of(layout: str) -> tuple[Table, ...]:
 
 
 def match(contents: Contents, own: Mapping[str, Tensor], layout: str, choice: Choice) -> Match:
-    """Find a network's weights.
+    """Find a network's weights in a file.
 
     Args:
-        contents: Of the file.
+        contents: Contents of the file.
         own: The network's state dict.
         layout: A name in `LAYOUTS`, or `auto`.
-        choice: What the user says.
+        choice: The user's selection.
 
     Raises:
-        CheckpointError: There are none, more than one network fits, or something else lies between them.
+        CheckpointError: No part of the file fits, several networks fit, or other objects lie among the weights.
     """
     contents, ignored = contents.plain(own).without(choice.ignore)
     if choice.prefix is not None:
@@ -131,10 +131,10 @@ def match(contents: Contents, own: Mapping[str, Tensor], layout: str, choice: Ch
 
 
 def _fits(contents: Contents, own: Mapping[str, Tensor], tables: Sequence[Table]) -> list[Match]:
-    """Every prefix whose tensors are at least half of the network's weights; if there is none, the one that has most.
+    """Match every prefix with at least half of the network's weights; if there is none, the prefix with the most.
 
     Raises:
-        CheckpointError: None fits, and in one two names are for one weight.
+        CheckpointError: No prefix fits, and in one of them two keys get the same name.
     """
     half = sum(not is_buffer(key) for key in own) // 2
     wrong: CheckpointError | None = None
@@ -158,7 +158,7 @@ def _fits(contents: Contents, own: Mapping[str, Tensor], tables: Sequence[Table]
 
 
 def _fit(prefix: str, group: Mapping[str, Tensor], own: Mapping[str, Tensor], tables: Sequence[Table]) -> Match | None:
-    """With the table that explains most of the keys; None if none is one of the network's."""
+    """Match with the table that explains most keys; None if no key is one of the network's."""
     sampled = {table: _hits_in_sample(table, group, own) for table in tables}
     best: tuple[tuple[int, int], Match] | None = None
     for table, hits in sampled.items():
@@ -173,17 +173,17 @@ def _fit(prefix: str, group: Mapping[str, Tensor], own: Mapping[str, Tensor], ta
 
 
 def _hits_in_sample(table: Table, group: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> int:
-    """How many of some keys are the network's: most tables explain none of them."""
+    """Count the network's keys in a sample. Most tables explain none of them and are skipped early."""
     keys = list(group)
     some = keys[:: max(1, len(keys) // _SAMPLE)]
     return sum(key in own for key in table.translate({key: group[key] for key in some}).tensors)
 
 
 def _best(fits: Sequence[Match], contents: Contents) -> Match | None:
-    """The fit with most of the network's keys.
+    """Return the match with most of the network's keys.
 
     Raises:
-        CheckpointError: Another one, with other numbers, is as good.
+        CheckpointError: Another match with different values is about as good.
     """
     if not fits:
         return None
@@ -192,7 +192,7 @@ def _best(fits: Sequence[Match], contents: Contents) -> Match | None:
     if rivals:
         names = ", ".join(repr(fit.prefix.rstrip(".")) for fit in [best, *rivals])
         raise CheckpointError(
-            f"{contents.source}: holds several networks that fit: {names}; choose one with --prefix (prefix=)"
+            f"{contents.source}: several networks in it fit: {names}; choose one with --prefix (prefix=)"
         )
     return best
 
@@ -202,7 +202,7 @@ def _apart(one: Match, other: Match) -> bool:
 
 
 def _same(one: Match, other: Match) -> bool:
-    """Whether two parts hold the same numbers, as where a network is registered under two names."""
+    """Whether two parts have equal values, like a network that is registered under two names."""
     a, b = one.found.tensors, other.found.tensors
     return a.keys() == b.keys() and all(a[key] is b[key] or _equal(a[key], b[key]) for key in a)
 
@@ -214,7 +214,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 def _chosen(contents: Contents, current: Match | None, averaged: Match | None, which: str) -> Match:
     if averaged is not None and current is not None:
-        averaged, why = _completed(averaged, current, begun=contents.has_begun(averaged.prefix))
+        averaged, why = _completed(averaged, current, updated=contents.average_updated(averaged.prefix))
         if averaged is None and which != "raw":
             if which == "ema":
                 raise CheckpointError(f"{contents.source}: {why}; --weights raw takes the others")
@@ -234,10 +234,10 @@ def _chosen(contents: Contents, current: Match | None, averaged: Match | None, w
     return replace(chosen, other=other.prefix if other else None)
 
 
-def _completed(averaged: Match, current: Match, *, begun: bool) -> tuple[Match | None, str]:
-    """Averages of parameters alone, with the current statistics of norms beside them; or why they can't be taken."""
-    if not begun:
-        return None, f"the average below {_shown(averaged.prefix)} has not begun (n_averaged is 0) and was not taken"
+def _completed(averaged: Match, current: Match, *, updated: bool) -> tuple[Match | None, str]:
+    """Complete averaged parameters with the norms' current statistics; else return the reason why they are unusable."""
+    if not updated:
+        return None, f"the average below {_shown(averaged.prefix)} has not started (n_averaged is 0) and was not taken"
     missing = current.found.tensors.keys() - averaged.found.tensors.keys()
     if not missing:
         return averaged, ""
@@ -249,23 +249,23 @@ def _completed(averaged: Match, current: Match, *, begun: bool) -> tuple[Match |
         tensors=current.found.tensors | averaged.found.tensors,
         sources=current.found.sources | averaged.found.sources,
     )
-    note = f"the norms' statistics are those of {_shown(current.prefix)}, which the average lacks"
+    note = f"the norms' statistics are from {_shown(current.prefix)}, since the average has none"
     return replace(averaged, found=found, note=note), ""
 
 
 def _with_head(contents: Contents, chosen: Match, own: Mapping[str, Tensor]) -> Match:
-    """With the one linear layer beside a network without its own: `backbone.*` and `head.*` of one module."""
+    """Add the one linear layer beside a backbone: `backbone.*` and `head.*` of one module."""
     missing = [key for key in own if key not in chosen.found.tensors]
     names = {key.rpartition(".")[2]: key for key in missing}
     if set(names) not in ({"weight"}, {"weight", "bias"}) or len(names) != len(missing):
         return chosen
-    beside = {e.name: e for e in _beside(contents, chosen, own) if isinstance(e.value, Tensor)}
-    matrices = [name for name, entry in beside.items() if entry.value.ndim == 2]
+    siblings = {e.name: e for e in _siblings(contents, chosen, own) if isinstance(e.value, Tensor)}
+    matrices = [name for name, entry in siblings.items() if entry.value.ndim == 2]
     weight = own[names["weight"]]
-    if len(matrices) != 1 or weight.ndim != 2 or beside[matrices[0]].value.shape[1] != weight.shape[1]:
+    if len(matrices) != 1 or weight.ndim != 2 or siblings[matrices[0]].value.shape[1] != weight.shape[1]:
         return chosen
     layer = matrices[0].removesuffix("weight")
-    taken = {key: beside.get(layer + name) for name, key in names.items()}
+    taken = {key: siblings.get(layer + name) for name, key in names.items()}
     if not all(taken.values()):
         return chosen
     adopted = {key: entry for key, entry in taken.items() if entry is not None}
@@ -274,45 +274,45 @@ def _with_head(contents: Contents, chosen: Match, own: Mapping[str, Tensor]) -> 
         tensors=chosen.found.tensors | {key: entry.value for key, entry in adopted.items()},
         sources=chosen.found.sources | {key: entry.key for key, entry in adopted.items()},
     )
-    told = f"the classifier is {layer.rstrip('.')}, beside {_shown(chosen.prefix)}"
-    return replace(chosen, found=found, note="; ".join(filter(None, [chosen.note, told])))
+    remark = f"the classifier is {layer.rstrip('.')}, beside {_shown(chosen.prefix)}"
+    return replace(chosen, found=found, note="; ".join(filter(None, [chosen.note, remark])))
 
 
-def _beside(contents: Contents, chosen: Match, own: Mapping[str, Tensor]) -> Iterator[Entry]:
-    """What lies in the weights' own mapping, and is neither below their prefix nor below that of the others."""
+def _siblings(contents: Contents, chosen: Match, own: Mapping[str, Tensor]) -> Iterator[Entry]:
+    """Yield the entries of the weights' own mapping outside of the chosen prefix and of the other weights' prefix."""
     placed = {chosen.prefix + source for key, source in chosen.found.sources.items() if key in own}
-    for entry in contents.beside(placed):
+    for entry in contents.siblings(placed):
         if not entry.name.startswith(chosen.prefix) and not (chosen.other and entry.name.startswith(chosen.other)):
             yield entry
 
 
 def _left_out(contents: Contents, chosen: Match, own: Mapping[str, Tensor]) -> Iterator[str]:
-    """Keys that are left out, once what may not be has been refused.
+    """Yield the keys that are not loaded, after a check for keys that must be.
 
     Raises:
-        CheckpointError: Something that is no tensor lies among the weights.
+        CheckpointError: An object among the weights is not a tensor.
     """
-    check(contents.below(chosen.prefix), contents.source)
+    check_tensors(contents.below(chosen.prefix), contents.source)
     unplaced = chosen.unplaced(own)
-    made = copies(contents.below(chosen.prefix))
+    made = averaged_copies(contents.below(chosen.prefix))
     yield from sorted(key for key in unplaced if is_bookkeeping(key) or key in made)
     sources = set(chosen.found.sources.values())
-    yield from (entry.key for entry in _beside(contents, chosen, own) if entry.key not in sources)
+    yield from (entry.key for entry in _siblings(contents, chosen, own) if entry.key not in sources)
     placed = {chosen.prefix + source for key, source in chosen.found.sources.items() if key in own}
-    for entry in contents.beside(placed):
+    for entry in contents.siblings(placed):
         inside = entry.name.startswith(chosen.prefix)
         if inside and not isinstance(entry.value, Tensor) and not is_bookkeeping(entry.key):
             raise CheckpointError(
                 f"{contents.source}: {entry.key} is a {type(entry.value).__name__}, not a tensor; "
-                f"--ignore {entry.key} (ignore=[...]) leaves it out"
+                f"--ignore {entry.key} (ignore=[...]) skips it"
             )
 
 
 def _unknown(contents: Contents, layout: str) -> str:
     names = [entry.key for entry in contents.entries if isinstance(entry.value, Tensor)]
-    whose = f"the layout {layout!r} has" if layout != "auto" else f"any known layout ({', '.join(LAYOUTS)}) has"
+    whose = f"the layout {layout!r}" if layout != "auto" else f"any known layout ({', '.join(LAYOUTS)})"
     first = ", ".join(names[:3])
-    return f"{contents.source}: no name of a weight in it ({first}, ...) is one that {whose} for this network"
+    return f"{contents.source}: its weight names ({first}, ...) match none of this network in {whose}"
 
 
 def _shown(prefix: str) -> str:

@@ -1,4 +1,4 @@
-"""Why a file's weights can't be loaded into a network, for a message."""
+"""The message for weights that do not fit a network."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from senet.weights.diagnostics import diagnose
 from senet.weights.matching import Match
 from senet.weights.rules import Translation
-from senet.weights.values import other_kind
+from senet.weights.values import dtype_kind_differs
 
-__all__ = ["COUNTER", "both", "mismatch"]
+__all__ = ["COUNTER", "described_key", "mismatch"]
 
 COUNTER: Final = "num_batches_tracked"
-"""The name of norms' counters, which older files lack."""
+"""Name of the norms' counters. Old files lack them."""
 
 
 def mismatch(
@@ -26,14 +26,17 @@ def mismatch(
     *,
     explained: bool,
 ) -> str:
-    """What is wrong, why, and what to do; empty where all fits.
+    """Describe the mismatch between a file and a network, its likely cause and a remedy.
 
     Args:
-        wanted: What is to be loaded, under the network's names.
-        fit: Where it is from.
+        wanted: Tensors to load, under the network's names.
+        fit: The part of the file that they are from.
         own: The network's state dict.
         newly_initialized: Keys of the network that keep their weights.
-        explained: Whether it is a network of this package, whose options could be others.
+        explained: Whether the network is of this package, so that options may explain the mismatch.
+
+    Returns:
+        The text, empty where everything fits.
     """
     found = fit.found
     learnt = {key for key in own if not key.endswith(COUNTER)} - set(newly_initialized)
@@ -50,14 +53,20 @@ def mismatch(
         for key, (theirs, bias) in found.biases.items()
         if key in own and bias.shape != own[key].shape
     ]
-    kinds = [(both(key, found), tensor.dtype) for key, tensor in wanted.items() if other_kind(tensor, own.get(key))]
-    kinds += [(theirs, bias.dtype) for key, (theirs, bias) in found.biases.items() if other_kind(bias, own.get(key))]
+    kinds = [
+        (described_key(key, found), tensor.dtype)
+        for key, tensor in wanted.items()
+        if dtype_kind_differs(tensor, own.get(key))
+    ]
+    kinds += [
+        (theirs, bias.dtype) for key, (theirs, bias) in found.biases.items() if dtype_kind_differs(bias, own.get(key))
+    ]
     problems = []
     if shapes:
         key, theirs, ours = shapes[0]
-        problems.append(f"{both(key, found)} is {theirs} in the file and {ours} in the network{_more(shapes)}")
+        problems.append(f"{described_key(key, found)} is {theirs} in the file and {ours} in the network{_more(shapes)}")
     if extra:
-        problems.append(f"{extra[0]} has no place in the network{_more(extra)}")
+        problems.append(f"{extra[0]} has no counterpart in the network{_more(extra)}")
     if missing:
         problems.append(f"{missing[0]} is missing in the file{_more(missing)}")
     if kinds and not problems:
@@ -66,20 +75,20 @@ def mismatch(
         return ""
     cause = diagnose(wanted, own) if explained else ""
     if not cause and extra and not shapes and not missing:
-        cause = f"--ignore {_pattern(extra)!r} (ignore=[...]) leaves that out"
+        cause = f"--ignore {_pattern(extra)!r} (ignore=[...]) skips it"
     elif not cause and missing and all(key.startswith("head.fc.") for key in missing) and not extra and not shapes:
-        cause = "The file has no classifier; transfer=True leaves the network's own as it is"
+        cause = "The file has no classifier; transfer=True keeps the network's own"
     return "; ".join(problems) + (f". {cause}" if cause else "")
 
 
 def _pattern(keys: Sequence[str]) -> str:
-    """A pattern that a user could write for these keys."""
+    """Return a shell-style pattern for these keys."""
     parts = {key.partition(".")[0] for key in keys}
     return f"{parts.pop()}.*" if len(parts) == 1 and "." in keys[0] else keys[0]
 
 
-def both(key: str, found: Translation) -> str:
-    """A key as the file has it, and as it is here."""
+def described_key(key: str, found: Translation) -> str:
+    """Name a key as in the file, and as in the network where it differs."""
     theirs = found.sources.get(key, key)
     return key if theirs == key else f"{theirs} (here {key})"
 

@@ -1,4 +1,4 @@
-"""As much of the protobuf wire format as a `.caffemodel` needs, read strictly: nothing is trusted, nothing copied."""
+"""The subset of the protobuf wire format that a `.caffemodel` uses, read strictly and without copies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FIXED = {FIXED64: 8, FIXED32: 4}
 
 
 class MalformedError(ValueError):
-    """Bytes that are no protobuf message."""
+    """The bytes are not a protobuf message."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Field:
 
 
 def fields(message: memoryview) -> Iterator[Field]:
-    """The fields of a message, one after the other.
+    """Yield the fields of a message.
 
     Raises:
-        MalformedError: It ends inside a field, or holds a tag that there isn't.
+        MalformedError: The message ends inside a field, or has an unknown tag.
     """
     position, end, nothing = 0, len(message), message[:0]
     while position < end:
@@ -61,7 +61,7 @@ def fields(message: memoryview) -> Iterator[Field]:
 
 
 def varints(content: memoryview) -> Iterator[int]:
-    """The numbers of a packed field."""
+    """Yield the numbers of a packed field."""
     position = 0
     while position < len(content):
         value, position = _varint(content, position)

@@ -1,7 +1,8 @@
-"""A state dict from a file, whoever wrote it; no file can run code here."""
+"""Read state dicts from files of this package and other libraries, without running code of the file."""
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import warnings
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from senet.errors import CheckpointError
 from senet.weights.checkpoint import read_checkpoint
-from senet.weights.contents import Contents, check, flattened
+from senet.weights.contents import Contents, check_tensors, flattened
 from senet.weights.from_caffe import read_caffemodel
 from senet.weights.safe_pickle import placeholders
 
@@ -25,20 +26,20 @@ __all__ = ["read_contents", "read_tensors"]
 
 _ZIP: Final = b"PK\x03\x04"
 _PICKLE: Final = b"\x80\x02"
-"""How PyTorch's files before version 1.6 begin."""
-_REMEDY: Final = "In the program that made it, save torch.save(model.state_dict(), FILE)"
+"""First bytes of PyTorch's files before version 1.6."""
+_REMEDY: Final = "In the program that made it, use torch.save(model.state_dict(), FILE)"
 _MOST_UNPACKED, _SLACK_BYTES = 16, 1 << 26
 
 
 def read_contents(path: Path) -> Contents:
-    """Read all that a file holds.
+    """Read all values of a file.
 
     Args:
-        path: A `.safetensors` or `.caffemodel` file, a checkpoint of this package or its folder, or PyTorch's file,
-            whatever its suffix.
+        path: A `.safetensors` or `.caffemodel` file, a checkpoint of this package or its folder, or a PyTorch file
+            with any suffix.
 
     Raises:
-        CheckpointError: Missing, truncated, altered, of another format, or with what only running code could read.
+        CheckpointError: The file is missing, truncated, altered, of another format, or needs code to be run.
     """
     path = Path(path)
     if path.is_dir():
@@ -48,23 +49,36 @@ def read_contents(path: Path) -> Contents:
     return flattened(_reader(path)(path), str(path))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the largest state dict in a file under its own names, without what it is wrapped in.
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read the largest state dict in a file, without its wrappers, under the file's own names.
 
-    Of several as large, an average over training is taken.
+    Among state dicts of equal size, an average over training (EMA, SWA) is preferred.
+
+    Args:
+        path: A `.safetensors` or `.caffemodel` file, a checkpoint of this package or its folder, or a PyTorch file
+            with any suffix.
 
     Raises:
-        CheckpointError: As `read_contents`; or with values that are no finite numbers.
+        CheckpointError: The file is missing, truncated, altered, of another format, needs code to be run, or has
+            non-finite values.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from senet.weights import read_tensors
+        >>> path = f"{tempfile.mkdtemp()}/trained.ckpt"
+        >>> torch.save({"epoch": 3, "state_dict": {"module.fc.weight": torch.ones(2, 4)}}, path)
+        >>> read_tensors(path)["fc.weight"].shape
+        torch.Size([2, 4])
     """
-    contents = read_contents(path).plain(())
+    contents = read_contents(Path(path)).plain(())
     sizes = Counter(entry.prefix for entry in contents.entries if isinstance(entry.value, Tensor))
     tensors = contents.below(max(sizes, key=lambda prefix: (sizes[prefix], contents.is_averaged(prefix))))
-    check(tensors, contents.source)
+    check_tensors(tensors, contents.source)
     return tensors
 
 
 def _reader(path: Path) -> Callable[[Path], Any]:
-    """By the suffix; a file of another name is asked how it begins."""
+    """Choose the reader by the suffix, else by the first bytes."""
     if path.suffix in _READERS:
         return _READERS[path.suffix]
     with path.open("rb") as file:
@@ -77,19 +91,19 @@ def _reader(path: Path) -> Callable[[Path], Any]:
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
-    if path.with_suffix(".json").is_file():  # our own: its hash is known
+    if path.with_suffix(".json").is_file():  # a checkpoint of this package, with a known hash
         return read_checkpoint(path)[0]
     try:
         return load_file(path)
-    except Exception as error:  # its own types, and those of PyTorch for types that it doesn't know
-        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+    except Exception as error:  # the library's own types, and PyTorch's for unknown dtypes
+        raise CheckpointError(f"{path}: not a complete safetensors file ({error})") from error
 
 
 def _torch_file(path: Path) -> Any:
     _check_archive(path)
     try:
         with warnings.catch_warnings(), placeholders():
-            warnings.simplefilter("ignore")  # of the pickle's protocol: it loads or it doesn't
+            warnings.simplefilter("ignore")  # warnings of the pickle protocol
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
@@ -97,31 +111,31 @@ def _torch_file(path: Path) -> Any:
             start = file.read(40)
         if found is None and start.isascii() and start[:1] in b"<v{":
             raise CheckpointError(
-                f"{path}: no PyTorch file but a text ({start.decode()!r} ...), as of a web page or a Git LFS pointer; "
+                f"{path}: not a PyTorch file but text ({start.decode()!r} ...), like a web page or a Git LFS pointer; "
                 "download the file itself"
             ) from error
-        what = f"holds {found[1]}" if found else f"is no plain checkpoint ({_first_sentence(error)})"
+        what = f"contains {found[1]}" if found else f"is not a plain checkpoint ({_first_sentence(error)})"
         raise CheckpointError(
-            f"{path}: {what}, and reading that could run code; nothing was loaded. {_REMEDY}"
+            f"{path}: {what}, and reading it could run code; nothing was loaded. {_REMEDY}"
         ) from error
     except Exception as error:  # a damaged file makes the unpickler raise anything
-        raise CheckpointError(f"{path}: not a whole PyTorch file ({_first_sentence(error) or 'empty'})") from error
+        raise CheckpointError(f"{path}: not a complete PyTorch file ({_first_sentence(error) or 'empty'})") from error
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse an archive that unpacks to many times its size (PyTorch doesn't compress), or that holds a program."""
+    """Refuse TorchScript programs, and archives that unpack to many times their size (PyTorch doesn't compress)."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
             names = {entry.filename.partition("/")[2] for entry in archive.infolist()}
-    except Exception:  # no archive, or a damaged one: the reader says so
+    except Exception:  # not an archive, or a damaged one: the reader reports it
         return
     if "constants.pkl" in names:
         raise CheckpointError(
             f"{path}: a TorchScript program, not weights; save torch.jit.load(FILE).state_dict() with torch.save"
         )
     if size > _MOST_UNPACKED * path.stat().st_size + _SLACK_BYTES:
-        raise CheckpointError(f"{path}: its {path.stat().st_size:,} bytes unpack to {size:,}; no weights do")
+        raise CheckpointError(f"{path}: its {path.stat().st_size:,} bytes unpack to {size:,}, too many for weights")
 
 
 def _first_sentence(error: Exception) -> str:

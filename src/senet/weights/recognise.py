@@ -1,4 +1,4 @@
-"""What a file's weights are, before any network takes them."""
+"""Recognize the weights in a file before a network is built for them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["Recognised", "recognise"]
 
 @dataclass(frozen=True)
 class Recognised:
-    """What a file's weights are, before they are loaded.
+    """The recognized weights of a file.
 
     Attributes:
-        layout: Whose names they have.
-        classes: For how many their classifier is; None where nothing in the network depends on that.
+        layout: Layout of their names.
+        classes: Number of classes of their classifier; None where the network doesn't depend on it.
         headless: Keys of the network's classifier, if the file has none of them.
         images: As in `LoadReport`.
         notes: As in `LoadReport`.
@@ -39,16 +39,16 @@ class Recognised:
 def recognise(
     build: Callable[[int], nn.Module], contents: Contents, choice: Choice, *, layout: str = "auto"
 ) -> Recognised:
-    """Find a network's weights, and what their classifier is for.
+    """Find a network's weights and their number of classes.
 
     Args:
-        build: Makes the network for a number of classes.
-        contents: Of the file.
-        choice: What of it.
+        build: Builds the network for a number of classes.
+        contents: Contents of the file.
+        choice: The user's selection in the file.
         layout: A name in `LAYOUTS`, or `auto`.
 
     Raises:
-        CheckpointError: There are none, or several.
+        CheckpointError: No part of the file fits, or several do.
     """
     two, three = (_shapes(build(classes)) for classes in (2, 3))
     own = {key: torch.empty(shape, device="meta") for key, shape in two.items()}
@@ -62,7 +62,7 @@ def recognise(
 
 
 def _solved(two: torch.Size, three: torch.Size, there: torch.Size) -> int | None:
-    """For how many classes a shape is, given those for two and for three."""
+    """Compute the number of classes of a shape from the shapes for two and three classes."""
     if len(there) != len(two):
         return None
     axis = next(n for n, (a, b) in enumerate(zip(two, three, strict=True)) if a != b)

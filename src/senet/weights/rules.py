@@ -1,4 +1,4 @@
-"""Renaming as data: a table of pairs of patterns that works in both directions and uses every key exactly once."""
+"""Renaming of weights as data: a table of pattern pairs, usable in both directions, takes every key exactly once."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _PARAMETER = "weight|bias|running_mean|running_var|num_batches_tracked"
 class _Pattern:
     """One side of a rule: literal text and fields.
 
-    `{p}` is a parameter's or buffer's name, any other `{name}` a number; `{name+1}` is that number plus one on this
-    side; `{name:regex}` is what the expression matches.
+    `{p}` is the name of a parameter or buffer. Any other `{name}` is a number. `{name+1}` is the number plus one on
+    this side. `{name:regex}` is any text that the expression matches.
     """
 
     def __init__(self, text: str) -> None:
@@ -46,12 +46,12 @@ class _Pattern:
         self.fields = frozenset(part[0] for part in self.template if not isinstance(part, str))
 
     def _add(self, pieces: list[str], literal: str) -> None:
-        assert not set(literal) & set("{}"), f"{literal!r}: no field is written like this"
+        assert not set(literal) & set("{}"), f"{literal!r}: malformed field"
         pieces.append(re.escape(literal))
         self.template.append(literal)
 
     def values(self, key: str) -> dict[str, str] | None:
-        """What the fields are in a key, without this side's shifts; None where it doesn't match."""
+        """Return the fields' values in a key, without this side's shifts; None where the key doesn't match."""
         found = self.regex.fullmatch(key)
         if not found:
             return None
@@ -65,7 +65,7 @@ class _Pattern:
         return values
 
     def render(self, values: Mapping[str, str]) -> str | None:
-        """The key with these values; None where a shift makes a number negative."""
+        """Return the key with these values; None where a shift makes a number negative."""
         parts: list[str] = []
         for part in self.template:
             if isinstance(part, str):
@@ -81,14 +81,14 @@ class _Pattern:
 
 @dataclass(frozen=True)
 class Rule:
-    """Their name for some keys, and ours.
+    """A pair of patterns: the external name and our name.
 
     Attributes:
-        theirs: A pattern such as `layer{s}.{u}.conv{n}.{p}`, see `_Pattern`.
-        ours: One with the same fields: `stages.{s+1}.{u}.branch.conv{n}.{p}`.
-        kernel: They keep a matrix as a convolution over all of a map of so many pixels a side: with 1, (a, b, 1, 1)
-            there is (a, b) here.
-        old: A spelling that is read but no longer written.
+        theirs: External pattern such as `layer{s}.{u}.conv{n}.{p}`, see `_Pattern`.
+        ours: Our pattern with the same fields: `stages.{s+1}.{u}.branch.conv{n}.{p}`.
+        kernel: Kernel size of the external convolution that our matrix replaces: with 1, (a, b, 1, 1) there is (a, b)
+            here.
+        old: Whether the external name is read but no longer written.
     """
 
     theirs: str
@@ -97,38 +97,38 @@ class Rule:
     old: bool = False
 
     def __post_init__(self) -> None:
-        assert self._sides[0].fields == self._sides[1].fields, f"{self}: the sides have other fields"
+        assert self._sides[0].fields == self._sides[1].fields, f"{self}: the sides have different fields"
 
     @cached_property
     def _sides(self) -> tuple[_Pattern, _Pattern]:
         return _Pattern(self.theirs), _Pattern(self.ours)
 
     def rename(self, key: str, *, back: bool = False) -> str | None:
-        """Our name for their key (`back`: theirs for ours); None where this rule isn't for that key."""
+        """Return our name of an external key (`back`: the reverse); None where the rule doesn't match."""
         source, target = reversed(self._sides) if back else self._sides
         if not key.startswith(source.start):
             return None
         values = source.values(key)
         result = None if values is None else target.render(values)
-        if result is None or target.values(result) != values:  # the other side's expressions must admit it too
+        if result is None or target.values(result) != values:  # the other side's expressions must match too
             return None
         return result
 
 
 @dataclass(frozen=True)
 class Folded:
-    """A bias before a norm, which our network doesn't have: the norm subtracts as much less of a mean.
+    """A bias before a norm that our network lacks. It is subtracted from the norm's running mean.
 
     Attributes:
-        theirs: A pattern of the bias.
-        ours: One of the running mean.
+        theirs: External pattern of the bias.
+        ours: Our pattern of the running mean.
     """
 
     theirs: str
     ours: str
 
     def rename(self, key: str, *, back: bool = False) -> str | None:
-        """The mean's name; there is no way back."""
+        """Return the running mean's name; None for `back`, which is impossible."""
         return None if back else Rule(self.theirs, self.ours).rename(key)
 
 
@@ -141,9 +141,9 @@ class Translation:
 
     Attributes:
         tensors: New name to tensor.
-        sources: New name to the name that it had.
-        leftover: Keys that no rule took.
-        biases: Name of a norm's mean to the key and the bias that is to be subtracted from it.
+        sources: New name to original name.
+        leftover: Keys that no rule matched.
+        biases: Name of a norm's running mean to the key and the bias to subtract from it.
     """
 
     tensors: dict[str, Tensor]
@@ -152,7 +152,7 @@ class Translation:
     biases: dict[str, tuple[str, Tensor]] = field(default_factory=dict)
 
     def fold(self, name: str) -> Tensor:
-        """A tensor with its bias folded in; only for shapes that are known to be equal."""
+        """Return a tensor with its bias folded in. Both shapes must be equal."""
         tensor = self.tensors[name]
         if name not in self.biases:
             return tensor
@@ -164,17 +164,17 @@ class Translation:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """How one library names the weights of one family.
+    """The weight names of one library for one network family.
 
     Attributes:
-        layout: The library, as a user names it.
-        title: What the table is for, in words.
-        rules: Each key is for exactly one of them.
-        expects: What the same keys can't say: options of our network (dotted: `attention.gate`) and their value, or
-            a function of the spec that gives it. Only those that the network has are compared.
-        rounding: How that library rounds the hidden width of SE blocks.
-        zero: A pattern of our keys that are zero where the file has none.
-        images: What that library's networks of the family are shown, where that is one thing and known.
+        layout: Name of the layout.
+        title: Readable title.
+        rules: Rules. Each key matches exactly one.
+        expects: Model options (dotted: `attention.gate`) that the library's networks have and their keys don't show.
+            The value is the option's value or a function of the spec. Options that the network lacks are skipped.
+        rounding: Rounding of the SE blocks' hidden width in that library.
+        zero: Pattern of our keys that are zero where the file lacks them.
+        images: Preprocessing of that library for the family, where known.
     """
 
     layout: str
@@ -190,14 +190,14 @@ class Table:
 
     @property
     def one_way(self) -> bool:
-        """Whether what was read can't be written: a bias was folded into its norm, or a file's norms are in pieces."""
+        """Whether the table only reads: biases were folded into norms, or the file splits norms into two layers."""
         return self.layout == "caffe" or any(isinstance(rule, Folded) for rule in self.rules)
 
     def translate(self, tensors: Mapping[str, Tensor], *, back: bool = False) -> Translation:
-        """Rename every key, and give matrices their shape on the other side.
+        """Rename every key, and reshape matrices as the other side has them.
 
         Raises:
-            CheckpointError: Two keys would get one name.
+            CheckpointError: Two keys would get the same name.
         """
         result = Translation({}, {}, [])
         for key, tensor in tensors.items():
@@ -207,10 +207,10 @@ class Table:
                 continue
             rule, name = found
             if isinstance(rule, Folded):
-                _take(name, key, {mean: k for mean, (k, _) in result.biases.items()})
+                _check_unique(name, key, {mean: k for mean, (k, _) in result.biases.items()})
                 result.biases[name] = (key, tensor)
             else:
-                _take(name, key, result.sources)
+                _check_unique(name, key, result.sources)
                 result.tensors[name] = _reshaped(rule, tensor, back)
                 result.sources[name] = key
         alone = [mean for mean in result.biases if mean not in result.tensors]
@@ -220,11 +220,11 @@ class Table:
     def _rule(self, key: str, back: bool) -> tuple[AnyRule, str] | None:
         usable = [rule for rule in self.rules if not (back and isinstance(rule, Rule) and rule.old)]
         found = [(rule, name) for rule in usable if (name := rule.rename(key, back=back)) is not None]
-        assert len(found) <= 1, f"{self.title}: {key} is for {len(found)} rules: {[rule for rule, _ in found]}"
+        assert len(found) <= 1, f"{self.title}: {key} matches {len(found)} rules: {[rule for rule, _ in found]}"
         return found[0] if found else None
 
     def zeros(self, found: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The network's tensors that this library doesn't have because they are zero there."""
+        """Return zeros for the network's tensors that this library omits because they are zero."""
         if self.zero is None:
             return {}
         pattern = _Pattern(self.zero)
@@ -232,7 +232,7 @@ class Table:
         return {key: torch.zeros(own[key].shape, dtype=own[key].dtype) for key in absent}
 
 
-def _take(name: str, key: str, taken: Mapping[str, str]) -> None:
+def _check_unique(name: str, key: str, taken: Mapping[str, str]) -> None:
     if name in taken:
         raise CheckpointError(f"{key} and {taken[name]} are two names for one weight, {name}")
 
@@ -247,7 +247,7 @@ def _reshaped(rule: Rule, tensor: Tensor, back: bool) -> Tensor:
 
 
 def under(theirs: str, ours: str, rules: Iterable[AnyRule]) -> tuple[AnyRule, ...]:
-    """The same rules below a prefix on each side."""
+    """Put a prefix before both sides of every rule."""
     found: list[AnyRule] = []
     for rule in rules:
         found.append(replace(rule, theirs=theirs + rule.theirs, ours=ours + rule.ours))
@@ -255,5 +255,5 @@ def under(theirs: str, ours: str, rules: Iterable[AnyRule]) -> tuple[AnyRule, ..
 
 
 def conv_norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
-    """A convolution and its norm: `conv` and `bn` there, 0 and 1 here."""
+    """Return the rules of a convolution and its norm: `conv` and `bn` there, 0 and 1 here."""
     return Rule(f"{theirs}.conv.{{p}}", f"{ours}.0.{{p}}"), Rule(f"{theirs}.bn.{{p}}", f"{ours}.1.{{p}}")

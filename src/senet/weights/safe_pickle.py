@@ -1,7 +1,7 @@
-"""What training scripts keep beside weights, read as placeholders that do nothing.
+"""Read objects beside the weights (settings, optimizer states, logs) as inert placeholders.
 
-PyTorch's restricted unpickler calls only what it is told to. It is told names here, and behind each name stands a
-placeholder: neither the named class nor its library is imported or called.
+PyTorch's restricted unpickler calls only registered classes. Known class names are registered here with a placeholder
+each. Neither the named class nor its library is imported or called.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PIL.Image.Resampling
 deepspeed.runtime.fp16.loss_scaler.LossScaler deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler
 deepspeed.runtime.zero.config.ZeroStageEnum deepspeed.utils.tensor_fragment.fragment_address
 """
-"""Values, arrays, settings and logs; `torch.load` reads tensors, `OrderedDict`, `Counter` and `torch.Size` itself."""
+"""Values, arrays, settings and logs. `torch.load` itself reads tensors, `OrderedDict`, `Counter` and `torch.Size`."""
 
 _PATHS: Final = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
 
@@ -56,26 +56,26 @@ mmengine.config.config.ConfigDict mmcv.utils.config.ConfigDict
 lightning.fabric.utilities.data.AttributeDict lightning_fabric.utilities.data.AttributeDict
 lightning.pytorch.utilities.parsing.AttributeDict pytorch_lightning.utilities.parsing.AttributeDict
 """
-"""Dictionaries of other types; their entries are kept, so that weights inside are found."""
+"""Dictionary types. Their entries are kept, so that weights inside are found."""
 
 _LISTS: Final = "collections.deque"
 
 _CALLBACKS: Final = ("model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")
-"""Classes that files of older Lightning have as keys."""
+"""Classes that files of old Lightning versions have as keys."""
 
 
 class _Placeholder:
-    """Takes whatever a pickle gives it, and keeps nothing."""
+    """Accepts any arguments and keeps nothing."""
 
     def __new__(cls, *_: Any, **__: Any) -> _Placeholder:
         return super().__new__(cls)
 
     def __setstate__(self, state: Any) -> None:
-        """Forget it."""
+        """Ignore the state."""
 
 
 class _Mapping:
-    """Becomes the one mapping that the unpickler fills and gives attributes."""
+    """Becomes an `OrderedDict`, which the unpickler can fill and give attributes."""
 
     def __new__(cls, *_: Any, **__: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
         return OrderedDict()
@@ -91,13 +91,13 @@ class _List:
 def _of_torch() -> Iterator[str]:
     """Optimizers, schedules, losses, activations and norms: hyperparameters, not networks."""
     modules = torch.nn.modules
-    places = (
+    sources = (
         *(torch.optim, torch.optim.lr_scheduler),
         *(modules.loss, modules.activation, modules.batchnorm, modules.normalization),
     )
-    for place in places:
-        for value in vars(place).values():
-            if isinstance(value, type) and value.__module__.startswith(("torch.optim.", place.__name__)):
+    for source in sources:
+        for value in vars(source).values():
+            if isinstance(value, type) and value.__module__.startswith(("torch.optim.", source.__name__)):
                 yield f"{value.__module__}.{value.__qualname__}"
 
 
@@ -115,7 +115,7 @@ def _by_name() -> list[tuple[type, str]]:
         _Mapping: set(_MAPPINGS.split()),
         _List: set(_LISTS.split()),
     }  # fmt: skip
-    return [(type(name, (kind,), {}), name) for kind, those in names.items() for name in sorted(those)]
+    return [(type(name, (kind,), {}), name) for kind, members in names.items() for name in sorted(members)]
 
 
 _LOCK = threading.Lock()
@@ -123,9 +123,9 @@ _LOCK = threading.Lock()
 
 @contextmanager
 def placeholders() -> Iterator[None]:
-    """Have `torch.load(weights_only=True)` read the known names as placeholders within.
+    """Let `torch.load(weights_only=True)` read the known names as placeholders within this context.
 
-    PyTorch keeps its list of names for the whole process: one thread at a time changes it.
+    PyTorch's list of names belongs to the whole process. A lock lets one thread at a time change it.
     """
     with _LOCK, torch.serialization.safe_globals(list(_by_name())):
         yield

@@ -1,4 +1,4 @@
-"""Strict JSON: read values are plain, finite and said once; written ones can be read by any program."""
+"""Strict JSON. Reading refuses non-finite numbers and duplicate keys; any program can read the written text."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any, Final, NoReturn
 __all__ = ["dump", "parse", "parse_object"]
 
 MOST_BYTES: Final = 1 << 26
-"""More than any description of ours has: those of 100,000 classes are a twentieth of it."""
+"""Largest accepted file size in bytes, twenty times the metadata of 100,000 classes."""
 
 DEEPEST: Final = 50
 
 
 def dump(value: Any, *, indent: int | None = 2) -> str:
-    """Write JSON that any program reads, ending in a newline.
+    """Write JSON that any program can read, ending in a newline.
 
-    JSON has no NaN and no infinity: such a number becomes null. A byte of a file's name that is no UTF-8 stands as
-    `\\udcXX`, which `json` reads back.
+    A non-finite number becomes null. A byte of a file name that is not UTF-8 becomes `\\udcXX`, which `json` reads
+    back.
 
     Args:
-        value: Of types that JSON has.
-        indent: Spaces a level; None is one line.
+        value: A value of JSON's types.
+        indent: Spaces per level; None writes one line.
 
     Raises:
         TypeError: JSON has no such type.
-        ValueError: It contains itself.
+        ValueError: The value contains itself.
     """
     text = json.dumps(_null_for_nonfinite(value), indent=indent, ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8", "backslashreplace").decode() + "\n"
@@ -47,7 +47,7 @@ def parse_object(content: bytes | str) -> dict[str, Any]:
     """Read a JSON object; see `parse`.
 
     Raises:
-        ValueError: It is something else, or can't be read.
+        ValueError: The text is not a JSON object, or `parse` refuses it.
     """
     value = parse(content)
     if not isinstance(value, dict):
@@ -59,14 +59,14 @@ def parse(content: bytes | str) -> Any:
     """Read JSON.
 
     Raises:
-        ValueError: It is no JSON, is larger than 64 MiB, is nested deeper than 50 levels, has numbers that are not
-            finite, a key twice in one object, or characters that are no Unicode text.
+        ValueError: The text is not JSON, is larger than 64 MiB, is nested deeper than 50 levels, or has non-finite
+            numbers, duplicate keys or characters that are not Unicode text.
     """
     if len(content) > MOST_BYTES:
         raise ValueError(f"{len(content):,} bytes, at most {MOST_BYTES:,} are read")
     try:
         text = content if isinstance(content, str) else content.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=_once, parse_float=_finite, parse_constant=_no_constant)
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_float=_finite, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError(f"nested deeper than {DEEPEST} levels") from None
     _check(value)
@@ -76,27 +76,27 @@ def parse(content: bytes | str) -> Any:
 _KINDS: Final[Mapping[type, str]] = {list: "list", str: "text", bool: "truth value", type(None): "null"}
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+        raise ValueError(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")
     return found
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text[:40]} is no finite number")
+        raise ValueError(f"{text[:40]} is not a finite number")
     return value
 
 
 def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _check(value: Any) -> None:
-    """Raise for depth and for texts that can't be written; a level at a time, since Python recurses only so far."""
+    """Raise for deep nesting and for text that can't be written. Works by level, since Python limits recursion."""
     level = [value]
     for _ in range(DEEPEST + 1):
         if not level:

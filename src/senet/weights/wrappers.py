@@ -1,4 +1,4 @@
-"""Networks inside others (compiled, parallel, averaged), and the names that their weights have without those."""
+"""Unwrap networks (compiled, parallel, averaged) and remove the wrappers from the names of their weights."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from torch import Tensor, nn
 
 from senet.errors import CheckpointError
 
-__all__ = ["ALWAYS", "bare", "plain_names", "unwrapped"]
+__all__ = ["WRAPPER_NAMES", "plain_names", "strip_wrappers", "unwrapped"]
 
-ALWAYS: Final = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""Children's names that only wrappers have: `torch.compile`, FSDP, activation checkpointing."""
+WRAPPER_NAMES: Final = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
+"""Child names that only wrappers use: `torch.compile`, FSDP, activation checkpointing."""
 
 _MODULE: Final = "module"
-"""The child's name in DataParallel and what is built like it; a network of the user's own may have such a child too."""
+"""Child name in DataParallel and similar wrappers. A user's own network may have a child of this name too."""
 
 _AVERAGED: Final = "n_averaged"
-"""The counter that `torch.optim.swa_utils.AveragedModel` keeps beside its module."""
+"""Counter of `torch.optim.swa_utils.AveragedModel` beside its module."""
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside compiled, parallel and averaged ones, however many lie around it."""
+    """Return the network inside any number of compiled, parallel and averaging wrappers."""
     while (name := _inner(model)) is not None:
         model = getattr(model, name)
     return model
 
 
 def plain_names(model: nn.Module) -> dict[str, str]:
-    """Each key of the state dict as it would be without wrappers anywhere in the network, to the key that it is."""
+    """Map each key of the state dict without wrappers to the actual key."""
     wrappers = {
         f"{path}.{_inner(m)}".lstrip(".") for path, m in model.named_modules(remove_duplicate=False) if _inner(m)
     }
@@ -41,23 +41,23 @@ def plain_names(model: nn.Module) -> dict[str, str]:
     return names
 
 
-def bare(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """A state dict without what wrappers put before and into its keys.
+def strip_wrappers(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """Remove the names of wrappers from the keys of a state dict.
 
     Raises:
-        CheckpointError: Two keys would become one.
+        CheckpointError: Two keys would get the same name.
     """
-    found = _renamed(tensors, ALWAYS, source)
+    found = _renamed(tensors, WRAPPER_NAMES, source)
     inner = [key for key in found if key != _AVERAGED]
     if inner and all(key.startswith(f"{_MODULE}.") for key in inner):
-        return bare({key.removeprefix(f"{_MODULE}."): found[key] for key in inner}, source)
+        return strip_wrappers({key.removeprefix(f"{_MODULE}."): found[key] for key in inner}, source)
     return found
 
 
 def _inner(module: nn.Module) -> str | None:
-    """The name of the child that a wrapper holds; None if this is none: it computes with weights of its own."""
+    """Return the name of a wrapper's child; None if the module is not a wrapper."""
     names = list(module._modules)
-    if len(names) == 1 and names[0] in (*ALWAYS, _MODULE) and not module._parameters:
+    if len(names) == 1 and names[0] in (*WRAPPER_NAMES, _MODULE) and not module._parameters:
         return names[0]
     return None
 

@@ -4,7 +4,7 @@
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const byPath = Object.fromEntries(data.blocks.map((block) => [block.path, block]));
-const place = new Map(data.shown.map((k, i) => [k, i]));
+const rowOf = new Map(data.shown.map((k, i) => [k, i]));
 const className = (k) => data.classes[k].name;
 const DASHES = ["", "6 3", "2 2", "9 3 2 3", "4 2", "1 3"];
 const MOST = DASHES.length;
@@ -45,17 +45,17 @@ async function unpack() {
 const packed = await unpack();
 function classCurve(path, k) {
   const { channels, mean } = data.curves[path];
-  const from = place.get(k) * channels.length;
+  const from = rowOf.get(k) * channels.length;
   return {
     mean: mean.map((m, i) => (m + packed[path].mean[from + i]) / 1000),
     spread: mean.map((_, i) => packed[path].spread[from + i] / 1000),
   };
 }
 
-// ---- what is chosen ------------------------------------------------------------------------------------------------
+// ---- selection -----------------------------------------------------------------------------------------------------
 const ends = data.blocks.filter((b, i) => i + 1 === data.blocks.length || data.blocks[i + 1].stage !== b.stage);
 const last = data.blocks.at(-1).stage;
-// The paper's panels; of a network whose maps all have one size, or of very many stages' ends, the evenly spaced.
+// The paper's panels. With too many of them the ends of the stages, and of these at most 12, evenly spaced.
 let paper = data.blocks.filter((b) => ends.includes(b) || b.stage === last).map((b) => b.path);
 if (paper.length > 12) paper = ends.map((b) => b.path);
 if (paper.length > 12) paper = Array.from({ length: 12 }, (_, i) => paper[Math.round((i * (paper.length - 1)) / 11)]);
@@ -147,20 +147,38 @@ function panel(path, series) {
 const colour = (i) => `--c${i}`;
 const overall = (path) => ({ name: "all images", values: data.curves[path].mean.map((m) => m / 1000), colour: "--all", wide: true });
 
-// Charts are drawn when they come near the screen: fifty at once would make a phone wait.
+// Fifty charts at once would block a phone. Charts near the screen are drawn first, all others while the browser is idle,
+// and the rest at once when the page is printed.
+const pending = new Set();
+const idle = window.requestIdleCallback ?? ((task) => setTimeout(() => task({ timeRemaining: () => 0 }), 20));
 const watcher = new IntersectionObserver((entries) => {
-  for (const { isIntersecting, target } of entries) {
-    if (isIntersecting) { watcher.unobserve(target); target.replaceWith(target.draw()); }
-  }
+  for (const { isIntersecting, target } of entries) if (isIntersecting) drawPanel(target);
 }, { rootMargin: "600px" });
+function forget(panel) { watcher.unobserve(panel); return pending.delete(panel); }
+function drawPanel(panel) { if (forget(panel)) panel.replaceWith(panel.draw()); }
+function drawAll() { pending.forEach(drawPanel); }
+function drawWhenIdle(deadline) {
+  for (const panel of pending) {
+    drawPanel(panel);
+    if (deadline.timeRemaining() < 4) break;
+  }
+  if (pending.size) idle(drawWhenIdle);
+}
 function lazily(host, paths, draw) {
+  [...host.children].forEach(forget);
+  if (!pending.size) idle(drawWhenIdle);
   host.replaceChildren(...paths.map((path) => {
     const empty = make("div", { class: "panel", style: "min-height:235px", "data-block": path });
     empty.draw = () => draw(path);
+    pending.add(empty);
     watcher.observe(empty);
     return empty;
   }));
+  if (printing.matches) drawAll();
 }
+const printing = matchMedia("print");
+printing.addEventListener("change", () => { if (printing.matches) drawAll(); });
+addEventListener("beforeprint", drawAll);
 
 // ---- sections ------------------------------------------------------------------------------------------------------
 function figures() {
@@ -194,16 +212,16 @@ function toggle(path) {
 }
 
 const COLUMNS = [
-  ["name", "block", null, "Its path in the network"], ["stage", "stage", String, "Blocks whose maps have the same size"],
-  ["channels", "channels", count, ""], ["mean", "mean", three, "Average gate, over images and channels"],
+  ["name", "block", null, "Path in the network"], ["stage", "stage", String, "Blocks whose feature maps have the same size"],
+  ["channels", "channels", count, ""], ["mean", "mean", three, "Mean gate over images and channels"],
   ["spread", "spread", three, "Standard deviation over the images"],
-  ["channel_spread", "between channels", three, "Standard deviation of the channels' averages"],
-  ["dead", "dead", percent, "Share of gates below 0.05"], ["saturated", "saturated", percent, "Share of gates above 0.95"],
+  ["channel_spread", "between channels", three, "Standard deviation of the channels' means"],
+  ["dead", "dead", percent, "Fraction of gates below 0.05"], ["saturated", "saturated", percent, "Fraction of gates above 0.95"],
   ["specificity", "class-specific", percent, "Variance between classes over the variance over all images"],
-  ["specificity_corrected", "less chance", percent, "The same less what chance makes of so few images (epsilon squared)"],
-  ["role", "role", null, ""], ["params", "parameters", count, ""], ["macs", "MACs", count, "Multiply-accumulates for one image"],
-  ["latency_share", "time", percent, "Share of the network's time, measured"],
-  ["drift", "drift", percent, "How far the outputs move if this gate alone becomes its average"],
+  ["specificity_corrected", "corrected", percent, "Class-specific, corrected for chance (epsilon squared)"],
+  ["role", "role", null, ""], ["params", "parameters", count, ""], ["macs", "MACs", count, "Multiply-accumulates (MACs) for one image"],
+  ["latency_share", "time", percent, "Measured fraction of the network's time"],
+  ["drift", "drift", percent, "Drift of the outputs if this gate alone becomes its mean"],
 ];
 function table() {
   const rows = [...data.blocks];
@@ -214,7 +232,7 @@ function table() {
   $("table").tHead.replaceChildren(make("tr", {}, ...COLUMNS.map(([key, head, format, title]) => make("th", {
     scope: "col", title, class: key === "role" ? "text" : "", "aria-sort": state.key === key ? (state.down ? "descending" : "ascending") : "none" },
     make("button", { type: "button", "data-key": key, onclick: () => {
-      // Numbers start with the largest; a third click gives the network's order back.
+      // Numbers start with the largest. A third click restores the network's order.
       const first = format !== null;
       if (state.key !== key) Object.assign(state, { key, down: first });
       else if (state.down === first) state.down = !first;
@@ -234,7 +252,7 @@ function overview() {
   const n = data.blocks.length, step = Math.max(20, Math.min(44, 900 / n)), wide = 54 + step * n, high = 250;
   const top = Math.max(1, ...data.blocks.map((b) => b.mean + b.channel_spread));
   const y = (v) => 12 + 120 * (1 - Math.max(0, v) / top), y2 = (v) => 226 - 70 * v;
-  const svg = make("svg", { viewBox: `0 0 ${wide} ${high}`, role: "img", "aria-label": "Average gate and class-specificity of each block",
+  const svg = make("svg", { viewBox: `0 0 ${wide} ${high}`, role: "img", "aria-label": "Mean gate and class-specificity of each block",
     style: `min-width:${0.75 * wide}px;max-height:330px` });
   for (const v of [0, top / 2, top]) svg.append(make("line", { class: "grid", x1: 40, x2: wide, y1: y(v), y2: y(v) }), make("text", { x: 34, y: y(v) + 4, "text-anchor": "end" }, v.toFixed(2)));
   for (const v of [0, 0.5, 1]) svg.append(make("line", { class: "grid", x1: 40, x2: wide, y1: y2(v), y2: y2(v) }), make("text", { x: 34, y: y2(v) + 4, "text-anchor": "end" }, `${100 * v}%`));
@@ -279,13 +297,13 @@ async function image() {
   if (!data.examples.length) { $("single").hidden = true; return; }
   for (const [i, button] of [...$("thumbs").children].entries()) button.setAttribute("aria-pressed", i === state.image);
   const example = data.examples[state.image], path = $("image-block").value, picture = new Image();
-  picture.src = example.picture;
+  picture.src = example.image;
   await picture.decode();
-  const guess = example.guess === null ? "" : `seen as ${example.guess} (${percent(example.probability)})`;
+  const predicted = example.prediction === null ? "" : `predicted: ${example.prediction} (${percent(example.probability)})`;
   const row = (name, channels) => [make("h3", {}, name), make("div", { class: "row" }, ...channels.map((c) => make("figure", {}, overlay(picture, c.heat),
-    make("figcaption", {}, `channel ${c.channel}`, make("br"), `${three(c.gate)}, on average ${three(c.mean)}`))))];
+    make("figcaption", {}, `channel ${c.channel}`, make("br"), `${three(c.gate)}, mean ${three(c.mean)}`))))];
   $("image").replaceChildren(
-    make("figure", {}, overlay(picture, example.heat), make("figcaption", {}, make("b", {}, example.label), make("br"), guess)),
+    make("figure", {}, overlay(picture, example.heat), make("figcaption", {}, make("b", {}, example.label), make("br"), predicted)),
     make("div", { class: "maps" }, ...(["raised", "lowered"].flatMap((way) => example[way][path].length
       ? row(way === "raised" ? "Raised" : "Lowered", example[way][path]) : [make("p", { class: "quiet" }, `No channel is ${way}.`)]))));
 }
@@ -295,9 +313,9 @@ function freezing() {
   const { images, steps } = data.freezing;
   if (!steps.length) { $("freezing").hidden = true; return; }
   const end = steps.at(-1);
-  $("freezing-text").textContent = `Gates replaced by their averages over all images, the calmest first, as senet prune does; measured on ${images} images. ` +
-    `All of them: ${count(end.params)} of ${count(data.params)} parameters less (${percent(end.params / data.params)}), ${count(end.macs)} MACs less; ` +
-    `the outputs move by ${percent(end.drift)}, and ${percent(end.agreement)} of the images keep their class.`;
+  $("freezing-text").textContent = `Gates are replaced by their means over all images, in the order of increasing spread, as in senet prune. Measured on ${images} images. ` +
+    `All gates together save ${count(end.params)} of ${count(data.params)} parameters (${percent(end.params / data.params)}) and ${count(end.macs)} MACs. ` +
+    `The outputs drift by ${percent(end.drift)}, and ${percent(end.agreement)} of the images keep their predicted class.`;
   const values = (key) => steps.map((s) => s[key]);
   $("freezing-chart").replaceChildren(make("div", { class: "panel" }, make("h3", {}, "Cost", make("small", {}, " · by number of frozen gates")), chart({
     series: [{ name: "images that keep their class", values: values("agreement"), colour: "--c0", format: percent, wide: true },
@@ -305,7 +323,7 @@ function freezing() {
     count: steps.length, range: [0, Math.max(1, ...values("drift"))], label: "Cost of freezing", ticks: [[0, "1 gate", "start"], [steps.length - 1, `${steps.length} gates`, "end"]],
     head: (i) => `${i + 1} frozen, ${count(steps[i].params)} parameters saved` }),
     make("div", { class: "legend", style: "position:static;background:none" }, make("span", { style: "color:var(--c0)" }, "— keep their class"), make("span", { style: "color:var(--c1)" }, "- - drift"))));
-  const heads = ["then freeze", "parameters saved", "MACs saved", "drift", "keep their class"];
+  const heads = ["block", "parameters saved", "MACs saved", "drift", "keep their class"];
   $("steps").tHead.replaceChildren(make("tr", {}, ...heads.map((h) => make("th", { scope: "col" }, h))));
   $("steps").tBodies[0].replaceChildren(...steps.map((s) => make("tr", {}, ...[byPath[s.block].name, count(s.params), count(s.macs), percent(s.drift), percent(s.agreement)].map((t) => make("td", {}, t)))));
 }
@@ -342,9 +360,9 @@ $("image-block").replaceChildren(...data.blocks.map((b) => make("option", { valu
 $("image-block").value = data.blocks.at(-1).path;
 $("image-block").onchange = $("heat").onchange = image;
 $("thumbs").replaceChildren(...data.examples.map((e, i) => make("button", { type: "button", onclick: () => { state.image = i; image(); } },
-  make("img", { src: e.picture, alt: "" }), make("span", {}, e.label))));
-$("footer").textContent = `Variances are over images. Class-specific: variance of the classes' averages over the variance over all images; one image takes ${data.latency_ms.toPrecision(3)} ms here in a batch of a few.` +
-  (data.shown.length < data.classes.filter((c) => c.images).length ? ` Curves are kept for ${count(data.shown.length)} of ${count(data.classes.length)} classes.` : "");
+  make("img", { src: e.image, alt: "" }), make("span", {}, e.label))));
+$("footer").textContent = `Variances are over images. Class-specific is the variance of the classes' means over the variance over all images. One image takes ${data.latency_ms.toPrecision(3)} ms in a small batch on this machine.` +
+  (data.shown.length < data.classes.filter((c) => c.images).length ? ` Curves are stored for ${count(data.shown.length)} of ${count(data.classes.length)} classes.` : "");
 overview();
 table();
 figures();

@@ -1,4 +1,4 @@
-"""The CPU back end: a kernel in C, its loader, and the threads it runs on."""
+"""The CPU back end: a kernel in C, its loader, and its threads."""
 
 from senet.ops.cpu.library import Choice, call, choose, describe, using
 

@@ -170,7 +170,7 @@ static void sums_task(const void *context, int64_t i)
     }
 }
 
-/* The gate of each sample and channel, and the bias times it. `mean` is room for (n, inner), `units` for (n, hidden). */
+/* The gate of each sample and channel, and the bias times it. Workspace: `mean` (n, inner), `units` (n, hidden). */
 static void precomputed_gate(const struct convolution *p, float *scale, float *offset, float *mean, float *units)
 {
     const struct senet_convolution *layer = p->layer;

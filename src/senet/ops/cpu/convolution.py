@@ -1,6 +1,6 @@
-"""A packed convolution by the kernel: `struct senet_convolution` of kernel.h and the function that takes it.
+"""Call the kernel's packed convolution, with `struct senet_convolution` of kernel.h.
 
-Callers have proved sizes, types and strides: maps are float32 and channels_last, parameters contiguous.
+Callers check sizes, types and strides. Feature maps are float32 and channels_last, parameters contiguous.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _LAYER: Final = struct.Struct("@13q6P")
 def convolve(
     x: Tensor, added: Tensor | None, y: Tensor, parameters: Sequence[Tensor | None], geometry: Sequence[int], gate: int
 ) -> None:
-    """Compute y.
+    """Compute the convolution into y.
 
     Args:
         x: (N, I, H, W).
-        added: As y, or None.
+        added: (N, C, H', W'), or None.
         y: (N, C, H', W').
         parameters: panels, bias, w1, b1, w2, b2.
         geometry: Stride, padding, dilation (two numbers each), and whether a ReLU follows.
-        gate: Its number.
+        gate: Number of the gate function.
     """
     panels, _, w1, *_ = parameters
     assert panels is not None

@@ -29,8 +29,8 @@ struct job {
     int64_t next[MOST_THREADS]; /* of each thread's own tasks */
 };
 
-/* First the tasks that are this thread's, as oneDNN divides a map: what its core has in the cache is what it wrote
- * itself. Then what the others haven't begun. */
+/* First this thread's own tasks, divided as in oneDNN, since their data is in this core's cache. Then the tasks that other
+ * threads haven't begun. */
 static void work(void *shared)
 {
     struct job *job = shared;
@@ -82,7 +82,7 @@ OFFERED const char *senet_name(void) { return best()->name; }
 /* GOMP_parallel of the runtime whose threads to use; NULL: one thread. */
 OFFERED void senet_set_region(parallel_region *given) { region = given; }
 
-/* omp_get_thread_num of that runtime; NULL: nobody knows which tasks are its own. */
+/* omp_get_thread_num of that runtime; NULL: the thread's own tasks are unknown. */
 OFFERED void senet_set_number(thread_number *given) { number = given; }
 
 OFFERED int senet_step_forward(const struct senet_step *step, const void *x, const void *shortcut, void *y,

@@ -1,9 +1,9 @@
-/* The gate: what makes a factor of the excitation's output. */
+/* The gate functions, from the excitation's output to the factor. */
 
 /* GATES of senet.nn.gate in their order, each plain and centred. */
 enum gate { SIGMOID, SIGMOID_CENTRED, HARD, HARD_CENTRED, TANH, TANH_CENTRED, RELU, RELU_CENTRED };
 
-/* e^x to about two units in the last place: 2^k e^r with |r| <= log(2) / 2. What is no number stays none. */
+/* e^x to about two units in the last place: 2^k e^r with |r| <= log(2) / 2. NaN stays NaN. */
 INLINE vf exponential(vf x)
 {
     const vf given = x;

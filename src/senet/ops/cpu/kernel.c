@@ -74,7 +74,7 @@ static struct layout layout_of(const struct senet_step *step)
     return l;
 }
 
-/* Which numbers task `i` has. */
+/* The range of task `i`. */
 struct range {
     long sample, part, from, numbers; /* table */
     long first, last;                 /* planes [first, last) */
@@ -109,7 +109,7 @@ static struct piece piece_at(const struct piece *maps, long number, long size)
     return at;
 }
 
-/* --- one pass over the maps ------------------------------------------------------------------------------------- */
+/* --- one pass over the feature maps ------------------------------------------------------------------------------- */
 
 enum pass { MOMENTS, APPLY, SUMS, GRAD };
 
@@ -252,7 +252,7 @@ static void repeat(const float *from, float *to, long rows, long c, long fold)
             memcpy(to + (r * fold + f) * c, from + r * c, (size_t)c * sizeof *to);
 }
 
-/* What is saved for the backward pass, by name. */
+/* The values saved for the backward pass, by name. */
 struct saved {
     float *pivot, *shift, *inverse, *mean, *gate, *hidden;
 };
@@ -290,7 +290,7 @@ static const struct passes *passes_for(const struct senet_step *step)
     return step->bf16 ? &passes_bf16 : &passes_float;
 }
 
-/* --- forwards ------------------------------------------------------------------------------------------------------ */
+/* --- forward pass --------------------------------------------------------------------------------------------------- */
 
 static void first_pixel(const struct senet_step *step, const void *x, float *pivot)
 {
@@ -306,7 +306,7 @@ static long pixels_in(const struct senet_step *step, const struct layout *l, lon
     return pixels / l->fold + (folded < pixels % l->fold);
 }
 
-/* What the tasks of a table found: to the mean of each sample, and the sum of squared deviations from it of all. */
+/* From the results of a table's tasks to the mean of each sample, and the sum of squared deviations from it of all. */
 static void join_moments(const struct senet_step *step, const struct layout *l, const float *mean, const float *m2,
                          float *sample_mean, double *square)
 {
@@ -368,7 +368,7 @@ static void statistics_of(const struct senet_step *step, const struct layout *l,
     }
 }
 
-/* The gate of each sample and channel into s.gate. `z` is room for (n, c). */
+/* The gate of each sample and channel into s.gate. `z` is workspace for (n, c). */
 static void excite(const struct senet_step *step, struct saved s, const float *scale, const float *offset, float *z)
 {
     const long n = step->n, c = step->c, hidden = step->hidden;
@@ -384,7 +384,7 @@ static void excite(const struct senet_step *step, struct saved s, const float *s
     gates(s.gate, n * c, (enum gate)step->gate);
 }
 
-/* Room for `floats`, taken from one allocation. */
+/* Workspace of `floats`, taken from one allocation. */
 static float *take(float **room, long floats)
 {
     float *taken = *room;
@@ -448,9 +448,9 @@ static int forward(const struct senet_step *step, const void *x, const void *sho
     return 0;
 }
 
-/* --- backwards ----------------------------------------------------------------------------------------------------- */
+/* --- backward pass -------------------------------------------------------------------------------------------------- */
 
-/* What the tasks found, added up for each sample. */
+/* The results of the tasks, summed per sample. */
 static void join_sums(const struct senet_step *step, const struct layout *l, const float *found, float *sum)
 {
     const long c = step->c, rows = l->parts * l->fold;
@@ -466,7 +466,7 @@ static void join_sums(const struct senet_step *step, const struct layout *l, con
 }
 
 /* From the sums of g and g * t of each sample to the gradients of the linear layers, and of the mean of v: into `dz`,
- * divided by the pixels. `work` is room for (n, c) twice and (n, hidden). */
+ * divided by the pixels. `work` is workspace for (n, c) twice and (n, hidden). */
 static void excite_back(const struct senet_step *step, struct saved s, const float *scale, const float *offset,
                         const float *g, const float *gt, const struct senet_gradients *to, float *dz, float *work)
 {
@@ -516,7 +516,7 @@ static void sums_of_v(const struct senet_step *step, struct saved s, const float
 }
 
 /* Gradients of gamma and beta, and the coefficients of dx = g * scales + offsets - t * slope. `offsets` holds the
- * gradient of v by way of the gate, a pixel; `level` is room for c. */
+ * gradient of v by way of the gate, a pixel; `level` is workspace for c. */
 static void norm_back(const struct senet_step *step, struct saved s, const float *scale, const double *dv,
                       const double *dvt, float *scales, float *offsets, float *slope, float *level,
                       const struct senet_gradients *to)

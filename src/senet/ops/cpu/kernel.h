@@ -1,4 +1,4 @@
-/* norm -> Squeeze-and-Excitation -> add -> ReLU, the end of a residual unit, forwards and backwards.
+/* norm -> Squeeze-and-Excitation -> add -> ReLU, the residual epilogue, forward and backward.
  *
  *     v = gamma * (x - mean) / sqrt(var + eps) + beta        per channel
  *     s = gate(w2 relu(w1 mean(v) + b1) + b2)                per sample and channel; 1 without w1
@@ -18,8 +18,8 @@
 struct senet_step {
     int64_t n, c, hw;      /* samples, channels, pixels */
     int64_t hidden;        /* units between the two linear layers; 0: no Squeeze-and-Excitation */
-    int64_t bf16;          /* the maps are stored in bfloat16, else in float; all else is float */
-    int64_t channels_last; /* the maps are (n, hw, c) in memory, else (n, c, hw) */
+    int64_t bf16;          /* feature maps are bfloat16, else float; all else is float */
+    int64_t channels_last; /* feature maps are (n, hw, c) in memory, else (n, c, hw) */
     int64_t training;      /* the statistics are the batch's, else the given ones */
     int64_t gate;          /* see excite.h */
     int64_t threads;
@@ -28,7 +28,7 @@ struct senet_step {
     const float *gamma, *beta, *mean, *var, *w1, *b1, *w2, *b2;
 };
 
-/* Floats that the backward pass needs beside the maps: pivot, shift, 1/sqrt(var + eps) (c each);
+/* Floats that the backward pass needs besides the feature maps: pivot, shift, 1/sqrt(var + eps) (c each);
  * with hidden: mean of x (n, c), s (n, c), hidden units (n, hidden). */
 #define SENET_SAVED(n, c, hidden) (3 * (c) + ((hidden) ? 2 * (n) * (c) + (n) * (hidden) : 0))
 
@@ -64,7 +64,7 @@ typedef int senet_gated_backward(const struct senet_step *, int64_t activation, 
                                  const float *saved, const float *gate, const float *dz, const float *sums, void *dx,
                                  const struct senet_gradients *);
 
-/* A convolution and what follows it, in inference; maps are float, channels_last.
+/* A convolution and what follows it, in inference; feature maps are float, channels_last.
  *
  *     s = gate(w2 relu(w1 mean(x) + b1) + b2)        per sample and channel; 1 without `hidden`
  *     y = relu(s * (weight * x + bias) + added)      `added` is 0 if NULL; no ReLU without `relu`

@@ -1,4 +1,4 @@
-"""The compiled kernel: looked for beside this file, loaded, given PyTorch's threads, called."""
+"""The compiled kernel: load it from this folder, give it PyTorch's threads, and call it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VARIABLE: Final = "SENET_KERNELS"
 CHOICES: Final = ("compiled", "reference")
 _FILE: Final = Path(__file__).with_name("_kernel.so")
 _ABI: Final = 6  # SENET_ABI of kernel.h
-# Arguments of the kernel's functions: s is a structure, p an address, i a size.
+# Argument types of the kernel's functions: s is a structure, p an address, i a size.
 _FUNCTIONS: Final = {
     "senet_step_forward": "sppppp",
     "senet_step_backward": "spppppps",
@@ -37,11 +37,17 @@ _KINDS: Final = {"s": ctypes.c_char_p, "p": ctypes.c_void_p, "i": ctypes.c_int64
 
 @dataclass(frozen=True)
 class Choice:
-    """What the ends of residual blocks run on.
+    """The back end of the fused operators on the CPU.
 
     Attributes:
-        library: The compiled kernel; None is the reference in plain PyTorch.
-        reason: Which instructions it uses and whose threads, or why there is none.
+        library: The compiled kernel. None is the reference in plain PyTorch.
+        reason: The kernel's instruction set and threads, or the reason why there is no kernel.
+
+    Example:
+        >>> from senet.ops import choose, using
+        >>> with using("reference"):
+        ...     choose()
+        Choice(library=None, reason='SENET_KERNELS=reference')
     """
 
     library: ctypes.CDLL | None
@@ -50,29 +56,35 @@ class Choice:
 
 @cache
 def choose() -> Choice:
-    """The compiled kernel if it was built and `SENET_KERNELS` isn't "reference"; decided once a process.
+    """Return the compiled kernel if it was built and `SENET_KERNELS` isn't "reference". Cached per process.
 
     Raises:
         UnknownNameError: `SENET_KERNELS` is neither "compiled" nor "reference".
+
+    Example:
+        >>> from senet.ops import choose, using
+        >>> with using("reference"):
+        ...     choose().library is None
+        True
     """
-    wish = os.environ.get(VARIABLE) or "compiled"
-    if wish not in CHOICES:
-        raise UnknownNameError(f"value of {VARIABLE}", wish, CHOICES)
-    return Choice(None, f"{VARIABLE}=reference") if wish == "reference" else _loaded(_FILE)
+    requested = os.environ.get(VARIABLE) or "compiled"
+    if requested not in CHOICES:
+        raise UnknownNameError(f"value of {VARIABLE}", requested, CHOICES)
+    return Choice(None, f"{VARIABLE}=reference") if requested == "reference" else _loaded(_FILE)
 
 
 @cache
 def _loaded(file: Path) -> Choice:
-    """The kernel in this file."""
+    """Load the kernel from a file."""
     if not file.exists():
-        return Choice(None, "not compiled when senet was installed; with gcc or clang there, install it again")
+        return Choice(None, "not compiled when senet was installed; install gcc or clang, then reinstall senet")
     try:
         library = ctypes.CDLL(str(file))
         abi = library.senet_abi()
     except (OSError, AttributeError) as error:
         return Choice(None, f"{file.name} can't be loaded: {error}")
     if abi != _ABI:
-        return Choice(None, f"{file.name} is of another version of senet; install it again")
+        return Choice(None, f"{file.name} belongs to another version of senet; reinstall senet")
     library.senet_name.restype = ctypes.c_char_p
     for name, kinds in _FUNCTIONS.items():
         getattr(library, name).argtypes = [_KINDS[kind] for kind in kinds]
@@ -82,10 +94,17 @@ def _loaded(file: Path) -> Choice:
 
 
 @contextmanager
-def using(wish: str) -> Iterator[None]:
-    """Within the block the operators run on "compiled" or "reference"; what the environment says comes back."""
+def using(requested: str) -> Iterator[None]:
+    """Select the back end within the block: "compiled" or "reference". The previous choice is restored after it.
+
+    Example:
+        >>> from senet.ops import describe, using
+        >>> with using("reference"):
+        ...     print(describe())
+        reference (SENET_KERNELS=reference)
+    """
     before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = wish
+    os.environ[VARIABLE] = requested
     choose.cache_clear()
     try:
         choose()
@@ -99,7 +118,13 @@ def using(wish: str) -> Iterator[None]:
 
 
 def describe() -> str:
-    """One line for people."""
+    """Describe the back end in one line.
+
+    Example:
+        >>> from senet.ops import describe
+        >>> describe().partition(" ")[0] in ("compiled", "reference")
+        True
+    """
     chosen = choose()
     return f"{'reference' if chosen.library is None else 'compiled'} ({chosen.reason})"
 
@@ -109,10 +134,10 @@ def call(name: str, *arguments: bytes | int) -> None:
 
     Args:
         name: A key of `_FUNCTIONS`.
-        arguments: Structures as bytes; sizes; addresses, 0 for what isn't there.
+        arguments: Structures as bytes, sizes, and addresses. 0 for a missing tensor.
 
     Raises:
-        MemoryError: It has no memory for its workspace.
+        MemoryError: The kernel can't allocate its workspace.
     """
     library = choose().library
     assert library is not None
@@ -121,15 +146,15 @@ def call(name: str, *arguments: bytes | int) -> None:
 
 
 def _share(setter: Any, name: str) -> bool:
-    """Hand the kernel a function of the OpenMP runtime that PyTorch runs on; whether it was found.
+    """Pass the kernel a function of PyTorch's OpenMP runtime, and return whether it was found.
 
-    With a second runtime, threads would fight over the cores.
+    The threads of a second runtime would compete for the cores.
     """
     setter.argtypes = [ctypes.c_void_p]
     for file in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
         path = Path(torch.__file__).with_name("lib") / file
         if path.exists():
-            # Looked up in this library and in those that it needs.
+            # Looked up in this library and its dependencies.
             found = getattr(ctypes.CDLL(str(path)), name, None)
             if found is not None:
                 setter(ctypes.cast(found, ctypes.c_void_p))

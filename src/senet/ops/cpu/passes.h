@@ -1,10 +1,10 @@
-/* The passes over the maps of one storage type, as a table of functions.
+/* The passes over the feature maps of one storage type, as a table of functions.
  *
- * A map in channels_last memory is a table of pixels x channels, each number with the coefficients of its column; to
- * give narrow tables full vectors, several pixels count as one row. A map in contiguous memory is a plane: a run of
- * numbers that all have the same coefficients, and `width` isn't used.
+ * A feature map in channels_last memory is a table of pixels x channels. Each column has its own coefficients, and several
+ * pixels count as one row, so that narrow tables fill the vectors. A feature map in contiguous memory is a plane: a run
+ * of numbers with equal coefficients, where `width` isn't used.
  *
- * Everywhere t = x - pivot, with a value of the map itself as the pivot: exact where the mean is large.
+ * Everywhere t = x - pivot, with a value of the feature map itself as the pivot: exact where the mean is large.
  */
 
 /* Arrays of one value a column (table) or one value (plane). */
@@ -12,7 +12,7 @@ struct coefficients {
     const float *pivot, *scale, *offset, *slope;
 };
 
-/* Pieces of the maps of one step. */
+/* Pieces of the feature maps of one step. */
 struct piece {
     const void *x, *shortcut, *y, *dy;
     void *out;

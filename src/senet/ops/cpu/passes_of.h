@@ -1,5 +1,5 @@
-/* The passes over the maps, for one storage type: included once for float, once for bf16, with T, OF(name), LOAD and
- * STORE defined. `struct passes` says what they do. */
+/* The passes over the feature maps for one storage type. Included once for float and once for bf16, with T, OF(name), LOAD
+ * and STORE defined. `struct passes` describes them. */
 
 #define LOAD_PART OF(load_part_)
 #define STORE_PART OF(store_part_)

@@ -1,6 +1,6 @@
-"""The end of a residual block by the kernel: `struct senet_step` of kernel.h and the functions that take it.
+"""Call the kernel's residual epilogue, with `struct senet_step` of kernel.h.
 
-Callers have proved sizes, types and strides: maps of one step have one memory format, parameters are contiguous.
+Callers check sizes, types and strides. The feature maps of a step have one memory format, parameters are contiguous.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from senet.ops.cpu.library import call
 __all__ = ["Options", "addresses", "backward", "forward", "gradients", "packed", "rescale"]
 
 Options = tuple[bool, float, int]
-"""Whether the norm takes the batch's statistics, its eps, the gate's number."""
+"""Whether the norm uses the batch's statistics, its eps, and the number of the gate function."""
 
 Parameters = Sequence[Tensor | None]
 NONE: Final = (None,) * 8
 # Sizes and options, eps, the addresses of gamma, beta, mean, var, w1, b1, w2, b2.
 _STEP: Final = struct.Struct("@9qd8P")
-# `struct senet_gradients`: the addresses of those of gamma, beta, w1, b1, w2, b2.
+# `struct senet_gradients`: the addresses of the gradients of gamma, beta, w1, b1, w2, b2.
 _GRADIENTS: Final = struct.Struct("@6P")
 
 
 def forward(
-    x: Tensor, shortcut: Tensor | None, parameters: Parameters, options: Options, into: tuple[Tensor, Tensor, Tensor]
+    x: Tensor, shortcut: Tensor | None, parameters: Parameters, options: Options, outputs: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    """Compute a step into y, statistics and what the backward pass needs."""
-    call("senet_step_forward", packed(x, parameters, options), *addresses((x, shortcut, *into)))
+    """Compute a step: y, statistics, and the values for the backward pass."""
+    call("senet_step_forward", packed(x, parameters, options), *addresses((x, shortcut, *outputs)))
 
 
 def backward(
-    maps: tuple[Tensor, Tensor, Tensor | None, Tensor],
+    inputs: tuple[Tensor, Tensor, Tensor | None, Tensor],
     parameters: Parameters,
     options: Options,
-    into: Sequence[Tensor | None],
+    outputs: Sequence[Tensor | None],
 ) -> None:
-    """Compute the gradients of x, shortcut and six parameters into these from dy, x, y and what was saved."""
-    step = packed(maps[1], parameters, options)
-    call("senet_step_backward", step, *addresses((*maps, *into[:2])), gradients(into[2:]))
+    """Compute the gradients of x, shortcut and six parameters from dy, x, y and the saved values."""
+    step = packed(inputs[1], parameters, options)
+    call("senet_step_backward", step, *addresses((*inputs, *outputs[:2])), gradients(outputs[2:]))
 
 
 def rescale(x: Tensor, gate: Tensor, shortcut: Tensor) -> None:
-    """Let x become `relu(gate * x + shortcut)`."""
+    """Compute `relu(gate * x + shortcut)` in place of x."""
     call("senet_step_rescale", packed(x, NONE, (False, 0.0, 0)), *addresses((x, gate, shortcut, x)))
 
 

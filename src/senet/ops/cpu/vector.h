@@ -1,4 +1,4 @@
-/* Vectors as GCC and Clang have them on every processor, and the two storage types: float and bfloat16.
+/* Vectors as GCC and Clang have them on every CPU, and the two storage types: float and bfloat16.
  *
  * All arithmetic is in float. A vector has the width of the instruction set that the file is compiled for.
  */
@@ -82,7 +82,7 @@ INLINE void store_part_bf16(bf16 *p, vf v, long n)
     memcpy(p, full, (size_t)n * sizeof *p);
 }
 
-/* v, and 0 where `test` <= 0; what is no number passes, as in torch. */
+/* v, and 0 where `test` <= 0; NaN passes, as in torch. */
 INLINE vf where_positive(vf test, vf v) { return (vf)((vi)v & ~(vi)(test <= 0)); }
 
 INLINE float sum_lanes(vf v)

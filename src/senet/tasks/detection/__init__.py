@@ -1,1 +1,1 @@
-"""Boxes around objects: torchvision's detectors on this package's networks."""
+"""Detection: torchvision's detectors on this package's networks."""

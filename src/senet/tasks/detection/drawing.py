@@ -1,4 +1,4 @@
-"""Boxes for people."""
+"""Drawing boxes over images."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ __all__ = ["draw_boxes"]
 
 
 def draw_boxes(
-    image: Image.Image, found: Mapping[str, Tensor], classes: Sequence[str], *, least: float = 0.5
+    image: Image.Image, found: Mapping[str, Tensor], classes: Sequence[str], *, score_threshold: float = 0.5
 ) -> Image.Image:
-    """A copy of the picture with boxes, each with its class and, where there are scores, its score.
+    """Draw boxes on a copy of the image, each with its class and score.
 
     Args:
-        image: Any mode.
-        found: `boxes` (n, 4), `labels` (n,) from 0, and `scores` (n,) or none.
-        classes: Names.
-        least: Boxes with a smaller score are left out.
+        image: In any mode.
+        found: `boxes` (n, 4), `labels` (n,) from 0, and optionally `scores` (n,).
+        classes: Names of the classes.
+        score_threshold: Boxes with a smaller score are left out.
     """
-    draw = image.convert("RGB")
-    pen = ImageDraw.Draw(draw)
-    edge = max(draw.size)
+    drawn = image.convert("RGB")
+    pen = ImageDraw.Draw(drawn)
+    edge = max(drawn.size)
     width, font = max(1, edge // 300), ImageFont.load_default(max(10, edge // 45))
     scores = found["scores"].tolist() if "scores" in found else [None] * len(found["labels"])
     for box, label, score in zip(found["boxes"].tolist(), found["labels"].tolist(), scores, strict=True):
-        if score is not None and score < least:
+        if score is not None and score < score_threshold:
             continue
         left, top, right, bottom = box
         pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour(label), width=width)
@@ -38,4 +38,4 @@ def draw_boxes(
         corner = pen.textbbox((left, top), text, font=font)
         pen.rectangle((left, top, corner[2] + 2, corner[3] + 2), fill=colour(label))
         pen.text((left + 1, top), text, fill="black", font=font)
-    return draw
+    return drawn

@@ -26,7 +26,7 @@ RATIOS = (0.5, 1.0, 2.0)
 
 
 def image_options(preprocessing: Preprocessing) -> dict[str, Any]:
-    """What torchvision's detectors do to images in 0..1: the size is (shorter edge, longest edge at most)."""
+    """Return the preprocessing of torchvision's detectors for images in 0..1. The size is (shorter, longest edge)."""
     white = preprocessing.value_range
     return {
         "min_size": min(preprocessing.size),
@@ -38,12 +38,12 @@ def image_options(preprocessing: Preprocessing) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class FasterRCNNHead(HeadSpec):
-    """Two stages: proposals from the pyramid, then a classifier of each.
+    """Two stages: proposals from the pyramid, then a classifier of each proposal.
 
     Attributes:
         hidden: Width of the classifier's two layers.
 
-    Source: Ren et al. 2015 (arXiv 1506.01497) with Lin et al. 2017's pyramid; anchors of 8 strides, as there.
+    Source: Ren et al. 2015 (arXiv 1506.01497) with Lin et al. 2017's pyramid; anchors of 8 strides, as in the paper.
     """
 
     kind: ClassVar[str] = "faster_rcnn"
@@ -68,16 +68,16 @@ class FasterRCNNHead(HeadSpec):
 
 
 def _three_maps(network: ConvNet) -> tuple[Any, ...]:
-    """Strides 8 to 32 where there are such maps; the three coarsest of a network that ends finer."""
+    """Return the feature maps of strides 8 to 32. The three coarsest of a network with finer strides."""
     return distinct_maps(network, finest=8) if network.spec.feature_info[-1].stride >= 16 else distinct_maps(
         network, most=3)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetinaNetSpec(HeadSpec):
-    """One stage, nine anchors a place, focal loss.
+    """One stage, nine anchors at each position, focal loss.
 
-    Source: Lin et al. 2017 (arXiv 1708.02002); anchors of 4 strides in three sizes an octave, as there.
+    Source: Lin et al. 2017 (arXiv 1708.02002); anchors of 4 strides in three sizes an octave, as in the paper.
     Differs: group norm in the head (torchvision's second version), so that it trains from scratch.
     """
 
@@ -98,10 +98,10 @@ class RetinaNetSpec(HeadSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class FCOSSpec(HeadSpec):
-    """One stage without anchors: each place says how far the box's edges are.
+    """One stage without anchors: each position predicts the distances of the box's edges.
 
-    With 32 channels torchvision's group norms have one channel each, and need images whose coarsest map (stride 128)
-    has more than one place.
+    With 32 channels torchvision's group norms have one channel each. They need images whose coarsest feature map
+    (stride 128) has more than one position.
 
     Source: Tian et al. 2019 (arXiv 1904.01355).
     """
@@ -130,7 +130,7 @@ def _five_strides(body: PyramidBackbone) -> list[int]:
 
 
 def _group_norm(channels: int) -> nn.Module:
-    # At least two channels a group: the coarsest map of a small image has one place.
+    # At least two channels a group: the coarsest feature map of a small image has one position.
     groups = next((groups for groups in (32, 16, 8, 4, 2) if channels % (2 * groups) == 0), 1)
     return nn.GroupNorm(groups, channels)
 

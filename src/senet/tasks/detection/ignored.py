@@ -1,7 +1,7 @@
 """Boxes that count neither as found nor as missed: COCO's crowds, VOC's difficult objects.
 
-A detection on a crowd is measured by the share of it that lies inside, a detection on a difficult object by its usual
-overlap. COCO's evaluation knows the first kind only; the second it has for boxes whose area is out of range.
+A detection on a crowd is measured by the fraction of its area inside the crowd, a detection on a difficult object by
+its IoU. COCO's evaluation has only crowds. Difficult objects are passed to it as boxes whose area is out of range.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from torchvision.ops import box_iou
 __all__ = ["as_truth", "difficult_in"]
 
 OUT_OF_RANGE = 1e12
-"""An area in pixels that is in none of COCO's ranges, the largest of which ends at 1e10."""
+"""An area in pixels outside COCO's ranges, the largest of which ends at 1e10."""
 
 LEAST_OVERLAP = 0.5
-"""The smallest at which COCO's and VOC's evaluation count a box as found."""
+"""Smallest IoU at which COCO's and VOC's evaluation count a box as found."""
 
 
 def difficult_in(target: Mapping[str, Tensor]) -> Tensor:
-    """(n,) bool: which boxes are difficult; none where nothing is said."""
+    """(n,) bool: difficult boxes; none if the target doesn't mark them."""
     return target["difficult"] if "difficult" in target else torch.zeros_like(target["crowd"])
 
 
 def as_truth(target: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One picture's true boxes, as torchmetrics' mean average precision takes them.
+    """Convert one image's ground truth for torchmetrics' mean average precision.
 
-    A difficult box comes as often as it may be found: there each one takes in a single detection, and VOC ignores all.
+    A difficult box is repeated for each detection on it. torchmetrics matches each copy with a single detection, while
+    VOC ignores all of them.
 
     Args:
-        target: `boxes`, `labels`, `crowd`, and perhaps `difficult`.
+        target: `boxes`, `labels`, `crowd`, and optionally `difficult`.
         found: `boxes` and `labels` of the detections.
     """
     boxes, labels, crowd = target["boxes"], target["labels"], target["crowd"]

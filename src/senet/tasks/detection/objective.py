@@ -23,14 +23,14 @@ __all__ = ["DetectionObjective", "detect"]
 
 
 def detect(model: nn.Module, images: Sequence[Tensor]) -> list[dict[str, Tensor]]:
-    """What a network finds in each image, on the processor.
+    """Detect the objects of each image. The results are on the CPU.
 
     Args:
-        model: One of torchvision's detectors, or one with their form, in evaluation mode.
+        model: One of torchvision's detectors, or a network with their interface, in evaluation mode.
         images: (C, H, W) in 0..1.
 
     Returns:
-        Of each image `boxes` (n, 4) in its pixels, `scores` (n,) falling, `labels` (n,) from 0.
+        For each image `boxes` (n, 4) in its pixels, `scores` (n,) descending, `labels` (n,) from 0.
     """
     found: list[dict[str, Tensor]] = [{} for _ in images]
     for numbers, alike in by_shape(images):
@@ -65,19 +65,19 @@ class DetectionObjective(Objective):
         return (self.train_loss,)
 
     def training_step(self, model: nn.Module, batch: DenseBatch) -> dict[str, Tensor]:
-        """Loss of one batch; crowds and difficult objects are left out."""
+        """Return the loss of one batch, without crowds and difficult objects."""
         losses: Any = model(batch.images, [_learned(target) for target in batch.targets])
         if not isinstance(losses, Mapping):
             raise SenetError(
-                f"{type(model).__name__} gives a {type(losses).__name__} while training; "
-                "let its forward return a dictionary of losses, as torchvision's detectors do"
+                f"{type(model).__name__} returns a {type(losses).__name__} in training; "
+                "return a dictionary of losses from forward, as torchvision's detectors do"
             )
         loss = torch.stack([value.float() for value in losses.values()]).sum()
         self.train_loss.update(loss.detach(), weight=len(batch.images))
         return {"loss": loss}
 
     def validation_step(self, model: nn.Module, batch: DenseBatch) -> None:
-        """Match one batch's boxes later; crowds and difficult objects are neither missed nor found."""
+        """Collect one batch's boxes. Crowds and difficult objects are neither missed nor found."""
         kept = [number for number, valid in enumerate(batch.valid.tolist()) if valid]
         if not kept:
             return
@@ -87,15 +87,15 @@ class DetectionObjective(Objective):
         self._truth += [as_truth(target, answer) for target, answer in zip(targets, predictions, strict=True)]
 
     def train_metrics(self) -> dict[str, Tensor]:
-        """The loss."""
+        """Return the loss."""
         values = {"loss": self.train_loss.compute()}
         self.train_loss.reset()
         return values
 
     def val_metrics(self) -> dict[str, Tensor]:
-        """Mean average precision; 0 where there is no box at all."""
-        # The boxes of all processes, who may have seen unequally many pictures, are gathered here: torchmetrics' own
-        # gathering waits for equally many.
+        """Return mean average precision. 0 without any box."""
+        # Processes may have unequal numbers of images, so all boxes are gathered here: torchmetrics' own gathering
+        # requires equal numbers.
         boxes, truth = _of_all(self._found, self.alone), _of_all(self._truth, self.alone)
         self._found, self._truth = [], []
         found = _precision(boxes, truth, class_metrics=self.alone)
@@ -113,7 +113,7 @@ Rows = Sequence[dict[str, Tensor]]
 
 
 def _precision(boxes: Rows, truth: Rows, *, class_metrics: bool = False) -> dict[str, Any]:
-    """COCO's figures, as torchmetrics calls them."""
+    """Compute COCO's metrics under torchmetrics' names."""
     metric = MeanAveragePrecision(backend="faster_coco_eval", class_metrics=class_metrics, sync_on_compute=False)
     metric.warn_on_many_detections = False
     metric.update(list(boxes), list(truth))
@@ -135,7 +135,7 @@ def _intervals(boxes: Rows, truth: Rows) -> dict[str, Interval]:
 
 
 def _of_all(rows: list[dict[str, Tensor]], alone: bool) -> list[dict[str, Tensor]]:
-    """Those of this process and of all others."""
+    """Gather the rows of all processes."""
     if alone or not dist.is_initialized():
         return rows
     parts: list[list[dict[str, Tensor]]] = [[] for _ in range(dist.get_world_size())]

@@ -1,4 +1,4 @@
-"""Detections as COCO's tools read them: a list of results, and the list of pictures that they are about."""
+"""Detections in the formats of COCO's tools: a list of results, and the list of their images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["category_ids", "coco_images", "coco_results"]
 
 
 def category_ids(description: CheckpointMetadata) -> tuple[int, ...]:
-    """COCO's number of each class: the training data's, else 1 to N."""
+    """Return COCO's number of each class: of the training data, else 1 to N."""
     found = description.training.get("category_ids")
     count = len(description.classes)
     if isinstance(found, list) and all(type(number) is int for number in found) and len(set(found)) == count:
@@ -22,11 +22,11 @@ def category_ids(description: CheckpointMetadata) -> tuple[int, ...]:
 
 
 def coco_results(found: Mapping[str, Tensor], image: int | str, categories: Sequence[int]) -> list[dict[str, Any]]:
-    """One picture's boxes in COCO's results format, for `COCO.loadRes`.
+    """Convert one image's boxes to COCO's results format, for `COCO.loadRes`.
 
     Args:
         found: `boxes` (n, 4), `scores` (n,), `labels` (n,) from 0.
-        image: The picture's number.
+        image: The image's number.
         categories: COCO's number of each class.
 
     Source: https://cocodataset.org/#format-results
@@ -46,11 +46,11 @@ def coco_results(found: Mapping[str, Tensor], image: int | str, categories: Sequ
 def coco_images(
     images: Sequence[Mapping[str, Any]], classes: Sequence[str], categories: Sequence[int]
 ) -> dict[str, Any]:
-    """The pictures in the form of COCO's `image_info` files, without annotations.
+    """List the images in the format of COCO's `image_info` files, without annotations.
 
     Args:
         images: `id`, `file_name`, `width` and `height` of each.
-        classes: Names.
+        classes: Names of the classes.
         categories: COCO's number of each class.
     """
     named = [{"id": number, "name": name} for number, name in zip(categories, classes, strict=True)]

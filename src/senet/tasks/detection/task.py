@@ -1,4 +1,4 @@
-"""Detection: boxes around objects."""
+"""The detection task."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["DetectionTask"]
 
 @final
 class DetectionTask(DenseTask):
-    """Images, (C, H, W) in 0..1 each -> boxes, labels from 1 and scores each; or losses, as torchvision's detectors."""
+    """Images (C, H, W) in 0..1 -> boxes, labels from 1 and scores; in training torchvision's losses."""
 
     name = "detection"
-    scores = (Metric("map", "mAP"), Metric("map50", "mAP50"))
+    metrics = (Metric("map", "mAP"), Metric("map50", "mAP50"))
     heads = HEADS
     default_head = "faster_rcnn"
     default_size = (800, 1333)
@@ -35,16 +35,16 @@ class DetectionTask(DenseTask):
     unread = ("label_smoothing", "mixup", "cutmix")
 
     def transform(self, preprocessing: Preprocessing, recipe: RecipeView | None) -> JointTransform:
-        """Boxes follow their picture."""
+        """Transform boxes together with their image."""
         return boxes_transform(preprocessing, recipe.augmentation if recipe else None)
 
     def check_network(self, model: nn.Module, name: str, preprocessing: Preprocessing, classes: Sequence[str]) -> None:  # noqa: ARG002
-        """Look at one blank image.
+        """Run one blank image.
 
         Raises:
-            SenetError: The network can't, or answers in another form than torchvision's detectors.
+            SenetError: The network rejects it, or its output differs from torchvision's detectors.
         """
-        was = model.training
+        training = model.training
         model.eval()
         try:
             with torch.no_grad():
@@ -56,18 +56,18 @@ class DetectionTask(DenseTask):
                 f"{name} can't take a list of one image, {shape}, as torchvision's detectors do: {reason}"
             ) from error
         finally:
-            model.train(was)
+            model.train(training)
         keys = {"boxes", "labels", "scores"}
         if not (isinstance(answer, list) and len(answer) == 1 and isinstance(answer[0], dict) and keys <= {*answer[0]}):
-            raise SenetError(f"{name} must give a list with boxes, labels and scores of each image, in evaluation mode")
+            raise SenetError(f"{name} must return a list with boxes, labels and scores of each image in evaluation")
 
     def example(self, preprocessing: Preprocessing) -> list[Any]:
-        """A list of one blank image."""
+        """Return a list of one blank image."""
         image: Tensor = torch.zeros(preprocessing.in_channels, *preprocessing.size)
         return [[image]]
 
     def outputs(self, model: nn.Module, images: Tensor) -> list[Tensor]:
-        """The maps of the backbone (a network without good weights finds nothing), then what is found."""
+        """Return the backbone's feature maps, then the detections. A network without good weights detects nothing."""
         body = getattr(model, "backbone", None)
         maps = body(images) if isinstance(body, nn.Module) else []
         found = model(list(images.sigmoid()))
@@ -79,33 +79,33 @@ class DetectionTask(DenseTask):
         images: Sequence[Tensor],
         sizes: Sequence[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
-        """`boxes`, `scores` and `labels` from 0 of each."""
+        """Return `boxes`, `scores` and `labels` from 0 for each image."""
         found = detect(model, images)
         for answer, image, (height, width) in zip(found, images, sizes, strict=True):
-            answer["boxes"] = _in_picture(answer["boxes"], image, width, height)
+            answer["boxes"] = _in_image(answer["boxes"], image, width, height)
         return found
 
     def draw(
-        self, picture: Image.Image, answer: dict[str, Tensor], classes: Sequence[str], *, least: float = 0.5
+        self, image: Image.Image, prediction: dict[str, Tensor], classes: Sequence[str], *, score_threshold: float = 0.5
     ) -> Image.Image:
-        """Boxes with names and scores."""
-        return draw_boxes(picture, answer, classes, least=least)
+        """Draw boxes with names and scores."""
+        return draw_boxes(image, prediction, classes, score_threshold=score_threshold)
 
     def objective(
         self,
         classes: Sequence[str],
-        recipe: RecipeView | None = None,  # noqa: ARG002 - `check_recipe` has seen to it
+        recipe: RecipeView | None = None,  # noqa: ARG002 - see `check_recipe`
         *,
         preprocessing: Preprocessing | None = None,  # noqa: ARG002 - the network itself normalises
         channels_last: bool = True,  # noqa: ARG002 - the network itself makes the batch
         alone: bool = False,
     ) -> Objective:
-        """The detector's losses and mean average precision."""
+        """Return the detector's losses and mean average precision."""
         return DetectionObjective(classes, alone=alone)
 
 
-def _in_picture(boxes: Tensor, image: Tensor, width: int, height: int) -> Tensor:
-    """Boxes in a picture's own pixels, though the network has seen a sliver shortened and with a border."""
+def _in_image(boxes: Tensor, image: Tensor, width: int, height: int) -> Tensor:
+    """Convert boxes to an image's own pixels, also if the network received it shortened and with a border."""
     scale = min(1.0, max(image.shape[1:]) / max(width, height))
     seen = [width, height] if scale == 1 else [max(1, round(edge * scale)) for edge in (width, height)]
     factors = torch.tensor([width / seen[0], height / seen[1]] * 2)

@@ -1,1 +1,1 @@
-"""A class for each pixel: decoders on this package's networks."""
+"""Segmentation: decoders on this package's networks, and networks of other libraries."""

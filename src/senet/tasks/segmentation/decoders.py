@@ -1,4 +1,4 @@
-"""From a backbone's maps to one map of features near the image's resolution: U-Net, DeepLab v3+, FPN."""
+"""Decoders of segmentation: U-Net, DeepLab v3+, FPN."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["DeepLabDecoder", "PyramidDecoder", "Segmenter", "UNetDecoder"]
 
 @final
 class Segmenter(nn.Module):
-    """Backbone, decoder, one logit a class and pixel.
+    """Backbone, decoder, and one logit for each class and pixel.
 
     Args:
-        backbone: Gives the maps that the decoder wants.
-        decoder: (maps, the image's height and width) -> (N, `out_channels`, h, w).
+        backbone: Returns the decoder's feature maps.
+        decoder: (feature maps, the image's height and width) -> (N, `out_channels`, h, w).
         classes: Number of classes.
     """
 
@@ -35,7 +35,7 @@ class Segmenter(nn.Module):
         self.classifier = nn.Conv2d(decoder.out_channels, classes, 1)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> logits (N, classes, H, W); any H and W that the backbone takes."""
+        """(N, C, H, W) -> logits (N, classes, H, W). Any H and W that the backbone takes."""
         size = x.shape[-2:]
         logits = self.classifier(self.decoder(self.backbone(x), size))
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
@@ -51,7 +51,7 @@ def _attention(spec: AttentionSpec | None, channels: int) -> nn.Module:
 
 @final
 class UNetBlock(nn.Module):
-    """Enlarge, join with the encoder's map, two convolutions; attention before and after them."""
+    """Upsample, concatenate with the encoder's feature map, convolve twice; attention before and after."""
 
     def __init__(self, cin: int, skip: int, cout: int, attention: AttentionSpec | None) -> None:
         super().__init__()
@@ -70,16 +70,16 @@ class UNetBlock(nn.Module):
 
 @final
 class UNetDecoder(nn.Module):
-    """U-Net's expanding path; between the finest map and the image, blocks without one.
+    """U-Net's expanding path, with blocks without a skip connection between the finest feature map and the image.
 
     Args:
-        channels: Of the backbone's maps, the finest first.
-        strides: Theirs.
+        channels: Channels of the backbone's feature maps, the finest first.
+        strides: Strides of these feature maps.
         width: Channels of the first block, halved by each later one.
         attention: Before and after the convolutions of each block, as in scSE's paper.
 
     Source: Ronneberger et al. 2015 (arXiv 1505.04597); with "scse" Roy et al. 2018 (arXiv 1803.02579).
-    Differs: the encoder is any network; its maps are enlarged to the next one's size, whatever that is.
+    Differs: the encoder is any network, and a feature map is upsampled to the size of the next one.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class UNetDecoder(nn.Module):
     ) -> None:
         super().__init__()
         finer = [stride for stride in (4, 2, 1) if stride < strides[0]]
-        self.free = finer  # strides of the blocks that have no map of the encoder
+        self.free = finer  # strides of the blocks without a feature map of the encoder
         skips = [*channels[-2::-1], *(0 for _ in finer)]
         widths = [max(16, width // 2**number) for number in range(len(skips))]
         inputs = [channels[-1], *widths[:-1]]
@@ -97,7 +97,7 @@ class UNetDecoder(nn.Module):
         self.out_channels = widths[-1]
 
     def forward(self, maps: list[Tensor], size: Sequence[int]) -> Tensor:
-        """Maps -> (N, out_channels, H, W)."""
+        """Feature maps -> (N, out_channels, H, W)."""
         x, skips = maps[-1], maps[-2::-1]
         for block, skip in zip(self.blocks, skips, strict=False):
             x = block(x, skip, skip.shape[-2:])
@@ -108,12 +108,12 @@ class UNetDecoder(nn.Module):
 
 @final
 class DeepLabDecoder(nn.Module):
-    """Atrous pyramid pooling of the last map, joined with a fine one.
+    """Atrous spatial pyramid pooling of the last feature map, concatenated with a fine one.
 
     Args:
-        channels: Of the fine and of the last map.
-        stride: Of the last map: its dilations are 6, 12, 18 at stride 16, twice that at 8.
-        width: Channels.
+        channels: Channels of the fine and of the last feature map.
+        stride: Stride of the last feature map. Its dilations are 6, 12, 18 at stride 16, twice as large at stride 8.
+        width: Channels of the decoder.
         attention: After each of the two last convolutions.
 
     Source: Chen et al. 2018 (arXiv 1802.02611), section 3 and Table 2.
@@ -131,21 +131,21 @@ class DeepLabDecoder(nn.Module):
         self.out_channels = width
 
     def forward(self, maps: list[Tensor], size: Sequence[int]) -> Tensor:  # noqa: ARG002
-        """Maps -> (N, out_channels, h, w) of the fine map's size."""
+        """Feature maps -> (N, out_channels, h, w) of the fine feature map's size."""
         fine = self.fine(maps[0])
         return self.fuse(torch.cat([_resized(self.aspp(maps[-1]), fine), fine], 1))
 
 
 @final
 class PyramidDecoder(nn.Module):
-    """Feature pyramid, a convolution on each map, their sum at the finest resolution.
+    """Feature pyramid, a convolution on each feature map, their sum at the finest resolution.
 
     Args:
-        channels: Of the backbone's maps, the finest first.
-        width: Channels.
-        attention: After the convolution of each map.
+        channels: Channels of the backbone's feature maps, the finest first.
+        width: Channels of the decoder.
+        attention: After the convolution of each feature map.
 
-    Source: Kirillov et al. 2019 (arXiv 1901.02446), section 3, with one convolution a map.
+    Source: Kirillov et al. 2019 (arXiv 1901.02446), section 3, with one convolution for each feature map.
     """
 
     def __init__(self, channels: Sequence[int], width: int, attention: AttentionSpec | None) -> None:
@@ -157,7 +157,7 @@ class PyramidDecoder(nn.Module):
         self.out_channels = width
 
     def forward(self, maps: list[Tensor], size: Sequence[int]) -> Tensor:  # noqa: ARG002
-        """Maps -> (N, out_channels, h, w) of the finest map's size."""
+        """Feature maps -> (N, out_channels, h, w) of the finest feature map's size."""
         pyramid = self.pyramid(OrderedDict((str(n), m) for n, m in enumerate(maps))).values()
         levels = [branch(level) for branch, level in zip(self.branches, pyramid, strict=True)]
         total = levels[0]

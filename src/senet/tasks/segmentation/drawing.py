@@ -1,4 +1,4 @@
-"""Masks for people, and as PNG files for programs."""
+"""Drawing masks over images, and writing them as PNG files."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ __all__ = ["draw_mask", "mask_image"]
 
 
 def _palette(classes: int) -> np.ndarray:
-    """(256, 3) uint8: black for class 0."""
+    """(256, 3) uint8 colours, black for class 0."""
     found = np.zeros((256, 3), dtype=np.uint8)
     found[1:classes] = [colour(number) for number in range(classes - 1)]
     return found
 
 
 def mask_image(mask: np.ndarray, classes: int) -> Image.Image:
-    """(H, W) class numbers as a picture with a palette: its pixels are the numbers, shown in colours."""
+    """Convert (H, W) class numbers to a palette image. Its pixels are the numbers, displayed in colours."""
     image = Image.fromarray(mask.astype(np.uint8))
     image.putpalette(_palette(classes).tobytes())
     return image
 
 
-def draw_mask(picture: Image.Image, mask: np.ndarray, classes: int, *, strength: float = 0.5) -> Image.Image:
-    """A copy of the picture, all classes but 0 mixed with their colours.
+def draw_mask(image: Image.Image, mask: np.ndarray, classes: int, *, strength: float = 0.5) -> Image.Image:
+    """Blend a copy of the image with the colours of all classes but 0.
 
     Args:
-        picture: Any mode.
+        image: In any mode.
         mask: (H, W) class numbers.
-        classes: How many there are.
-        strength: Of the colours, 0 to 1.
+        classes: Number of classes.
+        strength: Opacity of the colours, 0 to 1.
     """
-    pixels = np.asarray(picture.convert("RGB")).astype(np.float32)
+    pixels = np.asarray(image.convert("RGB")).astype(np.float32)
     mixed = (1 - strength) * pixels + strength * _palette(classes)[mask]
     return Image.fromarray(np.where(mask[..., None] > 0, mixed, pixels).round().astype(np.uint8))

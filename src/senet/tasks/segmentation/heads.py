@@ -1,4 +1,4 @@
-"""The segmenters by name, over any network of this package."""
+"""Segmentation heads by name, over any network of this package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["HEADS", "DeepLabHead", "PyramidHead", "UNetHead"]
 
 @dataclass(frozen=True, kw_only=True)
 class UNetHead(HeadSpec):
-    """U-Net; `channels` are those of its first block, halved by each later one."""
+    """U-Net. `channels` is the width of its first block, halved by each later one."""
 
     kind: ClassVar[str] = "unet"
 
@@ -31,7 +31,7 @@ class UNetHead(HeadSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class DeepLabHead(HeadSpec):
-    """DeepLab v3+; with the network's `output_stride` 8 or 16 as published (`--model-kwargs output_stride=16`)."""
+    """DeepLab v3+. The published networks have `output_stride` 8 or 16 (`--model-kwargs output_stride=16`)."""
 
     kind: ClassVar[str] = "deeplabv3plus"
 
@@ -45,7 +45,7 @@ class DeepLabHead(HeadSpec):
 
 @dataclass(frozen=True, kw_only=True)
 class PyramidHead(HeadSpec):
-    """A feature pyramid, summed up at its finest map."""
+    """A feature pyramid, summed at its finest feature map."""
 
     kind: ClassVar[str] = "fpn"
     channels: int = 128

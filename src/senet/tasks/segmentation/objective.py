@@ -1,4 +1,4 @@
-"""Cross entropy a pixel; overlap of what is said and what is true."""
+"""Cross entropy of pixels; IoU and Dice of predicted and true masks."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["SegmentationObjective", "overlaps", "segment"]
 
 
 def segment(model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """The likeliest class of each pixel, on the processor.
+    """Predict the likeliest class of each pixel. The results are on the CPU.
 
     Args:
         model: (N, C, H, W) -> logits, in evaluation mode.
         images: (C, H, W) each, normalised.
-        sizes: Height and width of each mask that is wanted.
+        sizes: Height and width of each requested mask.
 
     Returns:
         (H, W) uint8 each.
@@ -43,37 +43,37 @@ def segment(model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[in
 
 
 def overlaps(confusion: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and Dice of each class, of all pixels together; NaN for a class that is neither there nor said.
+    """Return IoU and Dice of each class over all pixels; NaN for a class that is neither present nor predicted.
 
     Args:
-        confusion: (true class, said class) counts of pixels.
+        confusion: (true class, predicted class) counts of pixels.
     """
     confusion = confusion.double()
-    right, true, said = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    return right / (true + said - right), 2 * right / (true + said)
+    right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    return right / (true + predicted - right), 2 * right / (true + predicted)
 
 
-def _pixels(said: np.ndarray, true: np.ndarray, classes: int) -> np.ndarray:
-    """(3, classes) pixels of one image: rightly said, true, and said of each class."""
+def _pixels(predicted: np.ndarray, true: np.ndarray, classes: int) -> np.ndarray:
+    """(3, classes) pixels of one image: correctly predicted, true, and predicted of each class."""
     kept = true != IGNORE_INDEX
-    said, true = said[kept], true[kept]
-    return np.stack([np.bincount(numbers, minlength=classes) for numbers in (true[said == true], true, said)])
+    predicted, true = predicted[kept], true[kept]
+    return np.stack([np.bincount(numbers, minlength=classes) for numbers in (true[predicted == true], true, predicted)])
 
 
 def _mean_iou(counts: np.ndarray) -> np.ndarray:
     """(R,) mean IoU from (R, 3, classes) pixels."""
-    right, true, said = np.moveaxis(counts, 1, 0)
-    return _mean_share(right, true + said - right)
+    right, true, predicted = np.moveaxis(counts, 1, 0)
+    return _mean_share(right, true + predicted - right)
 
 
 def _mean_dice(counts: np.ndarray) -> np.ndarray:
     """(R,) mean Dice from (R, 3, classes) pixels."""
-    right, true, said = np.moveaxis(counts, 1, 0)
-    return _mean_share(2 * right, true + said)
+    right, true, predicted = np.moveaxis(counts, 1, 0)
+    return _mean_share(2 * right, true + predicted)
 
 
 def _mean_share(part: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Mean over the classes that are there or said; NaN where there is none."""
+    """Return the mean over the classes that are present or predicted; NaN without any."""
     there = of > 0
     shares = np.divide(part, of, out=np.zeros_like(part), where=there)
     return shares.sum(-1) / np.where(there.any(-1), there.sum(-1), np.nan)
@@ -81,12 +81,12 @@ def _mean_share(part: np.ndarray, of: np.ndarray) -> np.ndarray:
 
 @final
 class SegmentationObjective(Objective):
-    """Cross entropy over the pixels of which something is said; mean IoU and mean Dice over the classes.
+    """Cross entropy over the labelled pixels; mean IoU and mean Dice over the classes.
 
     Args:
         classes: Names of the classes.
         label_smoothing: Of the cross entropy.
-        channels_last: Bring images into that memory format.
+        channels_last: Whether images are converted to channels_last.
         alone: This process evaluates by itself.
     """
 
@@ -108,13 +108,13 @@ class SegmentationObjective(Objective):
         return (self.train_loss,)
 
     def training_step(self, model: nn.Module, batch: DenseBatch) -> dict[str, Tensor]:
-        """Loss of one batch of crops."""
+        """Return the loss of one batch of crops."""
         images = torch.stack(batch.images).contiguous(memory_format=self.memory_format)
         masks = torch.stack([target["mask"] for target in batch.targets]).long()
         output = model(images)
         logits = logits_of(output, len(self.classes), name=type(model).__name__, dims=4)
         loss = self._loss(logits.float(), masks)
-        if isinstance(output, Mapping) and "aux" in output:  # torchvision's second, shallower answer
+        if isinstance(output, Mapping) and "aux" in output:  # torchvision's auxiliary output
             loss = loss + 0.5 * self._loss(output["aux"].float(), masks)
         self.train_loss.update(loss.detach(), weight=len(images))
         return {"loss": loss}
@@ -125,26 +125,27 @@ class SegmentationObjective(Objective):
         )  # fmt: skip
         return total / (masks != IGNORE_INDEX).sum().clamp(
             min=1
-        )  # a batch of borders alone has a loss of 0, not of NaN
+        )  # a batch without labelled pixels has a loss of 0, not NaN
 
     def validation_step(self, model: nn.Module, batch: DenseBatch) -> None:
-        """Count one batch's pixels, each picture at the size of its mask."""
+        """Count one batch's pixels, each image at the size of its mask."""
         kept = [number for number, valid in enumerate(batch.valid.tolist()) if valid]
         masks = [batch.targets[number]["mask"] for number in kept]
-        said = segment(model, [batch.images[number] for number in kept], [(m.shape[0], m.shape[1]) for m in masks])
-        for prediction, mask in zip(said, masks, strict=True):
+        sizes = [(mask.shape[0], mask.shape[1]) for mask in masks]
+        predictions = segment(model, [batch.images[number] for number in kept], sizes)
+        for prediction, mask in zip(predictions, masks, strict=True):
             self.confusion.update(prediction.to(mask.device).long().flatten(), mask.long().flatten())
             if self.alone:
                 self._counts.append(_pixels(prediction.numpy(), mask.cpu().numpy(), len(self.classes)))
 
     def train_metrics(self) -> dict[str, Tensor]:
-        """The loss."""
+        """Return the loss."""
         values = {"loss": self.train_loss.compute()}
         self.train_loss.reset()
         return values
 
     def val_metrics(self) -> dict[str, Tensor]:
-        """Mean IoU and Dice over the classes that are there or said."""
+        """Return mean IoU and Dice over the classes that are present or predicted."""
         iou, dice = overlaps(self.confusion.compute())
         self.confusion.reset()
         if self._counts:

@@ -1,4 +1,4 @@
-"""Segmentation: a class for each pixel."""
+"""The segmentation task."""
 
 from __future__ import annotations
 
@@ -35,48 +35,48 @@ class SegmentationTask(DenseTask):
     unread = ("mixup", "cutmix")
 
     def transform(self, preprocessing: Preprocessing, recipe: RecipeView | None) -> JointTransform:
-        """Masks follow their picture."""
+        """Transform masks together with their image."""
         return masks_transform(preprocessing, recipe.augmentation if recipe else None)
 
     def groups_by_shape(self, recipe: RecipeView) -> bool:  # noqa: ARG002
-        """All crops have one size."""
+        """Return False, since all crops have one size."""
         return False
 
     def check_network(self, model: nn.Module, name: str, preprocessing: Preprocessing, classes: Sequence[str]) -> None:
-        """Look at one blank image.
+        """Run one blank image.
 
         Raises:
-            SenetError: The network can't, or doesn't give one logit a class and pixel.
+            SenetError: The network rejects it, or doesn't return one logit for each class and pixel.
         """
         wanted = (1, len(classes), *preprocessing.size)
         shape = tuple(logits_of(run_blank(model, name, preprocessing), len(classes), name=name, dims=4).shape)
         if shape != wanted:
-            raise SenetError(f"{name} gives {shape} for one image; wanted is one logit a class and pixel, {wanted}")
+            raise SenetError(f"{name} returns {shape} for one image instead of one logit a class and pixel, {wanted}")
 
     def predictions(self, model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """(H, W) uint8 class numbers of each."""
+        """Return (H, W) uint8 class numbers for each image."""
         return segment(model, images, sizes)
 
     def draw(
         self,
         image: Image.Image,
-        answer: Tensor,
+        prediction: Tensor,
         classes: Sequence[str],
         *,
-        least: float = 0.5,  # noqa: ARG002 - each pixel has one class
+        score_threshold: float = 0.5,  # noqa: ARG002 - each pixel has one class
     ) -> Image.Image:
-        """Classes in colours over the picture."""
-        return draw_mask(image, answer.numpy(), len(classes))
+        """Draw the classes in colours over the image."""
+        return draw_mask(image, prediction.numpy(), len(classes))
 
     def objective(
         self,
         classes: Sequence[str],
         recipe: RecipeView | None = None,
         *,
-        preprocessing: Preprocessing | None = None,  # noqa: ARG002 - its pictures are normalised one by one
+        preprocessing: Preprocessing | None = None,  # noqa: ARG002 - its images are normalised one by one
         channels_last: bool = True,
         alone: bool = False,
     ) -> Objective:
-        """Cross entropy and overlaps."""
+        """Return cross entropy and overlap metrics."""
         smoothing = recipe.label_smoothing if recipe else 0.0
         return SegmentationObjective(classes, label_smoothing=smoothing, channels_last=channels_last, alone=alone)

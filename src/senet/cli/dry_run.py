@@ -1,0 +1,129 @@
+"""What a training would do, without doing it: the resolved recipe, data and network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from senet.cli.output import print_json, print_table
+from senet.training.job import Job, is_first_process
+from senet.training.model_initialization import PRETRAINED, SCRATCH, ModelInitialization
+
+if TYPE_CHECKING:
+    from senet.data import Data
+
+__all__ = ["describe_data", "describe_network", "print_plan", "recipe_rows"]
+
+SOURCES = {SCRATCH: "random initialization", PRETRAINED: "published weights"}
+
+
+def print_plan(job: Job, folder: Path, *, as_json: bool, data: Data | None = None) -> None:
+    """Print the recipe, the data and the network of a training.
+
+    Args:
+        job: The training.
+        folder: Where it would go.
+        as_json: Whether to print JSON in place of tables.
+        data: `job.source`, where it is open already.
+    """
+    data = job.open_data(data)
+    network, images = describe_network(job, data), describe_data(data)
+    if not is_first_process():
+        return
+    if as_json:
+        recipe, run = job.recipe.to_dict(), asdict(job.run)
+        print_json({"out": str(folder), "network": network, "data": images, "recipe": recipe, "run": run})
+        return
+    for title, rows in (
+        ("network", network_rows(network)),
+        ("data", data_rows(images)),
+        ("recipe", recipe_rows(job.recipe.to_dict())),
+        ("running", [*recipe_rows(asdict(job.run)), ["out", str(folder)]]),
+    ):
+        print_table((title, ""), rows, left=2)
+
+
+def describe_network(job: Job, data: Data) -> dict[str, Any]:
+    """The network of a training: parameters, multiply-accumulates, input size, source of the weights; JSON-ready.
+
+    It is built without its weights, so that none are downloaded.
+    """
+    from torch import Tensor
+
+    from senet.profiling import cost
+    from senet.tasks import task_named
+
+    start = job.network
+    built = replace(job, network=replace(start, weights=SCRATCH)).build(data)
+    images = built.preprocessing
+    size = (images.in_channels, *images.size)
+    example = task_named(start.task).example(images)
+    counted = cost(built.model, size, example_inputs=None if isinstance(example[0], Tensor) else example)
+    return {
+        "model": start.model,
+        "task": start.task,
+        "head": start.head.get("kind"),
+        "options": built.options,
+        "params": counted.params,
+        "macs": counted.macs,
+        "input_size": list(size),
+        "weights": _weights(start),
+    }
+
+
+def _weights(start: ModelInitialization) -> str:
+    """Where the weights come from: words, or the path of a file."""
+    from senet.zoo import is_code
+
+    if start.weights == SCRATCH and is_code(start.model):
+        return "as your function builds it"
+    return SOURCES.get(start.weights, start.weights)
+
+
+def describe_data(data: Data) -> dict[str, Any]:
+    """The data of a training, JSON-ready."""
+    images = {name: len(part) for name, part in data.parts.items()}
+    return {"data": data.place, "task": data.task, "images": images, "classes": list(data.classes)}
+
+
+def network_rows(network: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of a table of `describe_network`."""
+    channels, height, width = network["input_size"]
+    head = f" with {network['head']}" if network["head"] else ""
+    return [
+        ["model", f"{network['model']}{head}"],
+        ["task", network["task"]],
+        ["parameters", f"{network['params']:,}"],
+        ["MACs", f"{network['macs']:,}"],
+        ["input", f"{channels} x {height} x {width}"],
+        ["weights", network["weights"]],
+    ]
+
+
+def data_rows(data: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of a table of `describe_data`."""
+    names = data["classes"]
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    counts = [[f"{name} images", f"{count:,}"] for name, count in data["images"].items()]
+    return [["data", data["data"]], *counts, ["classes", f"{len(names):,}: {shown}"]]
+
+
+def recipe_rows(values: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of a table of options, those of a nested table among them; empty ones are left out."""
+    rows: list[list[str]] = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += recipe_rows(value)
+        elif value not in ("", [], ()):
+            rows.append([name.replace("_", "-"), _shown(value)])
+    return rows
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return " ".join(map(_shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,123 @@
+"""Options made from the fields of a dataclass."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable
+from dataclasses import MISSING, fields
+from typing import Any
+
+__all__ = ["add_field_options", "given_fields"]
+
+METAVARS = {
+    "epochs": "EPOCHS",
+    "train": "PART",
+    "freeze_stages": "STAGE",
+    "optimizer": "NAME",
+    "lr": "RATE",
+    "weight_decay": "DECAY",
+    "schedule": "NAME",
+    "warmup_epochs": "EPOCHS",
+    "step_epochs": "EPOCH",
+    "step_factor": "FACTOR",
+    "label_smoothing": "FRACTION",
+    "mixup": "ALPHA",
+    "cutmix": "ALPHA",
+    "ema_decay": "DECAY",
+    "clip_grad_norm": "NORM",
+    "patience": "EPOCHS",
+    "seed": "SEED",
+    "crop": "NAME",
+    "pad": "PIXELS",
+    "hflip": "PROBABILITY",
+    "vflip": "PROBABILITY",
+    "rotation": "DEGREES",
+    "translate": "FRACTION",
+    "color_jitter": "STRENGTH",
+    "pixel_jitter": "LEVELS",
+    "random_erasing": "PROBABILITY",
+    "cutout": "PIXELS",
+    "strategy": "NAME",
+    "precision": "PRECISION",
+    "save_every": "INTERVAL",
+    "crop_fraction": "FRACTION",
+    "interpolation": "NAME",
+    "mean": "NUMBER",
+    "std": "NUMBER",
+    "channel_order": "ORDER",
+    "value_range": "NUMBER",
+    "white_level": "LEVEL",
+}
+"""Field to the placeholder of its value; N for numbers that aren't here."""
+
+
+def add_field_options(
+    group: argparse._ArgumentGroup, owner: type, *, default: str = "", leave_out: Iterable[str] = ()
+) -> None:
+    """Add one option per field of a dataclass, with the help text of its docstring; nothing given leaves it alone.
+
+    Args:
+        group: Gets the options.
+        owner: The dataclass.
+        default: Where the default comes from, in words; empty shows each field's own.
+        leave_out: Names of fields without an option.
+    """
+    helps = _attribute_texts(owner)
+    for entry in fields(owner):
+        if entry.name in leave_out:
+            continue
+        flag, kind = f"--{entry.name.replace('_', '-')}", str(entry.type)
+        text = f"{helps[entry.name]} (default: {default or _default(entry.default)})".replace("%", "%%")
+        metavar = METAVARS.get(entry.name, "N")
+        if kind == "bool":
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        elif kind == "tuple[float, float]":
+            group.add_argument(flag, nargs=2, type=float, metavar=("MIN", "MAX"), help=text)
+        elif kind.startswith("tuple"):
+            group.add_argument(flag, nargs="+", type=int if "int" in kind else float, metavar=metavar, help=text)
+        else:
+            group.add_argument(flag, type={"int": int, "float": float, "str": str}[kind], metavar=metavar, help=text)
+
+
+def given_fields(options: argparse.Namespace, owner: type) -> dict[str, Any]:
+    """The fields that the user gave values for."""
+    values = {f.name: getattr(options, f.name, None) for f in fields(owner)}
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if value is not None
+    }
+
+
+def _default(value: object) -> str:
+    """A field's own default, as a command line writes it."""
+    if value is MISSING:
+        raise TypeError("a field that is an option needs a default")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return " ".join(f"{number:g}" for number in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _attribute_texts(owner: type) -> dict[str, str]:
+    """Field to its text in the `Attributes:` section of a Google-style docstring, as a help text writes it."""
+    section = (owner.__doc__ or "").partition("Attributes:\n")[2]
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        entry = re.match(r" {8}(\w+): (.*)", line)
+        if entry:
+            name = entry[1]
+            found[name] = entry[2]
+        elif line.startswith(" " * 12) and name:
+            found[name] += f" {line.strip()}"
+        elif line.strip():
+            break
+    return {key: _as_help(text) for key, text in found.items()}
+
+
+def _as_help(text: str) -> str:
+    """Without code marks and the final period; small letters at the start, unless it is a name such as `SGD`."""
+    text = re.sub(r" \(`for_\w+`\)|[\"`]", "", text)
+    text = text if text.endswith("...") else text.removesuffix(".")
+    return text if text[1:2].isupper() or text[1:2].isdigit() else text[:1].lower() + text[1:]

@@ -1,0 +1,72 @@
+"""Values of options: text to what it says. Each function is the `type` of an option."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+__all__ = ["class_names", "numbers", "parse_size", "positive", "positives", "white_level"]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`224` or `256x192` (height x width) in pixels."""
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
+    if not match or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
+        raise argparse.ArgumentTypeError(f"{text!r}: write 224, or 256x192 for height x width")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def white_level(text: str) -> int | str:
+    """`4095` or `auto`."""
+    if text == "auto":
+        return text
+    if not text.isdigit() or not 1 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r}: write a value of 16 bits, 1 to 65535 (4095 for 12 bits), or auto")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def positives(text: str) -> tuple[int, ...]:
+    """`1,8` -> (1, 8)."""
+    return tuple(map(positive, text.split(",")))
+
+
+def numbers(text: str) -> list[int]:
+    """`3,4` -> [3, 4]."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: write whole numbers with commas, such as 3,4") from None
+
+
+def class_names(text: str) -> tuple[str, ...]:
+    """Names with commas, `cat,dog`, or a UTF-8 file with one name a line."""
+    if Path(text).is_file():
+        try:
+            names = _stripped(Path(text).read_text(encoding="utf-8-sig").splitlines())
+        except UnicodeDecodeError:
+            raise argparse.ArgumentTypeError(f"{text} is not UTF-8 text") from None
+        except OSError as error:
+            raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
+    elif "," not in text and (os.sep in text or text.endswith(".txt")):
+        raise argparse.ArgumentTypeError(f"{text}: no such file")
+    else:
+        names = _stripped(text.split(","))
+    if not names:
+        raise argparse.ArgumentTypeError(f"{text}: no names in it")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise argparse.ArgumentTypeError(f"{text}: {twice!r} is there twice")
+    return names
+
+
+def _stripped(names: list[str]) -> tuple[str, ...]:
+    return tuple(filter(None, (name.strip() for name in names)))

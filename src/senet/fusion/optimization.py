@@ -1,0 +1,188 @@
+"""`optimize`: prepare a network for fast inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from senet.errors import SenetError
+from senet.fusion.layers import FusedBlock, FusedBranch, FusedConv, fused_conv
+from senet.graph.replica import replica
+from senet.models.resnet import BasicBranch, BottleneckBranch
+from senet.models.stages import ConvNormAct, ResidualBlock
+from senet.nn import SqueezeExcite
+from senet.nn.epilogue import untouched
+from senet.nn.precomputed import PrecomputedGate
+from senet.nn.squeeze import mean
+
+__all__ = ["OptimizeReport", "optimize"]
+
+
+@dataclass
+class OptimizeReport:
+    """The changes made by `optimize`.
+
+    Attributes:
+        norms_folded: Number of norms folded into their convolutions.
+        norms_left: Paths of the remaining norms, which follow no convolution or have hooks.
+        blocks_fused: Number of residual blocks whose sum and ReLU (and scale) are one pass, or part of the convolution.
+        gates_precomputed: Number of blocks whose gate is computed before their last convolution.
+
+    Example:
+        >>> import senet
+        >>> _, report = senet.optimize(senet.create_model("se_cifar_resnet20"))
+        >>> print(report)
+        19 norms folded, 9 residual blocks fused, 0 gates precomputed
+    """
+
+    norms_folded: int = 0
+    norms_left: list[str] = field(default_factory=list)
+    blocks_fused: int = 0
+    gates_precomputed: int = 0
+
+    def __str__(self) -> str:
+        left = f"; {len(self.norms_left)} norms left" if self.norms_left else ""
+        return (
+            f"{self.norms_folded} norms folded, {self.blocks_fused} residual blocks fused, "
+            f"{self.gates_precomputed} gates precomputed{left}"
+        )
+
+
+def optimize(model: nn.Module) -> tuple[nn.Module, OptimizeReport]:
+    """Return an equivalent network for inference, and a report. The given network doesn't change.
+
+    Norms and ReLUs are folded into the convolutions before them. The gate of a bottleneck is computed from the input of
+    its last convolution. Scale, sum and ReLU become one pass. Large weights are packed once, for CPUs. Layers with
+    hooks and unknown layers stay unchanged. The result only evaluates. `torch.export` converts it to plain PyTorch
+    operations.
+
+    Args:
+        model: One of this package's networks, whole or as a backbone, or any network that contains its parts.
+
+    Returns:
+        The network (in evaluation mode, parameters without gradients), and the report.
+
+    Raises:
+        SenetError: It is not a network.
+
+    Source: Hu et al. 2018, Fig. 3; the squeeze and a 1x1 convolution are both linear, so they commute.
+
+    Example:
+        >>> import torch, senet
+        >>> model, images = senet.create_model("se_cifar_resnet20").eval(), torch.rand(2, 3, 32, 32)
+        >>> fast, report = senet.optimize(model)
+        >>> torch.allclose(fast(images), model(images), atol=1e-4)
+        True
+    """
+    if not isinstance(model, nn.Module):
+        raise SenetError(f"optimize expects a torch.nn.Module, got {type(model).__name__}")
+    model = getattr(model, "_orig_mod", model)  # unwrap torch.compile: its code belongs to the old layers
+    optimized = _Optimizing().rebuilt(replica(model, meta=False), known=True).eval().requires_grad_(False)
+    report = OptimizeReport(norms_left=[path for path, m in optimized.named_modules() if isinstance(m, _BatchNorm)])
+    report.norms_folded = sum(isinstance(m, _BatchNorm) for m in model.modules()) - len(report.norms_left)
+    blocks = [m for m in optimized.modules() if isinstance(m, FusedBlock)]
+    report.blocks_fused = len(blocks)
+    report.gates_precomputed = sum(isinstance(block.se, PrecomputedGate) for block in blocks)
+    return optimized, report
+
+
+class _Optimizing:
+    """One run of `optimize`. A layer with several names is replaced under all of them by the same new one."""
+
+    def __init__(self) -> None:
+        self.made: dict[nn.Module, nn.Module] = {}
+
+    def rebuilt(self, module: nn.Module, *, known: bool) -> nn.Module:
+        """Return the module or its replacement, children first.
+
+        `known` means that the parent calls the module as a whole. Other networks may call single layers of an
+        `nn.Sequential`, so only the ones in this package's modules, and nested ones, are folded.
+        """
+        if module not in self.made:
+            self.made[module] = module  # already set while its children are rebuilt
+            self.made[module] = self._rebuilt(module, known)
+        return self.made[module]
+
+    def _rebuilt(self, module: nn.Module, known: bool) -> nn.Module:
+        if "forward" in module.__dict__:
+            return module  # a replaced forward may call its children in any way
+        branch = _BRANCHES.get(type(module))
+        if branch is not None:
+            return (branch(module) if untouched(module) else None) or module
+        plain = type(module) is nn.Sequential
+        inside = (plain and known) or type(module).__module__.partition(".")[0] == __name__.partition(".")[0]
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = self.rebuilt(child, known=inside)
+        if (plain and known) or type(module) is ConvNormAct:
+            _fold_pairs(module)
+        return _block(module) if isinstance(module, ResidualBlock) and untouched(module) else module
+
+
+def _conv(conv: nn.Module, norm: nn.Module, *, relu: bool) -> FusedConv | None:
+    """Return the folded convolution, or None if this isn't a foldable pair."""
+    if (
+        type(conv) is nn.Conv2d
+        and type(norm) is nn.BatchNorm2d
+        and norm.running_mean is not None
+        and norm.running_var is not None
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and untouched(conv, norm)
+    ):
+        return fused_conv(conv, norm, relu=relu)
+    return None
+
+
+def _fold_pairs(sequence: nn.Module) -> None:
+    """Fold the norm and ReLU after each convolution of a sequence. The positions stay."""
+    layers = sequence._modules
+    names = list(layers)
+    for i, name in enumerate(names[:-1]):
+        here, norm, *others = (layers[n] for n in names[i : i + 3])
+        assert here is not None
+        assert norm is not None
+        relu = [n for n, m in zip(names[i + 2 :], others, strict=False) if type(m) is nn.ReLU and untouched(m)]
+        folded = _conv(here, norm, relu=bool(relu))
+        if folded is not None:
+            layers[name] = folded
+            layers.update({n: nn.Identity() for n in (names[i + 1], *relu)})
+
+
+def _branch(branch: Any, pairs: tuple[tuple[str, str], ...]) -> FusedBranch | None:
+    if not untouched(branch.relu):
+        return None
+    last = pairs[-1]
+    found = [_conv(getattr(branch, c), getattr(branch, n), relu=(c, n) != last) for c, n in pairs]
+    folded = [conv for conv in found if conv is not None]
+    return FusedBranch(nn.Sequential(*folded[:-1]), folded[-1]) if len(folded) == len(pairs) else None
+
+
+def _basic(branch: nn.Module) -> FusedBranch | None:
+    return _branch(branch, (("conv1", "bn1"), ("conv2", "bn2")))
+
+
+def _bottleneck(branch: nn.Module) -> FusedBranch | None:
+    return _branch(branch, (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")))
+
+
+_BRANCHES: Final[Mapping[type[nn.Module], Callable[[nn.Module], FusedBranch | None]]] = {
+    BasicBranch: _basic,
+    BottleneckBranch: _bottleneck,
+}
+
+
+def _block(block: ResidualBlock) -> nn.Module:
+    if block.placement != "standard" or not isinstance(block.branch, FusedBranch):
+        return block
+    se = block.se
+    if type(se) is nn.Identity and untouched(se):
+        return FusedBlock(block.branch, block.shortcut, None)
+    if type(se) is SqueezeExcite and se.squeeze is mean and untouched(se, se.fc1, se.fc2):
+        linear = type(se.fc1) is nn.Linear and type(se.fc2) is nn.Linear
+        return FusedBlock(block.branch, block.shortcut, se) if linear else block
+    return block
