@@ -108,8 +108,8 @@ def create_model(
     Args:
         name: One of `list_models()`.
         pretrained: A tag of `senet.weights.cards(name)`, or True for the first one. The checkpoint is downloaded from
-            the Hugging Face Hub once and then cached, see `docs/reference/weights.md`. The network gets the
-            checkpoint's preprocessing. For another `num_classes` the classifier is newly initialized, with a warning. For other
+            the Hugging Face Hub once and then cached (`docs/reference/weights.md`). The network gets the checkpoint's
+            preprocessing. For another `num_classes` the classifier is newly initialized, with a warning. For other
             `in_channels` the first convolution is adapted, see `load_weights`.
         device: The device of the parameters. `"meta"` allocates no weights.
         features_only: Return a `Backbone` without a head, which outputs a list with one feature map per stage.
