@@ -17,8 +17,8 @@ from senet.ops.bn_act_gate import SIGNATURE, bn_act_gate
 
 __all__ = ["GatedNorm", "PassedOver"]
 
-LEAST: Final = 1 << 15
-"""Numbers in a feature map from which on the operator is no slower than the modules."""
+MIN_ELEMENTS: Final = 1 << 15
+"""Smallest number of elements of a feature map for which the operator is used; below, its fixed cost dominates."""
 
 _DONE: Final = "_senet_gated"
 """Attribute of a tensor that the operator made: the attention layer that it holds already."""
@@ -67,7 +67,7 @@ class GatedNorm:
         norm: Any = self.norm
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return None  # Inductor fuses the modules' plain operations itself
-        if x.ndim != 4 or x.numel() < LEAST or not kernel_available():
+        if x.ndim != 4 or x.numel() < MIN_ELEMENTS or not kernel_available():
             return None
         if not unwatched(self.norm, self.attention, *self.inner):
             return None
@@ -81,9 +81,16 @@ class GatedNorm:
         tensors = (x, norm.weight, norm.bias, mean, var)
         if not SIGNATURE.takes(tensors) or any(t is not None and t.requires_grad for t in (mean, var)):
             return None
-        used = (None, None) if training else (mean, var)
         y, statistics = bn_act_gate(
-            x, norm.weight, norm.bias, *used, self.gate_of, training=training, eps=norm.eps, activation=self.activation
+            x,
+            norm.weight,
+            norm.bias,
+            None if training else mean,
+            None if training else var,
+            self.gate_of,
+            training=training,
+            eps=norm.eps,
+            activation=self.activation,
         )
         if tracked:
             update_running_statistics(norm, mean, var, statistics)

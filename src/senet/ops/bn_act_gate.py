@@ -134,11 +134,12 @@ class _Squeeze(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        *parameters, step = arguments
+        parameters, step = arguments[:4], arguments[4]
         n, c = x.shape[:2]
         kept = memory_format(x)
         if choose().library is None or not x.numel():
-            v, statistics, saved = _normed(_wide(x), *parameters, step.training, step.eps)
+            gamma, beta, mean, var = parameters
+            v, statistics, saved = _normed(_wide(x), gamma, beta, mean, var, step.training, step.eps)
             z = ACTIVATION_FUNCTIONS[step.activation](v).mean((2, 3), keepdim=True)
         else:
             z, statistics = x.new_empty((n, c, 1, 1), dtype=torch.float32), x.new_empty((2, c), dtype=torch.float32)
@@ -167,10 +168,10 @@ class _Squeeze(torch.autograd.Function):
             dz = torch.zeros_like(gate)
         kept = memory_format(x)
         dx = torch.empty_like(x, memory_format=kept)
-        gamma, beta, *_ = _contiguous(parameters)
-        small = tuple(None if p is None else torch.empty_like(p) for p in (gamma, beta))
+        gamma, beta = _contiguous(parameters[:2])
+        small = [None if p is None else torch.empty_like(p) for p in (gamma, beta)]
         numbers = (dy, x.contiguous(memory_format=kept), saved, gate, dz.float().contiguous(), sums)
-        gated_step.backward(numbers, (gamma, beta, None, None), step.options, (dx, *small))
+        gated_step.backward(numbers, (gamma, beta, None, None), step.options, (dx, small[0], small[1]))
         return dx, *small, None, None, None
 
 
@@ -179,11 +180,12 @@ class _Excite(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor, *arguments: Any) -> Tensor:
-        _token, *parameters, saved, step = arguments
+        _token, gamma, beta, mean, var, saved, step = arguments
+        parameters = (gamma, beta, mean, var)
         kept = memory_format(x)
         wide = gate.float().contiguous()
         if choose().library is None or not x.numel():
-            v = _normed(_wide(x), *parameters, step.training, step.eps)[0]
+            v = _normed(_wide(x), gamma, beta, mean, var, step.training, step.eps)[0]
             y = (ACTIVATION_FUNCTIONS[step.activation](v) * wide).to(x.dtype).contiguous(memory_format=kept)
         else:
             y = torch.empty_like(x, memory_format=kept)
