@@ -28,6 +28,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "eca": lambda: timm.create_model("ecaresnet26t", num_classes=5),
 }
 
+QUICK = ("mobilenet", "mobilenetv3", "seresnet", "eca")
+"""One of each kind: this package's, a norm with its activation, no activation, another gate."""
+
 
 def randomised(model: nn.Module) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
@@ -67,7 +70,7 @@ def fused(model: nn.Module) -> int:
 
 @needs_kernel
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NETWORKS])
 def test_same_numbers(name: str, training: bool) -> None:
     """As close to the network in float64 as the modules in float32 are."""
     torch.manual_seed(0)

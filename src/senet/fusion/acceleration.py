@@ -42,6 +42,12 @@ class FusedAttention:
         norm: Path of the norm.
         activation: Name of the activation; "identity" if there is none.
         attention: Path of the attention layer.
+
+    Example:
+        >>> import senet
+        >>> report = senet.accelerate(senet.create_model("se_vgg11"))
+        >>> report.fused[0].activation
+        'relu'
     """
 
     norm: str
@@ -56,6 +62,14 @@ class AccelerateReport:
     Attributes:
         fused: Norms that compute their activation and attention, in the order of computation.
         left: Path of each other attention layer, to the reason why it runs as before.
+
+    Example:
+        >>> import senet
+        >>> report = senet.accelerate(senet.create_model("se_resnet18"))
+        >>> len(report.left)
+        8
+        >>> report.left["stages.2.0.se"]
+        'runs with the norm, the sum and the ReLU of its residual block already'
     """
 
     fused: list[FusedAttention] = field(default_factory=list)
@@ -99,7 +113,7 @@ def accelerate(model: nn.Module, example_inputs: ExampleInputs | None = None) ->
 
     Example:
         >>> import senet
-        >>> model = senet.create_model("se_mobilenet_v1")
+        >>> model = senet.create_model("se_mobilenet_v1_025")
         >>> print(senet.accelerate(model))
         13 of 13 attention layers run with their norm
     """
