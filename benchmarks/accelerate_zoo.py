@@ -4,8 +4,8 @@
     python benchmarks/accelerate_zoo.py --only 'timm:eff*'
     python benchmarks/accelerate_zoo.py --report
 
-Each network has random weights, statistics and gates. Compared are, for two small images, the outputs in both modes,
-and in evaluation mode the gradients of the image and of all parameters. The operator is used at any size. The network in
+Each network has random weights, statistics and gates. For two small images the outputs are compared in both modes, and
+in evaluation mode the gradients of the image and of all parameters. The operator is used at any size. The network in
 float64 is the truth: equal means an error of at most ten times that of the modules in float32, or 1e-5. A worker
 process appends a line for each network, so that a crash costs one.
 """
