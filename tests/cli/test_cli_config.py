@@ -209,7 +209,7 @@ def test_data_that_has_changed_since_is_told(senet, trained: Path, digit_folder:
         ),
         (lambda run: run["run"].update(wokers=1), "unknown key 'run.wokers'; did you mean 'run.workers'"),
         (lambda run: run.update(modle="x"), "unknown key 'modle'; did you mean 'model'"),
-        (lambda run: run.pop("recipe"), "lacks 'recipe'"),
+        (lambda run: run.pop("recipe"), "'recipe' is missing"),
         (lambda run: run.update(run=3), "run: 3 has the wrong type; dict is wanted"),
         (lambda run: run["recipe"].update(lr=-1), "lr=-1 must be positive"),
     ],
