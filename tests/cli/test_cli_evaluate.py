@@ -166,7 +166,7 @@ def test_numbered_classes_match_as_many_names(evaluated, run, copy, tmp_path, re
     assert set(found["per_class"]) == {f"{number}-{name}" for number, name in enumerate(names)}
     shutil.rmtree(copy / "3-three")
     message = refused("evaluate", "--checkpoint", tmp_path, "--data", f"folder:{copy}")
-    assert "10 classes have numbers" in message
+    assert "10 classes without names" in message
     assert "9 classes" in message
 
 

@@ -83,7 +83,7 @@ def test_the_result_is_used_as_any_other(senet, operated: Path, tmp_path: Path) 
     code, out, _ = senet("evaluate", "--checkpoint", operated, "--data", "digits", "--json", "--workers", "0")
     assert code == 0
     told, found = json.loads((operated / "surgery.json").read_text()), json.loads(out)
-    assert "didn't choose the best epoch of this run" in found["part"]
+    assert "not used to choose the best epoch of this run" in found["part"]
     images = told["results"]["before surgery"]["images"]
     assert (found["split"], found["images"], found["of_images"], found["trained_on"]) == ("test", images, 1797, 0)
     _, out, _ = senet("evaluate", "--checkpoint", operated, "--data", "digits", "--json", "--split", "val")

@@ -92,7 +92,7 @@ def test_class_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused) -
     common = ("evaluate", "runs/x", "--data", "masks:x", "--class-names")
     assert "names.txt is not UTF-8 text" in refused(*common, "names.txt")
     assert "no such file" in refused(*common, "absent.txt")
-    assert "duplicate key 'a'" in refused(*common, "a,b,a")
+    assert "'a' is there twice" in refused(*common, "a,b,a")
     assert "no names in it" in refused(*common, ",")
 
 

@@ -187,7 +187,7 @@ def test_several_processes_share_the_runs(tmp_path, capsys):
     assert f"helping process {first.process.pid} on " in said
     assert "training se, seed 0" in said
     assert "training plain" not in said
-    assert f"not finished: plain, seed 0: process {first.process.pid} on " in said
+    assert f"not finished: plain, seed 0: in training by process {first.process.pid} on " in said
     assert result(out)["finished_runs"] == 1
     assert compare(*ONE_SEED, "--seeds", 2, "--out", out) == 2
     assert f"{out} is in use by process {first.process.pid}" in capsys.readouterr().err.replace("\n", "")
@@ -290,7 +290,7 @@ def test_on_two_devices_each_training_has_its_own_processes(tmp_path):
         (["--variant", "a=cifar_resnet20", "--variant", "b=cifar_resnet20", "where=x"], "retrofit="),
         (["--model", "se_cifar_resnet20", "--attention", "none"], "leaves nothing to compare"),
         (["--model", "se_cifar_resnet20", "--seeds", "0"], "--seeds 0 must be at least 1"),
-        (["--model", "se_cifar_resnet20", "--test-sizes", "big"], "use whole numbers"),
+        (["--model", "se_cifar_resnet20", "--test-sizes", "big"], "write whole numbers"),
         (["--model", "se_cifar_resnet20", "--only", "r2"], "--only chooses rows of a table"),
         (["--recipe", "table10", "--attention", "eca"], "what is compared is what table10 says"),
         (["--recipe", "table7"], "table7 is for detection; digits is for classification"),

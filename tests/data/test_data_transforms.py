@@ -254,7 +254,7 @@ def test_augmentation_costs_neither_torch_nor_torchvision():
 def test_every_public_name_is_there():
     import senet.data
 
-    homes = [name for names in senet.data.HOMES.values() for name in names]
+    homes = [name for names in senet.data.MODULES.values() for name in names]
     assert sorted(homes) == sorted(senet.data.__all__)
     assert all(getattr(senet.data, name).__name__ == name for name in senet.data.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

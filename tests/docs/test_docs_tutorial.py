@@ -60,7 +60,7 @@ def test_the_tutorial_runs_from_its_own_text(output):
     assert right > 130, "the int8 file is as good as the network"
     # The file without this package gives the class that `senet predict` gives.
     path, _, label = printed[-1].strip().partition(" -> ")
-    assert label == next(row["label"] for row in rows if row["path"] == path)
+    assert label == next(row["label"] for row in rows if row["path"] == str(folder / path))
 
 
 def test_the_dry_run_trains_nothing_and_the_training_does(output):

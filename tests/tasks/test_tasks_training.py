@@ -114,7 +114,7 @@ def test_train_resume_evaluate_predict(
     assert model.description.task == task
     from senet import zoo
 
-    with pytest.raises(CheckpointError, match=f"of a {task} network"):
+    with pytest.raises(CheckpointError, match=f"it is a {task} network"):
         zoo.load_model(whole)
 
 

@@ -324,5 +324,5 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_network(tmp_path, begin):
     said = child.finish(2).replace("\n", "")
     assert "non-finite at step" in said or "the loss became" in said
     assert "(learning rate 1e+30)" in said or "learning rate 1e+30)" in said
-    assert "the last good network is last.safetensors, of epoch 1" in said
+    assert "the last good network is last.safetensors, from epoch 1" in said
     load_model(tmp_path / "run" / "last.safetensors")

@@ -341,13 +341,13 @@ def test_a_run_that_patience_ended_says_so(tmp_path, capsys):
     capsys.readouterr()
     senet_train("--resume", run, "--epochs", 20)
     said = " ".join(capsys.readouterr().err.split())
-    assert f"after {done} of 20 epochs, as --patience 1 says" in said
+    assert f"after {done} of 20 epochs by --patience 1" in said
     assert "trains longer" not in said
     assert json.loads((run / "result.json").read_text())["epochs"] == 20
 
 
 @pytest.mark.parametrize(
-    ("other", "said"), [(["--lr", "0.5"], "lr = 0.5"), (["--model-kwargs", "widths=[16,16]"], "another network")]
+    ("other", "said"), [(["--lr", "0.5"], "lr=0.5"), (["--model-kwargs", "widths=[16,16]"], "another network")]
 )
 def test_states_of_another_run_are_refused(tmp_path, short, capsys, other, said):
     shutil.copytree(short, tmp_path / "run")

@@ -66,6 +66,7 @@ class DenseSource(Source, Protocol):
         >>> import tempfile
         >>> from pathlib import Path
         >>> from PIL import Image
+        >>> from senet.data import DenseSource
         >>> from senet.data.masks import MaskSource
         >>> image, mask = (Path(tempfile.mkdtemp(), name) for name in ("image.png", "mask.png"))
         >>> Image.new("RGB", (64, 48)).save(image), Image.new("L", (64, 48)).save(mask)
@@ -144,6 +145,7 @@ class DenseDataset(Dataset[DenseSample]):
         >>> from PIL import Image
         >>> from senet.data import DenseDataset
         >>> from senet.data.joint_transform import masks_transform
+        >>> from senet.data import DenseSource
         >>> from senet.data.masks import MaskSource
         >>> from senet.preprocessing import Preprocessing
         >>> image, mask = (Path(tempfile.mkdtemp(), name) for name in ("image.png", "mask.png"))
