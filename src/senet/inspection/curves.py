@@ -78,8 +78,12 @@ def _thousandths(values: Tensor) -> np.ndarray:
     return np.clip(np.round(1000 * values.numpy()), -32768, 32767).astype(np.int32)
 
 
-def packed(curves: Mapping[str, Curves]) -> str:
-    """Pack all class curves for a page: zlib in base64.
+MOST_PLAIN = 400_000
+"""Bytes of curves that a page stores uncompressed."""
+
+
+def packed(curves: Mapping[str, Curves]) -> tuple[str, bool]:
+    """Pack all class curves for a page in base64, and tell whether they are plain bytes or compressed by zlib.
 
     For each block, the classes' means less the mean over all (K, S) come first, then their spreads (K, S), as 16-bit
     numbers. All low bytes precede all high bytes. The high bytes are nearly equal and compress well.
@@ -87,4 +91,5 @@ def packed(curves: Mapping[str, Curves]) -> str:
     rows = [part.ravel() for c in curves.values() for part in (c.class_mean - c.mean, c.class_spread)]
     whole = np.concatenate(rows).astype("<i2")
     planes = whole.view(np.uint8).reshape(-1, 2).T.tobytes()
-    return base64.b64encode(zlib.compress(planes, 9)).decode()
+    plain = len(planes) <= MOST_PLAIN
+    return base64.b64encode(planes if plain else zlib.compress(planes, 9)).decode(), plain

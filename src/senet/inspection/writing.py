@@ -83,17 +83,19 @@ def page(inspection: Inspection) -> str:
         '<!doctype html>'
     """
     some = next(iter(inspection.curves.values()))
+    curves, plain = packed(inspection.curves)
     data = inspection.summary() | {
         "curves": {
             path: {"channels": c.channels, "mean": c.mean.tolist(), "spread": c.spread.tolist()}
             for path, c in inspection.curves.items()
         },
         "shown": some.classes,
+        "plain_curves": plain,
         "examples": [asdict(example) for example in inspection.examples],
     }
     # Within a script element only "</script" and "<!--" have an effect, so every "<" is escaped.
     text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    parts = {"STYLE": _part("page.css"), "SCRIPT": _part("page.js"), "DATA": text, "CURVES": packed(inspection.curves)}
+    parts = {"STYLE": _part("page.css"), "SCRIPT": _part("page.js"), "DATA": text, "CURVES": curves}
     before, *rest = _part("page.html").split("{{")
     pieces = [before]
     for piece in rest:

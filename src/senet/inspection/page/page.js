@@ -26,10 +26,12 @@ const percent = (value) => `${(100 * value).toFixed(1)}%`;
 const count = (value) => value.toLocaleString("en-US");
 
 // ---- class curves: see `packed` in curves.py -----------------------------------------------------------------------
+// Browsers decompress asynchronously, and a page can be captured or printed before that ends. So small reports are stored
+// as they are, and all their charts are drawn before the page counts as loaded.
+const small = data.plain_curves;
 async function unpack() {
-  const bytes = Uint8Array.from(atob($("curves").textContent), (c) => c.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const planes = new Uint8Array(await new Response(stream).arrayBuffer());
+  let planes = Uint8Array.from(atob($("curves").textContent), (c) => c.charCodeAt(0));
+  if (!small) planes = new Uint8Array(await new Response(new Blob([planes]).stream().pipeThrough(new DecompressionStream("deflate"))).arrayBuffer());
   const length = planes.length / 2;
   const numbers = new Int16Array(length);
   for (let i = 0; i < length; i++) numbers[i] = planes[i] | (planes[length + i] << 8);
@@ -366,6 +368,7 @@ $("footer").textContent = `Variances are over images. Class-specific is the vari
 overview();
 table();
 figures();
+if (small) drawAll();
 freezing();
 await image();
 root.dataset.ready = "yes";
