@@ -1,13 +1,6 @@
 /* norm -> activation -> gate for one storage type: included once for float, once for bf16, with T, OF(name), LOAD and
  * STORE defined. `act` is an activation, known at compile time. */
 
-#define LOAD_PART OF(load_part_)
-#define STORE_PART OF(store_part_)
-#define AT(array) (plane ? splat(*(array)) : part ? load_part_float((array) + j, part) : load_float((array) + j))
-#define READ(array) (part ? LOAD_PART((const T *)(array) + row + j, part) : LOAD((const T *)(array) + row + j))
-#define WRITE(array, value) \
-    (part ? STORE_PART((T *)(array) + row + j, value, part) : STORE((T *)(array) + row + j, value))
-
 INLINE void OF(gated_apply_vector)(struct piece at, struct gated of, const int act, long row, long j, const int plane,
                                long part)
 {
@@ -26,20 +19,6 @@ INLINE void OF(gated_grad_vector)(struct piece at, struct gated of, const int ac
         dx -= AT(of.level) + t * AT(of.slope);
     WRITE(at.out, dx);
 }
-
-#define EACH_VECTOR(many, call) \
-    do { \
-        long j = 0, part = 0; \
-        for (; j + LANES <= (many); j += LANES) \
-            call; \
-        part = (many) - j; \
-        if (part) \
-            call; \
-    } while (0)
-
-#define EACH_ROW(call) \
-    for (long row = 0; row < numbers; row += width) \
-    EACH_VECTOR(numbers - row < width ? numbers - row : width, call)
 
 /* The terms of one vector, added to `sums`. `lanes` is 1 where there is a number. */
 INLINE void OF(gated_terms)(struct piece at, struct gated of, const int act, const int kinds, long row, long j, const int plane,
@@ -154,10 +133,3 @@ static const struct gated_passes OF(gated_passes_)[ACTIVATIONS] = {
 
 #undef GATED_FUNCTIONS
 #undef GATED_ROW
-#undef LOAD_PART
-#undef STORE_PART
-#undef AT
-#undef READ
-#undef WRITE
-#undef EACH_VECTOR
-#undef EACH_ROW

@@ -38,3 +38,29 @@ struct passes {
     masked_grad_pass *masked_grad, *masked_grad_plane;
     long size; /* bytes a number */
 };
+
+/* For the files that are included once for each storage type: T, OF, LOAD and STORE are those of the file. */
+#define LOAD_PART OF(load_part_)
+#define STORE_PART OF(store_part_)
+
+/* The coefficient of column `j`, or that of the whole plane; the numbers of that column in the row that starts at
+ * `row`. A `part` that isn't 0 is how many lanes there are. */
+#define AT(array) (plane ? splat(*(array)) : part ? load_part_float((array) + j, part) : load_float((array) + j))
+#define READ(array) (part ? LOAD_PART((const T *)(array) + row + j, part) : LOAD((const T *)(array) + row + j))
+#define WRITE(array, value) \
+    (part ? STORE_PART((T *)(array) + row + j, value, part) : STORE((T *)(array) + row + j, value))
+
+/* `call` at each vector of a row of `many` numbers. */
+#define EACH_VECTOR(many, call) \
+    do { \
+        long j = 0, part = 0; \
+        for (; j + LANES <= (many); j += LANES) \
+            call; \
+        part = (many) - j; \
+        if (part) \
+            call; \
+    } while (0)
+
+#define EACH_ROW(call) \
+    for (long row = 0; row < numbers; row += width) \
+    EACH_VECTOR(numbers - row < width ? numbers - row : width, call)

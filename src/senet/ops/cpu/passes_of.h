@@ -1,9 +1,6 @@
 /* The passes over the feature maps for one storage type. Included once for float and once for bf16, with T, OF(name), LOAD
  * and STORE defined. `struct passes` describes them. */
 
-#define LOAD_PART OF(load_part_)
-#define STORE_PART OF(store_part_)
-
 /* --- moments ------------------------------------------------------------------------------------------------ */
 
 /* `vectors` * LANES columns from `x` on, or the first `part` lanes of one vector. Panels of rows stay in the cache for
@@ -128,28 +125,6 @@ static void OF(moments_plane_)(struct piece at, long numbers, long width, const 
 }
 
 /* --- one number after the other ------------------------------------------------------------------------------- */
-
-/* The coefficient of column `j`, or that of the whole plane; the numbers of that column in the row that starts at
- * `row`. A `part` that isn't 0 is how many lanes there are. */
-#define AT(array) (plane ? splat(*(array)) : part ? load_part_float((array) + j, part) : load_float((array) + j))
-#define READ(array) (part ? LOAD_PART((const T *)(array) + row + j, part) : LOAD((const T *)(array) + row + j))
-#define WRITE(array, value) \
-    (part ? STORE_PART((T *)(array) + row + j, value, part) : STORE((T *)(array) + row + j, value))
-
-/* `call` at each vector of a row of `many` numbers. */
-#define EACH_VECTOR(many, call) \
-    do { \
-        long j = 0, part = 0; \
-        for (; j + LANES <= (many); j += LANES) \
-            call; \
-        part = (many) - j; \
-        if (part) \
-            call; \
-    } while (0)
-
-#define EACH_ROW(call) \
-    for (long row = 0; row < numbers; row += width) \
-    EACH_VECTOR(numbers - row < width ? numbers - row : width, call)
 
 INLINE void OF(apply_vector)(struct piece at, struct coefficients of, const int add, long row, long j,
                              const int plane, long part)
@@ -339,11 +314,3 @@ static const struct passes OF(passes_) = {
     OF(moments_), OF(moments_plane_), OF(apply_), OF(apply_plane_), OF(sums_), OF(sums_plane_),
     OF(grad_), OF(grad_plane_), OF(masked_grad_), OF(masked_grad_plane_), sizeof(T),
 };
-
-#undef AT
-#undef READ
-#undef WRITE
-#undef EACH_VECTOR
-#undef EACH_ROW
-#undef LOAD_PART
-#undef STORE_PART
