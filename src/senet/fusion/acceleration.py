@@ -124,14 +124,14 @@ def accelerate(model: nn.Module, example_inputs: ExampleInputs | None = None) ->
         return report
     graph = trace(model, example_inputs)
     paths = {id(module): path for path, module in plain_modules(model).items()}
-    times = graph.times_called()
+    times, returned = graph.times_called(), graph.returned_by()
     seen = set()
     for call in graph.calls:
         if id(call.module) not in layers or id(call.module) in seen:
             continue
         seen.add(id(call.module))
         path = paths[id(call.module)]
-        found = _chain(call, graph, times)
+        found = _chain(call, graph, times, returned)
         if isinstance(found, str):
             report.left[path] = found
             continue
@@ -162,7 +162,9 @@ def _is_inside(module: nn.Module, owner: nn.Module) -> bool:
 _Chain = tuple[nn.Module, int, tuple[nn.Module, ...], Callable[[Tensor], Tensor]]
 
 
-def _chain(call: Call, graph: Graph, times: Mapping[nn.Module, int]) -> _Chain | str:
+def _chain(
+    call: Call, graph: Graph, times: Mapping[nn.Module, int], returned: Mapping[Value, list[Call]]
+) -> _Chain | str:
     """Norm, number of the activation, its modules and the gate before an attention layer; or why there is no such."""
     gate_of = gate_from_means(call.module)
     if gate_of is None:
@@ -173,7 +175,6 @@ def _chain(call: Call, graph: Graph, times: Mapping[nn.Module, int]) -> _Chain |
         return "runs with the norm, the sum and the ReLU of its residual block already"
     if len(call.inputs) != 1 or times[call.module] != 1:
         return "runs several times for an image"
-    returned = graph.returned_by()
     value, reader = call.inputs[0], call
     inner: tuple[nn.Module, ...] = ()
     activation = "identity"

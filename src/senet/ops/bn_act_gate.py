@@ -23,6 +23,7 @@ from torch import Tensor
 
 from senet.ops.activation_functions import ACTIVATION_FUNCTIONS, ACTIVATION_SLOPES
 from senet.ops.arguments import Signature, eager, memory_format
+from senet.ops.batch_norm import affine, contiguous, moments, norm_gradients, normalize, unbiased
 from senet.ops.cpu import choose, gated_step
 
 __all__ = ["SIGNATURE", "bn_act_gate", "definition"]
@@ -144,7 +145,7 @@ class _Squeeze(torch.autograd.Function):
         else:
             z, statistics = x.new_empty((n, c, 1, 1), dtype=torch.float32), x.new_empty((2, c), dtype=torch.float32)
             saved = x.new_empty((3 * c,), dtype=torch.float32)
-            numbers = (x.contiguous(memory_format=kept), _contiguous(parameters), step.options)
+            numbers = (x.contiguous(memory_format=kept), contiguous(parameters), step.options)
             gated_step.squeeze(*numbers, (statistics, saved, z))
         token = x.new_zeros((), dtype=torch.float32)
         ctx.mark_non_differentiable(statistics, saved)
@@ -168,7 +169,7 @@ class _Squeeze(torch.autograd.Function):
             dz = torch.zeros_like(gate)
         kept = memory_format(x)
         dx = torch.empty_like(x, memory_format=kept)
-        gamma, beta = _contiguous(parameters[:2])
+        gamma, beta = contiguous(parameters[:2])
         small = [None if p is None else torch.empty_like(p) for p in (gamma, beta)]
         numbers = (dy, x.contiguous(memory_format=kept), saved, gate, dz.float().contiguous(), sums)
         gated_step.backward(numbers, (gamma, beta, None, None), step.options, (dx, small[0], small[1]))
@@ -190,7 +191,7 @@ class _Excite(torch.autograd.Function):
         else:
             y = torch.empty_like(x, memory_format=kept)
             numbers = (x.contiguous(memory_format=kept), saved, wide)
-            gated_step.excite(*numbers, _contiguous(parameters), step.options, y)
+            gated_step.excite(*numbers, contiguous(parameters), step.options, y)
         ctx.save_for_backward(x, gate, *parameters, saved)
         ctx.step = step
         ctx.set_materialize_grads(False)
@@ -212,7 +213,7 @@ class _Excite(torch.autograd.Function):
         dy = dy.to(x.dtype).contiguous(memory_format=kept)
         sums = x.new_empty((5, n, c), dtype=torch.float32)
         numbers = (dy, x.contiguous(memory_format=kept), saved)
-        gated_step.sums(*numbers, _contiguous(parameters), step.options, sums)
+        gated_step.sums(*numbers, contiguous(parameters), step.options, sums)
         if ctx.needs_input_grad[2]:
             step.gradient = (dy, gate.float().contiguous(), sums)
         nothing = dy.new_zeros((), dtype=torch.float32)
@@ -226,10 +227,6 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _contiguous(tensors: Any) -> tuple[Tensor | None, ...]:
-    return tuple(None if t is None else t.contiguous() for t in tensors)
-
-
 def _normed(
     x: Tensor,
     gamma: Tensor | None,
@@ -240,20 +237,10 @@ def _normed(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The norm's result, mean and unbiased variance (2, C), and the vectors that are kept (3 C)."""
-    if training:
-        mean = x.mean((0, 2, 3))
-        var = (x - mean[:, None, None]).square().mean((0, 2, 3))
-    assert mean is not None
-    assert var is not None
-    inverse = (var + eps).rsqrt()
-    v = (x - mean[:, None, None]) * inverse[:, None, None]
-    if gamma is not None:
-        v = v * gamma[:, None, None]
-    if beta is not None:
-        v = v + beta[:, None, None]
-    unbiased = var * (x.numel() / max(1, x.numel() - x.shape[1]))
+    mean, var, inverse = moments(x, mean, var, training, eps)
     saved = torch.cat([mean, torch.zeros_like(mean), inverse])
-    return v, torch.stack([mean, unbiased]).detach(), saved.detach()
+    statistics = torch.stack([mean, unbiased(x, var)])
+    return affine(normalize(x, mean, inverse), gamma, beta), statistics.detach(), saved.detach()
 
 
 def _norm_back(
@@ -267,18 +254,10 @@ def _norm_back(
     eps: float,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of x, gamma and beta from that of the norm's result."""
-    normal, _, _ = _normed(_wide(x), None, None, mean, var, training, eps)
-    wide, space = _wide(x), (0, 2, 3)
-    spread = wide.var(space, unbiased=False) if training else var
-    assert spread is not None
-    inverse = (spread + eps).rsqrt()
-    along, level = (dv * normal).sum(space), dv.sum(space)
-    dx = dv
-    if training:
-        count = x.numel() // x.shape[1]
-        dx = dv - (level / count)[:, None, None] - normal * (along / count)[:, None, None]
-    dx = dx * (inverse if gamma is None else inverse * gamma)[:, None, None]
-    return dx.to(x.dtype), None if gamma is None else along, None if beta is None else level
+    wide = _wide(x)
+    mean, _, inverse = moments(wide, mean, var, training, eps)
+    dx, dgamma, dbeta = norm_gradients(dv, normalize(wide, mean, inverse), inverse, gamma, training)
+    return dx.to(x.dtype), None if gamma is None else dgamma, None if beta is None else dbeta
 
 
 def _squeeze_back(dz: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from senet.ops.arguments import Signature, eager, is_observed, loop_over_batch, memory_format, needs_gradient
+from senet.ops.batch_norm import affine, contiguous, moments, norm_gradients, normalize, unbiased
 from senet.ops.cpu import choose, step
 from senet.ops.gate_functions import GATE_FUNCTIONS, GATE_SLOPES
 
@@ -148,10 +149,6 @@ def _gradients(x: Tensor, y: Tensor | None, *parameters: Tensor | None) -> list[
 # --- the CPU ------------------------------------------------------------------------------------------------------
 
 
-def _contiguous(tensors: Any) -> tuple[Tensor | None, ...]:
-    return tuple(None if t is None else t.contiguous() for t in tensors)
-
-
 def _check(
     x: Tensor, shortcut: Tensor | None, parameters: tuple[Tensor | None, ...], training: bool, gate: int
 ) -> None:
@@ -173,7 +170,7 @@ def _compute(x: Tensor, shortcut: Tensor | None, *others: Any) -> tuple[Tensor, 
         return y.contiguous(memory_format=layout), statistics, saved
     x = x.contiguous(memory_format=layout)
     shortcut = None if shortcut is None else shortcut.contiguous(memory_format=layout)
-    parameters = _contiguous(parameters)
+    parameters = contiguous(parameters)
     outputs = _outputs(x, parameters[4])
     step.forward(x, shortcut, parameters, (training, eps, gate), outputs)
     return outputs
@@ -192,7 +189,7 @@ def _compute_backward(
     layout = memory_format(x)
     dy, x = (t.to(x.dtype).contiguous(memory_format=layout) for t in (dy, x))
     y = None if y is None else y.contiguous(memory_format=layout)
-    saved, parameters = saved.contiguous(), _contiguous(parameters)
+    saved, parameters = saved.contiguous(), contiguous(parameters)
     gamma, beta, _mean, _var, *layers = parameters
     gradients = _gradients(x, y, gamma, beta, *layers)
     step.backward((dy, x, y, saved), (gamma, beta, None, None, *layers), (training, eps, gate), gradients)
@@ -277,8 +274,8 @@ def definition(x: Tensor, shortcut: Tensor | None, *others: Any) -> Tensor:
 def _plain(x: Tensor, shortcut: Tensor | None, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
     gamma, beta, mean, var, w1, b1, w2, b2, training, eps, gate = others
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    mean, var, inverse = _moments(wide, mean, var, training, eps)
-    v = _affine(_normalize(wide, mean, inverse), gamma, beta)
+    mean, var, inverse = moments(wide, mean, var, training, eps)
+    v = affine(normalize(wide, mean, inverse), gamma, beta)
     saved = [mean, torch.zeros_like(mean), inverse]
     if w1 is not None:
         hidden = torch.relu(F.linear(v.mean((2, 3)), w1, b1))
@@ -286,30 +283,7 @@ def _plain(x: Tensor, shortcut: Tensor | None, *others: Any) -> tuple[Tensor, Te
         v = v * s[:, :, None, None]
         saved += [(wide.mean((2, 3)) - mean).flatten(), s.flatten(), hidden.flatten()]
     y = torch.relu(v if shortcut is None else v + shortcut).to(x.dtype)
-    unbiased = var * (x.numel() / max(1, x.numel() - x.shape[1]))
-    return y, torch.stack([mean, unbiased]).detach(), torch.cat(saved).detach()
-
-
-def _moments(
-    x: Tensor, mean: Tensor | None, var: Tensor | None, training: bool, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean, biased variance and 1 / sqrt(var + eps), (C,) each."""
-    if training:
-        mean = x.mean((0, 2, 3))
-        var = (x - mean[:, None, None]).square().mean((0, 2, 3))
-    assert mean is not None
-    assert var is not None
-    return mean, var, (var + eps).rsqrt()
-
-
-def _normalize(x: Tensor, mean: Tensor, inverse: Tensor) -> Tensor:
-    return (x - mean[:, None, None]) * inverse[:, None, None]
-
-
-def _affine(x: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
-    if gamma is not None:
-        x = x * gamma[:, None, None]
-    return x if beta is None else x + beta[:, None, None]
+    return y, torch.stack([mean, unbiased(x, var)]).detach(), torch.cat(saved).detach()
 
 
 def derivative(dy: Tensor, x: Tensor, y: Tensor | None, *others: Any) -> tuple[Tensor | None, ...]:
@@ -328,10 +302,10 @@ def derivative(dy: Tensor, x: Tensor, y: Tensor | None, *others: Any) -> tuple[T
     """
     gamma, beta, mean, var, w1, b1, w2, b2, training, eps, gate = others
     kind = torch.promote_types(x.dtype, torch.float32)
-    wide, space = x.to(kind), (0, 2, 3)
-    mean, _, inverse = _moments(wide, mean, var, training, eps)
-    normalized = _normalize(wide, mean, inverse)
-    v = _affine(normalized, gamma, beta)
+    wide = x.to(kind)
+    mean, _, inverse = moments(wide, mean, var, training, eps)
+    normalized = normalize(wide, mean, inverse)
+    v = affine(normalized, gamma, beta)
     dw1 = db1 = dw2 = db2 = None
     if w1 is not None:
         z = v.mean((2, 3))
@@ -347,17 +321,12 @@ def derivative(dy: Tensor, x: Tensor, y: Tensor | None, *others: Any) -> tuple[T
         dw1, db1 = dhidden.transpose(0, 1) @ z, None if b1 is None else dhidden.sum(0)
         of_mean = (dhidden @ w1) / (x.shape[2] * x.shape[3])
         dv = masked * s[:, :, None, None] + of_mean[:, :, None, None]
-    along = (dv * normalized).sum(space)
-    dx = dv
-    if training:
-        count = x.shape[0] * x.shape[2] * x.shape[3]
-        dx = dv - (dv.sum(space) / count)[:, None, None] - normalized * (along / count)[:, None, None]
-    dx = dx * (inverse if gamma is None else inverse * gamma)[:, None, None]
+    dx, dgamma, dbeta = norm_gradients(dv, normalized, inverse, gamma, training)
     return (
         dx.to(x.dtype),
         None if y is None else masked.to(x.dtype),
-        None if gamma is None else along,
-        None if beta is None else dv.sum(space),
+        None if gamma is None else dgamma,
+        None if beta is None else dbeta,
         dw1,
         db1,
         dw2,
