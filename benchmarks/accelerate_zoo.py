@@ -30,7 +30,7 @@ from torch.utils._pytree import tree_leaves
 
 import senet
 from senet.gates import gated_layers
-from senet.nn import gated_norm
+from senet.fusion import deferred
 
 HERE = Path(__file__)
 KEPT = HERE.with_suffix(".jsonl")
@@ -127,7 +127,7 @@ def examined(name: str) -> dict[str, Any]:
 
 
 def work(names: list[str]) -> None:
-    gated_norm.MIN_ELEMENTS = 0  # type: ignore[misc]
+    deferred.MIN_ELEMENTS = 0  # type: ignore[misc]
     torch.set_num_threads(1)
     for name in names:
         print(json.dumps({"name": name, "begun": True}), flush=True)

@@ -55,7 +55,7 @@ def derived(
 
 def assert_agrees(given: list[Tensor], dy: Tensor, **options: Any) -> None:
     """With float64, to rounding: within ten times the error of the definition in the same type where that is more."""
-    exact = derived(definition, [t.double() for t in given], dy.double(), **options)
+    exact = derived(definition, [None if t is None else t.double() for t in given], dy.double(), **options)
     usual = derived(definition, given, dy, **options)
     found = derived(bn_act_gate, given, dy, **options)
     for right, plain, ours in zip(exact, usual, found, strict=True):
@@ -78,6 +78,21 @@ def test_equals_the_definition(
     given = values(shape, dtype, layout)
     dy = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     assert_agrees(given, dy, training=training, activation=activation)
+
+
+@needs_kernel
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    st.tuples(st.integers(1, 4), st.integers(1, 70), st.integers(1, 9), st.integers(1, 9)),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.sampled_from(sorted(LAYOUTS)),
+    st.integers(0, len(ACTIVATIONS) - 1),
+)
+def test_without_a_norm(shape: tuple[int, int, int, int], dtype: torch.dtype, layout: str, activation: int) -> None:
+    given = values(shape, dtype, layout)
+    given[3] = given[4] = None  # type: ignore[call-overload]
+    dy = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    assert_agrees(given, dy, training=False, activation=activation)
 
 
 @needs_kernel
@@ -126,8 +141,8 @@ def test_refuses_a_gate_of_another_shape_and_an_unknown_activation() -> None:
         bn_act_gate(*given, lambda z: z.flatten(1), training=True, eps=1e-5, activation=1)
     with pytest.raises(ValueError, match="activation=6"):
         bn_act_gate(*given, torch.sigmoid, training=True, eps=1e-5, activation=6)
-    with pytest.raises(ValueError, match="needs mean and var"):
-        bn_act_gate(*given[:3], None, None, torch.sigmoid, training=False, eps=1e-5, activation=1)
+    with pytest.raises(ValueError, match="needs both mean and var"):
+        bn_act_gate(*given[:4], None, torch.sigmoid, training=False, eps=1e-5, activation=1)
 
 
 @pytest.mark.parametrize("shape", [(0, 8, 4, 4), (2, 8, 0, 4)])
@@ -174,6 +189,25 @@ def test_plain_gradients_equal_autograd(training: bool, activation: int) -> None
 def test_slopes(function: Callable[[Tensor], Tensor], slope: Callable[[Tensor], Tensor]) -> None:
     v = torch.linspace(-7.05, 7.05, 200, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(slope(v), torch.autograd.grad(function(v).sum(), v)[0], rtol=1e-9, atol=1e-9)
+
+
+@needs_kernel
+@pytest.mark.parametrize("training", [True, False])
+def test_under_transforms(training: bool) -> None:
+    """`vmap`, forward derivatives and per-sample gradients: the plain operations, which have all rules."""
+    x, gamma, beta, mean, var, *_ = values((2, 8, 6, 6), torch.float32, "contiguous")
+
+    def compute(x: Tensor) -> Tensor:
+        return bn_act_gate(x, gamma, beta, mean, var, torch.sigmoid, training=training, eps=1e-3, activation=3)[0]
+
+    several = torch.stack([x, 2 * x])
+    torch.testing.assert_close(torch.func.vmap(compute)(several), torch.stack([compute(x), compute(2 * x)]))
+    along = torch.randn_like(x)
+    _, slope = torch.func.jvp(compute, (x,), (along,))
+    step = 1e-2
+    torch.testing.assert_close(
+        slope, (compute(x + step * along) - compute(x - step * along)) / (2 * step), rtol=1e-2, atol=1e-2
+    )
 
 
 @needs_kernel

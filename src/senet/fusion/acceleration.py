@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
-from torch import Tensor, nn
+from torch import nn
 
+from senet.fusion.deferred import activation_inside, activation_name, defer, plain_type, restore
 from senet.gates.excitation import gate_from_means
 from senet.gates.recording import gated_layers
 from senet.graph.compiled import discard_compiled_code, plain_modules
@@ -15,33 +15,21 @@ from senet.graph.inputs import ExampleInputs
 from senet.graph.trace import trace
 from senet.graph.values import Call, Graph, Value
 from senet.models.stages import ResidualBlock
-from senet.nn.gated_norm import GatedNorm, PassedOver
+from senet.nn.inserted import inserted_after
 from senet.nn.optimized import refuse_optimized
-from senet.ops.activation_functions import ACTIVATIONS
 
 __all__ = ["AccelerateReport", "FusedAttention", "accelerate"]
-
-_ACTIVATIONS: Final[Mapping[str, str]] = {
-    "ReLU": "relu",
-    "ReLU6": "relu6",
-    "SiLU": "silu",
-    "Swish": "silu",
-    "Hardswish": "hard_swish",
-    "HardSwish": "hard_swish",
-    "GELU": "gelu",
-    "Identity": "identity",
-}
-"""Class of an activation of torch or timm, to its name in `ACTIVATIONS`."""
 
 
 @dataclass(frozen=True)
 class FusedAttention:
-    """Three modules that run as one operator.
+    """Modules that run as one operator.
 
     Attributes:
-        norm: Path of the norm.
-        activation: Name of the activation; "identity" if there is none.
         attention: Path of the attention layer.
+        norm: Path of the norm before it; None if the attention runs alone.
+        activation: Name of the activation between them; "identity" if there is none.
+        alone_because: Why the attention runs without the norm before it. Empty if it has one.
 
     Example:
         >>> import senet
@@ -50,9 +38,10 @@ class FusedAttention:
         'relu'
     """
 
-    norm: str
-    activation: str
     attention: str
+    norm: str | None
+    activation: str
+    alone_because: str = ""
 
 
 @dataclass
@@ -60,7 +49,7 @@ class AccelerateReport:
     """What `accelerate` did.
 
     Attributes:
-        fused: Norms that compute their activation and attention, in the order of computation.
+        fused: The attention layers that run as one operator, in the order of computation.
         left: Path of each other attention layer, to the reason why it runs as before.
 
     Example:
@@ -74,30 +63,34 @@ class AccelerateReport:
 
     fused: list[FusedAttention] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
-    _changed: list[nn.Module] = field(default_factory=list, repr=False)
+    _model: nn.Module | None = field(default=None, repr=False)
 
     def undo(self) -> None:
         """Let all modules compute as before."""
-        for module in self._changed:
-            module.__dict__.pop("forward", None)
-        self._changed.clear()
-        discard_compiled_code()
+        if self._model is not None:
+            restore(self._model)
+            discard_compiled_code()
 
     def __str__(self) -> str:
-        lines = [f"{len(self.fused)} of {len(self.fused) + len(self.left)} attention layers run with their norm"]
+        alone = [f for f in self.fused if f.norm is None]
+        with_norm = len(self.fused) - len(alone)
+        lines = [f"{with_norm} of {len(self.fused) + len(self.left)} attention layers run with their norm"]
         reasons: dict[str, list[str]] = {}
+        for layer in alone:
+            reasons.setdefault(f"run as one operator without a norm: {layer.alone_because}", []).append(layer.attention)
         for path, reason in self.left.items():
-            reasons.setdefault(reason, []).append(path)
-        lines += [f"{len(paths)} left ({paths[0]}, ...): {reason}" for reason, paths in reasons.items()]
+            reasons.setdefault(f"run as before: {reason}", []).append(path)
+        lines += [f"{len(paths)} ({paths[0]}, ...) {reason}" for reason, paths in reasons.items()]
         return "\n".join(lines)
 
 
 def accelerate(model: nn.Module, example_inputs: ExampleInputs | None = None) -> AccelerateReport:
-    """Let each batch norm compute its activation and the channel attention behind it in one operator, in place.
+    """Let each batch norm, its activation and the channel attention behind it run as one operator, in place.
 
     The network stays the same: its modules, parameters, buffers, hooks, checkpoints and results. Training keeps fewer
-    activations, and a step of most networks takes less time on a CPU (benchmarks/accelerate.md). Where the operator
-    can't be used (another device or type, hooks, `torch.compile`), the modules compute as before.
+    activations, and a step takes less time on a CPU (benchmarks/accelerate.md). An attention layer without a norm
+    before it runs as one operator alone. Where the operator can't be used (another device or type, hooks,
+    `torch.compile`), the modules compute as before.
 
     Args:
         model: A network of this package, of timm, of torchvision, or your own with such attention layers.
@@ -119,30 +112,30 @@ def accelerate(model: nn.Module, example_inputs: ExampleInputs | None = None) ->
     """
     refuse_optimized(model, "accelerate")
     layers = {id(layer): path for path, layer in gated_layers(model).items()}
-    report = AccelerateReport()
+    report = AccelerateReport(_model=model)
     if not layers:
         return report
     graph = trace(model, example_inputs)
     paths = {id(module): path for path, module in plain_modules(model).items()}
-    times, returned = graph.times_called(), graph.returned_by()
+    returned = graph.returned_by()
     seen = set()
     for call in graph.calls:
         if id(call.module) not in layers or id(call.module) in seen:
             continue
         seen.add(id(call.module))
         path = paths[id(call.module)]
-        found = _chain(call, graph, times, returned)
-        if isinstance(found, str):
-            report.left[path] = found
+        reason = _unfusable(call)
+        if reason:
+            report.left[path] = reason
             continue
-        norm, activation, inner, gate_of = found
-        report.fused.append(FusedAttention(paths[id(norm)], ACTIVATIONS[activation], path))
-        forward = GatedNorm(norm, activation=activation, inner=inner, attention=call.module, gate_of=gate_of)
-        _replace(norm, forward, report)
-        _replace(call.module, PassedOver(call.module, forward), report)
-        for module in inner:
-            if not _is_inside(module, norm):
-                _replace(module, PassedOver(module), report)
+        found = _chain(call, graph, returned)
+        if isinstance(found, str):
+            report.fused.append(FusedAttention(path, None, "identity", found))
+            defer(norm=None, activations=(), attention=call.module)
+        else:
+            norm, name, activations = found
+            report.fused.append(FusedAttention(path, paths[id(norm)], name))
+            defer(norm=norm, activations=activations, attention=call.module)
     for identity, path in layers.items():
         if identity not in seen:
             report.left[path] = "did not run on the example"
@@ -150,88 +143,50 @@ def accelerate(model: nn.Module, example_inputs: ExampleInputs | None = None) ->
     return report
 
 
-def _replace(module: nn.Module, forward: Callable[[Tensor], Tensor], report: AccelerateReport) -> None:
-    module.__dict__["forward"] = forward
-    report._changed.append(module)
-
-
-def _is_inside(module: nn.Module, owner: nn.Module) -> bool:
-    return any(module is inner for inner in owner.modules())
-
-
-_Chain = tuple[nn.Module, int, tuple[nn.Module, ...], Callable[[Tensor], Tensor]]
-
-
-def _chain(
-    call: Call, graph: Graph, times: Mapping[nn.Module, int], returned: Mapping[Value, list[Call]]
-) -> _Chain | str:
-    """Norm, number of the activation, its modules and the gate before an attention layer; or why there is no such."""
-    gate_of = gate_from_means(call.module)
-    if gate_of is None:
+def _unfusable(call: Call) -> str:
+    """Why an attention layer runs as before. Empty if the operator can compute it."""
+    if gate_from_means(call.module) is None:
         return "its gate is not computed from the means of channels alone"
-    if _has_own_forward(call.module):
+    if "forward" in call.module.__dict__:
         return "has a forward of its own"
-    if call.parent is not None and isinstance(call.parent.module, ResidualBlock):
+    block = call.parent.module if call.parent is not None else None
+    if isinstance(block, ResidualBlock) and block.placement == "standard":
         return "runs with the norm, the sum and the ReLU of its residual block already"
-    if len(call.inputs) != 1 or times[call.module] != 1:
-        return "runs several times for an image"
-    value, reader = call.inputs[0], call
-    inner: tuple[nn.Module, ...] = ()
-    activation = "identity"
+    return ""
+
+
+_Chain = tuple[nn.Module, str, tuple[nn.Module, ...]]
+
+
+def _chain(call: Call, graph: Graph, returned: Mapping[Value, list[Call]]) -> _Chain | str:
+    """Norm, name of the activation and its modules before an attention layer; or why there is no such."""
+    name, activations = "identity", ()
+    reader = call
     for _ in range(2):
-        if value in graph.root.outputs or not _read_only_within(value, reader):
+        if len(reader.inputs) != 1 or not _reads_alone(reader, graph):
             return "its input is also read elsewhere"
+        value = reader.inputs[0]
         makers = [c for c in returned.get(value, ()) if value.call.within(c)]
-        norm = next((c for c in makers if _is_norm(c.module)), None)
+        if reader.parent is not None and inserted_after(reader.parent.module) is reader.module:
+            makers.append(reader.parent)
+        norm = next((c.module for c in makers if _is_norm(c.module)), None)
         if norm is not None:
-            own = _activation_inside(norm.module)
-            if own is None or (own[0] != "identity" and activation != "identity"):
-                return f"its norm has an activation that the operator lacks ({type(norm.module).__name__})"
-            if own[0] != "identity":
-                activation = own[0]
-            if times[norm.module] != 1 or _has_own_forward(norm.module):
-                return "its norm runs several times for an image, or has a forward of its own"
-            return norm.module, ACTIVATIONS.index(activation), (*own[1], *inner), gate_of
-        act = next((c for c in makers if _name_of(c.module) is not None), None)
-        if act is None or len(act.inputs) != 1 or activation != "identity":
+            own = activation_inside(norm)
+            if own is None or (own != "identity" and name != "identity"):
+                return f"its norm has an activation that the operator lacks ({type(norm).__name__})"
+            return norm, own if name == "identity" else name, activations
+        act = next((c for c in makers if activation_name(c.module) is not None), None)
+        if act is None or name != "identity":
             break
-        if _has_own_forward(act.module):
-            return "its activation has a forward of its own"
-        activation, inner = _name_of(act.module) or "identity", (act.module,)
-        value, reader = act.inputs[0], act
+        name, activations, reader = activation_name(act.module) or "identity", (act.module,), act
     return "no batch norm and activation, as modules, come right before it"
 
 
-def _has_own_forward(module: nn.Module) -> bool:
-    forward = module.__dict__.get("forward")
-    return forward is not None and not isinstance(forward, GatedNorm | PassedOver)
-
-
-def _read_only_within(value: Value, reader: Call) -> bool:
-    return bool(value.users) and all(user.call.within(reader) for user in value.users)
-
-
-def _name_of(module: nn.Module) -> str | None:
-    """The name of an activation that the operator computes."""
-    kind = type(module)
-    if kind.__module__.partition(".")[0] not in ("torch", "timm"):
-        return None
-    if getattr(module, "approximate", "none") != "none":
-        return None  # GELU by tanh
-    return _ACTIVATIONS.get(kind.__name__)
+def _reads_alone(reader: Call, graph: Graph) -> bool:
+    value = reader.inputs[0]
+    return value not in graph.root.outputs and all(user.call.within(reader) for user in value.users)
 
 
 def _is_norm(module: nn.Module) -> bool:
-    kind = type(module)
+    kind = plain_type(module)
     return kind is nn.BatchNorm2d or (kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm."))
-
-
-def _activation_inside(norm: nn.Module) -> tuple[str, tuple[nn.Module, ...]] | None:
-    """Name and modules of the activation that is part of a norm; None if the operator lacks it."""
-    act, drop = getattr(norm, "act", None), getattr(norm, "drop", None)
-    if act is None:
-        return "identity", ()
-    name = _name_of(act)
-    if name is None or type(drop) is not nn.Identity:
-        return None
-    return name, (act, drop)

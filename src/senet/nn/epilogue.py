@@ -17,7 +17,15 @@ from senet.nn.squeeze import mean as spatial_mean
 from senet.ops import GATE_NUMBERS, bn_se_add_relu, choose
 from senet.ops.bn_se_add_relu import SIGNATURE
 
-__all__ = ["kernel_available", "norm_relu", "residual_epilogue", "untouched", "unwatched", "update_running_statistics"]
+__all__ = [
+    "kernel_available",
+    "norm_relu",
+    "residual_epilogue",
+    "running_statistics",
+    "untouched",
+    "unwatched",
+    "update_running_statistics",
+]
 
 # Smallest number of elements of a feature map for which the operator is as fast as the modules, by (attention,
 # training). For smaller ones its fixed cost dominates. Measured: benchmarks/operator_sizes.json.
@@ -78,11 +86,10 @@ def untouched(*modules: nn.Module) -> bool:
     return not _module._has_any_global_hook() and all(_unwatched(m, 0) for m in modules)
 
 
-def unwatched(*modules: nn.Module) -> bool:
-    """Whether there are no hooks on these modules; another `forward` doesn't count."""
-    return not _module._has_any_global_hook() and all(
-        not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks) for m in modules
-    )
+def unwatched(module: nn.Module) -> bool:
+    """Whether there are no hooks on a module, except that of inserted attention."""
+    hooks = 0 if inserted_after(module) is None else 1
+    return not _module._has_any_global_hook() and _unwatched(module, hooks)
 
 
 def _unwatched(module: nn.Module, hooks: int) -> bool:
@@ -136,10 +143,10 @@ def _is_fusible(se: nn.Module) -> bool:
 
 def _fused(x: Tensor, norm: nn.BatchNorm2d, se: nn.Module | None, shortcut: Tensor | None) -> Tensor | None:
     """Return the operator's result. None if it doesn't accept these tensors, or would differ from the modules."""
-    mean, var = norm.running_mean, norm.running_var
-    if (mean is None) != (var is None) or (norm.training and x.numel() == x.shape[1]):
-        return None  # the norm raises its own error
-    training = norm.training or mean is None
+    statistics = running_statistics(norm, x)
+    if statistics is None:
+        return None
+    training = norm.training or norm.running_mean is None
     w1 = b1 = w2 = b2 = None
     gate = 0
     if isinstance(se, SqueezeExcite):
@@ -147,32 +154,48 @@ def _fused(x: Tensor, norm: nn.BatchNorm2d, se: nn.Module | None, shortcut: Tens
         gate = GATE_NUMBERS[se.activate]
         if x.dtype is not torch.float32 and not torch.is_autocast_enabled("cpu"):
             return None  # the linear layers raise their own error
-    tracked = norm.training and norm.track_running_stats and mean is not None
-    if tracked and not all(t.is_contiguous() for t in (mean, var) if t is not None):
-        return None  # statistics that share memory can't be written
     # The statistics are checked even if they are only written.
-    tensors = (x, shortcut, norm.weight, norm.bias, mean, var, w1, b1, w2, b2)
-    if not SIGNATURE.takes(tensors) or any(t is not None and t.requires_grad for t in (mean, var)):
+    if not SIGNATURE.takes((x, shortcut, norm.weight, norm.bias, *statistics, w1, b1, w2, b2)):
         return None
-    used = (None, None) if training else (mean, var)
-    y, statistics, _ = bn_se_add_relu(
+    used = (None, None) if training else statistics
+    y, of_batch, _ = bn_se_add_relu(
         x, shortcut, norm.weight, norm.bias, *used, w1, b1, w2, b2, training, norm.eps, gate
     )  # fmt: skip
-    if tracked:
-        assert mean is not None
-        assert var is not None
-        update_running_statistics(norm, mean, var, statistics)
+    update_running_statistics(norm, of_batch)
     return y
 
 
+def running_statistics(norm: nn.BatchNorm2d, x: Tensor) -> tuple[Tensor | None, Tensor | None] | None:
+    """Return running mean and variance. None if an operator can't compute this norm of x as the module does."""
+    mean, var = norm.running_mean, norm.running_var
+    if (mean is None) != (var is None) or (norm.training and x.numel() == x.shape[1]):
+        return None  # the norm raises its own error
+    given = [t for t in (mean, var) if t is not None]
+    if any(t.requires_grad for t in given) or (_tracks(norm) and not all(t.is_contiguous() for t in given)):
+        return None  # statistics that share memory can't be written
+    return mean, var
+
+
+def _tracks(norm: nn.BatchNorm2d) -> bool:
+    return norm.training and norm.track_running_stats and norm.running_mean is not None
+
+
 @torch.no_grad()
-def update_running_statistics(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, statistics: Tensor) -> None:
-    """Update the running statistics as `nn.BatchNorm2d` does."""
+def update_running_statistics(norm: nn.BatchNorm2d, statistics: Tensor) -> None:
+    """Update the running statistics as `nn.BatchNorm2d` does, if it does.
+
+    Args:
+        norm: The norm.
+        statistics: Mean and unbiased variance of the batch, (2, C).
+    """
+    if not _tracks(norm):
+        return
     momentum = norm.momentum
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
         if momentum is None:
             momentum = 1 / float(norm.num_batches_tracked)
     momentum = momentum or 0.0
-    for running, batch in zip((mean, var), statistics, strict=True):
+    for running, batch in zip((norm.running_mean, norm.running_var), statistics, strict=True):
+        assert running is not None
         running.mul_(1 - momentum).add_(batch, alpha=momentum)

@@ -1,8 +1,8 @@
 """Batch norm, activation and a channel gate without the feature maps between them: `y = gate(mean(a(v))) * a(v)`.
 
-The first call reads x and returns the mean of each sample and channel. The caller computes the gate from these (N, C)
-numbers with any modules. The second call reads x again and writes the result. The backward pass reads dy and x twice,
-as that of a norm does:
+The squeeze reads x and returns the mean of each sample and channel. The caller computes the gate from these (N, C)
+numbers with any modules. The scale reads x again and writes the result. The backward pass reads dy and x twice, as that
+of a norm does:
 
 - The first pass adds up five products for each sample and channel. The first of them is the gradient of the gate.
 - The gate's own modules turn it into the gradient m of the mean.
@@ -15,18 +15,19 @@ Source: Hu et al. 2018, eqs. 2-4; the sums follow from the chain rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from senet.ops.activation_functions import ACTIVATION_FUNCTIONS, ACTIVATION_SLOPES
-from senet.ops.arguments import Signature, eager, memory_format
+from senet.ops.arguments import Signature, eager, memory_format, needs_gradient
 from senet.ops.batch_norm import affine, contiguous, moments, norm_gradients, normalize, unbiased
 from senet.ops.cpu import choose, gated_step
 
-__all__ = ["SIGNATURE", "bn_act_gate", "definition"]
+__all__ = ["SIGNATURE", "Squeezed", "bn_act_gate", "bn_act_squeeze", "definition"]
 
 SIGNATURE: Final = Signature(
     "bn_act_gate",
@@ -35,6 +36,34 @@ SIGNATURE: Final = Signature(
 )
 
 GateOf = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Squeezed:
+    """The operator after its squeeze.
+
+    Attributes:
+        means: Of `a(v)`, (N, C, 1, 1).
+        statistics: Mean and unbiased variance of the batch, (2, C), if training.
+    """
+
+    means: Tensor
+    statistics: Tensor
+    _scaled: Callable[[Tensor], Tensor]
+
+    def scaled(self, gate: Tensor) -> Tensor:
+        """Return `gate * a(v)`, in the memory format of x.
+
+        Args:
+            gate: (N, C, 1, 1).
+
+        Raises:
+            ValueError: The gate has another shape.
+        """
+        if gate.shape != self.means.shape:
+            expected = tuple(self.means.shape)
+            raise ValueError(f"bn_act_gate: the gate has shape {tuple(gate.shape)}; it must be {expected}")
+        return self._scaled(gate)
 
 
 def bn_act_gate(
@@ -49,33 +78,62 @@ def bn_act_gate(
     eps: float,
     activation: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return `gate_of(mean(a(v))) * a(v)` with `v = batch_norm(x)`.
+    """Return `gate_of(mean(a(v))) * a(v)` with `v = batch_norm(x)`, and the statistics.
+
+    `bn_act_squeeze` describes the arguments; `gate_of` computes the gate from the means, (N, C, 1, 1) both, and may use
+    any modules.
+    """
+    squeezed = bn_act_squeeze(x, gamma, beta, mean, var, training=training, eps=eps, activation=activation)
+    return squeezed.scaled(gate_of(squeezed.means)), squeezed.statistics
+
+
+def bn_act_squeeze(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    *,
+    training: bool,
+    eps: float,
+    activation: int,
+) -> Squeezed:
+    """Compute the means of `a(v)`, from which the caller computes the gate.
 
     Args:
         x: (N, C, H, W), float32 or bfloat16 on the CPU; all parameters are float32.
         gamma: (C,) of the norm; None is one.
         beta: (C,) of the norm; None is zero.
-        mean: (C,), not used if training.
+        mean: (C,), not used if training. None for mean and var without training: `v = gamma x + beta`.
         var: (C,), not used if training.
-        gate_of: Computes the gate, (N, C, 1, 1), from the means, (N, C, 1, 1) float32. It may use any modules.
         training: The norm takes the batch's statistics.
         eps: Of the norm.
         activation: Number of the activation a in `ACTIVATION_FUNCTIONS`.
 
-    Returns:
-        The result, in the memory format of x; mean and unbiased variance of the batch, (2, C), if training.
-
     Raises:
-        ValueError: Sizes, types or devices don't belong together, or the gate has another shape.
+        ValueError: Sizes, types or devices don't belong together.
     """
     _check(x, gamma, beta, mean, var, training, activation)
-    step = _Step(training, eps, activation)
-    z, token, statistics, saved = _Squeeze.apply(x, gamma, beta, mean, var, step)
-    gate = gate_of(z)
-    n, c = x.shape[:2]
-    if gate.shape != (n, c, 1, 1):
-        raise ValueError(f"bn_act_gate: the gate has shape {tuple(gate.shape)}; it must be ({n}, {c}, 1, 1)")
-    return _Excite.apply(x, gate, token, gamma, beta, mean, var, saved, step), statistics
+    parameters, options = (gamma, beta, mean, var), (training, eps, activation)
+    if choose().library is None or not x.numel() or not eager(x, *parameters):
+        a, statistics = _activated(x, *parameters, *options)
+
+        def multiplied(gate: Tensor) -> Tensor:
+            return (a * gate.to(a.dtype)).to(x.dtype).contiguous(memory_format=memory_format(x))
+
+        return Squeezed(a.mean((2, 3), keepdim=True), statistics, multiplied)
+    if not needs_gradient((x, gamma, beta)):
+        z, statistics, saved = _squeeze(x, parameters, options)
+
+        def scaled(gate: Tensor) -> Tensor:
+            if needs_gradient((gate,)):  # the gate's layers are trained, and nothing before them
+                return _Excite.apply(x, gate, None, *parameters, saved, _Step(options))  # type: ignore[no-any-return]
+            return _excite(x, gate, saved, parameters, options)
+
+        return Squeezed(z, statistics, scaled)
+    step = _Step(options)
+    z, token, statistics, saved = _Squeeze.apply(x, *parameters, step)
+    return Squeezed(z, statistics, lambda gate: _Excite.apply(x, gate, token, *parameters, saved, step))
 
 
 def definition(
@@ -91,8 +149,7 @@ def definition(
     activation: int,
 ) -> tuple[Tensor, Tensor]:
     """What the operator computes, in plain PyTorch: any device, any type, differentiable twice."""
-    v, statistics, _ = _normed(x.to(torch.promote_types(x.dtype, torch.float32)), gamma, beta, mean, var, training, eps)
-    a = ACTIVATION_FUNCTIONS[activation](v)
+    a, statistics = _activated(x, gamma, beta, mean, var, training, eps, activation)
     return (a * gate_of(a.mean((2, 3), keepdim=True)).to(a.dtype)).to(x.dtype), statistics
 
 
@@ -106,12 +163,37 @@ def _check(
     activation: int,
 ) -> None:
     SIGNATURE.check((x, gamma, beta, mean, var))
-    if not training and (mean is None or var is None):
-        raise ValueError("bn_act_gate: without training it needs mean and var")
+    if not training and (mean is None) != (var is None):
+        raise ValueError("bn_act_gate: without training it needs both mean and var, or neither for no norm")
     if training and x.numel() == x.shape[1]:
         raise ValueError(f"bn_act_gate: expected more than 1 value per channel when training, got {tuple(x.shape)}")
     if not 0 <= activation < len(ACTIVATION_FUNCTIONS):
         raise ValueError(f"bn_act_gate: activation={activation} is none; use 0..{len(ACTIVATION_FUNCTIONS) - 1}")
+
+
+# --- by the kernel ----------------------------------------------------------------------------------------------------
+
+_Parameters = Sequence[Tensor | None]
+_Options = tuple[bool, float, int]
+
+
+def _squeeze(x: Tensor, parameters: _Parameters, options: _Options) -> tuple[Tensor, Tensor, Tensor]:
+    """The means, the statistics, and the vectors that the other calls need."""
+    n, c = x.shape[:2]
+    z, statistics = x.new_empty((n, c, 1, 1), dtype=torch.float32), x.new_empty((2, c), dtype=torch.float32)
+    saved = x.new_empty((3 * c,), dtype=torch.float32)
+    whole = x.contiguous(memory_format=memory_format(x))
+    gated_step.squeeze(whole, contiguous(parameters), options, (statistics, saved, z))
+    return z, statistics, saved
+
+
+def _excite(x: Tensor, gate: Tensor, saved: Tensor, parameters: _Parameters, options: _Options) -> Tensor:
+    kept = memory_format(x)
+    y = torch.empty_like(x, memory_format=kept)
+    gated_step.excite(
+        x.contiguous(memory_format=kept), saved, gate.float().contiguous(), contiguous(parameters), options, y
+    )  # fmt: skip
+    return y
 
 
 class _Step:
@@ -121,13 +203,9 @@ class _Step:
     gradients of all its results: of the means, which come by the gate, and of the token, which come from `_Excite`.
     """
 
-    def __init__(self, training: bool, eps: float, activation: int) -> None:
-        self.training, self.eps, self.activation = training, eps, activation
+    def __init__(self, options: _Options) -> None:
+        self.options = options
         self.gradient: tuple[Tensor, Tensor, Tensor] | None = None
-
-    @property
-    def options(self) -> tuple[bool, float, int]:
-        return self.training, self.eps, self.activation
 
 
 class _Squeeze(torch.autograd.Function):
@@ -135,18 +213,8 @@ class _Squeeze(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        parameters, step = arguments[:4], arguments[4]
-        n, c = x.shape[:2]
-        kept = memory_format(x)
-        if choose().library is None or not x.numel():
-            gamma, beta, mean, var = parameters
-            v, statistics, saved = _normed(_wide(x), gamma, beta, mean, var, step.training, step.eps)
-            z = ACTIVATION_FUNCTIONS[step.activation](v).mean((2, 3), keepdim=True)
-        else:
-            z, statistics = x.new_empty((n, c, 1, 1), dtype=torch.float32), x.new_empty((2, c), dtype=torch.float32)
-            saved = x.new_empty((3 * c,), dtype=torch.float32)
-            numbers = (x.contiguous(memory_format=kept), contiguous(parameters), step.options)
-            gated_step.squeeze(*numbers, (statistics, saved, z))
+        *parameters, step = arguments
+        z, statistics, saved = _squeeze(x, parameters, step.options)
         token = x.new_zeros((), dtype=torch.float32)
         ctx.mark_non_differentiable(statistics, saved)
         ctx.set_materialize_grads(False)
@@ -181,21 +249,11 @@ class _Excite(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor, *arguments: Any) -> Tensor:
-        _token, gamma, beta, mean, var, saved, step = arguments
-        parameters = (gamma, beta, mean, var)
-        kept = memory_format(x)
-        wide = gate.float().contiguous()
-        if choose().library is None or not x.numel():
-            v = _normed(_wide(x), gamma, beta, mean, var, step.training, step.eps)[0]
-            y = (ACTIVATION_FUNCTIONS[step.activation](v) * wide).to(x.dtype).contiguous(memory_format=kept)
-        else:
-            y = torch.empty_like(x, memory_format=kept)
-            numbers = (x.contiguous(memory_format=kept), saved, wide)
-            gated_step.excite(*numbers, contiguous(parameters), step.options, y)
+        _token, *parameters, saved, step = arguments
         ctx.save_for_backward(x, gate, *parameters, saved)
         ctx.step = step
         ctx.set_materialize_grads(False)
-        return y
+        return _excite(x, gate, saved, parameters, step.options)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -204,8 +262,7 @@ class _Excite(torch.autograd.Function):
         x, gate, *parameters, saved = ctx.saved_tensors
         step: _Step = ctx.step
         step.gradient = None
-        plain = torch.is_grad_enabled() or not eager(dy) or type(dy) is not Tensor  # to be derived again, or in batches
-        if plain or choose().library is None or not x.numel():
+        if torch.is_grad_enabled() or not eager(dy) or type(dy) is not Tensor:  # to be derived again, or in batches
             dx, dgate, dgamma, dbeta = _excite_back(dy, x, gate, *parameters, *step.options)
             return dx, dgate, None, dgamma, dbeta, None, None, None, None
         n, c = x.shape[:2]
@@ -227,6 +284,13 @@ def _wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def _activated(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    """The activated norm in at least float32, and the statistics."""
+    *norm, activation = others
+    v, statistics = _normed(_wide(x), *norm)
+    return ACTIVATION_FUNCTIONS[activation](v), statistics
+
+
 def _normed(
     x: Tensor,
     gamma: Tensor | None,
@@ -235,12 +299,20 @@ def _normed(
     var: Tensor | None,
     training: bool,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The norm's result, mean and unbiased variance (2, C), and the vectors that are kept (3 C)."""
-    mean, var, inverse = moments(x, mean, var, training, eps)
-    saved = torch.cat([mean, torch.zeros_like(mean), inverse])
+) -> tuple[Tensor, Tensor]:
+    """The norm's result, and mean and unbiased variance, (2, C)."""
+    mean, var, inverse = _moments(x, mean, var, training, eps)
     statistics = torch.stack([mean, unbiased(x, var)])
-    return affine(normalize(x, mean, inverse), gamma, beta), statistics.detach(), saved.detach()
+    return affine(normalize(x, mean, inverse), gamma, beta), statistics.detach()
+
+
+def _moments(
+    x: Tensor, mean: Tensor | None, var: Tensor | None, training: bool, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    if training or mean is not None:
+        return moments(x, mean, var, training, eps)
+    one = x.new_ones(x.shape[1])  # no norm
+    return torch.zeros_like(one), one, one
 
 
 def _norm_back(
@@ -255,7 +327,7 @@ def _norm_back(
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of x, gamma and beta from that of the norm's result."""
     wide = _wide(x)
-    mean, _, inverse = moments(wide, mean, var, training, eps)
+    mean, _, inverse = _moments(wide, mean, var, training, eps)
     dx, dgamma, dbeta = norm_gradients(dv, normalize(wide, mean, inverse), inverse, gamma, training)
     return dx.to(x.dtype), None if gamma is None else dgamma, None if beta is None else dbeta
 
@@ -263,7 +335,7 @@ def _norm_back(
 def _squeeze_back(dz: Tensor, x: Tensor, *others: Any) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The gradients of x, gamma and beta from that of the means, themselves differentiable."""
     *norm, activation = others
-    v, _, _ = _normed(_wide(x), *norm)
+    v, _ = _normed(_wide(x), *norm)
     dv = dz / (x.shape[2] * x.shape[3]) * ACTIVATION_SLOPES[activation](v)
     return _norm_back(dv, x, *norm)
 
@@ -273,7 +345,7 @@ def _excite_back(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """The gradients of x, the gate, gamma and beta from that of the result, themselves differentiable."""
     *norm, activation = others
-    v, _, _ = _normed(_wide(x), *norm)
+    v, _ = _normed(_wide(x), *norm)
     wide = dy.to(v.dtype)
     dgate = (wide * ACTIVATION_FUNCTIONS[activation](v)).sum((2, 3), keepdim=True).to(gate.dtype)
     dx, dgamma, dbeta = _norm_back(wide * gate.to(v.dtype) * ACTIVATION_SLOPES[activation](v), x, *norm)

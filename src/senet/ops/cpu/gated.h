@@ -110,9 +110,9 @@ static int gated_forward(const struct senet_step *step, int64_t activation, cons
         first_pixel(step, x, s.pivot);
     else
         for (long i = 0; i < c; i++) {
-            s.pivot[i] = step->mean[i];
+            s.pivot[i] = step->mean ? step->mean[i] : 0; /* without statistics there is no norm */
             s.shift[i] = 0;
-            s.inverse[i] = (float)(1 / sqrt((double)step->var[i] + step->eps));
+            s.inverse[i] = step->var ? (float)(1 / sqrt((double)step->var[i] + step->eps)) : 1;
         }
     if (step->training || straight) {
         struct run run = {.step = step, .layout = &l, .passes = passes_for(step), .maps = {.x = x}};

@@ -1,0 +1,302 @@
+"""Norm, activation and channel attention as one operator, in a network's own modules: the norm waits for the attention.
+
+`defer` gives a module another class, as `torch.nn.utils.parametrize` does. The norm then returns a feature map that is
+not computed yet, activations behind it add themselves, and the attention layer computes all three in one operator.
+Whatever else reads the feature map makes the modules compute it, so that no path through a network is wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import types
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from senet.gates.excitation import gate_from_means
+from senet.nn.epilogue import kernel_available, running_statistics, unwatched, update_running_statistics
+from senet.ops.activation_functions import ACTIVATIONS
+from senet.ops.arguments import needs_gradient
+from senet.ops.bn_act_gate import SIGNATURE, Squeezed, bn_act_squeeze
+
+__all__ = ["DeferredFeatureMap", "activation_inside", "activation_name", "defer", "plain_type", "restore"]
+
+MIN_ELEMENTS: Final = 1 << 15
+"""Smallest number of elements of a feature map for which the operator is used; below, its fixed cost dominates."""
+
+_ACTIVATIONS: Final = {
+    "ReLU": "relu",
+    "ReLU6": "relu6",
+    "SiLU": "silu",
+    "Swish": "silu",
+    "Hardswish": "hard_swish",
+    "HardSwish": "hard_swish",
+    "GELU": "gelu",
+    "Identity": "identity",
+}
+"""Class of an activation of torch or timm, to its name in `ACTIVATIONS`."""
+
+_PLAIN: Final = "_senet_plain"
+"""Attribute of a class made here: the class behind it."""
+
+
+def activation_name(module: nn.Module) -> str | None:
+    """Return the name in `ACTIVATIONS` of what a module computes. None if the operator lacks it."""
+    kind = plain_type(module)
+    if kind.__module__.partition(".")[0] not in ("torch", "timm") or getattr(module, "approximate", "none") != "none":
+        return None  # not GELU by tanh
+    return _ACTIVATIONS.get(kind.__name__)
+
+
+def activation_inside(norm: nn.Module) -> str | None:
+    """Return the name of the activation that is part of a norm (timm). None if the operator lacks it."""
+    act = getattr(norm, "act", None)
+    if act is None:
+        return "identity"
+    return activation_name(act) if type(getattr(norm, "drop", None)) is nn.Identity else None
+
+
+class _NormCall:
+    """A call of a norm that waits for its attention layer.
+
+    Args:
+        norm: The norm.
+        x: Its input, (N, C, H, W).
+    """
+
+    def __init__(self, norm: _DeferredNorm, x: Tensor) -> None:
+        self.norm, self.x = norm, x
+        self.records_gradients = torch.is_grad_enabled()
+        self.has_run, self.value = False, None
+
+    def read(self, module: _DeferredActivation | None) -> Tensor:
+        """Return the norm's result, or that of the activation behind it, computed by the modules."""
+        with torch.set_grad_enabled(self.records_gradients):
+            if self.value is None:
+                self.value = self.norm._again(self.x) if self.has_run else self.norm._plain(self.x)
+                self.has_run = True
+            return self.value if module is None else module._plain(self.value)
+
+    def can_wait(self) -> bool:
+        """Whether nobody has used the result, and gradients are recorded as they were."""
+        return not self.has_run and self.records_gradients is torch.is_grad_enabled()
+
+    def squeezed(self, activation: int) -> Squeezed:
+        """Run norm, activation and squeeze."""
+        self.has_run = True
+        return self.norm._squeezed(self.x, activation)
+
+
+class DeferredFeatureMap(Tensor):
+    """The feature map after a norm, or after a norm and its activation, before it is computed.
+
+    Args:
+        call: The norm's call.
+        activation: Number of the activation in `ACTIVATIONS`, of the norm or of `module`.
+        module: The activation behind the norm, if there is one.
+    """
+
+    _call: _NormCall
+    _activation: int
+    _module: _DeferredActivation | None
+    _value: Tensor | None
+
+    @classmethod
+    def after(cls, call: _NormCall, activation: int, module: _DeferredActivation | None = None) -> DeferredFeatureMap:
+        """Make the feature map of a norm's call."""
+        norm: Any = call.norm
+        if needs_gradient((call.x, norm.weight, norm.bias)):
+            return _Wait.apply(call.x, norm.weight, norm.bias, call, activation, module)  # type: ignore[no-any-return]
+        return cls._made(call, activation, module)
+
+    @classmethod
+    def _made(cls, call: _NormCall, activation: int, module: _DeferredActivation | None) -> DeferredFeatureMap:
+        x = call.x
+        made: Any = Tensor._make_wrapper_subclass(cls, x.shape, x.stride(), dtype=x.dtype, device=x.device)  # type: ignore[attr-defined]
+        made._call, made._activation, made._module, made._value = call, activation, module, None
+        return made  # type: ignore[no-any-return]
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], kinds: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Any operation reads the feature map."""
+        del kinds
+        args, kwargs = tree_map_only(DeferredFeatureMap, DeferredFeatureMap.read, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Callable[..., Any], kinds: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Read it for an operation that got past `__torch_function__`, below autograd."""
+        return cls.__torch_function__(func, kinds, args, kwargs)
+
+    def read(self) -> Tensor:
+        """Return the feature map, computed by the modules."""
+        if self._value is None:
+            self._value = self._call.read(self._module)
+        return self._value
+
+    def activated(self, module: _DeferredActivation, activation: int) -> DeferredFeatureMap | None:
+        """Return this feature map with an activation behind it. None if it can't wait any longer."""
+        if self._activation or not self._call.can_wait():
+            return None
+        return DeferredFeatureMap.after(self._call, activation, module)
+
+    def squeezed(self) -> Squeezed | None:
+        """Run the operator up to its squeeze. None if the feature map was used before."""
+        return self._call.squeezed(self._activation) if self._call.can_wait() else None
+
+
+class _Wait(torch.autograd.Function):
+    """The history of a `DeferredFeatureMap`, for gradients that come to itself.
+
+    Operations that use `__torch_function__` have the history of the modules. Functions that autograd calls past it (a
+    custom `autograd.Function`, the full backward hook of a module between norm and attention) have this one.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _NormCall, *others: Any
+    ) -> DeferredFeatureMap:
+        ctx.save_for_backward(x, weight, bias)
+        ctx.norm, (activation, ctx.module) = call.norm, others
+        return DeferredFeatureMap._made(call, activation, ctx.module)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = ctx.saved_tensors
+        with torch.enable_grad():
+            y = ctx.norm._again(inputs[0])
+            if ctx.module is not None:
+                y = ctx.module._plain(y)
+        wanted = [t for t, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True) if needed]
+        found = iter(torch.autograd.grad(y, wanted, dy, create_graph=torch.is_grad_enabled()))
+        return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None, None
+
+
+class _Deferring(nn.Module):
+    """Base of the classes that stand before a module's own class."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As the module's own `forward`."""
+        if len(args) == 1 and not kwargs:
+            y = self._deferred(args[0])
+            if y is not None:
+                return y
+        return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+    def _deferred(self, x: Any) -> Tensor | None:
+        """Return the result without computing all of it. None to use the module's own `forward`."""
+        raise NotImplementedError
+
+    def _plain(self, x: Tensor) -> Tensor:
+        return super().forward(x)  # type: ignore[misc, no-any-return]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A pickled network has its own classes, and loads without this package."""
+        del protocol  # that of protocol 0 names the class, the others compare it with the object's
+        function, args, *others = super().__reduce_ex__(0)
+        return function, (plain_type(self), *args[1:]), *others
+
+
+class _DeferredNorm(_Deferring):
+    running_mean: Tensor | None
+    track_running_stats: bool
+
+    def _deferred(self, x: Any) -> Tensor | None:
+        norm: Any = self
+        if not _is_large(x) or not unwatched(self) or not all(map(unwatched, self.children())):
+            return None
+        statistics = running_statistics(norm, x)
+        if statistics is None or not SIGNATURE.takes((x, norm.weight, norm.bias, *statistics)):
+            return None
+        return DeferredFeatureMap.after(_NormCall(self, x), ACTIVATIONS.index(activation_inside(self) or "identity"))
+
+    def _squeezed(self, x: Tensor, activation: int) -> Squeezed:
+        norm: Any = self
+        training = norm.training or norm.running_mean is None
+        mean, var = (None, None) if training else (norm.running_mean, norm.running_var)
+        options = {"training": training, "eps": norm.eps, "activation": activation}
+        squeezed = bn_act_squeeze(x, norm.weight, norm.bias, mean, var, **options)
+        update_running_statistics(norm, squeezed.statistics)
+        return squeezed
+
+    def _again(self, x: Tensor) -> Tensor:
+        """Compute the norm without a second update of its running statistics."""
+        tracks, self.track_running_stats = self.track_running_stats, False
+        try:
+            return self._plain(x)
+        finally:
+            self.track_running_stats = tracks
+
+
+class _DeferredActivation(_Deferring):
+    def _deferred(self, x: Any) -> Tensor | None:
+        if type(x) is not DeferredFeatureMap or not unwatched(self):
+            return None
+        return x.activated(self, ACTIVATIONS.index(activation_name(self) or "identity"))
+
+
+class _DeferredAttention(_Deferring):
+    def _deferred(self, x: Any) -> Tensor | None:
+        gate_of = gate_from_means(self)
+        if gate_of is None:
+            return None
+        if type(x) is DeferredFeatureMap:
+            squeezed = x.squeezed()
+        elif _is_large(x) and SIGNATURE.takes((x, None, None, None, None)):
+            squeezed = bn_act_squeeze(x, None, None, None, None, training=False, eps=0.0, activation=0)
+        else:
+            return None
+        return None if squeezed is None else squeezed.scaled(gate_of(squeezed.means))
+
+
+def _is_large(x: Any) -> bool:
+    """Whether it is a feature map large enough for the operator to be faster, and the kernel is available."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False  # Inductor fuses the modules' plain operations itself
+    return isinstance(x, Tensor) and x.ndim == 4 and x.numel() >= MIN_ELEMENTS and kernel_available()
+
+
+@functools.cache
+def _deferring(kind: type[nn.Module], role: type[_Deferring]) -> type[nn.Module]:
+    """Return a class before another, of the same name."""
+    names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__, _PLAIN: kind}
+    return types.new_class(kind.__name__, (role, kind), exec_body=lambda body: body.update(names))
+
+
+def defer(*, norm: nn.Module | None, activations: Iterable[nn.Module], attention: nn.Module) -> None:
+    """Let norm and activations wait for the attention layer, which computes all in one operator. Again is harmless.
+
+    Args:
+        norm: `nn.BatchNorm2d`, or timm's with an activation. None for attention alone.
+        activations: The activations between norm and attention.
+        attention: A layer for which `gate_from_means` has a gate.
+    """
+    roles = [(attention, _DeferredAttention), *((a, _DeferredActivation) for a in activations)]
+    for module, role in [*roles, *([] if norm is None else [(norm, _DeferredNorm)])]:
+        if plain_type(module) is type(module):
+            module.__class__ = _deferring(type(module), role)
+
+
+def plain_type(module: nn.Module) -> type[nn.Module]:
+    """Return the class that a module had before `defer`."""
+    return vars(type(module)).get(_PLAIN, type(module))  # type: ignore[no-any-return]
+
+
+def restore(model: nn.Module) -> None:
+    """Give all modules of a network the class that they had before `defer`."""
+    for module in model.modules():
+        module.__class__ = plain_type(module)
