@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import senet
-from senet.gates import gated_layers
 from senet.fusion import deferred
+from senet.gates import gated_layers
 
 HERE = Path(__file__)
 KEPT = HERE.with_suffix(".jsonl")
