@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from senet.fusion.deferred import activation_inside, activation_name, defer, plain_type, restore
+from senet.fusion.deferred import activation_inside, defer, plain_type, restore
 from senet.gates.excitation import gate_from_means
 from senet.gates.recording import gated_layers
 from senet.graph.compiled import discard_compiled_code, plain_modules
@@ -15,8 +15,10 @@ from senet.graph.inputs import ExampleInputs
 from senet.graph.trace import trace
 from senet.graph.values import Call, Graph, Value
 from senet.models.stages import ResidualBlock
+from senet.nn.activations import activation_number
 from senet.nn.inserted import inserted_after
 from senet.nn.optimized import refuse_optimized
+from senet.ops.activation_functions import ACTIVATIONS
 
 __all__ = ["AccelerateReport", "FusedAttention", "accelerate"]
 
@@ -160,7 +162,9 @@ _Chain = tuple[nn.Module, str, tuple[nn.Module, ...]]
 
 def _chain(call: Call, graph: Graph, returned: Mapping[Value, list[Call]]) -> _Chain | str:
     """Norm, name of the activation and its modules before an attention layer; or why there is no such."""
-    name, activations = "identity", ()
+    identity = ACTIVATIONS.index("identity")
+    activation: int = identity
+    activations: tuple[nn.Module, ...] = ()
     reader = call
     for _ in range(2):
         if len(reader.inputs) != 1 or not _reads_alone(reader, graph):
@@ -172,13 +176,13 @@ def _chain(call: Call, graph: Graph, returned: Mapping[Value, list[Call]]) -> _C
         norm = next((c.module for c in makers if _is_norm(c.module)), None)
         if norm is not None:
             own = activation_inside(norm)
-            if own is None or (own != "identity" and name != "identity"):
+            if own is None or (own != identity and activation != identity):
                 return f"its norm has an activation that the operator lacks ({type(norm).__name__})"
-            return norm, own if name == "identity" else name, activations
-        act = next((c for c in makers if activation_name(c.module) is not None), None)
-        if act is None or name != "identity":
+            return norm, ACTIVATIONS[own if activation == identity else activation], activations
+        act = next((c for c in makers if activation_number(c.module) is not None), None)
+        if act is None or activation != identity:
             break
-        name, activations, reader = activation_name(act.module) or "identity", (act.module,), act
+        activation, activations, reader = activation_number(act.module) or identity, (act.module,), act
     return "no batch norm and activation, as modules, come right before it"
 
 

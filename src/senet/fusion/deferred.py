@@ -10,54 +10,35 @@ from __future__ import annotations
 import copy
 import functools
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from senet.gates.excitation import gate_from_means
+from senet.gates.excitation import gate_from_means, two_layers
+from senet.nn.activations import activation_number
 from senet.nn.epilogue import kernel_available, running_statistics, unwatched, update_running_statistics
+from senet.ops import bn_act_gate, bn_act_se
 from senet.ops.activation_functions import ACTIVATIONS
 from senet.ops.arguments import needs_gradient
-from senet.ops.bn_act_gate import SIGNATURE, Squeezed, bn_act_squeeze
 
-__all__ = ["DeferredFeatureMap", "activation_inside", "activation_name", "defer", "plain_type", "restore"]
+__all__ = ["DeferredFeatureMap", "activation_inside", "defer", "plain_type", "restore"]
 
 MIN_ELEMENTS: Final = 1 << 15
 """Smallest number of elements of a feature map for which the operator is used; below, its fixed cost dominates."""
-
-_ACTIVATIONS: Final = {
-    "ReLU": "relu",
-    "ReLU6": "relu6",
-    "SiLU": "silu",
-    "Swish": "silu",
-    "Hardswish": "hard_swish",
-    "HardSwish": "hard_swish",
-    "GELU": "gelu",
-    "Identity": "identity",
-}
-"""Class of an activation of torch or timm, to its name in `ACTIVATIONS`."""
 
 _PLAIN: Final = "_senet_plain"
 """Attribute of a class made here: the class behind it."""
 
 
-def activation_name(module: nn.Module) -> str | None:
-    """Return the name in `ACTIVATIONS` of what a module computes. None if the operator lacks it."""
-    kind = plain_type(module)
-    if kind.__module__.partition(".")[0] not in ("torch", "timm") or getattr(module, "approximate", "none") != "none":
-        return None  # not GELU by tanh
-    return _ACTIVATIONS.get(kind.__name__)
-
-
-def activation_inside(norm: nn.Module) -> str | None:
-    """Return the name of the activation that is part of a norm (timm). None if the operator lacks it."""
+def activation_inside(norm: nn.Module) -> int | None:
+    """Return the number in `ACTIVATIONS` of the activation that is part of a norm (timm). None if there is no such."""
     act = getattr(norm, "act", None)
     if act is None:
-        return "identity"
-    return activation_name(act) if type(getattr(norm, "drop", None)) is nn.Identity else None
+        return ACTIVATIONS.index("identity")
+    return activation_number(act) if type(getattr(norm, "drop", None)) is nn.Identity else None
 
 
 class _NormCall:
@@ -85,10 +66,10 @@ class _NormCall:
         """Whether nobody has used the result, and gradients are recorded as they were."""
         return not self.has_run and self.records_gradients is torch.is_grad_enabled()
 
-    def squeezed(self, activation: int) -> Squeezed:
-        """Run norm, activation and squeeze."""
+    def gated(self, activation: int, attention: nn.Module) -> Tensor:
+        """Run norm, activation and attention."""
         self.has_run = True
-        return self.norm._squeezed(self.x, activation)
+        return self.norm._gated(self.x, activation, attention)
 
 
 class DeferredFeatureMap(Tensor):
@@ -148,9 +129,9 @@ class DeferredFeatureMap(Tensor):
             return None
         return DeferredFeatureMap.after(self._call, activation, module)
 
-    def squeezed(self) -> Squeezed | None:
-        """Run the operator up to its squeeze. None if the feature map was used before."""
-        return self._call.squeezed(self._activation) if self._call.can_wait() else None
+    def gated(self, attention: nn.Module) -> Tensor | None:
+        """Run norm, activation and attention. None if the feature map was used before."""
+        return self._call.gated(self._activation, attention) if self._call.can_wait() else None
 
 
 class _Wait(torch.autograd.Function):
@@ -220,18 +201,17 @@ class _DeferredNorm(_Deferring):
         if not _is_large(x) or not unwatched(self) or not all(map(unwatched, self.children())):
             return None
         statistics = running_statistics(norm, x)
-        if statistics is None or not SIGNATURE.takes((x, norm.weight, norm.bias, *statistics)):
+        if statistics is None or not bn_act_gate.SIGNATURE.takes((x, norm.weight, norm.bias, *statistics)):
             return None
-        return DeferredFeatureMap.after(_NormCall(self, x), ACTIVATIONS.index(activation_inside(self) or "identity"))
+        return DeferredFeatureMap.after(_NormCall(self, x), activation_inside(self) or 0)
 
-    def _squeezed(self, x: Tensor, activation: int) -> Squeezed:
+    def _gated(self, x: Tensor, activation: int, attention: nn.Module) -> Tensor:
         norm: Any = self
         training = norm.training or norm.running_mean is None
         mean, var = (None, None) if training else (norm.running_mean, norm.running_var)
+        update = functools.partial(update_running_statistics, norm)
         options = {"training": training, "eps": norm.eps, "activation": activation}
-        squeezed = bn_act_squeeze(x, norm.weight, norm.bias, mean, var, **options)
-        update_running_statistics(norm, squeezed.statistics)
-        return squeezed
+        return _rescaled(attention, x, (norm.weight, norm.bias, mean, var), update, **options)
 
     def _again(self, x: Tensor) -> Tensor:
         """Compute the norm without a second update of its running statistics."""
@@ -246,21 +226,40 @@ class _DeferredActivation(_Deferring):
     def _deferred(self, x: Any) -> Tensor | None:
         if type(x) is not DeferredFeatureMap or not unwatched(self):
             return None
-        return x.activated(self, ACTIVATIONS.index(activation_name(self) or "identity"))
+        return x.activated(self, activation_number(self) or 0)
 
 
 class _DeferredAttention(_Deferring):
     def _deferred(self, x: Any) -> Tensor | None:
-        gate_of = gate_from_means(self)
-        if gate_of is None:
-            return None
         if type(x) is DeferredFeatureMap:
-            squeezed = x.squeezed()
-        elif _is_large(x) and SIGNATURE.takes((x, None, None, None, None)):
-            squeezed = bn_act_squeeze(x, None, None, None, None, training=False, eps=0.0, activation=0)
-        else:
+            return x.gated(self)
+        nothing = (None,) * 4
+        if not _is_large(x) or not bn_act_gate.SIGNATURE.takes((x, *nothing)):
             return None
-        return None if squeezed is None else squeezed.scaled(gate_of(squeezed.means))
+        return _rescaled(self, x, nothing, lambda _: None, training=False, eps=0.0, activation=0)
+
+
+def _rescaled(
+    attention: nn.Module, x: Tensor, norm: Sequence[Tensor | None], update: Callable[[Tensor], None], **options: Any
+) -> Tensor:
+    """Run norm, activation and attention by the operator that has the attention's gate.
+
+    Args:
+        attention: The layer.
+        x: The norm's input, (N, C, H, W).
+        norm: gamma, beta, mean and var of `bn_act_gate`.
+        update: Called with the statistics of the batch, (2, C).
+        options: Those of `bn_act_gate`.
+    """
+    layers = two_layers(attention)
+    if layers is not None and bn_act_se.SIGNATURE.takes((x, *norm, *layers.tensors)):
+        numbers = {"hidden_activation": layers.hidden_activation, "gate": layers.gate}
+        return bn_act_se.bn_act_se(x, *norm, *layers.tensors, **options, **numbers, on_statistics=update)
+    squeezed = bn_act_gate.bn_act_squeeze(x, *norm, **options)
+    update(squeezed.statistics)  # before the gate, at whose end a checkpointed part may stop
+    gate_of = gate_from_means(attention)
+    assert gate_of is not None
+    return squeezed.scaled(gate_of(squeezed.means))
 
 
 def _is_large(x: Any) -> bool:

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from senet.nn.activations import activation_number, gate_number
 from senet.nn.epilogue import untouched
 from senet.nn.squeeze import mean
+from senet.ops import GATE_NUMBERS
+from senet.ops.activation_functions import ACTIVATIONS
 
-__all__ = ["gate_from_means"]
+__all__ = ["TwoLayers", "gate_from_means", "two_layers"]
 
 GateOf = Callable[[Any, Tensor], Tensor]
 
 
 def _linear(layer: nn.Module, z: Tensor) -> Tensor:
     """A 1x1 convolution of means, (N, C, 1, 1), as a matrix product: on CPUs in a third of the time."""
-    if type(layer) is not nn.Conv2d or layer.weight.shape[2:] != (1, 1) or layer.groups != 1 or not untouched(layer):
+    if not _is_pointwise(layer):
         return layer(z)  # type: ignore[no-any-return]
     return F.linear(z.flatten(1), layer.weight.flatten(1), layer.bias)[:, :, None, None]
+
+
+def _is_pointwise(layer: Any) -> bool:
+    """Whether it is a plain 1x1 convolution, which of (N, C, 1, 1) is a linear layer."""
+    plain = type(layer) is nn.Conv2d and (layer.stride, layer.padding, layer.groups) == ((1, 1), (0, 0), 1)
+    return plain and layer.weight.shape[2:] == (1, 1) and untouched(layer)
 
 
 def _se_module(layer: Any, z: Tensor) -> Tensor:
@@ -88,3 +98,51 @@ class _Bound:
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.function(self.layer, z)
+
+
+@dataclass(frozen=True)
+class TwoLayers:
+    """The gate `gate(w2 h(w1 z + b1) + b2)`.
+
+    Attributes:
+        tensors: w1 (K, C), b1, w2 (C, K) and b2.
+        hidden_activation: Number of h in `ACTIVATIONS`.
+        gate: Number of the gate's function in `GATE_FUNCTIONS`.
+    """
+
+    tensors: tuple[Tensor, Tensor | None, Tensor, Tensor | None]
+    hidden_activation: int
+    gate: int
+
+
+# First layer, modules between the layers, second layer, and gate.
+_TWO_LAYERS: Final[Mapping[str, tuple[str, tuple[str, ...], str, str]]] = {
+    "timm.layers.squeeze_excite.SEModule": ("fc1", ("bn", "act"), "fc2", "gate"),
+    "timm.models._efficientnet_blocks.SqueezeExcite": ("conv_reduce", ("act1",), "conv_expand", "gate"),
+    "torchvision.ops.misc.SqueezeExcitation": ("fc1", ("activation",), "fc2", "scale_activation"),
+}
+
+
+def two_layers(layer: Any) -> TwoLayers | None:
+    """Return the tensors and functions of a gate of two linear layers, for a layer that `gate_from_means` knows.
+
+    Returns:
+        None if the gate is computed otherwise, or something in it has hooks or is not known.
+    """
+    name = f"{type(layer).__module__}.{type(layer).__qualname__}"
+    if name == "senet.nn.block.SqueezeExcite":
+        first, second, between, gate = layer.fc1, layer.fc2, ACTIVATIONS.index("relu"), GATE_NUMBERS.get(layer.activate)
+        is_linear = type(first) is nn.Linear and type(second) is nn.Linear and untouched(first, second)
+        known = is_linear and "gate" not in layer.__dict__
+    elif name in _TWO_LAYERS:
+        names = _TWO_LAYERS[name]
+        first, second, gated = (getattr(layer, names[i]) for i in (0, 2, 3))
+        modules = [getattr(layer, n) for n in names[1] if type(getattr(layer, n)) is not nn.Identity]
+        between, gate = activation_number(modules[0]) if len(modules) == 1 else None, gate_number(gated)
+        known = _is_pointwise(first) and _is_pointwise(second) and untouched(*modules, gated)
+    else:
+        return None
+    if not known or between is None or gate is None:
+        return None
+    w1, w2 = (w.flatten(1) if w.ndim > 2 else w for w in (first.weight, second.weight))
+    return TwoLayers((w1, first.bias, w2, second.bias), between, gate)

@@ -27,7 +27,7 @@ from senet.ops.arguments import Signature, eager, memory_format, needs_gradient
 from senet.ops.batch_norm import affine, contiguous, moments, norm_gradients, normalize, unbiased
 from senet.ops.cpu import choose, gated_step
 
-__all__ = ["SIGNATURE", "Squeezed", "bn_act_gate", "bn_act_squeeze", "definition"]
+__all__ = ["SIGNATURE", "Squeezed", "bn_act_gate", "bn_act_squeeze", "check_options", "definition"]
 
 SIGNATURE: Final = Signature(
     "bn_act_gate",
@@ -113,7 +113,8 @@ def bn_act_squeeze(
     Raises:
         ValueError: Sizes, types or devices don't belong together.
     """
-    _check(x, gamma, beta, mean, var, training, activation)
+    SIGNATURE.check((x, gamma, beta, mean, var))
+    check_options(x, mean, var, training, activation, operator="bn_act_gate")
     parameters, options = (gamma, beta, mean, var), (training, eps, activation)
     if choose().library is None or not x.numel() or not eager(x, *parameters):
         a, statistics = _activated(x, *parameters, *options)
@@ -153,22 +154,20 @@ def definition(
     return (a * gate_of(a.mean((2, 3), keepdim=True)).to(a.dtype)).to(x.dtype), statistics
 
 
-def _check(
-    x: Tensor,
-    gamma: Tensor | None,
-    beta: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    training: bool,
-    activation: int,
+def check_options(
+    x: Tensor, mean: Tensor | None, var: Tensor | None, training: bool, activation: int, *, operator: str
 ) -> None:
-    SIGNATURE.check((x, gamma, beta, mean, var))
+    """Check the norm's options and the activation's number.
+
+    Raises:
+        ValueError: They don't belong together.
+    """
     if not training and (mean is None) != (var is None):
-        raise ValueError("bn_act_gate: without training it needs both mean and var, or neither for no norm")
+        raise ValueError(f"{operator}: without training it needs both mean and var, or neither for no norm")
     if training and x.numel() == x.shape[1]:
-        raise ValueError(f"bn_act_gate: expected more than 1 value per channel when training, got {tuple(x.shape)}")
+        raise ValueError(f"{operator}: expected more than 1 value per channel when training, got {tuple(x.shape)}")
     if not 0 <= activation < len(ACTIVATION_FUNCTIONS):
-        raise ValueError(f"bn_act_gate: activation={activation} is none; use 0..{len(ACTIVATION_FUNCTIONS) - 1}")
+        raise ValueError(f"{operator}: activation={activation} is none; use 0..{len(ACTIVATION_FUNCTIONS) - 1}")
 
 
 # --- by the kernel ----------------------------------------------------------------------------------------------------
@@ -190,7 +189,7 @@ def _squeeze(x: Tensor, parameters: _Parameters, options: _Options) -> tuple[Ten
 def _excite(x: Tensor, gate: Tensor, saved: Tensor, parameters: _Parameters, options: _Options) -> Tensor:
     kept = memory_format(x)
     y = torch.empty_like(x, memory_format=kept)
-    gated_step.excite(
+    gated_step.scale(
         x.contiguous(memory_format=kept), saved, gate.float().contiguous(), contiguous(parameters), options, y
     )  # fmt: skip
     return y

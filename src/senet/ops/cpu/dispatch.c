@@ -109,6 +109,19 @@ OFFERED int senet_gated_step_forward(const struct senet_step *step, int64_t acti
     return best()->gated_forward(step, activation, x, statistics, saved, z);
 }
 
+OFFERED int senet_gated_step_excite(const struct senet_step *step, int64_t activation, const float *z, float *units,
+                                    float *gate)
+{
+    return best()->gated_excite(step, activation, z, units, gate);
+}
+
+OFFERED int senet_gated_step_excite_back(const struct senet_step *step, int64_t activation, const float *z,
+                                         const float *units, const float *gate, const float *dgate, float *dz,
+                                         const struct senet_gradients *gradients)
+{
+    return best()->gated_excite_back(step, activation, z, units, gate, dgate, dz, gradients);
+}
+
 OFFERED int senet_gated_step_apply(const struct senet_step *step, int64_t activation, const void *x, const float *saved,
                                    const float *gate, void *y)
 {

@@ -140,6 +140,29 @@ static int gated_forward(const struct senet_step *step, int64_t activation, cons
     return 0;
 }
 
+static int gated_excite(const struct senet_step *step, int64_t activation, const float *z, float *units, float *gate)
+{
+    float *a = malloc((size_t)(step->n * step->hidden) * sizeof *a);
+    if (!a)
+        return 1;
+    excitation(step, (int)activation, z, units, a, gate);
+    free(a);
+    return 0;
+}
+
+static int gated_excite_back(const struct senet_step *step, int64_t activation, const float *z, const float *units,
+                             const float *gate, const float *dgate, float *dz, const struct senet_gradients *to)
+{
+    const long nc = step->n * step->c;
+    float *du = malloc((size_t)(nc + 2 * step->n * step->hidden) * sizeof *du);
+    if (!du)
+        return 1;
+    memcpy(du, dgate, (size_t)nc * sizeof *du);
+    excitation_back(step, (int)activation, z, units, gate, du, to, dz, du + nc);
+    free(du);
+    return 0;
+}
+
 static int gated_apply(const struct senet_step *step, int64_t activation, const void *x, const float *saved,
                        const float *gate, void *y)
 {

@@ -242,6 +242,8 @@ static void multiply(long threads, struct product p, long count)
     senet_parallel(product_task, &p, divided(count, p.size), threads);
 }
 
+#include "excitation.h"
+
 /* --- coefficients ------------------------------------------------------------------------------------------------- */
 
 /* Repeat rows of `c` values `fold` times each. `to` may not be `from`. */
@@ -368,20 +370,15 @@ static void statistics_of(const struct senet_step *step, const struct layout *l,
     }
 }
 
-/* The gate of each sample and channel into s.gate. `z` is workspace for (n, c). */
-static void excite(const struct senet_step *step, struct saved s, const float *scale, const float *offset, float *z)
+/* The gate of each sample and channel into s.gate. `work` is workspace for (n, c) and (n, hidden). */
+static void excite(const struct senet_step *step, struct saved s, const float *scale, const float *offset, float *work)
 {
-    const long n = step->n, c = step->c, hidden = step->hidden;
+    const long n = step->n, c = step->c;
+    float *z = work, *a = work + n * c;
     for (long i = 0; i < n; i++)
         for (long j = 0; j < c; j++)
             z[i * c + j] = s.mean[i * c + j] * scale[j] + offset[j];
-    multiply(step->threads, (struct product){block_a_bt, z, step->w1, step->b1, s.hidden, NULL, n, c, hidden, 0, 0},
-             hidden);
-    for (long i = 0; i < n * hidden; i++)
-        s.hidden[i] = s.hidden[i] < 0 ? 0 : s.hidden[i];
-    multiply(step->threads, (struct product){block_a_bt, s.hidden, step->w2, step->b2, s.gate, NULL, n, hidden, c, 0, 0},
-             c);
-    gates(s.gate, n * c, (enum gate)step->gate);
+    excitation(step, RELU_1, z, s.hidden, a, s.gate);
 }
 
 /* Workspace of `floats`, taken from one allocation. */
@@ -406,7 +403,7 @@ static int forward(const struct senet_step *step, const void *x, const void *sho
     const struct layout l = layout_of(step);
     const long c = step->c, nc = step->n * c, rows = step->hidden ? step->n : 1;
     const long found = step->channels_last ? l.tasks * l.width : nc;
-    const long floats = 2 * c + 2 * nc + 2 * rows * c + (1 + 2 * rows) * l.width + 2 * found;
+    const long floats = 2 * c + 2 * nc + 2 * rows * c + step->n * step->hidden + (1 + 2 * rows) * l.width + 2 * found;
     double *sums = malloc((size_t)(2 * c) * sizeof *sums + (size_t)floats * sizeof(float));
     if (!sums)
         return 1;
@@ -433,8 +430,8 @@ static int forward(const struct senet_step *step, const void *x, const void *sho
     }
     affine(step, s, scale, offset);
     if (step->hidden) {
-        float *scales = take(&room, nc), *offsets = take(&room, nc), *z = take(&room, nc);
-        excite(step, s, scale, offset, z);
+        float *scales = take(&room, nc), *offsets = take(&room, nc);
+        excite(step, s, scale, offset, take(&room, nc + step->n * step->hidden));
         gated(step, s.gate, scale, scales);
         gated(step, s.gate, offset, offsets);
         scale = scales;
@@ -466,24 +463,18 @@ static void join_sums(const struct senet_step *step, const struct layout *l, con
 }
 
 /* From the sums of g and g * t of each sample to the gradients of the linear layers, and of the mean of v: into `dz`,
- * divided by the pixels. `work` is workspace for (n, c) twice and (n, hidden). */
+ * divided by the pixels. `work` is workspace for (n, c) twice and (n, hidden) twice. */
 static void excite_back(const struct senet_step *step, struct saved s, const float *scale, const float *offset,
                         const float *g, const float *gt, const struct senet_gradients *to, float *dz, float *work)
 {
-    const long n = step->n, c = step->c, hidden = step->hidden;
-    float *z = take(&work, n * c), *du = take(&work, n * c), *dh = take(&work, n * hidden);
+    const long n = step->n, c = step->c;
+    float *z = take(&work, n * c), *dgate = take(&work, n * c);
     for (long r = 0; r < n; r++)
         for (long j = 0, i = r * c; j < c; j++, i++) {
             z[i] = s.mean[i] * scale[j] + offset[j];
-            du[i] = scale[j] * gt[i] + offset[j] * g[i];
+            dgate[i] = scale[j] * gt[i] + offset[j] * g[i];
         }
-    through_gates(du, s.gate, n * c, (enum gate)step->gate);
-    multiply(step->threads, (struct product){block_at_b, du, s.hidden, NULL, to->w2, to->b2, n, c, hidden, 0, 0}, c);
-    multiply(step->threads, (struct product){block_a_b, du, step->w2, NULL, dh, NULL, n, c, hidden, 0, 0}, hidden);
-    for (long i = 0; i < n * hidden; i++)
-        dh[i] = s.hidden[i] > 0 ? dh[i] : 0;
-    multiply(step->threads, (struct product){block_at_b, dh, z, NULL, to->w1, to->b1, n, hidden, c, 0, 0}, hidden);
-    multiply(step->threads, (struct product){block_a_b, dh, step->w1, NULL, dz, NULL, n, hidden, c, 0, 0}, c);
+    excitation_back(step, RELU_1, z, s.hidden, s.gate, dgate, to, dz, work);
     for (long i = 0; i < n * c; i++)
         dz[i] /= (float)step->hw;
 }
@@ -549,7 +540,7 @@ static int backward(const struct senet_step *step, const void *dy, const void *x
     const struct layout l = layout_of(step);
     const long c = step->c, nc = step->n * c, rows = step->hidden ? step->n : 1;
     const long found = step->channels_last ? l.tasks * l.width : nc;
-    const long floats = 4 * c + 8 * nc + step->n * step->hidden + (2 + 4 * rows) * l.width + 2 * found;
+    const long floats = 4 * c + 8 * nc + 2 * step->n * step->hidden + (2 + 4 * rows) * l.width + 2 * found;
     double *sums = malloc((size_t)(2 * c) * sizeof *sums + (size_t)floats * sizeof(float));
     if (!sums)
         return 1;
@@ -577,7 +568,7 @@ static int backward(const struct senet_step *step, const void *dy, const void *x
     join_sums(step, &l, run.first, g);
     join_sums(step, &l, run.second, gt);
     if (step->hidden)
-        excite_back(step, s, scale, offset, g, gt, to, offsets, take(&room, 2 * nc + step->n * step->hidden));
+        excite_back(step, s, scale, offset, g, gt, to, offsets, take(&room, 2 * (nc + step->n * step->hidden)));
     sums_of_v(step, s, g, gt, offsets, sums, sums + c);
     norm_back(step, s, scale, sums, sums + c, scales, offsets, slope, level, to);
     run.of.scale = widened(&l, scales, &room, rows, c);
@@ -618,6 +609,6 @@ static int rescale(const struct senet_step *step, const void *x, const float *ga
 #define SYMBOL(set) SYMBOL_(set)
 
 const struct senet_instruction_set SYMBOL(SET) = {
-    NAME(SET),   forward,    backward,       rescale,     gated_forward,
-    gated_apply, gated_sums, gated_backward, convolution,
+    NAME(SET),   forward,    backward,       rescale,     gated_forward, gated_excite,
+    gated_apply, gated_sums, gated_excite_back, gated_backward, convolution,
 };

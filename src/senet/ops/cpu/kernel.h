@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* Changes with every change of the functions below; the caller compares it with its own. */
-#define SENET_ABI 6
+#define SENET_ABI 7
 
 /* The shape and options of a step. */
 struct senet_step {
@@ -55,6 +55,11 @@ typedef int senet_rescale(const struct senet_step *, const void *x, const float 
  * hidden. `sums`: of dy a, dy a', a', dy a' t, a' t with t = x - pivot (5, n, c); the first are the gate's gradient. */
 typedef int senet_gated_forward(const struct senet_step *, int64_t activation, const void *x, float *statistics,
                                 float *saved, float *z);
+/* The gate from the means, for an excitation of two linear layers with `activation` between them: hidden, gate and w1 to
+ * b2 count. `units` gets the first layer's result (n, hidden). */
+typedef int senet_gated_excite(const struct senet_step *, int64_t activation, const float *z, float *units, float *gate);
+typedef int senet_gated_excite_back(const struct senet_step *, int64_t activation, const float *z, const float *units,
+                                    const float *gate, const float *dgate, float *dz, const struct senet_gradients *);
 typedef int senet_gated_apply(const struct senet_step *, int64_t activation, const void *x, const float *saved,
                               const float *gate, void *y);
 typedef int senet_gated_sums(const struct senet_step *, int64_t activation, const void *dy, const void *x,
@@ -89,8 +94,10 @@ struct senet_instruction_set {
     senet_backward *backward;
     senet_rescale *rescale;
     senet_gated_forward *gated_forward;
+    senet_gated_excite *gated_excite;
     senet_gated_apply *gated_apply;
     senet_gated_sums *gated_sums;
+    senet_gated_excite_back *gated_excite_back;
     senet_gated_backward *gated_backward;
     senet_convolution_pass *convolution;
 };

@@ -20,13 +20,15 @@ __all__ = ["Choice", "call", "choose", "describe", "using"]
 VARIABLE: Final = "SENET_KERNELS"
 CHOICES: Final = ("compiled", "reference")
 _FILE: Final = Path(__file__).with_name("_kernel.so")
-_ABI: Final = 6  # SENET_ABI of kernel.h
+_ABI: Final = 7  # SENET_ABI of kernel.h
 # Argument types of the kernel's functions: s is a structure, p an address, i a size.
 _FUNCTIONS: Final = {
     "senet_step_forward": "sppppp",
     "senet_step_backward": "spppppps",
     "senet_step_rescale": "spppp",
     "senet_gated_step_forward": "sipppp",
+    "senet_gated_step_excite": "sippp",
+    "senet_gated_step_excite_back": "sippppps",
     "senet_gated_step_apply": "sipppp",
     "senet_gated_step_sums": "sipppp",
     "senet_gated_step_backward": "sippppppps",
