@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="of turns in each process")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--accelerated", action="store_true", help="only accelerated networks")
     parser.add_argument(
         "--child", nargs=4, metavar=("NETWORK", "MODE", "ACCELERATED", "PROCESS"), help=argparse.SUPPRESS
     )
@@ -114,6 +115,8 @@ def main() -> None:
         for mode in options.modes.split(","):
             for name in (n for n in NETWORKS if options.only in n):
                 for accelerated in (True, False):
+                    if options.accelerated and not accelerated:
+                        continue
                     found = kept["cases"].setdefault(f"{name}/{mode}/{accelerated}", [])
                     if len(found) > process:
                         continue

@@ -52,6 +52,11 @@ def _eca(layer: Any, z: Tensor) -> Tensor:
     return layer.gate(y).reshape(z.shape)  # type: ignore[no-any-return]
 
 
+def _circular_eca(layer: Any, z: Tensor) -> Tensor:
+    around = F.pad(z.flatten(2).movedim(1, 2), (layer.padding, layer.padding), mode="circular")
+    return layer.gate(layer.conv(around)).reshape(z.shape)  # type: ignore[no-any-return]
+
+
 def _torchvision(layer: Any, z: Tensor) -> Tensor:
     y = _linear(layer.fc2, layer.activation(_linear(layer.fc1, layer.avgpool(z))))
     return layer.scale_activation(y)  # type: ignore[no-any-return]
@@ -69,6 +74,7 @@ _GATES: Final[Mapping[str, GateOf]] = {
     "timm.models._efficientnet_blocks.SqueezeExcite": _squeeze_excite,
     "timm.layers.squeeze_excite.EffectiveSEModule": _effective,
     "timm.layers.eca.EcaModule": _eca,
+    "timm.layers.eca.CecaModule": _circular_eca,
     "torchvision.ops.misc.SqueezeExcitation": _torchvision,
 }
 """Layers that compute `x * gate(mean(x))`, to their gate. A subclass may compute something else, so names are exact."""
