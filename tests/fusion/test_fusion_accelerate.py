@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import senet
-from senet.fusion.deferred import DeferredFeatureMap, plain_type
+from senet.fusion.deferred import MIN_ELEMENTS, DeferredFeatureMap, plain_type
 from senet.ops import choose
 
 needs_kernel = pytest.mark.skipif(choose().library is None, reason=f"no compiled kernel: {choose().reason}")
@@ -28,6 +28,14 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "seresnet": lambda: timm.create_model("seresnet18", num_classes=5),
     "eca": lambda: timm.create_model("ecaresnet26t", num_classes=5),
 }
+
+
+@pytest.fixture(autouse=True)
+def small_feature_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator is used at every size."""
+    for key in MIN_ELEMENTS:
+        monkeypatch.setitem(MIN_ELEMENTS, key, 0)
+
 
 QUICK = ("mobilenet", "mobilenetv3", "seresnet", "eca")
 """One of each kind: this package's, a norm with its activation, no activation, another gate."""
@@ -381,6 +389,19 @@ def test_hooks_see_what_they_saw(where: str) -> None:
         plain(x)
         accelerated(x)
     torch.testing.assert_close(dict(found), dict(right))
+
+
+@needs_kernel
+def test_small_feature_maps_are_left_to_the_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    torch.manual_seed(0)
+    plain = randomised(Net(straight)).eval()
+    accelerated = copy.deepcopy(plain)
+    senet.accelerate(accelerated, torch.zeros(1, 3, 16, 16))
+    x = torch.randn(1, 3, 8, 8)
+    assert torch.equal(accelerated(x), plain(x))
+    x = torch.randn(8, 3, 128, 128)
+    assert not torch.equal(accelerated(x), plain(x))  # rounds otherwise
 
 
 @needs_kernel

@@ -19,15 +19,23 @@ from torch.utils._pytree import tree_map_only
 
 from senet.gates.excitation import gate_from_means, two_layers
 from senet.nn.activations import activation_number
-from senet.nn.epilogue import kernel_available, running_statistics, unwatched, update_running_statistics
+from senet.nn.epilogue import is_large, running_statistics, unwatched, update_running_statistics
 from senet.ops import bn_act_gate, bn_act_se
 from senet.ops.activation_functions import ACTIVATIONS
 from senet.ops.arguments import needs_gradient
 
 __all__ = ["DeferredFeatureMap", "activation_inside", "defer", "plain_type", "restore"]
 
-MIN_ELEMENTS: Final = 1 << 15
-"""Smallest number of elements of a feature map for which the operator is used; below, its fixed cost dominates."""
+MIN_ELEMENTS: Final = {
+    (True, True): 1 << 16,
+    (True, False): 1 << 19,
+    (False, True): 1 << 16,
+    (False, False): 1 << 62,
+}
+"""Smallest number of elements of a feature map for which the operator is faster, by (with a norm, gradients).
+
+Without gradients attention alone never is. Measured: benchmarks/operator_sizes.json.
+"""
 
 _PLAIN: Final = "_senet_plain"
 """Attribute of a class made here: the class behind it."""
@@ -198,7 +206,7 @@ class _DeferredNorm(_Deferring):
 
     def _deferred(self, x: Any) -> Tensor | None:
         norm: Any = self
-        if not _is_large(x) or not unwatched(self) or not all(map(unwatched, self.children())):
+        if not _is_faster(x, norm=True) or not unwatched(self) or not all(map(unwatched, self.children())):
             return None
         statistics = running_statistics(norm, x)
         if statistics is None or not bn_act_gate.SIGNATURE.takes((x, norm.weight, norm.bias, *statistics)):
@@ -234,7 +242,7 @@ class _DeferredAttention(_Deferring):
         if type(x) is DeferredFeatureMap:
             return x.gated(self)
         nothing = (None,) * 4
-        if not _is_large(x) or not bn_act_gate.SIGNATURE.takes((x, *nothing)):
+        if not _is_faster(x, norm=False) or not bn_act_gate.SIGNATURE.takes((x, *nothing)):
             return None
         return _rescaled(self, x, nothing, lambda _: None, training=False, eps=0.0, activation=0)
 
@@ -262,11 +270,11 @@ def _rescaled(
     return squeezed.scaled(gate_of(squeezed.means))
 
 
-def _is_large(x: Any) -> bool:
-    """Whether it is a feature map large enough for the operator to be faster, and the kernel is available."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+def _is_faster(x: Any, *, norm: bool) -> bool:
+    """Whether it is a feature map for which the operator is faster than the modules."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not isinstance(x, Tensor):
         return False  # Inductor fuses the modules' plain operations itself
-    return isinstance(x, Tensor) and x.ndim == 4 and x.numel() >= MIN_ELEMENTS and kernel_available()
+    return is_large(x, MIN_ELEMENTS[norm, torch.is_grad_enabled()])
 
 
 @functools.cache

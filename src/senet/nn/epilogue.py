@@ -18,6 +18,7 @@ from senet.ops import GATE_NUMBERS, bn_se_add_relu, choose
 from senet.ops.bn_se_add_relu import SIGNATURE
 
 __all__ = [
+    "is_large",
     "kernel_available",
     "norm_relu",
     "residual_epilogue",
@@ -114,7 +115,17 @@ def _is_large(x: Tensor, *, attention: bool) -> bool:
         return False
     if torch.compiler.is_compiling():
         return torch.is_grad_enabled() and not torch.compiler.is_exporting() and kernel_available()
-    elements, minimum = x.numel(), MIN_ELEMENTS[attention, torch.is_grad_enabled()]
+    return is_large(x, MIN_ELEMENTS[attention, torch.is_grad_enabled()])
+
+
+def is_large(x: Tensor, minimum: int) -> bool:
+    """Whether x is a feature map large enough for an operator to be faster, and the kernel is available.
+
+    Args:
+        x: Any tensor.
+        minimum: Smallest number of elements.
+    """
+    elements = x.numel()
     if elements < minimum or x.ndim != 4 or not kernel_available():
         return False
     short = x.shape[2] * x.shape[3] < SHORT_RUN and x.is_contiguous()
