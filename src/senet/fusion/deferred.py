@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import torch
@@ -37,6 +37,11 @@ MIN_ELEMENTS: Final = {
 Without gradients attention alone never is. Measured: benchmarks/operator_sizes.json.
 """
 
+_Norm = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""gamma, beta, mean and var of `bn_act_gate`."""
+
+_NO_NORM: Final[_Norm] = (None, None, None, None)
+
 _PLAIN: Final = "_senet_plain"
 """Attribute of a class made here: the class behind it."""
 
@@ -60,7 +65,8 @@ class _NormCall:
     def __init__(self, norm: _DeferredNorm, x: Tensor) -> None:
         self.norm, self.x = norm, x
         self.records_gradients = torch.is_grad_enabled()
-        self.has_run, self.value = False, None
+        self.has_run = False
+        self.value: Tensor | None = None
 
     def read(self, module: _DeferredActivation | None) -> Tensor:
         """Return the norm's result, or that of the activation behind it, computed by the modules."""
@@ -99,15 +105,15 @@ class DeferredFeatureMap(Tensor):
         """Make the feature map of a norm's call."""
         norm: Any = call.norm
         if needs_gradient((call.x, norm.weight, norm.bias)):
-            return _Wait.apply(call.x, norm.weight, norm.bias, call, activation, module)  # type: ignore[no-any-return]
+            return _Wait.apply(call.x, norm.weight, norm.bias, call, activation, module)
         return cls._made(call, activation, module)
 
     @classmethod
     def _made(cls, call: _NormCall, activation: int, module: _DeferredActivation | None) -> DeferredFeatureMap:
         x = call.x
-        made: Any = Tensor._make_wrapper_subclass(cls, x.shape, x.stride(), dtype=x.dtype, device=x.device)  # type: ignore[attr-defined]
+        made: Any = Tensor._make_wrapper_subclass(cls, x.shape, x.stride(), dtype=x.dtype, device=x.device)
         made._call, made._activation, made._module, made._value = call, activation, module, None
-        return made  # type: ignore[no-any-return]
+        return made
 
     @classmethod
     def __torch_function__(
@@ -119,7 +125,7 @@ class DeferredFeatureMap(Tensor):
         return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]  # torch declares it as a method of objects
         cls, func: Callable[..., Any], kinds: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Read it for an operation that got past `__torch_function__`, below autograd."""
@@ -178,14 +184,14 @@ class _Deferring(nn.Module):
             y = self._deferred(args[0])
             if y is not None:
                 return y
-        return super().forward(*args, **kwargs)  # type: ignore[misc]
+        return super().forward(*args, **kwargs)
 
     def _deferred(self, x: Any) -> Tensor | None:
         """Return the result without computing all of it. None to use the module's own `forward`."""
         raise NotImplementedError
 
     def _plain(self, x: Tensor) -> Tensor:
-        return super().forward(x)  # type: ignore[misc, no-any-return]
+        return super().forward(x)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> nn.Module:
         made = type(self).__new__(type(self))
@@ -196,7 +202,8 @@ class _Deferring(nn.Module):
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A pickled network has its own classes, and loads without this package."""
         del protocol  # that of protocol 0 names the class, the others compare it with the object's
-        function, args, *others = super().__reduce_ex__(0)
+        reduced: Any = super().__reduce_ex__(0)
+        function, args, *others = reduced
         return function, (plain_type(self), *args[1:]), *others
 
 
@@ -217,9 +224,9 @@ class _DeferredNorm(_Deferring):
         norm: Any = self
         training = norm.training or norm.running_mean is None
         mean, var = (None, None) if training else (norm.running_mean, norm.running_var)
+        parameters: _Norm = (norm.weight, norm.bias, mean, var)
         update = functools.partial(update_running_statistics, norm)
-        options = {"training": training, "eps": norm.eps, "activation": activation}
-        return _rescaled(attention, x, (norm.weight, norm.bias, mean, var), update, **options)
+        return _rescaled(attention, x, parameters, update, training=training, eps=norm.eps, activation=activation)
 
     def _again(self, x: Tensor) -> Tensor:
         """Compute the norm without a second update of its running statistics."""
@@ -241,29 +248,46 @@ class _DeferredAttention(_Deferring):
     def _deferred(self, x: Any) -> Tensor | None:
         if type(x) is DeferredFeatureMap:
             return x.gated(self)
-        nothing = (None,) * 4
-        if not _is_faster(x, norm=False) or not bn_act_gate.SIGNATURE.takes((x, *nothing)):
+        if not _is_faster(x, norm=False) or not bn_act_gate.SIGNATURE.takes((x, *_NO_NORM)):
             return None
-        return _rescaled(self, x, nothing, lambda _: None, training=False, eps=0.0, activation=0)
+        return _rescaled(self, x, _NO_NORM, lambda _: None, training=False, eps=0.0, activation=0)
 
 
 def _rescaled(
-    attention: nn.Module, x: Tensor, norm: Sequence[Tensor | None], update: Callable[[Tensor], None], **options: Any
+    attention: nn.Module,
+    x: Tensor,
+    norm: _Norm,
+    update: Callable[[Tensor], None],
+    *,
+    training: bool,
+    eps: float,
+    activation: int,
 ) -> Tensor:
     """Run norm, activation and attention by the operator that has the attention's gate.
 
     Args:
         attention: The layer.
         x: The norm's input, (N, C, H, W).
-        norm: gamma, beta, mean and var of `bn_act_gate`.
+        norm: As in `bn_act_gate`.
         update: Called with the statistics of the batch, (2, C).
-        options: Those of `bn_act_gate`.
+        training: As in `bn_act_gate`.
+        eps: As in `bn_act_gate`.
+        activation: As in `bn_act_gate`.
     """
     layers = two_layers(attention)
     if layers is not None and bn_act_se.SIGNATURE.takes((x, *norm, *layers.tensors)):
-        numbers = {"hidden_activation": layers.hidden_activation, "gate": layers.gate}
-        return bn_act_se.bn_act_se(x, *norm, *layers.tensors, **options, **numbers, on_statistics=update)
-    squeezed = bn_act_gate.bn_act_squeeze(x, *norm, **options)
+        return bn_act_se.bn_act_se(
+            x,
+            *norm,
+            *layers.tensors,
+            training=training,
+            eps=eps,
+            activation=activation,
+            hidden_activation=layers.hidden_activation,
+            gate=layers.gate,
+            on_statistics=update,
+        )
+    squeezed = bn_act_gate.bn_act_squeeze(x, *norm, training=training, eps=eps, activation=activation)
     update(squeezed.statistics)  # before the gate, at whose end a checkpointed part may stop
     gate_of = gate_from_means(attention)
     assert gate_of is not None
@@ -278,7 +302,7 @@ def _is_faster(x: Any, *, norm: bool) -> bool:
 
 
 @functools.cache
-def _deferring(kind: type[nn.Module], role: type[_Deferring]) -> type[nn.Module]:
+def _deferring(kind: Any, role: Any) -> type[nn.Module]:
     """Return a class before another, of the same name."""
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "__doc__": kind.__doc__, _PLAIN: kind}
     return types.new_class(kind.__name__, (role, kind), exec_body=lambda body: body.update(names))
@@ -300,7 +324,7 @@ def defer(*, norm: nn.Module | None, activations: Iterable[nn.Module], attention
 
 def plain_type(module: nn.Module) -> type[nn.Module]:
     """Return the class that a module had before `defer`."""
-    return vars(type(module)).get(_PLAIN, type(module))  # type: ignore[no-any-return]
+    return vars(type(module)).get(_PLAIN, type(module))
 
 
 def restore(model: nn.Module) -> None:

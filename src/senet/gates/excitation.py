@@ -23,7 +23,7 @@ GateOf = Callable[[Any, Tensor], Tensor]
 def _linear(layer: nn.Module, z: Tensor) -> Tensor:
     """A 1x1 convolution of means, (N, C, 1, 1), as a matrix product: on CPUs in a third of the time."""
     if not _is_pointwise(layer):
-        return layer(z)  # type: ignore[no-any-return]
+        return layer(z)
     return F.linear(z.flatten(1), layer.weight.flatten(1), layer.bias)[:, :, None, None]
 
 
@@ -34,36 +34,36 @@ def _is_pointwise(layer: Any) -> bool:
 
 
 def _se_module(layer: Any, z: Tensor) -> Tensor:
-    return layer.gate(_linear(layer.fc2, layer.act(layer.bn(_linear(layer.fc1, z)))))  # type: ignore[no-any-return]
+    return layer.gate(_linear(layer.fc2, layer.act(layer.bn(_linear(layer.fc1, z)))))
 
 
 def _squeeze_excite(layer: Any, z: Tensor) -> Tensor:
-    return layer.gate(_linear(layer.conv_expand, layer.act1(_linear(layer.conv_reduce, z))))  # type: ignore[no-any-return]
+    return layer.gate(_linear(layer.conv_expand, layer.act1(_linear(layer.conv_reduce, z))))
 
 
 def _effective(layer: Any, z: Tensor) -> Tensor:
-    return layer.gate(_linear(layer.fc, z))  # type: ignore[no-any-return]
+    return layer.gate(_linear(layer.fc, z))
 
 
 def _eca(layer: Any, z: Tensor) -> Tensor:
     y = layer.conv(z.flatten(2).movedim(1, 2))
     if layer.conv2 is not None:
         y = layer.conv2(layer.act(y))
-    return layer.gate(y).reshape(z.shape)  # type: ignore[no-any-return]
+    return layer.gate(y).reshape(z.shape)
 
 
 def _circular_eca(layer: Any, z: Tensor) -> Tensor:
     around = F.pad(z.flatten(2).movedim(1, 2), (layer.padding, layer.padding), mode="circular")
-    return layer.gate(layer.conv(around)).reshape(z.shape)  # type: ignore[no-any-return]
+    return layer.gate(layer.conv(around)).reshape(z.shape)
 
 
 def _torchvision(layer: Any, z: Tensor) -> Tensor:
     y = _linear(layer.fc2, layer.activation(_linear(layer.fc1, layer.avgpool(z))))
-    return layer.scale_activation(y)  # type: ignore[no-any-return]
+    return layer.scale_activation(y)
 
 
 def _own(layer: Any, z: Tensor) -> Tensor:
-    return layer.gate(z)  # type: ignore[no-any-return]
+    return layer.gate(z)
 
 
 _GATES: Final[Mapping[str, GateOf]] = {
@@ -136,14 +136,15 @@ def two_layers(layer: Any) -> TwoLayers | None:
         None if the gate is computed otherwise, or something in it has hooks or is not known.
     """
     name = f"{type(layer).__module__}.{type(layer).__qualname__}"
+    between: int | None
     if name == "senet.nn.block.SqueezeExcite":
         first, second, between, gate = layer.fc1, layer.fc2, ACTIVATIONS.index("relu"), GATE_NUMBERS.get(layer.activate)
         is_linear = type(first) is nn.Linear and type(second) is nn.Linear and untouched(first, second)
         known = is_linear and "gate" not in layer.__dict__
     elif name in _TWO_LAYERS:
-        names = _TWO_LAYERS[name]
-        first, second, gated = (getattr(layer, names[i]) for i in (0, 2, 3))
-        modules = [getattr(layer, n) for n in names[1] if type(getattr(layer, n)) is not nn.Identity]
+        of_first, inner, of_second, of_gate = _TWO_LAYERS[name]
+        first, second, gated = (getattr(layer, n) for n in (of_first, of_second, of_gate))
+        modules = [getattr(layer, n) for n in inner if type(getattr(layer, n)) is not nn.Identity]
         between, gate = activation_number(modules[0]) if len(modules) == 1 else None, gate_number(gated)
         known = _is_pointwise(first) and _is_pointwise(second) and untouched(*modules, gated)
     else:

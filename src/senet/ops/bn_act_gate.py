@@ -128,7 +128,7 @@ def bn_act_squeeze(
 
         def scaled(gate: Tensor) -> Tensor:
             if needs_gradient((gate,)):  # the gate's layers are trained, and nothing before them
-                return _Excite.apply(x, gate, None, *parameters, saved, _Step(options))  # type: ignore[no-any-return]
+                return _Excite.apply(x, gate, None, *parameters, saved, _Step(options))
             return _excite(x, gate, saved, parameters, options)
 
         return Squeezed(z, statistics, scaled)

@@ -89,7 +89,7 @@ def bn_act_se(
             on_statistics(statistics)
         return y.contiguous(memory_format=memory_format(x))
     if needs_gradient(tensors):
-        return _Derived.apply(*tensors, options, on_statistics)  # type: ignore[no-any-return]
+        return _Derived.apply(*tensors, options, on_statistics)
     return _compute(tensors, options, on_statistics)[0]
 
 
@@ -182,7 +182,7 @@ def _derivative(
 ) -> tuple[Tensor | None, ...]:
     """The gradients by those of the definition, themselves differentiable."""
     with torch.enable_grad():
-        y, _ = definition(*tensors, *options)  # type: ignore[arg-type]
+        y, _ = definition(*tensors, *options)  # type: ignore[arg-type, call-arg]
     wanted = [t for t, is_needed in zip(tensors, needed, strict=True) if is_needed]
     found = iter(torch.autograd.grad(y, wanted, dy.to(y.dtype), create_graph=torch.is_grad_enabled()))  # type: ignore[arg-type]
     return tuple(next(found) if is_needed else None for is_needed in needed)
