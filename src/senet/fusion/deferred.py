@@ -319,7 +319,7 @@ def defer(*, norm: nn.Module | None, activations: Iterable[nn.Module], attention
     roles = [(attention, _DeferredAttention), *((a, _DeferredActivation) for a in activations)]
     for module, role in [*roles, *([] if norm is None else [(norm, _DeferredNorm)])]:
         if plain_type(module) is type(module):
-            module.__class__ = _deferring(type(module), role)
+            module.__class__ = _deferring(type(module), role)  # type: ignore[arg-type]  # classes are hashable
 
 
 def plain_type(module: nn.Module) -> type[nn.Module]:

@@ -20,7 +20,7 @@ __all__ = ["TwoLayers", "gate_from_means", "two_layers"]
 GateOf = Callable[[Any, Tensor], Tensor]
 
 
-def _linear(layer: nn.Module, z: Tensor) -> Tensor:
+def _linear(layer: Any, z: Tensor) -> Tensor:
     """A 1x1 convolution of means, (N, C, 1, 1), as a matrix product: on CPUs in a third of the time."""
     if not _is_pointwise(layer):
         return layer(z)
