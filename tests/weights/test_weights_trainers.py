@@ -32,14 +32,14 @@ from senet.weights import LoadReport, load_weights, read_tensors
 timm = pytest.importorskip("timm")
 State = dict[str, Tensor]
 
-X = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+X = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def theirs(seed: int) -> nn.Module:
-    """timm's SE-ResNet of two stages with one block each, with random gates, norms and statistics."""
+    """timm's SE-ResNet of one block a stage, with random gates, norms and statistics."""
     from timm.models.resnet import Bottleneck, ResNet
 
-    model = ResNet(Bottleneck, (1, 1), channels=(64, 128), num_classes=5, block_args={"attn_layer": "se"}).eval()
+    model = ResNet(Bottleneck, (1, 1, 1, 1), num_classes=5, block_args={"attn_layer": "se"}).eval()
     random = torch.Generator().manual_seed(seed)
     for key, tensor in model.state_dict().items():
         if key.endswith("running_var"):
@@ -52,7 +52,7 @@ def theirs(seed: int) -> nn.Module:
 
 
 def ours(**options: Any) -> nn.Module:
-    return senet.create_model("se_resnet50_v1_5", depths=(1, 1), **{"num_classes": 5} | options).eval()
+    return senet.create_model("se_resnet50_v1_5", depths=(1, 1, 1, 1), **{"num_classes": 5} | options).eval()
 
 
 @pytest.fixture(scope="module")
@@ -322,13 +322,13 @@ def test_a_file_without_a_classifier(networks: tuple[nn.Module, nn.Module]) -> N
     with pytest.warns(UserWarning, match="has no classifier"):
         report = load_weights(ours(), before("encoder.", body), transfer=True)
     assert report.newly_initialized == ("head.fc.weight", "head.fc.bias")
-    two = {"head.0.weight": torch.ones(5, 512), "head.2.weight": torch.ones(5, 512)}
+    two = {"head.0.weight": torch.ones(5, 2048), "head.2.weight": torch.ones(5, 2048)}
     with pytest.raises(CheckpointError, match="has no classifier"):
         load_weights(ours(), {**before("encoder.", body), **two})
 
 
 def test_a_whole_state_dict_of_another_kind_is_told(networks: tuple[nn.Module, nn.Module]) -> None:
-    with pytest.raises(CheckpointError, match=r"is \(5, 512\) in the file"):
+    with pytest.raises(CheckpointError, match=r"is \(5, 2048\) in the file"):
         load_weights(ours(num_classes=7), {"state_dict": before("net.", networks[0].state_dict())})
     with pytest.raises(CheckpointError, match="its weight names"):
         load_weights(senet.create_model("mobilenet_v1", device="meta"), before("net.", {"a.b.c": torch.ones(1)}))
