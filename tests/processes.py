@@ -88,6 +88,10 @@ def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
     os.dup2(handle, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     os.environ.update(how.get("environment", {}))
+    if "RANK" in os.environ:  # Lightning reads it at its import, which was the server's
+        from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+        rank_zero_only.rank = int(os.environ["RANK"])
     import torch
 
     torch.set_num_threads(1)

@@ -63,8 +63,7 @@ def _timm(name: str) -> nn.Module:
 
 def _short_senet(_: str) -> nn.Module:
     """timm's SENet-154 with one block a stage."""
-    peers = pytest.importorskip("timm.models.senet")
-    return peers.SENet(peers.SEBottleneck, (1, 1, 1, 1), groups=64, reduction=16)
+    return pytest.importorskip("timm").create_model("legacy_senet154", layers=(1, 1, 1, 1))
 
 
 def _torchvision(name: str) -> nn.Module:

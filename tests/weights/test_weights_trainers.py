@@ -189,7 +189,18 @@ def test_each_trainers_file_loads(form: str, tmp_path: Path, networks: tuple[nn.
         assert load_weights(ours(), content) == report, "a state dict in memory is as good as a file"
 
 
-@pytest.mark.parametrize("form", [form for form, (expected, _) in WRITTEN.items() if expected == "ema"])
+QUICK = ("timm's train.py", "Lightning, WeightAveraging", "mmpretrain, EMAHook", "mmcv's EMAHook", "AveragedModel")
+"""Averages beside the weights, in their place, and alone."""
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        form if form in QUICK else pytest.param(form, marks=pytest.mark.slow)
+        for form, (expected, _) in WRITTEN.items()
+        if expected == "ema"
+    ],
+)
 def test_raw_weights_on_request(form: str, networks: tuple[nn.Module, nn.Module]) -> None:
     content = WRITTEN[form][1](*(network.state_dict() for network in networks))
     model = ours()
