@@ -1,4 +1,4 @@
-"""What all tests share: how many examples property tests draw, and curves that are drawn once."""
+"""What all tests share: how many examples property tests draw, curves that are drawn once, loaders that end at once."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ def _draw_once(rows: Sequence[dict[str, float]], path: Path, score: Any, title: 
 
 
 def pytest_runtest_setup() -> None:
-    """Only where a training was imported, which takes seconds."""
+    """Only where a training or a loader was imported, which takes seconds."""
     if checkpointer := sys.modules.get("senet.training.checkpointer"):
         checkpointer.draw_curves = _draw_once  # type: ignore[attr-defined]
+    if loading := sys.modules.get("torch.utils.data._utils"):
+        # So long, not 5 s, a loader waits for a process that failed before it ends it.
+        loading.MP_STATUS_CHECK_INTERVAL = 0.5  # type: ignore[attr-defined]

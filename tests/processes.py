@@ -81,11 +81,17 @@ def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
         how: `die_at_replace`: see there. `largest_file`: bytes; writing more fails as on a full disk. `pause_at`: step
             before which it waits for `Child.go_on`. `rate_at`: (step, learning rate from there on). `directory`: where.
             `slow_validation`: the epoch whose validation says that it began, as a pause does, and takes a minute.
+            `environment`: more variables.
     """
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    os.environ.update(how.get("environment", {}))
+    if "RANK" in os.environ:  # Lightning reads it at its import, which was the server's
+        from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+        rank_zero_only.rank = int(os.environ["RANK"])
     import torch
 
     torch.set_num_threads(1)

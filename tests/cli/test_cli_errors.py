@@ -132,7 +132,7 @@ def test_a_traceback_only_with_debug(senet):
 
 
 def test_a_reader_that_leaves_early_is_no_error():
-    command = f"{sys.executable} -m senet list | head -n 1; exit ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -m senet train --help | head -n 1; exit ${{PIPESTATUS[0]}}"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0
     assert run.stderr == ""

@@ -189,7 +189,7 @@ def test_a_network_that_nobody_knows_the_data_of(evaluated, run, scans, tmp_path
 
 
 def test_an_exported_file_knows_its_run_too(evaluated, run, scans, senet, tmp_path):
-    code, _, err = senet("export", "--checkpoint", run, "--format", "onnx", "--out", tmp_path / "x.onnx")
+    code, _, err = senet("export", "--checkpoint", run, "--format", "torch", "--out", tmp_path / "x.pt2")
     assert code == 0, err
-    found, _ = evaluated(f"folder:{scans}", checkpoint=tmp_path / "x.onnx")
+    found, _ = evaluated(f"folder:{scans}", "--runtime", "torch", checkpoint=tmp_path / "x.pt2")
     assert (found["images"], found["trained_on"]) == (_val(scans), 0)

@@ -123,9 +123,9 @@ def test_memory_holds_no_rows(trained, odd, tmp_path, monkeypatch, senet):
 
     whole = prediction._Files.__getitem__
     monkeypatch.setattr(prediction._Files, "__getitem__", counted)
-    many = [odd / "cat[old].png"] * 40
+    many = [odd / "cat[old].png"] * 12
     senet("predict", *many, "--checkpoint", trained, "--out", tmp_path / "rows.csv", "--batch-size", 4, "--workers", 0)
-    assert len(alive) == 40
+    assert len(alive) == 12
     assert max(alive) <= 4
 
 

@@ -21,7 +21,7 @@ from senet.inference import evaluate
 from senet.nn import SqueezeExcite
 from senet.training.module import TrainingModule
 
-SHORT = ("--epochs", "1", "--batch-size", "32", "--workers", "0")
+SHORT = ("--epochs", "1", "--batch-size", "64", "--workers", "0")
 DIGITS = ("--data", "digits", "--size", "8")
 
 
@@ -224,7 +224,7 @@ def test_stopped_and_gone_on_with(
     step = TrainingModule.training_step
 
     def stopped(self, batch, number):
-        if number == 20:
+        if number == 10:
             signal.raise_signal(signal.SIGINT)
         return step(self, batch, number)
 
@@ -275,7 +275,7 @@ def test_training_can_begin_with_a_checkpoint(senet, operated: Path, tmp_path: P
     assert "senet retrofit" in refused(*arguments, "--attention", "eca")
     code, _, err = senet(*arguments)
     assert code == 0, err
-    assert "lr 0.005" in err  # a tenth of the recipe's, at half its batch
+    assert "lr 0.01" in err  # a tenth of the recipe's, at its batch
     assert weights(tmp_path / "run").keys() == weights(operated).keys()
 
 
@@ -328,7 +328,7 @@ def test_bad_use_leaves_nothing(refused, begun: Path, operated: Path, few: Path,
     assert "absent" in refused(*on, tmp_path / "absent")
     assert "--no-pretrained" in refused(*common, "cifar_resnet20")
     transformer = ("--no-pretrained", "--size", "224", "--data", f"folder:{few}")
-    assert "is a transformer" in refused(*common, "torchvision:vit_b_16", *transformer)
+    assert "is a transformer" in refused(*common, "timm:vit_tiny_patch16_224", *transformer)
     assert "no insertion point left" in refused(*on, operated)
     assert "no module" in refused(*on, begun, "--where", "layer4.*")
     assert "no stage 7" in refused(*on, begun, "--stages", "7")

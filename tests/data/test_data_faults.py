@@ -235,7 +235,7 @@ def test_threads_leave_the_filters_of_the_process_alone(tmp_path) -> None:
                 changed.append(list(warnings.filters))
 
     watcher = threading.Thread(target=watch)
-    readers = [threading.Thread(target=lambda: [load_image(tmp_path / "x.png") for _ in range(100)]) for _ in range(4)]
+    readers = [threading.Thread(target=lambda: [load_image(tmp_path / "x.png") for _ in range(25)]) for _ in range(4)]
     watcher.start()
     for thread in readers:
         thread.start()

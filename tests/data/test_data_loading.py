@@ -199,6 +199,7 @@ def test_dataset_travels_to_spawned_workers(tmp_path):
     assert data[0, 1].image.shape == (3, 32, 32)
 
 
+@pytest.mark.slow
 def test_spawned_workers_under_python_c(tmp_path):
     files(tmp_path, 4)
     code = (

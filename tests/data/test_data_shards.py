@@ -8,8 +8,6 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 
@@ -19,6 +17,7 @@ import torch
 from data_helpers import memory, tree
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import start
 
 from senet.data import (
     CorruptImage,
@@ -270,24 +269,19 @@ def test_rows_that_point_elsewhere_are_refused(copied, column, value):
         open_data(f"shards:{copied}")
 
 
-def command(root, *more):
-    return [sys.executable, "-m", "senet", "shard", f"folder:{root / 'images'}", "--out", str(root / "out"), *more]
-
-
 def test_killed_and_gone_on_with_to_the_same_bytes(tmp_path, made):
     tree(tmp_path / "images", {"cat": 200, "dog": 200})
-    options = ("--shard-mb", "0.006", "--workers", "1")
-    process = subprocess.Popen(command(tmp_path, *options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(list((tmp_path / "out").glob("*.tar"))) < 3:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
     out = tmp_path / "out"
+    command = ("shard", f"folder:{tmp_path / 'images'}", "--out", out, "--shard-mb", "0.006", "--workers", "1")
+    child = start(*command, log=tmp_path / "killed")
+    while child.process.is_alive() and len(list(out.glob("*.tar"))) < 3:
+        time.sleep(0.005)
+    child.signal(signal.SIGKILL)
+    child.process.join()
     assert not (out / "shards.json").exists(), "it was finished too soon for this test to mean anything"
     with pytest.raises(DataError, match="incomplete shards"):
         open_data(f"shards:{out}")
-    said = subprocess.run(command(tmp_path, *options), capture_output=True, text=True, check=True).stdout
-    assert "of an earlier call kept" in said
+    assert "of an earlier call kept" in start(*command, log=tmp_path / "again").finish()
     data = open_data(f"folder:{tmp_path / 'images'}")
     write_shards(data, tmp_path / "whole", shard_mb=0.006, workers=0)
     for path in (tmp_path / "whole").iterdir():

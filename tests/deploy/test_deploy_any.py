@@ -57,9 +57,11 @@ def small(channels: int = 3) -> nn.Module:
     ("format", "channels"),
     [
         ("onnx", 1),
-        ("openvino", 4),
         ("torch", 12),
-        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in (("onnx", 12), ("torch", 1), ("torch", 4))),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in (("onnx", 12), ("openvino", 4), ("torch", 1), ("torch", 4))
+        ),
     ],
 )
 def test_networks_of_any_number_of_channels(format: str, channels: int, tmp_path: Any) -> None:
@@ -165,7 +167,15 @@ COMPUTED: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("wrap", COMPUTED.values(), ids=COMPUTED.keys())
+AGAIN = ("changes an input", "after the gate", "of gradients", "weight norm", "spectral norm", "norm and mask")
+"""Cases that take the way of another one: left to the slow tests."""
+
+
+def each(cases: dict[str, Any]) -> list[Any]:
+    return [pytest.param(case, id=name, marks=[pytest.mark.slow] * (name in AGAIN)) for name, case in cases.items()]
+
+
+@pytest.mark.parametrize("wrap", each(COMPUTED))
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_computed_weights(wrap: Any, tmp_path: Any) -> None:
     model = small().train()
@@ -204,7 +214,7 @@ HOOKS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("hook", HOOKS.values(), ids=HOOKS.keys())
+@pytest.mark.parametrize("hook", each(HOOKS))
 def test_hooks_take_part(hook: Any, tmp_path: Any) -> None:
     model = small()
     hook(model)

@@ -51,10 +51,9 @@ def test_the_same_function_at_any_size_and_batch(exported, kind, runtime):
 
 
 def pairs() -> list[Any]:
-    """Two by default, since other tests export `basic` and `cifar`; all others take three minutes."""
+    """One by default, since other tests export `basic` and `cifar`; all others take three minutes."""
     both = [(family, kind) for family in FAMILIES for kind in ("onnx", "openvino")]
-    default = [("grouped", "openvino"), ("preact", "onnx")]
-    return [pytest.param(*pair, marks=[pytest.mark.slow] * (pair not in default)) for pair in both]
+    return [pytest.param(*pair, marks=[pytest.mark.slow] * (pair != ("preact", "onnx"))) for pair in both]
 
 
 @pytest.mark.parametrize(("family", "kind"), pairs())
@@ -218,7 +217,7 @@ def test_a_network_that_takes_one_size_only(tmp_path):
 
 def test_any_size_also_from_one_that_leaves_a_single_pixel(tmp_path):
     """Where a map is 1x1 as the gate is, the file's shapes would take the two for the same."""
-    tiny = loaded("se_resnet18", replace(SMALL, size=(32, 32)), depths=(1, 1, 1, 1))
+    tiny = loaded("se_cifar_resnet20", replace(SMALL, size=(4, 4)), depth=1)
     report = export(tiny, tmp_path / "x.onnx", check=Check(images=1))
     assert report.metadata.size is None
     x = images(3, 3, 96, 64)
@@ -226,6 +225,7 @@ def test_any_size_also_from_one_that_leaves_a_single_pixel(tmp_path):
         assert difference(load_exported(tmp_path / "x.onnx").model(x), tiny.model(x)) < 1e-5
 
 
+@pytest.mark.slow
 def test_what_tracing_says_of_sizes_is_kept_from_the_user(caplog):
     logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     logger.addHandler(caplog.handler)  # it hands on to none above it
@@ -249,7 +249,7 @@ def test_what_can_not_be_exported(tmp_path, made, kind, says):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", SUFFIX)
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.slow), "torch"])
 def test_a_file_that_differs_is_not_kept(kind, tmp_path, monkeypatch):
     target = tmp_path / f"x{SUFFIX[kind]}"
     target.write_text("an older file")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
-import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from page_fences import DOCS, Fence, fences
+from processes import start
 
 PAGES = ("tutorial.md", "tutorial.zh-CN.md")
 
-pytestmark = pytest.mark.timeout(900)  # a dozen processes, each of which imports torch
+pytestmark = pytest.mark.timeout(900)  # a training, an export and all else that the page does
 
 
 def without_comments(fence: Fence) -> tuple[str, list[str]]:
@@ -23,24 +24,24 @@ def without_comments(fence: Fence) -> tuple[str, list[str]]:
     return fence.language, [line for line in lines if line and not line.startswith("#")]
 
 
-def run(fence: Fence, folder: Path) -> str:
-    """Run a block in a process of its own; gives what it printed."""
-    commands = {
-        "bash": ["bash", "-euo", "pipefail", "-c", f'senet() {{ "{sys.executable}" -m senet "$@"; }}\n{fence.code}'],
-        "python": [sys.executable, "-c", fence.code],
-    }
-    done = subprocess.run(
-        commands[fence.language], cwd=folder, env=os.environ | {"COLUMNS": "120"}, capture_output=True, text=True
-    )  # fmt: skip
-    assert done.returncode == 0, f"{fence.code}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+def run(fence: Fence, folder: Path, log: Path) -> str:
+    """Run a block, its script or each of its commands in a process of its own; gives what it printed."""
+    if fence.language == "python":
+        done = subprocess.run([sys.executable, "-c", fence.code], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 0, f"{fence.code}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+    for line in fence.code.splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "senet", "other programs would need a shell"
+        start(*arguments, log=log, directory=str(folder), environment={"COLUMNS": "120"}).finish()
+    return log.read_text()
 
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory) -> tuple[Path, list[str]]:
     """The folder after the last block, and what each block printed."""
-    folder = tmp_path_factory.mktemp("tutorial")
-    return folder, [run(fence, folder) for fence in fences("tutorial.md") if fence.language in ("bash", "python")]
+    folder, logs = tmp_path_factory.mktemp("tutorial"), tmp_path_factory.mktemp("logs")
+    return folder, [run(fence, folder, logs / str(number)) for number, fence in enumerate(blocks())]
 
 
 def test_the_tutorial_runs_from_its_own_text(output):

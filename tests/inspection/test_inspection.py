@@ -177,6 +177,7 @@ def test_tables(folder, inspected) -> None:
     assert float(channels[0]["mean"]) == pytest.approx(float(inspected.channels[rows[0]["path"]][0][0]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_and_fifty_blocks_fit(inspected) -> None:
     draw = torch.Generator().manual_seed(0)
     statistics = {}

@@ -167,8 +167,14 @@ SMALL_STAGES = {"depth": 2, "widths": (4, 8, 8, 8, 16), "attention": None}
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("limit", [8, 16])
-@pytest.mark.parametrize("size", [(64, 48), (57, 75)])
+@pytest.mark.parametrize(
+    ("size", "limit"),
+    [
+        ((57, 75), 8),
+        ((64, 48), 16),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (((64, 48), 8), ((57, 75), 16))),
+    ],
+)
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -274,8 +280,7 @@ def test_copies_and_channels_last(kind: str) -> None:
     [
         ("residual", {}),
         ("residual", {"output_stride": 8}),
-        ("densenet", {"output_stride": 8}),
-        pytest.param("densenet", {}, marks=pytest.mark.slow),
+        *(pytest.param("densenet", options, marks=pytest.mark.slow) for options in ({}, {"output_stride": 8})),
     ],
     ids=str,
 )

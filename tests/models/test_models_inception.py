@@ -191,7 +191,7 @@ def test_checkpointing_is_bit_for_bit() -> None:
         assert torch.equal(first, second), name
 
 
-@pytest.mark.parametrize("name", ["se_bn_inception", "se_inception_resnet_v2"])
+@pytest.mark.parametrize("name", ["se_bn_inception", pytest.param("se_inception_resnet_v2", marks=pytest.mark.slow)])
 @torch.no_grad()
 def test_export_with_any_batch(name: str) -> None:
     model = _network(name)

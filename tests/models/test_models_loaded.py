@@ -40,6 +40,8 @@ def test_images() -> tuple[Tensor, Tensor]:
             parts = Path(member.name).parts
             if member.isfile() and parts[-3:-2] == ("test",) and len(members.setdefault(parts[-2], [])) < A_CLASS:
                 members[parts[-2]].append((member.name, archive.extractfile(member).read()))
+            if sum(map(len, members.values())) == 10 * A_CLASS:
+                break  # the rest takes seconds to unpack
     pixels = [np.asarray(Image.open(BytesIO(data)).convert("RGB")) for c in sorted(members) for _, data in members[c]]
     images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

@@ -61,6 +61,11 @@ def _timm(name: str) -> nn.Module:
     return pytest.importorskip("timm").create_model(name)
 
 
+def _short_senet(_: str) -> nn.Module:
+    """timm's SENet-154 with one block a stage."""
+    return pytest.importorskip("timm").create_model("legacy_senet154", layers=(1, 1, 1, 1))
+
+
 def _torchvision(name: str) -> nn.Module:
     return pytest.importorskip("torchvision").models.get_model(name, weights=None)
 
@@ -78,6 +83,7 @@ LEGACY = [
     Case("se_resnext50_32x4d", "legacy_seresnext50_32x4d", TIMM_LEGACY, _timm, ODD),
     Case("se_resnext101_32x4d", "legacy_seresnext101_32x4d", TIMM_LEGACY, _timm),
     Case("senet154", "legacy_senet154", TIMM_LEGACY, _timm, (65, 47)),
+    Case("senet154", "short SENet-154", TIMM_LEGACY, _short_senet, (65, 47), {"depths": (1, 1, 1, 1)}),
 ]  # fmt: skip
 
 # timm widens 64/16 = 4 hidden units to 8 without a word; here that is said.
@@ -113,7 +119,7 @@ SMALL_IMAGES = [
 
 CASES = [*LEGACY, *V1_5, *PLAIN, *SMALL_IMAGES]
 ONE_OF_EACH = {
-    "legacy_seresnet18", "legacy_seresnet50", "legacy_seresnext50_32x4d", "legacy_senet154", "seresnet50", "resnet50",
+    "legacy_seresnet18", "legacy_seresnet50", "legacy_seresnext50_32x4d", "short SENet-154", "seresnet50", "resnet50",
     "seresnet164bn_cifar10", "sepreresnet164bn_cifar10",
 }  # fmt: skip
 """Peers of the default tests. Of the others, deeper ones repeat these blocks, and shallow ones are compared, through

@@ -85,6 +85,13 @@ def layer(spec) -> Attention:
     return randomise(spec.build(C)).eval()
 
 
+ONE_OF_EACH_KIND = pytest.mark.parametrize(
+    "spec",
+    [pytest.param(spec, id=name, marks=[pytest.mark.slow] * (name not in ATTENTIONS)) for name, spec in SPECS.items()],
+)
+"""What takes a compiler: other options of a kind are left to the slow tests."""
+
+
 class TestContract:
     @pytest.mark.parametrize("space", [(7,), (7, 5), (4, 5, 3), (1,), (1, 1), (1, 1, 1)], ids=str)
     def test_keeps_the_shape_and_is_the_product_with_its_gate(self, spec, space):
@@ -174,20 +181,14 @@ class TestContract:
         with deterministic():
             assert all(torch.equal(a, b) for a, b in zip(run(), run(), strict=True))
 
+    @ONE_OF_EACH_KIND
     def test_compiles_to_one_graph_for_any_size(self, layer):
         torch.compiler.reset()
         compiled = torch.compile(layer, fullgraph=True, backend="eager", dynamic=True)
         for shape in ((2, C, 9, 8), (3, C, 12, 17)):
             torch.testing.assert_close(compiled(noise(*shape)), layer(noise(*shape)), rtol=1e-5, atol=1e-6)
 
-    # Other options of a kind are compiled above, without their backward pass.
-    @pytest.mark.parametrize(
-        "spec",
-        [
-            pytest.param(spec, id=name, marks=[pytest.mark.slow] * (name not in ATTENTIONS))
-            for name, spec in SPECS.items()
-        ],
-    )
+    @ONE_OF_EACH_KIND
     def test_compiles_with_its_backward_pass(self, layer):
         # Of one size: with open ones the backward graph of strided convolutions takes a minute to make.
         torch.compiler.reset()
@@ -201,6 +202,7 @@ class TestContract:
         for want, got in zip(*results, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
+    @ONE_OF_EACH_KIND
     def test_exports_with_batch_and_size_left_open(self, layer):
         # 9 is the least size that gather-excite's extent of 8 doesn't shrink to one
         sizes = {0: Dim("n", min=1, max=64), 2: Dim("h", min=9, max=512), 3: Dim("w", min=9, max=512)}

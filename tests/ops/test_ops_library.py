@@ -22,8 +22,14 @@ def described(**environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_reference_can_be_asked_for() -> None:
-    assert described(SENET_KERNELS="reference").stdout.strip() == "reference (SENET_KERNELS=reference)"
+def test_the_reference_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SENET_KERNELS", "reference")
+    choose.cache_clear()
+    try:
+        assert describe() == "reference (SENET_KERNELS=reference)"
+    finally:
+        monkeypatch.undo()
+        choose.cache_clear()
 
 
 def test_a_wish_that_nobody_knows() -> None:

@@ -85,7 +85,7 @@ def test_every_attention_is_all_attention(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (i % 3 > 0)) for i, name in enumerate(sorted(MODELS))]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (i % 6 > 0)) for i, name in enumerate(sorted(MODELS))]
 )
 def test_parts_add_up(name: str) -> None:
     model = senet.create_model(name, device="meta")

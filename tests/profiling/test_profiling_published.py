@@ -28,7 +28,9 @@ def _cost(name: str, size: int = 224, **options: Any) -> Cost:
     return cost(senet.create_model(name, device="meta", **options), (3, size, size))
 
 
-@pytest.mark.parametrize("name", AUTHORS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * ("101" in n or "152" in n)) for n in AUTHORS]
+)
 def test_the_authors_definitions(name: str) -> None:
     learnable, plain, weights, biases, macs, plain_macs, blocks = AUTHORS[name]
     model = senet.create_model(name, device="meta")

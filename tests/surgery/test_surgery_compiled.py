@@ -54,7 +54,10 @@ def step(model: Residuals) -> tuple[Callable[..., Any], nn.Module]:
     return torch.compile(lambda x: model(x), backend="eager"), model
 
 
-@pytest.mark.parametrize("compiling", [outer, inner, in_place, part, place, method, step])
+@pytest.mark.parametrize(
+    "compiling",
+    [outer, in_place, part, method, *(pytest.param(how, marks=pytest.mark.slow) for how in (inner, place, step))],
+)
 def test_compiled_networks_use_train_and_lose_their_gates(compiling: Callable[..., Any]) -> None:
     model = Residuals().train()
     run, given = compiling(model)

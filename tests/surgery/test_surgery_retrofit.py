@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -79,18 +80,19 @@ def resnet() -> nn.Module:
 # What is kept
 
 
+KINDS = sorted(set(ATTENTIONS) - {"sk"})
+QUICK = {*((kind, 2, True) for kind in KINDS), ("se", 1, False), ("se", 2, False), ("se", 3, True)}
+"""Each kind on images, and SE in each dimension and mode."""
+
+
 @pytest.mark.parametrize(
-    ("ndim", "training"),
+    ("kind", "ndim", "training"),
     [
-        (1, False),
-        (2, False),
-        (2, True),
-        (3, True),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, True), (3, False))),
+        case if case in QUICK else pytest.param(*case, marks=pytest.mark.slow)
+        for case in product(KINDS, (1, 2, 3), (False, True))
     ],
 )
-@pytest.mark.parametrize("kind", sorted(set(ATTENTIONS) - {"sk"}))
-def test_output_stays_bit_for_bit_and_gates_learn(kind: str, training: bool, ndim: int) -> None:
+def test_output_stays_bit_for_bit_and_gates_learn(kind: str, ndim: int, training: bool) -> None:
     model = Net(ndim=ndim).train(training)
     twin = copy.deepcopy(model)
     report = senet.retrofit(model, ATTENTIONS[kind](), example_inputs=[image(ndim)])
@@ -134,8 +136,16 @@ def test_any_width_size_and_option_keeps_the_function(
     assert torch.equal(model(x), before)
 
 
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", ["resnet18", "cifar_resnet20", "cifar_preresnet20", "vgg11", "mobilenet_v1_025"])
+@pytest.mark.parametrize(
+    ("name", "training"),
+    [
+        ("cifar_resnet20", False), ("cifar_resnet20", True), ("cifar_preresnet20", True), ("vgg11", False),
+        ("mobilenet_v1_025", False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+            ("resnet18", False), ("resnet18", True), ("cifar_preresnet20", False), ("vgg11", True),
+            ("mobilenet_v1_025", True))),
+    ],
+)  # fmt: skip
 def test_own_networks_stay_bit_for_bit_on_the_kernel(name: str, training: bool) -> None:
     model = randomise(senet.create_model(name, **{"hidden": 64} if name == "vgg11" else {})).train(training)
     twin = copy.deepcopy(model)
@@ -257,7 +267,7 @@ def _unit_on(unit: nn.Module, into: Tensor, shortcut: Tensor) -> Tensor:
 
 def test_where_takes_patterns_types_lists_and_predicates(resnet: nn.Module) -> None:
     def paths(where: object) -> list[str]:
-        return [site.path for site in senet.plan(resnet, where=where, example_inputs=image(side=64)).inserted]
+        return [site.path for site in senet.plan(resnet, where=where, example_inputs=image(side=32)).inserted]
 
     assert paths("layer4.*") == ["layer4.0.bn2", "layer4.1.bn2"]
     assert paths("layer[34]") == ["layer3.0.bn2", "layer3.1.bn2", "layer4.0.bn2", "layer4.1.bn2"]

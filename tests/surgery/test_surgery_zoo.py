@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torchvision.models import video
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 import senet
 from senet.errors import SenetError
@@ -64,10 +67,12 @@ CLASSIFIERS: dict[str, tuple[dict[str, int], int]] = {
 
 
 RESEMBLING = {
-    "torchvision:resnext50_32x4d", "torchvision:regnet_x_400mf", "torchvision:googlenet", "timm:darknet53",
-    "timm:gernet_s", "timm:inception_next_tiny", "timm:poolformer_s12", "timm:xception41",
+    "torchvision:resnet50", "torchvision:resnext50_32x4d", "torchvision:regnet_x_400mf", "torchvision:inception_v3",
+    "torchvision:mobilenet_v2", "torchvision:vgg11_bn", "timm:cspresnet50", "timm:darknet53", "timm:dla34",
+    "timm:gernet_s", "timm:inception_next_tiny", "timm:mambaout_femto", "timm:poolformer_s12", "timm:res2net50_26w_4s",
+    "timm:resnetv2_50", "timm:xception41",
 }  # fmt: skip
-"""Their blocks are joined as those of others here (ResNet, Inception-v3, ConvNeXt, MobileNet)."""
+"""Their blocks are joined as those of others here (detector, GoogLeNet, MNASNet, AlexNet, DenseNet, ConvNeXt)."""
 
 
 def hollow(name: str) -> nn.Module:
@@ -158,7 +163,8 @@ def test_resnet50_has_it_after_each_last_norm() -> None:
     assert [s.path for s in report.inserted] == [f"layer{i}.{j}.bn3" for i, n in enumerate(depths, 1) for j in range(n)]
 
 
-@pytest.mark.parametrize("name", [pytest.param("timm:nasnetalarge", marks=pytest.mark.slow), "timm:pnasnet5large"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["timm:nasnetalarge", "timm:pnasnet5large"])
 def test_a_cell_has_it_on_its_concatenation(name: str) -> None:
     with torch.device("meta"):
         model = build(name)
@@ -189,8 +195,10 @@ def test_a_transformer_is_refused_and_its_convolutions_named(name: str) -> None:
 
 
 def test_a_video_network() -> None:
-    report = check(torchvision.models.video.r3d_18(weights=None), torch.randn(2, 3, 4, 16, 16))
-    assert kinds(report) == {RESIDUAL: 8}
+    convolutions = [video.resnet.Conv3DSimple] * 4
+    model = video.resnet.VideoResNet(video.resnet.BasicBlock, convolutions, [1, 1, 1, 1], video.resnet.BasicStem)
+    report = check(model, torch.randn(2, 3, 4, 16, 16))
+    assert kinds(report) == {RESIDUAL: 4}
     assert len(report.inserted[0].space) == 3
 
 
@@ -213,14 +221,15 @@ def test_a_network_over_time() -> None:
 
 
 def test_a_detector_gets_it_in_its_backbone() -> None:
-    detector = partial(
-        torchvision.models.detection.fasterrcnn_resnet50_fpn, weights=None, weights_backbone=None,
-        min_size=64, max_size=64, rpn_post_nms_top_n_test=5, box_score_thresh=0.0, box_detections_per_img=5,
+    backbone = partial(resnet_fpn_backbone, backbone_name="resnet50", weights=None)
+    detector = FasterRCNN(
+        backbone(), num_classes=3, min_size=64, max_size=64, rpn_post_nms_top_n_test=5, box_score_thresh=0.0,
+        box_detections_per_img=5,
     )  # fmt: skip
-    report = check(detector(), [torch.rand(3, 64, 64)])
+    report = check(detector, [torch.rand(3, 64, 64)])
     assert kinds(report) == {RESIDUAL: 16}
     assert all(site.path.startswith("backbone.body.layer") for site in report.inserted)
-    assert len(retrofit(detector().backbone.body).inserted) == 16
+    assert len(retrofit(backbone(backbone_name="resnet18").body).inserted) == 8
 
 
 @pytest.mark.parametrize("name", ["deeplabv3_resnet50", pytest.param("fcn_resnet50", marks=pytest.mark.slow)])

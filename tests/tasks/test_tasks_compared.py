@@ -17,7 +17,10 @@ WIDTHS = (64, 128, 256, 512)
 QUICK = ["--size", "64", "--epochs", "1", "--batch-size", "2", "--workers", "0", "--timing-seconds", "0.1"]
 
 
-@pytest.mark.parametrize(("task", "kind", "score"), [("detection", "voc", "map"), ("segmentation", "masks", "miou")])
+@pytest.mark.parametrize(
+    ("task", "kind", "score"),
+    [pytest.param("detection", "voc", "map", marks=pytest.mark.slow), ("segmentation", "masks", "miou")],
+)
 def test_plain_against_se(task, kind, score, request, tmp_path: Path) -> None:
     data, out = request.getfixturevalue(kind), tmp_path / "out"
     arguments = ["--task", task, "--data", f"{kind}:{data}", "--head", HEADS[task], *NETWORK, *QUICK, "--seeds", "1"]

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import start as forked
 
 from senet.errors import SenetError
 from senet.training.cluster import launched, placed
@@ -191,20 +192,33 @@ def test_ctrl_c_saves_and_both_leave(tmp_path):
     assert "Traceback" not in said
 
 
+def launch(tmp_path: Path, *words: str) -> None:
+    """`senet train` in two processes with the environment that `torchrun` gives them, without its start."""
+    common = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "GROUP_RANK": "0",
+              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}  # fmt: skip
+    ranks = [
+        forked(
+            "train", *words, log=tmp_path / f"log{rank}", directory=str(tmp_path),
+            environment=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for rank in ranks:
+        rank.finish()
+
+
 def test_two_processes_resumed_in_mid_epoch_report_the_whole_epoch(tmp_path):
     """Each process has sums of its own over the epoch so far: the resumed one takes up all of them, bit for bit."""
     options = [*OPTIONS[:-6], "--batch-size", "64", "--lr", "0.02", "--epochs", "2", "--workers", "0"]
     folder = tmp_path / "run"
-    finish(
-        start(tmp_path, *TRAIN, *options, "--devices", "2", "--save-every", "8", "--keep-states", "9", "--out", "run")
-    )
+    launch(tmp_path, *options, "--save-every", "8", "--keep-states", "9", "--out", "run")
     whole = (folder / "metrics.csv").read_text()
     (folder / "result.json").unlink()
     for state in TrainingStates(folder).all():
         if (state.epoch, state.batch) > (1, 8):
             state.path.unlink()
     assert str(TrainingStates(folder).all()[0]) == "epoch 2, batch 8"
-    finish(start(tmp_path, *TRAIN, "--resume", "run", "--devices", "2"))
+    launch(tmp_path, "--resume", "run")
     changed = {"seconds", "images_per_second"}
     again = [{k: v for k, v in row.items() if k not in changed} for row in rows(folder)]
     (folder / "metrics.csv").write_text(whole)

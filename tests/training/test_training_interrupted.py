@@ -157,7 +157,7 @@ def test_a_run_that_has_ended_gives_its_result_again(tmp_path, whole):
     assert (copy / "result.json").read_text() == (whole / "result.json").read_text()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_ctrl_c_saves_and_the_resumed_run_is_the_same(tmp_path, whole, begin, workers):
     folder, child = tmp_path / "run", begin("--workers", workers, "--save-every", "0", pause_at=13)
     child.wait()
@@ -184,7 +184,7 @@ def test_stopped_in_the_middle_of_a_batch_that_is_added_up(tmp_path, begin):
     assert_equal(tmp_path / "run", tmp_path / "whole")
 
 
-@pytest.mark.parametrize("how", ["again", "resume"])
+@pytest.mark.parametrize("how", [pytest.param("again", marks=pytest.mark.slow), "resume"])
 def test_killed_before_any_state_was_saved(tmp_path, whole, begin, how):
     folder = tmp_path / "run"
     begin(die_at_replace=1).finish(-signal.SIGKILL)
@@ -193,7 +193,7 @@ def test_killed_before_any_state_was_saved(tmp_path, whole, begin, how):
     assert_equal(folder, whole)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "one bit"])
+@pytest.mark.parametrize("damage", [pytest.param("truncated", marks=pytest.mark.slow), "one bit"])
 def test_a_damaged_state_is_named_and_the_one_before_is_used(tmp_path, whole, begin, damage):
     folder = tmp_path / "run"
     begin(die_at_replace=21).finish(-signal.SIGKILL)

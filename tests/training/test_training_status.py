@@ -134,7 +134,9 @@ def test_a_longer_run_is_what_it_would_have_been_from_the_start(tmp_path, long, 
 
 
 @pytest.mark.parametrize(
-    "schedule", [["cosine"], ["one-cycle"], ["step", "--step-epochs", "1", "3"]], ids=lambda words: words[0]
+    "schedule",
+    [["cosine"], pytest.param(["one-cycle"], marks=pytest.mark.slow), ["step", "--step-epochs", "1", "3"]],
+    ids=lambda words: words[0],
 )
 def test_a_longer_run_follows_the_longer_schedule(tmp_path, schedule):
     common = ["--data", "digits", "--limit", "100", *HOW[:-4], "--schedule", *schedule, "--warmup-epochs", "0.5"]

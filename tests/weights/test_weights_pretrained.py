@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,85 +34,70 @@ def cached(cache: Path, repo: str, content: bytes, *, name: str | None = None) -
 
 
 @pytest.fixture(scope="module")
-def seresnet50(tmp_path_factory) -> bytes:
-    """timm's SE-ResNet-50 with fresh weights, as the hub has it."""
+def resnet18(tmp_path_factory) -> bytes:
+    """timm's ResNet-18 with fresh weights, as the hub has it."""
     torch.manual_seed(0)
-    model = senet.create_model("se_resnet50_v1_5", attention=senet.SE(rounding="timm"))
     path = tmp_path_factory.mktemp("file") / "x.safetensors"
-    save_file({k: t.contiguous() for k, t in to_layout(model, "timm").items()}, path)
+    save_file({k: t.contiguous() for k, t in to_layout(senet.create_model("resnet18_v1_5"), "timm").items()}, path)
     return path.read_bytes()
 
 
-def offline(cache: Path, code: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, empty, as `HF_HUB_CACHE` and `HF_HUB_OFFLINE` in the environment set it at import."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return tmp_path
 
 
-def test_a_cached_checkpoint_is_used_offline(tmp_path: Path, seresnet50: bytes) -> None:
-    cached(tmp_path, "timm/seresnet50.ra2_in1k", seresnet50)
-    run = offline(tmp_path, """
-import warnings, torch, senet
-model = senet.create_model("se_resnet50_v1_5", pretrained=True)
-print(model.stages["5"][2].se.fc1.weight.double().sum().item(), model.spec.preprocessing.interpolation, model.training)
-with warnings.catch_warnings(record=True) as told:
-    warnings.simplefilter("always")
-    other = senet.create_model("se_resnet50_v1_5", pretrained="ra2_in1k", num_classes=5, in_channels=1)
-print(*(str(w.message)[:50] for w in told))
-assert torch.equal(other.stem[0][0].weight, model.stem[0][0].weight.sum(1, keepdim=True))
-maps = senet.create_model("se_resnet50_v1_5", pretrained=True, features_only=True)(torch.zeros(1, 3, 64, 64))
-print(len(maps))
-""")  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    first, second, third = run.stdout.strip().splitlines()
+def test_a_cached_checkpoint_is_used_offline(offline: Path, resnet18: bytes) -> None:
+    cached(offline, "timm/resnet18.a1_in1k", resnet18)
+    model = senet.create_model("resnet18_v1_5", pretrained=True)
     torch.manual_seed(0)
-    model = senet.create_model("se_resnet50_v1_5", attention=senet.SE(rounding="timm"))
-    assert first.split() == [repr(model.stages["5"][2].se.fc1.weight.double().sum().item()), "bicubic", "True"]
-    assert second.startswith("head.fc.weight, head.fc.bias: newly initialized")
-    assert third == "4"
+    assert torch.equal(senet.create_model("resnet18_v1_5").head.fc.weight, model.head.fc.weight)
+    assert model.spec.preprocessing.interpolation == "bicubic"
+    assert model.training
+    with pytest.warns(UserWarning, match=r"^head\.fc\.weight, head\.fc\.bias: newly initialized"):
+        other = senet.create_model("resnet18_v1_5", pretrained="a1_in1k", num_classes=5, in_channels=1)
+    assert torch.equal(other.stem[0][0].weight, model.stem[0][0].weight.sum(1, keepdim=True))
+    backbone = senet.create_model("resnet18_v1_5", pretrained=True, features_only=True)
+    assert len(backbone(torch.zeros(1, 3, 64, 64))) == 4
 
 
-def test_timms_mobilenet_by_its_tag(tmp_path: Path) -> None:
+@torch.no_grad()
+def test_timms_mobilenet_by_its_tag(offline: Path) -> None:
     """The card's option makes it timm's network: the same logits."""
     torch.manual_seed(0)
+    x = torch.ones(1, 3, 64, 64)
     peer = pytest.importorskip("timm").create_model("mobilenetv1_100").eval()
-    with torch.no_grad():
-        for name, tensor in peer.named_parameters():
-            if name.endswith("weight") and tensor.ndim == 1:
-                tensor.uniform_(0.5, 4)  # so that ReLU6 cuts
-        want = peer(torch.ones(1, 3, 64, 64))
-    save_file(peer.state_dict(), tmp_path / "x.safetensors")
-    cached(tmp_path, "timm/mobilenetv1_100.ra4_e3600_r224_in1k", (tmp_path / "x.safetensors").read_bytes())
-    torch.save(want, tmp_path / "want.pt")
-    run = offline(tmp_path, f"""
-import torch, senet
-model = senet.create_model("mobilenet_v1", pretrained=True).eval()
-want, got = torch.load({str(tmp_path / "want.pt")!r}), model(torch.ones(1, 3, 64, 64))
-other = senet.create_model("mobilenet_v1").eval()
-other.load_state_dict(model.state_dict())
-off, without = ((out - want).abs().max() / want.abs().max() for out in (got, other(torch.ones(1, 3, 64, 64))))
-print(off.item() < 1e-4, without.item() > 0.01)
-print(model.spec.activation, model.spec.preprocessing.mean)
-""")  # fmt: skip
-    assert run.returncode == 0, run.stderr
-    first, second = run.stdout.strip().splitlines()
-    assert first == "True True"
-    assert second == "relu6 (0.5, 0.5, 0.5)"
+    for name, tensor in peer.named_parameters():
+        if name.endswith("weight") and tensor.ndim == 1:
+            tensor.uniform_(0.5, 4)  # so that ReLU6 cuts
+    save_file(peer.state_dict(), offline / "x.safetensors")
+    cached(offline, "timm/mobilenetv1_100.ra4_e3600_r224_in1k", (offline / "x.safetensors").read_bytes())
+    model = senet.create_model("mobilenet_v1", pretrained=True).eval()
+    other = senet.create_model("mobilenet_v1").eval()
+    other.load_state_dict(model.state_dict())
+    want = peer(x)
+    off, without = ((found(x) - want).abs().max() / want.abs().max() for found in (model, other))
+    assert off < 1e-4
+    assert without > 0.01
+    assert (model.spec.activation, model.spec.preprocessing.mean) == ("relu6", (0.5, 0.5, 0.5))
 
 
-def test_offline_and_not_cached_says_how_to_get_it(tmp_path: Path) -> None:
-    run = offline(tmp_path, "import senet; senet.create_model('se_resnet50', pretrained=True)")
-    message = run.stderr.strip().splitlines()[-1]
-    assert (
-        "CheckpointError: model.safetensors of https://huggingface.co/timm/legacy_seresnet50.in1k is not in" in message
-    )
-    assert "hf download timm/legacy_seresnet50.in1k model.safetensors" in message
+def test_offline_and_not_cached_says_how_to_get_it(offline: Path) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        senet.create_model("se_resnet18", pretrained=True)
+    message = str(caught.value)
+    assert message.startswith("model.safetensors of https://huggingface.co/timm/legacy_seresnet18.in1k is not in")
+    assert "hf download timm/legacy_seresnet18.in1k model.safetensors" in message
 
 
-def test_a_cached_file_must_have_the_hash_that_names_it(tmp_path: Path, seresnet50: bytes) -> None:
-    link = cached(tmp_path, "timm/seresnet50.ra2_in1k", seresnet50)
-    card = find_card("se_resnet50_v1_5", "ra2_in1k")
+def test_a_cached_file_must_have_the_hash_that_names_it(tmp_path: Path, resnet18: bytes) -> None:
+    link = cached(tmp_path, "timm/resnet18.a1_in1k", resnet18)
+    card = find_card("resnet18_v1_5", "a1_in1k")
     assert fetch(card, cache=tmp_path) == link
-    link.resolve().write_bytes(seresnet50[:-1])
+    link.resolve().write_bytes(resnet18[:-1])
     with pytest.raises(CheckpointError, match="truncated or altered; delete it and download"):
         fetch(card, cache=tmp_path)
 
@@ -162,13 +145,25 @@ def test_the_catalogue_says_what_timm_says() -> None:
 
 
 def test_every_card_is_of_a_network_here_and_says_no_hash_that_nobody_verified() -> None:
-    built = {}
     for card in CARDS:
         spec = model_spec(card.model, **card.network_options())
-        built.setdefault(card.model, card)
         assert spec.preprocessing == card.preprocessing
         assert card.sha256 is None
         assert not card.metrics or (0.5 < card.metrics["top1"] < card.metrics["top5"] < 1 and card.metrics_source)
-    for name, card in built.items():
-        assert to_layout(senet.create_model(name, device="meta", **card.network_options()), card.layout)
     assert next(iter(cards("se_resnet50_v1_5"))) == "ra2_in1k"
+
+
+SMALLEST = ("se_resnet18", "se_resnext50_32x4d_v1_5", "resnet18_v1_5", "vgg11", "mobilenet_v1")
+"""One of each family; `test_weights_converters` writes the layouts of densenets and inceptions."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in SMALLEST else pytest.param(name, marks=pytest.mark.slow)
+        for name in dict.fromkeys(card.model for card in CARDS)
+    ],
+)
+def test_every_card_has_a_layout_of_its_network(name: str) -> None:
+    card = find_card(name, True)
+    assert to_layout(senet.create_model(name, device="meta", **card.network_options()), card.layout)

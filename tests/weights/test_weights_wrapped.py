@@ -72,11 +72,19 @@ WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
 
 
 NAMES = list(WRAPPERS)
+QUICK = ("compiled", "averaged", "four times", "compiled with compiled children")
+"""One wrapper of each kind: of one network, with a counter beside it, several, around parts."""
+
+EACH = [pytest.param(wrap, id=n, marks=() if n in QUICK else pytest.mark.slow) for n, wrap in WRAPPERS.items()]
 
 
 @pytest.mark.parametrize(
     ("out_of", "into"),
-    [(name, "nothing") for name in NAMES] + [("nothing", name) for name in NAMES] + list(pairwise(NAMES)),
+    [
+        *((name, "nothing") for name in NAMES),
+        *(("nothing", name) for name in NAMES),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in pairwise(NAMES)),
+    ],
 )
 def test_weights_go_from_any_into_any(out_of: str, into: str) -> None:
     source, plain = network(1), network(2)
@@ -89,7 +97,7 @@ def test_weights_go_from_any_into_any(out_of: str, into: str) -> None:
     assert all(torch.equal(expected[key], value) for key, value in zip(keys, values, strict=True))
 
 
-@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
+@pytest.mark.parametrize("wrap", EACH)
 def test_files_of_other_libraries_and_layouts_too(wrap: Any, tmp_path: Path) -> None:
     source = network(1)
     theirs = to_layout(source, "moskomule")
@@ -102,7 +110,7 @@ def test_files_of_other_libraries_and_layouts_too(wrap: Any, tmp_path: Path) -> 
     assert all(torch.equal(again[key], theirs[key]) for key in theirs)
 
 
-@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
+@pytest.mark.parametrize("wrap", EACH)
 def test_reports_and_errors_have_the_plain_networks_names(wrap: Any) -> None:
     other = network(1, num_classes=5)
     with pytest.warns(UserWarning, match=r"^head\.fc\.weight, head\.fc\.bias: newly initialized"):
