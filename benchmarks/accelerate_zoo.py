@@ -35,13 +35,13 @@ from senet.gates import gated_layers
 
 HERE = Path(__file__)
 KEPT = HERE.with_suffix(".jsonl")
-CHUNK = 20
+CHUNK = 8
 SECONDS = 240
 TOO_LARGE = 120_000_000
 TOLERANCE = 1e-5
 LIKELY = (
     r"se|eca|eff|mobilenetv3|mobilenetv4|mobileone|regnet|ghost|hardcore|lcnet|mixnet|mnas|fbnet|rexnet|tinynet|repvit|fastvit|"
-    r"shvit|gcvit|resnetrs|cs3|vovnet|hgnet|rdnet|coat|maxvit|csat|torchvision"
+    r"shvit|gcvit|resnetrs|cs3|vovnet|hgnet|rdnet|csat|torchvision"
 )
 """Names of networks that may have channel attention, which come first."""
 

@@ -73,12 +73,15 @@ def alone(tmp_path_factory) -> Path:
     return folder
 
 
-def assert_the_same_curve(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+def assert_the_same_curve(one: Path, other: Path) -> None:
+    """The first epoch's loss to float32's rounding; later numbers as far as rounding grows (6e-5 in three epochs)."""
     mine, yours = rows(one), rows(other)
     assert len(mine) == len(yours)
+    assert mine[0]["train_loss"] == pytest.approx(yours[0]["train_loss"], abs=2e-6)
     for a, b in zip(mine, yours, strict=True):
-        for key in ("train_loss", "val_loss", "lr"):
-            assert a[key] == pytest.approx(b[key], abs=tolerance), key
+        for key in ("train_loss", "val_loss"):
+            assert a[key] == pytest.approx(b[key], abs=2e-4), key
+        assert a["lr"] == b["lr"]
         assert abs(a["val_top1"] - b["val_top1"]) <= 1.5 / 360, "an image on the border may fall either way"
         assert a["step"] == b["step"]
 

@@ -129,7 +129,11 @@ class Folded:
 
     def rename(self, key: str, *, back: bool = False) -> str | None:
         """Return the running mean's name; None for `back`, which is impossible."""
-        return None if back else Rule(self.theirs, self.ours).rename(key)
+        return None if back else self._rule.rename(key)
+
+    @cached_property
+    def _rule(self) -> Rule:
+        return Rule(self.theirs, self.ours)
 
 
 AnyRule = Rule | Folded
