@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,17 @@ from senet.nn.epilogue import untouched
 from senet.nn.optimized import Optimized
 from senet.nn.precomputed import PrecomputedGate
 from senet.ops import GATE_NUMBERS, choose
+from senet.ops.activation_functions import ACTIVATIONS
 from senet.ops.arguments import needs_gradient
 from senet.ops.dense_convolution import dense_convolution
+from senet.ops.depthwise_convolution import depthwise_convolution
 from senet.ops.packed_convolution import SIGNATURE, definition, pack, packed_convolution, unpack
 from senet.ops.scale_add_relu import SIGNATURE as RESCALE
 from senet.ops.scale_add_relu import scale_add_relu_
 
-__all__ = ["DenseConv", "FusedBlock", "FusedBranch", "FusedConv", "Geometry", "PackedConv", "fused_conv"]
+__all__ = ["DenseConv", "DepthwiseConv", "FusedBlock", "FusedBranch", "FusedConv", "Geometry", "PackedConv", "fused_conv"]
+
+RELU: Final = ACTIVATIONS.index("relu")
 
 MIN_PACKED_ELEMENTS = 1 << 14
 """Smallest number of elements of a packed weight. oneDNN reorders smaller ones in negligible time."""
@@ -44,20 +48,20 @@ class Geometry:
 
 
 class FusedConv(Optimized, ABC):
-    """A convolution with the norm after it folded in, and possibly the ReLU after the norm.
+    """A convolution with the norm after it folded in, and possibly the activation after the norm.
 
     With one feature map it computes `act(conv(x))`, with two `relu(conv(x) + added)`.
 
     Args:
         bias: (C,).
         geometry: The geometry of the convolution.
-        relu: Whether a ReLU follows.
+        activation: Number of the activation in `ACTIVATIONS`.
     """
 
-    def __init__(self, bias: Tensor, geometry: Geometry, *, relu: bool) -> None:
+    def __init__(self, bias: Tensor, geometry: Geometry, *, activation: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(bias, requires_grad=False)
-        self.geometry, self.relu = geometry, relu
+        self.geometry, self.activation = geometry, activation
 
     @property
     @abstractmethod
@@ -68,15 +72,30 @@ class FusedConv(Optimized, ABC):
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """Run the convolution: (N, I, H, W) -> (N, C, H', W')."""
 
+    def with_means(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the output and its means over the positions, (N, C), where they cost nothing."""
+        return self(x), None
+
+    def of_scaled(self, x: Tensor, factors: Tensor) -> Tensor:
+        """Run the convolution on `factors * x`: (N, I, H, W), (N, I) -> (N, C, H', W')."""
+        return self(x * factors[:, :, None, None])
+
+    @property
+    def scales_input(self) -> bool:
+        """Whether `of_scaled` needs no pass of its own."""
+        return False
+
     def dense(self) -> DenseConv:
         """Return an equal layer with its weight in PyTorch's layout."""
-        return DenseConv(self.dense_weight.detach().contiguous(), self.bias.detach(), self.geometry, relu=self.relu)
+        weight = self.dense_weight.detach().contiguous()
+        return DenseConv(weight, self.bias.detach(), self.geometry, activation=self.activation)
 
     def extra_repr(self) -> str:
         """Return the options that `print(layer)` shows."""
         cout, cin, *kernel = self.dense_weight.shape
         cin *= self.geometry.groups
-        return f"{cin}, {cout}, kernel={tuple(kernel)}, stride={self.geometry.stride}, relu={self.relu}"
+        options = f"stride={self.geometry.stride}, activation={ACTIVATIONS[self.activation]}"
+        return f"{cin}, {cout}, kernel={tuple(kernel)}, {options}"
 
 
 @final
@@ -87,11 +106,11 @@ class DenseConv(FusedConv):
         weight: (C, I / groups, Y, X).
         bias: As in `FusedConv`.
         geometry: As in `FusedConv`.
-        relu: As in `FusedConv`.
+        activation: As in `FusedConv`.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, geometry: Geometry, *, relu: bool) -> None:
-        super().__init__(bias, geometry, relu=relu)
+    def __init__(self, weight: Tensor, bias: Tensor, geometry: Geometry, *, activation: int) -> None:
+        super().__init__(bias, geometry, activation=activation)
         self.weight = nn.Parameter(weight, requires_grad=False)
 
     @property
@@ -101,9 +120,9 @@ class DenseConv(FusedConv):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """Run the convolution: (N, I, H, W) -> (N, C, H', W')."""
-        g, relu = self.geometry, self.relu or added is not None
+        g, activation = self.geometry, self.activation if added is None else RELU
         return dense_convolution(
-            x, self.weight, self.bias, added, g.stride, g.padding, g.dilation, g.groups, relu
+            x, self.weight, self.bias, added, g.stride, g.padding, g.dilation, g.groups, activation
         )  # fmt: skip
 
 
@@ -115,11 +134,11 @@ class PackedConv(FusedConv):
         weight: (C, I, Y, X), of one group.
         bias: As in `FusedConv`.
         geometry: As in `FusedConv`.
-        relu: As in `FusedConv`.
+        activation: As in `FusedConv`.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, geometry: Geometry, *, relu: bool) -> None:
-        super().__init__(bias, geometry, relu=relu)
+    def __init__(self, weight: Tensor, bias: Tensor, geometry: Geometry, *, activation: int) -> None:
+        super().__init__(bias, geometry, activation=activation)
         self.panels = nn.Parameter(pack(weight), requires_grad=False)
         self.channels = len(weight)  # the last panel is padded, so its shape doesn't contain this number
 
@@ -130,13 +149,24 @@ class PackedConv(FusedConv):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """Run the convolution: (N, I, H, W) -> (N, C, H', W')."""
-        return self._computed(x, added, None)
+        return self._computed(x, added, None, None)
+
+    def of_scaled(self, x: Tensor, factors: Tensor) -> Tensor:
+        """Run the convolution on `factors * x`: (N, I, H, W), (N, I) -> (N, C, H', W')."""
+        return self._computed(x, None, None, factors)
+
+    @property
+    def scales_input(self) -> bool:
+        """Whether `of_scaled` needs no pass of its own."""
+        return True
 
     def gated(self, x: Tensor, gate: PrecomputedGate, added: Tensor) -> Tensor:
         """Compute `relu(gate(x) * conv(x) + added)` for a gate in `GATE_NUMBERS`: (N, I, H, W) -> (N, C, H, W)."""
-        return self._computed(x, added, gate)
+        return self._computed(x, added, gate, None)
 
-    def _computed(self, x: Tensor, added: Tensor | None, gate: PrecomputedGate | None) -> Tensor:
+    def _computed(
+        self, x: Tensor, added: Tensor | None, gate: PrecomputedGate | None, factors: Tensor | None
+    ) -> Tensor:
         if self.bias.shape != (self.channels,):
             raise ValueError(f"bias has shape {tuple(self.bias.shape)}; it must be ({self.channels},)")
         w1 = b1 = w2 = b2 = None
@@ -144,32 +174,73 @@ class PackedConv(FusedConv):
         if gate is not None:
             w1, b1, w2, b2 = gate.fc1.weight, gate.fc1.bias, gate.fc2.weight, gate.fc2.bias
             number = GATE_NUMBERS[gate.activate]
-        tensors = (x, self.panels, self.bias, added, w1, b1, w2, b2)
-        g, relu = self.geometry, self.relu or added is not None
+        tensors = (x, self.panels, self.bias, added, w1, b1, w2, b2, factors)
+        g, activation = self.geometry, self.activation if added is None else RELU
         fits = x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu") and SIGNATURE.takes(tensors)
         fast = fits and choose().library is not None and not needs_gradient(tensors)
         compute = packed_convolution if fast else definition
         return compute(
-            x, self.panels, self.bias, added, w1, b1, w2, b2, g.stride, g.padding, g.dilation, relu, number
+            x, self.panels, self.bias, added, w1, b1, w2, b2, g.stride, g.padding, g.dilation, activation, number,
+            factors,
         )  # fmt: skip
 
 
-def fused_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d, *, relu: bool) -> FusedConv:
+@final
+class DepthwiseConv(FusedConv):
+    """A depthwise `FusedConv` for the compiled kernel, with its weight as the parameter `taps`, channels last.
+
+    Args:
+        weight: (C, 1, Y, X).
+        bias: As in `FusedConv`.
+        geometry: As in `FusedConv`.
+        activation: As in `FusedConv`.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, geometry: Geometry, *, activation: int) -> None:
+        super().__init__(bias, geometry, activation=activation)
+        self.taps = nn.Parameter(weight[:, 0].movedim(0, 2).contiguous(), requires_grad=False)
+
+    @property
+    def dense_weight(self) -> Tensor:
+        """The weight in PyTorch's layout."""
+        return self.taps.movedim(2, 0)[:, None]
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """Run the convolution: (N, C, H, W) -> (N, C, H', W')."""
+        if added is not None:
+            return torch.relu(self._computed(x, 0, means=False)[0] + added)
+        return self._computed(x, self.activation, means=False)[0]
+
+    def with_means(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the output and its means over the positions, (N, C)."""
+        return self._computed(x, self.activation, means=True)
+
+    def _computed(self, x: Tensor, activation: int, *, means: bool) -> tuple[Tensor, Tensor | None]:
+        g = self.geometry
+        return depthwise_convolution(
+            x, self.taps, self.bias, g.stride, g.padding, g.dilation, activation, means=means
+        )  # fmt: skip
+
+
+def fused_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, *, activation: int) -> FusedConv:
     """Fold the norm after a convolution into it, computed in float64."""
     weight = conv.weight.detach().double()
     bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().double()
-    scale, offset = _affine(norm)
-    weight, bias = weight * scale[:, None, None, None], bias * scale + offset
+    if norm is not None:
+        scale, offset = _affine(norm)
+        weight, bias = weight * scale[:, None, None, None], bias * scale + offset
     assert not isinstance(conv.padding, str)
     geometry = Geometry(conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
     like = conv.weight
     weight, bias = weight.to(like.dtype), bias.to(like.dtype)
-    packs = conv.groups == 1 and like.is_cpu and like.dtype is torch.float32 and like.numel() >= MIN_PACKED_ELEMENTS
-    if packs and choose().library is not None:
-        return PackedConv(weight, bias, geometry, relu=relu)
+    if like.is_cpu and like.dtype is torch.float32 and choose().library is not None:
+        if conv.groups == 1 and like.numel() >= MIN_PACKED_ELEMENTS:
+            return PackedConv(weight, bias, geometry, activation=activation)
+        if conv.groups == conv.in_channels == conv.out_channels > 1:
+            return DepthwiseConv(weight, bias, geometry, activation=activation)
     channels_last = like.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    return DenseConv(weight.contiguous(memory_format=layout), bias, geometry, relu=relu)
+    return DenseConv(weight.contiguous(memory_format=layout), bias, geometry, activation=activation)
 
 
 def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

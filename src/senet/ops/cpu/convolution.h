@@ -1,7 +1,7 @@
-/* A convolution with what follows it in a residual block, for inference: see `senet_convolution` of kernel.h.
+/* A convolution with what follows it in a block, for inference: see `senet_convolution` of kernel.h.
  *
  * The product is computed in blocks of BLOCK_ROWS pixels and PANEL channels, which stay in registers until scale, sum
- * and ReLU are done. For each tap of the kernel a block reads its pixels through a list of addresses, so that stride,
+ * and activation are done. For each tap of the kernel a block reads its pixels through a list of addresses, so that stride,
  * dilation and padding cost nothing in the inner loop: beyond the border stands a pixel of zeros. */
 
 /* Channels of a panel in memory, the same on every machine; those and the pixels of a block: so many sums as registers
@@ -29,7 +29,7 @@ struct convolution {
 INLINE void finish(const struct convolution *p, const float *sums, long sample, long row, long column)
 {
     const long c = p->layer->c, of = sample * p->offsets + column, at = row * c + column;
-    const int relu = p->layer->relu != 0;
+    const int activation = (int)p->layer->activation;
     for (int v = 0; v < WIDE; v += LANES) {
         const long left = c - column - v;
         if (left >= LANES) {
@@ -39,7 +39,7 @@ INLINE void finish(const struct convolution *p, const float *sums, long sample, 
             sum += load_float(p->offset + of + v);
             if (p->added)
                 sum += load_float(p->added + at + v);
-            store_float(p->y + at + v, relu ? where_positive(sum, sum) : sum);
+            store_float(p->y + at + v, activation_of(sum, activation));
         } else if (left > 0) {
             vf sum = load_float(sums + v);
             if (p->scale)
@@ -47,7 +47,7 @@ INLINE void finish(const struct convolution *p, const float *sums, long sample, 
             sum += load_part_float(p->offset + of + v, left);
             if (p->added)
                 sum += load_part_float(p->added + at + v, left);
-            store_part_float(p->y + at + v, relu ? where_positive(sum, sum) : sum, left);
+            store_part_float(p->y + at + v, activation_of(sum, activation), left);
         }
     }
 }
@@ -68,8 +68,9 @@ INLINE void step_position(const struct convolution *p, struct position *at)
     }
 }
 
-/* `rows` pixels from `row` on, WIDE channels from `column` on. */
-INLINE void block(const struct convolution *p, const float *panel, long row, long column, const int rows)
+/* `rows` pixels from `row` on, WIDE channels from `column` on. With `factors`, one a channel of x, all are of one sample. */
+INLINE void block(const struct convolution *p, const float *panel, const float *factors, long row, long column,
+                  const int rows)
 {
     const struct senet_convolution *layer = p->layer;
     const long inner = layer->inner, c = layer->c;
@@ -99,7 +100,11 @@ UNROLLED
                 from[r] = inside ? base[r] + (y * p->w + x) * inner : p->zeros;
             }
             for (long i = 0; i < inner; i++, panel += PANEL) {
-                const vf first = load_float(panel), second = load_float(panel + LANES);
+                vf first = load_float(panel), second = load_float(panel + LANES);
+                if (factors) { /* cheaper on the weight than on each pixel */
+                    first *= factors[i];
+                    second *= factors[i];
+                }
 UNROLLED
                 for (int r = 0; r < rows; r++) {
                     left[r] += first * from[r][i];
@@ -125,7 +130,7 @@ static void convolution_task(const void *context, int64_t i)
 {
     const struct convolution *p = context;
     const struct senet_convolution *layer = p->layer;
-    const long all = p->n * p->oh * p->ow, c = layer->c;
+    const long pixels = p->oh * p->ow, all = p->n * pixels, c = layer->c;
     const long each = layer->kernel_y * layer->kernel_x * layer->inner; /* rows of a panel */
     const long tile = p->columns_first ? i % p->row_tiles : i / p->column_tiles;
     const long group = p->columns_first ? i / p->row_tiles : i % p->column_tiles;
@@ -136,17 +141,23 @@ static void convolution_task(const void *context, int64_t i)
     const long columns = panels_first ? PANEL : end - group * TILE_COLUMNS;
     for (long first = group * TILE_COLUMNS; first < end; first += columns)
         for (long row = from; row < to;) {
-            const long left = to - row;
-            const int whole = left >= BLOCK_ROWS || to - from >= BLOCK_ROWS;
-            const long at = left >= BLOCK_ROWS ? row : to - BLOCK_ROWS; /* at the end some once more, the same */
+            const float *factors = layer->factors ? layer->factors + row / pixels * layer->inner : NULL;
+            /* Blocks with factors end where their sample ends. */
+            const long first_row = factors && row / pixels * pixels > from ? row / pixels * pixels : from;
+            const long last_row = factors && (row / pixels + 1) * pixels < to ? (row / pixels + 1) * pixels : to;
+            const long left = last_row - row;
+            const int whole = left >= BLOCK_ROWS || last_row - first_row >= BLOCK_ROWS;
+            const long at = left >= BLOCK_ROWS ? row : last_row - BLOCK_ROWS; /* at the end some once more, the same */
             for (long column = first; column < first + columns && column < end; column += WIDE) {
                 const float *panel = layer->panels + column / PANEL * PANEL * each + column % PANEL;
-                if (whole)
-                    block(p, panel, at, column, BLOCK_ROWS);
+                if (!whole)
+                    block(p, panel, factors, row, column, 1);
+                else if (factors)
+                    block(p, panel, factors, at, column, BLOCK_ROWS);
                 else
-                    block(p, panel, row, column, 1);
+                    block(p, panel, NULL, at, column, BLOCK_ROWS);
             }
-            row += whole ? BLOCK_ROWS : 1;
+            row += !whole ? 1 : left < BLOCK_ROWS ? left : BLOCK_ROWS;
         }
 }
 

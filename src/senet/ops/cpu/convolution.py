@@ -16,8 +16,9 @@ from senet.ops.cpu.library import call
 
 __all__ = ["convolve"]
 
-# Channels, kernel, stride, padding, dilation, ReLU, hidden units, gate; addresses of panels, bias, w1, b1, w2, b2.
-_LAYER: Final = struct.Struct("@13q6P")
+# Channels, kernel, stride, padding, dilation, activation, hidden units, gate; addresses of panels, bias, w1, b1, w2,
+# b2, factors.
+_LAYER: Final = struct.Struct("@13q7P")
 
 
 def convolve(
@@ -29,8 +30,8 @@ def convolve(
         x: (N, I, H, W).
         added: (N, C, H', W'), or None.
         y: (N, C, H', W').
-        parameters: panels, bias, w1, b1, w2, b2.
-        geometry: Stride, padding, dilation (two numbers each), and whether a ReLU follows.
+        parameters: panels, bias, w1, b1, w2, b2, factors.
+        geometry: Stride, padding, dilation (two numbers each), and the number of the activation.
         gate: Number of the gate function.
     """
     panels, _, w1, *_ = parameters

@@ -133,3 +133,15 @@ OFFERED int senet_convolve(const struct senet_convolution *layer, int64_t n, int
 {
     return best()->convolution(layer, n, h, w, oh, ow, threads, x, added, y);
 }
+
+OFFERED int senet_depthwise_convolve(const struct senet_depthwise *layer, int64_t n, int64_t h, int64_t w, int64_t oh,
+                                     int64_t ow, int64_t threads, const float *x, float *y, float *means)
+{
+    return best()->depthwise(layer, n, h, w, oh, ow, threads, x, y, means);
+}
+
+OFFERED int senet_excite(const struct senet_excitation *e, int64_t n, int64_t hw, int64_t threads, const float *x,
+                         const float *means, float *gate, float *y)
+{
+    return best()->excite(e, n, hw, threads, x, means, gate, y);
+}

@@ -611,6 +611,8 @@ static int rescale(const struct senet_step *step, const void *x, const float *ga
 
 #include "gated.h"
 #include "convolution.h"
+#include "squeeze.h"
+#include "depthwise.h"
 
 #define TEXT(name) #name
 #define NAME(set) TEXT(set)
@@ -619,5 +621,5 @@ static int rescale(const struct senet_step *step, const void *x, const float *ga
 
 const struct senet_instruction_set SYMBOL(SET) = {
     NAME(SET),   forward,    backward,       rescale,     gated_forward,
-    gated_apply, gated_sums, gated_backward, convolution,
+    gated_apply, gated_sums, gated_backward, convolution, depthwise_pass, excite_pass,
 };
