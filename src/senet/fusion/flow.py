@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from senet.fusion.gated_chain import GatedChain, activation_of
+from senet.fusion.attention import activation_of
+from senet.fusion.gated_chain import GatedChain
 from senet.fusion.layers import FusedBlock, FusedConv, fused_conv
 from senet.gates.excitation import gate_from_means
 from senet.graph.values import Call, Graph, Value

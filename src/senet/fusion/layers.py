@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
 import torch
 from torch import Tensor, nn
 
+from senet.fusion.attention import excitation
 from senet.nn import SqueezeExcite
 from senet.nn.epilogue import untouched
 from senet.nn.optimized import Optimized
 from senet.nn.precomputed import PrecomputedGate
 from senet.ops import GATE_NUMBERS, choose
 from senet.ops.activation_functions import ACTIVATIONS
-from senet.ops.arguments import needs_gradient
+from senet.ops.arguments import convolution_size, needs_gradient
 from senet.ops.dense_convolution import dense_convolution
 from senet.ops.depthwise_convolution import depthwise_convolution
-from senet.ops.packed_convolution import SIGNATURE, definition, pack, packed_convolution, unpack
+from senet.ops.excitation import Excitation, excite, rescale
+from senet.ops.inference import takes
+from senet.ops.packed_convolution import PANEL, definition, pack, run, unpack
 from senet.ops.scale_add_relu import SIGNATURE as RESCALE
 from senet.ops.scale_add_relu import scale_add_relu_
 
-__all__ = ["DenseConv", "DepthwiseConv", "FusedBlock", "FusedBranch", "FusedConv", "Geometry", "PackedConv", "fused_conv"]
+__all__ = [
+    "DenseConv",
+    "DepthwiseConv",
+    "FusedBlock",
+    "FusedBranch",
+    "FusedConv",
+    "Geometry",
+    "PackedConv",
+    "fused_conv",
+]
 
 RELU: Final = ACTIVATIONS.index("relu")
 
-MIN_PACKED_ELEMENTS = 1 << 14
-"""Smallest number of elements of a packed weight. oneDNN reorders smaller ones in negligible time."""
+MIN_PACKED_CHANNELS: Final = 8
+"""Smallest number of input channels of a packed weight. For fewer, oneDNN is faster."""
+
+Parameters = Sequence[Tensor | None]
+Late = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -75,6 +90,13 @@ class FusedConv(Optimized, ABC):
     def with_means(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the output and its means over the positions, (N, C), where they cost nothing."""
         return self(x), None
+
+    def self_gated(self, x: Tensor, layers: Excitation, added: Tensor | None) -> Tensor:
+        """Compute `gate * y`, or `relu(gate * y + added)`, where the gate comes from the output y: -> (N, C, H', W')."""
+        y, means = self.with_means(x)
+        if added is None:
+            return rescale(y, layers, means, in_place=True)
+        return _rescaled(y, excite(y, layers, means), added)
 
     def of_scaled(self, x: Tensor, factors: Tensor) -> Tensor:
         """Run the convolution on `factors * x`: (N, I, H, W), (N, I) -> (N, C, H', W')."""
@@ -160,6 +182,13 @@ class PackedConv(FusedConv):
         """Whether `of_scaled` needs no pass of its own."""
         return True
 
+    def self_gated(self, x: Tensor, layers: Excitation, added: Tensor | None) -> Tensor:
+        """Compute `gate * y`, or `relu(gate * y + added)`, where the gate comes from the output y: -> (N, C, H', W')."""
+        parameters = (self.panels, self.bias, layers.w1, layers.b1, layers.w2, layers.b2, None)
+        late = (1, layers.activation, 0 if added is None else RELU)
+        y = self._by_kernel(x, added, parameters, self.activation, layers.gate, late)
+        return super().self_gated(x, layers, added) if y is None else y
+
     def gated(self, x: Tensor, gate: PrecomputedGate, added: Tensor) -> Tensor:
         """Compute `relu(gate(x) * conv(x) + added)` for a gate in `GATE_NUMBERS`: (N, I, H, W) -> (N, C, H, W)."""
         return self._computed(x, added, gate, None)
@@ -167,22 +196,64 @@ class PackedConv(FusedConv):
     def _computed(
         self, x: Tensor, added: Tensor | None, gate: PrecomputedGate | None, factors: Tensor | None
     ) -> Tensor:
-        if self.bias.shape != (self.channels,):
-            raise ValueError(f"bias has shape {tuple(self.bias.shape)}; it must be ({self.channels},)")
+        panels, bias, g = self.panels, self.bias, self.geometry
+        if bias.shape != (self.channels,):
+            raise ValueError(f"bias has shape {tuple(bias.shape)}; it must be ({self.channels},)")
         w1 = b1 = w2 = b2 = None
-        number = 0
+        number, activation = 0, self.activation if added is None else RELU
         if gate is not None:
             w1, b1, w2, b2 = gate.fc1.weight, gate.fc1.bias, gate.fc2.weight, gate.fc2.bias
             number = GATE_NUMBERS[gate.activate]
-        tensors = (x, self.panels, self.bias, added, w1, b1, w2, b2, factors)
-        g, activation = self.geometry, self.activation if added is None else RELU
-        fits = x.dtype is torch.float32 and not torch.is_autocast_enabled("cpu") and SIGNATURE.takes(tensors)
-        fast = fits and choose().library is not None and not needs_gradient(tensors)
-        compute = packed_convolution if fast else definition
-        return compute(
-            x, self.panels, self.bias, added, w1, b1, w2, b2, g.stride, g.padding, g.dilation, activation, number,
-            factors,
+        y = self._by_kernel(x, added, (panels, bias, w1, b1, w2, b2, factors), activation, number, (0, RELU, 0))
+        if y is not None:
+            return y
+        return definition(
+            x, panels, bias, added, w1, b1, w2, b2, g.stride, g.padding, g.dilation, activation, number, factors
         )  # fmt: skip
+
+    def _by_kernel(
+        self, x: Tensor, added: Tensor | None, parameters: Parameters, activation: int, gate: int, late: Late
+    ) -> Tensor | None:
+        """Return the output. None if the kernel doesn't take these tensors."""
+        if not takes(x, parameters) or not (added is None or takes(added, ())):
+            return None
+        g = self.geometry
+        sizes = convolution_size(x, g.kernel_size, g.stride, g.padding, g.dilation)
+        shape = (len(x), self.channels, *sizes)
+        if min(sizes) < 1 or not (added is None or added.shape == shape):
+            return None
+        if not self._match(x, parameters, late=late[0] != 0):
+            return None
+        y = torch.empty(shape, memory_format=torch.channels_last)
+        run(y, x, added, parameters, (*g.stride, *g.padding, *g.dilation, activation), gate, late)
+        return y
+
+    def _match(self, x: Tensor, parameters: Parameters, *, late: bool) -> bool:
+        """Whether the sizes of all parameters match, so that the kernel reads nothing beside them."""
+        panels, bias, w1, b1, w2, b2, factors = parameters
+        inner, channels = x.shape[1], self.channels
+        assert panels is not None
+        assert bias is not None
+        return bool(
+            tuple(panels.shape) == (-(-channels // PANEL), *self.geometry.kernel_size, inner, PANEL)
+            and bias.shape == (channels,)
+            and (factors is None or factors.shape == (len(x), inner))
+            and (w1 is None or (w2 is not None and _two_layers(w1, b1, w2, b2, channels if late else inner, channels)))
+        )
+
+
+def _two_layers(w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, inner: int, channels: int) -> bool:
+    """Whether these are layers from `inner` channels over hidden units to `channels`, linear or as 1x1 convolutions."""
+    hidden = len(w1)
+    return (
+        hidden > 0
+        and w1.shape[1] == inner
+        and w1.numel() == hidden * inner
+        and w2.shape[:2] == (channels, hidden)
+        and w2.numel() == channels * hidden
+        and (b1 is None or b1.shape == (hidden,))
+        and (b2 is None or b2.shape == (channels,))
+    )
 
 
 @final
@@ -234,7 +305,7 @@ def fused_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, *, activation: int)
     like = conv.weight
     weight, bias = weight.to(like.dtype), bias.to(like.dtype)
     if like.is_cpu and like.dtype is torch.float32 and choose().library is not None:
-        if conv.groups == 1 and like.numel() >= MIN_PACKED_ELEMENTS:
+        if conv.groups == 1 and conv.in_channels >= MIN_PACKED_CHANNELS:
             return PackedConv(weight, bias, geometry, activation=activation)
         if conv.groups == conv.in_channels == conv.out_channels > 1:
             return DepthwiseConv(weight, bias, geometry, activation=activation)
@@ -308,11 +379,12 @@ class FusedBlock(Optimized):
             without_hooks = untouched(last, se, se.fc1, se.fc2)
             if isinstance(last, PackedConv) and se.activate in GATE_NUMBERS and without_hooks:
                 return last.gated(h, se, shortcut)
-            return _rescaled(last(h), se(h), shortcut, in_place=_returns_new_tensor(last))
-        y = last(h)
-        if not isinstance(se, SqueezeExcite) or not untouched(se):
-            return torch.relu(se(y) + shortcut)
-        return _rescaled(y, se.gate(y), shortcut, in_place=_returns_new_tensor(last))
+            y, gate = last(h), se(h)
+            return _rescaled(y, gate.flatten(1), shortcut) if untouched(last) else torch.relu(y * gate + shortcut)
+        layers = excitation(se) if untouched(last, se, *se._modules.values()) else None
+        if layers is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return torch.relu(se(last(h)) + shortcut)
+        return last.self_gated(h, layers, shortcut)
 
     def _one_by_one(self, x: Tensor, shortcut: Tensor) -> Tensor:
         inner: list[Tensor] = []
@@ -327,15 +399,10 @@ class FusedBlock(Optimized):
         return torch.relu((y if self.se is None else self.se(y)) + shortcut)
 
 
-def _returns_new_tensor(layer: nn.Module) -> bool:
-    """Whether no other module can hold the layer's output."""
-    return isinstance(layer, FusedConv) and untouched(layer)
-
-
-def _rescaled(y: Tensor, gate: Tensor, shortcut: Tensor, *, in_place: bool) -> Tensor:
-    """Compute `relu(gate * y + shortcut)` with a gate (N, C, 1, 1), overwriting y if `in_place`."""
-    tensors = (y, gate.flatten(1).float() if gate.dtype is torch.bfloat16 else gate.flatten(1), shortcut)
-    if in_place and RESCALE.takes(tensors) and not torch.compiler.is_compiling() and not needs_gradient(tensors):
+def _rescaled(y: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
+    """Compute `relu(gate * y + shortcut)` with a gate (N, C), overwriting y, which nobody else may hold."""
+    tensors = (y, gate.float() if gate.dtype is torch.bfloat16 else gate, shortcut)
+    if RESCALE.takes(tensors) and not torch.compiler.is_compiling() and not needs_gradient(tensors):
         scale_add_relu_(*tensors)
         return y
-    return torch.relu(y * gate + shortcut)
+    return torch.relu(y * gate[:, :, None, None] + shortcut)

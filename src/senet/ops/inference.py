@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from senet.ops.arguments import eager, needs_gradient
+from senet.ops.arguments import eager
 from senet.ops.cpu import choose
 
 __all__ = ["takes"]
@@ -20,17 +21,19 @@ def takes(x: Tensor, parameters: Sequence[Tensor | None]) -> bool:
         x: A feature map, (N, C, H, W).
         parameters: Other tensors. They must be contiguous.
     """
-    return bool(
-        choose().library is not None
-        and x.ndim == 4
-        and _is_plain(x)
-        and x.numel() > 0
-        and all(t is None or (_is_plain(t) and t.is_contiguous()) for t in parameters)
-        and eager(x, *parameters)
-        and not torch.is_autocast_enabled("cpu")
-        and not needs_gradient((x, *parameters))
-    )
+    if x.dtype is not torch.float32 or type(x) not in _PLAIN or x.ndim != 4 or not x.is_cpu or not x.numel():
+        return False
+    gradient = torch.is_grad_enabled()
+    if gradient and x.requires_grad:
+        return False
+    for t in parameters:
+        if t is None:
+            continue
+        if t.dtype is not torch.float32 or type(t) not in _PLAIN or not t.is_cpu or not t.is_contiguous():
+            return False
+        if gradient and t.requires_grad:
+            return False
+    return choose().library is not None and eager(x) and not torch.is_autocast_enabled("cpu")
 
 
-def _is_plain(tensor: Tensor) -> bool:
-    return type(tensor) in (Tensor, nn.Parameter) and tensor.dtype is torch.float32 and tensor.is_cpu
+_PLAIN: Final = (Tensor, nn.Parameter)

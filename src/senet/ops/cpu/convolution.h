@@ -21,8 +21,6 @@ struct convolution {
     long offsets;                /* between the offsets of two samples */
     long tile_rows, row_tiles, column_tiles;
     int columns_first; /* neighbouring tasks share the columns: the weight is larger than x */
-    float *sums;       /* of each part of a sample */
-    long parts;
 };
 
 /* y = activation(sums * scale + offset + added) in WIDE channels of one pixel. */
@@ -68,9 +66,9 @@ INLINE void step_position(const struct convolution *p, struct position *at)
     }
 }
 
-/* `rows` pixels from `row` on, WIDE channels from `column` on. With `factors`, one a channel of x, all are of one sample. */
+/* `rows` pixels from `row` on, WIDE channels from `column` on, or only the first half of them. With `factors`, one a channel of x, all are of one sample. */
 INLINE void block(const struct convolution *p, const float *panel, const float *factors, long row, long column,
-                  const int rows)
+                  const int rows, const int both)
 {
     const struct senet_convolution *layer = p->layer;
     const long inner = layer->inner, c = layer->c;
@@ -100,7 +98,7 @@ UNROLLED
                 from[r] = inside ? base[r] + (y * p->w + x) * inner : p->zeros;
             }
             for (long i = 0; i < inner; i++, panel += PANEL) {
-                vf first = load_float(panel), second = load_float(panel + LANES);
+                vf first = load_float(panel), second = both ? load_float(panel + LANES) : splat(0);
                 if (factors) { /* cheaper on the weight than on each pixel */
                     first *= factors[i];
                     second *= factors[i];
@@ -108,7 +106,8 @@ UNROLLED
 UNROLLED
                 for (int r = 0; r < rows; r++) {
                     left[r] += first * from[r][i];
-                    right[r] += second * from[r][i];
+                    if (both)
+                        right[r] += second * from[r][i];
                 }
             }
         }
@@ -150,59 +149,20 @@ static void convolution_task(const void *context, int64_t i)
             const long at = left >= BLOCK_ROWS ? row : last_row - BLOCK_ROWS; /* at the end some once more, the same */
             for (long column = first; column < first + columns && column < end; column += WIDE) {
                 const float *panel = layer->panels + column / PANEL * PANEL * each + column % PANEL;
+                const int both = c - column > LANES;
                 if (!whole)
-                    block(p, panel, factors, row, column, 1);
+                    block(p, panel, factors, row, column, 1, 1);
+                else if (factors && both)
+                    block(p, panel, factors, at, column, BLOCK_ROWS, 1);
                 else if (factors)
-                    block(p, panel, factors, at, column, BLOCK_ROWS);
+                    block(p, panel, factors, at, column, BLOCK_ROWS, 0);
+                else if (both)
+                    block(p, panel, NULL, at, column, BLOCK_ROWS, 1);
                 else
-                    block(p, panel, NULL, at, column, BLOCK_ROWS);
+                    block(p, panel, NULL, at, column, BLOCK_ROWS, 0);
             }
             row += !whole ? 1 : left < BLOCK_ROWS ? left : BLOCK_ROWS;
         }
-}
-
-/* Sums over the pixels of one part of a sample. */
-static void sums_task(const void *context, int64_t i)
-{
-    const struct convolution *p = context;
-    const long inner = p->layer->inner, hw = p->h * p->w, part = i % p->parts;
-    const long from = part * hw / p->parts, to = (part + 1) * hw / p->parts;
-    const float *x = p->x + (i / p->parts * hw + from) * inner;
-    float *sums = p->sums + i * inner;
-    for (long j = 0; j < inner; j += LANES) {
-        const long some = inner - j < LANES ? inner - j : 0;
-        vf sum = splat(0);
-        for (long r = 0; r < to - from; r++)
-            sum += some ? load_part_float(x + r * inner + j, some) : load_float(x + r * inner + j);
-        if (some)
-            store_part_float(sums + j, sum, some);
-        else
-            store_float(sums + j, sum);
-    }
-}
-
-/* The gate of each sample and channel, and the bias times it. Workspace: `mean` (n, inner), `units` (n, hidden). */
-static void precomputed_gate(const struct convolution *p, float *scale, float *offset, float *mean, float *units)
-{
-    const struct senet_convolution *layer = p->layer;
-    const long n = p->n, hw = p->h * p->w, c = layer->c, inner = layer->inner, hidden = layer->hidden;
-    senet_parallel(sums_task, p, n * p->parts, n * hw * inner < 1 << 14 ? 1 : p->threads);
-    for (long i = 0; i < n; i++)
-        for (long j = 0; j < inner; j++) {
-            float sum = 0;
-            for (long part = 0; part < p->parts; part++)
-                sum += p->sums[(i * p->parts + part) * inner + j];
-            mean[i * inner + j] = sum / (float)hw;
-        }
-    multiply(p->threads, (struct product){block_a_bt, mean, layer->w1, layer->b1, units, NULL, n, inner, hidden, 0, 0},
-             hidden);
-    for (long i = 0; i < n * hidden; i++)
-        units[i] = units[i] < 0 ? 0 : units[i];
-    multiply(p->threads, (struct product){block_a_bt, units, layer->w2, layer->b2, scale, NULL, n, hidden, c, 0, 0}, c);
-    gates(scale, n * c, (enum gate)layer->gate);
-    for (long i = 0; i < n; i++)
-        for (long j = 0; j < c; j++)
-            offset[i * c + j] = scale[i * c + j] * layer->bias[j];
 }
 
 /* Tiles of about the same height. */
@@ -216,29 +176,42 @@ static long tile_rows(long rows)
 static int convolution(const struct senet_convolution *layer, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
                        int64_t threads, const float *x, const float *added, float *y)
 {
-    const long c = layer->c, inner = layer->inner, rows = n * oh * ow, parts = divided(h * w, 128);
-    const long gated = layer->hidden ? n * ((parts + 1) * inner + layer->hidden + 2 * c) : 0;
+    const long c = layer->c, inner = layer->inner, rows = n * oh * ow;
+    const int late = layer->hidden && layer->late;
+    /* What the gate is computed from. */
+    const long channels = late ? c : inner, hw = late ? oh * ow : h * w;
+    const long gated = layer->hidden ? squeeze_floats(n, hw, channels) + n * (channels + layer->hidden + 2 * c) : 0;
     float *room = calloc((size_t)(inner + gated), sizeof *room), *all = room;
     if (!room)
         return 1;
     struct convolution p = {.layer = layer, .n = n, .h = h, .w = w, .oh = oh, .ow = ow, .threads = threads,
-                            .parts = parts, .x = x, .added = added, .y = y};
+                            .x = x, .added = late ? NULL : added, .y = y};
+    const struct senet_excitation e = {channels, layer->hidden, layer->hidden_activation, layer->gate,
+                                       layer->w1, layer->b1, layer->w2, layer->b2};
     p.tile_rows = tile_rows(rows);
     p.row_tiles = divided(rows, p.tile_rows);
     p.column_tiles = divided(c, TILE_COLUMNS);
     p.columns_first = c > rows;
     p.zeros = take(&room, inner);
     p.offset = layer->bias;
-    if (layer->hidden) {
-        float *scale = take(&room, n * c), *offset = take(&room, n * c);
-        p.sums = take(&room, n * parts * inner);
-        float *mean = take(&room, n * inner);
-        precomputed_gate(&p, scale, offset, mean, take(&room, n * layer->hidden));
+    float *scale = take(&room, n * c), *means = take(&room, n * channels), *units = take(&room, n * layer->hidden);
+    if (layer->hidden && !late) {
+        float *offset = take(&room, n * c);
+        means_of(x, n, hw, channels, threads, room, means);
+        gate_of_means(means, n, channels, c, &e, threads, units, scale);
+        for (long i = 0; i < n; i++)
+            for (long j = 0; j < c; j++)
+                offset[i * c + j] = scale[i * c + j] * layer->bias[j];
         p.scale = scale;
         p.offset = offset;
         p.offsets = c;
     }
     senet_parallel(convolution_task, &p, p.row_tiles * p.column_tiles, threads);
+    if (late) {
+        means_of(y, n, hw, channels, threads, room, means);
+        gate_of_means(means, n, channels, c, &e, threads, units, scale);
+        scale_map(y, scale, added, y, n, hw, c, (int)layer->last_activation, threads);
+    }
     free(all);
     return 0;
 }

@@ -610,8 +610,8 @@ static int rescale(const struct senet_step *step, const void *x, const float *ga
 }
 
 #include "gated.h"
-#include "convolution.h"
 #include "squeeze.h"
+#include "convolution.h"
 #include "depthwise.h"
 
 #define TEXT(name) #name

@@ -66,11 +66,16 @@ typedef int senet_gated_backward(const struct senet_step *, int64_t activation, 
 
 /* A convolution and what follows it, in inference; feature maps are float, channels_last.
  *
- *     s = gate(w2 relu(w1 mean(x) + b1) + b2)              per sample and channel; 1 without `hidden`
- *     y = a(s * (weight * (factors * x) + bias) + added)   `added` is 0 if NULL, `factors` 1; a: see activation.h
+ *     s = gate(w2 hidden_activation(w1 mean(x) + b1) + b2)   per sample and channel; 1 without `hidden`
+ *     y = a(s * (weight * (factors * x) + bias) + added)     `added` is 0 if NULL, `factors` 1; a: see activation.h
  *
  * With a gate the kernel is 1x1 and its stride 1: the gate is known before the convolution, since the squeeze commutes
- * with it, and w1 is the first linear layer times the convolution's weight. `panels` holds `weight` as (panels,
+ * with it, and w1 is the first linear layer times the convolution's weight. A `late` gate is computed from the result,
+ * for any kernel:
+ *
+ *     v = a(weight * x + bias), y = last(s * v + added), s = gate(w2 hidden_activation(w1 mean(v) + b1) + b2)
+ *
+ * where `last` is none if `added` is NULL. `panels` holds `weight` as (panels,
  * kernel_y, kernel_x, inner, 32 channels); the last panel is filled up. */
 struct senet_convolution {
     int64_t c, inner; /* channels of y, of x */
@@ -79,6 +84,7 @@ struct senet_convolution {
     int64_t hidden, gate;
     const float *panels, *bias, *w1, *b1, *w2, *b2; /* b1 and b2 may be NULL */
     const float *factors;                           /* (n, inner) */
+    int64_t late, hidden_activation, last_activation;
 };
 
 typedef int senet_convolution_pass(const struct senet_convolution *, int64_t n, int64_t h, int64_t w, int64_t oh,

@@ -3,8 +3,9 @@
 
 struct squeeze {
     long c, hw, parts; /* pieces of a sample */
-    const float *x, *gate;
+    const float *x, *gate, *added;
     float *sums, *y; /* sums (n, parts, c) */
+    int activation;
 };
 
 /* From the sums of the parts of each sample to means (n, c). */
@@ -56,6 +57,27 @@ static void squeeze_task(const void *context, int64_t i)
         squeeze_columns(x, to - from, c, 1, c, sums);
 }
 
+INLINE void scale_vector(const float *x, const float *gate, const float *added, float *y, long part, int activation)
+{
+    if (part) {
+        const vf sum = load_part_float(x, part) * load_part_float(gate, part) + load_part_float(added, part);
+        store_part_float(y, activation_of(sum, activation), part);
+    } else
+        store_float(y, activation_of(load_float(x) * load_float(gate) + load_float(added), activation));
+}
+
+static void scale_and_add(const float *x, const float *gate, const float *added, float *y, long rows, long c,
+                          int activation)
+{
+    for (long r = 0; r < rows; r++, x += c, y += c, added += c) {
+        long j = 0;
+        for (; j + LANES <= c; j += LANES)
+            scale_vector(x + j, gate + j, added + j, y + j, 0, activation);
+        if (j < c)
+            scale_vector(x + j, gate + j, added + j, y + j, c - j, activation);
+    }
+}
+
 static void scale_task(const void *context, int64_t i)
 {
     const struct squeeze *p = context;
@@ -63,30 +85,37 @@ static void scale_task(const void *context, int64_t i)
     const long start = (i / p->parts * p->hw + from) * c;
     const float *x = p->x + start, *gate = p->gate + i / p->parts * c;
     float *y = p->y + start;
-    for (long r = 0; r < to - from; r++, x += c, y += c)
-        for (long j = 0; j < c; j++)
-            y[j] = x[j] * gate[j];
+    if (p->added)
+        scale_and_add(x, gate, p->added + start, y, to - from, c, p->activation);
+    else
+        for (long r = 0; r < to - from; r++, x += c, y += c)
+            for (long j = 0; j < c; j++)
+                y[j] = x[j] * gate[j];
 }
 
-static int excite_pass(const struct senet_excitation *e, int64_t n, int64_t hw, int64_t threads, const float *x,
-                       const float *means, float *gate, float *y)
+static long squeeze_parts(long hw, long c)
 {
-    const long c = e->c, hidden = e->hidden, parts = divided(hw * c, 1 << 15) < hw ? divided(hw * c, 1 << 15) : hw;
-    const long some = n * hw * c < 1 << 14 ? 1 : threads;
-    const long sums = means ? 0 : n * (parts + 1) * c;
-    float *room = malloc((size_t)(sums + n * hidden + 1) * sizeof *room), *all = room;
-    if (!room)
-        return 1;
-    struct squeeze p = {.c = c, .hw = hw, .parts = parts, .x = x, .y = y, .gate = gate};
-    if (!means) {
-        float *found = take(&room, n * c);
-        p.sums = take(&room, n * parts * c);
-        senet_parallel(squeeze_task, &p, n * parts, some);
-        join_parts(p.sums, n, parts, c, hw, found);
-        means = found;
-    }
-    float *units = take(&room, n * hidden);
-    multiply(threads, (struct product){block_a_bt, means, e->w1, e->b1, units, NULL, n, c, hidden, 0, 0}, hidden);
+    const long parts = divided(hw * c, 1 << 15);
+    return parts < hw ? parts : hw;
+}
+
+/* Floats of workspace for `means_of`. */
+static long squeeze_floats(long n, long hw, long c) { return n * squeeze_parts(hw, c) * c; }
+
+/* Means (n, c) of x (n, hw, c). */
+static void means_of(const float *x, long n, long hw, long c, long threads, float *sums, float *means)
+{
+    const struct squeeze p = {.c = c, .hw = hw, .parts = squeeze_parts(hw, c), .x = x, .sums = sums};
+    senet_parallel(squeeze_task, &p, n * p.parts, n * hw * c < 1 << 14 ? 1 : threads);
+    join_parts(sums, n, p.parts, c, hw, means);
+}
+
+/* Gate (n, channels) of means (n, inner); workspace: units (n, hidden). */
+static void gate_of_means(const float *means, long n, long inner, long channels, const struct senet_excitation *e,
+                          long threads, float *units, float *gate)
+{
+    const long hidden = e->hidden;
+    multiply(threads, (struct product){block_a_bt, means, e->w1, e->b1, units, NULL, n, inner, hidden, 0, 0}, hidden);
     for (long i = 0; i < n * hidden; i += LANES) {
         const long left = n * hidden - i, part = left < LANES ? left : 0;
         const vf unit = activation_of(part ? load_part_float(units + i, part) : load_float(units + i), (int)e->activation);
@@ -95,10 +124,34 @@ static int excite_pass(const struct senet_excitation *e, int64_t n, int64_t hw, 
         else
             store_float(units + i, unit);
     }
-    multiply(threads, (struct product){block_a_bt, units, e->w2, e->b2, gate, NULL, n, hidden, c, 0, 0}, c);
-    gates(gate, n * c, (enum gate)e->gate);
+    multiply(threads, (struct product){block_a_bt, units, e->w2, e->b2, gate, NULL, n, hidden, channels, 0, 0}, channels);
+    gates(gate, n * channels, (enum gate)e->gate);
+}
+
+/* y = a(gate * x + added), or gate * x without `added`. */
+static void scale_map(const float *x, const float *gate, const float *added, float *y, long n, long hw, long c,
+                      int activation, long threads)
+{
+    const struct squeeze p = {.c = c, .hw = hw, .parts = squeeze_parts(hw, c), .x = x, .gate = gate, .added = added,
+                              .y = y, .activation = activation};
+    senet_parallel(scale_task, &p, n * p.parts, n * hw * c < 1 << 14 ? 1 : threads);
+}
+
+static int excite_pass(const struct senet_excitation *e, int64_t n, int64_t hw, int64_t threads, const float *x,
+                       const float *means, float *gate, float *y)
+{
+    const long c = e->c, sums = means ? 0 : n * c + squeeze_floats(n, hw, c);
+    float *room = malloc((size_t)(sums + n * e->hidden) * sizeof *room), *all = room;
+    if (!room)
+        return 1;
+    if (!means) {
+        float *found = take(&room, n * c);
+        means_of(x, n, hw, c, threads, take(&room, squeeze_floats(n, hw, c)), found);
+        means = found;
+    }
+    gate_of_means(means, n, c, c, e, threads, room, gate);
     if (y)
-        senet_parallel(scale_task, &p, n * parts, some);
+        scale_map(x, gate, NULL, y, n, hw, c, IDENTITY, threads);
     free(all);
     return 0;
 }
