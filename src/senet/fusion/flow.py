@@ -9,8 +9,10 @@ from typing import Any
 from torch import nn
 
 from senet.fusion.attention import activation_of
+from senet.fusion.convolutions import FusedConv, fused_conv
 from senet.fusion.gated_chain import GatedChain
-from senet.fusion.layers import FusedBlock, FusedConv, fused_conv
+from senet.fusion.layers import FusedBlock
+from senet.fusion.residual import fused_block, is_foldable, is_norm
 from senet.gates.excitation import gate_from_means
 from senet.graph.values import Call, Graph, Value
 from senet.nn.epilogue import untouched, unwatched
@@ -45,6 +47,7 @@ class _Fusing:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.times = graph.times_called()
+        self.taken: set[nn.Module] = set()
         self.touching: dict[Value, list[Call]] = {}
         self.reading: dict[Value, list[Call]] = {}
         for call in graph.calls:
@@ -53,10 +56,10 @@ class _Fusing:
             if call.single and len(call.inputs) == 1:
                 self.reading.setdefault(call.inputs[0], []).append(call)
 
-        self.attentions = [call for call in graph.calls if self._is_attention(call)]
-
     def done(self) -> Replacements:
-        made: dict[nn.Module, nn.Module] = {}
+        """Return what replaces modules."""
+        made = self._blocks()
+        self.attentions = [call for call in self.graph.calls if self._is_attention(call)]
         starting: dict[Value, tuple[_Conv, FusedConv]] = {}
         ending: dict[Value, tuple[_Conv, FusedConv]] = {}
         for call in self.graph.calls:
@@ -83,6 +86,20 @@ class _Fusing:
             made[call.module] = GatedChain(before and before[1], call.module, after and after[1])
         return made
 
+    def _blocks(self) -> dict[nn.Module, nn.Module]:
+        """Return residual blocks; what their branches contain is taken."""
+        made: dict[nn.Module, nn.Module] = {}
+        blocks: list[Call] = []
+        for call in self.graph.calls:
+            if call is not self.graph.root and not any(block.within(call) for block in blocks):
+                block = fused_block(call, self.graph, self.times)
+                if block is not None:
+                    made[call.module] = block
+                    blocks.append(call)
+                    kept = set(block.shortcut.modules())
+                    self.taken |= {module for module in call.module.modules() if module not in kept}
+        return made
+
     def _neighbour(
         self, attention: Call, value: Value, found: tuple[_Conv, FusedConv] | None
     ) -> tuple[_Conv, FusedConv] | None:
@@ -107,9 +124,9 @@ class _Fusing:
         module = call.module
         if not self._is_once(call) or not untouched(module):
             return None
-        if type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+        if is_foldable(module):
             found = _Conv(call, None, 0, [], call.outputs[0])
-            norm = self._next(found.end, _is_norm)
+            norm = self._next(found.end, is_norm)
             if norm is not None:
                 act: Any = getattr(norm.module, "act", nn.Identity())
                 found.norm, found.end = norm, norm.outputs[0]
@@ -154,17 +171,10 @@ class _Fusing:
             call.single
             and len(call.inputs) == 1
             and self.times[call.module] == 1
+            and call.module not in self.taken
             and call.path not in self.graph.unhooked
             and "forward" not in call.module.__dict__
         )
-
-
-def _is_norm(module: nn.Module) -> bool:
-    kind: Any = type(module)
-    own = kind is nn.BatchNorm2d or (kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm."))
-    norm: Any = module
-    drop = type(getattr(norm, "drop", nn.Identity()))
-    return own and drop is nn.Identity and norm.running_mean is not None and norm.running_var is not None
 
 
 def replace(model: nn.Module, made: Replacements) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.fusion.attention import excitation
-from senet.fusion.layers import FusedConv
+from senet.fusion.convolutions import FusedConv
 from senet.gates.excitation import gate_from_means
 from senet.nn.epilogue import untouched
 from senet.nn.optimized import Optimized

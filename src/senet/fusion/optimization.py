@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from senet.errors import SenetError
+from senet.fusion.convolutions import FusedConv, fused_conv
 from senet.fusion.flow import fuse, replace
 from senet.fusion.gated_chain import GatedChain
-from senet.fusion.layers import FusedBlock, FusedBranch, FusedConv, fused_conv
+from senet.fusion.layers import FusedBlock, FusedBranch
 from senet.graph.inputs import ExampleInputs
 from senet.graph.replica import replica
 from senet.graph.trace import trace

@@ -1,4 +1,4 @@
-"""The condition for the kernel's functions without a derivative: plain float32 tensors on the CPU, and no gradient."""
+"""The condition for the kernel's functions without a derivative: plain tensors on the CPU, and no gradient."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from senet.ops.cpu import choose
 __all__ = ["takes"]
 
 
-def takes(x: Tensor, parameters: Sequence[Tensor | None]) -> bool:
+def takes(x: Tensor, parameters: Sequence[Tensor | None], dtype: torch.dtype = torch.float32) -> bool:
     """Whether the kernel can compute on these tensors now. Callers compare sizes.
 
     Args:
         x: A feature map, (N, C, H, W).
         parameters: Other tensors. They must be contiguous.
+        dtype: The type of all tensors.
     """
-    if x.dtype is not torch.float32 or type(x) not in _PLAIN or x.ndim != 4 or not x.is_cpu or not x.numel():
+    if x.dtype is not dtype or type(x) not in _PLAIN or x.ndim != 4 or not x.is_cpu or not x.numel():
         return False
     gradient = torch.is_grad_enabled()
     if gradient and x.requires_grad:
@@ -29,7 +30,7 @@ def takes(x: Tensor, parameters: Sequence[Tensor | None]) -> bool:
     for t in parameters:
         if t is None:
             continue
-        if t.dtype is not torch.float32 or type(t) not in _PLAIN or not t.is_cpu or not t.is_contiguous():
+        if t.dtype is not dtype or type(t) not in _PLAIN or not t.is_cpu or not t.is_contiguous():
             return False
         if gradient and t.requires_grad:
             return False

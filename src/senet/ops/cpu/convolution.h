@@ -19,12 +19,15 @@ struct convolution {
     float *y;
     const float *scale, *offset; /* (n, c); or NULL and (c) */
     long offsets;                /* between the offsets of two samples */
+    long unit_rows, tiles;       /* pixels that tiles don't go across (of a sample, or all), their tiles */
     long tile_rows, row_tiles, column_tiles;
     int columns_first; /* neighbouring tasks share the columns: the weight is larger than x */
+    float *sums;       /* of y over each tile, unless NULL */
+    long sums_step;
 };
 
-/* y = activation(sums * scale + offset + added) in WIDE channels of one pixel. */
-INLINE void finish(const struct convolution *p, const float *sums, long sample, long row, long column)
+/* y = activation(sums * scale + offset + added) in WIDE channels of one pixel; it is also added to `total`. */
+INLINE void finish(const struct convolution *p, const float *sums, long sample, long row, long column, vf *total)
 {
     const long c = p->layer->c, of = sample * p->offsets + column, at = row * c + column;
     const int activation = (int)p->layer->activation;
@@ -37,7 +40,9 @@ INLINE void finish(const struct convolution *p, const float *sums, long sample, 
             sum += load_float(p->offset + of + v);
             if (p->added)
                 sum += load_float(p->added + at + v);
-            store_float(p->y + at + v, activation_of(sum, activation));
+            sum = activation_of(sum, activation);
+            total[v / LANES] += sum;
+            store_float(p->y + at + v, sum);
         } else if (left > 0) {
             vf sum = load_float(sums + v);
             if (p->scale)
@@ -45,7 +50,9 @@ INLINE void finish(const struct convolution *p, const float *sums, long sample, 
             sum += load_part_float(p->offset + of + v, left);
             if (p->added)
                 sum += load_part_float(p->added + at + v, left);
-            store_part_float(p->y + at + v, activation_of(sum, activation), left);
+            sum = activation_of(sum, activation);
+            total[v / LANES] += sum;
+            store_part_float(p->y + at + v, sum, left);
         }
     }
 }
@@ -66,9 +73,10 @@ INLINE void step_position(const struct convolution *p, struct position *at)
     }
 }
 
-/* `rows` pixels from `row` on, WIDE channels from `column` on, or only the first half of them. With `factors`, one a channel of x, all are of one sample. */
-INLINE void block(const struct convolution *p, const float *panel, const float *factors, long row, long column,
-                  const int rows, const int both)
+/* `rows` pixels from `row` on, WIDE channels from `column` on, or only the first half of them. With `factors`, one a channel of x, all are of one sample. The results
+ * are added to `found` unless it is NULL, without the first `known` pixels. */
+INLINE void block(const struct convolution *p, const float *panel, const float *factors, float *found, long known,
+                  long row, long column, const int rows, const int both)
 {
     const struct senet_convolution *layer = p->layer;
     const long inner = layer->inner, c = layer->c;
@@ -118,10 +126,17 @@ UNROLLED
         store_float(sums + r * WIDE + LANES, right[r]);
     }
     at = start;
+    vf total[2] = {splat(0), splat(0)};
 #pragma GCC unroll 1
     for (int r = 0; r < rows; r++) {
-        finish(p, sums + r * WIDE, at.sample, row + r, column);
+        if (r == known)
+            total[0] = total[1] = splat(0);
+        finish(p, sums + r * WIDE, at.sample, row + r, column, total);
         step_position(p, &at);
+    }
+    if (found) {
+        store_float(found + column, load_float(found + column) + total[0]);
+        store_float(found + column + LANES, load_float(found + column + LANES) + total[1]);
     }
 }
 
@@ -129,39 +144,40 @@ static void convolution_task(const void *context, int64_t i)
 {
     const struct convolution *p = context;
     const struct senet_convolution *layer = p->layer;
-    const long pixels = p->oh * p->ow, all = p->n * pixels, c = layer->c;
+    const long c = layer->c;
     const long each = layer->kernel_y * layer->kernel_x * layer->inner; /* rows of a panel */
     const long tile = p->columns_first ? i % p->row_tiles : i / p->column_tiles;
     const long group = p->columns_first ? i / p->row_tiles : i % p->column_tiles;
-    const long from = tile * p->tile_rows, to = from + p->tile_rows < all ? from + p->tile_rows : all;
+    const long unit = tile / p->tiles, from = unit * p->unit_rows + tile % p->tiles * p->tile_rows;
+    const long to = from + p->tile_rows < (unit + 1) * p->unit_rows ? from + p->tile_rows : (unit + 1) * p->unit_rows;
     const long end = (group + 1) * TILE_COLUMNS < c ? (group + 1) * TILE_COLUMNS : c;
+    const float *factors = layer->factors ? layer->factors + unit * layer->inner : NULL;
+    float *found = p->sums ? p->sums + tile * p->sums_step : NULL;
+    if (found)
+        memset(found + group * TILE_COLUMNS, 0, (size_t)(divided(end, WIDE) * WIDE - group * TILE_COLUMNS) * sizeof *found);
     /* Weights of many taps are long: one panel at a time stays in the cache, else one block of pixels. */
     const int panels_first = layer->kernel_y * layer->kernel_x > 1;
     const long columns = panels_first ? PANEL : end - group * TILE_COLUMNS;
     for (long first = group * TILE_COLUMNS; first < end; first += columns)
         for (long row = from; row < to;) {
-            const float *factors = layer->factors ? layer->factors + row / pixels * layer->inner : NULL;
-            /* Blocks with factors end where their sample ends. */
-            const long first_row = factors && row / pixels * pixels > from ? row / pixels * pixels : from;
-            const long last_row = factors && (row / pixels + 1) * pixels < to ? (row / pixels + 1) * pixels : to;
-            const long left = last_row - row;
-            const int whole = left >= BLOCK_ROWS || last_row - first_row >= BLOCK_ROWS;
-            const long at = left >= BLOCK_ROWS ? row : last_row - BLOCK_ROWS; /* at the end some once more, the same */
+            const long left = to - row;
+            const int whole = left >= BLOCK_ROWS || to - from >= BLOCK_ROWS;
+            const long at = left >= BLOCK_ROWS ? row : to - BLOCK_ROWS; /* at the end some once more, the same */
             for (long column = first; column < first + columns && column < end; column += WIDE) {
                 const float *panel = layer->panels + column / PANEL * PANEL * each + column % PANEL;
                 const int both = c - column > LANES;
                 if (!whole)
-                    block(p, panel, factors, row, column, 1, 1);
+                    block(p, panel, factors, found, 0, row, column, 1, 1);
                 else if (factors && both)
-                    block(p, panel, factors, at, column, BLOCK_ROWS, 1);
+                    block(p, panel, factors, NULL, 0, at, column, BLOCK_ROWS, 1);
                 else if (factors)
-                    block(p, panel, factors, at, column, BLOCK_ROWS, 0);
+                    block(p, panel, factors, NULL, 0, at, column, BLOCK_ROWS, 0);
                 else if (both)
-                    block(p, panel, NULL, at, column, BLOCK_ROWS, 1);
+                    block(p, panel, NULL, found, row - at, at, column, BLOCK_ROWS, 1);
                 else
-                    block(p, panel, NULL, at, column, BLOCK_ROWS, 0);
+                    block(p, panel, NULL, found, row - at, at, column, BLOCK_ROWS, 0);
             }
-            row += !whole ? 1 : left < BLOCK_ROWS ? left : BLOCK_ROWS;
+            row += whole ? BLOCK_ROWS : 1;
         }
 }
 
@@ -173,32 +189,53 @@ static long tile_rows(long rows)
     return divided(rows, tiles);
 }
 
+/* With a late gate: the result is scaled while it is in the cache, sample by sample where both are large. */
+enum { LARGE_SAMPLE = 1 << 17 };
+
 static int convolution(const struct senet_convolution *layer, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
                        int64_t threads, const float *x, const float *added, float *y)
 {
-    const long c = layer->c, inner = layer->inner, rows = n * oh * ow;
+    const long c = layer->c, inner = layer->inner, pixels = oh * ow;
     const int late = layer->hidden && layer->late;
-    /* What the gate is computed from. */
-    const long channels = late ? c : inner, hw = late ? oh * ow : h * w;
-    const long gated = layer->hidden ? squeeze_floats(n, hw, channels) + n * (channels + layer->hidden + 2 * c) : 0;
+    if (late && n > 1 && pixels * c >= LARGE_SAMPLE && pixels > layer->kernel_y * layer->kernel_x * inner) {
+        for (long i = 0; i < n; i++)
+            if (convolution(layer, 1, h, w, oh, ow, threads, x + i * h * w * inner,
+                            added ? added + i * pixels * c : NULL, y + i * pixels * c))
+                return 1;
+        return 0;
+    }
+    struct convolution p = {.layer = layer, .n = n, .h = h, .w = w, .oh = oh, .ow = ow, .threads = threads,
+                            .x = x, .added = late ? NULL : added, .y = y};
+    const int alone = late || layer->factors;
+    p.unit_rows = alone ? pixels : n * pixels;
+    p.tile_rows = tile_rows(p.unit_rows);
+    p.tiles = divided(p.unit_rows, p.tile_rows);
+    p.row_tiles = (alone ? n : 1) * p.tiles;
+    p.column_tiles = divided(c, TILE_COLUMNS);
+    p.columns_first = c > n * pixels;
+    p.sums_step = divided(c, WIDE) * WIDE;
+    /* What the gate is computed from, and its sums. */
+    const long channels = late ? c : inner, sums = late ? p.row_tiles * p.sums_step : squeeze_floats(n, h * w, inner);
+    const long gated = layer->hidden ? sums + n * (channels + layer->hidden + 2 * c) : 0;
     float *room = calloc((size_t)(inner + gated), sizeof *room), *all = room;
     if (!room)
         return 1;
-    struct convolution p = {.layer = layer, .n = n, .h = h, .w = w, .oh = oh, .ow = ow, .threads = threads,
-                            .x = x, .added = late ? NULL : added, .y = y};
-    const struct senet_excitation e = {channels, layer->hidden, layer->hidden_activation, layer->gate,
-                                       layer->w1, layer->b1, layer->w2, layer->b2};
-    p.tile_rows = tile_rows(rows);
-    p.row_tiles = divided(rows, p.tile_rows);
-    p.column_tiles = divided(c, TILE_COLUMNS);
-    p.columns_first = c > rows;
     p.zeros = take(&room, inner);
     p.offset = layer->bias;
-    float *scale = take(&room, n * c), *means = take(&room, n * channels), *units = take(&room, n * layer->hidden);
-    if (layer->hidden && !late) {
-        float *offset = take(&room, n * c);
-        means_of(x, n, hw, channels, threads, room, means);
-        gate_of_means(means, n, channels, c, &e, threads, units, scale);
+    if (!layer->hidden) {
+        senet_parallel(convolution_task, &p, p.row_tiles * p.column_tiles, threads);
+        free(all);
+        return 0;
+    }
+    const struct senet_excitation e = {channels, layer->hidden, layer->hidden_activation, layer->gate,
+                                       layer->w1, layer->b1, layer->w2, layer->b2};
+    float *scale = take(&room, n * c), *offset = take(&room, n * c), *means = take(&room, n * channels);
+    float *units = take(&room, n * layer->hidden);
+    if (late)
+        p.sums = room;
+    else {
+        means_of(x, n, h * w, inner, threads, room, means);
+        gate_of_means(means, n, inner, c, &e, threads, units, scale);
         for (long i = 0; i < n; i++)
             for (long j = 0; j < c; j++)
                 offset[i * c + j] = scale[i * c + j] * layer->bias[j];
@@ -208,9 +245,9 @@ static int convolution(const struct senet_convolution *layer, int64_t n, int64_t
     }
     senet_parallel(convolution_task, &p, p.row_tiles * p.column_tiles, threads);
     if (late) {
-        means_of(y, n, hw, channels, threads, room, means);
-        gate_of_means(means, n, channels, c, &e, threads, units, scale);
-        scale_map(y, scale, added, y, n, hw, c, (int)layer->last_activation, threads);
+        join_parts(p.sums, n, p.tiles, p.sums_step, c, pixels, means);
+        gate_of_means(means, n, c, c, &e, threads, units, scale);
+        scale_map(y, scale, added, y, n, pixels, c, (int)layer->last_activation, threads);
     }
     free(all);
     return 0;

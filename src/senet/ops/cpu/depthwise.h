@@ -149,7 +149,7 @@ static int depthwise_pass(const struct senet_depthwise *layer, int64_t n, int64_
         return 1;
     senet_parallel(depthwise_task, &p, n * p.bands, threads);
     if (means)
-        join_parts(p.sums, n, p.bands, c, oh * ow, means);
+        join_parts(p.sums, n, p.bands, c, c, oh * ow, means);
     free(p.sums);
     return 0;
 }

@@ -90,6 +90,19 @@ struct senet_convolution {
 typedef int senet_convolution_pass(const struct senet_convolution *, int64_t n, int64_t h, int64_t w, int64_t oh,
                                    int64_t ow, int64_t threads, const float *x, const float *added, float *y);
 
+/* The same of bfloat16 feature maps and parameters, without factors and late gates. `panels` holds (panels, kernel_y,
+ * kernel_x, inner / 32 filled up, 16, 32 channels of y, 2): pairs of channels of x stand together. */
+struct senet_convolution_bf16 {
+    int64_t c, inner;
+    int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
+    int64_t activation, hidden, gate;
+    const uint16_t *panels, *bias, *w1, *b1, *w2, *b2;
+};
+
+typedef int senet_convolution_bf16_pass(const struct senet_convolution_bf16 *, int64_t n, int64_t h, int64_t w,
+                                        int64_t oh, int64_t ow, int64_t threads, const uint16_t *x,
+                                        const uint16_t *added, uint16_t *y);
+
 /* A depthwise convolution, y = a(weight * x + bias), and the means of y (n, c) unless NULL; in inference, float,
  * channels_last. */
 struct senet_depthwise {
@@ -121,6 +134,7 @@ struct senet_instruction_set {
     senet_gated_sums *gated_sums;
     senet_gated_backward *gated_backward;
     senet_convolution_pass *convolution;
+    senet_convolution_bf16_pass *convolution_bf16; /* NULL without instructions for it */
     senet_depthwise_pass *depthwise;
     senet_excite_pass *excite;
 };

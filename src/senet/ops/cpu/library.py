@@ -31,6 +31,7 @@ _FUNCTIONS: Final = {
     "senet_gated_step_sums": "sipppp",
     "senet_gated_step_backward": "sippppppps",
     "senet_convolve": "siiiiiippp",
+    "senet_convolve_bf16": "siiiiiippp",
     "senet_depthwise_convolve": "siiiiiippp",
     "senet_excite": "siiipppp",
 }

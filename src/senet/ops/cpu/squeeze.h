@@ -8,13 +8,13 @@ struct squeeze {
     int activation;
 };
 
-/* From the sums of the parts of each sample to means (n, c). */
-static void join_parts(const float *sums, long n, long parts, long c, long hw, float *means)
+/* From the sums of the parts of each sample, `step` numbers apart, to means (n, c). */
+static void join_parts(const float *sums, long n, long parts, long step, long c, long hw, float *means)
 {
     const float one = 1 / (float)hw;
     for (long i = 0; i < n; i++, means += c) {
         memset(means, 0, (size_t)c * sizeof *means);
-        for (long part = 0; part < parts; part++, sums += c)
+        for (long part = 0; part < parts; part++, sums += step)
             for (long j = 0; j < c; j++)
                 means[j] += sums[j];
         for (long j = 0; j < c; j++)
@@ -107,7 +107,7 @@ static void means_of(const float *x, long n, long hw, long c, long threads, floa
 {
     const struct squeeze p = {.c = c, .hw = hw, .parts = squeeze_parts(hw, c), .x = x, .sums = sums};
     senet_parallel(squeeze_task, &p, n * p.parts, n * hw * c < 1 << 14 ? 1 : threads);
-    join_parts(sums, n, p.parts, c, hw, means);
+    join_parts(sums, n, p.parts, c, c, hw, means);
 }
 
 /* Gate (n, channels) of means (n, inner); workspace: units (n, hidden). */
