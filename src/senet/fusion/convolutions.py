@@ -226,7 +226,7 @@ class PackedConv(FusedConv):
             return None
         if not self._match(x, parameters, late=late[0] != 0):
             return None
-        y = torch.empty(shape, memory_format=torch.channels_last)
+        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         run(y, x, added, parameters, (*g.stride, *g.padding, *g.dilation, activation), gate, late)
         return y
 
@@ -284,7 +284,7 @@ class TiledConv(FusedConv):
             sizes = convolution_size(x, g.kernel_size, g.stride, g.padding, g.dilation)
             shape = (len(x), channels, *sizes)
             if min(sizes) > 0 and (added is None or added.shape == shape):
-                y = torch.empty(shape, dtype=torch.bfloat16, memory_format=torch.channels_last)
+                y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
                 number = 0 if gate is None else GATE_NUMBERS[gate.activate]
                 run_tiles(y, x, added, parameters, (*g.stride, *g.padding, *g.dilation, activation), number)
                 return y

@@ -57,7 +57,7 @@ class FusedBlock(Optimized):
         self.branch = branch
         self.shortcut = shortcut
         self.se = se
-        if isinstance(se, SqueezeExcite) and branch.last.geometry.pointwise:
+        if isinstance(se, SqueezeExcite) and excitation(se) is not None and branch.last.geometry.pointwise:
             self.se = PrecomputedGate(se, branch.last.dense_weight, branch.last.bias)
 
     def forward(self, x: Tensor) -> Tensor:

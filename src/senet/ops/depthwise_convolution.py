@@ -62,8 +62,8 @@ def depthwise_convolution(
         return definition(x, taps, bias, stride, padding, dilation, activation, means=means)
     x = x.contiguous(memory_format=torch.channels_last)
     n, c, *size = x.shape
-    y = torch.empty((n, c, *sizes), dtype=x.dtype, memory_format=torch.channels_last)
-    found = torch.empty((n, c)) if means else None
+    y = torch.empty((n, c, *sizes), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    found = torch.empty((n, c), dtype=x.dtype, device=x.device) if means else None
     layer = _LAYER.pack(
         c, *taps.shape[:2], *stride, *padding, *dilation, activation, taps.data_ptr(), bias.data_ptr()
     )  # fmt: skip

@@ -6,8 +6,7 @@ Source: Hu et al. 2018, eqs. 2-4.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +23,7 @@ __all__ = ["Excitation", "excite", "rescale"]
 _LAYERS: Final = struct.Struct("@4q4P")
 
 
-@dataclass(frozen=True)
-class Excitation:
+class Excitation(NamedTuple):
     """The two layers of a gate, `gate(w2 act(w1 mean + b1) + b2)`.
 
     Attributes:
@@ -44,8 +42,8 @@ class Excitation:
     activation: int
     gate: int
 
-    def takes(self, x: Tensor) -> bool:
-        """Whether the kernel can compute the gate of x, (N, C, H, W), now."""
+    def takes(self, x: Tensor, means: Tensor | None) -> bool:
+        """Whether the kernel can compute the gate of x, (N, C, H, W), with means (N, C) or None, now."""
         w1, b1, w2, b2 = self.w1, self.b1, self.w2, self.b2
         hidden, channels = w1.shape[:2]
         return bool(
@@ -56,7 +54,8 @@ class Excitation:
             and w2.shape[0] == channels
             and (b1 is None or tuple(b1.shape) == (hidden,))
             and (b2 is None or tuple(b2.shape) == (channels,))
-            and takes(x, (w1, b1, w2, b2))
+            and (means is None or means.shape == x.shape[:2])
+            and takes(x, (w1, b1, w2, b2, means))
         )
 
     def computed(self, means: Tensor) -> Tensor:
@@ -72,8 +71,15 @@ def excite(x: Tensor, layers: Excitation, means: Tensor | None = None) -> Tensor
         x: (N, C, H, W).
         layers: The layers of the gate.
         means: The means of x, (N, C), where they are known.
+
+    Example:
+        >>> import torch
+        >>> from senet.ops.excitation import Excitation, excite
+        >>> layers = Excitation(torch.ones(2, 8), None, torch.ones(8, 2), None, activation=1, gate=0)
+        >>> excite(torch.zeros(1, 8, 4, 4), layers)[0, 0]
+        tensor(0.5000)
     """
-    if not layers.takes(x) or not x.is_contiguous(memory_format=torch.channels_last):
+    if not layers.takes(x, means) or not x.is_contiguous(memory_format=torch.channels_last):
         return layers.computed(x.mean((2, 3)) if means is None else means)
     return _run(x, layers, means, None)
 
@@ -87,7 +93,7 @@ def rescale(x: Tensor, layers: Excitation, means: Tensor | None = None, *, in_pl
         means: The means of x, (N, C), where they are known.
         in_place: Whether x may be overwritten.
     """
-    if not layers.takes(x) or not x.is_contiguous(memory_format=torch.channels_last):
+    if not layers.takes(x, means) or not x.is_contiguous(memory_format=torch.channels_last):
         return x * layers.computed(x.mean((2, 3)) if means is None else means)[:, :, None, None]
     y = x if in_place else torch.empty_like(x, memory_format=torch.channels_last)
     _run(x, layers, means, y)
@@ -96,7 +102,7 @@ def rescale(x: Tensor, layers: Excitation, means: Tensor | None = None, *, in_pl
 
 def _run(x: Tensor, layers: Excitation, means: Tensor | None, y: Tensor | None) -> Tensor:
     n, c, height, width = x.shape
-    gate = torch.empty((n, c))
+    gate = torch.empty((n, c), dtype=x.dtype, device=x.device)
     tensors = (layers.w1, layers.b1, layers.w2, layers.b2)
     packed = _LAYERS.pack(
         c, len(layers.w1), layers.activation, layers.gate, *(0 if t is None else t.data_ptr() for t in tensors)

@@ -84,8 +84,13 @@ static void finish_bf16(const struct convolution_bf16 *p, const float *sums, lon
     const long c = p->layer->c, left = c - column, pixels = p->oh * p->ow;
     const __mmask16 some = left >= LANES ? 0xffff : (__mmask16)((1u << left) - 1);
     const int activation = (int)p->layer->activation;
+    const long sample = p->offsets ? row / pixels : 0;
+    long of = sample * p->offsets + column, next = (sample + 1) * pixels; /* the next sample's first pixel */
     for (long r = 0; r < rows; r++, row++, sums += LANES) {
-        const long of = (p->offsets ? row / pixels * p->offsets : 0) + column;
+        if (p->offsets && row == next) {
+            of += p->offsets;
+            next += pixels;
+        }
         vf v = load_float(sums);
         if (p->scale)
             v *= (vf)_mm512_maskz_loadu_ps(some, p->scale + of);
@@ -293,8 +298,9 @@ static int convolution_bf16(const struct senet_convolution_bf16 *l, int64_t n, i
         layer_bf16(threads, (struct gate_bf16){.n = n, .inner = l->hidden, .columns = c, .weight = l->w2, .bias = l->b2,
                                                .from = units, .to = scale});
         gates(scale, n * c, (enum gate)l->gate);
-        for (long i = 0; i < n * c; i++)
-            offset[i] = scale[i] * bias[i % c];
+        for (long i = 0; i < n; i++)
+            for (long j = 0; j < c; j++)
+                offset[i * c + j] = scale[i * c + j] * bias[j];
         p.scale = scale;
         p.offset = offset;
         p.offsets = c;

@@ -59,22 +59,24 @@ static void squeeze_task(const void *context, int64_t i)
 
 INLINE void scale_vector(const float *x, const float *gate, const float *added, float *y, long part, int activation)
 {
-    if (part) {
-        const vf sum = load_part_float(x, part) * load_part_float(gate, part) + load_part_float(added, part);
-        store_part_float(y, activation_of(sum, activation), part);
-    } else
-        store_float(y, activation_of(load_float(x) * load_float(gate) + load_float(added), activation));
+    vf v = part ? load_part_float(x, part) * load_part_float(gate, part) : load_float(x) * load_float(gate);
+    if (added)
+        v = activation_of(v + (part ? load_part_float(added, part) : load_float(added)), activation);
+    if (part)
+        store_part_float(y, v, part);
+    else
+        store_float(y, v);
 }
 
-static void scale_and_add(const float *x, const float *gate, const float *added, float *y, long rows, long c,
-                          int activation)
+INLINE void scale_rows(const float *x, const float *gate, const float *added, float *y, long rows, long c,
+                       const int adds, int activation)
 {
-    for (long r = 0; r < rows; r++, x += c, y += c, added += c) {
+    for (long r = 0; r < rows; r++, x += c, y += c, added += adds ? c : 0) {
         long j = 0;
         for (; j + LANES <= c; j += LANES)
-            scale_vector(x + j, gate + j, added + j, y + j, 0, activation);
+            scale_vector(x + j, gate + j, adds ? added + j : NULL, y + j, 0, activation);
         if (j < c)
-            scale_vector(x + j, gate + j, added + j, y + j, c - j, activation);
+            scale_vector(x + j, gate + j, adds ? added + j : NULL, y + j, c - j, activation);
     }
 }
 
@@ -86,11 +88,9 @@ static void scale_task(const void *context, int64_t i)
     const float *x = p->x + start, *gate = p->gate + i / p->parts * c;
     float *y = p->y + start;
     if (p->added)
-        scale_and_add(x, gate, p->added + start, y, to - from, c, p->activation);
+        scale_rows(x, gate, p->added + start, y, to - from, c, 1, p->activation);
     else
-        for (long r = 0; r < to - from; r++, x += c, y += c)
-            for (long j = 0; j < c; j++)
-                y[j] = x[j] * gate[j];
+        scale_rows(x, gate, NULL, y, to - from, c, 0, IDENTITY);
 }
 
 static long squeeze_parts(long hw, long c)
