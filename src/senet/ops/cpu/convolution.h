@@ -189,7 +189,34 @@ static long tile_rows(long rows)
     return divided(rows, tiles);
 }
 
-/* With a late gate: the result is scaled while it is in the cache, sample by sample where both are large. */
+/* A call for several samples with a late gate, which is the same as one for each of them. */
+struct by_sample {
+    const struct senet_convolution *layer;
+    long h, w, oh, ow, threads;
+    const float *x, *added;
+    float *y;
+    int *failed;
+};
+
+static int convolution(const struct senet_convolution *layer, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
+                       int64_t threads, const float *x, const float *added, float *y);
+
+static void sample_task(const void *context, int64_t i)
+{
+    const struct by_sample *p = context;
+    const long to = i * p->oh * p->ow * p->layer->c;
+    if (convolution(p->layer, 1, p->h, p->w, p->oh, p->ow, p->threads, p->x + i * p->h * p->w * p->layer->inner,
+                    p->added ? p->added + to : NULL, p->y + to))
+        __atomic_store_n(p->failed, 1, __ATOMIC_RELAXED);
+}
+
+/* Whether the weight is so small that each sample can read it again. Then a sample is scaled while it is in the cache. */
+static int weight_is_small(const struct senet_convolution *layer, long pixels)
+{
+    const long each = layer->kernel_y * layer->kernel_x * layer->inner;
+    return each * layer->c <= 1 << 16 || each < pixels;
+}
+
 enum { LARGE_SAMPLE = 1 << 17 };
 
 static int convolution(const struct senet_convolution *layer, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
@@ -197,12 +224,15 @@ static int convolution(const struct senet_convolution *layer, int64_t n, int64_t
 {
     const long c = layer->c, inner = layer->inner, pixels = oh * ow;
     const int late = layer->hidden && layer->late;
-    if (late && n > 1 && pixels * c >= LARGE_SAMPLE && pixels > layer->kernel_y * layer->kernel_x * inner) {
-        for (long i = 0; i < n; i++)
-            if (convolution(layer, 1, h, w, oh, ow, threads, x + i * h * w * inner,
-                            added ? added + i * pixels * c : NULL, y + i * pixels * c))
-                return 1;
-        return 0;
+    if (late && n > 1 && weight_is_small(layer, pixels)) {
+        /* All threads on one sample where it fills their caches, else a sample a thread. */
+        const int large = pixels * c >= LARGE_SAMPLE;
+        int failed = 0;
+        if (large || n >= 2 * threads) {
+            const struct by_sample all = {layer, h, w, oh, ow, large ? threads : 1, x, added, y, &failed};
+            senet_parallel(sample_task, &all, n, large ? 1 : threads);
+            return failed;
+        }
     }
     struct convolution p = {.layer = layer, .n = n, .h = h, .w = w, .oh = oh, .ow = ow, .threads = threads,
                             .x = x, .added = late ? NULL : added, .y = y};
