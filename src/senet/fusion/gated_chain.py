@@ -40,21 +40,23 @@ class GatedChain(Optimized):
         """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         before, attention, after = self.before, self.attention, self.after
         parts = (attention, *attention._modules.values(), before, after)
-        watched = not untouched(*(m for m in parts if m is not None))
-        if watched or x.ndim != 4 or not choose().library or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        layers, gate_of = excitation(attention), gate_from_means(attention)
+        if gate_of is None or not _is_eager() or not untouched(*(m for m in parts if m is not None)) or x.ndim != 4:
             x = attention(x if before is None else before(x))
             return x if after is None else after(x)
-        layers = excitation(attention)
         if before is not None and after is None and layers is not None:
             return before.self_gated(x, layers, None)
         means: Tensor | None = None
         if before is not None:
             x, means = before.with_means(x)
         if layers is None:
-            gate_of = gate_from_means(attention)
-            assert gate_of is not None
             gate = gate_of((mean(x) if means is None else means)[:, :, None, None])
             return x * gate if after is None else after.of_scaled(x, gate.flatten(1))
         if after is not None:
             return after.of_scaled(x, excite(x, layers, means))
         return rescale(x, layers, means, in_place=before is not None)
+
+
+def _is_eager() -> bool:
+    """Whether the kernel may run. Compilers and exporters get the modules' plain operations."""
+    return choose().library is not None and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
