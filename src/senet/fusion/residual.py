@@ -82,7 +82,8 @@ class _Inside:
 
     def branch(self, value: Value) -> tuple[FusedBranch, nn.Module | None] | None:
         """Return the branch of convolutions that ends in a value, and the attention after it."""
-        attention, convs = None, list[FusedConv]()
+        attention: nn.Module | None = None
+        convs: list[FusedConv] = []
         call = self._made(value, lambda m: gate_from_means(m) is not None)
         if call is not None and len(value.users) == 1:
             attention, value = as_squeeze_excite(call.module), call.inputs[0]
