@@ -84,22 +84,19 @@ static void finish_bf16(const struct convolution_bf16 *p, const float *sums, lon
     const long c = p->layer->c, left = c - column, pixels = p->oh * p->ow;
     const __mmask16 some = left >= LANES ? 0xffff : (__mmask16)((1u << left) - 1);
     const int activation = (int)p->layer->activation;
-    const long sample = p->offsets ? row / pixels : 0;
-    long of = sample * p->offsets + column, next = (sample + 1) * pixels; /* the next sample's first pixel */
-    for (long r = 0; r < rows; r++, row++, sums += LANES) {
-        if (p->offsets && row == next) {
-            of += p->offsets;
-            next += pixels;
+    for (const long end = row + rows; row < end;) {
+        const long sample = p->offsets ? row / pixels : 0, of = sample * p->offsets + column;
+        const long last = p->offsets && (sample + 1) * pixels < end ? (sample + 1) * pixels : end;
+        const vf offset = (vf)_mm512_maskz_loadu_ps(some, p->offset + of);
+        const vf scale = p->scale ? (vf)_mm512_maskz_loadu_ps(some, p->scale + of) : splat(1);
+        for (; row < last; row++, sums += LANES) {
+            vf v = load_float(sums) * scale + offset;
+            if (p->added) {
+                const __m256i half = _mm256_maskz_loadu_epi16(some, p->added + row * c + column);
+                v += (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
+            }
+            store_rounded(p->y + row * c + column, activation_of(v, activation), left);
         }
-        vf v = load_float(sums);
-        if (p->scale)
-            v *= (vf)_mm512_maskz_loadu_ps(some, p->scale + of);
-        v += (vf)_mm512_maskz_loadu_ps(some, p->offset + of);
-        if (p->added) {
-            const __m256i half = _mm256_maskz_loadu_epi16(some, p->added + row * c + column);
-            v += (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
-        }
-        store_rounded(p->y + row * c + column, activation_of(v, activation), left);
     }
 }
 
