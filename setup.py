@@ -9,6 +9,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 KERNELS = Path("src/senet/ops/cpu")
 X86 = platform.machine().lower() in ("x86_64", "amd64") and sys.maxsize > 2**32
@@ -20,6 +21,8 @@ SETS = {"baseline": []} | (
     if X86
     else {}
 )
+# Needs GCC or Clang 11 or newer; left out where it can't be compiled.
+AMX = [*SETS["avx512"], "-mavx512bf16", "-mamx-tile", "-mamx-bf16"] if X86 and sys.platform == "linux" else None
 FLAGS = ["-std=gnu11", "-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
 FLAGS += os.environ.get("SENET_CFLAGS", "").split()
 
@@ -46,14 +49,23 @@ class BuildKernel(build_ext):
         target.unlink(missing_ok=True)  # rather none than that of another version
         objects = []
         for name, flags in SETS.items():
-            into = str(Path(self.build_temp) / name)
-            options = [*FLAGS, *flags, f"-DSET={name}"]
-            objects += self.compiler.compile([str(KERNELS / "kernel.c")], into, extra_postargs=options)
+            objects += self._compiled(name, flags)
         options = [*FLAGS, *(["-DSENET_X86"] if X86 else [])]
+        try:
+            objects += [] if AMX is None else self._compiled("amx", AMX)
+            options += [] if AMX is None else ["-DSENET_AMX"]
+        except CompileError as error:
+            self.warn(f"senet is installed without its kernel for AMX: {error}")
         objects += self.compiler.compile([str(KERNELS / "dispatch.c")], self.build_temp, extra_postargs=options)
         target.parent.mkdir(parents=True, exist_ok=True)
         sanitize = [flag for flag in FLAGS if flag.startswith("-fsanitize")]
         self.compiler.link_shared_object(objects, str(target), libraries=["m"], extra_postargs=sanitize)
+
+    def _compiled(self, name: str, flags: list[str]) -> list[str]:
+        options = [*FLAGS, *flags, f"-DSET={name}"]
+        return self.compiler.compile(
+            [str(KERNELS / "kernel.c")], str(Path(self.build_temp) / name), extra_postargs=options
+        )
 
 
 setup(

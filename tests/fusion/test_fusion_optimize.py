@@ -110,9 +110,10 @@ def test_what_is_watched_stays() -> None:
     seen: list[Any] = []
     model.stages["2"][0].branch.bn3.register_forward_hook(lambda *args: seen.append(args))
     made, report = optimize(model)
-    made(images(48))
+    with torch.no_grad():
+        torch.testing.assert_close(made(images(48)), model(images(48)), rtol=1e-4, atol=1e-4)
     assert seen
-    assert report.norms_left == [f"stages.2.0.branch.bn{i}" for i in (1, 2, 3)]
+    assert report.norms_left == ["stages.2.0.branch.bn3"]
 
 
 def test_it_can_be_copied_saved_and_exported() -> None:

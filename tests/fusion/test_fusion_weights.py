@@ -17,7 +17,8 @@ from senet.fusion import optimize
 from senet.models.resnet import BasicBranch
 from senet.models.spec import BlockShape
 from senet.models.stages import ResidualBlock
-from senet.ops import choose, packed_convolution
+from senet.ops import choose
+from senet.ops.packed_convolution import run
 
 LAST = torch.channels_last
 
@@ -145,15 +146,15 @@ def test_the_first_image_decides_nothing() -> None:
 @pytest.mark.skipif(choose().library is None, reason=choose().reason)
 @pytest.mark.parametrize("no_grad", [False, True])
 def test_fast_whenever_no_gradient_is_needed(no_grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    import senet.fusion.layers as layers
+    import senet.fusion.convolutions as home
 
     calls: list[int] = []
 
-    def counted(*arguments: object) -> Tensor:
+    def counted(*arguments: object) -> None:
         calls.append(1)
-        return packed_convolution(*arguments)  # type: ignore[arg-type]
+        run(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(layers, "packed_convolution", counted)
+    monkeypatch.setattr(home, "run", counted)
     made, _ = optimize(network())
     with torch.set_grad_enabled(not no_grad):
         assert not made(images()).requires_grad

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 import senet.nn.epilogue as epilogue
-from senet.fusion import layers
+from senet.fusion import convolutions
 
 
 @pytest.fixture(autouse=True)
 def _any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epilogue, "MIN_ELEMENTS", dict.fromkeys(epilogue.MIN_ELEMENTS, 0))
-    monkeypatch.setattr(layers, "MIN_PACKED_ELEMENTS", 0)
+    monkeypatch.setattr(convolutions, "MIN_PACKED_CHANNELS", 0)

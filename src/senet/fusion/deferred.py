@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from senet.gates.excitation import gate_from_means, two_layers
+from senet.gates.excitation import excitation, gate_from_means
 from senet.nn.activations import activation_number
 from senet.nn.epilogue import is_large, running_statistics, unwatched, update_running_statistics
 from senet.ops import bn_act_gate, bn_act_se
@@ -274,16 +274,16 @@ def _rescaled(
         eps: As in `bn_act_gate`.
         activation: As in `bn_act_gate`.
     """
-    layers = two_layers(attention)
-    if layers is not None and bn_act_se.SIGNATURE.takes((x, *norm, *layers.tensors)):
+    layers = excitation(attention)
+    if layers is not None and bn_act_se.SIGNATURE.takes((x, *norm, *layers[:4])):
         return bn_act_se.bn_act_se(
             x,
             *norm,
-            *layers.tensors,
+            *layers[:4],
             training=training,
             eps=eps,
             activation=activation,
-            hidden_activation=layers.hidden_activation,
+            hidden_activation=layers.activation,
             gate=layers.gate,
             on_statistics=update,
         )

@@ -10,10 +10,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from senet.errors import SenetError
-from senet.fusion.layers import FusedBlock, FusedBranch, FusedConv, fused_conv
+from senet.fusion.convolutions import FusedConv, fused_conv
+from senet.fusion.deferred import restore
+from senet.fusion.flow import fuse, replace
+from senet.fusion.gated_chain import GatedChain
+from senet.fusion.layers import FusedBlock, FusedBranch
+from senet.graph.inputs import ExampleInputs
 from senet.graph.replica import replica
+from senet.graph.trace import trace
 from senet.models.resnet import BasicBranch, BottleneckBranch
-from senet.models.stages import ConvNormAct, ResidualBlock
+from senet.models.stages import ResidualBlock
 from senet.nn import SqueezeExcite
 from senet.nn.epilogue import untouched
 from senet.nn.precomputed import PrecomputedGate
@@ -31,6 +37,8 @@ class OptimizeReport:
         norms_left: Paths of the remaining norms, which follow no convolution or have hooks.
         blocks_fused: Number of residual blocks whose sum and ReLU (and scale) are one pass, or part of the convolution.
         gates_precomputed: Number of blocks whose gate is computed before their last convolution.
+        chains_fused: Number of attention layers that share passes with the convolutions around them.
+        not_traced: The reason why the network could not run on the example. Empty if it ran.
 
     Example:
         >>> import senet
@@ -43,25 +51,31 @@ class OptimizeReport:
     norms_left: list[str] = field(default_factory=list)
     blocks_fused: int = 0
     gates_precomputed: int = 0
+    chains_fused: int = 0
+    not_traced: str = ""
 
     def __str__(self) -> str:
+        chains = f", {self.chains_fused} attention layers fused" if self.chains_fused else ""
         left = f"; {len(self.norms_left)} norms left" if self.norms_left else ""
         return (
             f"{self.norms_folded} norms folded, {self.blocks_fused} residual blocks fused, "
-            f"{self.gates_precomputed} gates precomputed{left}"
+            f"{self.gates_precomputed} gates precomputed{chains}{left}"
         )
 
 
-def optimize(model: nn.Module) -> tuple[nn.Module, OptimizeReport]:
+def optimize(model: nn.Module, example_inputs: ExampleInputs | None = None) -> tuple[nn.Module, OptimizeReport]:
     """Return an equivalent network for inference, and a report. The given network doesn't change.
 
-    Norms and ReLUs are folded into the convolutions before them. The gate of a bottleneck is computed from the input of
-    its last convolution. Scale, sum and ReLU become one pass. Large weights are packed once, for CPUs. Layers with
-    hooks and unknown layers stay unchanged. The result only evaluates. `torch.export` converts it to plain PyTorch
-    operations.
+    Norms and activations are folded into the convolutions before them. Inside a block, the convolution before an
+    attention layer adds up the means, and the 1x1 convolution after it applies the scale. The gate of a bottleneck is
+    computed from the input of its last convolution. Scale, sum and ReLU become one pass. Large weights are packed once,
+    for CPUs. Layers with hooks and unknown layers stay unchanged. The result only evaluates. `torch.export` converts it
+    to plain PyTorch operations.
 
     Args:
-        model: One of this package's networks, whole or as a backbone, or any network that contains its parts.
+        model: A network of this package, of timm, of torchvision, or your own, whole or as a backbone.
+        example_inputs: As in `senet.retrofit`; None guesses an image from the first convolution. A network that can't
+            run on it is optimized only in this package's residual blocks.
 
     Returns:
         The network (in evaluation mode, parameters without gradients), and the report.
@@ -81,12 +95,21 @@ def optimize(model: nn.Module) -> tuple[nn.Module, OptimizeReport]:
     if not isinstance(model, nn.Module):
         raise SenetError(f"optimize expects a torch.nn.Module, got {type(model).__name__}")
     model = getattr(model, "_orig_mod", model)  # unwrap torch.compile: its code belongs to the old layers
-    optimized = _Optimizing().rebuilt(replica(model, meta=False), known=True).eval().requires_grad_(False)
-    report = OptimizeReport(norms_left=[path for path, m in optimized.named_modules() if isinstance(m, _BatchNorm)])
+    copied = replica(model, meta=False)
+    restore(copied)
+    optimized = _Optimizing().rebuilt(copied)
+    report = OptimizeReport()
+    try:
+        made = fuse(trace(optimized, example_inputs))
+    except SenetError as error:
+        made, report.not_traced = {}, str(error)
+    optimized = replace(optimized, made).eval().requires_grad_(False)
+    report.norms_left = [path for path, m in optimized.named_modules() if isinstance(m, _BatchNorm)]
     report.norms_folded = sum(isinstance(m, _BatchNorm) for m in model.modules()) - len(report.norms_left)
     blocks = [m for m in optimized.modules() if isinstance(m, FusedBlock)]
     report.blocks_fused = len(blocks)
     report.gates_precomputed = sum(isinstance(block.se, PrecomputedGate) for block in blocks)
+    report.chains_fused = sum(isinstance(m, GatedChain) for m in optimized.modules())
     return optimized, report
 
 
@@ -96,30 +119,22 @@ class _Optimizing:
     def __init__(self) -> None:
         self.made: dict[nn.Module, nn.Module] = {}
 
-    def rebuilt(self, module: nn.Module, *, known: bool) -> nn.Module:
-        """Return the module or its replacement, children first.
-
-        `known` means that the parent calls the module as a whole. Other networks may call single layers of an
-        `nn.Sequential`, so only the ones in this package's modules, and nested ones, are folded.
-        """
+    def rebuilt(self, module: nn.Module) -> nn.Module:
+        """Return the module or its replacement, children first."""
         if module not in self.made:
             self.made[module] = module  # already set while its children are rebuilt
-            self.made[module] = self._rebuilt(module, known)
+            self.made[module] = self._rebuilt(module)
         return self.made[module]
 
-    def _rebuilt(self, module: nn.Module, known: bool) -> nn.Module:
+    def _rebuilt(self, module: nn.Module) -> nn.Module:
         if "forward" in module.__dict__:
             return module  # a replaced forward may call its children in any way
         branch = _BRANCHES.get(type(module))
         if branch is not None:
             return (branch(module) if untouched(module) else None) or module
-        plain = type(module) is nn.Sequential
-        inside = (plain and known) or type(module).__module__.partition(".")[0] == __name__.partition(".")[0]
         for name, child in module._modules.items():
             if child is not None:
-                module._modules[name] = self.rebuilt(child, known=inside)
-        if (plain and known) or type(module) is ConvNormAct:
-            _fold_pairs(module)
+                module._modules[name] = self.rebuilt(child)
         return _block(module) if isinstance(module, ResidualBlock) and untouched(module) else module
 
 
@@ -134,23 +149,8 @@ def _conv(conv: nn.Module, norm: nn.Module, *, relu: bool) -> FusedConv | None:
         and not isinstance(conv.padding, str)
         and untouched(conv, norm)
     ):
-        return fused_conv(conv, norm, relu=relu)
+        return fused_conv(conv, norm, activation=int(relu))
     return None
-
-
-def _fold_pairs(sequence: nn.Module) -> None:
-    """Fold the norm and ReLU after each convolution of a sequence. The positions stay."""
-    layers = sequence._modules
-    names = list(layers)
-    for i, name in enumerate(names[:-1]):
-        here, norm, *others = (layers[n] for n in names[i : i + 3])
-        assert here is not None
-        assert norm is not None
-        relu = [n for n, m in zip(names[i + 2 :], others, strict=False) if type(m) is nn.ReLU and untouched(m)]
-        folded = _conv(here, norm, relu=bool(relu))
-        if folded is not None:
-            layers[name] = folded
-            layers.update({n: nn.Identity() for n in (names[i + 1], *relu)})
 
 
 def _branch(branch: Any, pairs: tuple[tuple[str, str], ...]) -> FusedBranch | None:

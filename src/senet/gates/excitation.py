@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 import torch.nn.functional as F
@@ -14,8 +13,9 @@ from senet.nn.epilogue import untouched
 from senet.nn.squeeze import mean
 from senet.ops import GATE_NUMBERS
 from senet.ops.activation_functions import ACTIVATIONS
+from senet.ops.excitation import Excitation
 
-__all__ = ["TwoLayers", "gate_from_means", "two_layers"]
+__all__ = ["excitation", "gate_from_means"]
 
 GateOf = Callable[[Any, Tensor], Tensor]
 
@@ -106,21 +106,6 @@ class _Bound:
         return self.function(self.layer, z)
 
 
-@dataclass(frozen=True)
-class TwoLayers:
-    """The gate `gate(w2 h(w1 z + b1) + b2)`.
-
-    Attributes:
-        tensors: w1 (K, C), b1, w2 (C, K) and b2.
-        hidden_activation: Number of h in `ACTIVATIONS`.
-        gate: Number of the gate's function in `GATE_FUNCTIONS`.
-    """
-
-    tensors: tuple[Tensor, Tensor | None, Tensor, Tensor | None]
-    hidden_activation: int
-    gate: int
-
-
 # First layer, modules between the layers, second layer, and gate.
 _TWO_LAYERS: Final[Mapping[str, tuple[str, tuple[str, ...], str, str]]] = {
     "timm.layers.squeeze_excite.SEModule": ("fc1", ("bn", "act"), "fc2", "gate"),
@@ -129,8 +114,8 @@ _TWO_LAYERS: Final[Mapping[str, tuple[str, tuple[str, ...], str, str]]] = {
 }
 
 
-def two_layers(layer: Any) -> TwoLayers | None:
-    """Return the tensors and functions of a gate of two linear layers, for a layer that `gate_from_means` knows.
+def excitation(layer: Any) -> Excitation | None:
+    """Return the two layers of a gate and their functions, for a layer that `gate_from_means` knows.
 
     Returns:
         None if the gate is computed otherwise, or something in it has hooks or is not known.
@@ -140,7 +125,7 @@ def two_layers(layer: Any) -> TwoLayers | None:
     if name == "senet.nn.block.SqueezeExcite":
         first, second, between, gate = layer.fc1, layer.fc2, ACTIVATIONS.index("relu"), GATE_NUMBERS.get(layer.activate)
         is_linear = type(first) is nn.Linear and type(second) is nn.Linear and untouched(first, second)
-        known = is_linear and "gate" not in layer.__dict__
+        known = is_linear and layer.squeeze is mean and "gate" not in layer.__dict__
     elif name in _TWO_LAYERS:
         of_first, inner, of_second, of_gate = _TWO_LAYERS[name]
         first, second, gated = (getattr(layer, n) for n in (of_first, of_second, of_gate))
@@ -152,4 +137,4 @@ def two_layers(layer: Any) -> TwoLayers | None:
     if not known or between is None or gate is None:
         return None
     w1, w2 = (w.flatten(1) if w.ndim > 2 else w for w in (first.weight, second.weight))
-    return TwoLayers((w1, first.bias, w2, second.bias), between, gate)
+    return Excitation(w1, first.bias, w2, second.bias, between, gate)

@@ -1,4 +1,4 @@
-"""A convolution fused with the sum and ReLU after it, by oneDNN where possible. For inference.
+"""A convolution fused with the sum and activation after it, by oneDNN where possible. For inference.
 
 PyTorch's operators with oneDNN's "post-operations" have private names. They are looked up once. Without them plain
 operations run.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from senet.ops.activation_functions import ACTIVATION_FUNCTIONS
 from senet.ops.arguments import FEATURE_MAP_DTYPES, convolution_size, eager, needs_gradient
 
 __all__ = ["definition", "dense_convolution"]
@@ -28,7 +29,7 @@ def dense_convolution(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-    relu: bool,
+    activation: int,
 ) -> Tensor:
     """Return `act(conv(x) + added)`, (N, I, H, W) -> (N, C, H', W').
 
@@ -41,9 +42,9 @@ def dense_convolution(
         padding: Zero padding.
         dilation: Dilation of the kernel.
         groups: Groups of the channels.
-        relu: Whether a ReLU follows.
+        activation: Number of the activation in `ACTIVATIONS`. 0 is none, 1 the ReLU.
     """
-    arguments = (x, weight, bias, added, stride, padding, dilation, groups, relu)
+    arguments = (x, weight, bias, added, stride, padding, dilation, groups, activation)
     if not _takes(x, weight, bias, added):
         return definition(*arguments)
     last = torch.channels_last
@@ -51,12 +52,12 @@ def dense_convolution(
     x, weight, bias = x.contiguous(memory_format=layout), _contiguous_weight(weight), bias.contiguous()
     others = (weight, bias, padding, stride, dilation, groups)
     if added is None:
-        return _operator().default(x, *others, "relu" if relu else "none", [], "")
-    if not added.is_contiguous(memory_format=last):
+        return _operator().default(x, *others, *_POST_OPERATIONS[activation])
+    if activation > 1 or not added.is_contiguous(memory_format=last):
         return definition(*arguments)  # oneDNN's sum in this memory format fails in bfloat16
     if tuple(added.shape) != (len(x), len(weight), *convolution_size(x, weight.shape[2:], stride, padding, dilation)):
         return definition(*arguments)  # broadcasts, or raises torch's own error
-    return _operator().binary(x, added, *others, "add", 1.0, "relu" if relu else None, [], "")
+    return _operator().binary(x, added, *others, "add", 1.0, "relu" if activation else None, [], "")
 
 
 def definition(
@@ -68,12 +69,23 @@ def definition(
     padding: Sequence[int],
     dilation: Sequence[int],
     groups: int,
-    relu: bool,
+    activation: int,
 ) -> Tensor:
     """Compute `dense_convolution` in plain PyTorch: any device, any type, differentiable."""
     y = F.conv2d(x, weight, bias, tuple(stride), tuple(padding), tuple(dilation), groups)
     y = y if added is None else y + added
-    return torch.relu(y) if relu else y
+    return ACTIVATION_FUNCTIONS[activation](y)
+
+
+_POST_OPERATIONS: Final = (
+    ("none", [], ""),
+    ("relu", [], ""),
+    ("hardtanh", [0.0, 6.0], ""),
+    ("swish", [], ""),
+    ("hardswish", [], ""),
+    ("gelu", [], "none"),
+)
+"""oneDNN's names of `ACTIVATIONS`, with their numbers and algorithm."""
 
 
 @cache

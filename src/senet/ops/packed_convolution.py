@@ -1,4 +1,4 @@
-"""`senet::packed_convolution`: a convolution with a packed weight, fused with the residual epilogue.
+"""`senet::packed_convolution`: a convolution with a packed weight, fused with gate, residual sum and activation.
 
 The packed weight is an ordinary tensor, and the only copy. It moves, loads and saves like any parameter. Its layout is
 specific to this package, and independent of the machine and the image size.
@@ -18,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from senet.ops.activation_functions import ACTIVATION_FUNCTIONS
 from senet.ops.arguments import Signature, convolution_size, is_observed, loop_over_batch
 from senet.ops.cpu import choose
 from senet.ops.cpu.convolution import convolve
 from senet.ops.gate_functions import GATE_FUNCTIONS
 
-__all__ = ["PANEL", "SIGNATURE", "definition", "pack", "packed_convolution", "unpack"]
+__all__ = ["PANEL", "SIGNATURE", "definition", "pack", "packed_convolution", "run", "unpack"]
 
 PANEL: Final = 32
 """Output channels per panel of the packed weight. Equals `PANEL` of convolution.h."""
@@ -39,8 +40,9 @@ SIGNATURE: Final = Signature(
         ("b1", "K"),
         ("w2", "CK"),
         ("b2", "C"),
+        ("factors", "NI"),
     ),
-    optional=frozenset(("added", "w1", "b1", "w2", "b2")),
+    optional=frozenset(("added", "w1", "b1", "w2", "b2", "factors")),
 )
 Pair = Sequence[int]
 
@@ -75,10 +77,11 @@ def packed_convolution(
     stride: Pair,
     padding: Pair,
     dilation: Pair,
-    relu: bool,
+    activation: int,
     gate: int,
+    factors: Tensor | None = None,
 ) -> Tensor:
-    """Return `act(s * (conv(x) + bias) + added)`, with `s = gate(w2 relu(w1 mean(x) + b1) + b2)` if `w1` is given.
+    """Return `act(s * (conv(factors * x) + bias) + added)`, with `s = gate(w2 relu(w1 mean(x) + b1) + b2)`.
 
     Args:
         x: (N, I, H, W). All tensors are float32.
@@ -93,8 +96,9 @@ def packed_convolution(
         stride: Stride of the convolution, two numbers.
         padding: Zero padding, two numbers.
         dilation: Dilation of the kernel, two numbers.
-        relu: Whether a ReLU follows.
+        activation: Number of the activation in `ACTIVATIONS`. 0 is none, 1 the ReLU.
         gate: Number of the gate's function in `GATE_FUNCTIONS`.
+        factors: (N, I), one factor per channel of x. None is 1. Not together with a gate.
 
     Returns:
         (N, C, H', W'), channels_last.
@@ -108,11 +112,11 @@ def packed_convolution(
         >>> from senet.ops.packed_convolution import pack
         >>> x, weight, bias = torch.rand(1, 8, 6, 6), torch.rand(16, 8, 3, 3), torch.rand(16)
         >>> no_gate, geometry = (None, None, None, None), ((1, 1), (0, 0), (1, 1))
-        >>> y = packed_convolution(x, pack(weight), bias, None, *no_gate, *geometry, relu=False, gate=0)
+        >>> y = packed_convolution(x, pack(weight), bias, None, *no_gate, *geometry, activation=0, gate=0)
         >>> torch.allclose(y, torch.nn.functional.conv2d(x, weight, bias), atol=1e-4)
         True
     """
-    arguments = (x, panels, bias, added, w1, b1, w2, b2, stride, padding, dilation, relu, gate)
+    arguments = (x, panels, bias, added, w1, b1, w2, b2, stride, padding, dilation, activation, gate, factors)
     if is_observed():
         return torch.ops.senet.packed_convolution(*arguments)
     return _compute(*arguments)
@@ -120,14 +124,16 @@ def packed_convolution(
 
 def definition(x: Tensor, panels: Tensor, bias: Tensor, added: Tensor | None, *others: Any) -> Tensor:
     """Compute the operator in plain PyTorch: any device, any type, differentiable."""
-    w1, b1, w2, b2, stride, padding, dilation, relu, gate = others
+    w1, b1, w2, b2, stride, padding, dilation, activation, gate, *rest = others
+    if rest and rest[0] is not None:
+        x = x * rest[0][:, :, None, None]
     y = F.conv2d(x, unpack(panels, len(bias)), bias, stride, padding, dilation)
     if w1 is not None:
         hidden = torch.relu(F.linear(x.mean((2, 3)), w1, b1))
         y = y * GATE_FUNCTIONS[gate](F.linear(hidden, w2, b2))[:, :, None, None]
     if added is not None:
         y = y + added
-    return torch.relu(y) if relu else y
+    return ACTIVATION_FUNCTIONS[activation](y)
 
 
 def _output(x: Tensor, panels: Tensor, bias: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
@@ -135,8 +141,10 @@ def _output(x: Tensor, panels: Tensor, bias: Tensor, stride: Pair, padding: Pair
     return torch.empty((len(x), len(bias), *sizes), dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _check(tensors: Sequence[Tensor | None], stride: Pair, padding: Pair, dilation: Pair, gate: int) -> None:
-    x, panels, bias, _, w1, b1, w2, b2 = tensors
+def _check(
+    tensors: Sequence[Tensor | None], stride: Pair, padding: Pair, dilation: Pair, activation: int, gate: int
+) -> None:
+    x, panels, bias, _, w1, b1, w2, b2, factors = tensors
     SIGNATURE.check(tensors)
     assert x is not None
     assert panels is not None
@@ -147,16 +155,21 @@ def _check(tensors: Sequence[Tensor | None], stride: Pair, padding: Pair, dilati
         raise ValueError(f"packed_convolution: panels of shape {tuple(panels.shape)} don't match {len(bias)} channels")
     if any(len(pair) != 2 for pair in (stride, padding, dilation)) or min(*stride, *dilation) < 1 or min(*padding) < 0:
         raise ValueError(f"packed_convolution: stride={stride}, padding={padding}, dilation={dilation} are invalid")
+    if not 0 <= activation < len(ACTIVATION_FUNCTIONS):
+        raise ValueError(f"packed_convolution: activation={activation} is out of range")
     SIGNATURE.check_gate(w1, b1, w2, b2, gate)
+    if w1 is not None and factors is not None:
+        raise ValueError("packed_convolution: a gate and factors exclude each other")
     pointwise = tuple(panels.shape[1:3]) == (1, 1) and tuple(stride) == (1, 1) and tuple(padding) == (0, 0)
     if w1 is not None and not pointwise:
         raise ValueError("packed_convolution: a gate requires a 1x1 kernel of stride 1 without padding")
 
 
 def _compute(*arguments: Any) -> Tensor:
-    tensors, (stride, padding, dilation, relu, gate) = arguments[:8], arguments[8:]
-    _check(tensors, stride, padding, dilation, gate)
-    x, panels, bias, added, w1, b1, w2, b2 = tensors
+    stride, padding, dilation, activation, gate = arguments[8:13]
+    tensors = (*arguments[:8], arguments[13] if len(arguments) > 13 else None)  # the dispatcher drops a default
+    _check(tensors, stride, padding, dilation, activation, gate)
+    x, panels, bias, added, w1, b1, w2, b2, factors = tensors
     if choose().library is None or not x.numel() or not len(bias) or 0 in panels.shape:
         return definition(*arguments).contiguous(memory_format=torch.channels_last)
     if min(convolution_size(x, panels.shape[1:3], stride, padding, dilation)) < 1:
@@ -164,11 +177,36 @@ def _compute(*arguments: Any) -> Tensor:
     y = _output(x, panels, bias, stride, padding, dilation)
     if added is not None and added.shape != y.shape:
         raise ValueError(f"packed_convolution: added has shape {tuple(added.shape)}; it must be {tuple(y.shape)}")
+    parameters = (panels, bias, w1, b1, w2, b2, factors)
+    options = (*stride, *padding, *dilation, activation)
+    run(y, x, added, [None if t is None else t.contiguous() for t in parameters], options, gate)
+    return y
+
+
+def run(
+    y: Tensor,
+    x: Tensor,
+    added: Tensor | None,
+    parameters: Sequence[Tensor | None],
+    options: Sequence[int],
+    gate: int,
+    late: tuple[int, int, int] = (0, 1, 0),
+) -> None:
+    """Compute the operator into y by the kernel. Callers check sizes and types.
+
+    Args:
+        y: (N, C, H', W'), channels_last.
+        x: As in `packed_convolution`.
+        added: As in `packed_convolution`.
+        parameters: panels, bias, w1, b1, w2, b2, factors, contiguous.
+        options: Stride, padding, dilation (two numbers each), and the number of the activation.
+        gate: Number of the gate's function.
+        late: Whether the gate is computed from the result of convolution and activation, then the number of the
+            activation of its hidden units, and of that after the sum.
+    """
     x = x.contiguous(memory_format=torch.channels_last)
     added = None if added is None else added.contiguous(memory_format=torch.channels_last)
-    parameters = [None if t is None else t.contiguous() for t in (panels, bias, w1, b1, w2, b2)]
-    convolve(x, added, y, parameters, (*stride, *padding, *dilation, relu), gate)
-    return y
+    convolve(x, added, y, parameters, options, gate, late)
 
 
 _operator = torch.library.custom_op(

@@ -49,3 +49,23 @@ INLINE vf activated(vf v, vf *slope, const int kind)
         return v;
     }
 }
+
+/* a(v) for an activation that is known at run time only. */
+INLINE vf activation_of(vf v, int kind)
+{
+    vf slope;
+    switch (kind) {
+    case RELU_1:
+        return activated(v, &slope, RELU_1);
+    case RELU6:
+        return activated(v, &slope, RELU6);
+    case SILU:
+        return activated(v, &slope, SILU);
+    case HARD_SWISH:
+        return activated(v, &slope, HARD_SWISH);
+    case GELU:
+        return activated(v, &slope, GELU);
+    default:
+        return v;
+    }
+}

@@ -1,7 +1,7 @@
-/* A convolution with what follows it in a residual block, for inference: see `senet_convolution` of kernel.h.
+/* A convolution with what follows it in a block, for inference: see `senet_convolution` of kernel.h.
  *
  * The product is computed in blocks of BLOCK_ROWS pixels and PANEL channels, which stay in registers until scale, sum
- * and ReLU are done. For each tap of the kernel a block reads its pixels through a list of addresses, so that stride,
+ * and activation are done. For each tap of the kernel a block reads its pixels through a list of addresses, so that stride,
  * dilation and padding cost nothing in the inner loop: beyond the border stands a pixel of zeros. */
 
 /* Channels of a panel in memory, the same on every machine; those and the pixels of a block: so many sums as registers
@@ -19,17 +19,18 @@ struct convolution {
     float *y;
     const float *scale, *offset; /* (n, c); or NULL and (c) */
     long offsets;                /* between the offsets of two samples */
+    long unit_rows, tiles;       /* pixels that tiles don't go across (of a sample, or all), their tiles */
     long tile_rows, row_tiles, column_tiles;
     int columns_first; /* neighbouring tasks share the columns: the weight is larger than x */
-    float *sums;       /* of each part of a sample */
-    long parts;
+    float *sums;       /* of y over each tile, unless NULL */
+    long sums_step;
 };
 
-/* y = activation(sums * scale + offset + added) in WIDE channels of one pixel. */
-INLINE void finish(const struct convolution *p, const float *sums, long sample, long row, long column)
+/* y = activation(sums * scale + offset + added) in WIDE channels of one pixel; it is also added to `total`. */
+INLINE void finish(const struct convolution *p, const float *sums, long sample, long row, long column, vf *total)
 {
     const long c = p->layer->c, of = sample * p->offsets + column, at = row * c + column;
-    const int relu = p->layer->relu != 0;
+    const int activation = (int)p->layer->activation;
     for (int v = 0; v < WIDE; v += LANES) {
         const long left = c - column - v;
         if (left >= LANES) {
@@ -39,7 +40,9 @@ INLINE void finish(const struct convolution *p, const float *sums, long sample, 
             sum += load_float(p->offset + of + v);
             if (p->added)
                 sum += load_float(p->added + at + v);
-            store_float(p->y + at + v, relu ? where_positive(sum, sum) : sum);
+            sum = activation_of(sum, activation);
+            total[v / LANES] += sum;
+            store_float(p->y + at + v, sum);
         } else if (left > 0) {
             vf sum = load_float(sums + v);
             if (p->scale)
@@ -47,7 +50,9 @@ INLINE void finish(const struct convolution *p, const float *sums, long sample, 
             sum += load_part_float(p->offset + of + v, left);
             if (p->added)
                 sum += load_part_float(p->added + at + v, left);
-            store_part_float(p->y + at + v, relu ? where_positive(sum, sum) : sum, left);
+            sum = activation_of(sum, activation);
+            total[v / LANES] += sum;
+            store_part_float(p->y + at + v, sum, left);
         }
     }
 }
@@ -68,8 +73,10 @@ INLINE void step_position(const struct convolution *p, struct position *at)
     }
 }
 
-/* `rows` pixels from `row` on, WIDE channels from `column` on. */
-INLINE void block(const struct convolution *p, const float *panel, long row, long column, const int rows)
+/* `rows` pixels from `row` on, WIDE channels from `column` on, or only the first half of them. With `factors`, one a channel of x, all are of one sample. The results
+ * are added to `found` unless it is NULL, without the first `known` pixels. */
+INLINE void block(const struct convolution *p, const float *panel, const float *factors, float *found, long known,
+                  long row, long column, const int rows, const int both)
 {
     const struct senet_convolution *layer = p->layer;
     const long inner = layer->inner, c = layer->c;
@@ -99,11 +106,16 @@ UNROLLED
                 from[r] = inside ? base[r] + (y * p->w + x) * inner : p->zeros;
             }
             for (long i = 0; i < inner; i++, panel += PANEL) {
-                const vf first = load_float(panel), second = load_float(panel + LANES);
+                vf first = load_float(panel), second = both ? load_float(panel + LANES) : splat(0);
+                if (factors) { /* cheaper on the weight than on each pixel */
+                    first *= factors[i];
+                    second *= factors[i];
+                }
 UNROLLED
                 for (int r = 0; r < rows; r++) {
                     left[r] += first * from[r][i];
-                    right[r] += second * from[r][i];
+                    if (both)
+                        right[r] += second * from[r][i];
                 }
             }
         }
@@ -114,10 +126,17 @@ UNROLLED
         store_float(sums + r * WIDE + LANES, right[r]);
     }
     at = start;
+    vf total[2] = {splat(0), splat(0)};
 #pragma GCC unroll 1
     for (int r = 0; r < rows; r++) {
-        finish(p, sums + r * WIDE, at.sample, row + r, column);
+        if (r == known)
+            total[0] = total[1] = splat(0);
+        finish(p, sums + r * WIDE, at.sample, row + r, column, total);
         step_position(p, &at);
+    }
+    if (found) {
+        store_float(found + column, load_float(found + column) + total[0]);
+        store_float(found + column + LANES, load_float(found + column + LANES) + total[1]);
     }
 }
 
@@ -125,12 +144,17 @@ static void convolution_task(const void *context, int64_t i)
 {
     const struct convolution *p = context;
     const struct senet_convolution *layer = p->layer;
-    const long all = p->n * p->oh * p->ow, c = layer->c;
+    const long c = layer->c;
     const long each = layer->kernel_y * layer->kernel_x * layer->inner; /* rows of a panel */
     const long tile = p->columns_first ? i % p->row_tiles : i / p->column_tiles;
     const long group = p->columns_first ? i / p->row_tiles : i % p->column_tiles;
-    const long from = tile * p->tile_rows, to = from + p->tile_rows < all ? from + p->tile_rows : all;
+    const long unit = tile / p->tiles, from = unit * p->unit_rows + tile % p->tiles * p->tile_rows;
+    const long to = from + p->tile_rows < (unit + 1) * p->unit_rows ? from + p->tile_rows : (unit + 1) * p->unit_rows;
     const long end = (group + 1) * TILE_COLUMNS < c ? (group + 1) * TILE_COLUMNS : c;
+    const float *factors = layer->factors ? layer->factors + unit * layer->inner : NULL;
+    float *found = p->sums ? p->sums + tile * p->sums_step : NULL;
+    if (found)
+        memset(found + group * TILE_COLUMNS, 0, (size_t)(divided(end, WIDE) * WIDE - group * TILE_COLUMNS) * sizeof *found);
     /* Weights of many taps are long: one panel at a time stays in the cache, else one block of pixels. */
     const int panels_first = layer->kernel_y * layer->kernel_x > 1;
     const long columns = panels_first ? PANEL : end - group * TILE_COLUMNS;
@@ -141,57 +165,20 @@ static void convolution_task(const void *context, int64_t i)
             const long at = left >= BLOCK_ROWS ? row : to - BLOCK_ROWS; /* at the end some once more, the same */
             for (long column = first; column < first + columns && column < end; column += WIDE) {
                 const float *panel = layer->panels + column / PANEL * PANEL * each + column % PANEL;
-                if (whole)
-                    block(p, panel, at, column, BLOCK_ROWS);
+                const int both = c - column > LANES;
+                if (!whole)
+                    block(p, panel, factors, found, 0, row, column, 1, 1);
+                else if (factors && both)
+                    block(p, panel, factors, NULL, 0, at, column, BLOCK_ROWS, 1);
+                else if (factors)
+                    block(p, panel, factors, NULL, 0, at, column, BLOCK_ROWS, 0);
+                else if (both)
+                    block(p, panel, NULL, found, row - at, at, column, BLOCK_ROWS, 1);
                 else
-                    block(p, panel, row, column, 1);
+                    block(p, panel, NULL, found, row - at, at, column, BLOCK_ROWS, 0);
             }
             row += whole ? BLOCK_ROWS : 1;
         }
-}
-
-/* Sums over the pixels of one part of a sample. */
-static void sums_task(const void *context, int64_t i)
-{
-    const struct convolution *p = context;
-    const long inner = p->layer->inner, hw = p->h * p->w, part = i % p->parts;
-    const long from = part * hw / p->parts, to = (part + 1) * hw / p->parts;
-    const float *x = p->x + (i / p->parts * hw + from) * inner;
-    float *sums = p->sums + i * inner;
-    for (long j = 0; j < inner; j += LANES) {
-        const long some = inner - j < LANES ? inner - j : 0;
-        vf sum = splat(0);
-        for (long r = 0; r < to - from; r++)
-            sum += some ? load_part_float(x + r * inner + j, some) : load_float(x + r * inner + j);
-        if (some)
-            store_part_float(sums + j, sum, some);
-        else
-            store_float(sums + j, sum);
-    }
-}
-
-/* The gate of each sample and channel, and the bias times it. Workspace: `mean` (n, inner), `units` (n, hidden). */
-static void precomputed_gate(const struct convolution *p, float *scale, float *offset, float *mean, float *units)
-{
-    const struct senet_convolution *layer = p->layer;
-    const long n = p->n, hw = p->h * p->w, c = layer->c, inner = layer->inner, hidden = layer->hidden;
-    senet_parallel(sums_task, p, n * p->parts, n * hw * inner < 1 << 14 ? 1 : p->threads);
-    for (long i = 0; i < n; i++)
-        for (long j = 0; j < inner; j++) {
-            float sum = 0;
-            for (long part = 0; part < p->parts; part++)
-                sum += p->sums[(i * p->parts + part) * inner + j];
-            mean[i * inner + j] = sum / (float)hw;
-        }
-    multiply(p->threads, (struct product){block_a_bt, mean, layer->w1, layer->b1, units, NULL, n, inner, hidden, 0, 0},
-             hidden);
-    for (long i = 0; i < n * hidden; i++)
-        units[i] = units[i] < 0 ? 0 : units[i];
-    multiply(p->threads, (struct product){block_a_bt, units, layer->w2, layer->b2, scale, NULL, n, hidden, c, 0, 0}, c);
-    gates(scale, n * c, (enum gate)layer->gate);
-    for (long i = 0; i < n; i++)
-        for (long j = 0; j < c; j++)
-            offset[i * c + j] = scale[i * c + j] * layer->bias[j];
 }
 
 /* Tiles of about the same height. */
@@ -202,32 +189,96 @@ static long tile_rows(long rows)
     return divided(rows, tiles);
 }
 
+/* A call for several samples with a late gate, which is the same as one for each of them. */
+struct by_sample {
+    const struct senet_convolution *layer;
+    long h, w, oh, ow, threads;
+    const float *x, *added;
+    float *y;
+    int *failed;
+};
+
+static int convolution(const struct senet_convolution *layer, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
+                       int64_t threads, const float *x, const float *added, float *y);
+
+static void sample_task(const void *context, int64_t i)
+{
+    const struct by_sample *p = context;
+    const long to = i * p->oh * p->ow * p->layer->c;
+    if (convolution(p->layer, 1, p->h, p->w, p->oh, p->ow, p->threads, p->x + i * p->h * p->w * p->layer->inner,
+                    p->added ? p->added + to : NULL, p->y + to))
+        __atomic_store_n(p->failed, 1, __ATOMIC_RELAXED);
+}
+
+/* Whether the weight is so small that each sample can read it again. Then a sample is scaled while it is in the cache. */
+static int weight_is_small(const struct senet_convolution *layer, long pixels)
+{
+    const long each = layer->kernel_y * layer->kernel_x * layer->inner;
+    return each * layer->c <= 1 << 16 || each < pixels;
+}
+
+enum { LARGE_SAMPLE = 1 << 17 };
+
 static int convolution(const struct senet_convolution *layer, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
                        int64_t threads, const float *x, const float *added, float *y)
 {
-    const long c = layer->c, inner = layer->inner, rows = n * oh * ow, parts = divided(h * w, 128);
-    const long gated = layer->hidden ? n * ((parts + 1) * inner + layer->hidden + 2 * c) : 0;
+    const long c = layer->c, inner = layer->inner, pixels = oh * ow;
+    const int late = layer->hidden && layer->late;
+    if (late && n > 1 && weight_is_small(layer, pixels)) {
+        /* All threads on one sample where it fills their caches, else a sample a thread. */
+        const int large = pixels * c >= LARGE_SAMPLE;
+        int failed = 0;
+        if (large || n >= 2 * threads) {
+            const struct by_sample all = {layer, h, w, oh, ow, large ? threads : 1, x, added, y, &failed};
+            senet_parallel(sample_task, &all, n, large ? 1 : threads);
+            return failed;
+        }
+    }
+    struct convolution p = {.layer = layer, .n = n, .h = h, .w = w, .oh = oh, .ow = ow, .threads = threads,
+                            .x = x, .added = late ? NULL : added, .y = y};
+    const int alone = late || layer->factors;
+    p.unit_rows = alone ? pixels : n * pixels;
+    p.tile_rows = tile_rows(p.unit_rows);
+    p.tiles = divided(p.unit_rows, p.tile_rows);
+    p.row_tiles = (alone ? n : 1) * p.tiles;
+    p.column_tiles = divided(c, TILE_COLUMNS);
+    p.columns_first = c > n * pixels;
+    p.sums_step = divided(c, WIDE) * WIDE;
+    /* What the gate is computed from, and its sums. */
+    const long channels = late ? c : inner, sums = late ? p.row_tiles * p.sums_step : squeeze_floats(n, h * w, inner);
+    const long gated = layer->hidden ? sums + n * (channels + layer->hidden + 2 * c) : 0;
     float *room = calloc((size_t)(inner + gated), sizeof *room), *all = room;
     if (!room)
         return 1;
-    struct convolution p = {.layer = layer, .n = n, .h = h, .w = w, .oh = oh, .ow = ow, .threads = threads,
-                            .parts = parts, .x = x, .added = added, .y = y};
-    p.tile_rows = tile_rows(rows);
-    p.row_tiles = divided(rows, p.tile_rows);
-    p.column_tiles = divided(c, TILE_COLUMNS);
-    p.columns_first = c > rows;
     p.zeros = take(&room, inner);
     p.offset = layer->bias;
-    if (layer->hidden) {
-        float *scale = take(&room, n * c), *offset = take(&room, n * c);
-        p.sums = take(&room, n * parts * inner);
-        float *mean = take(&room, n * inner);
-        precomputed_gate(&p, scale, offset, mean, take(&room, n * layer->hidden));
+    if (!layer->hidden) {
+        senet_parallel(convolution_task, &p, p.row_tiles * p.column_tiles, threads);
+        free(all);
+        return 0;
+    }
+    const struct senet_excitation e = {channels, layer->hidden, layer->hidden_activation, layer->gate,
+                                       layer->w1, layer->b1, layer->w2, layer->b2};
+    float *scale = take(&room, n * c), *offset = take(&room, n * c), *means = take(&room, n * channels);
+    float *units = take(&room, n * layer->hidden);
+    if (late)
+        p.sums = room;
+    else {
+        means_of(x, n, h * w, inner, threads, room, means);
+        gate_of_means(means, n, inner, c, &e, threads, units, scale);
+        for (long i = 0; i < n; i++)
+            for (long j = 0; j < c; j++)
+                offset[i * c + j] = scale[i * c + j] * layer->bias[j];
         p.scale = scale;
         p.offset = offset;
         p.offsets = c;
     }
     senet_parallel(convolution_task, &p, p.row_tiles * p.column_tiles, threads);
+    if (late) {
+        join_parts(p.sums, n, p.tiles, p.sums_step, c, pixels, means);
+        gate_of_means(means, n, c, c, &e, threads, units, scale);
+        scale_map(y, scale, added, y, n, pixels, c, (int)layer->last_activation, threads);
+    }
     free(all);
     return 0;
 }

@@ -10,6 +10,26 @@ extern const struct senet_instruction_set senet_baseline;
 #ifdef SENET_X86
 extern const struct senet_instruction_set senet_avx2, senet_avx512;
 #endif
+#ifdef SENET_AMX
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+extern const struct senet_instruction_set senet_amx;
+
+/* Whether the processor multiplies tiles of bfloat16, and the system lets this process use them. */
+static int has_tiles(void)
+{
+    const unsigned tiles = 1u << 24 | 1u << 22, bfloat16 = 1u << 5;
+    const long request = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM */
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & tiles) != tiles)
+        return 0;
+    if (!__get_cpuid_count(7, 1, &a, &b, &c, &d) || !(a & bfloat16))
+        return 0;
+    return syscall(SYS_arch_prctl, request, tile_data) == 0;
+}
+#endif
 
 /* The OpenMP runtime's own entry point. It is PyTorch's runtime, and so the same threads: two runtimes would fight
  * over the cores. */
@@ -62,17 +82,33 @@ void senet_parallel(void (*task)(const void *, int64_t), const void *context, in
     region(work, &job, (unsigned)job.threads, 0);
 }
 
-static const struct senet_instruction_set *best(void)
+static const struct senet_instruction_set *found(void)
 {
 #ifdef SENET_X86
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+#ifdef SENET_AMX
+        if (has_tiles())
+            return &senet_amx;
+#endif
         return &senet_avx512;
+    }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         return &senet_avx2;
 #endif
     return &senet_baseline;
+}
+
+static const struct senet_instruction_set *best(void)
+{
+    static const struct senet_instruction_set *chosen;
+    const struct senet_instruction_set *set = __atomic_load_n(&chosen, __ATOMIC_RELAXED);
+    if (set == NULL) { /* several threads may find the same */
+        set = found();
+        __atomic_store_n(&chosen, set, __ATOMIC_RELAXED);
+    }
+    return set;
 }
 
 OFFERED int64_t senet_abi(void) { return SENET_ABI; }
@@ -145,4 +181,25 @@ OFFERED int senet_convolve(const struct senet_convolution *layer, int64_t n, int
                            int64_t threads, const float *x, const float *added, float *y)
 {
     return best()->convolution(layer, n, h, w, oh, ow, threads, x, added, y);
+}
+
+OFFERED int senet_depthwise_convolve(const struct senet_depthwise *layer, int64_t n, int64_t h, int64_t w, int64_t oh,
+                                     int64_t ow, int64_t threads, const float *x, float *y, float *means)
+{
+    return best()->depthwise(layer, n, h, w, oh, ow, threads, x, y, means);
+}
+
+OFFERED int senet_excite(const struct senet_excitation *e, int64_t n, int64_t hw, int64_t threads, const float *x,
+                         const float *means, float *gate, float *y)
+{
+    return best()->excite(e, n, hw, threads, x, means, gate, y);
+}
+
+/* Whether senet_convolve_bf16 can be called. */
+OFFERED int64_t senet_has_bf16(void) { return best()->convolution_bf16 != NULL; }
+
+OFFERED int senet_convolve_bf16(const struct senet_convolution_bf16 *layer, int64_t n, int64_t h, int64_t w, int64_t oh,
+                                int64_t ow, int64_t threads, const uint16_t *x, const uint16_t *added, uint16_t *y)
+{
+    return best()->convolution_bf16(layer, n, h, w, oh, ow, threads, x, added, y);
 }

@@ -601,14 +601,22 @@ static int rescale(const struct senet_step *step, const void *x, const float *ga
 }
 
 #include "gated.h"
+#include "squeeze.h"
 #include "convolution.h"
+#include "convolution_bf16.h"
+#include "depthwise.h"
 
 #define TEXT(name) #name
 #define NAME(set) TEXT(set)
 #define SYMBOL_(set) JOIN(senet_, set)
 #define SYMBOL(set) SYMBOL_(set)
 
+#ifndef __AMX_BF16__
+#define convolution_bf16 NULL
+#endif
+
 const struct senet_instruction_set SYMBOL(SET) = {
-    NAME(SET),   forward,    backward,       rescale,     gated_forward, gated_excite,
-    gated_apply, gated_sums, gated_excite_back, gated_backward, convolution,
+    NAME(SET),   forward,    backward,          rescale,        gated_forward, gated_excite,
+    gated_apply, gated_sums, gated_excite_back, gated_backward, convolution,   convolution_bf16,
+    depthwise_pass, excite_pass,
 };

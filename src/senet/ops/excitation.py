@@ -1,0 +1,114 @@
+"""The gate of Squeeze-and-Excitation, and the scale, in one call. For inference.
+
+Source: Hu et al. 2018, eqs. 2-4.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from senet.ops.activation_functions import ACTIVATION_FUNCTIONS
+from senet.ops.cpu.library import call
+from senet.ops.gate_functions import GATE_FUNCTIONS
+from senet.ops.inference import takes
+
+__all__ = ["Excitation", "excite", "rescale"]
+
+# `struct senet_excitation` of kernel.h: channels, hidden units, activation, gate; w1, b1, w2, b2.
+_LAYERS: Final = struct.Struct("@4q4P")
+
+
+class Excitation(NamedTuple):
+    """The two layers of a gate, `gate(w2 act(w1 mean + b1) + b2)`.
+
+    Attributes:
+        w1: (K, C), or as the weight of a 1x1 convolution.
+        b1: (K,), or None.
+        w2: (C, K), or as the weight of a 1x1 convolution.
+        b2: (C,), or None.
+        activation: Number of the activation in `ACTIVATIONS`.
+        gate: Number of the gate's function in `GATE_FUNCTIONS`.
+    """
+
+    w1: Tensor
+    b1: Tensor | None
+    w2: Tensor
+    b2: Tensor | None
+    activation: int
+    gate: int
+
+    def takes(self, x: Tensor, means: Tensor | None) -> bool:
+        """Whether the kernel can compute the gate of x, (N, C, H, W), with means (N, C) or None, now."""
+        w1, b1, w2, b2 = self.w1, self.b1, self.w2, self.b2
+        hidden, channels = w1.shape[:2]
+        return bool(
+            hidden > 0
+            and x.ndim == 4
+            and x.shape[1] == channels
+            and w1.numel() == w2.numel() == hidden * channels
+            and w2.shape[0] == channels
+            and (b1 is None or tuple(b1.shape) == (hidden,))
+            and (b2 is None or tuple(b2.shape) == (channels,))
+            and (means is None or means.shape == x.shape[:2])
+            and takes(x, (w1, b1, w2, b2, means))
+        )
+
+    def computed(self, means: Tensor) -> Tensor:
+        """Return the gate in plain PyTorch, (N, C) -> (N, C)."""
+        hidden = ACTIVATION_FUNCTIONS[self.activation](F.linear(means, self.w1.flatten(1), self.b1))
+        return GATE_FUNCTIONS[self.gate](F.linear(hidden, self.w2.flatten(1), self.b2))
+
+
+def excite(x: Tensor, layers: Excitation, means: Tensor | None = None) -> Tensor:
+    """Return the gate, (N, C).
+
+    Args:
+        x: (N, C, H, W).
+        layers: The layers of the gate.
+        means: The means of x, (N, C), where they are known.
+
+    Example:
+        >>> import torch
+        >>> from senet.ops.excitation import Excitation, excite
+        >>> layers = Excitation(torch.ones(2, 8), None, torch.ones(8, 2), None, activation=1, gate=0)
+        >>> excite(torch.zeros(1, 8, 4, 4), layers)[0, 0]
+        tensor(0.5000)
+    """
+    if not layers.takes(x, means) or not x.is_contiguous(memory_format=torch.channels_last):
+        return layers.computed(x.mean((2, 3)) if means is None else means)
+    return _run(x, layers, means, None)
+
+
+def rescale(x: Tensor, layers: Excitation, means: Tensor | None = None, *, in_place: bool = False) -> Tensor:
+    """Return `gate * x`, (N, C, H, W).
+
+    Args:
+        x: (N, C, H, W).
+        layers: The layers of the gate.
+        means: The means of x, (N, C), where they are known.
+        in_place: Whether x may be overwritten.
+    """
+    if not layers.takes(x, means) or not x.is_contiguous(memory_format=torch.channels_last):
+        return x * layers.computed(x.mean((2, 3)) if means is None else means)[:, :, None, None]
+    y = x if in_place else torch.empty_like(x, memory_format=torch.channels_last)
+    _run(x, layers, means, y)
+    return y
+
+
+def _run(x: Tensor, layers: Excitation, means: Tensor | None, y: Tensor | None) -> Tensor:
+    n, c, height, width = x.shape
+    gate = torch.empty((n, c), dtype=x.dtype, device=x.device)
+    tensors = (layers.w1, layers.b1, layers.w2, layers.b2)
+    packed = _LAYERS.pack(
+        c, len(layers.w1), layers.activation, layers.gate, *(0 if t is None else t.data_ptr() for t in tensors)
+    )
+    call(
+        "senet_excite", packed, n, height * width, torch.get_num_threads(), x.data_ptr(),
+        0 if means is None else means.data_ptr(), gate.data_ptr(), 0 if y is None else y.data_ptr(),
+    )  # fmt: skip
+    return gate
