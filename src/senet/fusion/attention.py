@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any, Final
 
 import torch
@@ -60,7 +59,8 @@ def excitation(layer: Any) -> Excitation | None:
         if number is None or layer.squeeze is not mean or type(fc1) is not nn.Linear or type(fc2) is not nn.Linear:
             return None
         return Excitation(fc1.weight, fc1.bias, fc2.weight, fc2.bias, ACTIVATIONS.index("relu"), number)
-    names = _names(type(layer))
+    kind = type(layer)
+    names = _LAYERS.get(f"{kind.__module__}.{kind.__qualname__}")
     if names is None or type(getattr(layer, "bn", None)) not in (type(None), nn.Identity):
         return None
     first, act, second, gate = (getattr(layer, name) for name in names)
@@ -83,11 +83,6 @@ def as_squeeze_excite(layer: nn.Module) -> nn.Module:
         if bias is not None:
             fc.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
     return made.eval()
-
-
-@cache
-def _names(kind: type[nn.Module]) -> tuple[str, str, str, str] | None:
-    return _LAYERS.get(f"{kind.__module__}.{kind.__qualname__}")
 
 
 def _pointwise(layer: nn.Module) -> bool:
