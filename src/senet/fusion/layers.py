@@ -75,7 +75,7 @@ class FusedBlock(Optimized):
                 return last.gated(h, se, shortcut)
             y, gate = last(h), se(h)
             return rescaled(y, gate.flatten(1), shortcut) if untouched(last) else torch.relu(y * gate + shortcut)
-        layers = excitation(se) if untouched(last, se, *se._modules.values()) else None
+        layers = excitation(se) if untouched(last, se, *se.children()) else None
         if layers is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return torch.relu(se(last(h)) + shortcut)
         return last.self_gated(h, layers, shortcut)

@@ -77,7 +77,7 @@ def definition(
     return ACTIVATION_FUNCTIONS[activation](y)
 
 
-_POST_OPERATIONS: Final = (
+_POST_OPERATIONS: Final[tuple[tuple[str, list[float], str], ...]] = (
     ("none", [], ""),
     ("relu", [], ""),
     ("hardtanh", [0.0, 6.0], ""),
