@@ -4,7 +4,7 @@ python benchmarks/tasks_cells.py detection    --data ../shared/data/bccd.tar   -
 python benchmarks/tasks_cells.py segmentation --data ../shared/data/nuclei.tar --out runs/cells
 python benchmarks/tasks_cells.py coco         --data ../shared/data/bccd.tar   --out runs/cells
 
-Trains with `senet train` each network with each seed, evaluates its last epoch on the test part with `senet evaluate`,
+Trains with `senet train` each network with each seed, evaluates its last epoch on the test split with `senet evaluate`,
 and writes OUT/TASK.json and OUT/TASK.png: pictures with the truth beside what the first SE network says. Runs that are
 finished are not repeated, so an interrupted call goes on where it was.
 
@@ -123,8 +123,8 @@ def run_the_papers(folder: Path, out: Path, pictures: int = 16) -> None:
         categories = range(1, len(data.classes) + 1)
         images, annotations = [], []
         for index in range(pictures):
-            picture, target = data.part(part)[index]
-            name = Path(data.part(part).locate(index)).name
+            picture, target = data.split(part)[index]
+            name = Path(data.split(part).locate(index)).name
             picture.save(sample / f"{part}2017" / name)
             found = {key: torch.as_tensor(value) for key, value in target.items()}
             images.append({"id": index, "file_name": name, "width": picture.width, "height": picture.height})
@@ -140,7 +140,7 @@ def run_the_papers(folder: Path, out: Path, pictures: int = 16) -> None:
 
 
 def draw(task: str, folder: Path, out: Path, seed: int) -> None:
-    """Truth on the left, the network's answer on the right, for the first pictures of the test part."""
+    """Truth on the left, the network's answer on the right, for the first pictures of the test split."""
     import torch
     from PIL import Image
 
@@ -152,17 +152,17 @@ def draw(task: str, folder: Path, out: Path, seed: int) -> None:
     names = ("background", "nucleus") if task == "segmentation" else ()
     data = open_data(f"{KINDS[task]}:{folder}", classes=names, instances=task == "segmentation")
     loaded = load_model(out / f"{task}-se-{seed}" / "last.safetensors")
-    source = data.part("test")
+    source = data.split("test")
     chosen = [0, 1, 2] if task == "detection" else [0, len(source) // 4, len(source) // 2, len(source) - 1]
     rows = []
     for index, seen in zip(chosen, predict_dense(loaded, [source.locate(i) for i in chosen]), strict=True):
         picture, target = source[index]
         if task == "detection":
             truth = task_named(task).drawn(picture, {k: torch.as_tensor(v) for k, v in target.items()}, data.classes)
-            answer = task_named(task).draw(picture, seen.answer, data.classes, score_threshold=0.4)
+            answer = task_named(task).draw(picture, seen.prediction, data.classes, score_threshold=0.4)
         else:
             truth = draw_mask(picture, target["mask"], 2)
-            answer = draw_mask(picture, seen.answer.numpy(), 2)
+            answer = draw_mask(picture, seen.prediction.numpy(), 2)
         rows.append([image.resize((320, round(320 * picture.height / picture.width))) for image in (truth, answer)])
     sheet = Image.new("RGB", (648, sum(row[0].height + 8 for row in rows) - 8), "white")
     top = 0

@@ -146,7 +146,7 @@ def _new(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
         timing_seconds=10.0 if options.timing_seconds is None else options.timing_seconds,
         command=shlex.join(["senet", *sys.argv[1:]]),
     )
-    return options.out or jobs.default_folder("compare", variants[-1].start.model, options.data), comparison, data
+    return options.out or jobs.default_folder("compare", variants[-1].init.model, options.data), comparison, data
 
 
 def _print_plan(comparison: Comparison, folder: Path, data: Data, options: argparse.Namespace) -> None:
@@ -177,7 +177,7 @@ def _title(options: argparse.Namespace, variants: Sequence[Variant]) -> str:
     names = ", ".join(variant.name for variant in variants)
     if options.recipe in TABLES:
         return f"{options.recipe} ({TABLES[options.recipe].title}) on {options.data}: {names}"
-    models = dict.fromkeys(variant.start.model for variant in variants)
+    models = dict.fromkeys(variant.init.model for variant in variants)
     return f"{names} on {options.data} ({', '.join(models)})"
 
 
@@ -204,13 +204,13 @@ def _variants(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
         return _rows(options, data)
     if options.only:
         raise SenetError("--only chooses rows of a table; --recipe names none (`senet list --recipes` shows them)")
-    arms = _variant_specs(options)
-    starts = [arm.placed(data) for arm in arms]
+    specs = _variant_specs(options)
+    inits = [spec.placed(data) for spec in specs]
     # One recipe for all; where any begins with good weights, a gentle one.
-    recipe = jobs.chosen_recipe(options, next((start for start in starts if start.weights != SCRATCH), starts[0]))
+    recipe = jobs.chosen_recipe(options, next((init for init in inits if init.weights != SCRATCH), inits[0]))
     return tuple(
-        Variant(name=arm.name, start=start, recipe=recipe, against=arms[0].name if number else "")
-        for number, (arm, start) in enumerate(zip(arms, starts, strict=True))
+        Variant(name=spec.name, init=init, recipe=recipe, against=specs[0].name if number else "")
+        for number, (spec, init) in enumerate(zip(specs, inits, strict=True))
     )
 
 
@@ -252,14 +252,14 @@ def _variant_specs(options: argparse.Namespace) -> list[VariantSpec]:
     ]
     if given:
         raise SenetError(f"--{given[0]} says what one network is; with --variant write it there")
-    arms = [
+    specs = [
         parse_variant(words, options.size, pretrained=options.pretrained, task=options.task)
         for words in options.variant
     ]
-    arms = [replace(arm, start=jobs.with_head(options, arm.start)) for arm in arms]
-    if len(arms) == 1:
+    specs = [replace(spec, init=jobs.with_head(options, spec.init)) for spec in specs]
+    if len(specs) == 1:
         raise SenetError("one --variant has nothing to be compared with; give a second, or --model instead")
-    return arms
+    return specs
 
 
 def _count(number: int, option: str) -> int:

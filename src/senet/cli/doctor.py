@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     data = shared.data_options(options).open()
     with counting("reading images") as progress:
         report = scan(data, workers=options.workers, progress=progress).to_dict()
-    corrupt = [row for part in report["parts"].values() for row in part["corrupt"]]
+    corrupt = [row for split in report["splits"].values() for row in split["corrupt"]]
     if options.json:
         print_json({"machine": machine, "data": report})
     else:
@@ -103,22 +103,24 @@ COUNTED = {"classification": "images", "detection": "boxes", "segmentation": "im
 
 def _print_data(report: dict[str, Any], corrupt: list[list[str]], counted: str) -> None:
     rows = []
-    for name, part in report["parts"].items():
-        counts = part["per_class"].values()
-        sizes = f"{_range(part['width'])} x {_range(part['height'])}"
-        modes = ", ".join(f"{mode} {count:,}" for mode, count in part["modes"].items())
+    for name, split in report["splits"].items():
+        counts = split["per_class"].values()
+        sizes = f"{_range(split['width'])} x {_range(split['height'])}"
+        modes = ", ".join(f"{mode} {count:,}" for mode, count in split["modes"].items())
         per_class = f"{min(counts):,}..{max(counts):,}"
-        rows.append([name, f"{part['images']:,}", str(len(counts)), per_class, sizes, modes, str(len(part["corrupt"]))])
-    head = ("part", "images", "classes", f"{counted} a class", "width x height", "modes", "corrupt")
+        rows.append(
+            [name, f"{split['images']:,}", str(len(counts)), per_class, sizes, modes, str(len(split["corrupt"]))]
+        )
+    head = ("split", "images", "classes", f"{counted} a class", "width x height", "modes", "corrupt")
     print_table(head, rows, title=report["name"])
-    deep = [[name, part["bit_depth"]] for name, part in report["parts"].items() if part["bit_depth"]]
+    deep = [[name, split["bit_depth"]] for name, split in report["splits"].items() if split["bit_depth"]]
     findings = (
         ("corrupt: path, reason", corrupt),
         ("boxes and masks: path, reason", report["annotation_issues"]),
         ("the same image is trained on and measured on", report["leaks"]),
         ("the same image in two classes", report["label_conflicts"]),
         ("the same image twice", report["duplicates"]),
-        ("16-bit images: part, what they use", deep),
+        ("16-bit images: split, used bits", deep),
         ("left out, not of a format that is read", [[path, ""] for path in report["left_out"]]),
     )
     for title, pairs in findings:

@@ -55,37 +55,37 @@ def describe_network(job: Job, data: Data) -> dict[str, Any]:
     from senet.profiling import cost
     from senet.tasks import task_named
 
-    start = job.network
-    built = replace(job, network=replace(start, weights=SCRATCH)).build(data)
+    init = job.network
+    built = replace(job, network=replace(init, weights=SCRATCH)).build(data)
     images = built.preprocessing
     size = (images.in_channels, *images.size)
-    example = task_named(start.task).example(images)
+    example = task_named(init.task).example(images)
     counted = cost(built.model, size, example_inputs=None if isinstance(example[0], Tensor) else example)
     return {
-        "model": start.model,
-        "task": start.task,
-        "head": start.head.get("kind"),
+        "model": init.model,
+        "task": init.task,
+        "head": init.head.get("kind"),
         "options": built.options,
         "params": counted.params,
         "macs": counted.macs,
         "input_size": list(size),
-        "weights": _weights(start),
+        "weights": _weights(init),
     }
 
 
-def _weights(start: ModelInitialization) -> str:
+def _weights(init: ModelInitialization) -> str:
     """Where the weights come from: words, or the path of a file."""
     from senet.zoo import is_code
 
-    if start.weights == SCRATCH and is_code(start.model):
+    if init.weights == SCRATCH and is_code(init.model):
         return "as your function builds it"
-    return SOURCES.get(start.weights, start.weights)
+    return SOURCES.get(init.weights, init.weights)
 
 
 def describe_data(data: Data) -> dict[str, Any]:
     """The data of a training, JSON-ready."""
-    images = {name: len(part) for name, part in data.parts.items()}
-    return {"data": data.place, "task": data.task, "images": images, "classes": list(data.classes)}
+    images = {name: len(split) for name, split in data.splits.items()}
+    return {"data": data.absolute_name, "task": data.task, "images": images, "classes": list(data.classes)}
 
 
 def network_rows(network: Mapping[str, Any]) -> list[list[str]]:

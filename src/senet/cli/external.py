@@ -76,11 +76,11 @@ def external_initialization(
         raise SenetError(f"{path}: no such file")
     if model is None:
         raise SenetError(f"{path} doesn't say which network its weights are of; use --checkpoint {path} --model NAME")
-    start, notes = ModelInitialization.external_file(
+    init, notes = ModelInitialization.from_external_file(
         path, model, network, options.size, task=options.task or CLASSIFICATION, **given_choice(options)
     )
     report(path, notes, options)
-    return start
+    return init
 
 
 def report(path: str, notes: Iterable[str], options: argparse.Namespace) -> None:

@@ -82,26 +82,26 @@ def chosen_initialization(
                 f"--{next(iter(network))} would change the network, which is that of {path}; "
                 "`senet retrofit` inserts attention into it"
             )
-        return with_head(options, ModelInitialization.checkpoint(path, model, options.size, task=options.task))
+        return with_head(options, ModelInitialization.from_checkpoint(path, model, options.size, task=options.task))
     external.refuse_choice(options, "it is about another program's file, and --checkpoint names none")
     if model is None:
         raise SenetError("the network is missing: give MODEL, --checkpoint PATH or --resume DIR; --help says more")
     begin = (
-        ModelInitialization.public
+        ModelInitialization.from_pretrained
         if (pretrained if options.pretrained is None else options.pretrained)
-        else ModelInitialization.built
+        else ModelInitialization.from_scratch
     )
     return with_head(options, begin(model, network, options.size, task=options.task or CLASSIFICATION))
 
 
-def with_head(options: argparse.Namespace, start: ModelInitialization) -> ModelInitialization:
+def with_head(options: argparse.Namespace, init: ModelInitialization) -> ModelInitialization:
     """With the head that `--head` and `--head-attention` mean; a network that has one keeps it."""
     given = [name for name in ("head", "head_attention") if getattr(options, name) is not None]
-    task = task_named(start.task)
-    if not given and (not task.has_heads or ":" in start.model or start.head):
-        return start
-    if start.head or not task.has_heads or ":" in start.model:
-        raise SenetError(f"--{given[0].replace('_', '-')}: {start.model} comes with its own head")
+    task = task_named(init.task)
+    if not given and (not task.has_heads or ":" in init.model or init.head):
+        return init
+    if init.head or not task.has_heads or ":" in init.model:
+        raise SenetError(f"--{given[0].replace('_', '-')}: {init.model} comes with its own head")
     from senet.nn import parse_attention
     from senet.tasks.dense import DenseTask
     from senet.tasks.head import parse_head
@@ -109,21 +109,21 @@ def with_head(options: argparse.Namespace, start: ModelInitialization) -> ModelI
     assert isinstance(task, DenseTask)
     attention = parse_attention(options.head_attention) if options.head_attention else None
     head = parse_head(options.head or task.default_head, attention, task.heads)
-    return replace(start, head=head.to_dict())
+    return replace(init, head=head.to_dict())
 
 
-def chosen_recipe(options: argparse.Namespace, start: ModelInitialization) -> Recipe:
+def chosen_recipe(options: argparse.Namespace, init: ModelInitialization) -> Recipe:
     """The recipe that is named, else the one for these images, gentle where the weights are good already.
 
     Raises:
         SenetError: There is no such recipe, a value is impossible, or an option would have no effect.
     """
-    size = options.size or (start.preprocessing or start.images()).size
+    size = options.size or (init.preprocessing or init.preprocessing_for()).size
     if options.recipe:
         recipe = recipe_named(options.recipe)
     else:
         recipe = recipe_named(recipe_for(options.data, size))
-        recipe = recipe if start.weights == SCRATCH else fine_tuning(recipe)
+        recipe = recipe if init.weights == SCRATCH else fine_tuning(recipe)
     return overridden(recipe, options)
 
 
@@ -145,18 +145,18 @@ def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     return recipe
 
 
-def job_data(options: argparse.Namespace, start: ModelInitialization | None = None) -> DataOptions:
+def job_data(options: argparse.Namespace, init: ModelInitialization | None = None) -> DataOptions:
     """The data, thinned if `--limit` says so, with the white that `--white-level` says, at a place that holds anywhere.
 
     Args:
         options: As parsed.
-        start: What a training begins with. On the data that its weights were trained on, their split stays the default:
+        init: What a training begins with. On the data that its weights were trained on, their split stays the default:
             images that they learned are not validated on.
     """
     from senet.data.request import storable
 
     source = replace(shared.data_options(options), limit=options.limit, white=options.white_level).absolute()
-    record = start.trained_on() if start else None
+    record = init.trained_on() if init else None
     if record is None or record.split_seed is None or storable(source.data) != record.name:
         return source
     return replace(
@@ -183,19 +183,19 @@ def repeated(options: argparse.Namespace) -> Job:
     given = {name for name, value in vars(options).items() if value is not None}
     options.size, options.task = options.size or job.network.size, options.task or job.network.task
     if options.model is not None or options.checkpoint is not None:
-        start = chosen_initialization(options, shared.network_options(options), pretrained=False)
+        init = chosen_initialization(options, shared.network_options(options), pretrained=False)
     else:
         fixed = [name for name in NETWORK if name in given]
         if fixed:
             raise SenetError(
                 f"--{fixed[0].replace('_', '-')} would change the network of {options.config}; give MODEL with it"
             )
-        start = replace(job.network, size=options.size)
+        init = replace(job.network, size=options.size)
     data = {field: getattr(options, name) for name, field in DATA_FIELDS.items() if name in given}
     recipe = recipe_named(options.recipe) if options.recipe else job.recipe
     return Job(
         source=replace(job.source, **data).absolute(),
-        network=start,
+        network=init,
         recipe=overridden(recipe, options),
         run=replace(job.run, **given_fields(options, RunOptions)),
         digest="" if data else job.digest,
@@ -265,8 +265,8 @@ def default_folder(model: str, *words: str) -> Path:
     return Path("runs") / "-".join([model.replace(":", "."), *last])
 
 
-def _in_words(start: ModelInitialization) -> str:
-    return f"{start.model} with {start.head['kind']}" if "kind" in start.head else start.model
+def _in_words(init: ModelInitialization) -> str:
+    return f"{init.model} with {init.head['kind']}" if "kind" in init.head else init.model
 
 
 def plan_line(verb: str, job: Job, folder: Path) -> str:

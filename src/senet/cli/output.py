@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from senet.console import plain_console, plain_progress, printable
 
 if TYPE_CHECKING:
-    from senet.inference import Part
+    from senet.inference import EvaluationSplit
 
-__all__ = ["counting", "print_json", "print_table", "span", "tell_part", "tolerant_output"]
+__all__ = ["counting", "print_json", "print_split", "print_table", "span", "tolerant_output"]
 
 
 def print_json(value: Any) -> None:
@@ -46,10 +46,10 @@ def span(interval: tuple[float, float] | None, form: str = ".2%") -> str:
     return "" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
-def tell_part(part: Part) -> None:
+def print_split(split: EvaluationSplit) -> None:
     """Which images were evaluated, on standard output; on standard error, what makes the figures too good."""
-    print(part.words)
-    for warning in part.warnings:
+    print(split.words)
+    for warning in split.warnings:
         print(f"warning: {warning}", file=sys.stderr)
 
 

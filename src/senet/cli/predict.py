@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     if options.topk is not None and options.topk < 1:
         raise SenetError(f"--topk {options.topk} must be at least 1")
     loaded = shared.load_network(options)
-    if loaded.description.task != CLASSIFICATION:
+    if loaded.metadata.task != CLASSIFICATION:
         return dense.predict(options, loaded, _files(options.paths))
     if options.score_threshold is not None:
         raise SenetError(

@@ -61,8 +61,8 @@ def write_boxes(
                 continue
             assert seen.image is not None
             images.append({**entry, "width": seen.image.width, "height": seen.image.height})
-            _save(draw_boxes(seen.image, seen.answer, loaded.classes, score_threshold=least), place, ".boxes.jpg")
-            for row in coco_results(seen.answer, entry["id"], categories):
+            _save(draw_boxes(seen.image, seen.prediction, loaded.classes, score_threshold=least), place, ".boxes.jpg")
+            for row in coco_results(seen.prediction, entry["id"], categories):
                 file.write(f"{separator}\n{dump(row, indent=None).rstrip()}")
                 separator = ","
         file.write("[]\n" if separator == "[" else "\n]\n")
@@ -87,7 +87,7 @@ def write_masks(places: Sequence[Path], seen_all: Iterator[DensePrediction], loa
             unread += 1
             continue
         assert seen.image is not None
-        mask, classes = seen.answer.numpy(), len(loaded.classes)
+        mask, classes = seen.prediction.numpy(), len(loaded.classes)
         _save(mask_image(mask, classes), place, ".mask.png")
         _save(draw_mask(seen.image, mask, classes), place, ".overlay.jpg")
     return unread

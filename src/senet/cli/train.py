@@ -96,14 +96,14 @@ def _new(options: argparse.Namespace) -> tuple[Path, Job]:
         return options.out or jobs.default_folder(job.network.model, job.source.data), job
     if options.data is None:
         raise SenetError("--data is missing (or --resume DIR); `senet train --help` says more")
-    start = jobs.chosen_initialization(options, shared.network_options(options), pretrained=False)
+    init = jobs.chosen_initialization(options, shared.network_options(options), pretrained=False)
     job = Job(
-        source=jobs.job_data(options, start),
-        network=start,
-        recipe=jobs.chosen_recipe(options, start),
+        source=jobs.job_data(options, init),
+        network=init,
+        recipe=jobs.chosen_recipe(options, init),
         run=jobs.run_options(options),
     )
-    return options.out or jobs.default_folder(start.model, options.data), job
+    return options.out or jobs.default_folder(init.model, options.data), job
 
 
 def _unchanged_data(job: Job, options: argparse.Namespace) -> Data:

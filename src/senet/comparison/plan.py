@@ -69,7 +69,7 @@ class Comparison:
         for variant in self.variants:
             if variant.against and variant.against not in names:
                 raise UnknownNameError("variant to compare with", variant.against, names)
-        tasks = sorted({variant.start.task for variant in self.variants})
+        tasks = sorted({variant.init.task for variant in self.variants})
         if len(tasks) > 1:
             raise SenetError(f"networks for {tasks[0]} and for {tasks[1]} can't be compared")
         if self.sizes and tasks != [CLASSIFICATION]:
@@ -80,7 +80,7 @@ class Comparison:
     @property
     def task(self) -> str:
         """Task of all its networks."""
-        return self.variants[0].start.task
+        return self.variants[0].init.task
 
     def training_runs(self, folder: Path) -> Iterator[Run]:
         """Yield all trainings, seed by seed, so that an interrupted comparison has complete pairs."""
@@ -91,7 +91,7 @@ class Comparison:
     def job(self, variant: Variant, seed: int) -> Job:
         """Return the training of a variant with a seed."""
         recipe = replace(variant.recipe, seed=seed)
-        return Job(source=self.source, network=variant.start, recipe=recipe, run=self.run)
+        return Job(source=self.source, network=variant.init, recipe=recipe, run=self.run)
 
     def baseline(self, variant: Variant) -> Variant | None:
         """Return the variant to compare with, if any."""

@@ -58,9 +58,9 @@ def collect(
         cost = (training_costs or {}).get(variant.name)
         difference = paired(own, others, images=images) if variant.against else None
         found[variant.name] = {
-            "model": variant.start.model,
-            "options": variant.start.all_options(),
-            "weights": variant.start.weights,
+            "model": variant.init.model,
+            "options": variant.init.all_options(),
+            "weights": variant.init.weights,
             "recipe": variant.recipe.to_dict(),
             "against": variant.against or None,
             "published": variant.published or None,

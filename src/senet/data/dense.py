@@ -240,12 +240,12 @@ def object_counts(labels: Iterable[np.ndarray], classes: int) -> list[int]:
 
 
 def annotation_issues(data: Data) -> list[AnnotationIssue]:
-    """List the annotation issues of all parts of a data set, empty for data without annotations.
+    """List the annotation issues of all splits of a data set, empty for data without annotations.
 
     Example:
         >>> from senet.data import annotation_issues, open_data
         >>> annotation_issues(open_data("digits"))
         []
     """
-    found = [issue for part in data.parts.values() for issue in getattr(whole(part), "issues", ())]
+    found = [issue for split in data.splits.values() for issue in getattr(whole(split), "issues", ())]
     return list(dict.fromkeys(found))

@@ -60,7 +60,7 @@ class DensePrediction:
     Attributes:
         path: The file.
         image: The decoded image, or None if it is unreadable.
-        answer: Boxes, or a mask: see `DenseTask.predictions`.
+        prediction: Boxes, or a mask: see `DenseTask.predictions`.
         error: Reason why the file is unreadable, otherwise empty.
 
     Example:
@@ -72,13 +72,13 @@ class DensePrediction:
 
     path: str
     image: Image.Image | None = None
-    answer: Any = None
+    prediction: Any = None
     error: str = ""
 
 
 def task_of(loaded: LoadedModel) -> DenseTask:
     """Return the task of a detector or segmentation network."""
-    task = task_named(loaded.description.task)
+    task = task_named(loaded.metadata.task)
     assert isinstance(task, DenseTask)
     return task
 
@@ -200,7 +200,7 @@ def predict_dense(
         >>> network = task_named("segmentation").build(
         ...     "se_cifar_resnet20", num_classes=2, preprocessing=CIFAR, options={}, head={})
         >>> loaded = LoadedModel(network.eval(), metadata.classes, CIFAR, metadata)  # or senet.load_model(PATH)
-        >>> [row.answer.shape for row in predict_dense(loaded, [path])]  # class numbers
+        >>> [row.prediction.shape for row in predict_dense(loaded, [path])]  # class numbers
         [torch.Size([48, 64])]
     """
     task = task_of(loaded)

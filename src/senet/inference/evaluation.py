@@ -109,7 +109,7 @@ def evaluate(
         for batch in eval_loader(dataset, batch_size=batch_size, workers=workers):
             images = batch.images.to(device, memory_format=torch.channels_last)
             output = loaded.model(images)
-            logits = logits_of(output, count, name=loaded.description.model).float().cpu()
+            logits = logits_of(output, count, name=loaded.metadata.model).float().cpu()
             labels = position[batch.labels]
             losses += F.cross_entropy(logits, labels, reduction="none").tolist()
             for metric in (top1, confusion) if top5 is None else (top1, top5, confusion):

@@ -187,7 +187,7 @@ def check_annotations(data: Data, report: Callable[[str], object]) -> None:
     if fatal:
         more = f"\n{len(fatal)} such issues; {advice}" if len(fatal) > 1 else ""
         raise DataError(f"{fatal[0].path}: {fatal[0].reason}{more}")
-    boxes = sum(sum(part.counts(len(data.classes))) for part in data.parts.values() if hasattr(part, "counts"))
+    boxes = sum(sum(split.counts(len(data.classes))) for split in data.splits.values() if hasattr(split, "counts"))
     limit = max(10, boxes // 100)
     if len(issues) > limit:
         path, reason, _ = issues[0]

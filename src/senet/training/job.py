@@ -75,9 +75,9 @@ class DataOptions:
 
     def absolute(self) -> DataOptions:
         """Return these options with absolute paths."""
-        from senet.data.request import absolute_name, absolute_path
+        from senet.data.request import absolute_path, with_absolute_path
 
-        return replace(self, data=absolute_name(self.data), root=self.root and absolute_path(self.root))
+        return replace(self, data=with_absolute_path(self.data), root=self.root and absolute_path(self.root))
 
     def open(self, *, record: DataRecord | None = None, training: bool = True) -> Data:
         """Open the data.
@@ -176,7 +176,7 @@ class Job:
             if is_first_process():
                 if network.new_head and self.network.weights != SCRATCH and console is not None:
                     line_printer(console)(f"the classifier is new: {network.new_head}")
-                # `run.json` is written last. A run that is killed before starts again.
+                # `run.json` is written last. A run that is killed before inits again.
                 for name, content in {**(notes or {}), JOB: pinned.to_dict()}.items():
                     write_json(folder, name, content)
             return self._fit(network, data, folder, state=None, console=console)
@@ -289,15 +289,15 @@ class Job:
 
         from senet.training.fit import Network
 
-        preprocessing = self.network.images(data)
+        preprocessing = self.network.preprocessing_for(data)
         torch.manual_seed(self.recipe.seed)
-        started = self.network.build(data.classes, preprocessing)
+        initialized = self.network.build(data.classes, preprocessing)
         return Network(
-            started.model,
+            initialized.model,
             self.network.model,
             self.network.all_options(),
             preprocessing,
-            new_head=started.new_head,
+            new_head=initialized.new_head,
             task=self.network.task,
             head=self.network.whole_head(),
         )
@@ -341,15 +341,15 @@ class Job:
         )
 
 
-def report_leaks(start: ModelInitialization, data: Data, console: Console | None) -> None:
+def report_leaks(init: ModelInitialization, data: Data, console: Console | None) -> None:
     """Warn if validation images were training images of the initial weights."""
     from senet.data.listing import count_sampled
 
-    record = start.trained_on()
+    record = init.trained_on()
     leaked = count_sampled(data.val, record.sample) if record and is_first_process() and console is not None else 0
     if leaked and console is not None:
         line_printer(console)(
-            f"warning: the weights of {start.weights} were trained on {leaked:,} of the {len(data.val):,} validation "
+            f"warning: the weights of {init.weights} were trained on {leaked:,} of the {len(data.val):,} validation "
             "images (same path and content); accuracies are higher than on new images"
         )
 
