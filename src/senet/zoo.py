@@ -114,11 +114,11 @@ def create_model(
         device: The device of the parameters. `"meta"` allocates no weights.
         features_only: Return a `Backbone` without a head, which outputs a list with one feature map per stage.
         out_stages: Numbers of the stages that a backbone returns, ascending. None returns all stages.
-        **options: Fields of the network's spec: `num_classes`, `in_channels` (also adapts `preprocessing`: the mean
-            statistics for one channel, repeated ones for other numbers), `attention` (a spec such as
-            `senet.SE(reduction=8)`, or None for the plain network), `placement`, `stages` (numbered as in the
-            paper's Table 13, where the first residual stage is 2), `output_stride` (8, 16 or 32, with dilated later
-            stages), and the options of the family (`depths`, `groups`, ...). An unknown option is an error.
+        **options: Fields of the network's spec. `num_classes`, and `in_channels`, which also adapts `preprocessing`:
+            mean statistics for one channel, repeated ones for other numbers. `attention`: a spec such as
+            `senet.SE(reduction=8)`, or None for the plain network. `placement` and `stages`: numbered as in the
+            paper's Table 13, where the first residual stage is 2. `output_stride`: 8, 16 or 32, with dilated later
+            stages. All options of the family, such as `depths` and `groups`. An unknown option is an error.
 
     Returns:
         The network or its backbone, in training mode. Its spec is `.spec`.
@@ -176,8 +176,8 @@ def build_model(
 ) -> nn.Module:
     """Build the network that `--model` or a checkpoint names, and insert its retrofitted attention.
 
-    A user's function is imported and called with the working directory on `sys.path`, which is restored after it,
-    except for changes by the function's own code. It receives `num_classes` and `in_channels` if it has these
+    A user's function is imported and called with the working directory on `sys.path`. The path is then restored, except
+    for changes by the function's own code. The function receives `num_classes` and `in_channels` if it has these
     parameters.
 
     Args:

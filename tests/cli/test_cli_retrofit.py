@@ -103,7 +103,7 @@ def test_a_table_or_json(senet, begun: Path, few: Path, tmp_path: Path) -> None:
     assert "fine-tuned, epoch 1" in out
     assert "-: the weights are for 10 classes, the data has 5" in out
     assert "the same, bit for bit" in out
-    assert "3 places, 1,740 parameters added" in out
+    assert "3 insertion points, 1,740 parameters added" in out
     assert "of 60 validation images, held out: they don't choose the best epoch" in out
     assert "stages.4.2.branch.bn2" in err
     assert "the classifier is new" in err
@@ -174,7 +174,7 @@ def test_only_surgery_needs_no_data(senet, begun: Path, operated: Path, tmp_path
     out = tmp_path / "late"
     code, said, _ = senet("retrofit", "--checkpoint", begun, "--stages", "4", "--epochs", "0", "--out", out)
     assert code == 0
-    assert "3 places" in said
+    assert "3 insertion points" in said
     before, after = package.load_model(begun), package.load_model(out)
     images = torch.randn(3, 1, 8, 8)
     assert torch.equal(before.model(images), after.model(images))

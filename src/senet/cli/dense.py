@@ -1,4 +1,4 @@
-"""What `evaluate` and `predict` do with networks whose answers lie in the image."""
+"""`senet evaluate` and `senet predict` for detection and segmentation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["evaluate", "predict"]
 BATCH = 8
 
 SURE = 0.5
-"""Least score of a box that is drawn."""
+"""Smallest score of a drawn box."""
 
 
 def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
@@ -70,7 +70,7 @@ def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
 
 
 FIGURES = {"iou": "IoU", "dice": "Dice", "map": "mAP"}
-"""Figures of a class, in a table's head."""
+"""Return the column heads of the metrics of a class."""
 
 
 def _percent(value: float | None) -> str:
@@ -78,7 +78,7 @@ def _percent(value: float | None) -> str:
 
 
 def predict(options: argparse.Namespace, loaded: LoadedModel, paths: list[str]) -> int:
-    """Write images with boxes and COCO's JSON, or masks and images with them."""
+    """Write images with boxes and COCO's JSON, or masks and overlays."""
     from senet.inference import predict_dense
 
     task = loaded.metadata.task
@@ -96,7 +96,7 @@ def predict(options: argparse.Namespace, loaded: LoadedModel, paths: list[str]) 
 def _writer(
     options: argparse.Namespace, loaded: LoadedModel, paths: list[str]
 ) -> Callable[[Iterator[DensePrediction]], int]:
-    """What takes the answers, and gives how many images could not be read; all that can be wrong is told before."""
+    """Return a function that writes predictions and counts unreadable images. Invalid options raise at once."""
     task = loaded.metadata.task
     places = [options.out / name for name in output_names(options.paths, paths)]
     outputs = [place.with_name(place.name + ending) for place in places for ending in ENDINGS[task]]
@@ -114,13 +114,13 @@ WRITTEN = {
     "detection": "NAME.boxes.jpg, predictions.json (COCO's results), images.json (their images and categories)",
     "segmentation": "NAME.mask.png with class numbers, NAME.overlay.jpg",
 }
-"""What is in the folder, in words."""
+"""Describe the written files."""
 
 JSON_FILES = ("predictions.json", "images.json")
 
 
 def _check(options: argparse.Namespace, task: str) -> None:
-    """Raise a `SenetError` for what is missing, or has no effect on this task."""
+    """Raise a `SenetError` for options that are missing or have no effect on this task."""
     if options.out is None:
         raise SenetError(f"--out DIR is missing: where the images of this {task} network go")
     if options.topk is not None or options.json:
@@ -130,7 +130,7 @@ def _check(options: argparse.Namespace, task: str) -> None:
     if task != "detection":
         for name in ("score_threshold", "annotations"):
             if getattr(options, name) is not None:
-                raise SenetError(f"--{name.replace('_', '-')} is for detectors: each pixel of a mask has one class")
+                raise SenetError(f"--{name.replace('_', '-')} is for detectors; each pixel of a mask has one class")
     if options.out.is_file():
         raise SenetError(f"--out {options.out} is a file; boxes and masks go into a folder")
 
@@ -138,7 +138,7 @@ def _check(options: argparse.Namespace, task: str) -> None:
 def _numbers(
     options: argparse.Namespace, loaded: LoadedModel, paths: list[str]
 ) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
-    """`id` and `file_name` of each image, and COCO's number of each class."""
+    """Return `id` and `file_name` of each image, and COCO's number of each class."""
     from senet.data.coco_file import category_numbers, listed_images, read_coco_file
     from senet.tasks.detection.results import category_ids
 

@@ -83,7 +83,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _fast_bf16() -> str:
-    """Whether products of bfloat16 have instructions of their own here; that PyTorch can compute them isn't enough."""
+    """Whether this CPU multiplies bfloat16 natively. PyTorch computes it on any CPU, but slowly."""
     import torch
 
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -98,7 +98,7 @@ def _fast_bf16() -> str:
 
 
 COUNTED = {"classification": "images", "detection": "boxes", "segmentation": "images"}
-"""What there are so many of a class."""
+"""Return the name of the counted objects: images or boxes."""
 
 
 def _print_data(report: dict[str, Any], corrupt: list[list[str]], counted: str) -> None:
@@ -121,7 +121,7 @@ def _print_data(report: dict[str, Any], corrupt: list[list[str]], counted: str) 
         ("the same image in two classes", report["label_conflicts"]),
         ("the same image twice", report["duplicates"]),
         ("16-bit images: split, used bits", deep),
-        ("left out, not of a format that is read", [[path, ""] for path in report["left_out"]]),
+        ("left out, unsupported format", [[path, ""] for path in report["left_out"]]),
     )
     for title, pairs in findings:
         if pairs:
@@ -130,7 +130,7 @@ def _print_data(report: dict[str, Any], corrupt: list[list[str]], counted: str) 
                 shown.append([f"... and {len(pairs) - SHOWN:,} more (--json has all)", ""])
             print_table((f"{title} ({len(pairs):,})", ""), shown, left=2)
     if not any(pairs for _, pairs in findings):
-        print("nothing found that a training would trip over")
+        print("no issues found")
 
 
 def _range(ends: tuple[int, int] | None) -> str:

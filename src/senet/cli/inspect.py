@@ -1,8 +1,8 @@
 """Report the gates of a trained network over a data set.
 
-The report is a page, a JSON file and two CSV files. The page shows the gates of each block by class (the paper's
-Figures 6 and 7), a table of the blocks, single images, and the savings of frozen gates. It is --out's index.html and
-needs no network connection.
+The report is an HTML page, a JSON file and two CSV files. The page shows the gates of each block by class, as in the
+paper's Figures 6 and 7. It also has a table of the blocks, single images, and the savings of frozen gates. It is
+--out's index.html and needs no network connection.
 
 Examples:
   senet inspect runs/flowers --data folder:PATH --out report

@@ -1,4 +1,4 @@
-"""The training that the options of `train`, `retrofit` and `compare` describe."""
+"""Build a training from the options of `train`, `retrofit` and `compare`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import fine_tuning, recipe_for, recipe_named
 
 __all__ = [
-    "PLACE",
+    "LOCATION",
     "chosen_initialization",
     "chosen_recipe",
     "default_folder",
@@ -38,35 +38,35 @@ __all__ = [
 ]
 
 MAY_CHANGE = {"command", "debug", "json", "resume", "out", "config", "dry_run", *(f.name for f in fields(RunOptions))}
-"""Options that any resumed run or comparison takes: how it runs, and what is printed."""
+"""Options that a resumed run or comparison takes: running and printing."""
 
-PLACE = ("data", "data_root", "download")
-"""Options that say where the data lies."""
+LOCATION = ("data", "data_root", "download")
+"""Options that locate the data."""
 
 
 NETWORK = ("task", "head", "head_attention", "attention", "placement", "stages", "model_kwargs", "pretrained",
            "prefix", "ignore", "weights")  # fmt: skip
-"""Options that say what the network is, besides its name."""
+"""Options that define the network, besides its name."""
 
 DATA_FIELDS = {
     "data": "data", "val_fraction": "val_fraction", "split_seed": "split_seed", "download": "download",
     "data_root": "root", "class_names": "classes", "instances": "instances", "limit": "limit", "white_level": "white",
 }  # fmt: skip
-"""Option to the field of `DataOptions` that it gives."""
+"""Option to its field of `DataOptions`."""
 
 
 def chosen_initialization(
     options: argparse.Namespace, network: dict[str, Any], *, pretrained: bool
 ) -> ModelInitialization:
-    """The network and the weights that `--model`, `--checkpoint` and `--pretrained` mean.
+    """Return the network and weights of `--model`, `--checkpoint` and `--pretrained`.
 
     Args:
         options: As parsed.
         network: Options of the network.
-        pretrained: Whether to take published weights where the user doesn't say.
+        pretrained: Default of `--pretrained`.
 
     Raises:
-        SenetError: They contradict each other, or mean nothing.
+        SenetError: They contradict each other, or have no effect.
     """
     model, path = options.model, options.checkpoint
     if model is not None:
@@ -95,7 +95,7 @@ def chosen_initialization(
 
 
 def with_head(options: argparse.Namespace, init: ModelInitialization) -> ModelInitialization:
-    """With the head that `--head` and `--head-attention` mean; a network that has one keeps it."""
+    """Return it with the head of `--head` and `--head-attention`. A network with a head keeps it."""
     given = [name for name in ("head", "head_attention") if getattr(options, name) is not None]
     task = task_named(init.task)
     if not given and (not task.has_heads or ":" in init.model or init.head):
@@ -113,10 +113,12 @@ def with_head(options: argparse.Namespace, init: ModelInitialization) -> ModelIn
 
 
 def chosen_recipe(options: argparse.Namespace, init: ModelInitialization) -> Recipe:
-    """The recipe that is named, else the one for these images, gentle where the weights are good already.
+    """Return the recipe of `--recipe`, else the recipe for these images.
+
+    The latter becomes a fine-tuning recipe for trained weights.
 
     Raises:
-        SenetError: There is no such recipe, a value is impossible, or an option would have no effect.
+        SenetError: The recipe is unknown, a value is invalid, or an option would have no effect.
     """
     size = options.size or (init.preprocessing or init.preprocessing_for()).size
     if options.recipe:
@@ -128,7 +130,10 @@ def chosen_recipe(options: argparse.Namespace, init: ModelInitialization) -> Rec
 
 
 def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
-    """A recipe with what the user gives values for; another length stretches it, another batch size scales its rate."""
+    """Return a recipe with the given values.
+
+    Another number of epochs stretches the schedule, and another batch size scales the learning rate.
+    """
     given = given_fields(options, Recipe)
     if "optimizer" in given:
         recipe = recipe.for_optimizer(given["optimizer"])
@@ -146,12 +151,12 @@ def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
 
 
 def job_data(options: argparse.Namespace, init: ModelInitialization | None = None) -> DataOptions:
-    """The data, thinned if `--limit` says so, with the white that `--white-level` says, at a place that holds anywhere.
+    """Return the data options, with `--limit`, `--white-level` and absolute paths.
 
     Args:
         options: As parsed.
-        init: What a training begins with. On the data that its weights were trained on, their split stays the default:
-            images that they learned are not validated on.
+        init: The initial network. On the data of its weights, their split stays the default. Validation images are then
+            new to the weights.
     """
     from senet.data.request import storable
 
@@ -167,17 +172,17 @@ def job_data(options: argparse.Namespace, init: ModelInitialization | None = Non
 
 
 def run_options(options: argparse.Namespace) -> RunOptions:
-    """How it runs."""
+    """Return the running options."""
     return RunOptions(**given_fields(options, RunOptions))
 
 
 def repeated(options: argparse.Namespace) -> Job:
-    """The run whose `run.json` `--config` names, with what the other options change.
+    """Return the run of the `run.json` in `--config`, changed by the other options.
 
-    Its digest of the data is empty where they say which images are trained on.
+    The data's digest is empty if these options choose other images.
 
     Raises:
-        SenetError: The file can't be read, or an option would change a network that it doesn't name.
+        SenetError: The file can't be read, or an option would change the network without MODEL.
     """
     job = read_run(options.config)
     given = {name for name, value in vars(options).items() if value is not None}
@@ -203,13 +208,13 @@ def repeated(options: argparse.Namespace) -> Job:
 
 
 def resumed(options: argparse.Namespace) -> tuple[Path, Job]:
-    """The run that `--resume` means, with what may change of it: its length, where its data lies, how it runs.
+    """Return the run of `--resume`. Its epochs, the data's path and the running options may change.
 
     Raises:
-        SenetError: There is none, or the user wants to change what it is.
+        SenetError: There is no run, or a given option can't change.
     """
     folder = resumed_folder(options, "run")
-    refuse_fixed(options, {*PLACE, "epochs"}, "run; leave it out, or start anew in another --out")
+    refuse_fixed(options, {*LOCATION, "epochs"}, "run; leave it out, or start a new run in another --out")
     job = Job.read(folder)
     return folder, replace(
         job,
@@ -220,20 +225,20 @@ def resumed(options: argparse.Namespace) -> tuple[Path, Job]:
 
 
 def moved(source: DataOptions, options: argparse.Namespace) -> DataOptions:
-    """The same data where `PLACE` says that it lies now."""
+    """Return the same data at the path of the options in `LOCATION`."""
     changes = {"data": options.data, "root": options.data_root, "download": options.download}
     return replace(source, **{name: value for name, value in changes.items() if value is not None}).absolute()
 
 
 def resumed_folder(options: argparse.Namespace, what: str) -> Path:
-    """The folder that `--resume DIR`, or `--resume` with `--out DIR`, names.
+    """Return the folder of `--resume DIR`, or of `--resume` with `--out DIR`.
 
     Args:
         options: As parsed.
-        what: Is in the folder, in a word.
+        what: `"run"` or `"comparison"`, for messages.
 
     Raises:
-        SenetError: Neither names one, or they name two.
+        SenetError: No folder is given, or two are.
     """
     if options.resume and options.out is not None and Path(options.resume).resolve() != options.out.resolve():
         raise SenetError(f"--out {options.out}: the {what} in {options.resume} stays there; leave --out out")
@@ -243,12 +248,12 @@ def resumed_folder(options: argparse.Namespace, what: str) -> Path:
 
 
 def refuse_fixed(options: argparse.Namespace, may_change: Collection[str], otherwise: str) -> None:
-    """Refuse every option that was given, except what a resumed run or comparison can take.
+    """Refuse given options that a resumed run or comparison can't take.
 
     Args:
         options: As parsed. An option that was not given is None.
-        may_change: Names of options that it can take, beside `MAY_CHANGE`.
-        otherwise: End of the sentence: of what, and what the user can do.
+        may_change: Further allowed options, besides `MAY_CHANGE`.
+        otherwise: End of the message, with a solution.
 
     Raises:
         SenetError: Names the first such option.
@@ -260,7 +265,7 @@ def refuse_fixed(options: argparse.Namespace, may_change: Collection[str], other
 
 
 def default_folder(model: str, *words: str) -> Path:
-    """Where a run goes whose user didn't say: named after the network and what stands last in each other word."""
+    """Return the default folder of a run, named after the network and the last piece of each other word."""
     last = [word.rstrip("/").replace(":", "/").rsplit("/", 1)[-1] for word in words]
     return Path("runs") / "-".join([model.replace(":", "."), *last])
 
@@ -270,7 +275,7 @@ def _in_words(init: ModelInitialization) -> str:
 
 
 def plan_line(verb: str, job: Job, folder: Path) -> str:
-    """What is going to happen, in a line."""
+    """Summarize a training in one line."""
     recipe = job.recipe
     return (
         f"{verb} {_in_words(job.network)} on {job.source.data}: {recipe.epochs} epochs, batch {recipe.batch_size}, "

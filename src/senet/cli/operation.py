@@ -1,4 +1,4 @@
-"""Surgery with evidence: where attention goes, and what the network was worth before and after it came."""
+"""Surgery with the network's metrics before and after it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["AFTER", "BEFORE", "Operation", "measured", "operate", "planned"]
 
 BEFORE, AFTER = "before surgery", "right after surgery"
-"""Names of the moments at which a network is evaluated."""
+"""Names of the evaluations."""
 
 
 def planned(options: argparse.Namespace, model: nn.Module, init: ModelInitialization, images: Preprocessing) -> Report:
-    """Where attention goes, as `--attention`, `--where`, `--placement` and `--stages` say."""
+    """Plan the insertion points of `--attention`, `--where`, `--placement` and `--stages`."""
     from senet.nn import SE, attention_from_dict
     from senet.training.model_initialization import surgery_plan
 
@@ -44,16 +44,16 @@ def planned(options: argparse.Namespace, model: nn.Module, init: ModelInitializa
 
 @dataclass(frozen=True)
 class Operation:
-    """Surgery that was done, and what it changed.
+    """Result of surgery.
 
     Attributes:
-        init: The network with what is inserted.
-        model: The same, built.
-        report: Of the places.
-        difference: Largest change of an output on a random image; 0 is bit for bit.
-        results: Name of a moment to loss and accuracies then; None where they mean nothing.
-        why: Why they mean nothing.
-        split: Of the data, that was evaluated; empty without data.
+        init: The network with the inserted attention.
+        model: The built network.
+        report: Report of the insertion points.
+        difference: Largest change of an output on random images. 0 means the same bits.
+        results: Name of an evaluation to loss and metrics. None if the classifier doesn't know the data's classes.
+        why: Reason for None.
+        split: The evaluated split of the data. Empty without data.
         description: The evaluated images, in words.
     """
 
@@ -67,7 +67,7 @@ class Operation:
     description: str
 
     def record(self) -> dict[str, Any]:
-        """What `surgery.json` holds."""
+        """Return the content of `surgery.json`."""
         return {
             "network": self.init.model,
             "weights": self.init.weights,
@@ -82,7 +82,7 @@ class Operation:
 
 
 def operate(options: argparse.Namespace, init: ModelInitialization, data: Data | None, *, seed: int) -> Operation:
-    """Build, evaluate, insert, evaluate again."""
+    """Build a network, evaluate it, insert attention, and evaluate it again."""
     import torch
 
     from senet.inference.device import running
@@ -116,7 +116,7 @@ def operate(options: argparse.Namespace, init: ModelInitialization, data: Data |
 
 
 def _words(data: Data | None) -> str:
-    """Which images the network is evaluated on before and after, and whether they chose the epoch."""
+    """Describe the evaluated images, and whether they choose the best epoch."""
     if data is None:
         return ""
     count = len(data.val if data.test is None else data.test)
@@ -128,7 +128,7 @@ def _words(data: Data | None) -> str:
 
 
 def _difference(before: list[torch.Tensor], after: list[torch.Tensor]) -> float:
-    """The largest change of a number; infinite if there are others (a detector that finds other boxes)."""
+    """Return the largest change of an output. Infinite if the shapes differ, as for a detector with other boxes."""
     if [tensor.shape for tensor in before] != [tensor.shape for tensor in after]:
         return math.inf
     return max(((b - a).abs().max().item() for b, a in zip(before, after, strict=True) if a.numel()), default=0.0)
@@ -137,7 +137,7 @@ def _difference(before: list[torch.Tensor], after: list[torch.Tensor]) -> float:
 def measured(
     options: argparse.Namespace, init: ModelInitialization, model: nn.Module, data: Data, split: str
 ) -> dict[str, Any]:
-    """Loss and accuracies of a network that knows the data's classes."""
+    """Return loss and metrics of a network for the data's classes."""
     from senet.inference import evaluate, evaluate_dense
     from senet.weights import CheckpointMetadata
     from senet.zoo import LoadedModel

@@ -2,8 +2,8 @@
 
 The network is evaluated before surgery, after it and after fine-tuning, and a table compares the results.
 
-The inserted layers start as the identity, so the network first computes what it computed before. --plan shows the
-insertion points and stops. --epochs 0 inserts attention and trains nothing.
+The inserted layers start as the identity, so the output is unchanged before training. --plan shows the insertion
+points and stops. --epochs 0 inserts attention and trains nothing.
 
 The folder of the run gets the files of `senet train`, and surgery.json. That file lists the insertion points, and the
 metrics before surgery, after it and after fine-tuning.
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Insert, fine-tune, evaluate."""
+    """Insert attention, fine-tune, and evaluate."""
     console = plain_console()
     if options.resume is not None:
         return _resume(options, console)
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
             return _show_plan(options, init)
         return _insert_only(options, init, folder)
     if options.data is None:
-        raise SenetError("--data is missing: what to fine-tune on (--epochs 0 only inserts, --plan only shows where)")
+        raise SenetError("--data is missing; without it use --epochs 0 (only inserts) or --plan (only shows where)")
     job = Job(
         source=replace(jobs.job_data(options, init), hold_out=True),
         network=init,
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _initialization(options: argparse.Namespace) -> ModelInitialization:
-    """The network before surgery; random weights are no default here, and a user's function has its own."""
+    """Return the network before surgery. The default is published weights, or the weights of a user's function."""
     from senet.zoo import is_code
 
     return jobs.chosen_initialization(
@@ -124,7 +124,7 @@ def _show_plan(options: argparse.Namespace, init: ModelInitialization) -> int:
     _refuse_training_options(options, "--plan")
     data = shared.data_options(options).open() if options.data else None
     preprocessing = init.preprocessing_for(data)
-    bare = replace(init, weights=SCRATCH)  # the places don't hang on the weights: nothing is fetched
+    bare = replace(init, weights=SCRATCH)  # insertion points don't depend on weights, so none are downloaded
     model = bare.build(data.classes if data else init.classes(), preprocessing).model
     report = planned(options, model, init, preprocessing)
     if options.json:
@@ -135,7 +135,7 @@ def _show_plan(options: argparse.Namespace, init: ModelInitialization) -> int:
 
 
 def _dry_run(options: argparse.Namespace, job: Job, folder: Path) -> int:
-    """Print what would be trained, with the attention that surgery would insert."""
+    """Print the plan of the training, with the attention that surgery would insert."""
     data = job.open_data()
     init, images = job.network, job.network.preprocessing_for(data)
     model = replace(init, weights=SCRATCH).build(data.classes, images).model
@@ -146,7 +146,7 @@ def _dry_run(options: argparse.Namespace, job: Job, folder: Path) -> int:
 
 
 def _insert_only(options: argparse.Namespace, init: ModelInitialization, folder: Path) -> int:
-    """Write the network as it is right after surgery."""
+    """Write the network right after surgery."""
     from senet.training.folder import BEST, SURGERY, write_json
     from senet.training.status import holds_results
     from senet.weights import CheckpointMetadata, write_checkpoint
@@ -180,7 +180,7 @@ def _insert_only(options: argparse.Namespace, init: ModelInitialization, folder:
 
 
 def _resume(options: argparse.Namespace, console: Console) -> int:
-    """Resume, and compare with what was measured when the run was begun."""
+    """Resume, and compare with the metrics from the start of the run."""
     from senet.training.folder import SURGERY
 
     folder, job = jobs.resumed(options)
@@ -190,11 +190,11 @@ def _resume(options: argparse.Namespace, console: Console) -> int:
     try:
         record = json.loads((folder / SURGERY).read_text(encoding="utf-8"))
         if not record.keys() >= RECORDED or not isinstance(record["results"], dict):
-            raise ValueError("it isn't whole")
+            raise ValueError("it is incomplete")
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{folder} holds no retrofit to resume: its {SURGERY} can't be read; "
-            "`senet train --resume` goes on with other runs"
+            "`senet train --resume` continues other runs"
         ) from error
     return _train(job, folder, record, job.reopened(folder), options, console)
 
@@ -213,7 +213,7 @@ def _train(
         else:
             outcome = job.resume(folder, console, data=data)
     except Interrupted:
-        line = f"stopped and saved; go on with: senet retrofit --resume {folder}"
+        line = f"stopped and saved; continue with: senet retrofit --resume {folder}"
         line_printer(console)(line)
         return 130
     if not is_first_process():
@@ -228,7 +228,7 @@ def _train(
 
 
 def _give(folder: Path, record: dict[str, Any], options: argparse.Namespace, **more: Any) -> None:
-    """The comparison, as a table or as JSON."""
+    """Print the comparison as a table or as JSON."""
     if options.json:
         print_json({"folder": str(folder)} | record | more)
         return
@@ -244,12 +244,12 @@ def _give(folder: Path, record: dict[str, Any], options: argparse.Namespace, **m
         print(record["description"])
         if record["why"]:
             print(f"-: {record['why']}")
-    print(f"{len(report['inserted'])} places, {report['params']:,} parameters added")
+    print(f"{len(report['inserted'])} insertion points, {report['params']:,} parameters added")
     print(f"output right after surgery: {_change(record['difference'])}\nnetwork: {folder / 'best.safetensors'}")
 
 
 def _change(difference: float | None) -> str:
-    """In words; None, as JSON has it, or infinity are outputs of other shapes."""
+    """Describe the change of the output. None (in JSON) and infinity mean outputs of other shapes."""
     if difference is None or math.isinf(difference):
         return "changed: other boxes are found"
     return f"changed by up to {difference:.2g}" if difference else "the same, bit for bit"

@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         outcome = begin(folder, console, data=data)
     except Interrupted:
         if is_first_process():
-            console.print(f"stopped and saved; go on with: senet train --resume {folder}", soft_wrap=True)
+            console.print(f"stopped and saved; continue with: senet train --resume {folder}", soft_wrap=True)
         return 130
     if not is_first_process():
         return 0
@@ -107,7 +107,7 @@ def _new(options: argparse.Namespace) -> tuple[Path, Job]:
 
 
 def _unchanged_data(job: Job, options: argparse.Namespace) -> Data:
-    """The data of a repeated run, with a warning if images were added, removed or changed since."""
+    """Open the data of a repeated run, with a warning if images were added, removed or changed since."""
     from senet.training.job import is_first_process
 
     data = job.open_data()

@@ -63,7 +63,7 @@ def training_costs(comparison: Comparison, data: Data, *, seconds: float) -> dic
     Args:
         comparison: The comparison. Its networks are measured with random weights.
         data: Data for the images of a training step.
-        seconds: Seconds for timing each group of compared networks; 0 only counts.
+        seconds: Seconds for timing each group of compared networks. 0 only counts.
     """
     found: dict[str, TrainingCost] = {}
     for base in comparison.variants:

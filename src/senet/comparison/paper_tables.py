@@ -43,7 +43,7 @@ def from_table(
         table: A table of `senet.training.paper_tables`.
         data: Data to train on.
         name: Name of the table, for messages.
-        only: Names of rows; empty: all.
+        only: Names of rows, or empty for all.
         model: Replacement of the table's network, where all rows have the same one.
         size: Height and width of the images.
         weights: Folder of the comparison that trained the detectors' backbones.

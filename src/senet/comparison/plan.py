@@ -28,7 +28,7 @@ class Run:
         variant: Name of the variant.
         seed: Seed of the run.
         job: The training.
-        folder: Folder of the run, like that of `senet train`.
+        folder: Folder of the run, as `senet train` writes it.
     """
 
     variant: str
@@ -48,7 +48,7 @@ class Comparison:
         run: Options of the trainings' execution.
         sizes: Further image sizes for evaluation, in pixels.
         title: Title of the report.
-        timing_seconds: Seconds for timing the networks in turns, in inference and training; 0 skips timing.
+        timing_seconds: Seconds for timing the networks in turns, in inference and training. 0 skips timing.
         command: The command line.
     """
 

@@ -70,7 +70,7 @@ def _duration(seconds: float) -> str:
 
 
 def size_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return columns and rows of the table over image sizes; no rows without further sizes."""
+    """Return columns and rows of the table over image sizes. Without further sizes there are no rows."""
     found = {name: variant["sizes"] for name, variant in result["variants"].items() if variant["sizes"]}
     sizes = list(dict.fromkeys(size for there in found.values() for size in there))
     columns = ["network", "", *(f"{size} px" for size in sizes)]

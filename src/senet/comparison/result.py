@@ -94,7 +94,7 @@ def collect(
 
 
 def _validated_on(comparison: Comparison, folder: Path) -> int | None:
-    """Return the number of validation images from the checkpoints; the smallest one if they differ."""
+    """Return the number of validation images from the checkpoints, the smallest one if they differ."""
     found = []
     for training_run in comparison.training_runs(folder):
         file = (training_run.folder / LAST).with_suffix(".json")

@@ -184,7 +184,7 @@ def _settings(job: Job) -> dict[str, Any]:
 
 
 def finished_rows(folder: Path) -> list[dict[str, float]] | None:
-    """Return the rows of a finished run; None for an unfinished one."""
+    """Return the rows of a finished run, None for an unfinished one."""
     if not has_run(folder) or Job.read(folder).status(folder).outcome is None:
         return None
     with (folder / METRICS).open(encoding="utf-8", newline="") as file:

@@ -28,8 +28,8 @@ class Variant:
         name: Name in the tables and of the run's folder.
         init: The network and its initial weights.
         recipe: The hyperparameters. The seed is the comparison's.
-        against: Name of the variant to compare with; empty for a baseline.
-        published: The paper's figure, such as "error 22.28/6.03"; empty for none.
+        against: Name of the variant to compare with, empty for a baseline.
+        published: The paper's figure, such as "error 22.28/6.03", empty for none.
         note: A remark.
     """
 
@@ -59,7 +59,7 @@ class VariantSpec:
     Attributes:
         name: Name of the variant.
         init: The network before surgery.
-        surgery: Arguments of `senet.surgery.plan`; None: no surgery.
+        surgery: Arguments of `senet.surgery.plan`, or None for no surgery.
     """
 
     name: str
@@ -117,7 +117,7 @@ def parse_variant(
         words: The words, as split by the shell.
         size: Height and width of the images.
         pretrained: Default where the variant doesn't set it.
-        task: Task of the network; None: a checkpoint's own, else classification.
+        task: Task of the network, or None for a checkpoint's own, else classification.
 
     Raises:
         SenetError: The form is invalid, or the network or an option is unknown.
@@ -222,7 +222,7 @@ def default_variants(
 
     Args:
         init: The network, with its options for the variant with attention.
-        attention: Result of `AttentionSpec.to_dict`; None: the network's own attention, else SE.
+        attention: Result of `AttentionSpec.to_dict`, or None for the network's own attention, else SE.
         where: Placement and stages for surgery.
     """
     from senet.nn import SE, attention_from_dict

@@ -33,8 +33,9 @@ __all__ = [
 Target = dict[str, Any]
 """Annotations of an image, as NumPy arrays.
 
-Detection: `boxes` (n, 4) float32 as x1, y1, x2, y2 in pixels; `labels` (n,) int64 from 0; `crowd` (n,) bool, groups of
-objects; `difficult` (n,) bool, objects that are hard to see. Neither of the last two is trained on or counted.
+Detection: `boxes` (n, 4) float32 as x1, y1, x2, y2 in pixels, and `labels` (n,) int64 from 0. `crowd` (n,) bool marks
+groups of objects, and `difficult` (n,) bool objects that are hard to see. Neither is trained on or counted.
+
 Segmentation: `mask` (H, W) uint8 class numbers, 255 where no class is given.
 """
 

@@ -22,7 +22,7 @@ from senet.errors import DataError
 __all__ = ["find_images", "open_folder"]
 
 VALIDATION_NAMES = ("val", "valid", "validation", "test")
-"""Names of validation folders, in order of preference; case is ignored."""
+"""Names of validation folders, in order of preference. Case is ignored."""
 
 LAYOUT = "expected one sub-folder of images a class (FOLDER/CLASS/x.jpg)"
 

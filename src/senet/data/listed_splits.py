@@ -1,4 +1,4 @@
-"""Division into training, validation and test images, by lists of names or by a hash."""
+"""Divide images into splits, by lists of names or by a hash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("t
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read a text file's lines without surrounding blanks; empty lines are skipped.
+    """Read a text file's lines without surrounding blanks. Empty lines are skipped.
 
     Raises:
         DataError: The file is no readable text.

@@ -32,7 +32,7 @@ class Published:
     preprocessing: Preprocessing
 
     def __call__(self, request: Request) -> Data:
-        """Open the data set; download it first if requested.
+        """Open the data set, after a download if requested.
 
         Raises:
             DataError: It is missing, can't be downloaded, or a validation fraction was given.

@@ -250,7 +250,7 @@ def _finished(path: Path, table: Path) -> Written:
 
 
 def _file_of(source: Source, index: int) -> Stored:
-    """Return an image's file; for an image in memory, a PNG."""
+    """Return an image's file, or a PNG for an image in memory."""
     stored = source.stored(index)
     if stored is None:
         content = io.BytesIO()
@@ -260,7 +260,7 @@ def _file_of(source: Source, index: int) -> Stored:
 
 
 def _add(archive: tarfile.TarFile, key: str, stored: Stored, label: int) -> int:
-    """Add an image and its class number in WebDataset's format; return the offset of the image."""
+    """Add an image and its class number in WebDataset's format, and return the image's offset."""
     image_format = opened(io.BytesIO(stored.content)).format or "img"
     members = ((SUFFIXES.get(image_format, image_format.lower()), stored.content), ("cls", str(label).encode()))
     offset = archive.offset + tarfile.BLOCKSIZE

@@ -76,7 +76,7 @@ class ImageRecords:
 
     @classmethod
     def read(cls, content: bytes) -> ImageRecords:
-        """Read the result of `write`; never unpickles.
+        """Read the result of `write`, without unpickling.
 
         Raises:
             ValueError: The contents differ, or the rows don't belong together.

@@ -64,7 +64,7 @@ class Data:
 
     Attributes:
         name: Its requested name (`"folder:/data/flowers"`).
-        classes: Class names; a label is a position in this tuple.
+        classes: Class names. A label is a position in this tuple.
         train: Training images.
         val: Validation images.
         test: Test images, if the data set has any.
@@ -98,7 +98,7 @@ class Data:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the list of images: paths below the data's folder, targets, file sizes; in hexadecimal.
+        """SHA-256 of the list of images: paths below the data's folder, targets and file sizes. In hexadecimal.
 
         Neither the folder's location nor the division changes it. A subset counts as the whole split. No image is read,
         so a changed image of the same size isn't noticed.

@@ -26,7 +26,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class Annotation(NamedTuple):
-    """One XML file: (name, corners in pixels counted from 1, difficult) of each object; width and height."""
+    """One XML file: (name, corners in pixels counted from 1, difficult) of each object, then width and height."""
 
     path: Path
     objects: list[tuple[str, list[float], bool]]
@@ -94,7 +94,7 @@ def _read(path: Path) -> Annotation | AnnotationIssue:
 
 
 def _pixels(tree: ET.Element, place: str) -> float:
-    """Read a side of the image; 0 if it is missing, as in files of some tools."""
+    """Read a side of the image. 0 if it is missing, as in files of some tools."""
     return float((tree.findtext(place) or "0").strip() or 0)
 
 

@@ -32,7 +32,7 @@ class DenseEvaluation:
         metrics: The task's metrics by key, in 0..1.
         per_class: Class to its metrics. Segmentation has IoU and Dice of each class, None if it is neither present nor
             predicted. Detection has the mAP of each class that is present.
-        intervals: Metric to its 95 % interval over images; a metric without one is left out.
+        intervals: Metric to its 95 % interval over images. Metrics without an interval are left out.
         seconds: Wall-clock time, loading included.
 
     Example:
@@ -160,7 +160,7 @@ NUMBERED = ("labels", "mask")
 
 
 def _numbers(outputs: Tensor) -> Tensor:
-    """(256,) or more: the network's number for each class number of the data; `IGNORE_INDEX` stays unchanged."""
+    """(256,) or more: the network's number for each class number of the data. `IGNORE_INDEX` stays unchanged."""
     table = torch.arange(max(len(outputs), IGNORE_INDEX + 1))
     table[: len(outputs)] = outputs
     if len(outputs) <= IGNORE_INDEX:

@@ -29,11 +29,12 @@ class Evaluation:
     Attributes:
         images: Number of images.
         top1: Fraction of images whose likeliest class is right.
-        top5: Fraction of images with the right class among the likeliest five; None with five classes or fewer.
+        top5: Fraction of images with the right class among the likeliest five, None with five classes or fewer.
         loss: Mean cross entropy in nats.
         per_class: Class to the top-1 accuracy of its images, or None without images.
         confusion: (true class, predicted class) counts, rows and columns in the order of the network's classes.
-        intervals: Metric (`top1`, `top5`, `loss`) to its 95 % interval over images; a metric without one is left out.
+        intervals: Metric (`top1`, `top5`, `loss`) to its 95 % interval over images. Metrics without an interval are
+        left out.
         seconds: Wall-clock time, loading included.
 
     Example:

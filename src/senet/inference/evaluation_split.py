@@ -76,7 +76,7 @@ def choose_split(data: Data, record: DataRecord | None, split: str | None = None
     """Choose the images that measure a network on a data set.
 
     Divided data is evaluated on its test split, else on its validation split. Undivided data of the run (the same path,
-    or the same digest) is evaluated on the run's validation split, any other undivided data as a whole.
+    or the same digest) is evaluated on the run's validation split. All of any other undivided data is evaluated.
 
     Args:
         data: Divided with the fraction and the seed of the record, unless the user wants others.

@@ -59,11 +59,11 @@ class Network:
     """A network to train, and the metadata for its checkpoints.
 
     Attributes:
-        model: The network. For classification (N, C, H, W) -> logits (N, classes); see `senet.tasks` for others.
+        model: The network. For classification (N, C, H, W) -> logits (N, classes), see `senet.tasks` for others.
         name: Name for `senet.zoo.build_model`.
         options: Model options, JSON-ready.
         preprocessing: Preprocessing of the images.
-        new_head: Reason why its classifier is newly initialized; empty if it isn't.
+        new_head: Reason why its classifier is newly initialized, empty if it isn't.
         task: Task of the network, a key of `senet.tasks.TASKS`.
         head: Head on the backbone, where it is a backbone.
     """
@@ -95,8 +95,8 @@ def fit(
         recipe: Hyperparameters.
         folder: Existing folder for the results.
         run: Options of the execution.
-        state: Training state to resume from; None starts with the network as it is.
-        console: Console for progress bar and messages; None: standard error.
+        state: Training state to resume from. None starts with the network as it is.
+        console: Console for progress bar and messages, or None for standard error.
 
     Raises:
         SenetError: Invalid options (before training starts), or a non-finite loss (during it).
@@ -157,7 +157,7 @@ def fit(
                 trainer.fit(module, *loaders, ckpt_path=state.path if state else None, weights_only=True)
         except MisconfigurationException as error:
             raise SenetError(f"this training can't run here: {error}") from error
-        except SIGTERMException:  # from Lightning, after the checkpointer; ignored once all epochs are done
+        except SIGTERMException:  # from Lightning, after the checkpointer. It is ignored once all epochs are done
             if len(checkpointer.rows) < recipe.epochs:
                 raise Interrupted from None
         except RuntimeError as error:

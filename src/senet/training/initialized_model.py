@@ -33,7 +33,7 @@ class InitializedModel:
 
     Attributes:
         model: The network.
-        new_head: Reason why its classifier is newly initialized; empty if it isn't.
+        new_head: Reason why its classifier is newly initialized, empty if it isn't.
     """
 
     model: nn.Module
@@ -123,7 +123,7 @@ def _from_checkpoint(init: ModelInitialization, build: Any, classes: tuple[str, 
 
 
 def _class_mismatch(there: Sequence[str], here: Sequence[str]) -> str:
-    """Describe a mismatch between the classes of the weights and of the data; empty if they match.
+    """Describe a mismatch between the classes of the weights and of the data, empty if they match.
 
     Numbers mean unknown names (published weights, converted files). They match any classes of the same number.
     """

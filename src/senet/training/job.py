@@ -36,14 +36,14 @@ class DataOptions:
 
     Attributes:
         data: Name of the data: `digits`, `folder:PATH`, `cifar10`, ...
-        val_fraction: Fraction of validation images, where the data has no validation split; None: its default.
-        split_seed: Seed of this split; None: its default.
+        val_fraction: Fraction of validation images, where the data has no validation split, or None for its default.
+        split_seed: Seed of this split, or None for its default.
         download: Whether to download a missing public data set.
         root: Folder of public data sets.
         classes: Class names, where boxes or masks don't name them.
         instances: Whether masks contain the numbers of single objects.
-        limit: Largest number of training images, a fixed random choice; None: all.
-        white: White level of 16-bit images, or `"auto"`; None: the network's.
+        limit: Largest number of training images, a fixed random choice, or None for all.
+        white: White level of 16-bit images, or `"auto"`, or None for the network's.
         hold_out: Whether to hold out half of the validation images from choosing the best epoch, where the data has no
             test split.
 
@@ -115,7 +115,7 @@ class Job:
         network: The network and its initial weights.
         recipe: The hyperparameters.
         run: Options of the execution.
-        digest: `senet.data.Data.digest` of the data when the run started; empty before.
+        digest: `senet.data.Data.digest` of the data when the run started, empty before.
 
     Example:
         >>> import contextlib, tempfile
@@ -152,7 +152,7 @@ class Job:
 
         Args:
             folder: Folder of the run. It is made once all options are checked.
-            console: Console for progress bar and messages; None: standard error.
+            console: Console for progress bar and messages, or None for standard error.
             notes: Further files to write to the folder: file name to content.
             data: The opened `source`, where it is open already.
 
@@ -213,7 +213,7 @@ class Job:
             return self._fit(job.build(data), data, folder, state=status.state, console=console)
 
     def status(self, folder: Path, *, report: Callable[[str], object] = str) -> RunStatus:
-        """Return the status of this run in its folder; see `run_status`."""
+        """Return the status of this run in its folder, see `run_status`."""
         metric = task_named(self.network.task).metrics[0].key
         return run_status(
             folder, epochs=self.recipe.epochs, metric=metric, patience=self.recipe.patience, report=report
@@ -331,7 +331,7 @@ class Job:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:
-        """Read what `to_dict` wrote."""
+        """Read the result of `to_dict`."""
         return cls(
             source=DataOptions(**values["source"]),
             network=ModelInitialization.from_dict(values),

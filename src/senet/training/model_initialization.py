@@ -32,13 +32,13 @@ class ModelInitialization:
         model: A name of `list_models()`, `timm:NAME`, `torchvision:NAME`, or `module:function`.
         options: Model options for `senet.zoo.build_model`, JSON-ready.
         weights: `"scratch"`, `"pretrained"`, or the path of a checkpoint.
-        inserted: Insertion points of attention, applied after loading the weights; see `InsertionPoint.to_dict`.
-        preprocessing: Preprocessing of the weights; None for random weights.
-        size: Height and width of the images; None: that of the weights, else the data, else the network.
+        inserted: Insertion points of attention, applied after loading the weights, see `InsertionPoint.to_dict`.
+        preprocessing: Preprocessing of the weights, None for random weights.
+        size: Height and width of the images. None takes the size of the weights, else the data, else the network.
         task: Task of the network, a key of `senet.tasks.TASKS`.
         head: Head on the backbone, as `senet.tasks.head.HeadSpec` writes it.
-        external: Selection of the weights in a file of another library; else None.
-        sha256: Hash of the checkpoint when the run started; empty before, and without a checkpoint.
+        external: Selection of the weights in a file of another library, else None.
+        sha256: Hash of the checkpoint when the run started, empty before, and without a checkpoint.
 
     Example:
         >>> from senet.training import ModelInitialization
@@ -103,7 +103,7 @@ class ModelInitialization:
             path: The `.safetensors` file or the training's folder.
             factory: `module:function` of the user's own network.
             size: Height and width of the images.
-            task: The checkpoint's own task, or a task for which a classifier becomes the backbone; None: its own.
+            task: The checkpoint's own task, or a task for which a classifier becomes the backbone, or None for its own.
 
         Raises:
             CheckpointError: The checkpoint can't be used, needs a `factory`, or is for another task.
@@ -191,7 +191,7 @@ class ModelInitialization:
         return tuple(map(str, range(task_named(self.task).defaults(self.model)[0])))
 
     def trained_on(self) -> DataRecord | None:
-        """Return the training data of the weights from their checkpoint; None where unknown."""
+        """Return the training data of the weights from their checkpoint, None where unknown."""
         own = self.external is None and self.weights not in (SCRATCH, PRETRAINED)
         return _read_metadata(self.weights).data if own else None
 
@@ -200,7 +200,7 @@ class ModelInitialization:
         return self.options if task_named(self.task).has_heads else self._with_inserted(self.options)
 
     def whole_head(self) -> dict[str, Any]:
-        """Return the head, with the inserted attention; empty for classifiers."""
+        """Return the head, with the inserted attention, empty for classifiers."""
         return self._with_inserted(self.head) if task_named(self.task).has_heads else {}
 
     def _with_inserted(self, options: dict[str, Any]) -> dict[str, Any]:

@@ -45,8 +45,8 @@ def epoch_line(row: dict[str, float], epochs: int, metrics: Sequence[Metric]) ->
 class ProgressLine(L.Callback):
     """Shows loss, accuracy, images per second, the fraction of time waiting for data, and the remaining time.
 
-    Only the first process prints, about its own images. The waiting time is the time between the end of a step and the
-    start of the next one: loading images and moving them to the device.
+    Only the first process prints, about its own images. The waiting time lies between the end of a step and the start
+    of the next one. It covers loading images and moving them to the device.
 
     It keeps its own sums, since a metric of a distributed run would wait for all processes.
 

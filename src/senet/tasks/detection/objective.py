@@ -42,7 +42,7 @@ def detect(model: nn.Module, images: Sequence[Tensor]) -> list[dict[str, Tensor]
 
 @final
 class DetectionObjective(Objective):
-    """The sum of a detector's losses; mean average precision over IoU 0.5 to 0.95, and at 0.5.
+    """The sum of a detector's losses, and mean average precision over IoU 0.5 to 0.95 and at 0.5.
 
     torchvision's detectors count classes from 1: 0 is the background.
 

@@ -24,7 +24,7 @@ __all__ = ["DetectionTask"]
 
 @final
 class DetectionTask(DenseTask):
-    """Images (C, H, W) in 0..1 -> boxes, labels from 1 and scores; in training torchvision's losses."""
+    """Images (C, H, W) in 0..1 -> boxes, labels from 1 and scores. In training, torchvision's losses."""
 
     name = "detection"
     metrics = (Metric("map", "mAP"), Metric("map50", "mAP50"))
