@@ -48,7 +48,7 @@ def span(interval: tuple[float, float] | None, form: str = ".2%") -> str:
 
 def print_split(split: EvaluationSplit) -> None:
     """Print the evaluated images, and to standard error the reasons to doubt the metrics."""
-    print(split.words)
+    print(split.description)
     for warning in split.warnings:
         print(f"warning: {warning}", file=sys.stderr)
 

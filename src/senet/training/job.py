@@ -176,7 +176,7 @@ class Job:
             if is_first_process():
                 if network.new_head and self.network.weights != SCRATCH and console is not None:
                     line_printer(console)(f"the classifier is new: {network.new_head}")
-                # `run.json` is written last. A run that is killed before inits again.
+                # `run.json` is written last. A run that is killed before this starts again.
                 for name, content in {**(notes or {}), JOB: pinned.to_dict()}.items():
                     write_json(folder, name, content)
             return self._fit(network, data, folder, state=None, console=console)
