@@ -213,7 +213,7 @@ def test_doctor_calls_bfloat16_fast_only_with_instructions_for_it(senet, monkeyp
 def test_doctor_looks_through_a_data_set(senet, digit_folder, tmp_path):
     code, out, _ = senet("doctor", "--data", f"folder:{digit_folder}")
     assert code == 0
-    assert "nothing found" in out
+    assert "no issues found" in out
     folder = tmp_path / "data"
     shutil.copytree(digit_folder, folder)
     victim = next((folder / "train" / "2").iterdir())

@@ -184,7 +184,7 @@ def test_to_evaluate_on_one_class_is_enough(tmp_path):
     assert data.classes == ("dog",)
     assert len(data.split("all")) == 1
     empty = next(part for part, source in data.splits.items() if not len(source))
-    with pytest.raises(DataError, match=f"the '{empty}' part of .* has no images"):
+    with pytest.raises(DataError, match=f"the '{empty}' split of .* has no images"):
         data.split(empty)
 
 

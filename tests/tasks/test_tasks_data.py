@@ -156,7 +156,7 @@ def test_what_is_wrong_with_masks(masks: Path) -> None:
 
 def test_doctor_finds_all(voc: Path, masks: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--data", f"voc:{voc}", "--workers", "0"]) == 0
-    assert "nothing found" in capsys.readouterr().out
+    assert "no issues found" in capsys.readouterr().out
     for number, text in zip((1, 4, 10), [*WRONG_XML][:2] + [*MENDED_XML][:1], strict=True):
         (voc / "Annotations" / f"p{number:03d}.xml").write_text(text)
     assert main(["doctor", "--data", f"voc:{voc}", "--workers", "0", "--json"]) == 1
