@@ -78,8 +78,19 @@ def _machine() -> dict[str, Any]:
     found["kernel"] = describe()
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     found["accelerator"] = f"{torch.accelerator.device_count()} x {accelerator}" if accelerator else "none"
+    found["senet.accelerate"] = _accelerates(accelerator)
     found["free disk here"] = f"{shutil.disk_usage('.').free / 1e9:.1f} GB"
     return found
+
+
+def _accelerates(accelerator: object) -> str:
+    """Whether `senet.accelerate` changes the computation on this machine, and with it `senet train`."""
+    from senet.ops import choose
+
+    if choose().library is None:
+        return "no effect, since the compiled kernel is missing"
+    where = f"on the CPU, but not on {accelerator}" if accelerator else "on this CPU"
+    return f"runs norms with their channel attention {where}"
 
 
 def _fast_bf16() -> str:

@@ -104,7 +104,7 @@ class Comparison:
     def _trainings(self) -> str:
         # Through JSON, since a comparison from a file has lists instead of tuples.
         variants = [variant.to_dict() for variant in self.variants]
-        return json.dumps([asdict(self.source), variants, self.seeds, self.run.precision])
+        return json.dumps([asdict(self.source), variants, self.seeds, self.run.precision, self.run.accelerate])
 
     def write(self, folder: Path) -> None:
         """Write the plan to a folder.

@@ -83,6 +83,7 @@ def collect(
         "training_image_limit": comparison.source.limit,
         "seeds": list(comparison.seeds),
         "precision": comparison.run.precision,
+        "accelerate": comparison.run.accelerate,
         "finished_runs": sum(map(len, runs.values())),
         "runs": len(comparison.variants) * len(comparison.seeds),
         "failed": list(failed),

@@ -36,6 +36,7 @@ from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
 from senet.tasks import CLASSIFICATION, task_named
 from senet.tasks.task import Task
+from senet.training.acceleration import accelerated
 from senet.training.checkpointer import TrainingCheckpointer
 from senet.training.cluster import is_first_process, placed
 from senet.training.failures import translate_errors
@@ -152,8 +153,16 @@ def fit(
         module = TrainingModule(
             network.model, recipe, objective, channels_last=run.channels_last, corrupt_images=corrupt_images
         )
+        acceleration = accelerated(
+            list(dict.fromkeys((module.model, module.best_weights))),
+            task.example(network.preprocessing),
+            run,
+            trainer.strategy.root_device,
+            devices=trainer.world_size,
+            report=report if is_first_process() else str,
+        )
         try:
-            with translate_errors(checkpointer, _batch_shape(loaders[0], network.preprocessing)):
+            with acceleration, translate_errors(checkpointer, _batch_shape(loaders[0], network.preprocessing)):
                 trainer.fit(module, *loaders, ckpt_path=state.path if state else None, weights_only=True)
         except MisconfigurationException as error:
             raise SenetError(f"this training can't run here: {error}") from error

@@ -189,6 +189,8 @@ class RunOptions:
         channels_last: Store feature maps as (N, H, W, C), which is faster on most hardware.
         grad_checkpointing: Recompute feature maps in the backward pass to save memory.
         compile: Run the network through `torch.compile`.
+        accelerate: Run each batch norm with its activation and channel attention as one operator, on CPUs with
+            the compiled kernel. Results differ by rounding.
         deterministic: Use only deterministic algorithms, which are slower on some GPUs.
         save_every: Interval between saved training states within an epoch: time such as `"300s"` or `"5min"`, or steps
             such as `"100"`. `"0"` saves only after each epoch.
@@ -213,6 +215,7 @@ class RunOptions:
     channels_last: bool = True
     grad_checkpointing: bool = False
     compile: bool = False
+    accelerate: bool = True
     deterministic: bool = False
     save_every: str = "300s"
     keep_states: int = 2
