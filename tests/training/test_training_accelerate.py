@@ -82,16 +82,14 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "contiguous": ({}, {"channels_last": False}),
 }
 """Changes of the recipe and of the options."""
+PAIRS = [
+    *(("se_mobilenet_v1_025", case) for case in CASES),
+    *(("timm:mobilenetv3_small_050", case) for case in ("plain", "average")),
+]
 
 
 @needs_kernel
-@pytest.mark.parametrize(
-    ("name", "case"),
-    [
-        *(("se_mobilenet_v1_025", case) for case in CASES),
-        *(("timm:mobilenetv3_small_050", case) for case in ("plain", "average")),
-    ],
-)
+@pytest.mark.parametrize(("name", "case"), PAIRS)
 def test_the_losses_agree_with_separate_modules(
     name: str, case: str, few_digits: Data, tmp_path: Path, reports: Reports
 ) -> None:
