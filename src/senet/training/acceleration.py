@@ -43,7 +43,8 @@ def accelerated(
     try:
         if runs_fused(run, device, devices=devices):
             try:
-                made += [accelerate(model, example) for model in models]
+                for model in models:
+                    made.append(accelerate(model, example))
             except SenetError as error:
                 report(f"attention layers run separately from their norms: {error}")
         if made and made[0].fused:
