@@ -1,4 +1,4 @@
-"""What channel attention costs in a training step, before and after `senet.accelerate`.
+"""Measure the cost of channel attention in a training step, before and after `senet.accelerate`.
 
     python benchmarks/accelerate.py [--only NAME] [--processes 5] [--minutes 60]
 
@@ -58,7 +58,7 @@ def built(name: str) -> nn.Module:
 
 
 def without_attention(model: nn.Module) -> nn.Module:
-    """A copy whose attention layers hand on what they get."""
+    """Return a copy whose attention layers return their input."""
     plain = copy.deepcopy(model)
     for path in gated_layers(plain):
         plain.set_submodule(path, nn.Identity())
@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="networks whose names contain this")
     parser.add_argument("--modes", default=",".join(MODES))
-    parser.add_argument("--minutes", type=float, default=60.0, help="begin no process after these")
+    parser.add_argument("--minutes", type=float, default=60.0, help="start no process after these")
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0, help="of turns in each process")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -149,7 +149,7 @@ def page(kept: dict[str, Any]) -> str:
             rows.append(f"| {name}, {NETWORKS[name]} | " + " | ".join(cells) + " |")
     columns = [f"{mode}{which}" for mode in (*MODES, "activations") for which in ("", ", accelerated")]
     lines = [
-        "# Time with channel attention / without, as the network comes and accelerated",
+        "# Time with channel attention / without, unchanged and accelerated",
         "",
         "`python benchmarks/accelerate.py`: medians over fresh processes (their number in brackets), in turns.",
         "",

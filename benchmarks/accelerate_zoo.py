@@ -87,7 +87,7 @@ def errors(ours: list[Tensor], right: list[Tensor]) -> list[float]:
 
 
 def examined(name: str) -> dict[str, Any]:
-    """What becomes of one network."""
+    """Return the record of one network."""
     network = zoo_networks.find(name)
     with torch.device("meta"):
         try:

@@ -1,8 +1,8 @@
-"""Compare, under torch.compile, the end of a residual block as one operator with what Inductor fuses itself.
+"""Compare the end of a residual block under torch.compile: the fused operator against Inductor's own fusion.
 
     python benchmarks/bench_compile.py [--processes 5] [--out benchmarks/compile.json]
 
-A training step of SE-ResNet-50 v1.5 with one block a stage, batch 8, 224 pixels, float32, as `turns.py` says.
+A training step of SE-ResNet-50 v1.5 with one block a stage, batch 8, 224 pixels, float32, measured with `turns.py`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""SE-ResNet-50 against ResNet-50, both exported by us, in OpenVINO: what attention costs where it runs.
+"""Measure the cost of attention in OpenVINO: SE-ResNet-50 against ResNet-50, both exported by this package.
 
     python benchmarks/bench_deploy.py FILES            # makes the files in that folder first (minutes), then measures
     python benchmarks/bench_deploy.py FILES --cases "int8, batch 1" --seconds 60
 
-Weights are random and nowhere zero; int8 is calibrated on pieces of two photographs (accuracy means nothing here).
-All candidates of a case are called in turn in one process; a ratio is the median of the ratios of calls right after
-one another. Writes `<out>.json`, where measured cases replace older ones of the same name, and the table of `<out>.md`.
+Weights are random and nowhere zero. int8 is calibrated on crops of two photographs, so accuracy means nothing here. All
+candidates of a case are called in turn in one process. A ratio is the median of the ratios of successive calls. Writes
+`<out>.json`, where measured cases replace older ones of the same name, and the table of `<out>.md`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FILES: dict[str, dict[str, Any]] = {
     "bf16, batch 1": {"precision": "bf16", "size": SIZE, "batch": 1},
     "int8": {"precision": "int8"},
 }
-# Name: the candidates (network, file) in the order called, the first being what the others are compared with; batch.
+# Name to the candidates (network, file) in the order of calls, and the batch size. The first is the baseline.
 CASES: dict[str, tuple[tuple[tuple[str, str], ...], int]] = {
     "float32, batch 1": ((("plain", "float32, batch 1"), ("SE", "float32, batch 1"), ("SE", "float32")), 1),
     "float32, batch 1, straight": ((("plain", "straight"), ("SE", "straight")), 1),
@@ -62,7 +62,7 @@ def path_of(folder: Path, candidate: tuple[str, str]) -> Path:
 
 
 def make(folder: Path, candidate: tuple[str, str]) -> None:
-    """Export, if that isn't done yet. "straight" is what a user without this package would write."""
+    """Export the missing files. "straight" is the direct export, without this package."""
     path, (which, file) = path_of(folder, candidate), candidate
     if path.exists():
         return

@@ -1,10 +1,10 @@
-"""Measure what Squeeze-and-Excitation costs in time and memory: training steps, inference, kernel passes.
+"""Measure the cost of Squeeze-and-Excitation in time and memory: training steps, inference, kernel passes.
 
     python benchmarks/bench_speed.py [--quick] [--all] [--only NAME] [--processes 5] [--out benchmarks/speed]
 
-A ratio is measured as `turns.py` says: two candidates in turns, in fresh processes. Weights, gammas, statistics and
-gates are random: zeros would hide work. Writes `<out>.json` and `<out>.md`. With `--only`, the parts whose names
-contain it are measured again ("memory" and "passes" are parts too) and the others stay as they stand there.
+Ratios come from `turns.py`: two candidates in turns, in fresh processes. Weights, gammas, statistics and gates are
+random: zeros would hide work. Writes `<out>.json` and `<out>.md`. `--only` measures the cases whose names contain it
+("memory" and "passes" too). All other figures stay.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ INFERENCE = (("SE, optimized", "timm plain"), ("SE, optimized", "timm SE"), ("SE
 
 
 def network(name: str, candidate: str) -> nn.Module:
-    """The network of a candidate: "SE", "plain", "timm SE" or "timm plain", with what follows a comma left out."""
+    """Build the network of a candidate: "SE", "plain", "timm SE" or "timm plain". Text after a comma is ignored."""
     torch.manual_seed(0)
     plain, attentive, _ = NETWORKS[name]
     makers: dict[str, Callable[[], nn.Module]] = {
@@ -87,7 +87,7 @@ def forward(model: nn.Module, x: torch.Tensor, dtype: str) -> Callable[[], None]
 
 
 def candidate(kind: str, name: str, batch: int, dtype: str, which: str) -> Callable[[], None]:
-    """What one candidate of a case does in a round."""
+    """Return the function that one candidate runs in a round."""
     model, x = network(name, which), images(name, batch)
     if kind == "training step":
         run = step(model.train(), x, dtype)
@@ -119,10 +119,11 @@ def memory(name: str, batch: int) -> dict[str, Any]:
 
 
 def roofline(repeats: int) -> list[dict[str, Any]]:
-    """Bytes that forwards (read x twice, shortcut; write y) and backwards (7 maps) move, against `a + b -> c`.
+    """Measure the bandwidth of forward passes (3 reads, 1 write) and backward passes (7 feature maps), against `a + b
+    -> c`.
 
-    The results of the passes are allocated by them; freed memory is kept for this, since else most of a pass over a
-    large map is the operating system's, which hands out zeroed pages. So this comes after all else.
+    The passes allocate their results, and the process keeps freed memory. Otherwise most of a pass over a large feature
+    map is the operating system's time for zeroed pages. So this measurement comes last.
     """
     keep_freed_memory()
     bandwidth = measured_bandwidth(repeats)
@@ -160,7 +161,7 @@ def keep_freed_memory() -> None:
 
 
 def measured_bandwidth(repeats: int) -> float:
-    """Bytes a second of `a + b -> c`, far larger than the caches."""
+    """Return the bytes per second of `a + b -> c` for tensors far larger than the caches."""
     a, b, c = (torch.ones(32 << 20) for _ in range(3))
     return 3 * a.nbytes / best(lambda: torch.add(a, b, out=c), repeats)
 
@@ -204,7 +205,7 @@ Case = tuple[str, str, int, str]
 
 
 def plan(quick: bool, everything: bool) -> list[Case]:
-    """What to measure, the most important first: kind, network, batch, type."""
+    """Return the cases to measure, the most important first: kind, network, batch, type."""
     train, infer = "training step", "inference"
     cases = [(train, "resnet50_v1_5", 8, "float32"), (infer, "resnet50_v1_5", 1, "float32")]
     if not quick:
@@ -219,7 +220,7 @@ def plan(quick: bool, everything: bool) -> list[Case]:
 
 
 def pairs(case: Case, quick: bool) -> list[tuple[str, str]]:
-    """The ratios of a case; those with timm where timm has the network."""
+    """Return the ratios of a case, with timm where timm has the network."""
     plain, attentive, _ = NETWORKS[case[1]]
     known = {"timm plain": plain, "timm SE": attentive}
     found = [

@@ -3,11 +3,13 @@
     python benchmarks/compiled_blocks.py [--only NAME] [--batches 1,8,128] [--processes 5] [--minutes 60]
 
 Between two runs of a whole network the machine changes by more than the operators do. So each block of each network is
-timed alone, in turns, in the size that it has there: equal blocks once, in a fresh process for all of them. A network's
-ratio is `1 + sum(compiled - reference) / reference time of the network`. The denominator is measured in a process of
-its own at batch 1 and 8; 128 counts as 16 times 8. A block for which the modules compute in either case costs nothing.
+timed alone, in turns, in its size in the network. Equal blocks are timed once, in a fresh process for all of them. A
+network's ratio is `1 + sum(compiled - reference) / reference time of the network`. The denominator is measured in a
+process of its own at batch 1 and 8. 128 counts as 16 times 8. A block for which the modules compute in either case
+costs nothing.
 
-Goes on where it stopped: `compiled_blocks.json` keeps the figures of each process, `compiled_blocks.md` is the table.
+The command continues where it stopped: `compiled_blocks.json` keeps the figures of each process, and
+`compiled_blocks.md` is the table.
 """
 
 from __future__ import annotations
@@ -39,15 +41,15 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 
 class Block(NamedTuple):
-    """What decides how long the end of a block takes.
+    """Properties that determine the time of a block's end.
 
     Attributes:
         kind: `norm` (norm, ReLU), `add` (with a shortcut) or `se` (with attention, too).
         channels: C.
         height: H.
         width: W.
-        hidden: Units of the attention; 0 without.
-        layout: Of the feature map in memory.
+        hidden: Hidden units of the attention, 0 without attention.
+        layout: Memory layout of the feature map.
     """
 
     kind: str
@@ -59,7 +61,7 @@ class Block(NamedTuple):
 
     @property
     def key(self) -> str:
-        """For JSON."""
+        """Return a JSON-ready form."""
         return "/".join(map(str, self))
 
 
@@ -82,7 +84,7 @@ def counted(run: Callable[[], None]) -> int:
 
 
 def blocks_of(name: str) -> Counter[Block]:
-    """The blocks of a network whose ends the operator may compute, and how often each occurs."""
+    """Count the blocks of a network whose ends the operator may compute."""
     found: Counter[Block] = Counter()
 
     def note(kind: str, x: Tensor, hidden: int = 0) -> None:
@@ -116,7 +118,7 @@ def blocks_of(name: str) -> Counter[Block]:
 
 
 def runner(block: Block, batch: int, mode: str) -> Callable[[], None]:
-    """One call of the end of a block, and of its backward pass in training."""
+    """Call the end of a block once, and in training its backward pass."""
     torch.manual_seed(0)
     training = mode == "training"
     shape = (batch, block.channels, block.height, block.width)
@@ -143,7 +145,7 @@ def runner(block: Block, batch: int, mode: str) -> Callable[[], None]:
 
 
 def measure(blocks: list[Block], batch: int, mode: str, process: int, seconds: float) -> dict[str, Any]:
-    """In this process: the figures of `in_turns` for each block; None where the operator isn't called."""
+    """Return the figures of `in_turns` for each block, measured in this process. None if the operator isn't called."""
     random.Random(process).shuffle(blocks)
     found: dict[str, Any] = {}
     for block in blocks:
@@ -160,7 +162,7 @@ def measure(blocks: list[Block], batch: int, mode: str, process: int, seconds: f
 
 
 def times_of(name: str) -> dict[str, float]:
-    """In this process: seconds of a step of the network with the reference, by `batch/mode`."""
+    """Return the seconds of a step of the network with the reference, by `batch/mode`, measured in this process."""
     torch.manual_seed(0)
     model = randomised(senet.create_model(name))
     found = {}
@@ -170,7 +172,7 @@ def times_of(name: str) -> dict[str, float]:
             x = torch.randn(batch, 3, *model.spec.preprocessing.size).contiguous(memory_format=torch.channels_last)
             labels = torch.zeros(batch, dtype=torch.int64)
             if mode == "training" and batch == 1:
-                x = torch.cat([x, x])  # a batch of one has no variance where a map is one pixel
+                x = torch.cat([x, x])  # a batch of one has no variance if a feature map is one pixel
                 labels = labels.repeat(2)
             taken = []
             for _ in range(4):
@@ -189,7 +191,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="networks whose names contain this")
     parser.add_argument("--batches", default="1,8,128")
     parser.add_argument("--modes", default=",".join(MODES))
-    parser.add_argument("--minutes", type=float, default=60.0, help="begin no process after these")
+    parser.add_argument("--minutes", type=float, default=60.0, help="start no process after these")
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.25, help="of turns for each block in each process")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -242,7 +244,7 @@ def main() -> None:
 
 
 def page(kept: dict[str, Any]) -> str:
-    """The table of all networks."""
+    """Return the page with the table of all networks."""
     rows, above, count = [], [], 0
     for name, blocks in sorted(kept["networks"].items()):
         cells = []
@@ -261,9 +263,9 @@ def page(kept: dict[str, Any]) -> str:
     lines = [
         "# Compiled operators / reference, from the blocks of every network",
         "",
-        "`python benchmarks/compiled_blocks.py`: each network's time with the compiled operators over that without,",
-        f"from the times of its blocks (medians of {processes} fresh processes). `=`: no block is large enough,",
-        "so that both sides run the same modules.",
+        "`python benchmarks/compiled_blocks.py`: the time of each network with the compiled operators over the time",
+        f"without, from the times of its blocks (medians of {processes} fresh processes).",
+        "`=`: no block is large enough, so that both sides run the same modules.",
         f"{len(above)} of {count} ratios are above 1.02{': ' if above else '.'}{', '.join(above)}",
         "",
         *(f"- {key}: {value}" for key, value in kept["machine"].items()),
@@ -278,7 +280,7 @@ def page(kept: dict[str, Any]) -> str:
 def network_ratio(
     figures: dict[str, Any], blocks: list[list[Any]], times: dict[str, float] | None, batch: int, mode: str
 ) -> float | None:
-    """`1 + sum(compiled - reference) / time of the network`; None where something isn't measured, 1 without a call."""
+    """`1 + sum(compiled - reference) / time of the network`; None if a figure is missing, 1 without a call."""
     total, called = 0.0, False
     for *block, count in blocks:
         found = figures.get(Block(*block).key)

@@ -1,4 +1,4 @@
-"""What litdata, webdataset and Hugging Face datasets guarantee of an epoch.
+"""Compare the guarantees of litdata, webdataset and Hugging Face datasets for an epoch.
 
     pip install litdata webdataset datasets
     python benchmarks/data_libraries.py PHOTOS [--images 1003] [--json FILE]
@@ -37,7 +37,7 @@ def numbers(samples: Any) -> list[int]:
 
 
 class LitData:
-    """`StreamingDataset` with `StreamingDataLoader`, as its manual says."""
+    """`StreamingDataset` with `StreamingDataLoader`, used according to the manual."""
 
     def write(self, files: list[bytes], folder: Path) -> None:
         from litdata.streaming.writer import BinaryWriter
@@ -64,7 +64,7 @@ class LitData:
 
 
 class WebDataset:
-    """Tar shards, shuffled through a buffer, split by node and worker, as its manual says."""
+    """Tar shards, shuffled through a buffer, split by node and worker, according to the manual."""
 
     def write(self, files: list[bytes], folder: Path) -> None:
         import webdataset as wds
@@ -88,7 +88,7 @@ class WebDataset:
         data = data.shuffle(500, seed=SEED).map(lambda sample: {"number": sample["__key__"]})
         return DataLoader(data, batch_size=BATCH, num_workers=workers, collate_fn=numbers)
 
-    state = None  # of the shuffle buffer there is none to save
+    state = None  # the shuffle buffer has no state to save
 
 
 class HuggingFace:
@@ -138,7 +138,7 @@ def epoch(library: Any, folder: Path) -> dict[str, Any]:
 
 
 def resumed(library: Any, folder: Path, before: int, after: int) -> str:
-    """Whether what follows a saved state is what an uninterrupted epoch has there."""
+    """Compare the images after a saved state with an uninterrupted epoch."""
     if library.state is None:
         return "no state to save"
     whole = list(library.loader(folder, 0, 1, before))

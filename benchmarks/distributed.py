@@ -1,8 +1,8 @@
-"""One process, two processes, two nodes: the same curve? A process killed or hanging: how soon do the others end?
+"""Compare the loss curves of one process, two processes and two nodes, and time the end after the loss of a process.
 
     python benchmarks/distributed.py [--only curves first-KILL ...] [--json benchmarks/distributed.json]
 
-Trains a small SE network on digits, on processors with the gloo backend. Nodes are two commands on the loopback.
+Trains a small SE network on digits, on CPUs with the gloo backend. Nodes are two commands on the loopback.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def free_port() -> str:
 
 
 def launched(where: Path, name: str, more: list[str]) -> list[subprocess.Popen[str]]:
-    """The processes that the user starts."""
+    """Start the processes of a run as a user does."""
     port = free_port()
     run = [*TRAIN, "--out", name.replace(" ", "-").replace(",", ""), *more]
     elastic = ["-m", "torch.distributed.run", "--master-port", port]
@@ -112,7 +112,7 @@ def wait_until(done: Callable[[], bool], seconds: float) -> float:
 
 
 def lost(where: Path, who: str, how: signal.Signals) -> dict[str, Any]:
-    """One of two processes dies or hangs; the other must end, with a word; then the run goes on."""
+    """Kill or stop one of two processes. The other must end with a message, and the run can then be resumed."""
     folder = where / f"lost-{who}-{how.name}"
     process = start(where, *TRAIN, "--epochs", "500", "--out", str(folder), "--devices", "2")
     wait_until(lambda: any((folder / "states").glob("*.ckpt")), 300)

@@ -2,8 +2,8 @@
 
     python benchmarks/export_all.py [--only 'se_*'] [--out benchmarks/export]
 
-Weights are random and nowhere zero; the files take any size and batch, and are also compared at another size and batch
-than they were traced with. Goes on where it was interrupted: what stands in `<out>.json` isn't done again.
+Weights are random and nowhere zero. The files take any size and batch, and are also compared at another size and batch
+than in the trace. An interrupted command continues: networks in `<out>.json` aren't exported again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LIMIT = 1e-4
 
 
 def small(name: str) -> LoadedModel:
-    """The network with random weights, for images of at most 96x96 pixels."""
+    """Build the network with random weights, for images of at most 96x96 pixels."""
     torch.manual_seed(0)
     model = randomise(senet.create_model(name, num_classes=10)).eval()
     edge = min(96, *model.spec.preprocessing.size)
@@ -67,9 +67,10 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"`python benchmarks/export_all.py`, {', '.join(f'{k} {v}' for k, v in result['machine'].items())}.",
         "",
-        "Random weights, nowhere zero. A figure is the largest difference of a logit as a share of the largest logit:",
-        "on two photographs (at most 96x96 pixels), and on random images of another size and batch than were traced.",
-        f"{len(rows)} networks, {len(drifts)} files, the largest difference {max(drifts):.1e}; "
+        "Random weights, nowhere zero. A figure is the largest difference of a logit as a share of the largest logit.",
+        "It is measured on two photographs (at most 96x96 pixels), and on random images of another size and batch",
+        "than in the trace.",
+        f"{len(rows)} networks, {len(drifts)} files, the largest difference {max(drifts):.1e}, "
         f"{sum(not d <= LIMIT for d in drifts)} above {LIMIT:g}.",
         "",
         "| network | ONNX, photographs | ONNX, other size | OpenVINO, photographs | OpenVINO, other size |",
@@ -87,7 +88,7 @@ _FIGURES = ("photographs", "other size and batch")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="*", help="networks whose names match")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin none after that many")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start none after this many")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/export"))
     options = parser.parse_args()
     kept, started = options.out.with_suffix(".json"), time.perf_counter()

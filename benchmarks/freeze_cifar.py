@@ -1,8 +1,8 @@
-"""What does a trained SE network lose when its gates become constants? Real weights, real images.
+"""Measure the loss of a trained SE network when its gates become constants.
 
     python benchmarks/freeze_cifar.py --checkpoint runs/se_cifar_resnet20 --data folder:CIFAR
 
-The gates are measured on training images; accuracy is that of all test images, before and after.
+The gates are measured on training images. Accuracy is measured on all test images, before and after.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Images a second of one core, from files on disk to normalised batches of 224 x 224: this package beside torchvision.
+"""Measure images per second of one core, from files on disk to normalised batches of 224 x 224, beside torchvision.
 
     taskset -c 0 python benchmarks/input_speed.py PHOTOS [--out benchmarks/input_speed.json]
 
-A is torchvision's `ImageFolder` with Pillow and RandomResizedCrop, RandomHorizontalFlip, ToTensor, Normalize; B is what
-`senet train` does. Both deliver float32 batches of 64 in this process, with one thread, from files that are in the
-page cache. Time is the process's own (processor seconds), so that a neighbour takes none of
-it. They take turns (A B A B ...); what counts is the median round.
+A is torchvision's `ImageFolder` with Pillow and RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize. B is
+the loading of `senet train`. Both deliver float32 batches of 64 in this process, with one thread, from files that are
+in the page cache. Time is the process's own CPU time, without other processes. They take turns (A B A B ...), and the
+figure is the median round.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def speed(batches: Any, limit: int) -> float:
 
 
 def likeness(folder: Path, count: int) -> dict[str, float]:
-    """The same crop boxes, decoded and resized both ways: grey levels of difference."""
+    """Return the differences in grey levels of the same crops, decoded and resized both ways."""
     paths = sorted(folder.glob("*/*.jpg"))[:count]
     source = FileSource(paths, [0] * len(paths))
     transform = train_transform(IMAGENET, Augmentation(hflip=0))

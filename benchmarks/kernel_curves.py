@@ -3,7 +3,7 @@
     python benchmarks/kernel_curves.py CIFAR [--steps 391] [--out benchmarks/kernel_curves]
 
 `CIFAR` is a folder with `train/`, one sub-folder a class. The three trainings see the same batches. Rounding grows from
-step to step in any training; how fast, the third one tells. Writes `<out>.json` and `<out>.png`.
+step to step in any training, and the third training shows how fast. Writes `<out>.json` and `<out>.png`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Kill one training at random moments, each time for real, and compare its end with that of a training left alone.
+"""Kill one training at random moments with SIGKILL, and compare its end with an uninterrupted training.
 
     python benchmarks/kill_resume.py [--kills 20] [--seed 0] [--workers 2] [--out benchmarks/kill_resume.json]
 
-Both trainings have everything on that is random or remembered: crops, rotations, erased rectangles, mixup and cutmix,
-averaged weights, momentum, a schedule. The one is killed (SIGKILL; its loader processes are left to themselves) after a
-random time, resumed at once, killed again, ...; at the end weights, averages, optimiser, schedule, table and logs must
-be the same bits. What says how long something took can't be, and is left out by name.
+Both trainings use all random or stateful options: crops, rotations, erased rectangles, mixup and cutmix, averaged
+weights, momentum, a schedule. One is killed after a random time and resumed at once, again and again. Its loader
+processes are not killed. At the end weights, averages, optimiser, schedule, table and logs must be the same bits.
+Durations differ and are left out by name.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ OPTIONS = [
 
 
 def begin(folder: Path, workers: int, log: Path) -> Child:
-    """Start the training in a folder, or go on with it."""
+    """Start or continue the training in a folder."""
     begun = (folder / "run.json").is_file()
     options = ["train", "--resume", folder] if begun else [*OPTIONS, "--out", folder]
     return start(*options, "--workers", workers, log=log)
 
 
 def kill_again_and_again(folder: Path, options: argparse.Namespace, log: Path, seconds: float) -> list[Any]:
-    """Train to the end in spite of it; returns what was saved at each kill.
+    """Train to the end in spite of the kills. Returns the saved files at each kill.
 
     Args:
-        folder: The run's.
+        folder: The folder of the run.
         options: As parsed.
-        log: Gets what the processes say.
-        seconds: That the whole training takes when left alone.
+        log: Gets the output of the processes.
+        seconds: Duration of the uninterrupted training.
     """
     rng = random.Random(options.seed)
     kills: list[Any] = []
     while True:
         child = begin(folder, options.workers, log)
-        # A kill throws back to the last state, so that on the average the run gets on a little each time.
+        # A kill throws the run back to its last state, so it advances a little each time on average.
         child.process.join(rng.uniform(0, 2.5 * seconds / options.kills) if len(kills) < options.kills else None)
         if child.process.exitcode is not None:
             child.finish()
@@ -73,7 +73,7 @@ def kill_again_and_again(folder: Path, options: argparse.Namespace, log: Path, s
 
 
 def compared(one: Path, other: Path) -> dict[str, list[str]]:
-    """Part of a run to the differences in it."""
+    """Return the differences of two runs by their subject."""
     weights = [{name: load_file(f / f"{name}.safetensors") for name in ("last", "best")} for f in (one, other)]
     return {
         "weights": differences(*weights),

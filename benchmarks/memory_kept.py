@@ -1,9 +1,9 @@
-"""What it is worth that a process keeps the memory it has freed: training steps and inference on a processor.
+"""Measure the effect of keeping freed memory in a process: training steps and inference on CPU.
 
     python benchmarks/memory_kept.py [--pairs 5] [--json benchmarks/memory_kept.json]
 
-Pairs of processes, one after the other: as glibc does it by itself (maps of more than 32 MiB go back to the system),
-and as every `senet` command has it.
+Pairs of processes run one after the other. One has glibc's default, which returns allocations of more than 32 MiB to
+the system. The other has the setting of every `senet` command.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CASES = {
 }
 
 TURNS = 7
-"""Of a process; the first two don't count."""
+"""Turns of a process. The first two don't count."""
 
 
 def made(case: str) -> Callable[[], object]:
@@ -55,7 +55,7 @@ def made(case: str) -> Callable[[], object]:
 
 
 def child(case: str, name: str) -> dict[str, float]:
-    """One process's median time, the new pages of its last turn, and its peak."""
+    """Return a process's median time, the new pages of its last turn, and its peak memory."""
     if name == "kept":
         assert keep_freed_memory()
     run = made(case)

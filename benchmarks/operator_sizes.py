@@ -1,9 +1,9 @@
-"""From which size of a feature map on is the fused operator no slower than the modules?
+"""Find the smallest feature map for which the fused operator is no slower than the modules.
 
     python benchmarks/operator_sizes.py [--out benchmarks/operator_sizes.json] [--kinds norm,add,se,inside,alone]
 
-One call of the end of a residual block (and one of its backward pass, in training), by the operator and by the modules
-in turns, a fresh process for each size. `nn/epilogue.py` takes its limits from here, and `fusion/deferred.py` those of
+The operator and the modules compute the end of a residual block in turns (in training also its backward pass), with a
+fresh process for each size. `nn/epilogue.py` takes its limits from here, and `fusion/deferred.py` those of
 attention inside a block (norm, SiLU, SE) and of SE alone.
 """
 

@@ -1,9 +1,10 @@
-"""Does SE, put into a trained network, help? Real CIFAR-10 weights, fine-tuned with and without, several seeds.
+"""Fine-tune trained CIFAR-10 networks with and without inserted SE, with several seeds.
 
     python benchmarks/retrofit_cifar.py --data CIFAR --weights WEIGHTS --depth 20 --epochs 3 --seeds 0 1 2
 
-CIFAR holds train/ and test/, one sub-folder a class; WEIGHTS the checkpoints `cifar10_resnet20-*.th`, ... Both arms see
-the same images in the same order with the same crops. Finished runs are in the result file and are not run again.
+CIFAR holds train/ and test/, with one sub-folder per class. WEIGHTS holds the checkpoints `cifar10_resnet20-*.th`, ...
+Both variants see the same images in the same order with the same crops. Finished runs are in the result file and are
+not run again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Retrofit every convolutional network of timm, torchvision and segmentation_models_pytorch; see retrofit_zoo.md.
+"""Retrofit every convolutional network of timm, torchvision and segmentation_models_pytorch, see retrofit_zoo.md.
 
     python benchmarks/retrofit_zoo.py                     # all that the cache doesn't know yet, then the tables
     python benchmarks/retrofit_zoo.py --only 'timm:res*'  # some of them
@@ -6,8 +6,8 @@
     python benchmarks/retrofit_zoo.py --report            # the tables alone
 
 One worker process runs a chunk of networks and appends a line of JSON for each to the cache, so that a run can be
-broken off at any time, and a crash costs one network. It takes about one processor-second a network, and
-`pip install timm segmentation_models_pytorch`.
+broken off at any time, and a crash costs one network. It takes about one CPU second a network, and `pip install timm
+segmentation_models_pytorch`.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ CHEAP_SECONDS = 2.0
 
 
 class _WithoutInit(TorchDispatchMode):
-    """Leaves out random initialisation, which takes longer than all else and is overwritten anyway."""
+    """Skip random initialisation, which takes longer than everything else and is overwritten anyway."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         if func.overloadpacket.__name__ in ("uniform_", "normal_", "erfinv_"):
-            return args[0].zero_()  # zeros, because torch draws a truncated normal until it likes what it finds
+            return args[0].zero_()  # zeros, because torch draws a truncated normal again until it is in range
         return func(*args, **(kwargs or {}))
 
 
 def randomise(model: nn.Module) -> None:
-    """Numbers that hide nothing: no gain, bias or statistic is zero or one, and maps keep their scale."""
+    """Draw random weights: no gain, bias or statistic is zero or one, and feature maps keep their scale."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -74,9 +74,9 @@ def randomise(model: nn.Module) -> None:
 
 
 def settle(model: nn.Module, network: zoo_networks.Network, size: tuple[int, ...]) -> list[Tensor]:
-    """Its outputs in training mode; running statistics then follow that batch, a little off.
+    """Return the outputs in training mode. The running statistics then nearly follow this batch.
 
-    So hundreds of layers neither vanish nor explode in evaluation mode.
+    So outputs of hundreds of layers neither vanish nor explode in evaluation mode.
     """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -91,7 +91,7 @@ def settle(model: nn.Module, network: zoo_networks.Network, size: tuple[int, ...
 
 
 def run(model: nn.Module, network: zoo_networks.Network, size: tuple[int, ...], *, gradient: bool = False) -> Any:
-    """One batch, always the same, with the same random numbers; floating outputs alone."""
+    """Run one fixed batch with fixed random numbers, and return the floating-point outputs."""
     torch.manual_seed(1)
     inputs = network.inputs(size, training=model.training)
     with torch.set_grad_enabled(gradient):
@@ -100,7 +100,7 @@ def run(model: nn.Module, network: zoo_networks.Network, size: tuple[int, ...], 
 
 
 def identical(before: list[Tensor], after: list[Tensor]) -> bool:
-    """Bit for bit: also a NaN equals itself."""
+    """Whether outputs are equal bit for bit. A NaN equals itself."""
     return len(before) == len(after) and all(
         a.dtype == b.dtype
         and a.shape == b.shape
@@ -110,18 +110,18 @@ def identical(before: list[Tensor], after: list[Tensor]) -> bool:
 
 
 def overlapping_convolutions(model: nn.Module) -> int:
-    """Convolutions whose kernel is larger than its step; a patch embedding is none."""
+    """Count the convolutions with a kernel larger than their stride. A patch embedding is none."""
     convolutions = (m for m in model.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d))
     return sum(any(k > s for k, s in zip(m.kernel_size, m.stride, strict=True)) for m in convolutions)
 
 
 def attention_modules(graph: Graph) -> int:
-    """Modules that multiply two maps as matrices, in more than one row and column."""
+    """Count the modules that multiply two feature maps as matrices, in more than one row and column."""
     return len({value.call for value in graph.values if is_product(value) and min(value.shape[-2:]) > 1})
 
 
 def examine(network: zoo_networks.Network, record: dict[str, Any]) -> None:
-    """Write down everything about one network."""
+    """Return the record of one network."""
     model = None
     try:
         with torch.device("meta"):
@@ -151,24 +151,24 @@ def examine(network: zoo_networks.Network, record: dict[str, Any]) -> None:
 
 
 def real(network: zoo_networks.Network) -> nn.Module:
-    """The network with memory for its weights."""
+    """Build the network with memory for its weights."""
     with _WithoutInit():
         return network.build()
 
 
 def planned(model: nn.Module, record: dict[str, Any]) -> Report | None:
-    """What retrofit would do; its refusal is written down."""
+    """Record the plan of `senet.retrofit`, or its refusal."""
     start = time.perf_counter()
     try:
         report = plan(model)
     except SenetError as error:
         if "can't run on" in str(error):
             raise
-        record |= {"sites": 0, "refused": str(error)}
+        record |= {"insertion_points": 0, "refused": str(error)}
         return None
     record |= {
         "seconds": round(time.perf_counter() - start, 2),
-        "sites": len(report.inserted),
+        "insertion_points": len(report.inserted),
         "blocks": dict(Counter(site.kind for site in report.inserted)),
         "skipped": dict(Counter(f"{skip.kind} {skip.reason}" for skip in report.skipped)),
         "added": report.params,
@@ -177,7 +177,7 @@ def planned(model: nn.Module, record: dict[str, Any]) -> Report | None:
 
 
 def compare(model: nn.Module, network: zoo_networks.Network, report: Report, record: dict[str, Any]) -> None:
-    """The network before and after."""
+    """Compare the network before and after surgery."""
     randomise(model)
     for size in network.sizes:
         try:
@@ -205,7 +205,7 @@ def compare(model: nn.Module, network: zoo_networks.Network, report: Report, rec
 
 
 def run_backwards(model: nn.Module, network: zoo_networks.Network, size: tuple[int, ...]) -> list[Tensor]:
-    """The outputs in evaluation mode; and the gates get gradients."""
+    """Compare the outputs in evaluation mode, and count the gates with gradients."""
     if not network.detector:
         after = run(model.eval(), network, size, gradient=True)
         leaves = after
@@ -213,7 +213,7 @@ def run_backwards(model: nn.Module, network: zoo_networks.Network, size: tuple[i
         after = run(model.eval(), network, size)
         leaves = []
         if isinstance(getattr(model, "head", None), nn.Module):
-            # A loss may leave out what it found no example for; so look before it.
+            # A loss may ignore outputs without a matching example, so gradients start before it.
             model.head.register_forward_hook(lambda _m, _a, output: leaves.extend(tree_leaves(output)))
         losses = run(model.train(), network, size, gradient=True)
         leaves = leaves or losses
@@ -229,7 +229,7 @@ def _too_slow(*_: Any) -> None:
 
 
 def work(names: list[str], cache: Path) -> None:
-    """Examine networks one by one, in this process."""
+    """Examine networks in turn, in this process."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGALRM, _too_slow)
     for name in names:
@@ -250,7 +250,16 @@ def work(names: list[str], cache: Path) -> None:
             k: v
             for k, v in record.items()
             if k
-            in ("convolutions", "attentions", "sites", "identical", "identical_training", "reached", "refused", "error")
+            in (
+                "convolutions",
+                "attentions",
+                "insertion_points",
+                "identical",
+                "identical_training",
+                "reached",
+                "refused",
+                "error",
+            )
         }
         print(f"{record['total_seconds']:7.1f}s {name} {shown}", flush=True)
         if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 3_500_000:
@@ -258,12 +267,12 @@ def work(names: list[str], cache: Path) -> None:
 
 
 def known(cache: Path) -> dict[str, dict[str, Any]]:
-    """The newest record of each network."""
+    """Return the newest record of each network."""
     return {record["name"]: record for record in map(json.loads, lines(cache))}
 
 
 def interleaved(names: list[str]) -> Iterator[str]:
-    """The first of every family, then the second of every family, and so on: trouble shows early."""
+    """Order networks: the first of every family, then the second of every family, and so on. Errors show early."""
     seen: Counter[str] = Counter()
     ranked = []
     for name in names:
@@ -276,8 +285,8 @@ def interleaved(names: list[str]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=["*"], metavar="PATTERN")
-    parser.add_argument("--again", action="store_true", help="also those that the cache knows")
-    parser.add_argument("--failed", action="store_true", help="those that the cache knows as failures")
+    parser.add_argument("--again", action="store_true", help="also networks in the cache")
+    parser.add_argument("--failed", action="store_true", help="networks that failed according to the cache")
     parser.add_argument("--report", action="store_true", help="write the tables from the cache and stop")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
@@ -300,7 +309,7 @@ def main() -> None:
 
 
 def drive(names: list[str], cache: Path) -> None:
-    """Give the networks to workers, chunk after chunk."""
+    """Pass the networks to worker processes in chunks."""
     todo = list(names)
     while todo:
         chunk, earlier = todo[:CHUNK], len(lines(cache))
@@ -318,7 +327,7 @@ def drive(names: list[str], cache: Path) -> None:
 
 
 def lines(cache: Path) -> list[str]:
-    """Of the cache."""
+    """Return the lines of the cache."""
     return cache.read_text().splitlines() if cache.exists() else []
 
 

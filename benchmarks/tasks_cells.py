@@ -1,15 +1,15 @@
-"""A detector and a segmenter on real microscope pictures, with and without SE, from scratch on a processor.
+"""Train a detector and a segmentation network on microscope images, with and without SE, from scratch on CPU.
 
 python benchmarks/tasks_cells.py detection    --data ../shared/data/bccd.tar   --out runs/cells
 python benchmarks/tasks_cells.py segmentation --data ../shared/data/nuclei.tar --out runs/cells
 python benchmarks/tasks_cells.py coco         --data ../shared/data/bccd.tar   --out runs/cells
 
-Trains with `senet train` each network with each seed, evaluates its last epoch on the test part with `senet evaluate`,
-and writes OUT/TASK.json and OUT/TASK.png: pictures with the truth beside what the first SE network says. Runs that are
-finished are not repeated, so an interrupted call goes on where it was.
+Trains with `senet train` each network with each seed, evaluates its last epoch on the test split with `senet evaluate`,
+and writes OUT/TASK.json and OUT/TASK.png: images with the ground truth beside the first SE network's prediction.
+Finished runs are not repeated, so an interrupted command continues.
 
-The last writes some of the blood cells in COCO's form and runs the paper's Table 7 recipe on them for an epoch: it
-shows that it runs, not what it reaches.
+The last command writes some of the blood cells in COCO's format and runs the paper's Table 7 recipe on them for an
+epoch. It shows that the recipe runs, not its accuracy.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def one_run(task: str, data: str, out: Path, kind: str, seed: int) -> dict[str, 
         senet("train", "--data", data, *model, *said, "--out", str(run))
     tail = said[said.index("--class-names") :] if "--class-names" in said else ()
     args = ("--checkpoint", str(run / "last.safetensors"), "--data", data, "--split", "test", "--json", *tail)
-    said_at_last = senet("evaluate", *args)  # before its JSON it may tell of boxes that it leaves out
+    said_at_last = senet("evaluate", *args)  # before its JSON it may report skipped boxes
     found = json.loads(said_at_last[said_at_last.index("{\n") :])
     table = (run / "metrics.csv").read_text().splitlines()
     seconds = [float(line.split(",")[table[0].split(",").index("seconds")]) for line in table[1:]]
@@ -111,7 +111,7 @@ def senet(*arguments: str) -> str:
 
 
 def run_the_papers(folder: Path, out: Path, pictures: int = 16) -> None:
-    """Table 7's recipe with SE-ResNet-50 on the first pictures of each part."""
+    """Run Table 7's recipe with SE-ResNet-50 on the first images of each split."""
     import torch
 
     from senet.data import open_data
@@ -123,8 +123,8 @@ def run_the_papers(folder: Path, out: Path, pictures: int = 16) -> None:
         categories = range(1, len(data.classes) + 1)
         images, annotations = [], []
         for index in range(pictures):
-            picture, target = data.part(part)[index]
-            name = Path(data.part(part).locate(index)).name
+            picture, target = data.split(part)[index]
+            name = Path(data.split(part).locate(index)).name
             picture.save(sample / f"{part}2017" / name)
             found = {key: torch.as_tensor(value) for key, value in target.items()}
             images.append({"id": index, "file_name": name, "width": picture.width, "height": picture.height})
@@ -135,12 +135,13 @@ def run_the_papers(folder: Path, out: Path, pictures: int = 16) -> None:
         file.write_text(json.dumps(content))
     print(senet("train", "--task", "detection", "--data", f"coco:{sample}", "--model", "se_resnet50", "--recipe",
                 "coco", "--epochs", "1", "--batch-size", "4", "--size", "128x160", "--workers", "0",
-                # The recipe begins with ImageNet's weights and keeps their norms; random ones would run away.
+                # The recipe starts from ImageNet's weights with frozen norms. With random weights the loss would
+                # diverge.
                 "--no-freeze-bn", "--freeze-stages", "0", "--out", str(out / "coco-se_resnet50")))  # fmt: skip
 
 
 def draw(task: str, folder: Path, out: Path, seed: int) -> None:
-    """Truth on the left, the network's answer on the right, for the first pictures of the test part."""
+    """Draw ground truth on the left and prediction on the right, for the first images of the test split."""
     import torch
     from PIL import Image
 
@@ -152,17 +153,17 @@ def draw(task: str, folder: Path, out: Path, seed: int) -> None:
     names = ("background", "nucleus") if task == "segmentation" else ()
     data = open_data(f"{KINDS[task]}:{folder}", classes=names, instances=task == "segmentation")
     loaded = load_model(out / f"{task}-se-{seed}" / "last.safetensors")
-    source = data.part("test")
+    source = data.split("test")
     chosen = [0, 1, 2] if task == "detection" else [0, len(source) // 4, len(source) // 2, len(source) - 1]
     rows = []
     for index, seen in zip(chosen, predict_dense(loaded, [source.locate(i) for i in chosen]), strict=True):
         picture, target = source[index]
         if task == "detection":
             truth = task_named(task).drawn(picture, {k: torch.as_tensor(v) for k, v in target.items()}, data.classes)
-            answer = task_named(task).draw(picture, seen.answer, data.classes, score_threshold=0.4)
+            answer = task_named(task).draw(picture, seen.prediction, data.classes, score_threshold=0.4)
         else:
             truth = draw_mask(picture, target["mask"], 2)
-            answer = draw_mask(picture, seen.answer.numpy(), 2)
+            answer = draw_mask(picture, seen.prediction.numpy(), 2)
         rows.append([image.resize((320, round(320 * picture.height / picture.width))) for image in (truth, answer)])
     sheet = Image.new("RGB", (648, sum(row[0].height + 8 for row in rows) - 8), "white")
     top = 0

@@ -1,9 +1,9 @@
-"""Ratios of times: candidates in turns, each ratio in fresh processes that load nothing else.
+"""Measure ratios of times: two candidates in turns, each ratio in fresh processes that load nothing else.
 
-What else a process has loaded moves a ratio: with six networks in one process SE-ResNet-50 over ResNet-50 was 1.30, in
-processes of their own 0.97. So a process measures two candidates and no third, one after the other, round after round,
-so that what else the machine does hits both. Its figure is the median over its rounds of the ratio within a round. A
-ratio is the median over at least five processes, given with the least and the greatest.
+Other networks in a process change a ratio. With six networks in one process, SE-ResNet-50 over ResNet-50 was 1.30, and
+alone 0.97. So a process measures just two candidates, alternately, and other load of the machine affects both. Its
+figure is the median over its rounds of the ratio within a round. A ratio is the median over at least five processes,
+given with the least and the greatest.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Run = Callable[[], Any]
 
 
 def in_turns(first: Run, second: Run, *, seconds: float, least: int = 1, swapped: bool = False) -> dict[str, float]:
-    """Run both in turns, each once before that.
+    """Run both in turns, after one run of each.
 
     Args:
         first: One candidate.
         second: The other.
-        seconds: Rounds go on so long.
-        least: There are at least so many.
-        swapped: The second begins: every other process should be so, where one has time for one round only.
+        seconds: Duration of the rounds.
+        least: Smallest number of rounds.
+        swapped: Whether the second goes first. Every other process should swap if there is time for one round only.
 
     Returns:
         `ratio`, the median of first / second within a round; `first` and `second`, the medians in seconds; `rounds`.
@@ -46,12 +46,12 @@ def in_turns(first: Run, second: Run, *, seconds: float, least: int = 1, swapped
     if seconds:
         before = time.perf_counter()
         first()
-        if time.perf_counter() - before < seconds:  # else each round is long, and one of two warms up for both
+        if time.perf_counter() - before < seconds:  # a long round needs no further warm-up
             second()
     taken: tuple[list[float], list[float]] = ([], [])
     started = time.perf_counter()
     while time.perf_counter() - started < seconds or len(taken[0]) < least:
-        # Who goes first changes, so that what one leaves in the caches serves both.
+        # The order alternates, so that both profit from the caches alike.
         order = ((0, first), (1, second)) if (len(taken[0]) + swapped) % 2 == 0 else ((1, second), (0, first))
         for which, run in order:
             before = time.perf_counter()
@@ -67,7 +67,7 @@ def in_turns(first: Run, second: Run, *, seconds: float, least: int = 1, swapped
 
 
 def child(script: str, arguments: Sequence[str], *, threads: int, minutes: float = 30.0) -> dict[str, Any] | None:
-    """What a fresh process of `script` prints as its last line, in JSON; None if it ends without."""
+    """Run `script` in a fresh process and return the JSON of its last line, or None without one."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(sys.path)}
     try:
         command = [sys.executable, script, *arguments]
@@ -84,7 +84,7 @@ def child(script: str, arguments: Sequence[str], *, threads: int, minutes: float
 
 
 def ratio(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of several processes in one: medians, and the least and greatest ratio."""
+    """Combine the figures of several processes: medians, and the least and greatest ratio."""
     ratios = [f["ratio"] for f in found]
     return {
         "ratio": round(statistics.median(ratios), 4),
@@ -98,7 +98,7 @@ def ratio(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def randomised(model: nn.Module) -> nn.Module:
-    """Gammas, biases, running statistics and gates at random: zeros hide work. The network is then channels_last."""
+    """Draw gammas, biases, running statistics and gates at random, since zeros hide work. Sets channels_last."""
     for parameter in model.parameters():
         if parameter.ndim == 1:
             nn.init.uniform_(parameter, 0.2, 1.0)
@@ -111,7 +111,7 @@ def randomised(model: nn.Module) -> nn.Module:
 
 
 def machine(threads: int) -> dict[str, str]:
-    """Date, CPU, versions and kernel, for the head of a page."""
+    """Return date, CPU, versions and kernel, for the head of a page."""
     with open("/proc/cpuinfo") as lines:
         text = lines.read()
     name = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), "")

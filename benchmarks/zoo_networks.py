@@ -1,4 +1,4 @@
-"""The networks of three libraries, by name: how to build each with random weights, and what it takes."""
+"""List the networks of three libraries by name, each with its builder and its inputs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Network:
 
     Attributes:
         name: "timm:resnet50".
-        family: The library's file that it comes from.
-        build: Makes it, with random weights.
-        sizes: Of its input, without batch and channels, the cheapest first; it may refuse some.
+        family: The library's file of the network.
+        build: Builds it with random weights.
+        sizes: Input sizes without batch and channels, the cheapest first. The network may refuse some.
         detector: Whether it takes a list of images, and targets in training.
-        channels: Of its input.
+        channels: Channels of its input.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Network:
     channels: int = 3
 
     def inputs(self, size: tuple[int, ...], *, training: bool) -> tuple[Any, ...]:
-        """Positional arguments; random."""
+        """Return random positional arguments."""
         if not self.detector:
             return (torch.randn(2, self.channels, *size),)
         images = [torch.rand(self.channels, *size) for _ in range(2)]
@@ -57,7 +57,7 @@ class Network:
 
 @cache
 def names() -> tuple[str, ...]:
-    """All of them: torchvision's tasks, segmentation_models_pytorch's, timm's."""
+    """Return all networks: torchvision's tasks, segmentation_models_pytorch's, timm's."""
     models = torchvision.models
     found = [
         f"torchvision:{name}"
@@ -77,7 +77,7 @@ ARCHITECTURES = (
 
 @cache
 def find(name: str) -> Network:
-    """The network of that name."""
+    """Return the network of this name."""
     library, _, rest = name.partition(":")
     return {"timm": _timm, "torchvision": _torchvision, "smp": _smp}[library](name, rest)
 

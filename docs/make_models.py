@@ -98,7 +98,7 @@ def _errors(published: Published, pixels: int) -> str:
 
 
 def tail() -> str:
-    """What stands below the table."""
+    """Return the notes below the table."""
     lines = [f"- `{p.model}`, {p.macs}: {p.discrepancy}." for rows in PUBLISHED.values() for p in rows if p.discrepancy]
     return "\n" + "\n".join(lines) + "\n"
 

@@ -114,11 +114,11 @@ def create_model(
         device: The device of the parameters. `"meta"` allocates no weights.
         features_only: Return a `Backbone` without a head, which outputs a list with one feature map per stage.
         out_stages: Numbers of the stages that a backbone returns, ascending. None returns all stages.
-        **options: Fields of the network's spec: `num_classes`, `in_channels` (also adapts `preprocessing`: the mean
-            statistics for one channel, repeated ones for other numbers), `attention` (a spec such as
-            `senet.SE(reduction=8)`, or None for the plain network), `placement`, `stages` (numbered as in the
-            paper's Table 13, where the first residual stage is 2), `output_stride` (8, 16 or 32, with dilated later
-            stages), and the options of the family (`depths`, `groups`, ...). An unknown option is an error.
+        **options: Fields of the network's spec. `num_classes`, and `in_channels`, which also adapts `preprocessing`:
+            mean statistics for one channel, repeated ones for other numbers. `attention`: a spec such as
+            `senet.SE(reduction=8)`, or None for the plain network. `placement` and `stages`: numbered as in the
+            paper's Table 13, where the first residual stage is 2. `output_stride`: 8, 16 or 32, with dilated later
+            stages. All options of the family, such as `depths` and `groups`. An unknown option is an error.
 
     Returns:
         The network or its backbone, in training mode. Its spec is `.spec`.
@@ -176,8 +176,8 @@ def build_model(
 ) -> nn.Module:
     """Build the network that `--model` or a checkpoint names, and insert its retrofitted attention.
 
-    A user's function is imported and called with the working directory on `sys.path`, which is restored after it,
-    except for changes by the function's own code. It receives `num_classes` and `in_channels` if it has these
+    A user's function is imported and called with the working directory on `sys.path`. The path is then restored, except
+    for changes by the function's own code. The function receives `num_classes` and `in_channels` if it has these
     parameters.
 
     Args:
@@ -300,13 +300,13 @@ class LoadedModel:
         model: The network in evaluation mode.
         classes: Class names, in the order of the outputs.
         preprocessing: The preprocessing of its images.
-        description: The checkpoint metadata.
+        metadata: The checkpoint metadata.
     """
 
     model: nn.Module
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    description: CheckpointMetadata
+    metadata: CheckpointMetadata
 
 
 def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> LoadedModel:
@@ -321,14 +321,14 @@ def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> L
         CheckpointError: The file is unusable, its weights don't fit the network, or it isn't a classifier.
     """
 
-    def build(name: str, description: CheckpointMetadata) -> nn.Module:
-        if description.task != "classification":
-            raise SenetError(f"it is a {description.task} network, not a classifier")
+    def build(name: str, metadata: CheckpointMetadata) -> nn.Module:
+        if metadata.task != "classification":
+            raise SenetError(f"it is a {metadata.task} network, not a classifier")
         return build_model(
             name,
-            num_classes=len(description.classes),
-            in_channels=description.preprocessing.in_channels,
-            options=description.options,
+            num_classes=len(metadata.classes),
+            in_channels=metadata.preprocessing.in_channels,
+            options=metadata.options,
         )
 
     return load_network(path, build, factory=factory)
@@ -342,26 +342,26 @@ def load_network(
     Raises:
         CheckpointError: The file is unusable, or its weights don't fit.
     """
-    tensors, description = read_checkpoint(Path(path))
-    name = network_of(path, description, factory)
+    tensors, metadata = read_checkpoint(Path(path))
+    name = network_of(path, metadata, factory)
     if ":" not in name:  # first on the meta device, because metadata may claim any size
         with torch.device("meta"):
-            _fitting(_built(path, name, build, description), tensors, f"{path} doesn't fit {name}")
-    model = _built(path, name, build, description)
+            _fitting(_built(path, name, build, metadata), tensors, f"{path} doesn't fit {name}")
+    model = _built(path, name, build, metadata)
     model.load_state_dict(_fitting(model, tensors, f"{path} doesn't fit {name}"))
-    return LoadedModel(model.eval(), description.classes, description.preprocessing, description)
+    return LoadedModel(model.eval(), metadata.classes, metadata.preprocessing, metadata)
 
 
 def _built(
     path: str | os.PathLike[str],
     name: str,
     build: Callable[[str, CheckpointMetadata], nn.Module],
-    description: CheckpointMetadata,
+    metadata: CheckpointMetadata,
 ) -> nn.Module:
     # Values of a file can have any type and size. Errors of a user's own code are passed on.
     expected = SenetError if is_code(name) else Exception
     try:
-        return build(name, description)
+        return build(name, metadata)
     except expected as error:
         reason = str(error) if isinstance(error, SenetError) else f"{type(error).__name__}: {shown(str(error), 200)}"
         raise CheckpointError(f"{path} describes a network that can't be built: {reason}") from error
@@ -378,25 +378,25 @@ def _fitting(model: nn.Module, given: Mapping[str, Tensor], message: str) -> dic
 
 
 def network_of(
-    path: str | os.PathLike[str], description: CheckpointMetadata, factory: str | None, *, beside: str = ""
+    path: str | os.PathLike[str], metadata: CheckpointMetadata, factory: str | None, *, beside: str = ""
 ) -> str:
     """Return the network of a checkpoint for `build_model`: the user's factory, or the name in the file.
 
     Args:
         path: Path of the checkpoint.
-        description: Its metadata.
+        metadata: Its metadata.
         factory: `module:function`, if the user gave one.
         beside: Further options for the suggested command line.
 
     Raises:
         CheckpointError: The file names code, and the user gave no factory.
     """
-    if factory is None and is_code(description.model):
+    if factory is None and is_code(metadata.model):
         raise CheckpointError(
-            f"{path} was trained with the network {description.model!r}; "
-            f"use {beside}--model {description.model} if you trust this code"
+            f"{path} was trained with the network {metadata.model!r}; "
+            f"use {beside}--model {metadata.model} if you trust this code"
         )
-    return factory or description.model
+    return factory or metadata.model
 
 
 def mismatches(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:

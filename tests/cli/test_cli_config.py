@@ -240,7 +240,7 @@ def test_a_written_run_resolves_to_itself(
         epochs=epochs, lr=lr, weight_decay=decay, warmup_epochs=warmup, optimizer=optimizer, schedule=schedule,
         step_epochs=tuple(steps), seed=seed, augmentation=Augmentation(crop="pad", hflip=flip),
     )  # fmt: skip
-    network = ModelInitialization.built("se_cifar_resnet20", {"depth": 1})
+    network = ModelInitialization.from_scratch("se_cifar_resnet20", {"depth": 1})
     job = Job(source=DataOptions(data="digits", limit=limit), network=network, recipe=recipe, run=RunOptions(workers=0))
     write_json(tmp_path, "run.json", job.to_dict())
     capsys.readouterr()

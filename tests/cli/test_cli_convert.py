@@ -34,7 +34,7 @@ def test_a_checkpoint_that_the_other_verbs_use(senet, theirs: Path) -> None:
     assert "(cifar, 117 tensors)" in told or "(cifar," in told
     loaded = load_model(out)
     assert loaded.classes == tuple("abcdefghij")
-    assert loaded.description.training == {"converted_from": "plain.pth", "layout": "cifar"}
+    assert loaded.metadata.training == {"converted_from": "plain.pth", "layout": "cifar"}
     tensors = torch.load(theirs / "plain.pth", weights_only=True)
     assert torch.equal(loaded.model.stem[0].weight, tensors["conv1.weight"])
     assert json.loads(out.with_suffix(".json").read_text())["model"] == "cifar_resnet20"
@@ -68,7 +68,7 @@ def test_images_go_through_what_the_library_shows_such_networks(senet, theirs: P
     assert "mean 0.485 0.456 0.406, std 0.229 0.224 0.225" in told
     loaded = load_model(out)
     assert loaded.preprocessing == replace(CIFAR, mean=IMAGENET.mean, std=IMAGENET.std)
-    assert loaded.description.options == {}
+    assert loaded.metadata.options == {}
     with torch.device("meta"):
         legacy = create_model("se_resnet50")
     report = load_weights(legacy, to_layout(create_model("se_resnet50"), "cadene"))
@@ -106,7 +106,7 @@ def test_a_published_checkpoint_by_its_tag(senet, theirs: Path) -> None:
                          "--tag", "ra4_e3600_r224_in1k", "--crop-fraction", 1)  # fmt: skip
     assert code == 0, err
     loaded = load_model(out)
-    assert loaded.description.options == {"activation": "relu6"}
+    assert loaded.metadata.options == {"activation": "relu6"}
     assert loaded.preprocessing == replace(cards("mobilenet_v1")["ra4_e3600_r224_in1k"].preprocessing, crop_fraction=1)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_options_of_the_network_that_have_no_flag(senet, theirs: Path) -> None:
                          "--model-kwargs", "projection=true", "--attention", "se:bias=false")  # fmt: skip
     assert code == 0, err
     loaded = load_model(out)
-    assert loaded.description.options["projection"] is True
+    assert loaded.metadata.options["projection"] is True
     assert torch.equal(loaded.model.stages["3"][0].shortcut[0].weight, moskomule.stages["3"][0].shortcut[0].weight)
 
 

@@ -112,7 +112,7 @@ def test_bad_use(refused, trained, tmp_path):
     (tmp_path / "a.png").write_text("")
     assert "no folder" in refused("predict", tmp_path, "--checkpoint", trained, "--out", tmp_path / "x" / "y.csv")
     os.mkfifo(tmp_path / "pipe")
-    assert "no plain file" in refused("predict", tmp_path, "--checkpoint", trained, "--out", tmp_path / "pipe")
+    assert "no regular file" in refused("predict", tmp_path, "--checkpoint", trained, "--out", tmp_path / "pipe")
     assert (tmp_path / "pipe").is_fifo()
     assert "precision" in refused("predict", tmp_path / "a.png", "--checkpoint", trained, "--precision", "8")
     assert "can't be counted" in refused("cost", "resnet50", "--size", "1")

@@ -1,4 +1,4 @@
-"""Which images `senet evaluate` takes: the run's validation part, or all of another folder; and what it warns of."""
+"""Which images `senet evaluate` takes: the run's validation split, or all of another folder; and what it warns of."""
 
 from __future__ import annotations
 
@@ -67,19 +67,19 @@ def test_the_runs_own_validation_part(senet, evaluated, run, scans):
     assert found["top1"] == pytest.approx(read_checkpoint(run)[1].metrics["top1"], abs=1e-6)
     assert (found["trained_on"], found["warnings"]) == (0, [])
     _, out, err = senet("evaluate", "--checkpoint", run, "--data", f"folder:{scans}", "--workers", "0")
-    assert f"{_val(scans)} of 360 images: the validation part of this run" in out
+    assert f"{_val(scans)} of 360 images: the validation split of this run" in out
     assert "warning" not in err
 
 
 def test_a_relative_path_is_the_same_place(evaluated, scans, monkeypatch):
     monkeypatch.chdir(scans.parent)
-    assert evaluated("folder:scans")[0]["part"].endswith("the validation part of this run")
+    assert evaluated("folder:scans")[0]["description"].endswith("the validation split of this run")
 
 
 def test_moved_data_is_the_runs(evaluated, scans, copy):
     found, _ = evaluated(f"folder:{copy}")
     assert (found["split"], found["images"], found["trained_on"]) == ("val", _val(scans), 0)
-    assert found["part"].endswith("the validation part of this run")
+    assert found["description"].endswith("the validation split of this run")
 
 
 @pytest.mark.parametrize("split", ["train", "all"])
@@ -89,13 +89,13 @@ def test_training_images_are_warned_of(senet, run, scans, split):
         "evaluate", "--checkpoint", run, "--data", f"folder:{scans}", "--split", split, "--workers", "0"
     )
     assert f"trained on {360 - _val(scans):,} of these {images} images" in err
-    assert ("all 360 images of this run" if split == "all" else "training part of this run") in out
+    assert ("all 360 images of this run" if split == "all" else "training split of this run") in out
 
 
 def test_another_split_than_the_runs_is_warned_of(evaluated, scans):
     found, _ = evaluated(f"folder:{scans}", "--split-seed", "6")
     assert found["trained_on"] > found["images"] / 2
-    assert "this run" not in found["part"]
+    assert "this run" not in found["description"]
 
 
 def test_added_images_move_none(evaluated, scans, run, copy):
@@ -115,7 +115,7 @@ def test_added_images_move_none(evaluated, scans, run, copy):
 def test_another_folder_is_evaluated_whole(evaluated, tmp_path):
     found, _ = evaluated(f"folder:{_write(tmp_path / 'other', 400, 50)}")
     assert (found["split"], found["images"], found["trained_on"], found["warnings"]) == ("all", 50, 0, [])
-    assert found["part"] == f"all 50 images of folder:{tmp_path / 'other'}"
+    assert found["description"] == f"all 50 images of folder:{tmp_path / 'other'}"
 
 
 def test_a_copy_with_more_images_warns(evaluated, scans, copy):

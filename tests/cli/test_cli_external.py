@@ -142,8 +142,8 @@ def test_a_classifiers_weights_begin_a_segmentation(folder: Path) -> None:
 
     source = randomised(package.create_model("se_resnet18_v1_5", num_classes=7), 0)
     torch.save({"state_dict": {f"module.{k}": t for k, t in to_layout(source, "moskomule").items()}}, "x.pth")
-    start, _ = ModelInitialization.external_file("x.pth", "se_resnet18_v1_5", {}, task="segmentation")
-    started = start.build(("a", "b"), start.images())
+    start, _ = ModelInitialization.from_external_file("x.pth", "se_resnet18_v1_5", {}, task="segmentation")
+    started = start.build(("a", "b"), start.preprocessing_for())
     state = started.model.state_dict()
     key = next(key for key in state if key.endswith("stages.2.0.branch.conv1.weight"))
     assert torch.equal(state[key], source.state_dict()["stages.2.0.branch.conv1.weight"])
@@ -161,7 +161,7 @@ def test_convert_takes_the_number_of_classes_from_the_file(senet, folder: Path) 
     assert "left out, 1 in all: total_ops" in out
     loaded = package.load_model("a.safetensors")
     assert len(loaded.classes) == 7
-    assert loaded.description.training["averaged"] is True
+    assert loaded.metadata.training["averaged"] is True
     assert torch.equal(loaded.model.stem[0].weight, averaged.stem[0].weight)
     assert senet(*common, "b.safetensors", "--weights", "raw")[0] == 0
     assert torch.equal(package.load_model("b.safetensors").model.stem[0].weight, raw.stem[0].weight)

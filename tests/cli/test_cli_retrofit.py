@@ -83,7 +83,7 @@ def test_the_result_is_used_as_any_other(senet, operated: Path, tmp_path: Path) 
     code, out, _ = senet("evaluate", "--checkpoint", operated, "--data", "digits", "--json", "--workers", "0")
     assert code == 0
     told, found = json.loads((operated / "surgery.json").read_text()), json.loads(out)
-    assert "not used to choose the best epoch of this run" in found["part"]
+    assert "not used to choose the best epoch of this run" in found["description"]
     images = told["results"]["before surgery"]["images"]
     assert (found["split"], found["images"], found["of_images"], found["trained_on"]) == ("test", images, 1797, 0)
     _, out, _ = senet("evaluate", "--checkpoint", operated, "--data", "digits", "--json", "--split", "val")
@@ -103,7 +103,7 @@ def test_a_table_or_json(senet, begun: Path, few: Path, tmp_path: Path) -> None:
     assert "fine-tuned, epoch 1" in out
     assert "-: the weights are for 10 classes, the data has 5" in out
     assert "the same, bit for bit" in out
-    assert "3 places, 1,740 parameters added" in out
+    assert "3 insertion points, 1,740 parameters added" in out
     assert "of 60 validation images, held out: they don't choose the best epoch" in out
     assert "stages.4.2.branch.bn2" in err
     assert "the classifier is new" in err
@@ -174,12 +174,12 @@ def test_only_surgery_needs_no_data(senet, begun: Path, operated: Path, tmp_path
     out = tmp_path / "late"
     code, said, _ = senet("retrofit", "--checkpoint", begun, "--stages", "4", "--epochs", "0", "--out", out)
     assert code == 0
-    assert "3 places" in said
+    assert "3 insertion points" in said
     before, after = package.load_model(begun), package.load_model(out)
     images = torch.randn(3, 1, 8, 8)
     assert torch.equal(before.model(images), after.model(images))
     assert (before.classes, before.preprocessing) == (after.classes, after.preprocessing)
-    assert after.description.data == before.description.data, "what its weights were trained on"
+    assert after.metadata.data == before.metadata.data, "what its weights were trained on"
     twice = tmp_path / "twice"
     code, said, _ = senet(
         "retrofit", "--checkpoint", out, "--attention", "eca", "--epochs", "0", "--out", twice, "--json"
@@ -290,7 +290,7 @@ def test_networks_of_other_libraries(senet, model: str, few: Path, tmp_path: Pat
     assert 15 < json.loads(said)["images"] < 45, "those that didn't choose the epoch"
     code, _, err = senet("train", *common, tmp_path / "plain")
     assert code == 0, err
-    assert package.load_model(tmp_path / "plain").description.options == {}
+    assert package.load_model(tmp_path / "plain").metadata.options == {}
 
 
 def test_a_network_of_your_own(senet, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused) -> None:

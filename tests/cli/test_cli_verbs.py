@@ -12,6 +12,8 @@ import torch
 from cli_options import QUICK
 from PIL import Image
 
+from senet.ops import using
+
 
 def test_train_leaves_what_the_others_use(senet, trained):
     for name in ("last.safetensors", "best.safetensors", "last.json", "best.json", "metrics.csv", "curves.png"):
@@ -171,7 +173,13 @@ def test_doctor_names_the_machine(senet):
     assert code == 0
     assert torch.__version__.split("+")[0] in out
     code, out, _ = senet("doctor", "--json")
-    assert json.loads(out)["machine"]["torch threads"] == torch.get_num_threads()
+    machine = json.loads(out)["machine"]
+    assert machine["torch threads"] == torch.get_num_threads()
+    compiled = machine["kernel"].startswith("compiled")
+    assert machine["senet.accelerate"].startswith("runs norms" if compiled else "no effect")
+    with using("reference"):
+        machine = json.loads(senet("doctor", "--json")[1])["machine"]
+    assert machine["senet.accelerate"] == "no effect, since the compiled kernel is missing"
 
 
 def test_what_looks_like_rich_text_is_shown_as_it_is(senet, digit_folder, tmp_path, monkeypatch):
@@ -213,7 +221,7 @@ def test_doctor_calls_bfloat16_fast_only_with_instructions_for_it(senet, monkeyp
 def test_doctor_looks_through_a_data_set(senet, digit_folder, tmp_path):
     code, out, _ = senet("doctor", "--data", f"folder:{digit_folder}")
     assert code == 0
-    assert "nothing found" in out
+    assert "no issues found" in out
     folder = tmp_path / "data"
     shutil.copytree(digit_folder, folder)
     victim = next((folder / "train" / "2").iterdir())

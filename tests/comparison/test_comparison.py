@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +16,17 @@ import torch
 from processes import start
 
 from senet.cli import main
+from senet.comparison.measuring import training_costs
+from senet.comparison.plan import Comparison
+from senet.comparison.variant import Variant
 from senet.data import Subset, open_data, write_images
+from senet.ops import choose
 from senet.training.failures import DIVERGED
+from senet.training.job import DataOptions
+from senet.training.model_initialization import ModelInitialization
 from senet.training.module import TrainingModule
+from senet.training.recipe import RunOptions
+from senet.training.recipes import recipe_named
 
 TINY = ["--model-kwargs", "depth=1", "--model-kwargs", "widths=[16,32]"]
 QUICK = ["--data", "digits", "--limit", "96", "--size", "8", "--epochs", "1", "--batch-size", "32", "--workers", "0"]
@@ -63,6 +72,29 @@ def test_both_networks_see_the_same_images(done, seen):
     assert by_run[0] == by_run[1]
     assert by_run[2] == by_run[3]
     assert by_run[0] != by_run[2]
+
+
+def test_all_networks_are_accelerated_alike(done, capsys):
+    assert result(done)["accelerate"] is True
+    assert "All networks train and are timed with --accelerate" in (done / "compare.md").read_text()
+    assert compare("--resume", done, "--no-accelerate") == 2
+    assert "was started with accelerate=True, not False; choose another --out" in capsys.readouterr().err
+
+
+def test_the_measured_step_is_the_trained_one():
+    """An accelerated network saves less memory and has the same operations."""
+    data = DataOptions(data="digits", limit=96)
+    recipe = replace(recipe_named("digits"), batch_size=16)
+    network = ModelInitialization(model="se_mobilenet_v1_025", size=(64, 64))
+    found = {}
+    for accelerate in (True, False):
+        variants = (Variant(name="se", init=network, recipe=recipe),)
+        run = RunOptions(workers=0, accelerate=accelerate)
+        comparison = Comparison(source=data, variants=variants, seeds=(0,), run=run)
+        found[accelerate] = training_costs(comparison, data.open(), seconds=0)["se"]
+    assert (found[True].params, found[True].macs) == (found[False].params, found[False].macs)
+    if choose().library is not None:
+        assert found[True].saved_mb < 0.95 * found[False].saved_mb
 
 
 def test_what_it_leaves(done):

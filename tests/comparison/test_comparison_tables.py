@@ -138,14 +138,16 @@ def test_detectors_begin_with_a_comparison_of_classifiers(tmp_path):
         write_checkpoint(tmp_path / f"se_resnet50-seed{seed}" / "best.safetensors", model.state_dict(), description)
     find = partial(from_table, TABLES["table7"], CELLS, name="table7")
     [attended] = find(only=["se_resnet50"], weights=tmp_path)
-    assert attended.start.weights.endswith("se_resnet50-seed9")
+    assert attended.init.weights.endswith("se_resnet50-seed9")
     assert attended.recipe == RECIPES["coco"]
     assert attended.published.startswith("AP@.5/AP 61.0/40.4 %")
-    assert attended.start.build(("cell",), attended.start.images()).new_head == "the weights are the backbone's"
+    assert (
+        attended.init.build(("cell",), attended.init.preprocessing_for()).new_head == "the weights are the backbone's"
+    )
     with pytest.raises(SenetError, match="contains no resnet50-seed0; give the folder of a comparison of table2"):
         find(weights=tmp_path)
     plain, attended = find(only=["resnet50", "se_resnet50"])
     assert attended.against == "resnet50"
-    assert attended.start.head["kind"] == "faster_rcnn"
+    assert attended.init.head["kind"] == "faster_rcnn"
     assert plain.recipe == attended.recipe == RECIPES["detection"]
     assert "not the paper's" in plain.note

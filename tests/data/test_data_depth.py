@@ -157,4 +157,4 @@ def test_doctor_reports_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "use 12 bits (largest value 4,095)" in out
     assert "--white-level 4095" in out
     main(["doctor", "--data", f"folder:{tmp_path}", "--workers", "0", "--json"])
-    assert "12 bits" in json.loads(capsys.readouterr().out)["data"]["parts"]["train"]["bit_depth"]
+    assert "12 bits" in json.loads(capsys.readouterr().out)["data"]["splits"]["train"]["bit_depth"]

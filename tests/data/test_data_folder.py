@@ -78,13 +78,13 @@ def test_test_folder_beside_val_is_the_test_set(tmp_path):
         tree(tmp_path / part, {"a": count, "b": count})
     data = opened(tmp_path)
     assert (len(data.train), len(data.val), len(data.test)) == (6, 2, 4)
-    assert [data.part(name) for name in data.parts] == [data.train, data.val, data.test]
+    assert [data.split(name) for name in data.splits] == [data.train, data.val, data.test]
 
 
 def test_part_that_is_not_there(tmp_path):
     data = opened(tree(tmp_path, {"a": 3, "b": 3}), val_fraction=0.5)
-    with pytest.raises(DataError, match="has no 'test' part; it has train, val"):
-        data.part("test")
+    with pytest.raises(DataError, match="has no 'test' split; it has train, val"):
+        data.split("test")
 
 
 def test_train_alone_is_divided(tmp_path):
@@ -182,10 +182,10 @@ def test_a_validation_part_may_lack_classes(tmp_path):
 def test_to_evaluate_on_one_class_is_enough(tmp_path):
     data = opened(tree(tmp_path, {"dog": 1}), training=False)
     assert data.classes == ("dog",)
-    assert len(data.part("all")) == 1
-    empty = next(part for part, source in data.parts.items() if not len(source))
-    with pytest.raises(DataError, match=f"the '{empty}' part of .* has no images"):
-        data.part(empty)
+    assert len(data.split("all")) == 1
+    empty = next(part for part, source in data.splits.items() if not len(source))
+    with pytest.raises(DataError, match=f"the '{empty}' split of .* has no images"):
+        data.split(empty)
 
 
 def test_class_too_small_to_divide(tmp_path):

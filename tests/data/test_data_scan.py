@@ -26,7 +26,7 @@ def test_report_of_a_messy_folder(messy, workers):
     steps = []
     data = open_data(f"folder:{messy}")
     report = scan(data, workers=workers, progress=lambda done, total: steps.append((done, total)))
-    train, val = report.parts["train"], report.parts["val"]
+    train, val = report.splits["train"], report.splits["val"]
     assert train.per_class == {"a": 40, "b": 41}
     assert val.per_class == {"a": 21, "b": 21}
     assert (train.images, val.images) == (81, 42)
@@ -37,12 +37,12 @@ def test_report_of_a_messy_folder(messy, workers):
     assert report.duplicates == [(str(messy / "train/b/001.png"), str(messy / "train/b/zz.png"))]
     assert report.label_conflicts == [(str(messy / "val/a/001.png"), str(messy / "val/b/zz.png"))]
     assert steps == [(done, 123) for done in range(1, 124)]
-    assert json.loads(json.dumps(report.to_dict()))["parts"]["val"]["images"] == 42
+    assert json.loads(json.dumps(report.to_dict()))["splits"]["val"]["images"] == 42
 
 
 def test_images_in_memory_are_scanned_too():
     report = scan(Data("noise", ("x", "y", "z"), memory(6), memory(3)), workers=0)
-    assert report.parts["train"].per_class == {"x": 2, "y": 2, "z": 2}
+    assert report.splits["train"].per_class == {"x": 2, "y": 2, "z": 2}
     assert report.leaks[2] == ("noise image 2", "noise image 2")
     assert len(report.leaks) == 3
     assert report.corrupt == []
@@ -53,5 +53,5 @@ def test_nothing_readable(tmp_path):
     for path in tmp_path.rglob("*.png"):
         path.write_bytes(b"x")
     report = scan(open_data(f"folder:{tmp_path}", val_fraction=0.5))
-    assert report.parts["train"].width is None
+    assert report.splits["train"].width is None
     assert len(report.corrupt) == 4

@@ -71,7 +71,7 @@ def test_every_image_is_there_once_byte_for_byte(made):
     again = open_data(f"shards:{folder}")
     assert again.classes == data.classes
     for part in ("train", "val"):
-        assert by_content(again.part(part)) == by_content(data.part(part))
+        assert by_content(again.split(part)) == by_content(data.split(part))
         assert len(list(folder.glob(f"{part}-*.tar"))) > 1
     image, label = again.train[3]
     assert image.size == (24, 20)
@@ -225,13 +225,13 @@ def rewritten(folder, change):
 
 @pytest.mark.parametrize("name", ["../secret.tar", "/etc/passwd", "a/b.tar", ".hidden.tar", "train.txt", 3, None])
 def test_no_name_leads_out_of_the_folder(copied, name):
-    rewritten(copied, lambda index: index["parts"]["train"]["shards"][0].update(name=name))
+    rewritten(copied, lambda index: index["splits"]["train"]["shards"][0].update(name=name))
     with pytest.raises(DataError, match="lies in the index's own folder"):
         open_data(f"shards:{copied}")
 
 
 def test_no_table_leads_out_of_the_folder(copied):
-    rewritten(copied, lambda index: index["parts"]["train"].update(table="../train.npz"))
+    rewritten(copied, lambda index: index["splits"]["train"].update(table="../train.npz"))
     with pytest.raises(DataError, match="lies in the index's own folder"):
         open_data(f"shards:{copied}")
 
@@ -244,7 +244,7 @@ def with_table(folder, **changed):
     np.savez(content, **arrays)
     (folder / "train.npz").write_bytes(content.getvalue())
     digest = hashlib.sha256(content.getvalue()).hexdigest()
-    rewritten(folder, lambda index: index["parts"]["train"].update(sha256=digest))
+    rewritten(folder, lambda index: index["splits"]["train"].update(sha256=digest))
 
 
 class Evil:

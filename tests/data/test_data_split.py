@@ -13,7 +13,7 @@ from PIL import Image
 
 from senet.data import Data, FileSource, hold_out, open_data, subsample, write_shards
 from senet.data.listing import SAMPLED, count_sampled, path_hash, sample_of
-from senet.data.split import Split, hash_fraction, hash_split
+from senet.data.split import SplitSpec, hash_fraction, hash_split
 from senet.errors import DataError
 
 
@@ -57,7 +57,7 @@ def test_the_split_travels_with_the_folder(flowers, tmp_path):
 
 def test_a_larger_fraction_takes_the_same_and_more():
     paths = [f"a/{number}.png" for number in range(1000)]
-    taken = [set(hash_split(paths, Split(fraction, 0))[1].tolist()) for fraction in (0.1, 0.2, 0.5)]
+    taken = [set(hash_split(paths, SplitSpec(fraction, 0))[1].tolist()) for fraction in (0.1, 0.2, 0.5)]
     assert taken[0] < taken[1] < taken[2]
     for share, found in zip((0.1, 0.2, 0.5), taken, strict=True):
         assert abs(len(found) - 1000 * share) < 4 * (1000 * share * (1 - share)) ** 0.5
@@ -65,7 +65,7 @@ def test_a_larger_fraction_takes_the_same_and_more():
 
 def test_the_split_is_the_same_on_every_machine():
     paths = [f"{name}/{number:03d}.png" for name in "ab" for number in range(10)]
-    stays, taken = hash_split(paths, Split(0.2, 3))
+    stays, taken = hash_split(paths, SplitSpec(0.2, 3))
     assert sorted([*stays, *taken]) == list(range(20))
     assert taken.tolist() == [3, 12, 19], "changing this changes everybody's validation set"
     assert hash_fraction("é.png", 0) == hash_fraction(unicodedata.normalize("NFD", "é.png"), 0), (
@@ -97,7 +97,8 @@ def test_the_digest_follows_the_list_not_the_place_nor_the_split(flowers, tmp_pa
     whole = open_data(f"folder:{flowers}")
     copy = open_data(f"folder:{shutil.copytree(flowers, tmp_path / 'copy')}", seed=7, val_fraction=0.5)
     assert whole.digest == copy.digest
-    assert Data("x", whole.classes, subsample(whole.train, 5), whole.val, split=whole.split).digest == whole.digest
+    sampled = Data("x", whole.classes, subsample(whole.train, 5), whole.val, split_spec=whole.split_spec)
+    assert sampled.digest == whole.digest
     digests = {whole.digest}
     (flowers / "rose" / "000.png").rename(flowers / "rose" / "renamed.png")
     digests.add(open_data(f"folder:{flowers}").digest)
@@ -153,7 +154,7 @@ def test_record(flowers, monkeypatch):
 def test_half_of_the_validation_part_is_held_out(flowers, tmp_path):
     data = open_data(f"folder:{flowers}", val_fraction=0.5)
     held = hold_out(data)
-    parts = [names(source, flowers) for source in held.parts.values()]
+    parts = [names(source, flowers) for source in held.splits.values()]
     assert parts[0] == names(data.train, flowers)
     assert parts[1] | parts[2] == names(data.val, flowers)
     assert abs(len(parts[1]) - len(parts[2])) < len(data.val) / 2
@@ -162,7 +163,7 @@ def test_half_of_the_validation_part_is_held_out(flowers, tmp_path):
     picture(1).save(flowers / "rose" / "new.png")
     again = hold_out(open_data(f"folder:{flowers}", val_fraction=0.5))
     assert parts[2] <= names(again.test, flowers)
-    assert hold_out(held) is held, "data with a test part keeps it"
+    assert hold_out(held) is held, "data with a test split keeps it"
     assert hold_out(Data("x", data.classes, data.train, subsample(data.val, 1))).test is None, (
         "too few to hold some out"
     )

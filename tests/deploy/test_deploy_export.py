@@ -85,7 +85,7 @@ def test_the_file_says_what_it_is(exported, kind):
     found = load_exported(exported[kind].path, runtime=exported[kind].runtime)
     assert found.classes == CLASSES
     assert found.preprocessing == SMALL
-    assert found.description.model == "se_resnet50_v1_5"
+    assert found.metadata.model == "se_resnet50_v1_5"
 
 
 def test_others_read_it_without_us(exported):
@@ -373,7 +373,7 @@ def test_bf16(tmp_path):
         assert 1e-4 < report.drift < 0.05
         assert report.bytes < 0.65 * plain.bytes
         made = load_exported(report.path, runtime=report.runtime)
-        assert made.description.training["precision"] == "bf16"
+        assert made.metadata.training["precision"] == "bf16"
     with pytest.raises(senet.SenetError, match="differs from the network"):
         export(loaded(), tmp_path / "y.xml", format="openvino", precision="bf16", check=Check(images=2, tolerance=1e-4))
 

@@ -87,7 +87,7 @@ def test_more_classes_than_there_are_is_all_of_them(loaded, digits, tmp_path):
 def test_unknown_precision_and_strange_classes(loaded, digits):
     with pytest.raises(UnknownNameError, match="'bf16'"):
         evaluate(loaded, digits.val, digits.classes, precision="bf6", workers=0)
-    trained = replace(loaded, description=replace(loaded.description, data=digits.record()))
+    trained = replace(loaded, metadata=replace(loaded.metadata, data=digits.record()))
     with pytest.raises(DataError, match="'zebra'"):
         evaluate(trained, digits.val, ("zebra", *digits.classes[1:]), workers=0)
 

@@ -144,8 +144,8 @@ def published(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 def test_published_weights(published: tuple[str, dict[str, torch.Tensor]]) -> None:
     text, tensors = published
-    start = ModelInitialization.public(text, {})
-    assert start.images() == model_defaults(text)[1]
+    start = ModelInitialization.from_pretrained(text, {})
+    assert start.preprocessing_for() == model_defaults(text)[1]
     whole = start.build([str(n) for n in range(1000)], Preprocessing())
     assert whole.new_head == ""
     assert all(torch.equal(t, tensors[key]) for key, t in whole.model.state_dict().items())
@@ -167,7 +167,7 @@ def test_weights_that_cannot_be_had_are_one_line(text: str, monkeypatch: pytest.
     with pytest.raises(
         senet.errors.CheckpointError, match=r"can't be downloaded: no route to host; use --no-pretrained"
     ) as caught:
-        ModelInitialization.public(text, {}).build(["a", "b"], Preprocessing())
+        ModelInitialization.from_pretrained(text, {}).build(["a", "b"], Preprocessing())
     assert "\n" not in str(caught.value)
 
 
@@ -179,7 +179,7 @@ def test_published_weights_of_our_own_networks(monkeypatch: pytest.MonkeyPatch, 
     torch.save(senet.weights.to_layout(theirs, "timm"), tmp_path / "theirs.pth")
     monkeypatch.setattr("senet.zoo.fetch", lambda _: tmp_path / "theirs.pth")
     start = ModelInitialization.from_dict(
-        json.loads(json.dumps(ModelInitialization.public("se_resnet50_v1_5", {}).to_dict()))
+        json.loads(json.dumps(ModelInitialization.from_pretrained("se_resnet50_v1_5", {}).to_dict()))
     )
     started = start.build(["a", "b"], Preprocessing())
     assert started.new_head == "the weights are for 1,000 classes, the data has 2"
@@ -189,4 +189,4 @@ def test_published_weights_of_our_own_networks(monkeypatch: pytest.MonkeyPatch, 
     assert again.state_dict().keys() == own.keys()
     assert all(tensor.shape == own[key].shape for key, tensor in again.state_dict().items())
     with pytest.raises(senet.SenetError, match="no pretrained weights of cifar_resnet20 are published"):
-        ModelInitialization.public("cifar_resnet20", {})
+        ModelInitialization.from_pretrained("cifar_resnet20", {})

@@ -103,7 +103,7 @@ def test_training_and_doctor_open_no_file_elsewhere(
 
 
 def test_categories_keep_their_numbers_and_parts_are_matched_by_name(coco: Path) -> None:
-    """Numbers that mean something else in another file were taken for the training part's."""
+    """Numbers that mean something else in another file were taken for the training split's."""
     data = open_data(f"coco:{coco}")
     assert (data.classes, data.category_ids) == (("red", "blue"), (3, 7))
     before = [data.val[i][1]["labels"].tolist() for i in range(len(data.val))]

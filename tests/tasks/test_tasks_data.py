@@ -31,7 +31,7 @@ def test_boxes_are_read(kind: str, voc: Path, coco: Path) -> None:
     assert data.task == "detection"
     assert data.classes == (NAMES if kind == "voc" else ("red", "blue"))  # by name, by number
     for part in ("train", "val"):
-        source = data.part(part)
+        source = data.split(part)
         for index, number in enumerate(PARTS[part]):
             image, target = source[index]
             _, _, expected = picture(number, sizes(number))
@@ -96,7 +96,7 @@ MENDED_XML = {
 
 @pytest.mark.parametrize(("text", "reason"), [*WRONG_XML.items(), *MENDED_XML.items()], ids=lambda t: str(t)[:40])
 def test_what_is_wrong_with_voc(text: str, reason: str, voc: Path) -> None:
-    file = voc / "Annotations" / "p010.xml"  # of the validation part
+    file = voc / "Annotations" / "p010.xml"  # of the validation split
     file.write_text(text)
     (trouble,) = annotation_issues(open_data(f"voc:{voc}"))
     assert trouble.path == str(file)
@@ -156,7 +156,7 @@ def test_what_is_wrong_with_masks(masks: Path) -> None:
 
 def test_doctor_finds_all(voc: Path, masks: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--data", f"voc:{voc}", "--workers", "0"]) == 0
-    assert "nothing found" in capsys.readouterr().out
+    assert "no issues found" in capsys.readouterr().out
     for number, text in zip((1, 4, 10), [*WRONG_XML][:2] + [*MENDED_XML][:1], strict=True):
         (voc / "Annotations" / f"p{number:03d}.xml").write_text(text)
     assert main(["doctor", "--data", f"voc:{voc}", "--workers", "0", "--json"]) == 1
@@ -170,7 +170,7 @@ def test_doctor_finds_all(voc: Path, masks: Path, capsys: pytest.CaptureFixture[
 def test_counts_are_of_boxes(voc: Path) -> None:
     report = scan(open_data(f"voc:{voc}"), workers=0)
     expected = [name for number in PARTS["train"] for name, *_ in picture(number, sizes(number))[2]]
-    assert report.parts["train"].per_class == {name: expected.count(name) for name in NAMES}
+    assert report.splits["train"].per_class == {name: expected.count(name) for name in NAMES}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from senet.data import open_data
 from senet.errors import DataError
-from senet.inference import chosen_part, evaluate_dense
+from senet.inference import choose_split, evaluate_dense
 from senet.preprocessing import Preprocessing
 from senet.tasks.intervals import bootstrap, jackknife, of_mean, wilson
 from senet.weights import CheckpointMetadata
@@ -80,7 +80,7 @@ def test_numbered_classes_of_a_detector(coco: Path) -> None:
     data = open_data(f"coco:{coco}")
     wanted = evaluate_dense(network(data.classes, "detection"), data.val, data.classes, workers=0)
     loaded = network(data.classes, "detection")
-    numbered = LoadedModel(loaded.model, ("0", "1"), PLAIN, loaded.description)
+    numbered = LoadedModel(loaded.model, ("0", "1"), PLAIN, loaded.metadata)
     assert evaluate_dense(numbered, data.val, data.classes, workers=0).per_class == wanted.per_class
     with pytest.raises(DataError, match="unknown to the network, the first: 'red'"):
         evaluate_dense(network(("blue", "green"), "detection"), data.val, data.classes, workers=0)
@@ -115,11 +115,11 @@ def test_undivided_boxes_are_evaluated_whole_or_by_the_runs_split(tmp_path: Path
     record = data.record()
     moved = open_data(f"voc:{shutil.copytree(root, tmp_path / 'two')}", default_fraction=0.4, training=False)
     assert moved.digest == data.digest
-    part = chosen_part(moved, record)
+    part = choose_split(moved, record)
     assert (part.split, len(part.source), part.trained_on) == ("val", len(data.val), 0)
     (tmp_path / "two" / "Annotations" / "p001.xml").write_text("<annotation></annotation>")
     relabelled = open_data(f"voc:{tmp_path / 'two'}", default_fraction=0.4, training=False)
-    part = chosen_part(relabelled, record)
+    part = choose_split(relabelled, record)
     assert (part.split, len(part.source), part.trained_on) == ("all", 15, len(data.train))
 
 

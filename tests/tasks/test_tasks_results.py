@@ -119,7 +119,7 @@ def test_results_without_annotations_go_with_their_list_of_images(
 def test_numbers_that_fit_no_class_are_not_used(kept: Any, tmp_path: Path) -> None:
     from senet.tasks.detection.results import category_ids
 
-    found = category_ids(load_model(checkpoint(tmp_path / "x", "detection", category_ids=kept)).description)
+    found = category_ids(load_model(checkpoint(tmp_path / "x", "detection", category_ids=kept)).metadata)
     assert found == (1, 2)
 
 

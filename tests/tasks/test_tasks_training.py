@@ -111,7 +111,7 @@ def test_train_resume_evaluate_predict(
         assert (out / "p001.boxes.jpg").is_file()
 
     model = senet.load_model(whole)
-    assert model.description.task == task
+    assert model.metadata.task == task
     from senet import zoo
 
     with pytest.raises(CheckpointError, match=f"it is a {task} network"):
@@ -172,7 +172,7 @@ def test_retrofit_of_torchvisions_detector(voc: Path, tmp_path: Path, capsys: py
     assert all(path.startswith("backbone.body.layer") for path in paths)
     loaded = load_model(out)
     assert sum(".attention." in key for key in loaded.model.state_dict()) == 16 * 4
-    assert (loaded.classes, loaded.description.task) == (("blue", "red"), "detection")
+    assert (loaded.classes, loaded.metadata.task) == (("blue", "red"), "detection")
 
 
 def test_mistakes_before_training(voc: Path, masks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

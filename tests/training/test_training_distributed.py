@@ -101,6 +101,23 @@ def test_without_shared_statistics_the_curve_is_another(tmp_path, alone):
 
 
 @pytest.mark.slow
+def test_accelerated_processes_follow_the_curve_of_separate_modules(tmp_path):
+    """One step an epoch. The loss of the first agrees, and the validation after each shows the averaged gradients."""
+    options = [*OPTIONS[:2], "--model", "se_mobilenet_v1_025", "--size", "64", "--limit", "128", "--batch-size", "128"]
+    options += ["--lr", "0.01", "--epochs", "2", "--workers", "0", "--devices", "2"]
+    said = {
+        folder: finish(start(tmp_path, *TRAIN, *options, *more, "--out", folder))
+        for folder, more in (("on", ["--no-sync-bn"]), ("off", ["--no-sync-bn", "--no-accelerate"]), ("shared", []))
+    }
+    line = "13 of 13 attention layers run with their norm"
+    assert {folder: text.count(line) for folder, text in said.items()} == {"on": 1, "off": 0, "shared": 0}
+    on, off = rows(tmp_path / "on"), rows(tmp_path / "off")
+    assert on[0]["train_loss"] == pytest.approx(off[0]["train_loss"], rel=1e-5)
+    assert [row["val_loss"] for row in on] == pytest.approx([row["val_loss"] for row in off], rel=1e-3)
+    assert on[-1]["val_loss"] != off[-1]["val_loss"], "the operator rounds otherwise: it has run"
+
+
+@pytest.mark.slow
 def test_under_torchrun(tmp_path, alone):
     run = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
     said = finish(start(tmp_path, *run, *TRAIN, *OPTIONS, "--out", "run"))

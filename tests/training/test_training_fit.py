@@ -62,8 +62,8 @@ def test_the_kept_network_scores_what_its_description_says(train, few_digits):
     _, folder = train(epochs=3, lr=0.1)
     loaded = load_model(folder)
     result = evaluate(loaded, few_digits.val, few_digits.classes, workers=0)
-    assert result.top1 == pytest.approx(loaded.description.metrics["top1"], abs=1e-6)
-    assert result.loss == pytest.approx(loaded.description.metrics["loss"], abs=1e-4)
+    assert result.top1 == pytest.approx(loaded.metadata.metrics["top1"], abs=1e-6)
+    assert result.loss == pytest.approx(loaded.metadata.metrics["loss"], abs=1e-4)
     assert sum(map(sum, result.confusion)) == result.images == len(few_digits.val)
 
 

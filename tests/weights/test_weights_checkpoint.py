@@ -268,7 +268,7 @@ def test_load_model(written: Path) -> None:
     assert loaded.model.spec == model.spec
     assert loaded.classes == DESCRIPTION.classes
     assert loaded.preprocessing == CIFAR
-    assert loaded.description == DESCRIPTION
+    assert loaded.metadata == DESCRIPTION
 
 
 def test_every_difference_of_a_spec_survives(tmp_path: Path) -> None:

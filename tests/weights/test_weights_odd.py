@@ -250,7 +250,7 @@ def test_a_field_of_another_kind_is_told_or_harmless(key: str, value: Any, writt
     loaded, message = attempt(senet.load_model, written)
     assert "\n" not in message
     assert (str(written.parent) in message) == (loaded is None)
-    assert loaded is None or key in ("options", "metrics", "training", "head", "task"), loaded.description
+    assert loaded is None or key in ("options", "metrics", "training", "head", "task"), loaded.metadata
 
 
 def test_a_metric_that_is_no_number_comes_back_as_none(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ COMMANDS = {
     "doctor": doctor,
     "shard": shard,
 }
-"""Name to the module with its `USAGE`, `add_arguments` and `run`; the module's docstring is the command's help."""
+"""Name to the module with its `USAGE`, `add_arguments` and `run`. The module's docstring is the command's help."""
 
 USER_ERROR, BUG, INTERRUPTED = 2, 1, 130
 
@@ -44,7 +44,7 @@ NEWLINE = "\n"
 
 
 def make_parser() -> tuple[Parser, dict[str, Parser]]:
-    """The parser of the whole command line, and the parser of each command."""
+    """Return the parser of the whole command line, and the parser of each command by name."""
     parser = Parser(
         prog="senet",
         usage="senet COMMAND [options]",
@@ -65,14 +65,14 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
 
 
 def command() -> int:
-    """`senet ...`, as a process of its own: see `main`."""
+    """Run `main` as a process of its own, the console script `senet`."""
     keep_freed_memory()
     quiet_pillow()
     return main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the return value is the process's exit code: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Run one command and return the exit code: 0, 1 for a bug, 2 for a user's mistake, 130 for Ctrl-C."""
     parser, parsers = make_parser()
     options, name = argparse.Namespace(debug=False), ""
     with tolerant_output():
@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output (head, less) has left: that is no error
+    except BrokenPipeError:  # the reader of the output (head, less) has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, MemoryError) as error:

@@ -75,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.seconds > 0:
         raise SenetError(f"--seconds {options.seconds:g} must be positive")
     if options.out is not None and (options.out.suffix != ".png" or not options.out.resolve().parent.is_dir()):
-        raise SenetError(f"--out {options.out}: name a .png file in a folder that is there")
+        raise SenetError(f"--out {options.out}: name a .png file in an existing folder")
     try:
         with counting("measuring") as progress:
             rows = bench(

@@ -1,4 +1,4 @@
-"""The image of a benchmark: images a second, a panel a batch size and number of threads."""
+"""Chart of a benchmark: images per second, with a panel for each batch size and number of threads."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 __all__ = ["draw"]
 
-FIRST, OTHER = "#0072B2", "#999999"  # blue and grey: told apart by colour-blind people, and in print
+FIRST, OTHER = "#0072B2", "#999999"  # blue and grey differ for colour-blind readers, and in print
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Draw bars as a PNG, written atomically.
 
     Args:
-        rows: What was measured.
+        rows: The measured rows.
         path: The file to write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg

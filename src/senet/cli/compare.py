@@ -95,13 +95,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train what isn't trained yet, and report."""
+    """Train the missing runs and report."""
     from senet.comparison.measuring import training_costs
     from senet.comparison.running import join_comparison, refuse_others, train_all
     from senet.training.interruption import Interrupted
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise SenetError("senet compare starts the processes of each training itself (--devices N): call it once")
+        raise SenetError("senet compare starts the processes of each training itself (--devices N): run it once")
     console = plain_console()
     print_line = line_printer(console)
     folder, comparison, data = _resumed(options) if options.resume is not None else _new(options)
@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     refuse_others(comparison, folder, data)
     with join_comparison(comparison, folder, print_line):
-        # Each network is built once before anything is trained: one that can't be is told now.
+        # Each network is built once before the first training, so that errors show at once.
         counted = training_costs(comparison, data, seconds=0)
         report = partial(_report, comparison, folder, counted)
         try:
@@ -120,7 +120,7 @@ def run(options: argparse.Namespace) -> int:
             return 130
         for line in elsewhere:
             print_line(f"not finished: {line}")
-        # What takes time is left to the process that finishes the last run.
+        # The process that finishes the last run also does the slow measurements.
         result = report(failed, None if elsewhere else data)
     if options.json:
         print_json(result)
@@ -146,11 +146,11 @@ def _new(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
         timing_seconds=10.0 if options.timing_seconds is None else options.timing_seconds,
         command=shlex.join(["senet", *sys.argv[1:]]),
     )
-    return options.out or jobs.default_folder("compare", variants[-1].start.model, options.data), comparison, data
+    return options.out or jobs.default_folder("compare", variants[-1].init.model, options.data), comparison, data
 
 
 def _print_plan(comparison: Comparison, folder: Path, data: Data, options: argparse.Namespace) -> None:
-    """Print which networks would be trained, on what, with which recipes."""
+    """Print the networks, the data and the recipes of a comparison without training."""
     jobs_by_name = {variant.name: comparison.job(variant, comparison.seeds[0]) for variant in comparison.variants}
     networks = {name: describe_network(job, data) for name, job in jobs_by_name.items()}
     recipes = {name: job.recipe.to_dict() for name, job in jobs_by_name.items()}
@@ -177,15 +177,15 @@ def _title(options: argparse.Namespace, variants: Sequence[Variant]) -> str:
     names = ", ".join(variant.name for variant in variants)
     if options.recipe in TABLES:
         return f"{options.recipe} ({TABLES[options.recipe].title}) on {options.data}: {names}"
-    models = dict.fromkeys(variant.start.model for variant in variants)
+    models = dict.fromkeys(variant.init.model for variant in variants)
     return f"{names} on {options.data} ({', '.join(models)})"
 
 
 def _resumed(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
-    """A comparison as it was begun; how it runs may change, where its data lies, and what is looked at afterwards."""
+    """Return a stored comparison. Running options, the data's path and the final measurements may change."""
     folder = jobs.resumed_folder(options, "comparison")
-    otherwise = "comparison; say the whole command again, or another --out"
-    jobs.refuse_fixed(options, {*jobs.PLACE, "test_sizes", "timing_seconds"}, otherwise)
+    otherwise = "comparison; repeat the whole command, or choose another --out"
+    jobs.refuse_fixed(options, {*jobs.LOCATION, "test_sizes", "timing_seconds"}, otherwise)
     comparison = Comparison.read(folder)
     comparison = replace(
         comparison,
@@ -204,18 +204,18 @@ def _variants(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
         return _rows(options, data)
     if options.only:
         raise SenetError("--only chooses rows of a table; --recipe names none (`senet list --recipes` shows them)")
-    arms = _variant_specs(options)
-    starts = [arm.placed(data) for arm in arms]
-    # One recipe for all; where any begins with good weights, a gentle one.
-    recipe = jobs.chosen_recipe(options, next((start for start in starts if start.weights != SCRATCH), starts[0]))
+    specs = _variant_specs(options)
+    inits = [spec.placed(data) for spec in specs]
+    # One recipe for all variants. If any starts from trained weights, it is the fine-tuning recipe.
+    recipe = jobs.chosen_recipe(options, next((init for init in inits if init.weights != SCRATCH), inits[0]))
     return tuple(
-        Variant(name=arm.name, start=start, recipe=recipe, against=arms[0].name if number else "")
-        for number, (arm, start) in enumerate(zip(arms, starts, strict=True))
+        Variant(name=spec.name, init=init, recipe=recipe, against=specs[0].name if number else "")
+        for number, (spec, init) in enumerate(zip(specs, inits, strict=True))
     )
 
 
 def _rows(options: argparse.Namespace, data: Data) -> tuple[Variant, ...]:
-    """The rows of the paper's table, as variants."""
+    """Return the rows of a paper table as variants."""
     network = ("attention", "placement", "stages", "model_kwargs")
     fixed = ("variant", "pretrained", "task", "head", "head_attention", *network)
     given = [name for name in fixed if getattr(options, name) is not None]
@@ -242,7 +242,7 @@ def _variant_specs(options: argparse.Namespace) -> list[VariantSpec]:
         attention = network.pop("attention", None)
         where: dict[str, Any] = {}
         if options.checkpoint or options.pretrained or (options.model and ":" in options.model):
-            # Attention comes by surgery: these say where, not what the network is.
+            # Surgery inserts the attention: these options choose the insertion points, not the network.
             where = {key: network.pop(key) for key in ("placement", "stages") if key in network}
         return default_variants(jobs.chosen_initialization(options, network, pretrained=False), attention, where)
     given = [
@@ -252,14 +252,14 @@ def _variant_specs(options: argparse.Namespace) -> list[VariantSpec]:
     ]
     if given:
         raise SenetError(f"--{given[0]} says what one network is; with --variant write it there")
-    arms = [
+    specs = [
         parse_variant(words, options.size, pretrained=options.pretrained, task=options.task)
         for words in options.variant
     ]
-    arms = [replace(arm, start=jobs.with_head(options, arm.start)) for arm in arms]
-    if len(arms) == 1:
+    specs = [replace(spec, init=jobs.with_head(options, spec.init)) for spec in specs]
+    if len(specs) == 1:
         raise SenetError("one --variant has nothing to be compared with; give a second, or --model instead")
-    return arms
+    return specs
 
 
 def _count(number: int, option: str) -> int:
@@ -277,7 +277,7 @@ def _sizes(options: argparse.Namespace) -> tuple[int, ...]:
 def _report(
     comparison: Comparison, folder: Path, counted: dict[str, TrainingCost], failed: list[str], data: Data | None = None
 ) -> dict[str, Any]:
-    """Collect and write; with the data, also what takes time: the networks timed, and other sizes."""
+    """Collect and write the results. With data, also time the networks and evaluate other image sizes."""
     from senet.comparison.measuring import training_costs
     from senet.comparison.report import write
     from senet.comparison.result import collect
@@ -294,7 +294,7 @@ def _report(
 
 
 def _at_sizes(comparison: Comparison, folder: Path, data: Data) -> dict[str, dict[int, dict[str, Any]]]:
-    """Of each finished run."""
+    """Evaluate each finished run at other image sizes."""
     from senet.comparison.running import finished_rows
     from senet.comparison.sizes import at_sizes
 
@@ -319,7 +319,7 @@ def _machine() -> str:
         models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         name = models[0].partition(":")[2].strip()
     except (OSError, IndexError):
-        pass  # no Linux: what Python says has to do
+        pass  # not Linux: the general name must do
     if torch.accelerator.is_available():
         name += f", {torch.accelerator.current_accelerator()}"
     return f"{name}, {torch.get_num_threads()} threads"

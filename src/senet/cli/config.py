@@ -21,7 +21,7 @@ from senet.training.recipe import Recipe, RunOptions
 __all__ = ["add_config_options", "apply_config", "is_record", "read_run"]
 
 TABLES = ("network", "data", "recipe", "augmentation", "run")
-"""Names of tables whose keys are options; `name` in `[data]` and `[recipe]` is the option of the table's name."""
+"""Tables whose keys are options. `name` in `[data]` is the option `--data`, and in `[recipe]` the option `--recipe`."""
 
 NO_KEYS = {"help", "debug", "config", "dry_run", "resume", "json"}
 """Options that a file can't give."""
@@ -31,7 +31,7 @@ def add_config_options(group: argparse._ArgumentGroup, *, record: bool) -> None:
     """Add `--config` and `--dry-run`.
 
     Args:
-        group: Gets them.
+        group: The group that gets the options.
         record: Whether the file may be the `run.json` of a run.
     """
     kinds = ".toml or .yaml with names of options as keys" + (
@@ -54,10 +54,10 @@ def is_record(options: argparse.Namespace) -> bool:
 
 
 def apply_config(options: argparse.Namespace, parser: Parser) -> None:
-    """Fill the options that the command line leaves open with those of the file that `--config` names.
+    """Fill options that the command line leaves open with the values in the file of `--config`.
 
     Raises:
-        UsageError: The file can't be read, or gives something that is no option or no value of one.
+        UsageError: The file can't be read, or has an unknown option or an invalid value.
     """
     path: Path | None = getattr(options, "config", None)
     if path is None:
@@ -78,7 +78,7 @@ def apply_config(options: argparse.Namespace, parser: Parser) -> None:
 
 
 def _values(path: Path, parser: Parser) -> Iterator[tuple[str, Any]]:
-    """Name and value of each option in a file, converted as on the command line."""
+    """Return the name and value of each option in a file, converted as on the command line."""
     actions = {a.dest: a for a in parser._actions if a.option_strings and a.dest not in NO_KEYS}
     seen: set[str] = set()
     for name, key, value in _flat(_read(path)):
@@ -141,7 +141,7 @@ def _yaml(path: Path, text: str) -> object:
 
 
 def _flat(values: Mapping[Any, Any], table: str = "") -> Iterator[tuple[str, str, Any]]:
-    """Name of the option, key as a message shows it, and value; tables are unfolded."""
+    """Yield the option's name, the key for messages, and the value. Tables are unfolded."""
     for key, value in values.items():
         name = str(key).replace("-", "_")
         if name in TABLES and isinstance(value, dict):
@@ -152,7 +152,7 @@ def _flat(values: Mapping[Any, Any], table: str = "") -> Iterator[tuple[str, str
 
 
 def _words(action: argparse.Action, value: Any) -> Iterator[str]:
-    """What a command line would say for a value."""
+    """Return the command-line text of a value."""
     flag = action.option_strings[0]
     if action.nargs == 0:
         if not isinstance(value, bool):
@@ -178,10 +178,10 @@ def _text(value: object) -> str:
 
 
 def read_run(path: Path) -> Job:
-    """The run that a `run.json` records.
+    """Return the run in a `run.json`.
 
     Raises:
-        CheckpointError: It can't be read; names the key that is unknown, or whose value has a wrong type.
+        CheckpointError: It can't be read, has an unknown key, or has a value of a wrong type.
     """
     with reading(path.parent, path.name, "run to repeat") as values:
         types = _types(ModelInitialization) | {"source": "dict", "recipe": "dict", "run": "dict", "digest": "str"}
@@ -195,7 +195,7 @@ def read_run(path: Path) -> Job:
 KINDS: dict[str, type | tuple[type, ...]] = {
     "int": int, "float": (int, float), "bool": bool, "str": str, "None": type(None), "tuple": list, "list": list,
 }  # fmt: skip
-"""Type of a field to its type in JSON; those that aren't here are objects."""
+"""Type of a field to its type in JSON. All other types are objects."""
 
 
 def _types(owner: type) -> dict[str, str]:
@@ -203,7 +203,7 @@ def _types(owner: type) -> dict[str, str]:
 
 
 def _check(section: str, values: object, types: Mapping[str, str]) -> None:
-    """Raise a `SenetError` for a key that isn't known, or a value of a wrong type."""
+    """Raise a `SenetError` for an unknown key or a value of a wrong type."""
     if not isinstance(values, dict):
         raise SenetError(f"{section.rstrip('.') or 'its content'} is not an object of keys and values")
     for key, value in values.items():

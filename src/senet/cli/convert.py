@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what can't come to anything, before a large file is read."""
+    """Refuse impossible arguments before a large file is read."""
     from senet.weights import LAYOUTS
 
     source, out, images = Path(options.checkpoint), Path(options.out), given_fields(options, Preprocessing)
@@ -141,13 +141,13 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _is_ours(source: Path) -> bool:
-    """Whether a description of this package belongs to it."""
+    """Whether checkpoint metadata of this package belongs to the file."""
     weights = source / "best.safetensors" if source.is_dir() else source
     return weights.suffix == ".safetensors" and weights.with_suffix(".json").is_file()
 
 
 def _described(options: argparse.Namespace) -> dict[str, Any]:
-    """What our own checkpoint says of its network."""
+    """Return the network's options from a checkpoint of this package."""
     from senet.weights import read_checkpoint
 
     _, description = read_checkpoint(Path(options.checkpoint))
@@ -160,7 +160,7 @@ def _described(options: argparse.Namespace) -> dict[str, Any]:
 def _network(
     options: argparse.Namespace, names: int, contents: Contents
 ) -> tuple[ModelSpec, dict[str, Any], Preprocessing]:
-    """The network that the file is of, its options, and its preprocessing as far as the file's names don't say it."""
+    """Return the network, its options, and the preprocessing where the file's layout doesn't determine it."""
     from senet.weights import find_card
     from senet.zoo import model_spec
 
@@ -183,7 +183,7 @@ def _network(
 
 
 def _outputs(spec: ModelSpec, contents: Contents, options: argparse.Namespace) -> dict[str, int]:
-    """The number of classes that the file's head says; nothing where it says none."""
+    """Return the number of classes of the file's head as an option, or no option if it has no head."""
     import torch
 
     from senet.weights.matching import Choice

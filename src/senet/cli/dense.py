@@ -1,4 +1,4 @@
-"""What `evaluate` and `predict` do with networks whose answers lie in the image."""
+"""`senet evaluate` and `senet predict` for detection and segmentation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from senet.cli import options as shared
-from senet.cli.output import counting, print_json, print_table, span, tell_part
+from senet.cli.output import counting, print_json, print_split, print_table, span
 from senet.cli.output_names import output_names, refuse_images, relative_paths
 from senet.cli.predictions import ENDINGS, write_boxes, write_masks
 from senet.console import printable
@@ -24,27 +24,27 @@ __all__ = ["evaluate", "predict"]
 BATCH = 8
 
 SURE = 0.5
-"""Least score of a box that is drawn."""
+"""Smallest score of a drawn box."""
 
 
 def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
     """Evaluate and print."""
     from senet.data.checks import check_masks
-    from senet.inference import chosen_part, evaluate_dense
+    from senet.inference import choose_split, evaluate_dense
     from senet.tasks import task_named
     from senet.training.fit import check_annotations
 
-    description = loaded.description
+    description = loaded.metadata
     data = shared.data_to_evaluate(options, description.data)
     if data.task != description.task:
         raise SenetError(f"{data.name} is for {data.task}; {options.checkpoint} is for {description.task}")
     check_annotations(data, lambda line: print(printable(line), file=sys.stderr))
-    part = chosen_part(data, description.data, options.split)
-    check_masks(data, data.parts if part.split == "all" else [part.split], training=False)
+    chosen = choose_split(data, description.data, options.split)
+    check_masks(data, data.splits if chosen.split == "all" else [chosen.split], training=False)
     with counting("evaluating") as progress:
         result = evaluate_dense(
             loaded,
-            part.source,  # type: ignore[arg-type]
+            chosen.source,  # type: ignore[arg-type]
             data.classes,
             batch_size=options.batch_size or BATCH,
             precision=options.precision,
@@ -54,14 +54,14 @@ def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
     if options.json:
         what = {"checkpoint": options.checkpoint, "model": description.model, "task": description.task,
                 "data": data.name}  # fmt: skip
-        print_json(what | part.to_dict() | result.to_dict())
+        print_json(what | chosen.to_dict() | result.to_dict())
         return 0
     metrics = task_named(description.task).metrics
     row = [f"{result.images:,}", *(f"{result.metrics[s.key]:.2%}" for s in metrics), f"{result.seconds:.1f}"]
     head = ("images", *(s.title for s in metrics), "seconds")
     spans = ["95 % of images", *(span(result.intervals.get(s.key)) for s in metrics), ""]
     print_table(head, [row, spans], title=f"{description.model} on {data.name}", left=0)
-    tell_part(part)
+    print_split(chosen)
     if result.per_class and (options.per_class or description.task == "segmentation"):
         keys = list(next(iter(result.per_class.values())))
         rows = [[name, *map(_percent, values.values())] for name, values in result.per_class.items()]
@@ -70,7 +70,7 @@ def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
 
 
 FIGURES = {"iou": "IoU", "dice": "Dice", "map": "mAP"}
-"""Figures of a class, in a table's head."""
+"""Return the column heads of the metrics of a class."""
 
 
 def _percent(value: float | None) -> str:
@@ -78,10 +78,10 @@ def _percent(value: float | None) -> str:
 
 
 def predict(options: argparse.Namespace, loaded: LoadedModel, paths: list[str]) -> int:
-    """Write images with boxes and COCO's JSON, or masks and images with them."""
+    """Write images with boxes and COCO's JSON, or masks and overlays."""
     from senet.inference import predict_dense
 
-    task = loaded.description.task
+    task = loaded.metadata.task
     _check(options, task)
     write = _writer(options, loaded, paths)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -96,8 +96,8 @@ def predict(options: argparse.Namespace, loaded: LoadedModel, paths: list[str]) 
 def _writer(
     options: argparse.Namespace, loaded: LoadedModel, paths: list[str]
 ) -> Callable[[Iterator[DensePrediction]], int]:
-    """What takes the answers, and gives how many images could not be read; all that can be wrong is told before."""
-    task = loaded.description.task
+    """Return a function that writes predictions and counts unreadable images. Invalid options raise at once."""
+    task = loaded.metadata.task
     places = [options.out / name for name in output_names(options.paths, paths)]
     outputs = [place.with_name(place.name + ending) for place in places for ending in ENDINGS[task]]
     refuse_images([*outputs, *(options.out / name for name in JSON_FILES)], paths)
@@ -114,13 +114,13 @@ WRITTEN = {
     "detection": "NAME.boxes.jpg, predictions.json (COCO's results), images.json (their images and categories)",
     "segmentation": "NAME.mask.png with class numbers, NAME.overlay.jpg",
 }
-"""What is in the folder, in words."""
+"""Describe the written files."""
 
 JSON_FILES = ("predictions.json", "images.json")
 
 
 def _check(options: argparse.Namespace, task: str) -> None:
-    """Raise a `SenetError` for what is missing, or has no effect on this task."""
+    """Raise a `SenetError` for options that are missing or have no effect on this task."""
     if options.out is None:
         raise SenetError(f"--out DIR is missing: where the images of this {task} network go")
     if options.topk is not None or options.json:
@@ -130,7 +130,7 @@ def _check(options: argparse.Namespace, task: str) -> None:
     if task != "detection":
         for name in ("score_threshold", "annotations"):
             if getattr(options, name) is not None:
-                raise SenetError(f"--{name.replace('_', '-')} is for detectors: each pixel of a mask has one class")
+                raise SenetError(f"--{name.replace('_', '-')} is for detectors; each pixel of a mask has one class")
     if options.out.is_file():
         raise SenetError(f"--out {options.out} is a file; boxes and masks go into a folder")
 
@@ -138,12 +138,12 @@ def _check(options: argparse.Namespace, task: str) -> None:
 def _numbers(
     options: argparse.Namespace, loaded: LoadedModel, paths: list[str]
 ) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
-    """`id` and `file_name` of each image, and COCO's number of each class."""
+    """Return `id` and `file_name` of each image, and COCO's number of each class."""
     from senet.data.coco_file import category_numbers, listed_images, read_coco_file
     from senet.tasks.detection.results import category_ids
 
     if options.annotations is None:
         relative = relative_paths(options.paths, paths)
-        return [{"id": n, "file_name": name} for n, name in enumerate(relative, 1)], category_ids(loaded.description)
+        return [{"id": n, "file_name": name} for n, name in enumerate(relative, 1)], category_ids(loaded.metadata)
     listed = read_coco_file(options.annotations, annotated=False)
     return listed_images(listed, paths), category_numbers(listed, loaded.classes)

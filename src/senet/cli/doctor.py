@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     data = shared.data_options(options).open()
     with counting("reading images") as progress:
         report = scan(data, workers=options.workers, progress=progress).to_dict()
-    corrupt = [row for part in report["parts"].values() for row in part["corrupt"]]
+    corrupt = [row for split in report["splits"].values() for row in split["corrupt"]]
     if options.json:
         print_json({"machine": machine, "data": report})
     else:
@@ -78,12 +78,23 @@ def _machine() -> dict[str, Any]:
     found["kernel"] = describe()
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     found["accelerator"] = f"{torch.accelerator.device_count()} x {accelerator}" if accelerator else "none"
+    found["senet.accelerate"] = _accelerates(accelerator)
     found["free disk here"] = f"{shutil.disk_usage('.').free / 1e9:.1f} GB"
     return found
 
 
+def _accelerates(accelerator: object) -> str:
+    """Whether `senet.accelerate` changes the computation on this machine, and with it `senet train`."""
+    from senet.ops import choose
+
+    if choose().library is None:
+        return "no effect, since the compiled kernel is missing"
+    where = f"on the CPU, but not on {accelerator}" if accelerator else "on this CPU"
+    return f"runs norms with their channel attention {where}"
+
+
 def _fast_bf16() -> str:
-    """Whether products of bfloat16 have instructions of their own here; that PyTorch can compute them isn't enough."""
+    """Whether this CPU multiplies bfloat16 natively. PyTorch computes it on any CPU, but slowly."""
     import torch
 
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -98,28 +109,30 @@ def _fast_bf16() -> str:
 
 
 COUNTED = {"classification": "images", "detection": "boxes", "segmentation": "images"}
-"""What there are so many of a class."""
+"""Return the name of the counted objects: images or boxes."""
 
 
 def _print_data(report: dict[str, Any], corrupt: list[list[str]], counted: str) -> None:
     rows = []
-    for name, part in report["parts"].items():
-        counts = part["per_class"].values()
-        sizes = f"{_range(part['width'])} x {_range(part['height'])}"
-        modes = ", ".join(f"{mode} {count:,}" for mode, count in part["modes"].items())
+    for name, split in report["splits"].items():
+        counts = split["per_class"].values()
+        sizes = f"{_range(split['width'])} x {_range(split['height'])}"
+        modes = ", ".join(f"{mode} {count:,}" for mode, count in split["modes"].items())
         per_class = f"{min(counts):,}..{max(counts):,}"
-        rows.append([name, f"{part['images']:,}", str(len(counts)), per_class, sizes, modes, str(len(part["corrupt"]))])
-    head = ("part", "images", "classes", f"{counted} a class", "width x height", "modes", "corrupt")
+        rows.append(
+            [name, f"{split['images']:,}", str(len(counts)), per_class, sizes, modes, str(len(split["corrupt"]))]
+        )
+    head = ("split", "images", "classes", f"{counted} a class", "width x height", "modes", "corrupt")
     print_table(head, rows, title=report["name"])
-    deep = [[name, part["bit_depth"]] for name, part in report["parts"].items() if part["bit_depth"]]
+    deep = [[name, split["bit_depth"]] for name, split in report["splits"].items() if split["bit_depth"]]
     findings = (
         ("corrupt: path, reason", corrupt),
         ("boxes and masks: path, reason", report["annotation_issues"]),
         ("the same image is trained on and measured on", report["leaks"]),
         ("the same image in two classes", report["label_conflicts"]),
         ("the same image twice", report["duplicates"]),
-        ("16-bit images: part, what they use", deep),
-        ("left out, not of a format that is read", [[path, ""] for path in report["left_out"]]),
+        ("16-bit images: split, used bits", deep),
+        ("left out, unsupported format", [[path, ""] for path in report["left_out"]]),
     )
     for title, pairs in findings:
         if pairs:
@@ -128,7 +141,7 @@ def _print_data(report: dict[str, Any], corrupt: list[list[str]], counted: str) 
                 shown.append([f"... and {len(pairs) - SHOWN:,} more (--json has all)", ""])
             print_table((f"{title} ({len(pairs):,})", ""), shown, left=2)
     if not any(pairs for _, pairs in findings):
-        print("nothing found that a training would trip over")
+        print("no issues found")
 
 
 def _range(ends: tuple[int, int] | None) -> str:

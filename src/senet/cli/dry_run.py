@@ -1,4 +1,4 @@
-"""What a training would do, without doing it: the resolved recipe, data and network."""
+"""Print the resolved recipe, data and network of a training without training."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def print_plan(job: Job, folder: Path, *, as_json: bool, data: Data | None = Non
 
     Args:
         job: The training.
-        folder: Where it would go.
+        folder: The folder of the run.
         as_json: Whether to print JSON in place of tables.
-        data: `job.source`, where it is open already.
+        data: The opened data of `job.source`, or None to open it.
     """
     data = job.open_data(data)
     network, images = describe_network(job, data), describe_data(data)
@@ -46,50 +46,51 @@ def print_plan(job: Job, folder: Path, *, as_json: bool, data: Data | None = Non
 
 
 def describe_network(job: Job, data: Data) -> dict[str, Any]:
-    """The network of a training: parameters, multiply-accumulates, input size, source of the weights; JSON-ready.
+    """Describe the network of a training: parameters, multiply-accumulates, input size, source of the weights.
+    JSON-ready.
 
-    It is built without its weights, so that none are downloaded.
+    The network is built with random weights, so nothing is downloaded.
     """
     from torch import Tensor
 
     from senet.profiling import cost
     from senet.tasks import task_named
 
-    start = job.network
-    built = replace(job, network=replace(start, weights=SCRATCH)).build(data)
+    init = job.network
+    built = replace(job, network=replace(init, weights=SCRATCH)).build(data)
     images = built.preprocessing
     size = (images.in_channels, *images.size)
-    example = task_named(start.task).example(images)
+    example = task_named(init.task).example(images)
     counted = cost(built.model, size, example_inputs=None if isinstance(example[0], Tensor) else example)
     return {
-        "model": start.model,
-        "task": start.task,
-        "head": start.head.get("kind"),
+        "model": init.model,
+        "task": init.task,
+        "head": init.head.get("kind"),
         "options": built.options,
         "params": counted.params,
         "macs": counted.macs,
         "input_size": list(size),
-        "weights": _weights(start),
+        "weights": _weights(init),
     }
 
 
-def _weights(start: ModelInitialization) -> str:
-    """Where the weights come from: words, or the path of a file."""
+def _weights(init: ModelInitialization) -> str:
+    """Describe the source of the weights: a name or the path of a file."""
     from senet.zoo import is_code
 
-    if start.weights == SCRATCH and is_code(start.model):
+    if init.weights == SCRATCH and is_code(init.model):
         return "as your function builds it"
-    return SOURCES.get(start.weights, start.weights)
+    return SOURCES.get(init.weights, init.weights)
 
 
 def describe_data(data: Data) -> dict[str, Any]:
-    """The data of a training, JSON-ready."""
-    images = {name: len(part) for name, part in data.parts.items()}
-    return {"data": data.place, "task": data.task, "images": images, "classes": list(data.classes)}
+    """Describe the data of a training, JSON-ready."""
+    images = {name: len(split) for name, split in data.splits.items()}
+    return {"data": data.absolute_name, "task": data.task, "images": images, "classes": list(data.classes)}
 
 
 def network_rows(network: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of a table of `describe_network`."""
+    """Return the table rows of `describe_network`."""
     channels, height, width = network["input_size"]
     head = f" with {network['head']}" if network["head"] else ""
     return [
@@ -103,7 +104,7 @@ def network_rows(network: Mapping[str, Any]) -> list[list[str]]:
 
 
 def data_rows(data: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of a table of `describe_data`."""
+    """Return the table rows of `describe_data`."""
     names = data["classes"]
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     counts = [[f"{name} images", f"{count:,}"] for name, count in data["images"].items()]
@@ -111,7 +112,7 @@ def data_rows(data: Mapping[str, Any]) -> list[list[str]]:
 
 
 def recipe_rows(values: Mapping[str, Any]) -> list[list[str]]:
-    """Rows of a table of options, those of a nested table among them; empty ones are left out."""
+    """Return table rows of options, including nested tables. Empty options are left out."""
     rows: list[list[str]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):

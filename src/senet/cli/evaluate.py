@@ -12,7 +12,7 @@ import argparse
 
 from senet.cli import dense
 from senet.cli import options as shared
-from senet.cli.output import counting, print_json, print_table, span, tell_part
+from senet.cli.output import counting, print_json, print_split, print_table, span
 
 __all__ = ["USAGE", "add_arguments", "run"]
 
@@ -31,29 +31,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate and print."""
-    from senet.inference import chosen_part, evaluate
+    from senet.inference import choose_split, evaluate
     from senet.tasks import CLASSIFICATION
 
     loaded = shared.load_network(options)
-    if loaded.description.task != CLASSIFICATION:
+    if loaded.metadata.task != CLASSIFICATION:
         return dense.evaluate(options, loaded)
-    record = loaded.description.data
+    record = loaded.metadata.data
     data = shared.data_to_evaluate(options, record)
-    part = chosen_part(data, record, options.split)
+    chosen = choose_split(data, record, options.split)
     with counting("evaluating") as progress:
         result = evaluate(
             loaded,
-            part.source,
+            chosen.source,
             data.classes,
             batch_size=options.batch_size or shared.BATCH,
             precision=options.precision,
             workers=options.workers,
             progress=progress,
         )
-    name = loaded.description.model
+    name = loaded.metadata.model
     if options.json:
         what = {"checkpoint": options.checkpoint, "model": name, "data": data.name}
-        print_json(what | part.to_dict() | result.to_dict())
+        print_json(what | chosen.to_dict() | result.to_dict())
         return 0
     top5 = "-" if result.top5 is None else f"{result.top5:.2%}"
     rows = [[f"{result.images:,}", f"{result.top1:.2%}", top5, f"{result.loss:.4f}", f"{result.seconds:.1f}"]]
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
              span(result.intervals.get("loss"), ".4f")]  # fmt: skip
     rows.append(["95 % of images", *spans, ""])
     print_table(("images", "top-1", "top-5", "loss", "seconds"), rows, title=f"{name} on {data.name}", left=0)
-    tell_part(part)
+    print_split(chosen)
     without = [name for name, share in result.per_class.items() if share is None]
     if without:
         print(f"no images of {len(without)} of {len(result.per_class)} classes: {', '.join(without[:5])}"

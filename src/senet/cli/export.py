@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
                 raise SenetError(f"--{name} chooses images of --data, which is missing")
     loaded = load_model(options.checkpoint, factory=shared.user_function(options))
     check = Check(
-        data=None if options.data is None else shared.data_to_evaluate(options, loaded.description.data),
+        data=None if options.data is None else shared.data_to_evaluate(options, loaded.metadata.data),
         split=options.split,
         limit=options.limit,
         calibration=options.calibration,

@@ -1,4 +1,4 @@
-"""Weights of other programs: which weights of a file are meant, and a network with them."""
+"""Weights of other programs: the options that choose weights in a file, and a network with them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _OPTIONS = ("prefix", "ignore", "weights")
 
 
 def add_choice_options(parser: argparse.ArgumentParser, file: str) -> None:
-    """Add which weights of a file are meant.
+    """Add the options that choose weights in a file.
 
     Args:
-        parser: Gets the options.
-        file: What the file is called in their title.
+        parser: The parser that gets the options.
+        file: Name of the file in the group's title.
     """
     group = parser.add_argument_group(f"weights of another program, in {file}")
     group.add_argument(
         "--prefix",
         metavar="NAME",
-        help="use only the weights below this name, such as student (default: those of the one network that fits)",
+        help="use only the weights below this name, such as student (default: the one network that fits)",
     )
     group.add_argument(
         "--ignore",
@@ -45,7 +45,7 @@ def add_choice_options(parser: argparse.ArgumentParser, file: str) -> None:
 
 
 def given_choice(options: argparse.Namespace) -> dict[str, Any]:
-    """What `add_choice_options` was given, for `senet.load_weights`."""
+    """Return the values of `add_choice_options` as arguments of `senet.load_weights`."""
     return {"prefix": options.prefix, "ignore": tuple(options.ignore or ()), "weights": options.weights or "auto"}
 
 
@@ -57,7 +57,7 @@ def refuse_choice(options: argparse.Namespace, why: str) -> None:
 
 
 def is_external(path: str) -> bool:
-    """Whether a file is of another program."""
+    """Whether a file was written by another program."""
     from senet.weights.checkpoint import is_checkpoint_file
 
     return not is_checkpoint_file(Path(path))
@@ -66,25 +66,25 @@ def is_external(path: str) -> bool:
 def external_initialization(
     options: argparse.Namespace, network: dict[str, Any], path: str, model: str | None
 ) -> ModelInitialization:
-    """The network that `--model` names, with the weights of another program's file.
+    """Return the network of `--model` with the weights of another program's file.
 
     Raises:
-        SenetError: `--model` is missing, or names no network.
-        CheckpointError: The file can't be read, or holds no weights of the network.
+        SenetError: `--model` is missing or unknown.
+        CheckpointError: The file can't be read, or has no weights of the network.
     """
     if not Path(path).is_file():
         raise SenetError(f"{path}: no such file")
     if model is None:
         raise SenetError(f"{path} doesn't say which network its weights are of; use --checkpoint {path} --model NAME")
-    start, notes = ModelInitialization.external_file(
+    init, notes = ModelInitialization.from_external_file(
         path, model, network, options.size, task=options.task or CLASSIFICATION, **given_choice(options)
     )
     report(path, notes, options)
-    return start
+    return init
 
 
 def report(path: str, notes: Iterable[str], options: argparse.Namespace) -> None:
-    """Say what was taken of a file, on standard error where standard output is JSON or a table."""
+    """Print notes on the loaded weights to standard error. With `--json`, print nothing."""
     from senet.training.job import is_first_process
 
     if is_first_process() and not getattr(options, "json", False):

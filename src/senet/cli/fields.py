@@ -49,18 +49,18 @@ METAVARS = {
     "value_range": "NUMBER",
     "white_level": "LEVEL",
 }
-"""Field to the placeholder of its value; N for numbers that aren't here."""
+"""Field to the placeholder of its value. The default is N."""
 
 
 def add_field_options(
     group: argparse._ArgumentGroup, owner: type, *, default: str = "", leave_out: Iterable[str] = ()
 ) -> None:
-    """Add one option per field of a dataclass, with the help text of its docstring; nothing given leaves it alone.
+    """Add one option per field of a dataclass, with the help text of its docstring. Options that aren't given are None.
 
     Args:
-        group: Gets the options.
+        group: The group that gets the options.
         owner: The dataclass.
-        default: Where the default comes from, in words; empty shows each field's own.
+        default: Description of the default. If empty, the help shows each field's own.
         leave_out: Names of fields without an option.
     """
     helps = _attribute_texts(owner)
@@ -81,7 +81,7 @@ def add_field_options(
 
 
 def given_fields(options: argparse.Namespace, owner: type) -> dict[str, Any]:
-    """The fields that the user gave values for."""
+    """Return the fields with a given value."""
     values = {f.name: getattr(options, f.name, None) for f in fields(owner)}
     return {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items() if value is not None
@@ -89,7 +89,7 @@ def given_fields(options: argparse.Namespace, owner: type) -> dict[str, Any]:
 
 
 def _default(value: object) -> str:
-    """A field's own default, as a command line writes it."""
+    """Return a field's default in command-line form."""
     if value is MISSING:
         raise TypeError("a field that is an option needs a default")
     if isinstance(value, bool):
@@ -100,7 +100,7 @@ def _default(value: object) -> str:
 
 
 def _attribute_texts(owner: type) -> dict[str, str]:
-    """Field to its text in the `Attributes:` section of a Google-style docstring, as a help text writes it."""
+    """Return each field's help text, from the `Attributes:` section of a Google-style docstring."""
     section = (owner.__doc__ or "").partition("Attributes:\n")[2]
     found: dict[str, str] = {}
     name = ""
@@ -117,7 +117,8 @@ def _attribute_texts(owner: type) -> dict[str, str]:
 
 
 def _as_help(text: str) -> str:
-    """Without code marks and the final period; small letters at the start, unless it is a name such as `SGD`."""
+    """Remove code marks and the final period. The first letter becomes small, unless it belongs to a name such as
+    `SGD`."""
     text = re.sub(r" \(`for_\w+`\)|[\"`]", "", text)
     text = text if text.endswith("...") else text.removesuffix(".")
     return text if text[1:2].isupper() or text[1:2].isdigit() else text[:1].lower() + text[1:]

@@ -1,8 +1,8 @@
 """Report the gates of a trained network over a data set.
 
-The report is a page, a JSON file and two CSV files. The page shows the gates of each block by class (the paper's
-Figures 6 and 7), a table of the blocks, single images, and the savings of frozen gates. It is --out's index.html and
-needs no network connection.
+The report is an HTML page, a JSON file and two CSV files. The page shows the gates of each block by class, as in the
+paper's Figures 6 and 7. It also has a table of the blocks, single images, and the savings of frozen gates. It is
+--out's index.html and needs no network connection.
 
 Examples:
   senet inspect runs/flowers --data folder:PATH --out report
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Inspect, write and print."""
     from senet.data import subsample
-    from senet.inference import chosen_part
+    from senet.inference import choose_split
     from senet.inference.device import running
     from senet.inspection import inspect, write
     from senet.zoo import load_model
@@ -69,17 +69,17 @@ def run(options: argparse.Namespace) -> int:
     if options.examples < 0:
         raise SenetError(f"--examples {options.examples} must be 0 or more")
     loaded = load_model(options.checkpoint, factory=shared.user_function(options))
-    record = loaded.description.data
+    record = loaded.metadata.data
     data = shared.data_to_evaluate(options, record)
-    part = chosen_part(data, record, options.split)
-    source = part.source if options.limit is None else subsample(part.source, options.limit)
+    chosen = choose_split(data, record, options.split)
+    source = chosen.source if options.limit is None else subsample(chosen.source, options.limit)
     with counting("inspecting") as progress, running(loaded.model, options.precision) as device:
         inspection = inspect(
             loaded.model,
             _batches(loaded, source, options, device, progress),
             data.classes,
-            network=loaded.description.model,
-            data=f"{data.name}, {part.split}",
+            network=loaded.metadata.model,
+            data=f"{data.name}, {chosen.split}",
             outputs=loaded.classes,
             preprocessing=loaded.preprocessing,
             chosen=options.chosen or (),

@@ -1,4 +1,4 @@
-"""Options of the commands that train."""
+"""Options of the commands `train`, `retrofit` and `compare`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str, record:
     """Add the options of a training.
 
     Args:
-        parser: Gets them.
-        pretrained: When the network begins with its published weights by default, in words.
-        record: Whether the `run.json` of a run can be repeated.
+        parser: The parser that gets them.
+        pretrained: The help text's default of `--pretrained`.
+        record: Whether `--config` takes the `run.json` of a run.
     """
     _add_network_options(parser, pretrained)
     shared.add_data_options(parser, required=False)
@@ -65,12 +65,12 @@ def _add_network_options(parser: argparse.ArgumentParser, pretrained: str) -> No
     group.add_argument(
         "--checkpoint",
         metavar="CHECKPOINT",
-        help=f"begin with {shared.CHECKPOINT}, or with another program's weight file, for --model (default: none)",
+        help=f"start from {shared.CHECKPOINT}, or from another program's weight file, for --model (default: none)",
     )
     group.add_argument(
         "--pretrained",
         action=argparse.BooleanOptionalAction,
-        help=f"begin with the published weights of MODEL (default: {pretrained})",
+        help=f"start from the published weights of MODEL (default: {pretrained})",
     )
     shared.add_network_options(group)
     shared.add_size_option(group, "the weights', else the data's, else the network's")

@@ -1,4 +1,4 @@
-"""The training that the options of `train`, `retrofit` and `compare` describe."""
+"""Build a training from the options of `train`, `retrofit` and `compare`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import fine_tuning, recipe_for, recipe_named
 
 __all__ = [
-    "PLACE",
+    "LOCATION",
     "chosen_initialization",
     "chosen_recipe",
     "default_folder",
@@ -38,35 +38,35 @@ __all__ = [
 ]
 
 MAY_CHANGE = {"command", "debug", "json", "resume", "out", "config", "dry_run", *(f.name for f in fields(RunOptions))}
-"""Options that any resumed run or comparison takes: how it runs, and what is printed."""
+"""Options that a resumed run or comparison takes: running and printing."""
 
-PLACE = ("data", "data_root", "download")
-"""Options that say where the data lies."""
+LOCATION = ("data", "data_root", "download")
+"""Options that locate the data."""
 
 
 NETWORK = ("task", "head", "head_attention", "attention", "placement", "stages", "model_kwargs", "pretrained",
            "prefix", "ignore", "weights")  # fmt: skip
-"""Options that say what the network is, besides its name."""
+"""Options that define the network, besides its name."""
 
 DATA_FIELDS = {
     "data": "data", "val_fraction": "val_fraction", "split_seed": "split_seed", "download": "download",
     "data_root": "root", "class_names": "classes", "instances": "instances", "limit": "limit", "white_level": "white",
 }  # fmt: skip
-"""Option to the field of `DataOptions` that it gives."""
+"""Option to its field of `DataOptions`."""
 
 
 def chosen_initialization(
     options: argparse.Namespace, network: dict[str, Any], *, pretrained: bool
 ) -> ModelInitialization:
-    """The network and the weights that `--model`, `--checkpoint` and `--pretrained` mean.
+    """Return the network and weights of `--model`, `--checkpoint` and `--pretrained`.
 
     Args:
         options: As parsed.
         network: Options of the network.
-        pretrained: Whether to take published weights where the user doesn't say.
+        pretrained: Default of `--pretrained`.
 
     Raises:
-        SenetError: They contradict each other, or mean nothing.
+        SenetError: They contradict each other, or have no effect.
     """
     model, path = options.model, options.checkpoint
     if model is not None:
@@ -82,26 +82,26 @@ def chosen_initialization(
                 f"--{next(iter(network))} would change the network, which is that of {path}; "
                 "`senet retrofit` inserts attention into it"
             )
-        return with_head(options, ModelInitialization.checkpoint(path, model, options.size, task=options.task))
+        return with_head(options, ModelInitialization.from_checkpoint(path, model, options.size, task=options.task))
     external.refuse_choice(options, "it is about another program's file, and --checkpoint names none")
     if model is None:
         raise SenetError("the network is missing: give MODEL, --checkpoint PATH or --resume DIR; --help says more")
     begin = (
-        ModelInitialization.public
+        ModelInitialization.from_pretrained
         if (pretrained if options.pretrained is None else options.pretrained)
-        else ModelInitialization.built
+        else ModelInitialization.from_scratch
     )
     return with_head(options, begin(model, network, options.size, task=options.task or CLASSIFICATION))
 
 
-def with_head(options: argparse.Namespace, start: ModelInitialization) -> ModelInitialization:
-    """With the head that `--head` and `--head-attention` mean; a network that has one keeps it."""
+def with_head(options: argparse.Namespace, init: ModelInitialization) -> ModelInitialization:
+    """Return it with the head of `--head` and `--head-attention`. A network with a head keeps it."""
     given = [name for name in ("head", "head_attention") if getattr(options, name) is not None]
-    task = task_named(start.task)
-    if not given and (not task.has_heads or ":" in start.model or start.head):
-        return start
-    if start.head or not task.has_heads or ":" in start.model:
-        raise SenetError(f"--{given[0].replace('_', '-')}: {start.model} comes with its own head")
+    task = task_named(init.task)
+    if not given and (not task.has_heads or ":" in init.model or init.head):
+        return init
+    if init.head or not task.has_heads or ":" in init.model:
+        raise SenetError(f"--{given[0].replace('_', '-')}: {init.model} comes with its own head")
     from senet.nn import parse_attention
     from senet.tasks.dense import DenseTask
     from senet.tasks.head import parse_head
@@ -109,26 +109,31 @@ def with_head(options: argparse.Namespace, start: ModelInitialization) -> ModelI
     assert isinstance(task, DenseTask)
     attention = parse_attention(options.head_attention) if options.head_attention else None
     head = parse_head(options.head or task.default_head, attention, task.heads)
-    return replace(start, head=head.to_dict())
+    return replace(init, head=head.to_dict())
 
 
-def chosen_recipe(options: argparse.Namespace, start: ModelInitialization) -> Recipe:
-    """The recipe that is named, else the one for these images, gentle where the weights are good already.
+def chosen_recipe(options: argparse.Namespace, init: ModelInitialization) -> Recipe:
+    """Return the recipe of `--recipe`, else the recipe for these images.
+
+    The latter becomes a fine-tuning recipe for trained weights.
 
     Raises:
-        SenetError: There is no such recipe, a value is impossible, or an option would have no effect.
+        SenetError: The recipe is unknown, a value is invalid, or an option would have no effect.
     """
-    size = options.size or (start.preprocessing or start.images()).size
+    size = options.size or (init.preprocessing or init.preprocessing_for()).size
     if options.recipe:
         recipe = recipe_named(options.recipe)
     else:
         recipe = recipe_named(recipe_for(options.data, size))
-        recipe = recipe if start.weights == SCRATCH else fine_tuning(recipe)
+        recipe = recipe if init.weights == SCRATCH else fine_tuning(recipe)
     return overridden(recipe, options)
 
 
 def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
-    """A recipe with what the user gives values for; another length stretches it, another batch size scales its rate."""
+    """Return a recipe with the given values.
+
+    Another number of epochs stretches the schedule, and another batch size scales the learning rate.
+    """
     given = given_fields(options, Recipe)
     if "optimizer" in given:
         recipe = recipe.for_optimizer(given["optimizer"])
@@ -145,18 +150,18 @@ def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     return recipe
 
 
-def job_data(options: argparse.Namespace, start: ModelInitialization | None = None) -> DataOptions:
-    """The data, thinned if `--limit` says so, with the white that `--white-level` says, at a place that holds anywhere.
+def job_data(options: argparse.Namespace, init: ModelInitialization | None = None) -> DataOptions:
+    """Return the data options, with `--limit`, `--white-level` and absolute paths.
 
     Args:
         options: As parsed.
-        start: What a training begins with. On the data that its weights were trained on, their split stays the default:
-            images that they learned are not validated on.
+        init: The initial network. On the data of its weights, their split stays the default. Validation images are then
+            new to the weights.
     """
     from senet.data.request import storable
 
     source = replace(shared.data_options(options), limit=options.limit, white=options.white_level).absolute()
-    record = start.trained_on() if start else None
+    record = init.trained_on() if init else None
     if record is None or record.split_seed is None or storable(source.data) != record.name:
         return source
     return replace(
@@ -167,35 +172,35 @@ def job_data(options: argparse.Namespace, start: ModelInitialization | None = No
 
 
 def run_options(options: argparse.Namespace) -> RunOptions:
-    """How it runs."""
+    """Return the running options."""
     return RunOptions(**given_fields(options, RunOptions))
 
 
 def repeated(options: argparse.Namespace) -> Job:
-    """The run whose `run.json` `--config` names, with what the other options change.
+    """Return the run of the `run.json` in `--config`, changed by the other options.
 
-    Its digest of the data is empty where they say which images are trained on.
+    The data's digest is empty if these options choose other images.
 
     Raises:
-        SenetError: The file can't be read, or an option would change a network that it doesn't name.
+        SenetError: The file can't be read, or an option would change the network without MODEL.
     """
     job = read_run(options.config)
     given = {name for name, value in vars(options).items() if value is not None}
     options.size, options.task = options.size or job.network.size, options.task or job.network.task
     if options.model is not None or options.checkpoint is not None:
-        start = chosen_initialization(options, shared.network_options(options), pretrained=False)
+        init = chosen_initialization(options, shared.network_options(options), pretrained=False)
     else:
         fixed = [name for name in NETWORK if name in given]
         if fixed:
             raise SenetError(
                 f"--{fixed[0].replace('_', '-')} would change the network of {options.config}; give MODEL with it"
             )
-        start = replace(job.network, size=options.size)
+        init = replace(job.network, size=options.size)
     data = {field: getattr(options, name) for name, field in DATA_FIELDS.items() if name in given}
     recipe = recipe_named(options.recipe) if options.recipe else job.recipe
     return Job(
         source=replace(job.source, **data).absolute(),
-        network=start,
+        network=init,
         recipe=overridden(recipe, options),
         run=replace(job.run, **given_fields(options, RunOptions)),
         digest="" if data else job.digest,
@@ -203,13 +208,13 @@ def repeated(options: argparse.Namespace) -> Job:
 
 
 def resumed(options: argparse.Namespace) -> tuple[Path, Job]:
-    """The run that `--resume` means, with what may change of it: its length, where its data lies, how it runs.
+    """Return the run of `--resume`. Its epochs, the data's path and the running options may change.
 
     Raises:
-        SenetError: There is none, or the user wants to change what it is.
+        SenetError: There is no run, or a given option can't change.
     """
     folder = resumed_folder(options, "run")
-    refuse_fixed(options, {*PLACE, "epochs"}, "run; leave it out, or start anew in another --out")
+    refuse_fixed(options, {*LOCATION, "epochs"}, "run; leave it out, or start a new run in another --out")
     job = Job.read(folder)
     return folder, replace(
         job,
@@ -220,20 +225,20 @@ def resumed(options: argparse.Namespace) -> tuple[Path, Job]:
 
 
 def moved(source: DataOptions, options: argparse.Namespace) -> DataOptions:
-    """The same data where `PLACE` says that it lies now."""
+    """Return the same data at the path of the options in `LOCATION`."""
     changes = {"data": options.data, "root": options.data_root, "download": options.download}
     return replace(source, **{name: value for name, value in changes.items() if value is not None}).absolute()
 
 
 def resumed_folder(options: argparse.Namespace, what: str) -> Path:
-    """The folder that `--resume DIR`, or `--resume` with `--out DIR`, names.
+    """Return the folder of `--resume DIR`, or of `--resume` with `--out DIR`.
 
     Args:
         options: As parsed.
-        what: Is in the folder, in a word.
+        what: `"run"` or `"comparison"`, for messages.
 
     Raises:
-        SenetError: Neither names one, or they name two.
+        SenetError: No folder is given, or two are.
     """
     if options.resume and options.out is not None and Path(options.resume).resolve() != options.out.resolve():
         raise SenetError(f"--out {options.out}: the {what} in {options.resume} stays there; leave --out out")
@@ -243,12 +248,12 @@ def resumed_folder(options: argparse.Namespace, what: str) -> Path:
 
 
 def refuse_fixed(options: argparse.Namespace, may_change: Collection[str], otherwise: str) -> None:
-    """Refuse every option that was given, except what a resumed run or comparison can take.
+    """Refuse given options that a resumed run or comparison can't take.
 
     Args:
         options: As parsed. An option that was not given is None.
-        may_change: Names of options that it can take, beside `MAY_CHANGE`.
-        otherwise: End of the sentence: of what, and what the user can do.
+        may_change: Further allowed options, besides `MAY_CHANGE`.
+        otherwise: End of the message, with a solution.
 
     Raises:
         SenetError: Names the first such option.
@@ -260,17 +265,17 @@ def refuse_fixed(options: argparse.Namespace, may_change: Collection[str], other
 
 
 def default_folder(model: str, *words: str) -> Path:
-    """Where a run goes whose user didn't say: named after the network and what stands last in each other word."""
+    """Return the default folder of a run, named after the network and the last piece of each other word."""
     last = [word.rstrip("/").replace(":", "/").rsplit("/", 1)[-1] for word in words]
     return Path("runs") / "-".join([model.replace(":", "."), *last])
 
 
-def _in_words(start: ModelInitialization) -> str:
-    return f"{start.model} with {start.head['kind']}" if "kind" in start.head else start.model
+def _in_words(init: ModelInitialization) -> str:
+    return f"{init.model} with {init.head['kind']}" if "kind" in init.head else init.model
 
 
 def plan_line(verb: str, job: Job, folder: Path) -> str:
-    """What is going to happen, in a line."""
+    """Summarize a training in one line."""
     recipe = job.recipe
     return (
         f"{verb} {_in_words(job.network)} on {job.source.data}: {recipe.epochs} epochs, batch {recipe.batch_size}, "

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _recipes(options: argparse.Namespace) -> int:
-    """Recipes of `senet train`, then the tables of `senet compare` with the rows that can be trained."""
+    """Print the recipes of `senet train`, then the tables of `senet compare` with their trainable rows."""
     from senet.training.paper_tables import TABLES
     from senet.training.recipes import RECIPES
 
@@ -122,7 +122,7 @@ def _row(name: str, cost: dict[str, Any]) -> list[str]:
 
 
 def _notes(costs: dict[str, dict[str, Any]]) -> list[str]:
-    """What the table's published columns mean, and where ours can't be theirs."""
+    """Return notes on the published columns, and on known differences from them."""
     from senet.models import PUBLISHED
 
     shown = {name: PUBLISHED[name][0] for name in costs if name in PUBLISHED}
@@ -130,11 +130,13 @@ def _notes(costs: dict[str, dict[str, Any]]) -> list[str]:
         return []
     notes = [
         "published: Hu et al. 2018 (arXiv 1709.01507 v4), Tables 2 to 5 and 8, top-1/top-5 (its FLOPs are MACs); "
-        "else public checkpoints. CIFAR-10 for CIFAR networks where there are both. --json has all and their sources."
+        "else public checkpoints. CIFAR-10 for CIFAR networks with both. --json has all figures and their sources."
     ]
     agreement = {name: row.agreement(costs[name]["macs"]) for name, row in shown.items()}
     if "last digit" in agreement.values():
-        notes.append("last digits: ours are convolutions and fully connected layers; the paper doesn't say what else.")
+        notes.append(
+            "last digits: these count convolutions and fully connected layers; the paper doesn't define its count."
+        )
     notes += [f"* {name}: {row.discrepancy or 'not reproduced'}" for name, row in shown.items()
               if agreement[name] == "differs"]  # fmt: skip
     return notes

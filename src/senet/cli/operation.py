@@ -1,4 +1,4 @@
-"""Surgery with evidence: where attention goes, and what the network was worth before and after it came."""
+"""Surgery with the network's metrics before and after it."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["AFTER", "BEFORE", "Operation", "measured", "operate", "planned"]
 
 BEFORE, AFTER = "before surgery", "right after surgery"
-"""Names of the moments at which a network is evaluated."""
+"""Names of the evaluations."""
 
 
-def planned(options: argparse.Namespace, model: nn.Module, start: ModelInitialization, images: Preprocessing) -> Report:
-    """Where attention goes, as `--attention`, `--where`, `--placement` and `--stages` say."""
+def planned(options: argparse.Namespace, model: nn.Module, init: ModelInitialization, images: Preprocessing) -> Report:
+    """Plan the insertion points of `--attention`, `--where`, `--placement` and `--stages`."""
     from senet.nn import SE, attention_from_dict
     from senet.training.model_initialization import surgery_plan
 
@@ -38,120 +38,120 @@ def planned(options: argparse.Namespace, model: nn.Module, start: ModelInitializ
     if attention is None:
         raise SenetError("--attention none inserts nothing")
     return surgery_plan(
-        start, model, images, attention=attention_from_dict(attention), where=options.where or "auto", **wanted
+        init, model, images, attention=attention_from_dict(attention), where=options.where or "auto", **wanted
     )
 
 
 @dataclass(frozen=True)
 class Operation:
-    """Surgery that was done, and what it changed.
+    """Result of surgery.
 
     Attributes:
-        start: The network with what is inserted.
-        model: The same, built.
-        report: Of the places.
-        difference: Largest change of an output on a random image; 0 is bit for bit.
-        results: Name of a moment to loss and accuracies then; None where they mean nothing.
-        why: Why they mean nothing.
-        split: Of the data, that was evaluated; empty without data.
-        part: The same in words.
+        init: The network with the inserted attention.
+        model: The built network.
+        report: Report of the insertion points.
+        difference: Largest change of an output on random images. 0 means the same bits.
+        results: Name of an evaluation to loss and metrics. None if the classifier doesn't know the data's classes.
+        why: Reason for None.
+        split: The evaluated split of the data. Empty without data.
+        description: The evaluated images, in words.
     """
 
-    start: ModelInitialization
+    init: ModelInitialization
     model: nn.Module
     report: Report
     difference: float
     results: dict[str, dict[str, Any] | None]
     why: str
     split: str
-    part: str
+    description: str
 
     def record(self) -> dict[str, Any]:
-        """What `surgery.json` holds."""
+        """Return the content of `surgery.json`."""
         return {
-            "network": self.start.model,
-            "weights": self.start.weights,
+            "network": self.init.model,
+            "weights": self.init.weights,
             "difference": self.difference,
             "split": self.split,
-            "part": self.part,
+            "description": self.description,
             "results": self.results,
-            "task": self.start.task,
+            "task": self.init.task,
             "why": self.why,
             "report": self.report.to_dict(),
         }
 
 
-def operate(options: argparse.Namespace, start: ModelInitialization, data: Data | None, *, seed: int) -> Operation:
-    """Build, evaluate, insert, evaluate again."""
+def operate(options: argparse.Namespace, init: ModelInitialization, data: Data | None, *, seed: int) -> Operation:
+    """Build a network, evaluate it, insert attention, and evaluate it again."""
     import torch
 
     from senet.inference.device import running
     from senet.surgery import apply_insertion_points
 
-    preprocessing = start.images(data)
+    preprocessing = init.preprocessing_for(data)
     torch.manual_seed(seed)
-    classes = data.classes if data else start.classes()
-    started = start.build(classes, preprocessing)
-    task = task_named(start.task)
-    if data is not None and data.task != start.task:
-        raise SenetError(f"{data.name} is for --task {data.task}, not for {start.task}")
-    task.check_network(started.model, start.model, preprocessing, classes)
-    model, known = started.model, data is not None and not started.new_head
+    classes = data.classes if data else init.classes()
+    initialized = init.build(classes, preprocessing)
+    task = task_named(init.task)
+    if data is not None and data.task != init.task:
+        raise SenetError(f"{data.name} is for --task {data.task}, not for {init.task}")
+    task.check_network(initialized.model, init.model, preprocessing, classes)
+    model, known = initialized.model, data is not None and not initialized.new_head
     split = ("test" if data.test is not None else "val") if data else ""
-    report = planned(options, model, start, preprocessing)
+    report = planned(options, model, init, preprocessing)
     example = torch.randn(2, preprocessing.in_channels, *preprocessing.size)
     results: dict[str, dict[str, Any] | None] = {BEFORE: None, AFTER: None}
 
     def outputs_at(moment: str) -> list[torch.Tensor]:
         if known and data is not None and is_first_process():
-            results[moment] = measured(options, start, model, data, split)
+            results[moment] = measured(options, init, model, data, split)
         with running(model, "32") as device:
             return [output.cpu() for output in task.outputs(model, example.to(device))]
 
     before = outputs_at(BEFORE)
     apply_insertion_points(model, report.inserted)
     difference = _difference(before, outputs_at(AFTER))
-    inserted = replace(start, inserted=[site.to_dict() for site in report.inserted])
-    return Operation(inserted, model, report, difference, results, started.new_head, split, _words(data))
+    inserted = replace(init, inserted=[site.to_dict() for site in report.inserted])
+    return Operation(inserted, model, report, difference, results, initialized.new_head, split, _words(data))
 
 
 def _words(data: Data | None) -> str:
-    """Which images the network is evaluated on before and after, and whether they chose the epoch."""
+    """Describe the evaluated images, and whether they choose the best epoch."""
     if data is None:
         return ""
     count = len(data.val if data.test is None else data.test)
     if data.test is None:
-        return f"{count:,} images: the validation part"
+        return f"{count:,} images: the validation split"
     if data.held_out:
         return f"{count:,} of {count + len(data.val):,} validation images, held out: they don't choose the best epoch"
-    return f"{count:,} images: the test part, which doesn't choose the best epoch"
+    return f"{count:,} images: the test split, which doesn't choose the best epoch"
 
 
 def _difference(before: list[torch.Tensor], after: list[torch.Tensor]) -> float:
-    """The largest change of a number; infinite if there are others (a detector that finds other boxes)."""
+    """Return the largest change of an output. Infinite if the shapes differ, as for a detector with other boxes."""
     if [tensor.shape for tensor in before] != [tensor.shape for tensor in after]:
         return math.inf
     return max(((b - a).abs().max().item() for b, a in zip(before, after, strict=True) if a.numel()), default=0.0)
 
 
 def measured(
-    options: argparse.Namespace, start: ModelInitialization, model: nn.Module, data: Data, split: str
+    options: argparse.Namespace, init: ModelInitialization, model: nn.Module, data: Data, split: str
 ) -> dict[str, Any]:
-    """Loss and accuracies of a network that knows the data's classes."""
+    """Return loss and metrics of a network for the data's classes."""
     from senet.inference import evaluate, evaluate_dense
     from senet.weights import CheckpointMetadata
     from senet.zoo import LoadedModel
 
-    preprocessing = start.images(data)
+    preprocessing = init.preprocessing_for(data)
     description = CheckpointMetadata(
-        model=start.model, classes=data.classes, preprocessing=preprocessing, task=start.task
+        model=init.model, classes=data.classes, preprocessing=preprocessing, task=init.task
     )
     loaded = LoadedModel(model, data.classes, preprocessing, description)
     with counting("evaluating") as progress:
         workers = options.workers if options.workers is not None and options.workers >= 0 else None
-        if start.task != CLASSIFICATION:
-            part: Any = data.part(split)
-            seen = evaluate_dense(loaded, part, data.classes, workers=workers, progress=progress)
+        if init.task != CLASSIFICATION:
+            images: Any = data.split(split)
+            seen = evaluate_dense(loaded, images, data.classes, workers=workers, progress=progress)
             return {"images": seen.images, **seen.metrics}
-        found = evaluate(loaded, data.part(split), data.classes, workers=workers, progress=progress)
+        found = evaluate(loaded, data.split(split), data.classes, workers=workers, progress=progress)
     return {"images": found.images, "top1": found.top1, "top5": found.top5, "loss": found.loss}

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they mean."""
+"""Options shared by several commands, and their values."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ DATA = (
 """Values of `--data`."""
 
 BATCH = 64
-"""Images at a time where nothing is learned."""
+"""Batch size without training."""
 
 CLASS_NAMES = "A,B,C|FILE"
 
@@ -71,7 +71,7 @@ def add_data_options(parser: argparse.ArgumentParser, *, required: bool, dense: 
 
 
 def add_split_options(group: argparse._ArgumentGroup, *, dense: bool = True) -> None:
-    """Add the options that say which images of the data belong to which split, and where the data is."""
+    """Add the options that divide the data into splits and locate it."""
     group.add_argument(
         "--val-fraction",
         type=float,
@@ -100,7 +100,7 @@ def add_split_options(group: argparse._ArgumentGroup, *, dense: bool = True) -> 
 
 
 def data_options(options: argparse.Namespace) -> DataOptions:
-    """What `add_data_options` was given; `.open()` opens it."""
+    """Return the values of `add_data_options`. `.open()` opens the data."""
     from senet.training.job import DataOptions
 
     return DataOptions(
@@ -115,12 +115,12 @@ def data_options(options: argparse.Namespace) -> DataOptions:
 
 
 def data_to_evaluate(options: argparse.Namespace, record: DataRecord | None) -> Data:
-    """What `add_data_options` was given, divided as when the network was trained unless the options say otherwise."""
+    """Open the data of `add_data_options`. By default it is divided as in the network's training."""
     return data_options(options).open(record=record, training=False)
 
 
 def add_split_option(group: argparse._ArgumentGroup | argparse.ArgumentParser, purpose: str) -> None:
-    """Add `--split`, which chooses the images for a purpose."""
+    """Add `--split`, which chooses the images."""
     group.add_argument(
         "--split",
         choices=("train", "val", "test", "all"),
@@ -129,7 +129,7 @@ def add_split_option(group: argparse._ArgumentGroup | argparse.ArgumentParser, p
 
 
 def add_limit_option(group: argparse._ArgumentGroup | argparse.ArgumentParser, verb: str) -> None:
-    """Add `--limit`, for at most so many images."""
+    """Add `--limit`, the largest number of images."""
     group.add_argument(
         "--limit",
         type=positive,
@@ -149,7 +149,7 @@ def add_size_option(group: argparse._ArgumentGroup | argparse.ArgumentParser, de
 
 
 def add_network_options(group: argparse._ArgumentGroup) -> None:
-    """Add what changes a network of this package."""
+    """Add the options that change a network of this package."""
     group.add_argument(
         "--attention",
         metavar="SPEC",
@@ -178,7 +178,7 @@ def add_network_options(group: argparse._ArgumentGroup) -> None:
 
 
 def network_options(options: argparse.Namespace) -> dict[str, Any]:
-    """What `add_network_options` was given, JSON-ready, for `senet.create_model`."""
+    """Return the values of `add_network_options` as options of `senet.create_model`, JSON-ready."""
     found: dict[str, Any] = {}
     if options.attention is not None:
         from senet.nn import parse_attention
@@ -193,16 +193,16 @@ def network_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def named_options(options: argparse.Namespace) -> dict[str, Any]:
-    """What `--model-kwargs` was given, JSON-ready."""
+    """Return the values of `--model-kwargs`, JSON-ready."""
     return dict(map(_named_option, options.model_kwargs or ()))
 
 
-# Options of their own, or decided by the classes and the images.
+# Options of the command line, or determined by the classes and images.
 _SAID_ELSEWHERE = ("attention", "placement", "stages", "num_classes", "in_channels", "preprocessing")
 
 
 def _named_option(text: str) -> tuple[str, Any]:
-    """`depth=3` -> ("depth", 3): the value as in JSON, or the text itself."""
+    """Parse `depth=3` into `("depth", 3)`: a JSON value, or else the text."""
     name, given, value = text.partition("=")
     name = name.replace("-", "_")
     if not given or not name:
@@ -216,7 +216,7 @@ def _named_option(text: str) -> tuple[str, Any]:
 
 
 def add_use_options(parser: argparse.ArgumentParser, *, positional: bool, exported: bool) -> None:
-    """Add which trained network, and how to run it.
+    """Add the options of a trained network and its runtime.
 
     Args:
         parser: Gets them in a group of their own.
@@ -244,7 +244,7 @@ def add_use_options(parser: argparse.ArgumentParser, *, positional: bool, export
 
 
 def add_function_option(group: argparse._ArgumentGroup) -> None:
-    """Add `--model`, where the network itself is a checkpoint."""
+    """Add `--model` for the function behind a checkpoint's network."""
     group.add_argument(
         "--model",
         metavar="MODULE:FUNCTION",
@@ -260,11 +260,11 @@ def add_workers_option(group: argparse._ArgumentGroup | argparse.ArgumentParser)
 
 
 def refuse_checkpoint(model: str, instead: str = "use --checkpoint {}") -> None:
-    """Raise a `SenetError` if what should name an architecture is the path of a trained network.
+    """Raise a `SenetError` if an architecture's name is the path of a trained network.
 
     Args:
         model: The name.
-        instead: What the user can do; `{}` is the path.
+        instead: A solution. `{}` stands for the path.
     """
     from senet.training.model_initialization import is_checkpoint
 
@@ -273,7 +273,7 @@ def refuse_checkpoint(model: str, instead: str = "use --checkpoint {}") -> None:
 
 
 def user_function(options: argparse.Namespace) -> str | None:
-    """What `add_function_option` was given."""
+    """Return the value of `add_function_option`."""
     if options.model is not None:
         refuse_checkpoint(options.model)
     model: str | None = options.model
@@ -281,10 +281,10 @@ def user_function(options: argparse.Namespace) -> str | None:
 
 
 def load_network(options: argparse.Namespace) -> LoadedModel:
-    """What `--checkpoint` names: a checkpoint, or an exported file in its runtime.
+    """Load `--checkpoint`: a checkpoint, or an exported file in its runtime.
 
     Raises:
-        SenetError: An option has no effect on it.
+        SenetError: An option has no effect on the file.
     """
     from senet.deploy.loading import is_exported, load_exported
     from senet.tasks import load_model

@@ -1,4 +1,4 @@
-"""Tables for people, JSON for scripts."""
+"""Print results as tables or JSON."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 from senet.console import plain_console, plain_progress, printable
 
 if TYPE_CHECKING:
-    from senet.inference import Part
+    from senet.inference import EvaluationSplit
 
-__all__ = ["counting", "print_json", "print_table", "span", "tell_part", "tolerant_output"]
+__all__ = ["counting", "print_json", "print_split", "print_table", "span", "tolerant_output"]
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output. NaN becomes null."""
+    """Print one JSON document to standard output. NaN becomes null."""
     from senet.weights.strict_json import dump
 
     sys.stdout.write(dump(value))
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", left: int = 1) -> None:
-    """A table on standard output; its first `left` columns are text, the others are figures."""
+    """Print a table to standard output. The first `left` columns are text, the others are figures."""
     from rich import box
     from rich.table import Table
 
@@ -35,27 +35,27 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], *, title: st
     for row in rows:
         table.add_row(*map(printable, row))
     console = plain_console(stderr=False)
-    if not console.is_terminal:  # piped into a file or another program: no reason to fold at 80 columns
+    if not console.is_terminal:  # output to a file or a pipe isn't folded at 80 columns
         width = plain_console(stderr=False, width=1_000_000).measure(table).maximum
         console = plain_console(stderr=False, width=max(40, width))
     console.print(table)
 
 
 def span(interval: tuple[float, float] | None, form: str = ".2%") -> str:
-    """`[94.61%, 98.20%]`; empty where there is none."""
+    """Format an interval as `[94.61%, 98.20%]`, or nothing if there is none."""
     return "" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
-def tell_part(part: Part) -> None:
-    """Which images were evaluated, on standard output; on standard error, what makes the figures too good."""
-    print(part.words)
-    for warning in part.warnings:
+def print_split(split: EvaluationSplit) -> None:
+    """Print the evaluated images, and to standard error the reasons to doubt the metrics."""
+    print(split.description)
+    for warning in split.warnings:
         print(f"warning: {warning}", file=sys.stderr)
 
 
 @contextmanager
 def counting(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error; within the block call what it gives with (done, total)."""
+    """Show a progress bar on standard error. The context gives a function of (done, total)."""
     from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
     with plain_progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
@@ -65,7 +65,7 @@ def counting(name: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextmanager
 def tolerant_output() -> Iterator[None]:
-    """Print what an encoding lacks as an escape, within: a name with a strange byte is no reason to stop."""
+    """Print characters that the terminal's encoding lacks as escapes, within the context."""
     changed = []
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

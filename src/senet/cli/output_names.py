@@ -1,4 +1,4 @@
-"""What the files are called that belong to images of any folders: no two alike, and none in place of an image."""
+"""Unique names for the output files of images from any folders. No image is overwritten."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from senet.errors import SenetError
 __all__ = ["output_names", "refuse_images", "relative_paths"]
 
 LONGEST = 180
-"""Bytes of a name: most file systems take 255, endings and temporary files' included."""
+"""Bytes of a name. Most file systems take 255, including endings and suffixes of temporary files."""
 
 
 def relative_paths(arguments: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """Each image's path below the folder that all arguments share, with `/`.
+    """Return each image's path below the common folder of all arguments, with `/`.
 
     Args:
         arguments: Files and folders, as the user named them.
@@ -29,11 +29,11 @@ def relative_paths(arguments: Sequence[str], paths: Sequence[str]) -> list[str]:
 
 
 def output_names(arguments: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """A name for each image's answers, no two alike.
+    """Return a unique name for the predictions of each image.
 
-    It is the image's path below the folder that the user named, or its own name, without its ending. Images that
-    would share one are called by their path below the folder that all share, then with their ending, then by number.
-    Upper and lower case count as the same, as on some file systems. A long name is cut and gets a hash.
+    The name is the image's path below the given folder, or the file's own name, without its ending. Images of the same
+    name get their path below the common folder, then their ending, then a number. Upper and lower case count as the
+    same, as on some file systems. A long name is cut and gets a hash.
 
     Args:
         arguments: Files and folders, as the user named them.
@@ -57,7 +57,7 @@ def output_names(arguments: Sequence[str], paths: Sequence[str]) -> list[str]:
 
 
 def _below(arguments: Sequence[str], paths: Sequence[str]) -> list[str]:
-    """Each image's path below the folder that was named, or the name of an image that was itself named."""
+    """Return each image's path below the given folder, or the name of an image given directly."""
     named = set(arguments)
     folders = sorted(
         (f"{Path(os.path.abspath(name)).as_posix()}/" for name in arguments if os.path.isdir(name)), key=len
@@ -84,7 +84,7 @@ def _short(name: str) -> str:
 
 
 def refuse_images(outputs: Sequence[Path], images: Sequence[str]) -> None:
-    """Raise a `SenetError` if a file that is to be written is one of the images."""
+    """Raise a `SenetError` if an output file would overwrite one of the images."""
     read = {os.path.realpath(image) for image in images}
     for output in outputs:
         if os.path.realpath(output) in read:

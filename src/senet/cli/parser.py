@@ -1,4 +1,4 @@
-"""The parser of the command line: errors of one line, help that fits the terminal, arguments in two spellings."""
+"""Parser of the command line: one-line errors, help that fits the terminal, arguments in two spellings."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["HelpFormatter", "Parser", "UsageError", "add_subject", "add_switch"]
 
 
 class UsageError(Exception):
-    """A command line that can't be parsed; the message is one line."""
+    """A command line that can't be parsed. The message is one line."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are exceptions, so that one place prints them."""
+    """A parser that raises its errors, so that `main` prints all errors."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=HelpFormatter, **options)
@@ -25,7 +25,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
     def refuse_unknown(self, words: list[str]) -> None:
-        """Raise a `UsageError` for words that no option takes, with the nearest option's name."""
+        """Raise a `UsageError` for unknown words, with the nearest option's name."""
         if not words:
             return
         word = words[0].partition("=")[0]
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Fills paragraphs to the terminal's width; blocks with indented lines, such as examples, stay as they are."""
+    """Fill paragraphs to the terminal's width. Blocks with indented lines, such as examples, stay as they are."""
 
     def __init__(self, prog: str, **options: Any) -> None:
         super().__init__(prog, **{"max_help_position": 30} | options)
@@ -54,14 +54,14 @@ def add_subject(
     required: bool = True,
     several: bool = False,
 ) -> None:
-    """Add what a command is about in two spellings, of which one is given: `senet cost X`, `senet cost --model X`.
+    """Add a command's subject as a positional argument and as an option: `senet cost X`, `senet cost --model X`.
 
     Args:
-        group: Gets both.
-        name: Of the option, without dashes; its capitals are the placeholder.
-        help: Of the positional argument.
-        required: Whether one of the two must be given.
-        several: Whether it takes several words; they are then a list.
+        group: The group that gets both.
+        name: The option's name without dashes. In capitals it is the placeholder.
+        help: Help text of the positional argument.
+        required: Whether one of them must be given.
+        several: Whether it takes several words, as a list.
     """
     pair = group.add_mutually_exclusive_group(required=required)
     more: dict[str, Any] = {"action": "extend"} if several else {}
@@ -71,5 +71,5 @@ def add_subject(
 
 
 def add_switch(group: argparse._ArgumentGroup | argparse.ArgumentParser, flag: str, *, help: str) -> None:
-    """Add an option without a value, which is None where it isn't given."""
+    """Add an option without a value. It is None if not given."""
     group.add_argument(flag, action="store_true", default=None, help=help)

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--topk", type=int, metavar="N", help=f"classes per image (default: {TOP})")
     parser.add_argument(
-        "--score-threshold", type=float, metavar="SCORE", help="least score of a box that is drawn (default: 0.5)"
+        "--score-threshold", type=float, metavar="SCORE", help="smallest score of a drawn box (default: 0.5)"
     )
     parser.add_argument(
         "--annotations",
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     if options.topk is not None and options.topk < 1:
         raise SenetError(f"--topk {options.topk} must be at least 1")
     loaded = shared.load_network(options)
-    if loaded.description.task != CLASSIFICATION:
+    if loaded.metadata.task != CLASSIFICATION:
         return dense.predict(options, loaded, _files(options.paths))
     if options.score_threshold is not None:
         raise SenetError(
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _give(rows: Iterator[Prediction], top: int, options: argparse.Namespace) -> Callable[[_Count], None]:
-    """Write or print the rows as they come; gives what is left to say when the bar is gone."""
+    """Write or print the rows as they arrive. Returns the lines to print after the progress bar."""
     if options.out is not None:
         from senet.weights.files import write_atomically
 
@@ -116,7 +116,7 @@ def _give(rows: Iterator[Prediction], top: int, options: argparse.Namespace) -> 
 
 
 def _check_out(options: argparse.Namespace) -> None:
-    """Raise a `SenetError` for a place where no table can be written."""
+    """Raise a `SenetError` if no table can be written to this path."""
     out: Path = options.out
     if options.json:
         raise SenetError("--json prints the rows and --out writes them as CSV; use one of them")
@@ -125,7 +125,7 @@ def _check_out(options: argparse.Namespace) -> None:
     if out.is_dir():
         raise SenetError(f"--out {out} is a folder; the rows of a classifier go into a CSV file")
     if out.exists() and not out.is_file():
-        raise SenetError(f"--out {out} is no plain file, and a file would take its place; leave --out out to print")
+        raise SenetError(f"--out {out} is no regular file and would be replaced; leave out --out to print")
 
 
 def _same(out: Path, path: str) -> bool:
@@ -133,7 +133,7 @@ def _same(out: Path, path: str) -> bool:
 
 
 def _files(names: Sequence[str]) -> list[str]:
-    """The files named, and those in the folders named; one that isn't there stays, to become a row."""
+    """Return the given files, and the image files of given folders. A missing file stays, for a row with an error."""
     from senet.data import find_images
 
     found: list[str] = []
@@ -146,7 +146,7 @@ def _files(names: Sequence[str]) -> list[str]:
 
 
 class _Count:
-    """Rows that have passed."""
+    """Count rows while they pass."""
 
     def __init__(self) -> None:
         self.rows = self.unread = 0
@@ -162,7 +162,7 @@ class _Count:
 
 
 def _print_rows(rows: Iterator[Prediction]) -> None:
-    """One JSON list, an element a row."""
+    """Print one JSON list with an element for each row."""
     from senet.weights.strict_json import dump
 
     for number, r in enumerate(rows):
@@ -181,7 +181,7 @@ def _others(row: Prediction) -> str:
 
 
 def _write(rows: Iterator[Prediction], top: int, path: Path) -> None:
-    """Write the table a row at a time."""
+    """Write the CSV table row by row."""
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         more = [f"{what}_{k}" for k in range(2, top + 1) for what in ("label", "probability")]

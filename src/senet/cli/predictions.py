@@ -1,4 +1,4 @@
-"""Boxes and masks as files: each appears when it is whole, and none is kept in memory."""
+"""Write boxes and masks to files. Each file appears complete, and no prediction stays in memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["ENDINGS", "write_boxes", "write_masks"]
 
 ENDINGS = {"detection": (".boxes.jpg",), "segmentation": (".mask.png", ".overlay.jpg")}
-"""Task to how the files of one image end."""
+"""Task to the endings of an image's files."""
 
 LONGEST_EDGE = 65_500
-"""Of a JPEG, in pixels."""
+"""Largest side of a JPEG, in pixels."""
 
 
 def write_boxes(
@@ -33,19 +33,20 @@ def write_boxes(
     categories: Sequence[int],
     least: float,
 ) -> int:
-    """Write images with boxes; `predictions.json` in COCO's results format; `images.json` with what they are about.
+    """Write images with boxes, `predictions.json` in COCO's results format, and `images.json` with images and
+    categories.
 
     Args:
-        places: Where each image's file goes, without its ending.
-        seen_all: The answers.
+        places: Path of each image's files, without ending.
+        seen_all: The predictions.
         loaded: The network.
-        folder: Of the JSON files.
+        folder: Folder of the JSON files.
         entries: `id` and `file_name` of each image.
         categories: COCO's number of each class.
-        least: Score of a box that is drawn; the JSON has all.
+        least: Smallest score of a drawn box. The JSON has all boxes.
 
     Returns:
-        How many images could not be read.
+        Number of unreadable images.
     """
     from senet.tasks.detection.drawing import draw_boxes
     from senet.tasks.detection.results import coco_images, coco_results
@@ -61,8 +62,8 @@ def write_boxes(
                 continue
             assert seen.image is not None
             images.append({**entry, "width": seen.image.width, "height": seen.image.height})
-            _save(draw_boxes(seen.image, seen.answer, loaded.classes, score_threshold=least), place, ".boxes.jpg")
-            for row in coco_results(seen.answer, entry["id"], categories):
+            _save(draw_boxes(seen.image, seen.prediction, loaded.classes, score_threshold=least), place, ".boxes.jpg")
+            for row in coco_results(seen.prediction, entry["id"], categories):
                 file.write(f"{separator}\n{dump(row, indent=None).rstrip()}")
                 separator = ","
         file.write("[]\n" if separator == "[" else "\n]\n")
@@ -78,7 +79,7 @@ def write_boxes(
 
 
 def write_masks(places: Sequence[Path], seen_all: Iterator[DensePrediction], loaded: LoadedModel) -> int:
-    """Write masks of class numbers, and images with them; gives how many images could not be read."""
+    """Write masks of class numbers and overlays. Returns the number of unreadable images."""
     from senet.tasks.segmentation.drawing import draw_mask, mask_image
 
     unread = 0
@@ -87,7 +88,7 @@ def write_masks(places: Sequence[Path], seen_all: Iterator[DensePrediction], loa
             unread += 1
             continue
         assert seen.image is not None
-        mask, classes = seen.answer.numpy(), len(loaded.classes)
+        mask, classes = seen.prediction.numpy(), len(loaded.classes)
         _save(mask_image(mask, classes), place, ".mask.png")
         _save(draw_mask(seen.image, mask, classes), place, ".overlay.jpg")
     return unread

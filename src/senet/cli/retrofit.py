@@ -2,8 +2,8 @@
 
 The network is evaluated before surgery, after it and after fine-tuning, and a table compares the results.
 
-The inserted layers start as the identity, so the network first computes what it computed before. --plan shows the
-insertion points and stops. --epochs 0 inserts attention and trains nothing.
+The inserted layers start as the identity, so the output is unchanged before training. --plan shows the insertion
+points and stops. --epochs 0 inserts attention and trains nothing.
 
 The folder of the run gets the files of `senet train`, and surgery.json. That file lists the insertion points, and the
 metrics before surgery, after it and after fine-tuning.
@@ -54,7 +54,7 @@ USAGE = """senet retrofit MODEL --data DATA [--attention SPEC] [--out DIR]
        senet retrofit MODEL --plan [--attention SPEC] [--stages N,N] [--where PATTERN ...]
        senet retrofit --resume DIR"""
 
-RECORDED = {"network", "difference", "split", "part", "results", "why", "report"}
+RECORDED = {"network", "difference", "split", "description", "results", "why", "report"}
 """Keys of `surgery.json` that a resumed run reads."""
 
 
@@ -73,32 +73,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Insert, fine-tune, evaluate."""
+    """Insert attention, fine-tune, and evaluate."""
     console = plain_console()
     if options.resume is not None:
         return _resume(options, console)
-    start = _initialization(options)
+    init = _initialization(options)
     if options.plan:
-        return _show_plan(options, start)
-    folder = options.out or jobs.default_folder(start.model, options.attention or "se", options.data or "plain")
+        return _show_plan(options, init)
+    folder = options.out or jobs.default_folder(init.model, options.attention or "se", options.data or "plain")
     if options.epochs == 0:
         if options.dry_run:
-            return _show_plan(options, start)
-        return _insert_only(options, start, folder)
+            return _show_plan(options, init)
+        return _insert_only(options, init, folder)
     if options.data is None:
-        raise SenetError("--data is missing: what to fine-tune on (--epochs 0 only inserts, --plan only shows where)")
+        raise SenetError("--data is missing; without it use --epochs 0 (only inserts) or --plan (only shows where)")
     job = Job(
-        source=replace(jobs.job_data(options, start), hold_out=True),
-        network=start,
-        recipe=jobs.chosen_recipe(options, start),
+        source=replace(jobs.job_data(options, init), hold_out=True),
+        network=init,
+        recipe=jobs.chosen_recipe(options, init),
         run=jobs.run_options(options),
     )
     if options.dry_run:
         return _dry_run(options, job, folder)
     job.refuse_used(folder)
     data = job.source.open()
-    operation = operate(options, start, data, seed=job.recipe.seed)
-    job = replace(job, network=operation.start)
+    operation = operate(options, init, data, seed=job.recipe.seed)
+    job = replace(job, network=operation.init)
     if is_first_process() and not options.json:
         line_printer(console)(str(operation.report))
         line_printer(console)(jobs.plan_line("fine-tuning", job, folder))
@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _initialization(options: argparse.Namespace) -> ModelInitialization:
-    """The network before surgery; random weights are no default here, and a user's function has its own."""
+    """Return the network before surgery. The default is published weights, or the weights of a user's function."""
     from senet.zoo import is_code
 
     return jobs.chosen_initialization(
@@ -120,33 +120,33 @@ def _refuse_training_options(options: argparse.Namespace, why: str) -> None:
         raise SenetError(f"--{name.replace('_', '-')} has no effect with {why}, which trains nothing")
 
 
-def _show_plan(options: argparse.Namespace, start: ModelInitialization) -> int:
+def _show_plan(options: argparse.Namespace, init: ModelInitialization) -> int:
     _refuse_training_options(options, "--plan")
     data = shared.data_options(options).open() if options.data else None
-    preprocessing = start.images(data)
-    bare = replace(start, weights=SCRATCH)  # the places don't hang on the weights: nothing is fetched
-    model = bare.build(data.classes if data else start.classes(), preprocessing).model
-    report = planned(options, model, start, preprocessing)
+    preprocessing = init.preprocessing_for(data)
+    bare = replace(init, weights=SCRATCH)  # insertion points don't depend on weights, so none are downloaded
+    model = bare.build(data.classes if data else init.classes(), preprocessing).model
+    report = planned(options, model, init, preprocessing)
     if options.json:
-        print_json({"network": start.model} | report.to_dict())
+        print_json({"network": init.model} | report.to_dict())
     else:
         print(report)
     return 0
 
 
 def _dry_run(options: argparse.Namespace, job: Job, folder: Path) -> int:
-    """Print what would be trained, with the attention that surgery would insert."""
+    """Print the plan of the training, with the attention that surgery would insert."""
     data = job.open_data()
-    start, images = job.network, job.network.images(data)
-    model = replace(start, weights=SCRATCH).build(data.classes, images).model
-    report = planned(options, model, start, images)
-    inserted = replace(start, inserted=[point.to_dict() for point in report.inserted])
+    init, images = job.network, job.network.preprocessing_for(data)
+    model = replace(init, weights=SCRATCH).build(data.classes, images).model
+    report = planned(options, model, init, images)
+    inserted = replace(init, inserted=[point.to_dict() for point in report.inserted])
     print_plan(replace(job, network=inserted), folder, as_json=options.json, data=data)
     return 0
 
 
-def _insert_only(options: argparse.Namespace, start: ModelInitialization, folder: Path) -> int:
-    """Write the network as it is right after surgery."""
+def _insert_only(options: argparse.Namespace, init: ModelInitialization, folder: Path) -> int:
+    """Write the network right after surgery."""
     from senet.training.folder import BEST, SURGERY, write_json
     from senet.training.status import holds_results
     from senet.weights import CheckpointMetadata, write_checkpoint
@@ -155,22 +155,22 @@ def _insert_only(options: argparse.Namespace, start: ModelInitialization, folder
     if holds_results(folder):
         raise SenetError(f"{folder} already contains a run; choose another --out")
     data = shared.data_options(options).open() if options.data else None
-    operation = operate(options, start, data, seed=options.seed or 0)
+    operation = operate(options, init, data, seed=options.seed or 0)
     metrics = operation.results[AFTER] or {}
     write_json(folder, SURGERY, operation.record())
     write_checkpoint(
         folder / BEST,
         operation.model.state_dict(),
         CheckpointMetadata(
-            model=start.model,
-            options=operation.start.all_options(),
-            classes=data.classes if data else start.classes(),
-            preprocessing=start.images(data),
+            model=init.model,
+            options=operation.init.all_options(),
+            classes=data.classes if data else init.classes(),
+            preprocessing=init.preprocessing_for(data),
             metrics={name: value for name, value in metrics.items() if name != "images" and value is not None},
-            training={"retrofitted": start.weights},
-            data=start.trained_on(),
-            task=start.task,
-            head=operation.start.whole_head(),
+            training={"retrofitted": init.weights},
+            data=init.trained_on(),
+            task=init.task,
+            head=operation.init.whole_head(),
         ),
     )
     if not options.json:
@@ -180,7 +180,7 @@ def _insert_only(options: argparse.Namespace, start: ModelInitialization, folder
 
 
 def _resume(options: argparse.Namespace, console: Console) -> int:
-    """Resume, and compare with what was measured when the run was begun."""
+    """Resume, and compare with the metrics from the start of the run."""
     from senet.training.folder import SURGERY
 
     folder, job = jobs.resumed(options)
@@ -190,11 +190,11 @@ def _resume(options: argparse.Namespace, console: Console) -> int:
     try:
         record = json.loads((folder / SURGERY).read_text(encoding="utf-8"))
         if not record.keys() >= RECORDED or not isinstance(record["results"], dict):
-            raise ValueError("it isn't whole")
+            raise ValueError("it is incomplete")
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"{folder} holds no retrofit to resume: its {SURGERY} can't be read; "
-            "`senet train --resume` goes on with other runs"
+            "`senet train --resume` continues other runs"
         ) from error
     return _train(job, folder, record, job.reopened(folder), options, console)
 
@@ -213,7 +213,7 @@ def _train(
         else:
             outcome = job.resume(folder, console, data=data)
     except Interrupted:
-        line = f"stopped and saved; go on with: senet retrofit --resume {folder}"
+        line = f"stopped and saved; continue with: senet retrofit --resume {folder}"
         line_printer(console)(line)
         return 130
     if not is_first_process():
@@ -228,7 +228,7 @@ def _train(
 
 
 def _give(folder: Path, record: dict[str, Any], options: argparse.Namespace, **more: Any) -> None:
-    """The comparison, as a table or as JSON."""
+    """Print the comparison as a table or as JSON."""
     if options.json:
         print_json({"folder": str(folder)} | record | more)
         return
@@ -241,15 +241,15 @@ def _give(folder: Path, record: dict[str, Any], options: argparse.Namespace, **m
     report = record["report"]
     if record["split"]:
         print_table((f"{record['split']} images", *(s.title for s in scores), "loss"), rows, title=record["network"])
-        print(record["part"])
+        print(record["description"])
         if record["why"]:
             print(f"-: {record['why']}")
-    print(f"{len(report['inserted'])} places, {report['params']:,} parameters added")
+    print(f"{len(report['inserted'])} insertion points, {report['params']:,} parameters added")
     print(f"output right after surgery: {_change(record['difference'])}\nnetwork: {folder / 'best.safetensors'}")
 
 
 def _change(difference: float | None) -> str:
-    """In words; None, as JSON has it, or infinity are outputs of other shapes."""
+    """Describe the change of the output. None (in JSON) and infinity mean outputs of other shapes."""
     if difference is None or math.isinf(difference):
         return "changed: other boxes are found"
     return f"changed by up to {difference:.2g}" if difference else "the same, bit for bit"

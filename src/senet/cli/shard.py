@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"folder": str(options.out), **asdict(made)})
         return 0
-    rows = [[part, f"{made.images[part]:,}", f"{made.shards[part]:,}"] for part in made.images]
-    print_table(("part", "images", "shards"), rows, title=f"{data.name} in {options.out}, {made.megabytes:,.1f} MB")
+    rows = [[split, f"{made.images[split]:,}", f"{made.shards[split]:,}"] for split in made.images]
+    print_table(("split", "images", "shards"), rows, title=f"{data.name} in {options.out}, {made.megabytes:,.1f} MB")
     if made.corrupt:
         print(f"{len(made.corrupt)} corrupt image{'s' * (len(made.corrupt) != 1)} left out")
     if made.reused:

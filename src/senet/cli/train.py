@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         outcome = begin(folder, console, data=data)
     except Interrupted:
         if is_first_process():
-            console.print(f"stopped and saved; go on with: senet train --resume {folder}", soft_wrap=True)
+            console.print(f"stopped and saved; continue with: senet train --resume {folder}", soft_wrap=True)
         return 130
     if not is_first_process():
         return 0
@@ -96,18 +96,18 @@ def _new(options: argparse.Namespace) -> tuple[Path, Job]:
         return options.out or jobs.default_folder(job.network.model, job.source.data), job
     if options.data is None:
         raise SenetError("--data is missing (or --resume DIR); `senet train --help` says more")
-    start = jobs.chosen_initialization(options, shared.network_options(options), pretrained=False)
+    init = jobs.chosen_initialization(options, shared.network_options(options), pretrained=False)
     job = Job(
-        source=jobs.job_data(options, start),
-        network=start,
-        recipe=jobs.chosen_recipe(options, start),
+        source=jobs.job_data(options, init),
+        network=init,
+        recipe=jobs.chosen_recipe(options, init),
         run=jobs.run_options(options),
     )
-    return options.out or jobs.default_folder(start.model, options.data), job
+    return options.out or jobs.default_folder(init.model, options.data), job
 
 
 def _unchanged_data(job: Job, options: argparse.Namespace) -> Data:
-    """The data of a repeated run, with a warning if images were added, removed or changed since."""
+    """Open the data of a repeated run, with a warning if images were added, removed or changed since."""
     from senet.training.job import is_first_process
 
     data = job.open_data()

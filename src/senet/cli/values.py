@@ -1,4 +1,4 @@
-"""Values of options: text to what it says. Each function is the `type` of an option."""
+"""Parse the values of options. Each function is the `type` of an option."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["class_names", "numbers", "parse_size", "positive", "positives", "whi
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """`224` or `256x192` (height x width) in pixels."""
+    """Parse `224` or `256x192` (height x width) in pixels."""
     match = re.fullmatch(r"(\d+)(?:x(\d+))?", text)
     if not match or int(match[1]) < 1 or (match[2] and int(match[2]) < 1):
         raise argparse.ArgumentTypeError(f"{text!r}: write 224, or 256x192 for height x width")
@@ -19,7 +19,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def white_level(text: str) -> int | str:
-    """`4095` or `auto`."""
+    """Parse `4095` or `auto`."""
     if text == "auto":
         return text
     if not text.isdigit() or not 1 <= int(text) <= 65_535:
@@ -28,19 +28,19 @@ def white_level(text: str) -> int | str:
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1."""
+    """Parse a whole number of at least 1."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
 
 
 def positives(text: str) -> tuple[int, ...]:
-    """`1,8` -> (1, 8)."""
+    """Parse `1,8` into `(1, 8)`."""
     return tuple(map(positive, text.split(",")))
 
 
 def numbers(text: str) -> list[int]:
-    """`3,4` -> [3, 4]."""
+    """Parse `3,4` into `[3, 4]`."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
@@ -48,7 +48,7 @@ def numbers(text: str) -> list[int]:
 
 
 def class_names(text: str) -> tuple[str, ...]:
-    """Names with commas, `cat,dog`, or a UTF-8 file with one name a line."""
+    """Parse names with commas, `cat,dog`, or read a UTF-8 file with one name a line."""
     if Path(text).is_file():
         try:
             names = _stripped(Path(text).read_text(encoding="utf-8-sig").splitlines())

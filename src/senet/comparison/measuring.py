@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from senet.data import train_loader
 from senet.inference.device import DTYPES, default_device
 from senet.profiling import cost, saved_bytes, time_interleaved
 from senet.tasks import task_named
+from senet.training.acceleration import accelerated
 from senet.training.model_initialization import SCRATCH
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ def training_costs(comparison: Comparison, data: Data, *, seconds: float) -> dic
     Args:
         comparison: The comparison. Its networks are measured with random weights.
         data: Data for the images of a training step.
-        seconds: Seconds for timing each group of compared networks; 0 only counts.
+        seconds: Seconds for timing each group of compared networks. 0 only counts.
     """
     found: dict[str, TrainingCost] = {}
     for base in comparison.variants:
@@ -76,11 +78,14 @@ def training_costs(comparison: Comparison, data: Data, *, seconds: float) -> dic
 
 def _group(comparison: Comparison, group: list[Variant], data: Data, seconds: float) -> dict[str, TrainingCost]:
     networks = {variant.name: _Network(comparison, variant, data) for variant in group}
-    found = {name: network.counted() for name, network in networks.items()}
-    if not seconds:
-        return found
-    latency = time_interleaved({name: network.infer for name, network in networks.items()}, seconds=seconds / 2)
-    step = time_interleaved({name: network.step for name, network in networks.items()}, seconds=seconds / 2)
+    with ExitStack() as stack:
+        for network in networks.values():
+            stack.enter_context(network.as_trained())
+        found = {name: network.counted() for name, network in networks.items()}
+        if not seconds:
+            return found
+        latency = time_interleaved({name: network.infer for name, network in networks.items()}, seconds=seconds / 2)
+        step = time_interleaved({name: network.step for name, network in networks.items()}, seconds=seconds / 2)
     return {
         name: replace(
             cost,
@@ -100,6 +105,7 @@ class _Network:
 
     def __init__(self, comparison: Comparison, variant: Variant, data: Data) -> None:
         job, run = comparison.job(variant, comparison.seeds[0]), comparison.run
+        self.run = run
         data = job.open_data(data)
         built = replace(job, network=replace(job.network, weights=SCRATCH)).build(data)
         self.device, self.dtype = default_device(), DTYPES[run.precision]
@@ -120,6 +126,10 @@ class _Network:
             lambda tensor: self._placed(torch.rand(tensor.shape, generator=generator)),
             task.example(built.preprocessing),
         )
+
+    def as_trained(self) -> AbstractContextManager[None]:
+        """Accelerate the network within this context, as in a training on one device."""
+        return accelerated([self.model], self.example, self.run, self.device)
 
     def counted(self) -> TrainingCost:
         image = self.example[0]

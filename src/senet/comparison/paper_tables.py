@@ -43,7 +43,7 @@ def from_table(
         table: A table of `senet.training.paper_tables`.
         data: Data to train on.
         name: Name of the table, for messages.
-        only: Names of rows; empty: all.
+        only: Names of rows, or empty for all.
         model: Replacement of the table's network, where all rows have the same one.
         size: Height and width of the images.
         weights: Folder of the comparison that trained the detectors' backbones.
@@ -81,8 +81,8 @@ def _variant(
     network, options = model or row.model, dict(row.options)
     _check_network(row, table, network, options)
     size = size or row.size
-    start = _on_backbone(row, size, weights) if row.head else ModelInitialization.built(network, options, size)
-    pixels = start.images(data).size
+    init = _on_backbone(row, size, weights) if row.head else ModelInitialization.from_scratch(network, options, size)
+    pixels = init.preprocessing_for(data).size
     recipe, note = row.recipe, ""
     if row.head and weights is None:
         note = "random weights instead of --checkpoint: recipe 'detection' with trained norms, not the paper's"
@@ -93,7 +93,7 @@ def _variant(
     elif row.unstated:
         note = "not stated in the paper: " + "; ".join(row.unstated)
     published = f"{row.metric} {row.published} % ({row.model} on {row.data})"
-    return Variant(name=row.name, start=start, recipe=recipe, published=published, note=note)
+    return Variant(name=row.name, init=init, recipe=recipe, published=published, note=note)
 
 
 def _check_network(row: PaperRow, table: str, network: str, options: dict[str, Any]) -> None:
@@ -119,11 +119,11 @@ def _on_backbone(row: PaperRow, size: tuple[int, int] | None, weights: Path | No
     assert isinstance(task, DenseTask)
     head = head_from_dict({"kind": row.head}, task.heads).to_dict()
     if weights is None:
-        return replace(ModelInitialization.built(row.model, dict(row.options), size, task=row.task), head=head)
+        return replace(ModelInitialization.from_scratch(row.model, dict(row.options), size, task=row.task), head=head)
     seeds = {run.name.rpartition("seed")[2]: run for run in weights.glob(f"{row.model}-seed*")}
     runs = [seeds[seed] for seed in sorted(filter(str.isdecimal, seeds), key=int)]
     if not runs:
         raise SenetError(
             f"--checkpoint {weights} contains no {row.model}-seed0; give the folder of a comparison of table2"
         )
-    return replace(ModelInitialization.checkpoint(str(runs[0]), None, size, task=row.task), head=head)
+    return replace(ModelInitialization.from_checkpoint(str(runs[0]), None, size, task=row.task), head=head)

@@ -28,7 +28,7 @@ class Run:
         variant: Name of the variant.
         seed: Seed of the run.
         job: The training.
-        folder: Folder of the run, like that of `senet train`.
+        folder: Folder of the run, as `senet train` writes it.
     """
 
     variant: str
@@ -48,7 +48,7 @@ class Comparison:
         run: Options of the trainings' execution.
         sizes: Further image sizes for evaluation, in pixels.
         title: Title of the report.
-        timing_seconds: Seconds for timing the networks in turns, in inference and training; 0 skips timing.
+        timing_seconds: Seconds for timing the networks in turns, in inference and training. 0 skips timing.
         command: The command line.
     """
 
@@ -69,7 +69,7 @@ class Comparison:
         for variant in self.variants:
             if variant.against and variant.against not in names:
                 raise UnknownNameError("variant to compare with", variant.against, names)
-        tasks = sorted({variant.start.task for variant in self.variants})
+        tasks = sorted({variant.init.task for variant in self.variants})
         if len(tasks) > 1:
             raise SenetError(f"networks for {tasks[0]} and for {tasks[1]} can't be compared")
         if self.sizes and tasks != [CLASSIFICATION]:
@@ -80,7 +80,7 @@ class Comparison:
     @property
     def task(self) -> str:
         """Task of all its networks."""
-        return self.variants[0].start.task
+        return self.variants[0].init.task
 
     def training_runs(self, folder: Path) -> Iterator[Run]:
         """Yield all trainings, seed by seed, so that an interrupted comparison has complete pairs."""
@@ -91,7 +91,7 @@ class Comparison:
     def job(self, variant: Variant, seed: int) -> Job:
         """Return the training of a variant with a seed."""
         recipe = replace(variant.recipe, seed=seed)
-        return Job(source=self.source, network=variant.start, recipe=recipe, run=self.run)
+        return Job(source=self.source, network=variant.init, recipe=recipe, run=self.run)
 
     def baseline(self, variant: Variant) -> Variant | None:
         """Return the variant to compare with, if any."""
@@ -104,7 +104,7 @@ class Comparison:
     def _trainings(self) -> str:
         # Through JSON, since a comparison from a file has lists instead of tuples.
         variants = [variant.to_dict() for variant in self.variants]
-        return json.dumps([asdict(self.source), variants, self.seeds, self.run.precision])
+        return json.dumps([asdict(self.source), variants, self.seeds, self.run.precision, self.run.accelerate])
 
     def write(self, folder: Path) -> None:
         """Write the plan to a folder.

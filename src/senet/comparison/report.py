@@ -70,7 +70,7 @@ def _duration(seconds: float) -> str:
 
 
 def size_rows(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return columns and rows of the table over image sizes; no rows without further sizes."""
+    """Return columns and rows of the table over image sizes. Without further sizes there are no rows."""
     found = {name: variant["sizes"] for name, variant in result["variants"].items() if variant["sizes"]}
     sizes = list(dict.fromkeys(size for there in found.values() for size in there))
     columns = ["network", "", *(f"{size} px" for size in sizes)]
@@ -135,6 +135,7 @@ def markdown(result: dict[str, Any], command: str) -> str:
         f"- Data: {result['data']}" + (f", {limit:,} training images" if limit else "") + "; precision "
         f"{result['precision']}; seeds {', '.join(map(str, result['seeds']))}.",
         *(f"- Recipe: {line}." for line in sorted(recipes)),
+        f"- {ACCELERATED if result['accelerate'] else SEPARATE}",
         "- With the same seed, all networks see the same images in the same order with the same augmentation.",
         f"- {result['metric']['title']}: metric of the last epoch on the validation images. The best epoch would be "
         "chosen on the images that it is measured on.",
@@ -154,6 +155,12 @@ def markdown(result: dict[str, Any], command: str) -> str:
     ]
     return "\n".join(text) + "\n"
 
+
+ACCELERATED = (
+    "All networks train and are timed with --accelerate: a norm, its activation and its channel attention run as one "
+    "operator, on a CPU with the compiled kernel."
+)
+SEPARATE = "All networks train and are timed with --no-accelerate: norms and channel attention run separately."
 
 SHIFT = (
     "squeeze shift: change of the squeeze's output between the training size and another size. It is the mean over the "

@@ -58,9 +58,9 @@ def collect(
         cost = (training_costs or {}).get(variant.name)
         difference = paired(own, others, images=images) if variant.against else None
         found[variant.name] = {
-            "model": variant.start.model,
-            "options": variant.start.all_options(),
-            "weights": variant.start.weights,
+            "model": variant.init.model,
+            "options": variant.init.all_options(),
+            "weights": variant.init.weights,
             "recipe": variant.recipe.to_dict(),
             "against": variant.against or None,
             "published": variant.published or None,
@@ -83,6 +83,7 @@ def collect(
         "training_image_limit": comparison.source.limit,
         "seeds": list(comparison.seeds),
         "precision": comparison.run.precision,
+        "accelerate": comparison.run.accelerate,
         "finished_runs": sum(map(len, runs.values())),
         "runs": len(comparison.variants) * len(comparison.seeds),
         "failed": list(failed),
@@ -94,7 +95,7 @@ def collect(
 
 
 def _validated_on(comparison: Comparison, folder: Path) -> int | None:
-    """Return the number of validation images from the checkpoints; the smallest one if they differ."""
+    """Return the number of validation images from the checkpoints, the smallest one if they differ."""
     found = []
     for training_run in comparison.training_runs(folder):
         file = (training_run.folder / LAST).with_suffix(".json")

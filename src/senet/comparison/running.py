@@ -173,18 +173,19 @@ def refuse_others(comparison: Comparison, folder: Path, data: Data) -> None:
 
 
 def _settings(job: Job) -> dict[str, Any]:
-    """Flatten the settings that change a training's result. Of its execution, only the precision does."""
+    """Flatten the settings that change a training's result. Of its execution, precision and acceleration do."""
     # Through JSON, since a job from a file has lists instead of tuples.
     values = json.loads(json.dumps(replace(job, recipe=replace(job.recipe, expects="")).to_dict()))
     recipe, run = values.pop("recipe"), values.pop("run")
     del values["digest"], values["sha256"]
     for name in LOCATION:  # the digest identifies the data, see `refuse_others`
         del values["source"][name]
-    return values | {f"recipe.{key}": value for key, value in recipe.items()} | {"precision": run["precision"]}
+    execution = {key: run[key] for key in ("precision", "accelerate")}
+    return values | {f"recipe.{key}": value for key, value in recipe.items()} | execution
 
 
 def finished_rows(folder: Path) -> list[dict[str, float]] | None:
-    """Return the rows of a finished run; None for an unfinished one."""
+    """Return the rows of a finished run, None for an unfinished one."""
     if not has_run(folder) or Job.read(folder).status(folder).outcome is None:
         return None
     with (folder / METRICS).open(encoding="utf-8", newline="") as file:

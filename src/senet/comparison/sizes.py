@@ -67,7 +67,7 @@ def squeezed(model: nn.Module) -> Iterator[dict[str, Moments]]:
     For a layer without a squeeze, the spatial mean of its input is collected.
 
     Yields:
-        Path of the layer to the moments so far; empty for a network without attention.
+        Path of the layer to the moments so far, empty for a network without attention.
     """
     found: dict[str, Moments] = {}
     with ExitStack() as stack:

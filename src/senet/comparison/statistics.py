@@ -28,7 +28,7 @@ class Spread:
     Attributes:
         count: Number of values.
         mean: Mean.
-        sd: Sample standard deviation (n - 1); None for one value.
+        sd: Sample standard deviation (n - 1), None for one value.
 
     Example:
         >>> from senet.comparison import Spread, spread
@@ -101,11 +101,11 @@ def paired(
     Args:
         values: Seed to result in percent.
         baseline: Seed to result of the baseline network in percent.
-        images: Number of evaluated images; None ignores the resolution of the results.
+        images: Number of evaluated images. None ignores the resolution of the results.
         level: Confidence level of the interval, in (0, 1).
 
     Returns:
-        The difference; None without a common seed.
+        The difference, None without a common seed.
 
     Source: Student's t for paired samples. Without `images` equal to
         `scipy.stats.ttest_rel(...).confidence_interval()`. Sheppard 1898 for the variance of rounding.
@@ -137,7 +137,7 @@ def paired(
 
 
 def _in_images(difference: float, image: float) -> float:
-    """Convert a difference to images, rounded where nearly whole; unchanged if `image` is 0."""
+    """Convert a difference to images, rounded where nearly whole, unchanged if `image` is 0."""
     if not image:
         return difference
     count = difference / image
@@ -149,7 +149,7 @@ def verdict(difference: Difference, time_ratio: float | None = None) -> str:
 
     Args:
         difference: Difference in percentage points of accuracy.
-        time_ratio: Time of a training step relative to the baseline's; None if not measured.
+        time_ratio: Time of a training step relative to the baseline's, None if not measured.
 
     Example:
         >>> from senet.comparison import Difference, verdict

@@ -26,15 +26,15 @@ class Variant:
 
     Attributes:
         name: Name in the tables and of the run's folder.
-        start: The network and its initial weights.
+        init: The network and its initial weights.
         recipe: The hyperparameters. The seed is the comparison's.
-        against: Name of the variant to compare with; empty for a baseline.
-        published: The paper's figure, such as "error 22.28/6.03"; empty for none.
+        against: Name of the variant to compare with, empty for a baseline.
+        published: The paper's figure, such as "error 22.28/6.03", empty for none.
         note: A remark.
     """
 
     name: str
-    start: ModelInitialization
+    init: ModelInitialization
     recipe: Recipe
     against: str = ""
     published: str = ""
@@ -43,12 +43,12 @@ class Variant:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary for `from_dict`."""
         texts = {name: getattr(self, name) for name in ("name", "against", "published", "note")}
-        return texts | {"start": self.start.to_dict(), "recipe": self.recipe.to_dict()}
+        return texts | {"init": self.init.to_dict(), "recipe": self.recipe.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Variant:
         """Build a variant from the result of `to_dict`."""
-        given = {"start": ModelInitialization.from_dict(values["start"]), "recipe": Recipe.from_dict(values["recipe"])}
+        given = {"init": ModelInitialization.from_dict(values["init"]), "recipe": Recipe.from_dict(values["recipe"])}
         return cls(**values | given)
 
 
@@ -58,12 +58,12 @@ class VariantSpec:
 
     Attributes:
         name: Name of the variant.
-        start: The network before surgery.
-        surgery: Arguments of `senet.surgery.plan`; None: no surgery.
+        init: The network before surgery.
+        surgery: Arguments of `senet.surgery.plan`, or None for no surgery.
     """
 
     name: str
-    start: ModelInitialization
+    init: ModelInitialization
     surgery: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -77,14 +77,14 @@ class VariantSpec:
             SenetError: The network has no insertion point.
         """
         if self.surgery is None:
-            return self.start
+            return self.init
         from senet.training.model_initialization import surgery_plan
 
-        preprocessing = self.start.images(data)
+        preprocessing = self.init.preprocessing_for(data)
         # Insertion points don't depend on the weights, so nothing is downloaded.
-        model = replace(self.start, weights=SCRATCH).build(data.classes, preprocessing).model
-        report = surgery_plan(self.start, model, preprocessing, **self.surgery)
-        return replace(self.start, inserted=[point.to_dict() for point in report.inserted])
+        model = replace(self.init, weights=SCRATCH).build(data.classes, preprocessing).model
+        report = surgery_plan(self.init, model, preprocessing, **self.surgery)
+        return replace(self.init, inserted=[point.to_dict() for point in report.inserted])
 
 
 @dataclass
@@ -117,7 +117,7 @@ def parse_variant(
         words: The words, as split by the shell.
         size: Height and width of the images.
         pretrained: Default where the variant doesn't set it.
-        task: Task of the network; None: a checkpoint's own, else classification.
+        task: Task of the network, or None for a checkpoint's own, else classification.
 
     Raises:
         SenetError: The form is invalid, or the network or an option is unknown.
@@ -139,8 +139,8 @@ def parse_variant(
     if wanted not in (None, "true", "false"):
         raise SenetError(f"--variant {text}: pretrained={wanted} must be true or false")
     chosen = pretrained if wanted is None else wanted == "true"
-    start = initialization_of(model, _options(values), size, pretrained=bool(chosen), task=task)
-    return VariantSpec(name=name, start=start, surgery=surgery)
+    init = initialization_of(model, _options(values), size, pretrained=bool(chosen), task=task)
+    return VariantSpec(name=name, init=init, surgery=surgery)
 
 
 def _surgery(values: dict[str, str]) -> dict[str, Any]:
@@ -202,39 +202,41 @@ def initialization_of(
     if is_checkpoint(model):
         if options:
             raise SenetError(f"{next(iter(options))} would change the network of {model}; retrofit= inserts attention")
-        return ModelInitialization.checkpoint(model, None, size, task=task)
+        return ModelInitialization.from_checkpoint(model, None, size, task=task)
     if ":" not in model:
         model_spec(model, **options)  # reports an unknown option before anything is trained
     elif options:
         raise SenetError(f"{next(iter(options))} is an option of this package's networks, not of {model}")
-    initialize = ModelInitialization.public if pretrained and not is_code(model) else ModelInitialization.built
+    initialize = (
+        ModelInitialization.from_pretrained if pretrained and not is_code(model) else ModelInitialization.from_scratch
+    )
     return initialize(model, options, size, task=task or CLASSIFICATION)
 
 
 def default_variants(
-    start: ModelInitialization, attention: dict[str, Any] | None, where: dict[str, Any] | None = None
+    init: ModelInitialization, attention: dict[str, Any] | None, where: dict[str, Any] | None = None
 ) -> list[VariantSpec]:
     """Return a network without and with attention.
 
     A network of this package with random weights is built both ways. Any other gets its attention by surgery.
 
     Args:
-        start: The network, with its options for the variant with attention.
-        attention: Result of `AttentionSpec.to_dict`; None: the network's own attention, else SE.
+        init: The network, with its options for the variant with attention.
+        attention: Result of `AttentionSpec.to_dict`, or None for the network's own attention, else SE.
         where: Placement and stages for surgery.
     """
     from senet.nn import SE, attention_from_dict
     from senet.zoo import model_spec
 
-    options = dict(start.options)
-    if start.weights != SCRATCH or ":" in start.model:
+    options = dict(init.options)
+    if init.weights != SCRATCH or ":" in init.model:
         spec = attention_from_dict(attention) if attention else SE()
         surgery = {"attention": spec, **(where or {})}
-        return [VariantSpec(name="plain", start=start), VariantSpec(name=spec.kind, start=start, surgery=surgery)]
-    own = model_spec(start.model, **options).attention
+        return [VariantSpec(name="plain", init=init), VariantSpec(name=spec.kind, init=init, surgery=surgery)]
+    own = model_spec(init.model, **options).attention
     chosen = attention or (own or SE()).to_dict()
     plain = {key: value for key, value in options.items() if key not in ("placement", "stages")}
     return [
-        VariantSpec(name="plain", start=replace(start, options=plain | {"attention": None})),
-        VariantSpec(name=chosen["kind"], start=replace(start, options=options | {"attention": chosen})),
+        VariantSpec(name="plain", init=replace(init, options=plain | {"attention": None})),
+        VariantSpec(name=chosen["kind"], init=replace(init, options=options | {"attention": chosen})),
     ]

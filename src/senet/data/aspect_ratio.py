@@ -67,7 +67,7 @@ def bounded(image: Image.Image, longest: int, fill: Sequence[float]) -> Image.Im
     """Return an image that a detector can take.
 
     Most images are returned unchanged. A very long image is `shortened`. If the detector would still leave none of the
-    shorter side, a border is added at the right or at the bottom, where it moves no box.
+    shorter side, a border is added. It lies at the right or at the bottom, where it moves no box.
 
     Args:
         image: The image.

@@ -23,26 +23,26 @@ NAMED = 3
 """Files that one line names."""
 
 
-def check_masks(data: Data, parts: Iterable[str], *, training: bool) -> None:
+def check_masks(data: Data, splits: Iterable[str], *, training: bool) -> None:
     """Refuse masks that allow no training or no evaluation.
 
     Args:
         data: Any data set. Data without masks passes.
-        parts: Names of the parts to check, of `data.parts`.
+        splits: Names of the splits to check, of `data.splits`.
         training: Whether the masks are trained on, so that each class must occur.
 
     Raises:
-        DataError: A part's masks hold 0 and 255 alone, or a class is in no training mask.
+        DataError: A split's masks hold 0 and 255 alone, or a class is in no training mask.
     """
-    for issue in mask_issues(data, parts, training=training):
+    for issue in mask_issues(data, splits, training=training):
         raise DataError(f"{issue.path}: {issue.reason}")
 
 
-def mask_issues(data: Data, parts: Iterable[str], *, training: bool = True) -> list[AnnotationIssue]:
-    """List the issues of a part's masks as a whole, see `check_masks`."""
+def mask_issues(data: Data, splits: Iterable[str], *, training: bool = True) -> list[AnnotationIssue]:
+    """List the issues of a split's masks as a whole, see `check_masks`."""
     found = []
-    for name in parts:
-        source = _whole(data.parts[name])
+    for name in splits:
+        source = _whole(data.splits[name])
         if not isinstance(source, MaskSource) or not len(source):
             continue
         folder = str(Path(source.masks[0]).parent)
@@ -60,12 +60,12 @@ def _whole(source: Source) -> Source:
     return _whole(source.source) if isinstance(source, Subset) else source
 
 
-def _about_two_values(part: str, classes: Sequence[str]) -> str:
+def _about_two_values(split: str, classes: Sequence[str]) -> str:
     remedy = (
         "--instances makes any number above 0 the second class" if len(classes) == 2 else "number classes 0, 1, ..."
     )
     return (
-        f"all {part} masks hold 0 and 255 alone, and 255 means no class, so the only class is {classes[0]}; {remedy}, "
+        f"all {split} masks hold 0 and 255 alone, and 255 means no class, so the only class is {classes[0]}; {remedy}, "
         f"or save {classes[1]} as 1"
     )
 
@@ -77,7 +77,7 @@ def _about_missing(missing: Sequence[str], classes: Sequence[str], *, instances:
     numbers = f"{classes.index(missing[0])} of 0..{len(classes) - 1}"
     return (
         f"no training mask contains {names} (number {numbers}); correct the numbers in the masks, name other classes "
-        "(classes.txt, --class-names), or move images with this class to the training part"
+        "(classes.txt, --class-names), or move images with this class to the training split"
     )
 
 

@@ -1,4 +1,4 @@
-"""Boxes in COCO's format: one JSON file for each part."""
+"""Boxes in COCO's format: one JSON file for each split."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LAYOUT = (
     "and images/"
 )
 
-PARTS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
+SPLITS = {"train": ("train",), "val": ("val", "valid"), "test": ("test",)}
 
 
 def open_coco(request: Request) -> Data:
-    """Read `coco:PATH`: COCO's own folders, or a JSON file for each part beside (or above) its images.
+    """Read `coco:PATH`: COCO's own folders, or a JSON file for each split beside (or above) its images.
 
-    Classes are the categories of the training part, in the order of their numbers. The categories of other parts are
+    Classes are the categories of the training split, in the order of their numbers. The categories of other splits are
     matched by name. A `file_name` may not lead out of its folder. Annotations with `iscrowd` are neither trained on nor
     counted as missed, as in COCO's own evaluation.
 
@@ -44,8 +44,8 @@ def open_coco(request: Request) -> Data:
     train = read_coco_file(files["train"])
     classes = tuple(train.categories.values())
     sources = {
-        part: read_coco(train if part == "train" else read_coco_file(file), _images(root, file), classes)
-        for part, file in files.items()
+        split: read_coco(train if split == "train" else read_coco_file(file), _images(root, file), classes)
+        for split, file in files.items()
     }
     return Data(
         request.name,
@@ -64,26 +64,26 @@ def _files(root: Path) -> dict[str, Path]:
         path for path in sorted(folder.glob("*.json")) if not path.stem.startswith(("captions", "person", "image"))
     ]
     found = {
-        part: next((path for path in wanted if any(name in path.stem.lower() for name in names)), None)
-        for part, names in PARTS.items()
+        split: next((path for path in wanted if any(name in path.stem.lower() for name in names)), None)
+        for split, names in SPLITS.items()
     }
-    by_part = {part: path for part, path in found.items() if path is not None}
-    if "val" not in by_part and "test" in by_part:
-        by_part["val"] = by_part.pop("test")
-    for part in ("train", "val"):
-        if part not in by_part:
-            raise DataError(f"{folder} has no JSON file with {part!r} in its name; {LAYOUT}")
-    return by_part
+    by_split = {split: path for split, path in found.items() if path is not None}
+    if "val" not in by_split and "test" in by_split:
+        by_split["val"] = by_split.pop("test")
+    for split in ("train", "val"):
+        if split not in by_split:
+            raise DataError(f"{folder} has no JSON file with {split!r} in its name; {LAYOUT}")
+    return by_split
 
 
 def _images(root: Path, file: Path) -> list[Path]:
-    """List the folders that may hold a part's images, the likeliest first."""
-    part = file.stem.rpartition("_")[2]
-    return [folder for folder in (root / part, root / "images" / part, root / "images", root) if folder.is_dir()]
+    """List the folders that may hold a split's images, the likeliest first."""
+    split = file.stem.rpartition("_")[2]
+    return [folder for folder in (root / split, root / "images" / split, root / "images", root) if folder.is_dir()]
 
 
 def read_coco(content: CocoFile, folders: list[Path], classes: tuple[str, ...]) -> BoxSource:
-    """Read one part.
+    """Read one split.
 
     Args:
         content: Its JSON file. Categories are matched to the classes by name.
@@ -138,7 +138,7 @@ def _wrong(entry: dict[str, Any], images: Collection[object], labels: Collection
     if type(image) not in (int, str) or image not in images:
         return f"there is no image {shown(image)}"
     if type(category) is not int or category not in labels:
-        return f"there is no category {shown(category)} among the categories of the training part"
+        return f"there is no category {shown(category)} among the categories of the training split"
     if not isinstance(box, list) or len(box) != 4 or not all(type(v) in (int, float) and _plain(v) for v in box):
         return f"bbox must be four numbers, not {shown(box)}"
     return ""

@@ -151,7 +151,7 @@ class PaddedCrop:
         return torch.tensor(self.fill).to(torch.uint8).expand(*self.size, -1).contiguous().permute(2, 0, 1)
 
     def _start(self, side: int, wanted: int) -> int:
-        """Draw where the result begins in the image; negative within the border."""
+        """Draw the result's first pixel in the image. It is negative within the border."""
         room = side + 2 * self.pad - wanted
         return (int(torch.randint(0, room + 1, size=())) if room else 0) - self.pad
 

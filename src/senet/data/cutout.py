@@ -29,7 +29,7 @@ class Cutout(nn.Module):
         self.value = value
 
     def forward(self, image: Tensor) -> Tensor:
-        """(C, H, W) -> (C, H, W); draws from torch's global generator."""
+        """(C, H, W) -> (C, H, W). Draws from torch's global generator."""
         height, width = image.shape[-2:]
         row, column = int(torch.randint(height, ())), int(torch.randint(width, ()))
         top, left = row - self.side // 2, column - self.side // 2

@@ -42,7 +42,7 @@ class Batch(NamedTuple):
         indices: (N,) int64 requested positions in the source.
         valid: (N,) bool, False for the stand-in of a corrupt image. Evaluation leaves stand-ins out.
         corrupt: (path, reason) of each corrupt image.
-        key: Epoch and first index, which identify the batch; for `Mixing`.
+        key: Epoch and first index, which identify the batch, for `Mixing`.
 
     Example:
         >>> from senet.data import ImageDataset, eval_loader, eval_transform, open_data

@@ -33,8 +33,9 @@ __all__ = [
 Target = dict[str, Any]
 """Annotations of an image, as NumPy arrays.
 
-Detection: `boxes` (n, 4) float32 as x1, y1, x2, y2 in pixels; `labels` (n,) int64 from 0; `crowd` (n,) bool, groups of
-objects; `difficult` (n,) bool, objects that are hard to see. Neither of the last two is trained on or counted.
+Detection: `boxes` (n, 4) float32 as x1, y1, x2, y2 in pixels, and `labels` (n,) int64 from 0. `crowd` (n,) bool marks
+groups of objects, and `difficult` (n,) bool objects that are hard to see. Neither is trained on or counted.
+
 Segmentation: `mask` (H, W) uint8 class numbers, 255 where no class is given.
 """
 
@@ -240,12 +241,12 @@ def object_counts(labels: Iterable[np.ndarray], classes: int) -> list[int]:
 
 
 def annotation_issues(data: Data) -> list[AnnotationIssue]:
-    """List the annotation issues of all parts of a data set, empty for data without annotations.
+    """List the annotation issues of all splits of a data set, empty for data without annotations.
 
     Example:
         >>> from senet.data import annotation_issues, open_data
         >>> annotation_issues(open_data("digits"))
         []
     """
-    found = [issue for part in data.parts.values() for issue in getattr(whole(part), "issues", ())]
+    found = [issue for split in data.splits.values() for issue in getattr(whole(split), "issues", ())]
     return list(dict.fromkeys(found))

@@ -28,7 +28,7 @@ def open_digits(request: Request) -> Data:
     """
     from sklearn.datasets import load_digits
 
-    if request.place:
+    if request.path:
         raise DataError("digits comes with scikit-learn and takes no path; use digits")
     request.refuse_split("its validation images are fixed")
     scans = load_digits()

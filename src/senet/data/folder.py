@@ -22,7 +22,7 @@ from senet.errors import DataError
 __all__ = ["find_images", "open_folder"]
 
 VALIDATION_NAMES = ("val", "valid", "validation", "test")
-"""Names of validation folders, in order of preference; case is ignored."""
+"""Names of validation folders, in order of preference. Case is ignored."""
 
 LAYOUT = "expected one sub-folder of images a class (FOLDER/CLASS/x.jpg)"
 
@@ -64,16 +64,16 @@ def open_folder(request: Request) -> Data:
     Raises:
         DataError: The folder or one of its classes can't be used. The message names it and a remedy.
     """
-    if not request.place:
+    if not request.path:
         raise DataError("folder needs a path: folder:PATH")
     root = _existing_folder(request.folder())
-    parts = _parts(root)
-    if "val" not in parts:
-        tree = _tree(parts.get("train", root), request.training)
+    splits = _splits(root)
+    if "val" not in splits:
+        tree = _tree(splits.get("train", root), request.training)
         return replace(_divide(tree, request), left_out=_left_out(root, tree))
-    request.refuse_split(f"it has its own {parts['val'].name} folder")
-    train = _tree(parts.pop("train"), request.training)
-    others = {part: _of_classes(train, path) for part, path in parts.items()}
+    request.refuse_split(f"it has its own {splits['val'].name} folder")
+    train = _tree(splits.pop("train"), request.training)
+    others = {split: _of_classes(train, path) for split, path in splits.items()}
     left_out = _left_out(root, train, *others.values())
     test = others["test"].source if "test" in others else None
     return Data(
@@ -118,7 +118,7 @@ def _class_folders(root: Path) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _parts(root: Path) -> dict[str, Path]:
+def _splits(root: Path) -> dict[str, Path]:
     """Return the folders for training, validation and test, as far as the tree is divided."""
     by_name = {name.lower(): root / name for name in reversed(_subfolders(root))}
     if "train" not in by_name:
@@ -126,8 +126,8 @@ def _parts(root: Path) -> dict[str, Path]:
     val = next((by_name[name] for name in VALIDATION_NAMES if name in by_name), None)
     if val is None:
         return {"train": by_name["train"]} if len(by_name) == 1 else {}
-    parts = {"train": by_name["train"], "val": val}
-    return parts | ({"test": by_name["test"]} if by_name.get("test", val) != val else {})
+    splits = {"train": by_name["train"], "val": val}
+    return splits | ({"test": by_name["test"]} if by_name.get("test", val) != val else {})
 
 
 def _left_out(root: Path, *trees: Tree) -> tuple[str, ...]:
@@ -185,12 +185,12 @@ def _of_classes(train: Tree, root: Path) -> Tree:
 
 
 def _divide(tree: Tree, request: Request) -> Data:
-    split, source = request.split, tree.source
-    train, val = hash_split((path_below(path, tree.root) for path in source.paths), split)
+    spec, source = request.split_spec, tree.source
+    train, val = hash_split((path_below(path, tree.root) for path in source.paths), spec)
     if request.training:
         _check_division(tree, train, request)
     request.refuse_empty(train=len(train), val=len(val))
-    return Data(request.name, tree.classes, Subset(source, train), Subset(source, val), split=split)
+    return Data(request.name, tree.classes, Subset(source, train), Subset(source, val), split_spec=spec)
 
 
 def _check_division(tree: Tree, train: np.ndarray, request: Request) -> None:
@@ -204,7 +204,7 @@ def _check_division(tree: Tree, train: np.ndarray, request: Request) -> None:
     if missed and len(train):
         raise DataError(
             f"{tree.root}: no image is left to train on of {_some(missed)} (a fraction of "
-            f"{request.split.fraction:g} is validated on, image by image); add images, choose another "
+            f"{request.split_spec.fraction:g} is validated on, image by image); add images, choose another "
             "--split-seed, or make train and val folders "
             "yourself"
         )

@@ -13,13 +13,13 @@ __all__ = ["hold_out"]
 
 
 def hold_out(data: Data) -> Data:
-    """Make about half of the validation images the test part of data that has none.
+    """Make about half of the validation images the test split of data that has none.
 
-    A training chooses its best epoch on the validation part. Its accuracy then shows on images that played no role in
+    A training chooses its best epoch on the validation split. Its accuracy then shows on images that played no role in
     this choice. A hash of each image's path decides, so the half is always the same, and other images don't matter.
 
     Returns:
-        The data unchanged if it has a test part, or if one half would be empty.
+        The data unchanged if it has a test split, or if one half would be empty.
 
     Example:
         >>> from senet.data import hold_out, open_data

@@ -32,7 +32,7 @@ REASONS = {
 ABOUT_THE_FILE = (
     FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, UnidentifiedImageError,
 )  # fmt: skip
-"""The same errors where an exception has no number."""
+"""The same errors of exceptions without an `errno`."""
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
@@ -94,7 +94,7 @@ def is_machine_fault(error: BaseException) -> bool:
         return False
     if error.errno is not None:
         return error.errno not in REASONS
-    if type(error) is OSError:  # Pillow's own, of a damaged file; one of them is about memory
+    if type(error) is OSError:  # Pillow's own errors of a damaged file, one of them about memory
         return any(words in str(error).lower() for words in NO_MEMORY)
     return not isinstance(error, ABOUT_THE_FILE)
 

@@ -80,9 +80,8 @@ def load_image(path: str | os.PathLike[str], *, white_level: int = DEEP_WHITE) -
     """Decode an image file into mode `"RGB"` or `"L"`, 8 bits a channel, turned upright by its EXIF or XMP.
 
     Transparent pixels are composited on white. 16-bit grey is scaled to 8 bits, not clipped. CMYK, YCbCr and palettes
-    become RGB; 1-bit becomes grey. An animation gives its first frame. The format follows from the content, not from
-    the file's name. `PIL.Image.MAX_IMAGE_PIXELS` is a hard limit, checked before decoding. Set it to None to lift the
-    limit.
+    become RGB, and 1-bit becomes grey. An animation gives its first frame. The format follows from the content, not
+    from the file's name. `PIL.Image.MAX_IMAGE_PIXELS` is a hard limit, checked before decoding. None lifts the limit.
 
     Args:
         path: The file.
@@ -116,7 +115,7 @@ def load_stored(stored: Stored, *, white_level: int = DEEP_WHITE) -> Image.Image
 
 
 def decode_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Decode like `load_image`, but keep 16-bit grey in mode `"I;16"`; `to_8_bits` needs its white level.
+    """Decode like `load_image`, but keep 16-bit grey in mode `"I;16"`. `to_8_bits` needs its white level.
 
     Raises:
         CorruptImage: As `load_image`.

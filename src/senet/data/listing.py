@@ -36,7 +36,7 @@ class Entry(NamedTuple):
     """Identity of an image, independent of the data set's location.
 
     Attributes:
-        path: Relative to the folder of its part, with `/` between names. For an image in memory, its number.
+        path: Relative to the folder of its split, with `/` between names. For an image in memory, its number.
         size: Bytes of its file, or 0 in memory and -1 if there is no such file.
         target: Its label, in words or as a hash.
     """
@@ -70,18 +70,18 @@ def whole(source: Source) -> Source:
     return source
 
 
-def digest_of(parts: Mapping[str, Source], classes: Iterable[str]) -> str:
-    """Return the SHA-256 of the classes and the sorted lines of (part, path, target, size), in hexadecimal.
+def digest_of(splits: Mapping[str, Source], classes: Iterable[str]) -> str:
+    """Return the SHA-256 of the classes and the sorted lines of (split, path, target, size), in hexadecimal.
 
     Args:
-        parts: The whole sources by the names of their parts.
+        splits: The whole sources by the names of their splits.
         classes: Names of the classes, in the order of the class numbers.
     """
     lines = []
-    for part, source in parts.items():
+    for split, source in splits.items():
         for index in range(len(source)):
             path, size, target = source.entry(index)
-            lines.append(b"\0".join((part.encode(), portable(path), target.encode(), str(size).encode())))
+            lines.append(b"\0".join((split.encode(), portable(path), target.encode(), str(size).encode())))
     found = hashlib.sha256()
     for line in (*(portable(name) for name in classes), b"", *sorted(lines)):
         found.update(len(line).to_bytes(8, "big") + line)

@@ -22,7 +22,7 @@ class Samples(Protocol):
 
     Attributes:
         seed: The run's seed.
-        groups: (N,) group of each sample, if batches should be of one group; else None.
+        groups: (N,) group of each sample, if batches should be of one group, else None.
         order: From seed and epoch to the fastest permutation to read, or None for a random one.
     """
 
@@ -41,7 +41,7 @@ class Samples(Protocol):
 
 
 def default_workers() -> int:
-    """Return the default number of worker processes: one for each usable CPU core, at most 8; none for one core.
+    """Return the default number of worker processes: one per usable CPU core, at most 8, and none for one core.
 
     Example:
         >>> from senet.data import default_workers
@@ -128,6 +128,6 @@ def _loader(dataset: Samples, order: Sampler[list[Key]], workers: int | None) ->
 
 
 def _begin_worker(_: int) -> None:
-    """Ignore Ctrl-C, which reaches every process; only the main one handles it."""
+    """Ignore Ctrl-C, which reaches every process. Only the main process handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     quiet_pillow()

@@ -30,7 +30,7 @@ SCALED: Final = {"L;2": 85, "L;4": 17}
 
 
 def read_mask(path: str | os.PathLike[str], classes: int, *, instances: bool = False) -> np.ndarray:
-    """Read a mask as (H, W) uint8 class numbers, 255 without a class; turned upright like its image.
+    """Read a mask as (H, W) uint8 class numbers, 255 without a class, turned upright like its image.
 
     Args:
         path: The file: one channel of 1 to 32 bits, or a palette, whose indices count.

@@ -13,9 +13,9 @@ from PIL import Image
 from senet.data.boxes import image_size
 from senet.data.dense import AnnotationIssue, Target
 from senet.data.images import CorruptImage, ImageInfo, Stored, decode_image, file_info, read_stored
+from senet.data.listed_splits import divide, find_names, images_in, listed_splits, read_lines, unread_in
 from senet.data.listing import Entry, file_size, path_below
 from senet.data.mask_files import IGNORE_INDEX, MOST_CLASSES, read_mask
-from senet.data.parts import divide, find_names, images_in, listed_parts, read_lines, unread_in
 from senet.data.request import Request
 from senet.data.sources import Data, PathList
 from senet.errors import DataError
@@ -37,13 +37,13 @@ def open_masks(request: Request) -> Data:
     root = request.existing_folder(LAYOUT)
     images, masks = images_in(root / "images"), images_in(root / "masks")
     classes = request.classes or _named_classes(root, instances=request.instances)
-    parts, split = listed_parts([root]), None
-    if parts:
+    splits, spec = listed_splits([root]), None
+    if splits:
         request.refuse_split("it has its own lists of images")
-        find_names(parts, images, root / "images")
+        find_names(splits, images, root / "images")
     else:
-        parts, split = divide(list(images), request), request.split
-    find_names(parts, masks, root / "masks")
+        splits, spec = divide(list(images), request), request.split_spec
+    find_names(splits, masks, root / "masks")
     if len(classes) < 2 or (request.instances and len(classes) != 2):
         raise DataError(f"classes {', '.join(classes)}: name two, the background first (--instances takes no more)")
     if len(classes) > MOST_CLASSES:
@@ -51,18 +51,18 @@ def open_masks(request: Request) -> Data:
             f"{len(classes)} classes; masks have at most {MOST_CLASSES}, since {IGNORE_INDEX} means no class"
         )
     sources = {
-        part: MaskSource(
+        split: MaskSource(
             [images[name] for name in names],
             [masks[name] for name in names],
             len(classes),
             request.instances,
             root=root,
         )
-        for part, names in parts.items()
+        for split, names in splits.items()
     }
     return Data(
-        request.name, classes, sources["train"], sources["val"], sources.get("test"), task="segmentation", split=split,
-        left_out=unread_in(root / "images") + unread_in(root / "masks"),
+        request.name, classes, sources["train"], sources["val"], sources.get("test"), task="segmentation",
+        split_spec=spec, left_out=unread_in(root / "images") + unread_in(root / "masks"),
     )  # fmt: skip
 
 

@@ -61,7 +61,7 @@ class MemorySource:
 
 
 def write_images(source: Source, folder: str | os.PathLike[str], *, classes: Sequence[str]) -> list[Path]:
-    """Write a source's images as `FOLDER/CLASS/NUMBER.png`, which `folder:` reads; return the paths.
+    """Write a source's images as `FOLDER/CLASS/NUMBER.png`, which `folder:` reads, and return the paths.
 
     Raises:
         CorruptImage: An image is unreadable.

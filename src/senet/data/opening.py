@@ -62,7 +62,7 @@ def open_data(
         instances: The masks of `masks:` number single objects, all of the second class.
         default_fraction: Like `val_fraction`, but ignored for divided data.
         default_seed: Like `seed`, but ignored for divided data.
-        training: Whether the images are trained on. For evaluation a part may be empty, and one class is enough.
+        training: Whether the images are trained on. For evaluation a split may be empty, and one class is enough.
         white_level: White level of 16-bit images, or `"auto"`. None leaves it to the network. See `with_white_level`.
 
     Raises:
@@ -75,7 +75,7 @@ def open_data(
         >>> data.classes[:3], len(data.train), len(data.val)
         (('0', '1', '2'), 1438, 359)
     """
-    kind, _, place = text.partition(":")
+    kind, _, path = text.partition(":")
     if kind not in KINDS:
         if os.path.isdir(os.path.expanduser(text)):
             raise DataError(f"{text} is a folder; write folder:{text}")
@@ -87,7 +87,7 @@ def open_data(
     where = None if root is None else Path(root)
     request = Request(
         kind,
-        place,
+        path,
         val_fraction,
         seed,
         download,

@@ -26,7 +26,7 @@ TURNS: Final = {
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the orientation, 1 to 8, from EXIF or else from XMP; 1 is upright.
+    """Return the orientation, 1 to 8, from EXIF or else from XMP. 1 is upright.
 
     Damaged metadata and undefined numbers count as upright, since the pixels are fine. A PNG is read as a whole, since
     its metadata may follow the pixels.

@@ -24,7 +24,7 @@ ARCHIVES = "ILSVRC2012_devkit_t12.tar.gz, ILSVRC2012_img_train.tar and ILSVRC201
 class Published:
     """A small published data set: torchvision's reader and a suitable preprocessing.
 
-    Its official test images are the validation part, as in the papers. There is no test part.
+    Its official test images are the validation split, as in the papers. There is no test split.
     """
 
     reader: Callable[..., Any]
@@ -32,7 +32,7 @@ class Published:
     preprocessing: Preprocessing
 
     def __call__(self, request: Request) -> Data:
-        """Open the data set; download it first if requested.
+        """Open the data set, after a download if requested.
 
         Raises:
             DataError: It is missing, can't be downloaded, or a validation fraction was given.
@@ -78,25 +78,25 @@ PUBLISHED = {
 def open_imagenet(request: Request) -> Data:
     """Open ILSVRC-2012 with torchvision, which unpacks the archives on first use (hours, 150 GB).
 
-    The 50,000 validation images are the validation part. Classes are in the order of their WordNet numbers.
+    The 50,000 validation images are the validation split. Classes are in the order of their WordNet numbers.
 
     Raises:
         DataError: It is missing, or a download or a validation fraction was requested.
     """
     request.refuse_split("it has its own validation images")
-    root = request.folder() if request.place else request.folder() / "imagenet"
-    parts = {part: _read_imagenet(root, part) for part in ("train", "val")}
+    root = request.folder() if request.path else request.folder() / "imagenet"
+    splits = {split: _read_imagenet(root, split) for split in ("train", "val")}
     sources = {
-        part: FileSource((path for path, _ in images.samples), images.targets, root=images.split_folder)
-        for part, images in parts.items()
+        split: FileSource((path for path, _ in images.samples), images.targets, root=images.split_folder)
+        for split, images in splits.items()
     }
-    classes = tuple(", ".join(names) for names in parts["train"].classes)
+    classes = tuple(", ".join(names) for names in splits["train"].classes)
     return Data(request.name, classes, train=sources["train"], val=sources["val"])
 
 
-def _read_imagenet(root: Path, part: str) -> Any:
+def _read_imagenet(root: Path, split: str) -> Any:
     try:
-        return datasets.ImageNet(root, split=part)
+        return datasets.ImageNet(root, split=split)
     except (RuntimeError, OSError) as error:
         raise DataError(
             f"imagenet isn't in {root}, and no program may download it; put {ARCHIVES} there "

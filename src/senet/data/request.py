@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from senet.data.split import Split
+from senet.data.split import SplitSpec
 from senet.errors import DataError
 
-__all__ = ["DEFAULT_FRACTION", "DEFAULT_ROOT", "Request", "absolute_name", "absolute_path", "storable"]
+__all__ = ["DEFAULT_FRACTION", "DEFAULT_ROOT", "Request", "absolute_path", "storable", "with_absolute_path"]
 
 DEFAULT_ROOT = Path("~/.cache/senet/data")
 DEFAULT_FRACTION = 0.2
@@ -19,10 +19,10 @@ def absolute_path(path: str) -> str:
     return str(Path(path).expanduser().resolve())
 
 
-def absolute_name(name: str) -> str:
+def with_absolute_path(name: str) -> str:
     """Return a data set's name (`folder:flowers`) with an absolute path."""
-    kind, colon, place = name.partition(":")
-    return f"{kind}:{absolute_path(place)}" if colon and place else name
+    kind, colon, path = name.partition(":")
+    return f"{kind}:{absolute_path(path)}" if colon and path else name
 
 
 def storable(name: str) -> str:
@@ -32,11 +32,11 @@ def storable(name: str) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """`KIND` or `KIND:PLACE`, with the options around it.
+    """`KIND` or `KIND:PATH`, with the options around it.
 
     Attributes:
         kind: Text before the colon.
-        place: Text after it, empty without a colon.
+        path: Text after it, empty without a colon.
         val_fraction: Fraction of validation images in each class, or None if not given.
         seed: Seed of the choice of these images, or None if not given.
         download: Whether the data may be downloaded.
@@ -45,11 +45,11 @@ class Request:
         instances: Masks number single objects, all of the second class.
         default_fraction: `val_fraction` if not given, ignored for divided data.
         default_seed: `seed` if not given, ignored for divided data.
-        training: Whether the images are trained on. For evaluation a part may be empty, and one class is enough.
+        training: Whether the images are trained on. For evaluation a split may be empty, and one class is enough.
     """
 
     kind: str
-    place: str
+    path: str
     val_fraction: float | None = None
     seed: int | None = None
     download: bool = False
@@ -63,11 +63,11 @@ class Request:
     @property
     def name(self) -> str:
         """The requested name."""
-        return f"{self.kind}:{self.place}" if self.place else self.kind
+        return f"{self.kind}:{self.path}" if self.path else self.kind
 
     def folder(self) -> Path:
         """Return the given or the default folder."""
-        return Path(self.place or self.root or DEFAULT_ROOT).expanduser()
+        return Path(self.path or self.root or DEFAULT_ROOT).expanduser()
 
     def existing_folder(self, layout: str) -> Path:
         """Return the given folder.
@@ -78,7 +78,7 @@ class Request:
         Raises:
             DataError: The folder isn't given, is missing or is a file.
         """
-        if not self.place:
+        if not self.path:
             raise DataError(f"{self.kind} needs a path: {self.kind}:PATH; {layout}")
         root = self.folder()
         if not root.is_dir():
@@ -87,7 +87,7 @@ class Request:
         return root
 
     @property
-    def split(self) -> Split:
+    def split_spec(self) -> SplitSpec:
         """Fraction and seed for undivided images.
 
         Raises:
@@ -96,21 +96,21 @@ class Request:
         fraction = self.default_fraction if self.val_fraction is None else self.val_fraction
         if not 0 < fraction < 1:
             raise DataError(f"a validation fraction of {fraction} must lie between 0 and 1")
-        return Split(fraction, self.default_seed if self.seed is None else self.seed)
+        return SplitSpec(fraction, self.default_seed if self.seed is None else self.seed)
 
     def refuse_empty(self, *, train: int, val: int) -> None:
-        """Refuse an empty part: few images that are divided one by one may all come into one part.
+        """Refuse an empty split: few images that are divided one by one may all come into one split.
 
         Raises:
-            DataError: A part is empty.
+            DataError: A split is empty.
         """
         if (train and val) or not self.training:
             return
-        part, more = ("validate", "more") if train else ("train", "less")
+        purpose, more = ("validate", "more") if train else ("train", "less")
         raise DataError(
-            f"{self.name}: none of its {train + val} images is left to {part} on (a fraction of "
-            f"{self.split.fraction:g} is chosen, image by image); give {more} than --val-fraction "
-            f"{self.split.fraction:g}, another --split-seed, or divide them yourself"
+            f"{self.name}: none of its {train + val} images is left to {purpose} on (a fraction of "
+            f"{self.split_spec.fraction:g} is chosen, image by image); give {more} than --val-fraction "
+            f"{self.split_spec.fraction:g}, another --split-seed, or divide them yourself"
         )
 
     def refuse_split(self, why: str) -> None:

@@ -42,7 +42,7 @@ def _check(batch_size: int, shard: Shard) -> None:
 
 
 class TrainBatchSampler(Sampler[list[Key]]):
-    """Shuffled batches; every process gets the same number of batches of the same sizes.
+    """Shuffled batches. Every process gets the same number of batches of the same sizes.
 
     All processes draw the same permutation from (seed, epoch), and each takes every `world_size`-th index. With
     `drop_last` an epoch leaves out the images that don't fill a batch on every process (others in the next epoch).
@@ -108,7 +108,7 @@ class TrainBatchSampler(Sampler[list[Key]]):
 
     @property
     def sampler(self) -> TrainBatchSampler:
-        """The sampler itself; Lightning calls `set_epoch` of this attribute."""
+        """The sampler itself. Lightning calls `set_epoch` of this attribute."""
         return self
 
     def set_epoch(self, epoch: int) -> None:

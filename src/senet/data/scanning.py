@@ -18,7 +18,7 @@ from senet.data.loader import default_workers
 from senet.data.quiet import quiet_pillow
 from senet.data.sources import Data, Source
 
-__all__ = ["PartReport", "ScanReport", "scan"]
+__all__ = ["ScanReport", "SplitReport", "scan"]
 
 CHUNK = 64
 
@@ -26,15 +26,15 @@ CHUNK = 64
 class ScanResult(NamedTuple):
     """Result of scanning one image: its properties, or path and reason if it is corrupt."""
 
-    part: str
+    split: str
     position: int
     info: ImageInfo | None
     corrupt: tuple[str, str] | None
 
 
 @dataclass
-class PartReport:
-    """Report on one part (train, val or test) of a data set.
+class SplitReport:
+    """Report on one split (train, val or test) of a data set.
 
     Attributes:
         images: Number of images, including corrupt ones.
@@ -61,22 +61,22 @@ class ScanReport:
 
     Attributes:
         name: The set's name on the command line.
-        parts: One report for each part.
-        leaks: Pairs of paths: a training image, and an equal one in another part.
-        duplicates: Pairs of paths: equal images of one class within one part.
-        label_conflicts: Pairs of paths: equal images within one part, but of different classes.
+        splits: One report for each split.
+        leaks: Pairs of paths: a training image, and an equal one in another split.
+        duplicates: Pairs of paths: equal images of one class within one split.
+        label_conflicts: Pairs of paths: equal images within one split, but of different classes.
         annotation_issues: Path and reason of each issue of boxes or masks.
         left_out: Files among the images that aren't read.
 
     Example:
         >>> from senet.data import ScanReport, open_data, scan
         >>> report: ScanReport = scan(open_data("digits"), workers=0)
-        >>> list(report.parts), report.parts["val"].modes
+        >>> list(report.splits), report.splits["val"].modes
         (['train', 'val'], {'L': 359})
     """
 
     name: str
-    parts: dict[str, PartReport]
+    splits: dict[str, SplitReport]
     leaks: list[tuple[str, str]] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
     label_conflicts: list[tuple[str, str]] = field(default_factory=list)
@@ -85,8 +85,8 @@ class ScanReport:
 
     @property
     def corrupt(self) -> list[tuple[str, str]]:
-        """Path and reason of every corrupt image of any part."""
-        return [issue for part in self.parts.values() for issue in part.corrupt]
+        """Path and reason of every corrupt image of any split."""
+        return [issue for split in self.splits.values() for issue in split.corrupt]
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready form."""
@@ -104,14 +104,14 @@ def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int
     Example:
         >>> from senet.data import open_data, scan
         >>> report = scan(open_data("digits"), workers=0)
-        >>> report.corrupt, report.leaks, report.parts["train"].width
+        >>> report.corrupt, report.leaks, report.splits["train"].width
         ([], [], (8, 8))
     """
-    sources = data.parts
+    sources = data.splits
     total = sum(map(len, sources.values()))
     report = ScanReport(data.name, {name: _counted(data, source) for name, source in sources.items()})
     report.annotation_issues = [
-        (issue.path, issue.reason) for issue in (*annotation_issues(data), *mask_issues(data, data.parts))
+        (issue.path, issue.reason) for issue in (*annotation_issues(data), *mask_issues(data, data.splits))
     ]
     report.left_out = list(data.left_out)
     sizes: dict[str, list[tuple[int, int]]] = {name: [] for name in sources}
@@ -120,48 +120,48 @@ def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int
     first: dict[bytes, tuple[str, int]] = {}
     for done, result in enumerate(_scan_all(data, default_workers() if workers is None else workers), 1):
         if result.corrupt is not None:
-            report.parts[result.part].corrupt.append(result.corrupt)
+            report.splits[result.split].corrupt.append(result.corrupt)
         if result.info is not None:
-            sizes[result.part].append((result.info.width, result.info.height))
-            modes[result.part][result.info.mode] += 1
+            sizes[result.split].append((result.info.width, result.info.height))
+            modes[result.split][result.info.mode] += 1
             if result.info.depth is not None:
-                deep[result.part].append(result.info.depth)
+                deep[result.split].append(result.info.depth)
             _note_equal(report, sources, first, result)
         if progress is not None:
             progress(done, total)
-    for name, part in report.parts.items():
-        part.modes, part.bit_depth = dict(modes[name]), depth_note(deep[name])
+    for name, split in report.splits.items():
+        split.modes, split.bit_depth = dict(modes[name]), depth_note(deep[name])
         if sizes[name]:
             widths, heights = zip(*sizes[name], strict=True)
-            part.width, part.height = (min(widths), max(widths)), (min(heights), max(heights))
+            split.width, split.height = (min(widths), max(widths)), (min(heights), max(heights))
     return report
 
 
-def _counted(data: Data, source: Source) -> PartReport:
+def _counted(data: Data, source: Source) -> SplitReport:
     if data.task == "classification":
         counts = np.bincount(source.labels, minlength=len(data.classes)).tolist()
     else:
         counts = source.counts(len(data.classes))  # type: ignore[attr-defined]
-    return PartReport(len(source), dict(zip(data.classes, counts, strict=True)))
+    return SplitReport(len(source), dict(zip(data.classes, counts, strict=True)))
 
 
 def _note_equal(
     report: ScanReport, sources: dict[str, Source], first: dict[bytes, tuple[str, int]], result: ScanResult
 ) -> None:
     assert result.info is not None
-    part, position = first.setdefault(result.info.digest, (result.part, result.position))
-    if (part, position) == (result.part, result.position):
+    split, position = first.setdefault(result.info.digest, (result.split, result.position))
+    if (split, position) == (result.split, result.position):
         return
-    same_class = sources[part].labels[position] == sources[result.part].labels[result.position]
-    pairs = report.leaks if part != result.part else report.duplicates if same_class else report.label_conflicts
-    pairs.append((sources[part].locate(position), sources[result.part].locate(result.position)))
+    same_class = sources[split].labels[position] == sources[result.split].labels[result.position]
+    pairs = report.leaks if split != result.split else report.duplicates if same_class else report.label_conflicts
+    pairs.append((sources[split].locate(position), sources[result.split].locate(result.position)))
 
 
 def _scan_all(data: Data, workers: int) -> Iterator[ScanResult]:
-    sources = data.parts
+    sources = data.splits
     chunks = [
-        (part, range(start, min(start + CHUNK, len(source))))
-        for part, source in sources.items()
+        (split, range(start, min(start + CHUNK, len(source))))
+        for split, source in sources.items()
         for start in range(0, len(source), CHUNK)
     ]
     if workers == 0 or len(chunks) == 1:
@@ -187,12 +187,12 @@ def _scan_received(chunk: tuple[str, range]) -> list[ScanResult]:
 
 
 def _scan_image(sources: dict[str, Source], chunk: tuple[str, range]) -> list[ScanResult]:
-    part, indices = chunk
-    return [_scan_one(sources[part], part, index) for index in indices]
+    split, indices = chunk
+    return [_scan_one(sources[split], split, index) for index in indices]
 
 
-def _scan_one(source: Source, part: str, index: int) -> ScanResult:
+def _scan_one(source: Source, split: str, index: int) -> ScanResult:
     try:
-        return ScanResult(part, index, source.info(index), None)
+        return ScanResult(split, index, source.info(index), None)
     except CorruptImage as error:
-        return ScanResult(part, index, None, (error.path, error.reason))
+        return ScanResult(split, index, None, (error.path, error.reason))

@@ -43,8 +43,8 @@ class ShardSummary:
     """Summary of `write_shards`.
 
     Attributes:
-        images: Images written, by part.
-        shards: Files written, by part.
+        images: Images written, by split.
+        shards: Files written, by split.
         megabytes: Size of all shards.
         reused: Shards that an earlier call had finished.
         corrupt: Name and reason of each image that was left out.
@@ -66,7 +66,7 @@ class ShardSummary:
 class Piece(NamedTuple):
     """A shard to write."""
 
-    part: str
+    split: str
     name: str
     indices: np.ndarray
 
@@ -95,7 +95,7 @@ def write_shards(
     the index only when all shards are. An interrupted call can be repeated and continues.
 
     Args:
-        data: The data set, with all its parts.
+        data: The data set, with all its splits.
         folder: Output folder, made if missing.
         shard_mb: Approximate size of a shard, in 10^6 bytes.
         seed: Seed of the order of images.
@@ -123,9 +123,9 @@ def write_shards(
     if data.task != "classification":
         raise DataError(f"{data.name} is for {data.task}; shards hold images with one class each")
     folder.mkdir(parents=True, exist_ok=True)
-    pieces = [piece for part in data.parts for piece in _pieces(data, part, shard_mb, seed)]
+    pieces = [piece for split in data.splits for piece in _pieces(data, split, shard_mb, seed)]
     _agree_on_plan(folder, data, pieces)
-    counter = CorruptImageReport(sum(map(len, data.parts.values())), report=report, data=data.name)
+    counter = CorruptImageReport(sum(map(len, data.splits.values())), report=report, data=data.name)
     done: list[Written] = []
     total = sum(len(piece.indices) for piece in pieces)
     for piece, written in zip(pieces, _written(data, folder, pieces, workers), strict=True):
@@ -138,10 +138,10 @@ def write_shards(
     return _summary(folder, data, pieces, done)
 
 
-def _pieces(data: Data, part: str, shard_mb: float, seed: int) -> Iterator[Piece]:
+def _pieces(data: Data, split: str, shard_mb: float, seed: int) -> Iterator[Piece]:
     """Yield shards with equal numbers of images, about as large as requested."""
-    source = data.parts[part]
-    order = torch.randperm(len(source), generator=generator("sharding", seed, part)).numpy()
+    source = data.splits[split]
+    order = torch.randperm(len(source), generator=generator("sharding", seed, split)).numpy()
     sizes = []
     for index in order[:SAMPLED]:
         try:
@@ -150,7 +150,7 @@ def _pieces(data: Data, part: str, shard_mb: float, seed: int) -> Iterator[Piece
             continue
     each = max(1, int(shard_mb * 1e6 / (np.mean(sizes) if sizes else 1e5)))
     for number, indices in enumerate(np.array_split(order, -(-len(order) // each))):
-        yield Piece(part, f"{part}-{number:05d}.tar", indices)
+        yield Piece(split, f"{split}-{number:05d}.tar", indices)
 
 
 def _agree_on_plan(folder: Path, data: Data, pieces: list[Piece]) -> None:
@@ -161,7 +161,7 @@ def _agree_on_plan(folder: Path, data: Data, pieces: list[Piece]) -> None:
     """
     digest = hashlib.sha256(repr((FORMAT, data.classes)).encode())
     for piece in pieces:
-        source = data.parts[piece.part]
+        source = data.splits[piece.split]
         digest.update(piece.name.encode() + source.labels[piece.indices].tobytes())
         for index in piece.indices:
             digest.update(source.locate(int(index)).encode("utf-8", "surrogateescape") + b"\0")
@@ -177,9 +177,9 @@ def _written(data: Data, folder: Path, pieces: list[Piece], workers: int | None)
     workers = default_workers() if workers is None else workers
     if workers == 0 or len(pieces) == 1:
         for piece in pieces:
-            yield _write(data.parts[piece.part], folder, piece)
+            yield _write(data.splits[piece.split], folder, piece)
         return
-    with ProcessPoolExecutor(workers, initializer=_receive, initargs=(data.parts, folder, os.getpid())) as pool:
+    with ProcessPoolExecutor(workers, initializer=_receive, initargs=(data.splits, folder, os.getpid())) as pool:
         try:
             yield from pool.map(_write_received, pieces)
         except BaseException:
@@ -188,12 +188,12 @@ def _written(data: Data, folder: Path, pieces: list[Piece], workers: int | None)
 
 
 _received: dict[str, Any] = {}
-"""Parts and folder of a worker process, sent to it once."""
+"""Splits and folder of a worker process, sent to it once."""
 
 
-def _receive(parts: dict[str, Source], folder: Path, parent: int) -> None:
+def _receive(splits: dict[str, Source], folder: Path, parent: int) -> None:
     quiet_pillow()
-    _received.update(parts=parts, folder=folder)
+    _received.update(splits=splits, folder=folder)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
@@ -205,7 +205,7 @@ def _end_with(parent: int) -> None:
 
 
 def _write_received(piece: Piece) -> Written:
-    return _write(_received["parts"][piece.part], _received["folder"], piece)
+    return _write(_received["splits"][piece.split], _received["folder"], piece)
 
 
 def _write(source: Source, folder: Path, piece: Piece) -> Written:
@@ -250,7 +250,7 @@ def _finished(path: Path, table: Path) -> Written:
 
 
 def _file_of(source: Source, index: int) -> Stored:
-    """Return an image's file; for an image in memory, a PNG."""
+    """Return an image's file, or a PNG for an image in memory."""
     stored = source.stored(index)
     if stored is None:
         content = io.BytesIO()
@@ -260,7 +260,7 @@ def _file_of(source: Source, index: int) -> Stored:
 
 
 def _add(archive: tarfile.TarFile, key: str, stored: Stored, label: int) -> int:
-    """Add an image and its class number in WebDataset's format; return the offset of the image."""
+    """Add an image and its class number in WebDataset's format, and return the image's offset."""
     image_format = opened(io.BytesIO(stored.content)).format or "img"
     members = ((SUFFIXES.get(image_format, image_format.lower()), stored.content), ("cls", str(label).encode()))
     offset = archive.offset + tarfile.BLOCKSIZE
@@ -276,13 +276,13 @@ def _table(folder: Path, piece: Piece) -> Path:
 
 
 def _finish(folder: Path, data: Data, pieces: list[Piece], done: list[Written]) -> None:
-    """Write one table for each part, then the index, so that an index implies a complete set."""
-    parts = {}
-    for part in data.parts:
-        mine = [(piece, written.records) for piece, written in zip(pieces, done, strict=True) if piece.part == part]
-        table = folder / f"{part}.npz"
+    """Write one table for each split, then the index, so that an index implies a complete set."""
+    splits = {}
+    for split in data.splits:
+        mine = [(piece, written.records) for piece, written in zip(pieces, done, strict=True) if piece.split == split]
+        table = folder / f"{split}.npz"
         write_atomically(table, ImageRecords.joined([records for _, records in mine]).write)
-        parts[part] = {
+        splits[split] = {
             "table": table.name,
             "sha256": hashlib.sha256(table.read_bytes()).hexdigest(),
             "shards": [
@@ -291,17 +291,17 @@ def _finish(folder: Path, data: Data, pieces: list[Piece], done: list[Written]) 
             ],
         }
     left_out = [list(issue) for written in done for issue in written.corrupt]
-    index = {"format": FORMAT, "of": data.name, "classes": data.classes, "parts": parts, "left_out": left_out}
+    index = {"format": FORMAT, "of": data.name, "classes": data.classes, "splits": splits, "left_out": left_out}
     text = json.dumps(index, indent=1, ensure_ascii=False) + "\n"
     write_atomically(folder / INDEX, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def _summary(folder: Path, data: Data, pieces: list[Piece], done: list[Written]) -> ShardSummary:
-    images = dict.fromkeys(data.parts, 0)
-    shards = dict.fromkeys(data.parts, 0)
+    images = dict.fromkeys(data.splits, 0)
+    shards = dict.fromkeys(data.splits, 0)
     for piece, written in zip(pieces, done, strict=True):
-        images[piece.part] += len(written.records.labels)
-        shards[piece.part] += 1
+        images[piece.split] += len(written.records.labels)
+        shards[piece.split] += 1
     return ShardSummary(
         images, shards, sum((folder / piece.name).stat().st_size for piece in pieces) / 1e6,
         sum(written.reused for written in done), [issue for written in done for issue in written.corrupt],

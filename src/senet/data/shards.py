@@ -33,7 +33,7 @@ __all__ = ["FORMAT", "INDEX", "LANES", "ImageRecords", "ShardSource", "open_shar
 
 INDEX = "shards.json"
 FORMAT = "senet shards 1"
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 
 LANES = 48
 """Number of rows of shards that an epoch reads side by side. With 1, 2, 3, 4, 6, 8, 12, 16, 24 or 48 processes each one
@@ -76,7 +76,7 @@ class ImageRecords:
 
     @classmethod
     def read(cls, content: bytes) -> ImageRecords:
-        """Read the result of `write`; never unpickles.
+        """Read the result of `write`, without unpickling.
 
         Raises:
             ValueError: The contents differ, or the rows don't belong together.
@@ -97,7 +97,7 @@ class ImageRecords:
 
 
 class ShardSource:
-    """The images of one part of a sharded data set.
+    """The images of one split of a sharded data set.
 
     Args:
         folder: Folder of the shards.
@@ -216,15 +216,19 @@ def open_shards(request: Request) -> Data:
     Raises:
         DataError: The folder is missing or incomplete, or differs from its index.
     """
-    if not request.place:
+    if not request.path:
         raise DataError("shards needs a path: shards:DIR")
     request.refuse_split("it is divided already; `senet shard` takes --val-fraction")
     folder = request.folder().absolute()
     index = _read_index(folder)
     try:
         classes = tuple(map(str, index["classes"]))
-        parts = {part: _part(folder, entry, len(classes)) for part, entry in index["parts"].items() if part in PARTS}
-        return Data(request.name, classes, parts["train"], parts["val"], parts.get("test"))
+        splits = {
+            split: _read_split(folder, entry, len(classes))
+            for split, entry in index["splits"].items()
+            if split in SPLITS
+        }
+        return Data(request.name, classes, splits["train"], splits["val"], splits.get("test"))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, DataError):
             raise
@@ -245,7 +249,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def _part(folder: Path, entry: Mapping[str, Any], classes: int) -> ShardSource:
+def _read_split(folder: Path, entry: Mapping[str, Any], classes: int) -> ShardSource:
     table = folder / _plain(entry["table"], suffix=".npz")
     content = table.read_bytes() if table.is_file() else b""
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from senet.data.images import ImageInfo, Stored, decode_image, file_info, read_stored
 from senet.data.listing import Entry, digest_of, file_size, path_below, sample_of, whole
-from senet.data.request import absolute_name, storable
-from senet.data.split import Split
+from senet.data.request import storable, with_absolute_path
+from senet.data.split import SplitSpec
 from senet.errors import DataError
 from senet.preprocessing import Preprocessing
 from senet.weights import DataRecord
@@ -60,26 +60,26 @@ class Source(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """A data set, ready to train on: its classes, its parts and a suitable preprocessing.
+    """A data set, ready to train on: its classes, its splits and a suitable preprocessing.
 
     Attributes:
         name: Its requested name (`"folder:/data/flowers"`).
-        classes: Class names; a label is a position in this tuple.
+        classes: Class names. A label is a position in this tuple.
         train: Training images.
         val: Validation images.
-        test: Test images, if the data set has a third part.
+        test: Test images, if the data set has any.
         default_preprocessing: Preprocessing that suits the data. None leaves it to the network.
         task: The task that the data is for, a key of `senet.tasks.TASKS`.
-        split: Fraction and seed that divided the images, or None for data that was divided already.
+        split_spec: Fraction and seed that divided the images, or None for data that was divided already.
         left_out: Files among the images that aren't read: other files, and formats unknown to this Pillow.
         white_level: White of its 16-bit images, if given, see `Preprocessing.white_level`.
         category_ids: COCO's number of each class, empty for other data.
-        held_out: The test part was taken from the validation part by `senet.data.hold_out`.
+        held_out: The test split was taken from the validation split by `senet.data.hold_out`.
 
     Example:
         >>> from senet.data import open_data
         >>> data = open_data("digits")
-        >>> data.task, list(data.parts), data.part("all").labels.shape
+        >>> data.task, list(data.splits), data.split("all").labels.shape
         ('classification', ['train', 'val'], (1797,))
     """
 
@@ -90,7 +90,7 @@ class Data:
     test: Source | None = None
     default_preprocessing: Preprocessing | None = None
     task: str = "classification"
-    split: Split | None = None
+    split_spec: SplitSpec | None = None
     left_out: tuple[str, ...] = ()
     white_level: int | None = None
     category_ids: tuple[int, ...] = ()
@@ -98,28 +98,28 @@ class Data:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the list of images: paths below the data's folder, targets, file sizes; in hexadecimal.
+        """SHA-256 of the list of images: paths below the data's folder, targets and file sizes. In hexadecimal.
 
-        Neither the folder's location nor the division changes it. A subset counts as its whole part. No image is read,
+        Neither the folder's location nor the division changes it. A subset counts as the whole split. No image is read,
         so a changed image of the same size isn't noticed.
         """
-        parts = {id(found := whole(source)): (name, found) for name, source in reversed(self.parts.items())}
+        splits = {id(found := whole(source)): (name, found) for name, source in reversed(self.splits.items())}
         named: dict[str, list[Source]] = {}
-        for name, source in parts.values():
-            named.setdefault("" if self.split else name, []).append(source)
+        for name, source in splits.values():
+            named.setdefault("" if self.split_spec else name, []).append(source)
         return digest_of({name: Chain(sources) for name, sources in named.items()}, self.classes)
 
     @property
-    def place(self) -> str:
+    def absolute_name(self) -> str:
         """The requested name with an absolute path, as text for JSON."""
-        return storable(absolute_name(self.name))
+        return storable(with_absolute_path(self.name))
 
     def record(self) -> DataRecord:
         """Return the record of the data for a checkpoint."""
         return DataRecord(
-            name=self.place,
-            val_fraction=self.split.fraction if self.split else None,
-            split_seed=self.split.seed if self.split else None,
+            name=self.absolute_name,
+            val_fraction=self.split_spec.fraction if self.split_spec else None,
+            split_seed=self.split_spec.seed if self.split_spec else None,
             digest=self.digest,
             train=len(self.train),
             val=len(self.val),
@@ -133,22 +133,22 @@ class Data:
         return {"category_ids": list(self.category_ids)} if self.category_ids else {}
 
     @property
-    def parts(self) -> dict[str, Source]:
-        """The existing parts, by name."""
+    def splits(self) -> dict[str, Source]:
+        """The existing splits by name."""
         named = {"train": self.train, "val": self.val, "test": self.test}
         return {name: source for name, source in named.items() if source is not None}
 
-    def part(self, name: str) -> Source:
-        """Return one part by its name, or all of them by the name `"all"`.
+    def split(self, name: str) -> Source:
+        """Return one split by its name, or all of them by the name `"all"`.
 
         Raises:
-            DataError: There is no such part, or it is empty.
+            DataError: There is no such split, or it is empty.
         """
-        if name != "all" and name not in self.parts:
-            raise DataError(f"{self.name} has no {name!r} part; it has {', '.join(self.parts)}")
-        found = Chain(tuple(self.parts.values())) if name == "all" else self.parts[name]
+        if name != "all" and name not in self.splits:
+            raise DataError(f"{self.name} has no {name!r} split; it has {', '.join(self.splits)}")
+        found = Chain(tuple(self.splits.values())) if name == "all" else self.splits[name]
         if not len(found):
-            raise DataError(f"the {name!r} part of {self.name} has no images")
+            raise DataError(f"the {name!r} split of {self.name} has no images")
         return found
 
 

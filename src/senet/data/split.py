@@ -1,4 +1,4 @@
-"""Dividing images into training and validation parts."""
+"""Dividing images into training and validation splits."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Split", "hash_fraction", "hash_split", "portable", "stratified_split"]
+__all__ = ["SplitSpec", "hash_fraction", "hash_split", "portable", "stratified_split"]
 
 BITS = 64
 
 
-class Split(NamedTuple):
+class SplitSpec(NamedTuple):
     """Fraction and seed that divide undivided images.
 
     Attributes:
@@ -37,12 +37,12 @@ def hash_fraction(path: str, seed: int) -> float:
     return int.from_bytes(digest[: BITS // 8], "big") / 2**BITS
 
 
-def hash_split(paths: Iterable[str], split: Split) -> tuple[np.ndarray, np.ndarray]:
+def hash_split(paths: Iterable[str], split: SplitSpec) -> tuple[np.ndarray, np.ndarray]:
     """Choose each image by a hash of (seed, path), independently of all other images.
 
-    Adding, removing or renaming images moves no other image from one part to the other. In return the fraction is
+    Adding, removing or renaming images moves no other image from one split to the other. In return the fraction is
     approximate, in all and in each class: of n images, n * fraction +- sqrt(n * fraction * (1 - fraction)) are chosen.
-    A small class can miss one part. Moving images would correct this, but then other images would decide.
+    A small class can miss one split. Moving images would correct this, but then other images would decide.
 
     Args:
         paths: Relative to the data's folder, whose location therefore doesn't matter.
@@ -66,7 +66,7 @@ def stratified_split(labels: np.ndarray, fraction: float, *, seed: int) -> tuple
 
     Args:
         labels: (N,) class numbers.
-        fraction: Fraction of the second part. Each class keeps at least one image on either side.
+        fraction: Fraction of the second split. Each class keeps at least one image on either side.
         seed: Seed of the choice.
 
     Returns:

@@ -88,7 +88,7 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
 
 
 class TrainTransform:
-    """Image -> (C, H, W) uint8, randomly augmented; every draw comes from torch's global CPU generator.
+    """Image -> (C, H, W) uint8, randomly augmented. Every draw comes from torch's global CPU generator.
 
     A stored image is decoded here, since a random crop can be decoded faster than the whole.
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from senet.data.boxes import BoxSample, BoxSource, checked_boxes, checked_size
 from senet.data.dense import AnnotationIssue
-from senet.data.parts import divide, find_names, images_in, listed_parts, read_lines, unread_in
+from senet.data.listed_splits import divide, find_names, images_in, listed_splits, read_lines, unread_in
 from senet.data.request import Request
 from senet.data.sources import Data
 from senet.errors import DataError
@@ -26,7 +26,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class Annotation(NamedTuple):
-    """One XML file: (name, corners in pixels counted from 1, difficult) of each object; width and height."""
+    """One XML file: (name, corners in pixels counted from 1, difficult) of each object, then width and height."""
 
     path: Path
     objects: list[tuple[str, list[float], bool]]
@@ -46,23 +46,23 @@ def open_voc(request: Request) -> Data:
     images, xmls = images_in(root / "JPEGImages"), root / "Annotations"
     if not xmls.is_dir():
         raise DataError(f"{xmls} is missing; {LAYOUT}")
-    parts, split = listed_parts([root, root / "ImageSets" / "Main"]), None
-    if parts:
+    splits, spec = listed_splits([root, root / "ImageSets" / "Main"]), None
+    if splits:
         request.refuse_split("it has its own lists of images")
     else:
-        parts = divide([name for name in images if (xmls / f"{name}.xml").is_file()], request)
-        split = request.split
-    find_names(parts, images, root / "JPEGImages")
-    read = {part: [_read(xmls / f"{name}.xml") for name in names] for part, names in parts.items()}
+        splits = divide([name for name in images if (xmls / f"{name}.xml").is_file()], request)
+        spec = request.split_spec
+    find_names(splits, images, root / "JPEGImages")
+    read = {split: [_read(xmls / f"{name}.xml") for name in names] for split, names in splits.items()}
     used = read["train"] if request.training else [one for annotations in read.values() for one in annotations]
     classes = request.classes or _named_classes(root) or _seen_classes(used)
     if not classes:
         raise DataError(f"{root}: no object is named in the training annotations")
     sources = {
-        part: _source([images[name] for name in names], read[part], classes, root) for part, names in parts.items()
+        split: _source([images[name] for name in names], read[split], classes, root) for split, names in splits.items()
     }
     return Data(
-        request.name, classes, sources["train"], sources["val"], sources.get("test"), task="detection", split=split,
+        request.name, classes, sources["train"], sources["val"], sources.get("test"), task="detection", split_spec=spec,
         left_out=unread_in(root / "JPEGImages"),
     )  # fmt: skip
 
@@ -94,7 +94,7 @@ def _read(path: Path) -> Annotation | AnnotationIssue:
 
 
 def _pixels(tree: ET.Element, place: str) -> float:
-    """Read a side of the image; 0 if it is missing, as in files of some tools."""
+    """Read a side of the image. 0 if it is missing, as in files of some tools."""
     return float((tree.findtext(place) or "0").strip() or 0)
 
 

@@ -249,7 +249,7 @@ def _as_loaded(model: nn.Module | LoadedModel, preprocessing: Preprocessing | No
     """Copy the network, with its classes and preprocessing."""
     if isinstance(model, LoadedModel):
         images = preprocessing or model.preprocessing
-        network, _ = _giving_logits(copied(model.model), images, model.description.model, len(model.classes))
+        network, _ = _giving_logits(copied(model.model), images, model.metadata.model, len(model.classes))
         return replace(model, model=network, preprocessing=images)
     if not isinstance(model, nn.Module):
         raise SenetError(f"export takes a network (an nn.Module) or a LoadedModel, got {type(model).__name__}")
@@ -266,16 +266,16 @@ def _giving_logits(network: nn.Module, images: Preprocessing, name: str, classes
     example = torch.zeros(1, images.in_channels, *images.size)
     try:
         with torch.no_grad():
-            answer = network.eval()(example)
+            output = network.eval()(example)
     except Exception as error:  # whatever the user's code raises
         raise SenetError(
             f"{name} can't take images {tuple(example.shape)}: {reason(error)}; set preprocessing= to its input"
         ) from error
-    logits = logits_of(answer, classes, name=name)
+    logits = logits_of(output, classes, name=name)
     if logits.ndim != 2:
         raise SenetError(f"{name} returns no logits (N, classes); only classifiers can be exported")
     count = logits.shape[1]
-    return network if isinstance(answer, Tensor) else LogitsOf(network, count), count
+    return network if isinstance(output, Tensor) else LogitsOf(network, count), count
 
 
 def _default_preprocessing(network: nn.Module) -> Preprocessing:
@@ -305,13 +305,13 @@ def _write(
         size = images.size
         notes.append(f"network and file take images of {size[0]}x{size[1]} pixels only")
     metadata = ExportMetadata(
-        model=loaded.description.model,
+        model=loaded.metadata.model,
         classes=loaded.classes,
         preprocessing=images,
         size=size,
         batch=batch,
         precision=precision,
-        data=loaded.description.data,
+        data=loaded.metadata.data,
     )
     if precision == "int8":
         plain = draft.with_name(f"float-{draft.name}")
@@ -381,7 +381,7 @@ def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, chec
 def _part(data: Data, check: Check) -> Source:
     from senet.data import subsample
 
-    part = data.part(check.split or ("test" if data.test is not None else "val"))
+    part = data.split(check.split or ("test" if data.test is not None else "val"))
     return part if check.limit is None else subsample(part, check.limit)
 
 

@@ -1,17 +1,17 @@
 """Inference: evaluate a trained network on labelled data, predict on image files."""
 
-from senet.inference.data_part import Part, chosen_part
 from senet.inference.dense import DenseEvaluation, DensePrediction, evaluate_dense, predict_dense
 from senet.inference.evaluation import Evaluation, evaluate
+from senet.inference.evaluation_split import EvaluationSplit, choose_split
 from senet.inference.prediction import Prediction, predict
 
 __all__ = [
     "DenseEvaluation",
     "DensePrediction",
     "Evaluation",
-    "Part",
+    "EvaluationSplit",
     "Prediction",
-    "chosen_part",
+    "choose_split",
     "evaluate",
     "evaluate_dense",
     "predict",

@@ -54,4 +54,4 @@ def output_names(loaded: LoadedModel, classes: Sequence[str]) -> tuple[str, ...]
 
 def _numbered(loaded: LoadedModel) -> bool:
     """Whether classes are numbers without names. A network trained here may have numbers as names."""
-    return loaded.description.data is None and loaded.classes == tuple(map(str, range(len(loaded.classes))))
+    return loaded.metadata.data is None and loaded.classes == tuple(map(str, range(len(loaded.classes))))

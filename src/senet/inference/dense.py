@@ -32,7 +32,7 @@ class DenseEvaluation:
         metrics: The task's metrics by key, in 0..1.
         per_class: Class to its metrics. Segmentation has IoU and Dice of each class, None if it is neither present nor
             predicted. Detection has the mAP of each class that is present.
-        intervals: Metric to its 95 % interval over images; a metric without one is left out.
+        intervals: Metric to its 95 % interval over images. Metrics without an interval are left out.
         seconds: Wall-clock time, loading included.
 
     Example:
@@ -60,7 +60,7 @@ class DensePrediction:
     Attributes:
         path: The file.
         image: The decoded image, or None if it is unreadable.
-        answer: Boxes, or a mask: see `DenseTask.predictions`.
+        prediction: Boxes, or a mask: see `DenseTask.predictions`.
         error: Reason why the file is unreadable, otherwise empty.
 
     Example:
@@ -72,13 +72,13 @@ class DensePrediction:
 
     path: str
     image: Image.Image | None = None
-    answer: Any = None
+    prediction: Any = None
     error: str = ""
 
 
 def task_of(loaded: LoadedModel) -> DenseTask:
     """Return the task of a detector or segmentation network."""
-    task = task_named(loaded.description.task)
+    task = task_named(loaded.metadata.task)
     assert isinstance(task, DenseTask)
     return task
 
@@ -160,7 +160,7 @@ NUMBERED = ("labels", "mask")
 
 
 def _numbers(outputs: Tensor) -> Tensor:
-    """(256,) or more: the network's number for each class number of the data; `IGNORE_INDEX` stays unchanged."""
+    """(256,) or more: the network's number for each class number of the data. `IGNORE_INDEX` stays unchanged."""
     table = torch.arange(max(len(outputs), IGNORE_INDEX + 1))
     table[: len(outputs)] = outputs
     if len(outputs) <= IGNORE_INDEX:
@@ -200,7 +200,7 @@ def predict_dense(
         >>> network = task_named("segmentation").build(
         ...     "se_cifar_resnet20", num_classes=2, preprocessing=CIFAR, options={}, head={})
         >>> loaded = LoadedModel(network.eval(), metadata.classes, CIFAR, metadata)  # or senet.load_model(PATH)
-        >>> [row.answer.shape for row in predict_dense(loaded, [path])]  # class numbers
+        >>> [row.prediction.shape for row in predict_dense(loaded, [path])]  # class numbers
         [torch.Size([48, 64])]
     """
     task = task_of(loaded)

@@ -29,11 +29,12 @@ class Evaluation:
     Attributes:
         images: Number of images.
         top1: Fraction of images whose likeliest class is right.
-        top5: Fraction of images with the right class among the likeliest five; None with five classes or fewer.
+        top5: Fraction of images with the right class among the likeliest five, None with five classes or fewer.
         loss: Mean cross entropy in nats.
         per_class: Class to the top-1 accuracy of its images, or None without images.
         confusion: (true class, predicted class) counts, rows and columns in the order of the network's classes.
-        intervals: Metric (`top1`, `top5`, `loss`) to its 95 % interval over images; a metric without one is left out.
+        intervals: Metric (`top1`, `top5`, `loss`) to its 95 % interval over images. Metrics without an interval are
+        left out.
         seconds: Wall-clock time, loading included.
 
     Example:
@@ -109,7 +110,7 @@ def evaluate(
         for batch in eval_loader(dataset, batch_size=batch_size, workers=workers):
             images = batch.images.to(device, memory_format=torch.channels_last)
             output = loaded.model(images)
-            logits = logits_of(output, count, name=loaded.description.model).float().cpu()
+            logits = logits_of(output, count, name=loaded.metadata.model).float().cpu()
             labels = position[batch.labels]
             losses += F.cross_entropy(logits, labels, reduction="none").tolist()
             for metric in (top1, confusion) if top5 is None else (top1, top5, confusion):

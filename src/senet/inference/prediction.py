@@ -111,7 +111,7 @@ def predict(
 
 def _classify(loaded: LoadedModel, images: Tensor, top: int) -> list[tuple[tuple[str, float], ...]]:
     output = loaded.model(images.contiguous(memory_format=torch.channels_last))
-    logits = logits_of(output, len(loaded.classes), name=loaded.description.model)
+    logits = logits_of(output, len(loaded.classes), name=loaded.metadata.model)
     values, numbers = logits.float().softmax(1).topk(top, 1)
     return [
         tuple((loaded.classes[n], p) for n, p in zip(row_numbers, row_values, strict=True))

@@ -40,7 +40,7 @@ class Block:
         dead: Fraction of factors below 0.05.
         saturated: Fraction of factors above 0.95.
         specificity: Variance between the classes' means over the variance over all images, summed over the channels.
-        specificity_corrected: Specificity corrected for chance; None with too few images.
+        specificity_corrected: Specificity corrected for chance, None with too few images.
         role: Role in a word or two.
         params: Learnable parameters.
         macs: Multiply-accumulates (MACs) for one image.
@@ -70,7 +70,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding; `level` is "alarm" or "note"."""
+    """One finding. `level` is "alarm" or "note"."""
 
     level: str
     block: str

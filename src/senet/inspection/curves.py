@@ -83,7 +83,7 @@ MOST_PLAIN = 400_000
 
 
 def packed(curves: Mapping[str, Curves]) -> tuple[str, bool]:
-    """Pack all class curves for a page in base64, and tell whether they are plain bytes or compressed by zlib.
+    """Pack all class curves for a page in base64, with their encoding: plain bytes or zlib.
 
     For each block, the classes' means less the mean over all (K, S) come first, then their spreads (K, S), as 16-bit
     numbers. All low bytes precede all high bytes. The high bytes are nearly equal and compress well.

@@ -141,7 +141,7 @@ def _keep_input(path: str, maps: dict[str, Tensor]) -> Any:
 
 
 def _ranked(gate: Tensor, mean: Tensor, maps: Tensor, top: int) -> tuple[tuple[Channel, ...], tuple[Channel, ...]]:
-    """Return the channels raised and lowered most in one image; `maps` is (C, H, W)."""
+    """Return the channels raised and lowered most in one image. `maps` is (C, H, W)."""
     above = gate - mean
     order = above.argsort(descending=True).tolist()
     raised = [channel for channel in order if above[channel] > 0][:top]
@@ -168,8 +168,8 @@ def _heat(values: Tensor) -> Heat:
 def _class_activation(model: nn.Module, images: Tensor) -> tuple[Any, list[Heat]]:
     """Return the outputs, and the activation of the predicted class in the last feature map before the classifier.
 
-    Source: Selvaraju et al. 2017 (Grad-CAM), which is Zhou et al. 2016 (CAM) for a network that ends in an average
-        pool and one linear layer.
+    Source: Selvaraju et al. 2017 (Grad-CAM). For a network that ends in an average pool and one linear layer it equals
+    Zhou et al. 2016 (CAM).
     """
     last: list[Tensor] = []
 

@@ -46,7 +46,7 @@ def latency(
             started = _now()
             model(images)
             rows.append((_now() - started, dict(taken)))
-    # The fastest of each: other work on the machine slows the long whole more often than a short part.
+    # The fastest run of each counts: other work on the machine slows a long run more often than a short one.
     best = min(whole for whole, _ in rows[1:])
     return 1000 * best, {path: min(parts.get(path, 0.0) for _, parts in rows[1:]) / best for path in layers}
 

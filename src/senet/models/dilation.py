@@ -89,7 +89,7 @@ def dilate(model: nn.Module, spec: ModelSpec) -> None:
     (s/t)-th pixel the feature map is unchanged, and the same checkpoint fits both. The first block that loses its
     stride has one of two forms:
 
-    - stride on the 3x3 (v1.5): this 3x3 has the dilation of the stage before, as in torchvision;
+    - stride on the 3x3 (v1.5): this 3x3 has the dilation of the stage before, as in torchvision.
     - stride on the first 1x1 (the authors'), or two 3x3 convolutions: the layers after the strided one are dilated.
 
     All later blocks of the stage have the stage's dilation. Attention blocks are unchanged and get a finer feature map.

@@ -21,8 +21,8 @@ class GateReport:
         mean: Mean factor over images and channels.
         spread: Standard deviation over the images (and positions, if the gate has some), root mean square over the
             channels. 0 is a constant gate.
-        drift: Change of the outputs if only this gate becomes its mean: root mean square of the change over that
-            of the outputs.
+        drift: Change of the outputs if only this gate becomes its mean. It is the change's root mean square over the
+        outputs' root mean square.
         params: Parameters of the layer.
         macs: Its multiply-accumulates for one image of the batches' size.
         frozen: Whether it was frozen.

@@ -29,11 +29,11 @@ __all__ = ["FreezeReport", "GateReport", "freeze", "prune"]
 def freeze(model: nn.Module, batches: Iterable[Any]) -> FreezeReport:
     """Replace every gate by its mean over data, and fold this constant into the layer before it, in place.
 
-    A constant that can't be folded exactly stays as a `ConstantGate`, and the report gives the reason: the feature map
-    is also used elsewhere, the weights are shared or computed, or a factor is negative and a ReLU comes before. Folds
-    are undone if they change the outputs of the network with constant gates. A gate that runs several times per forward
-    pass becomes one constant, its mean over all runs. If all constants are folded, the result is a plain network with
-    the plain network's keys.
+    A constant that can't be folded exactly stays as a `ConstantGate`, and the report gives the reason. The feature map
+    is also used elsewhere, the weights are shared or computed, or a factor is negative after a ReLU. Folds are undone
+    if they change the outputs of the network with constant gates. A gate that runs several times per forward pass
+    becomes one constant, its mean over all runs. If all constants are folded, the result is a plain network with the
+    plain network's keys.
 
     Args:
         model: Any network with attention layers of this package, including a retrofitted one.

@@ -22,8 +22,8 @@ def select_modules(model: nn.Module, where: Where) -> set[str]:
 
     Args:
         model: The network.
-        where: A path pattern, in which `*` matches one part of a path and `**` any number (`"layer4.*"`), a module
-            class, a list of these, or a function of path and module.
+        where: A path pattern, a module class, a list of these, or a function of path and module. In the pattern
+            `"layer4.*"`, `*` matches one part of a path, and `**` any number.
 
     Raises:
         SenetError: No module is selected, or one inside another.

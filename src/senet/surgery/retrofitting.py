@@ -46,8 +46,8 @@ def retrofit(
     Copies of the network try the insertion first. A layer is skipped, with a reason in the report, if it changes the
     output or doesn't run exactly once per run of its module. Examples are modules whose forward method loops over their
     children, and modules called by `.forward()`, which skips hooks. Outputs are not compared if they differ between
-    runs, if the network can't compute on the example, or if it has no weights (on the meta device). Then only the runs
-    are counted.
+    runs, or if the network can't compute on the example. Nor are they for a network without weights (on the meta
+    device). Then only the runs are counted.
 
     A network that `torch.compile` has wrapped, or that compiled code calls, is recompiled at its next call. So is all
     other compiled code of this process.
@@ -56,10 +56,11 @@ def retrofit(
         model: Any module: a classifier, or the backbone inside a larger network.
         attention: The spec of the attention. None is `senet.SE()`.
         where: "auto" finds the blocks by the flow of the feature maps. Attention then rescales a residual branch before
-            the sum, the concatenation of an inception module, a dense layer's new channels, the output of a separable
-            block, or, in a plain network, each activated convolution. To select modules yourself, give a path pattern
-            (`"layer4.*"`, where `*` matches one part of a path and `**` any number), a module class, a list of these,
-            or a function of path and module. Attention then goes to the block in each module, or else to its output.
+            the sum, the concatenation of an inception module, or a dense layer's new channels. It also rescales the
+            output of a separable block, and in a plain network each activated convolution. To select modules yourself,
+            give a path pattern, a module class, a list of these, or a function of path and module. In the pattern
+            `"layer4.*"`, `*` matches one part of a path, and `**` any number. Attention then goes to the block in each
+            module, or else to its output.
         placement: A key of `senet.nn.PLACEMENTS`. Blocks that don't support it are skipped.
         stages: Only these stages. Blocks at the largest resolution are stage 2, as in the paper's Table 13.
         example_inputs: Inputs for the copies: one tensor, a tuple or list of all positional arguments, or a dict of

@@ -48,7 +48,7 @@ class DenseTask(Task):
 
     @abstractmethod
     def transform(self, preprocessing: Preprocessing, recipe: RecipeView | None) -> JointTransform:
-        """Return the transform of images and targets; `recipe` None is evaluation."""
+        """Return the transform of images and targets. `recipe` None is evaluation."""
 
     def check_recipe(self, recipe: RecipeView) -> None:
         """Raise a `SenetError` for settings without effect on this task."""
@@ -119,11 +119,11 @@ class DenseTask(Task):
         """Build the network of `--model` and `--head`, and insert the recorded attention layers.
 
         Args:
-            text: A name of `list_models()` for a backbone; `torchvision:NAME` or `module:function` for a whole network.
+            text: A name of `list_models()` for a backbone, else `torchvision:NAME` or `module:function`.
             num_classes: Number of classes.
             preprocessing: Preprocessing of the images.
             options: Options of this package's networks.
-            head: A dictionary of `HeadSpec.to_dict`; for any network, also `INSERTED`.
+            head: A dictionary of `HeadSpec.to_dict`, and `INSERTED` for any network.
             pretrained: Whether to load public weights, of the backbone or of the whole network.
 
         Raises:
@@ -154,7 +154,7 @@ class DenseTask(Task):
         return next((module for module in model.modules() if isinstance(module, Backbone)), None)
 
     def plan(self, model: nn.Module, preprocessing: Preprocessing, *, where: Where = "auto", **wanted: Any) -> Report:
-        """Plan the attention layers: in the backbone if it can be found; else, or with `where`, anywhere."""
+        """Plan the attention layers: in the backbone if it can be found, else, or with `where`, anywhere."""
         root = self._body(model) if where == "auto" else ""
         if not root:
             return super().plan(model, preprocessing, where=where, **wanted)

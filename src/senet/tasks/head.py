@@ -23,7 +23,7 @@ class HeadSpec(ABC):
 
     Attributes:
         channels: Channels of its feature maps.
-        attention: Attention that rescales its feature maps; None is the plain head.
+        attention: Attention that rescales its feature maps, or None for the plain head.
 
     Raises:
         SenetError: An impossible value.
@@ -51,7 +51,7 @@ class HeadSpec(ABC):
         """
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready form; `head_from_dict` reads it."""
+        """Return a JSON-ready form for `head_from_dict`."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {"kind": self.kind, **values, "attention": self.attention and self.attention.to_dict()}
 

@@ -15,14 +15,14 @@ KEYS = ("logits", "out")
 """Keys of the logits in dictionaries and objects of Hugging Face's and torchvision's networks."""
 
 
-def logits_of(answer: object, classes: int | None, *, name: str, dims: int = 2) -> Tensor:
+def logits_of(output: object, classes: int | None, *, name: str, dims: int = 2) -> Tensor:
     """Return the logits of a network's output.
 
     A tensor is returned unchanged. A dictionary, a named tuple or another object has them under `logits` or `out`. Any
     other tuple or list has them as its first tensor of shape (N, classes, ...). Auxiliary outputs are ignored.
 
     Args:
-        answer: The network's output.
+        output: The network's output.
         classes: Number of logits of an image or a pixel, or None if unknown.
         name: Name of the network, for the message.
         dims: 2 for (N, classes), 4 for (N, classes, H, W).
@@ -30,37 +30,37 @@ def logits_of(answer: object, classes: int | None, *, name: str, dims: int = 2) 
     Raises:
         SenetError: The output has no logits.
     """
-    found = _found(answer, classes, dims)
+    found = _found(output, classes, dims)
     if found is not None:
         return found
     shape = "(N, classes)" if dims == 2 else "(N, classes, H, W)"
     wanted = shape if classes is None else f"{shape} for {classes} classes"
     raise SenetError(
-        f"{name} returns {_described(answer)}, without logits {wanted};\n"
+        f"{name} returns {_described(output)}, without logits {wanted};\n"
         f"return them from forward as a tensor, first in a tuple, or under 'logits' or 'out'"
     )
 
 
-def _found(answer: object, classes: int | None, dims: int) -> Tensor | None:
-    if isinstance(answer, Tensor):
-        return answer
+def _found(output: object, classes: int | None, dims: int) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output
     for key in KEYS:
-        inner = answer.get(key) if isinstance(answer, Mapping) else getattr(answer, key, None)
+        inner = output.get(key) if isinstance(output, Mapping) else getattr(output, key, None)
         if inner is not None:
             return _found(inner, classes, dims)
-    if isinstance(answer, tuple | list):
-        tensors = (one for one in answer if isinstance(one, Tensor))
+    if isinstance(output, tuple | list):
+        tensors = (one for one in output if isinstance(one, Tensor))
         return next((one for one in tensors if one.ndim == dims and classes in (None, one.shape[1])), None)
     return None
 
 
-def _described(answer: object) -> str:
-    if isinstance(answer, Mapping):
-        return f"a {type(answer).__name__} with {', '.join(map(repr, answer)) or 'nothing'}"
-    if isinstance(answer, tuple | list):
-        parts = (str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__ for one in answer)
-        return f"a {type(answer).__name__} of {', '.join(parts) or 'nothing'}"
-    return f"a {type(answer).__name__}"
+def _described(output: object) -> str:
+    if isinstance(output, Mapping):
+        return f"a {type(output).__name__} with {', '.join(map(repr, output)) or 'nothing'}"
+    if isinstance(output, tuple | list):
+        parts = (str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__ for one in output)
+        return f"a {type(output).__name__} of {', '.join(parts) or 'nothing'}"
+    return f"a {type(output).__name__}"
 
 
 @final

@@ -50,7 +50,7 @@ class PyramidBackbone(nn.Module):
 
     Attributes:
         body: The `Backbone`.
-        strides: Strides of the output feature maps, without those of `extra`.
+        strides: Strides of the output feature maps, except the feature maps of `extra`.
 
     Source: Lin et al. 2017 (arXiv 1612.03144).
     """

@@ -31,7 +31,7 @@ class Launched:
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launched | None:
-    """Detect the processes started by `torchrun` or SLURM's `srun`; None without a launcher.
+    """Detect the processes started by `torchrun` or SLURM's `srun`, None without a launcher.
 
     Args:
         environment: Environment variables.

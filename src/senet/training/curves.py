@@ -29,11 +29,11 @@ def draw_curves(rows: Sequence[dict[str, float]], path: Path, metric: Metric, ti
     FigureCanvasAgg(figure)
     loss, right = figure.subplots(1, 2)
     for axes, key, scale in ((loss, "loss", 1.0), (right, metric.key, 100.0)):
-        for part, colour, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
-            if f"{part}_{key}" not in rows[0]:
+        for split, colour, marker in (("train", TRAIN, "o"), ("val", VAL, "s")):
+            if f"{split}_{key}" not in rows[0]:
                 continue  # a detector has no validation loss, and only a classifier has training accuracy
-            values = [row[f"{part}_{key}"] * scale for row in rows]
-            axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=part)
+            values = [row[f"{split}_{key}"] * scale for row in rows]
+            axes.plot(epochs, values, color=colour, marker=marker, markersize=3, label=split)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -23,7 +23,7 @@ class ExternalWeights:
     """The selection of weights in a file of another library.
 
     Attributes:
-        classes: Number of classes of their classifier; None where unknown, or without a classifier.
+        classes: Number of classes of their classifier, None where unknown, or without a classifier.
         headless: Keys of the network's classifier, if the file has none.
         prefix: As in `load_weights`.
         ignore: As in `load_weights`.
@@ -50,7 +50,7 @@ class ExternalWeights:
             outputs: Number of classes of the data.
 
         Returns:
-            The reason why the network's classifier is newly initialized; empty if it isn't.
+            The reason why the network's classifier is newly initialized, empty if it isn't.
 
         Raises:
             CheckpointError: The weights don't fit.

@@ -36,6 +36,7 @@ from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
 from senet.tasks import CLASSIFICATION, task_named
 from senet.tasks.task import Task
+from senet.training.acceleration import accelerated
 from senet.training.checkpointer import TrainingCheckpointer
 from senet.training.cluster import is_first_process, placed
 from senet.training.failures import translate_errors
@@ -59,11 +60,11 @@ class Network:
     """A network to train, and the metadata for its checkpoints.
 
     Attributes:
-        model: The network. For classification (N, C, H, W) -> logits (N, classes); see `senet.tasks` for others.
+        model: The network. For classification (N, C, H, W) -> logits (N, classes), see `senet.tasks` for others.
         name: Name for `senet.zoo.build_model`.
         options: Model options, JSON-ready.
         preprocessing: Preprocessing of the images.
-        new_head: Reason why its classifier is newly initialized; empty if it isn't.
+        new_head: Reason why its classifier is newly initialized, empty if it isn't.
         task: Task of the network, a key of `senet.tasks.TASKS`.
         head: Head on the backbone, where it is a backbone.
     """
@@ -95,8 +96,8 @@ def fit(
         recipe: Hyperparameters.
         folder: Existing folder for the results.
         run: Options of the execution.
-        state: Training state to resume from; None starts with the network as it is.
-        console: Console for progress bar and messages; None: standard error.
+        state: Training state to resume from. None starts with the network as it is.
+        console: Console for progress bar and messages, or None for standard error.
 
     Raises:
         SenetError: Invalid options (before training starts), or a non-finite loss (during it).
@@ -152,12 +153,20 @@ def fit(
         module = TrainingModule(
             network.model, recipe, objective, channels_last=run.channels_last, corrupt_images=corrupt_images
         )
+        acceleration = accelerated(
+            list(dict.fromkeys((module.model, module.best_weights))),
+            task.example(network.preprocessing),
+            run,
+            trainer.strategy.root_device,
+            devices=trainer.world_size,
+            report=report if is_first_process() else str,
+        )
         try:
-            with translate_errors(checkpointer, _batch_shape(loaders[0], network.preprocessing)):
+            with acceleration, translate_errors(checkpointer, _batch_shape(loaders[0], network.preprocessing)):
                 trainer.fit(module, *loaders, ckpt_path=state.path if state else None, weights_only=True)
         except MisconfigurationException as error:
             raise SenetError(f"this training can't run here: {error}") from error
-        except SIGTERMException:  # from Lightning, after the checkpointer; ignored once all epochs are done
+        except SIGTERMException:  # from Lightning, after the checkpointer. It is ignored once all epochs are done
             if len(checkpointer.rows) < recipe.epochs:
                 raise Interrupted from None
         except RuntimeError as error:
@@ -187,7 +196,7 @@ def check_annotations(data: Data, report: Callable[[str], object]) -> None:
     if fatal:
         more = f"\n{len(fatal)} such issues; {advice}" if len(fatal) > 1 else ""
         raise DataError(f"{fatal[0].path}: {fatal[0].reason}{more}")
-    boxes = sum(sum(part.counts(len(data.classes))) for part in data.parts.values() if hasattr(part, "counts"))
+    boxes = sum(sum(split.counts(len(data.classes))) for split in data.splits.values() if hasattr(split, "counts"))
     limit = max(10, boxes // 100)
     if len(issues) > limit:
         path, reason, _ = issues[0]

@@ -130,7 +130,7 @@ class Heartbeat(L.Callback):
         return failure
 
     def _check(self, rank: int, beat: bytes) -> str:
-        """Describe the failure of a process by its last heartbeat; empty if there is none."""
+        """Describe the failure of a process by its last heartbeat, empty if there is none."""
         last, missed = self._beats[rank]
         self._beats[rank] = (beat, missed + 1 if beat == last else 0)
         word, _, rest = beat.decode("utf-8", "replace").partition(" ")

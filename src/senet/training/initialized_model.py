@@ -33,7 +33,7 @@ class InitializedModel:
 
     Attributes:
         model: The network.
-        new_head: Reason why its classifier is newly initialized; empty if it isn't.
+        new_head: Reason why its classifier is newly initialized, empty if it isn't.
     """
 
     model: nn.Module
@@ -41,7 +41,7 @@ class InitializedModel:
 
 
 def initialize_model(
-    start: ModelInitialization, classes: tuple[str, ...], preprocessing: Preprocessing
+    init: ModelInitialization, classes: tuple[str, ...], preprocessing: Preprocessing
 ) -> InitializedModel:
     """Build a network for these classes with its initial weights.
 
@@ -51,62 +51,62 @@ def initialize_model(
     """
     from senet.zoo import is_code
 
-    task = task_named(start.task)
+    task = task_named(init.task)
 
     def build(outputs: int, **more: Any) -> nn.Module:
         return task.build(
-            start.model,
+            init.model,
             num_classes=outputs,
             preprocessing=preprocessing,
-            options=start.options,
-            head=start.head,
+            options=init.options,
+            head=init.head,
             **more,
         )
 
-    if start.weights == SCRATCH:
-        return InitializedModel(build(len(classes)), "" if is_code(start.model) else "the network's weights are random")
-    if start.weights == PRETRAINED:
+    if init.weights == SCRATCH:
+        return InitializedModel(build(len(classes)), "" if is_code(init.model) else "the network's weights are random")
+    if init.weights == PRETRAINED:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the new classifier is reported below
             model = build(len(classes), pretrained=True)
         onto = task.backbone(model) is not None
         return InitializedModel(model, "the published weights are the backbone's" if onto else
-                       _class_mismatch(start.classes(), classes))  # fmt: skip
-    if start.external is not None:
-        return _from_external(start, build, classes, preprocessing)
-    return _from_checkpoint(start, build, classes)
+                       _class_mismatch(init.classes(), classes))  # fmt: skip
+    if init.external is not None:
+        return _from_external(init, build, classes, preprocessing)
+    return _from_checkpoint(init, build, classes)
 
 
 def _from_external(
-    start: ModelInitialization, build: Any, classes: tuple[str, ...], preprocessing: Preprocessing
+    init: ModelInitialization, build: Any, classes: tuple[str, ...], preprocessing: Preprocessing
 ) -> InitializedModel:
-    assert start.external is not None
+    assert init.external is not None
     model = build(len(classes))
-    build_external = builder(start.model, start.options, start.task, preprocessing)
-    if not holds_backbone(start.model, start.task):
-        return InitializedModel(model, start.external.load(model, start.weights, build_external, len(classes)))
-    backbone = task_named(start.task).backbone(model)
+    build_external = builder(init.model, init.options, init.task, preprocessing)
+    if not holds_backbone(init.model, init.task):
+        return InitializedModel(model, init.external.load(model, init.weights, build_external, len(classes)))
+    backbone = task_named(init.task).backbone(model)
     assert backbone is not None
-    start.external.load_backbone(backbone, start.weights, build_external)
+    init.external.load_backbone(backbone, init.weights, build_external)
     return InitializedModel(model, "the weights are the backbone's")
 
 
-def _from_checkpoint(start: ModelInitialization, build: Any, classes: tuple[str, ...]) -> InitializedModel:
+def _from_checkpoint(init: ModelInitialization, build: Any, classes: tuple[str, ...]) -> InitializedModel:
     import torch
 
     from senet.weights import read_checkpoint
     from senet.zoo import mismatches
 
-    tensors, metadata = read_checkpoint(Path(start.weights))
+    tensors, metadata = read_checkpoint(Path(init.weights))
     model = build(len(classes))
-    if metadata.task != start.task:
-        backbone = task_named(start.task).backbone(model)
+    if metadata.task != init.task:
+        backbone = task_named(init.task).backbone(model)
         assert backbone is not None
         try:
             backbone.load_state_dict(tensors)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(f"{start.weights} doesn't fit {start.model}: {reason}") from error
+            raise CheckpointError(f"{init.weights} doesn't fit {init.model}: {reason}") from error
         return InitializedModel(model, "the weights are the backbone's")
     own, new_head = model.state_dict(), _class_mismatch(metadata.classes, classes)
     if new_head:
@@ -117,13 +117,13 @@ def _from_checkpoint(start: ModelInitialization, build: Any, classes: tuple[str,
         tensors = {key: tensor for key, tensor in tensors.items() if key not in head} | {k: own[k] for k in head}
     wrong = mismatches(own, tensors)
     if wrong:
-        raise CheckpointError(f"{start.weights} doesn't fit {start.model}: {wrong}")
+        raise CheckpointError(f"{init.weights} doesn't fit {init.model}: {wrong}")
     model.load_state_dict(tensors)
     return InitializedModel(model, new_head)
 
 
 def _class_mismatch(there: Sequence[str], here: Sequence[str]) -> str:
-    """Describe a mismatch between the classes of the weights and of the data; empty if they match.
+    """Describe a mismatch between the classes of the weights and of the data, empty if they match.
 
     Numbers mean unknown names (published weights, converted files). They match any classes of the same number.
     """

@@ -36,14 +36,14 @@ class DataOptions:
 
     Attributes:
         data: Name of the data: `digits`, `folder:PATH`, `cifar10`, ...
-        val_fraction: Fraction of validation images, where the data has no validation split; None: its default.
-        split_seed: Seed of this split; None: its default.
+        val_fraction: Fraction of validation images, where the data has no validation split, or None for its default.
+        split_seed: Seed of this split, or None for its default.
         download: Whether to download a missing public data set.
         root: Folder of public data sets.
         classes: Class names, where boxes or masks don't name them.
         instances: Whether masks contain the numbers of single objects.
-        limit: Largest number of training images, a fixed random choice; None: all.
-        white: White level of 16-bit images, or `"auto"`; None: the network's.
+        limit: Largest number of training images, a fixed random choice, or None for all.
+        white: White level of 16-bit images, or `"auto"`, or None for the network's.
         hold_out: Whether to hold out half of the validation images from choosing the best epoch, where the data has no
             test split.
 
@@ -75,9 +75,9 @@ class DataOptions:
 
     def absolute(self) -> DataOptions:
         """Return these options with absolute paths."""
-        from senet.data.request import absolute_name, absolute_path
+        from senet.data.request import absolute_path, with_absolute_path
 
-        return replace(self, data=absolute_name(self.data), root=self.root and absolute_path(self.root))
+        return replace(self, data=with_absolute_path(self.data), root=self.root and absolute_path(self.root))
 
     def open(self, *, record: DataRecord | None = None, training: bool = True) -> Data:
         """Open the data.
@@ -115,7 +115,7 @@ class Job:
         network: The network and its initial weights.
         recipe: The hyperparameters.
         run: Options of the execution.
-        digest: `senet.data.Data.digest` of the data when the run started; empty before.
+        digest: `senet.data.Data.digest` of the data when the run started, empty before.
 
     Example:
         >>> import contextlib, tempfile
@@ -152,7 +152,7 @@ class Job:
 
         Args:
             folder: Folder of the run. It is made once all options are checked.
-            console: Console for progress bar and messages; None: standard error.
+            console: Console for progress bar and messages, or None for standard error.
             notes: Further files to write to the folder: file name to content.
             data: The opened `source`, where it is open already.
 
@@ -176,7 +176,7 @@ class Job:
             if is_first_process():
                 if network.new_head and self.network.weights != SCRATCH and console is not None:
                     line_printer(console)(f"the classifier is new: {network.new_head}")
-                # `run.json` is written last. A run that is killed before starts again.
+                # `run.json` is written last. A run that is killed before this starts again.
                 for name, content in {**(notes or {}), JOB: pinned.to_dict()}.items():
                     write_json(folder, name, content)
             return self._fit(network, data, folder, state=None, console=console)
@@ -213,7 +213,7 @@ class Job:
             return self._fit(job.build(data), data, folder, state=status.state, console=console)
 
     def status(self, folder: Path, *, report: Callable[[str], object] = str) -> RunStatus:
-        """Return the status of this run in its folder; see `run_status`."""
+        """Return the status of this run in its folder, see `run_status`."""
         metric = task_named(self.network.task).metrics[0].key
         return run_status(
             folder, epochs=self.recipe.epochs, metric=metric, patience=self.recipe.patience, report=report
@@ -289,15 +289,15 @@ class Job:
 
         from senet.training.fit import Network
 
-        preprocessing = self.network.images(data)
+        preprocessing = self.network.preprocessing_for(data)
         torch.manual_seed(self.recipe.seed)
-        started = self.network.build(data.classes, preprocessing)
+        initialized = self.network.build(data.classes, preprocessing)
         return Network(
-            started.model,
+            initialized.model,
             self.network.model,
             self.network.all_options(),
             preprocessing,
-            new_head=started.new_head,
+            new_head=initialized.new_head,
             task=self.network.task,
             head=self.network.whole_head(),
         )
@@ -331,7 +331,7 @@ class Job:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Job:
-        """Read what `to_dict` wrote."""
+        """Read the result of `to_dict`."""
         return cls(
             source=DataOptions(**values["source"]),
             network=ModelInitialization.from_dict(values),
@@ -341,15 +341,15 @@ class Job:
         )
 
 
-def report_leaks(start: ModelInitialization, data: Data, console: Console | None) -> None:
+def report_leaks(init: ModelInitialization, data: Data, console: Console | None) -> None:
     """Warn if validation images were training images of the initial weights."""
     from senet.data.listing import count_sampled
 
-    record = start.trained_on()
+    record = init.trained_on()
     leaked = count_sampled(data.val, record.sample) if record and is_first_process() and console is not None else 0
     if leaked and console is not None:
         line_printer(console)(
-            f"warning: the weights of {start.weights} were trained on {leaked:,} of the {len(data.val):,} validation "
+            f"warning: the weights of {init.weights} were trained on {leaked:,} of the {len(data.val):,} validation "
             "images (same path and content); accuracies are higher than on new images"
         )
 

@@ -22,7 +22,7 @@ except ImportError:  # Windows has none, so folders are not locked there
 __all__ = ["LOCK", "InUseError", "lock_folder"]
 
 LOCK = ".lock"
-"""File with the process that trains into the folder. The file stays; its lock ends with the process."""
+"""File with the process that trains into the folder. The file stays, and its lock ends with the process."""
 
 _ours: set[Path] = set()
 """Folders locked by this process. The system's lock works between processes only."""

@@ -32,18 +32,18 @@ class ModelInitialization:
         model: A name of `list_models()`, `timm:NAME`, `torchvision:NAME`, or `module:function`.
         options: Model options for `senet.zoo.build_model`, JSON-ready.
         weights: `"scratch"`, `"pretrained"`, or the path of a checkpoint.
-        inserted: Insertion points of attention, applied after loading the weights; see `InsertionPoint.to_dict`.
-        preprocessing: Preprocessing of the weights; None for random weights.
-        size: Height and width of the images; None: that of the weights, else the data, else the network.
+        inserted: Insertion points of attention, applied after loading the weights, see `InsertionPoint.to_dict`.
+        preprocessing: Preprocessing of the weights, None for random weights.
+        size: Height and width of the images. None takes the size of the weights, else the data, else the network.
         task: Task of the network, a key of `senet.tasks.TASKS`.
         head: Head on the backbone, as `senet.tasks.head.HeadSpec` writes it.
-        external: Selection of the weights in a file of another library; else None.
-        sha256: Hash of the checkpoint when the run started; empty before, and without a checkpoint.
+        external: Selection of the weights in a file of another library, else None.
+        sha256: Hash of the checkpoint when the run started, empty before, and without a checkpoint.
 
     Example:
         >>> from senet.training import ModelInitialization
-        >>> start = ModelInitialization(model="se_cifar_resnet20", options={"depth": 8})
-        >>> model = start.build(("cat", "dog"), start.images()).model
+        >>> init = ModelInitialization(model="se_cifar_resnet20", options={"depth": 8})
+        >>> model = init.build(("cat", "dog"), init.preprocessing_for()).model
         >>> model.head.fc.out_features
         2
     """
@@ -60,14 +60,14 @@ class ModelInitialization:
     sha256: str = ""
 
     @classmethod
-    def built(
+    def from_scratch(
         cls, model: str, options: dict[str, Any], size: tuple[int, int] | None = None, *, task: str = CLASSIFICATION
     ) -> ModelInitialization:
         """Return a network with its random weights, or the weights of a user's function."""
         return cls(model=model, options=options, size=size, task=task)
 
     @classmethod
-    def public(
+    def from_pretrained(
         cls, model: str, options: dict[str, Any], size: tuple[int, int] | None = None, *, task: str = CLASSIFICATION
     ) -> ModelInitialization:
         """Return a network with its published weights. They are downloaded later.
@@ -89,7 +89,7 @@ class ModelInitialization:
         return cls(model=model, options=options, weights=PRETRAINED, preprocessing=preprocessing, size=size, task=task)
 
     @classmethod
-    def checkpoint(
+    def from_checkpoint(
         cls,
         path: str,
         factory: str | None = None,
@@ -103,7 +103,7 @@ class ModelInitialization:
             path: The `.safetensors` file or the training's folder.
             factory: `module:function` of the user's own network.
             size: Height and width of the images.
-            task: The checkpoint's own task, or a task for which a classifier becomes the backbone; None: its own.
+            task: The checkpoint's own task, or a task for which a classifier becomes the backbone, or None for its own.
 
         Raises:
             CheckpointError: The checkpoint can't be used, needs a `factory`, or is for another task.
@@ -131,7 +131,7 @@ class ModelInitialization:
         )
 
     @classmethod
-    def external_file(
+    def from_external_file(
         cls,
         path: str,
         model: str,
@@ -159,7 +159,7 @@ class ModelInitialization:
 
         found = recognised(path, model, options, task, **choice)
         images = None if is_code(model) else found.images or task_named(task).defaults(model)[1]
-        start = cls(
+        init = cls(
             model=model,
             options=options,
             weights=str(Path(path).resolve()),
@@ -168,9 +168,9 @@ class ModelInitialization:
             task=task,
             external=ExternalWeights(classes=found.classes, headless=found.headless, **choice),
         )
-        return start, found.notes
+        return init, found.notes
 
-    def images(self, data: Data | None = None) -> Preprocessing:
+    def preprocessing_for(self, data: Data | None = None) -> Preprocessing:
         """Return the preprocessing of the weights, else the data's default, else the network's.
 
         The user's image size and white level of 16-bit images replace theirs.
@@ -191,7 +191,7 @@ class ModelInitialization:
         return tuple(map(str, range(task_named(self.task).defaults(self.model)[0])))
 
     def trained_on(self) -> DataRecord | None:
-        """Return the training data of the weights from their checkpoint; None where unknown."""
+        """Return the training data of the weights from their checkpoint, None where unknown."""
         own = self.external is None and self.weights not in (SCRATCH, PRETRAINED)
         return _read_metadata(self.weights).data if own else None
 
@@ -200,7 +200,7 @@ class ModelInitialization:
         return self.options if task_named(self.task).has_heads else self._with_inserted(self.options)
 
     def whole_head(self) -> dict[str, Any]:
-        """Return the head, with the inserted attention; empty for classifiers."""
+        """Return the head, with the inserted attention, empty for classifiers."""
         return self._with_inserted(self.head) if task_named(self.task).has_heads else {}
 
     def _with_inserted(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -222,9 +222,9 @@ class ModelInitialization:
             raise CheckpointError(
                 f"{self.weights} has changed since the run started; restore it, or start a new run in another --out"
             )
-        started = initialize_model(self, tuple(classes), preprocessing)
-        apply_insertion_points(started.model, [InsertionPoint.from_dict(values) for values in self.inserted])
-        return started
+        initialized = initialize_model(self, tuple(classes), preprocessing)
+        apply_insertion_points(initialized.model, [InsertionPoint.from_dict(values) for values in self.inserted])
+        return initialized
 
     def pinned(self) -> ModelInitialization:
         """Return this with the hash of the weights' file, so that a resumed run without a state uses the same weights.
@@ -266,11 +266,11 @@ def is_checkpoint(text: str) -> bool:
     return is_path and text not in list_models()
 
 
-def surgery_plan(start: ModelInitialization, model: nn.Module, images: Preprocessing, **wanted: Any) -> Report:
+def surgery_plan(init: ModelInitialization, model: nn.Module, images: Preprocessing, **wanted: Any) -> Report:
     """Plan the insertion points of attention for the network's task.
 
     Args:
-        start: Initialization of the network.
+        init: Initialization of the network.
         model: The built network.
         images: Preprocessing of its images.
         **wanted: Arguments of `plan`.
@@ -280,10 +280,10 @@ def surgery_plan(start: ModelInitialization, model: nn.Module, images: Preproces
     """
     from senet.tasks import task_named
 
-    report = task_named(start.task).plan(model, images, **wanted)
+    report = task_named(init.task).plan(model, images, **wanted)
     if not report.inserted:
         reason = report.skipped[0].reason if report.skipped else "no block was found"
-        raise SenetError(f"{start.model} has no insertion point left for this attention: each block {reason}")
+        raise SenetError(f"{init.model} has no insertion point left for this attention: each block {reason}")
     return report
 
 

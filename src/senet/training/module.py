@@ -130,7 +130,7 @@ class TrainingModule(L.LightningModule):
             assert isinstance(schedule, LRScheduler)
             schedule.last_epoch -= 1
             schedule.step()
-            schedule._step_count -= 1  # torch counts the calls for a warning; this one is not a training step
+            schedule._step_count -= 1  # torch counts the calls for a warning, and this is no training step
 
     @property
     def _sums(self) -> tuple[Metric, ...]:

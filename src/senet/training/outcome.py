@@ -27,7 +27,7 @@ class Outcome:
         rows: One row per epoch, as in `metrics.csv`. Only the last one if the training states were deleted.
         best: The row with the highest validation metric (for classification, top-1 accuracy).
         seconds: Wall-clock seconds of this call.
-        corrupt_images: Summary of skipped corrupt images; empty if there were none.
+        corrupt_images: Summary of skipped corrupt images, empty if there were none.
 
     Example:
         >>> from senet.training import Outcome
@@ -53,7 +53,7 @@ def best_row(rows: Sequence[Row], metric: str) -> Row | None:
         metric: Key of the metric, such as `top1`.
 
     Returns:
-        The row; None if no epoch has a finite metric.
+        The row, None if no epoch has a finite metric.
     """
     finite = [row for row in rows if _is_finite(row, f"val_{metric}") and _is_finite(row, "val_loss")]
     return max(finite, key=lambda row: row[f"val_{metric}"], default=None)
@@ -98,7 +98,7 @@ def write_outcome(folder: Path, outcome: Outcome, *, epochs: int) -> None:
 
 
 def read_outcome(folder: Path, *, epochs: int) -> Outcome | None:
-    """Read `result.json`; None if it is missing or from another number of epochs."""
+    """Read `result.json`, None if it is missing or from another number of epochs."""
     try:
         found = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         if found["epochs"] != epochs:

@@ -28,10 +28,10 @@ class PaperRow:
         model: A name of `list_models()`.
         recipe: The paper's recipe.
         options: Model options, JSON-ready.
-        against: Name of the row to compare with; empty for a baseline.
+        against: Name of the row to compare with, empty for a baseline.
         published: The paper's figures in percent.
-        metric: Metric of the figures; errors are "top-1/top-5".
-        data: Value of `--data`: `imagenet`, `cifar10`, ...; or the name of data without a reader here.
+        metric: Metric of the figures. Errors are "top-1/top-5".
+        data: Value of `--data`: `imagenet`, `cifar10`, ..., or the name of data without a reader here.
         size: Height and width of the images in pixels, where not the network's own.
         task: Task of the network, a key of `senet.tasks.TASKS`.
         head: Name of the task's head on the backbone, which starts from ImageNet weights.

@@ -33,20 +33,20 @@ def progress_bar(console: Console | None = None) -> Progress:
 
 def epoch_line(row: dict[str, float], epochs: int, metrics: Sequence[Metric]) -> str:
     """Format an epoch's result as a line, with the measured metrics in percent."""
-    parts = []
-    for part in ("train", "val"):
-        loss = f"  loss {row[f'{part}_loss']:.4f}" if f"{part}_loss" in row else ""
-        shown = [(s.title, row[f"{part}_{s.key}"]) for s in metrics if f"{part}_{s.key}" in row]
-        parts.append(f"{part}{loss}" + "".join(f"  {title} {value:6.2%}" for title, value in shown))
+    columns = []
+    for split in ("train", "val"):
+        loss = f"  loss {row[f'{split}_loss']:.4f}" if f"{split}_loss" in row else ""
+        shown = [(s.title, row[f"{split}_{s.key}"]) for s in metrics if f"{split}_{s.key}" in row]
+        columns.append(f"{split}{loss}" + "".join(f"  {title} {value:6.2%}" for title, value in shown))
     speed = f"{row['images_per_second']:.0f} images/s, {row['seconds']:.0f} s"
-    return f"epoch {row['epoch']:.0f}/{epochs}  " + "  |  ".join([*parts, speed])
+    return f"epoch {row['epoch']:.0f}/{epochs}  " + "  |  ".join([*columns, speed])
 
 
 class ProgressLine(L.Callback):
     """Shows loss, accuracy, images per second, the fraction of time waiting for data, and the remaining time.
 
-    Only the first process prints, about its own images. The waiting time is the time between the end of a step and the
-    start of the next one: loading images and moving them to the device.
+    Only the first process prints, about its own images. The waiting time lies between the end of a step and the start
+    of the next one. It covers loading images and moving them to the device.
 
     It keeps its own sums, since a metric of a distributed run would wait for all processes.
 

@@ -180,18 +180,20 @@ class RunOptions:
 
     Attributes:
         precision: Precision of the computation: `"32"`, or mixed with `"bf16"` or `"fp16"`.
-        devices: Devices of this machine; 0 is all accelerators, or the CPU.
+        devices: Devices of this machine. 0 is all accelerators, or the CPU.
         nodes: Number of machines.
         strategy: Strategy of Lightning for several devices: `"auto"`, `"ddp"`, `"fsdp"`, ...
         sync_bn: Batch norms use the statistics of the images of all devices, so that results do not depend on the
             number of devices. Without it each device uses its own images, which is faster.
-        workers: Processes per device that load images; -1 chooses by the number of cores.
+        workers: Processes per device that load images. -1 chooses by the number of cores.
         channels_last: Store feature maps as (N, H, W, C), which is faster on most hardware.
         grad_checkpointing: Recompute feature maps in the backward pass to save memory.
         compile: Run the network through `torch.compile`.
+        accelerate: Run each batch norm with its activation and channel attention as one operator, on CPUs with
+            the compiled kernel. Results differ by rounding.
         deterministic: Use only deterministic algorithms, which are slower on some GPUs.
         save_every: Interval between saved training states within an epoch: time such as `"300s"` or `"5min"`, or steps
-            such as `"100"`; `"0"` saves only after each epoch.
+            such as `"100"`. `"0"` saves only after each epoch.
         keep_states: Number of recent training states to keep.
 
     Raises:
@@ -213,6 +215,7 @@ class RunOptions:
     channels_last: bool = True
     grad_checkpointing: bool = False
     compile: bool = False
+    accelerate: bool = True
     deterministic: bool = False
     save_every: str = "300s"
     keep_states: int = 2
@@ -230,11 +233,11 @@ class RunOptions:
 
     @property
     def save_steps(self) -> int:
-        """Steps between two states; 0 if states are saved by time or not at all within epochs."""
+        """Steps between two states. 0 if states are saved by time or not at all within epochs."""
         return int(self.save_every) if self.save_every.isdigit() else 0
 
     @property
     def save_seconds(self) -> float:
-        """Seconds between two states; 0 if states are saved by steps or not at all within epochs."""
-        number, block = EVERY.fullmatch(self.save_every).groups()  # type: ignore[union-attr]
-        return float(number) * UNITS[block] if block else 0.0
+        """Seconds between two states. 0 if states are saved by steps or not at all within epochs."""
+        number, unit = EVERY.fullmatch(self.save_every).groups()  # type: ignore[union-attr]
+        return float(number) * UNITS[unit] if unit else 0.0

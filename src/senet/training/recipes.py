@@ -40,12 +40,12 @@ cifar_quick = replace(
     expects="se_cifar_resnet20 on CIFAR-10 stored as JPEG of quality 75: 84.9% top-1, with "
     "--attention se:reduction=4,init=identity 85.4%, half an hour on 2 CPU cores",
 )
-# For 90 minutes on two CPU cores. Fast CIFAR-10 trainings (Page 2018, "How to train your ResNet"; Jordan 2024, arXiv
-# 2404.00498) use a network with early downsampling and wide stages, one cycle of a high learning rate, label
-# smoothing, mild crops and averaged weights. This package's closest network is a half-width ResNet-18:
+# For 90 minutes on two CPU cores. Fast CIFAR-10 trainings use a network with early downsampling and wide stages, one
+# cycle of a high learning rate, label smoothing, mild crops and averaged weights. See Page 2018, "How to train your
+# ResNet", and Jordan 2024, arXiv 2404.00498. This package's closest network is a half-width ResNet-18:
 #   --model se_cifar_resnet20 --model-kwargs depth=2 --model-kwargs widths=[32,64,128,256]
 #   --model-kwargs projection=true
-# 137M MACs, three times ResNet-20's, with ten times its parameters.
+# It has 137M MACs, three times ResNet-20's, and ten times its parameters.
 cifar10_fast = replace(
     cifar,
     epochs=14,
@@ -57,7 +57,7 @@ cifar10_fast = replace(
     expects="SE, depth 2, widths 32 to 256, on CIFAR-10 stored as JPEG of quality 75: 87.9% top-1, 101 minutes "
     "on 2 CPU cores (aim: 93% in 90)",
 )
-# He et al. 2016 (arXiv 1512.03385), section 4.2: 64k iterations of 128 images = 164 epochs; the SE paper takes
+# He et al. 2016 (arXiv 1512.03385), section 4.2: 64k iterations of 128 images = 164 epochs. The SE paper takes
 # "other hyperparameters as in each original paper".
 cifar_paper = replace(
     cifar,
@@ -93,7 +93,7 @@ photos = Recipe(
         crop="random-resized", scale=(0.25, 1.0), hflip=0.5, color_jitter=0.2, random_erasing=0.1
     ),
 )
-# The paper's ImageNet training (section 6.1). It doesn't state the weight decay; the successors of its code use 1e-4.
+# The paper's ImageNet training (section 6.1). It doesn't state the weight decay. The successors of its code use 1e-4.
 imagenet = Recipe(
     epochs=100,
     batch_size=1024,
@@ -125,8 +125,8 @@ detection = Recipe(
     clip_grad_norm=10.0,
     augmentation=Augmentation(crop="none", hflip=0.5),
 )
-# The paper's Table 7: Detectron's Faster R-CNN on COCO, "2x" schedule of 180,000 steps of 16 images, ImageNet
-# weights with frozen norms and frozen first stages.
+# The paper's Table 7: Detectron's Faster R-CNN on COCO with the "2x" schedule of 180,000 steps of 16 images. The
+# backbone has ImageNet weights with frozen norms and frozen first stages.
 coco = replace(
     detection,
     epochs=24,

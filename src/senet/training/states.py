@@ -101,7 +101,7 @@ class TrainingStates:
         """Read the newest intact state. A corrupt one is reported and renamed to `.corrupt`.
 
         Returns:
-            The state and its content; None if no state was ever saved.
+            The state and its content, None if no state was ever saved.
 
         Raises:
             CheckpointError: There are states, but none is usable.

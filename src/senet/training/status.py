@@ -51,7 +51,7 @@ def run_status(
         folder: Folder of the run.
         epochs: Requested number of epochs: the run's own, or a larger one.
         metric: Key of the metric that chooses the best epoch, such as `top1`.
-        patience: Epochs without a better metric after which the training stops; 0 is off.
+        patience: Epochs without a better metric after which the training stops. 0 is off.
         report: Called with a line about each skipped corrupt state.
 
     Raises:

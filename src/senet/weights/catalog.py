@@ -17,8 +17,8 @@ _STATISTICS = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
 
-# Columns: our name; timm's name and tag; licence, pixels, crop, interpolation and statistics of timm 1.0.31's
-# configurations; top-1 and top-5 in percent and their image size in pixels, from timm's results-imagenet.csv.
+# Columns: our name, timm's name and tag, licence, pixels, crop, interpolation and statistics of timm 1.0.31's
+# configurations. Then top-1 and top-5 in percent and their image size in pixels, from timm's results-imagenet.csv.
 # `pretrained=True` selects a network's first row. The repository is `timm/NAME.TAG`. timm itself still loads the
 # `legacy_*` networks from its GitHub releases.
 _TIMM = """
@@ -113,8 +113,8 @@ inception_resnet_v2 inception_resnet_v2.tf_in1k apache-2.0 299 0.8975 bicubic ha
 inception_resnet_v2 inception_resnet_v2.tf_ens_adv_in1k apache-2.0 299 0.8975 bicubic half 79.978 94.946 299
 """
 
-# Options by the start of timm's names. timm rounds the hidden width of its SE-ResNets up to multiples of 8, uses ReLU6
-# in MobileNet, and ends the branches of two small networks in a ReLU.
+# Options by the start of timm's names. timm rounds the hidden width of its SE-ResNets up to multiples of 8, and uses
+# ReLU6 in MobileNet. Its two smallest networks end their branches in a ReLU.
 _OPTIONS: dict[str, dict[str, Any]] = {
     "legacy_seresnet18": {"branch_relu": True},
     "legacy_seresnet34": {"branch_relu": True},

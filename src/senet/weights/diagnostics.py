@@ -16,7 +16,7 @@ _REDUCTIONS = (2, 4, 8, 16, 32, 64)
 
 
 def diagnose(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """Name the likely cause of a mismatch in one sentence; empty where no known mistake explains it.
+    """Name the likely cause of a mismatch in one sentence, empty where no known mistake explains it.
 
     Args:
         wanted: The file's tensors under our names.
@@ -129,7 +129,7 @@ def _shortcuts(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
 
 
 def _stem_norm(wanted: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """Pre-activation networks have a final norm; pytorchcv's SE ones have a norm in the stem instead."""
+    """Pre-activation networks have a final norm. pytorchcv's with SE have a norm in the stem instead."""
     stems, ends = ([any(key.startswith(part) for key in t) for t in (wanted, own)] for part in ("stem.1.", "final."))
     if stems[0] == stems[1] or ends[0] == ends[1] or stems[0] == ends[0]:
         return ""

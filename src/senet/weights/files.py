@@ -68,7 +68,7 @@ def new_file_mode(folder: Path) -> int:
 
 
 def _new_file(folder: Path, start: str, end: str) -> tuple[Path, int]:
-    """Make an empty file with an unused name; return its path and permissions."""
+    """Make an empty file with an unused name, and return its path and permissions."""
     while True:
         path = folder / f"{start}{secrets.token_hex(4)}{end}"
         try:

@@ -19,7 +19,7 @@ def fetch(card: Card, *, cache: str | os.PathLike[str] | None = None) -> Path:
 
     Args:
         card: The public checkpoint.
-        cache: The hub's cache folder, by default that of `huggingface_hub` (`HF_HOME`, `HF_HUB_CACHE`).
+        cache: The hub's cache folder. The default is the folder of `huggingface_hub` (`HF_HOME`, `HF_HUB_CACHE`).
 
     Returns:
         Path of the file.
@@ -61,7 +61,7 @@ def _cached_or_downloaded(card: Card, cache: str | None) -> Path:
     with suppress(LocalEntryNotFoundError):
         return Path(hf_hub_download(card.repo, card.file, cache_dir=cache, local_files_only=True))
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # each retry would print two lines; the outcome is reported once
+    logging.set_verbosity_error()  # each retry would print two lines, but the outcome is reported once
     try:
         return Path(hf_hub_download(card.repo, card.file, cache_dir=cache))
     finally:

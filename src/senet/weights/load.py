@@ -123,7 +123,7 @@ def load_contents(
     names_only: bool = False,
     head: Collection[str] = (),
 ) -> LoadReport:
-    """Load the contents of a file; see `load_weights`.
+    """Load the contents of a file, see `load_weights`.
 
     Args:
         model: A network.

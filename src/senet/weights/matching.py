@@ -60,7 +60,7 @@ class Match:
         hits: Number of the network's weights in it, minus the number of unknown keys.
         averaged: Whether they are an average over training.
         left_out: Keys of the file that are not loaded and need not be.
-        other: Prefix of the current or averaged weights that were not taken; None for none.
+        other: Prefix of the current or averaged weights that were not taken, None for none.
         note: A further remark for the user.
     """
 
@@ -131,7 +131,7 @@ def match(contents: Contents, own: Mapping[str, Tensor], layout: str, choice: Ch
 
 
 def _fits(contents: Contents, own: Mapping[str, Tensor], tables: Sequence[Table]) -> list[Match]:
-    """Match every prefix with at least half of the network's weights; if there is none, the prefix with the most.
+    """Match every prefix with at least half of the network's weights, or else the prefix with the most.
 
     Raises:
         CheckpointError: No prefix fits, and in one of them two keys get the same name.
@@ -158,7 +158,7 @@ def _fits(contents: Contents, own: Mapping[str, Tensor], tables: Sequence[Table]
 
 
 def _fit(prefix: str, group: Mapping[str, Tensor], own: Mapping[str, Tensor], tables: Sequence[Table]) -> Match | None:
-    """Match with the table that explains most keys; None if no key is one of the network's."""
+    """Match with the table that explains most keys, None if no key is one of the network's."""
     sampled = {table: _hits_in_sample(table, group, own) for table in tables}
     best: tuple[tuple[int, int], Match] | None = None
     for table, hits in sampled.items():
@@ -235,7 +235,7 @@ def _chosen(contents: Contents, current: Match | None, averaged: Match | None, w
 
 
 def _completed(averaged: Match, current: Match, *, updated: bool) -> tuple[Match | None, str]:
-    """Complete averaged parameters with the norms' current statistics; else return the reason why they are unusable."""
+    """Complete averaged parameters with the norms' current statistics, or return the reason why they are unusable."""
     if not updated:
         return None, f"the average below {_shown(averaged.prefix)} has not started (n_averaged is 0) and was not taken"
     missing = current.found.tensors.keys() - averaged.found.tensors.keys()

@@ -23,7 +23,7 @@ class Recognised:
 
     Attributes:
         layout: Layout of their names.
-        classes: Number of classes of their classifier; None where the network doesn't depend on it.
+        classes: Number of classes of their classifier, None where the network doesn't depend on it.
         headless: Keys of the network's classifier, if the file has none of them.
         images: As in `LoadReport`.
         notes: As in `LoadReport`.

@@ -51,7 +51,7 @@ class _Pattern:
         self.template.append(literal)
 
     def values(self, key: str) -> dict[str, str] | None:
-        """Return the fields' values in a key, without this side's shifts; None where the key doesn't match."""
+        """Return the fields' values in a key, without this side's shifts, None where the key doesn't match."""
         found = self.regex.fullmatch(key)
         if not found:
             return None
@@ -65,7 +65,7 @@ class _Pattern:
         return values
 
     def render(self, values: Mapping[str, str]) -> str | None:
-        """Return the key with these values; None where a shift makes a number negative."""
+        """Return the key with these values, None where a shift makes a number negative."""
         parts: list[str] = []
         for part in self.template:
             if isinstance(part, str):
@@ -104,7 +104,7 @@ class Rule:
         return _Pattern(self.theirs), _Pattern(self.ours)
 
     def rename(self, key: str, *, back: bool = False) -> str | None:
-        """Return our name of an external key (`back`: the reverse); None where the rule doesn't match."""
+        """Return our name of an external key (`back`: the reverse), None where the rule doesn't match."""
         source, target = reversed(self._sides) if back else self._sides
         if not key.startswith(source.start):
             return None
@@ -128,7 +128,7 @@ class Folded:
     ours: str
 
     def rename(self, key: str, *, back: bool = False) -> str | None:
-        """Return the running mean's name; None for `back`, which is impossible."""
+        """Return the running mean's name, None for `back`, which is impossible."""
         return None if back else self._rule.rename(key)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Strict JSON. Reading refuses non-finite numbers and duplicate keys; any program can read the written text."""
+"""Strict JSON. Reading refuses non-finite numbers and duplicate keys. Any program can read the written text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def dump(value: Any, *, indent: int | None = 2) -> str:
 
     Args:
         value: A value of JSON's types.
-        indent: Spaces per level; None writes one line.
+        indent: Spaces per level. None writes one line.
 
     Raises:
         TypeError: JSON has no such type.
@@ -44,7 +44,7 @@ def _null_for_nonfinite(value: Any) -> Any:
 
 
 def parse_object(content: bytes | str) -> dict[str, Any]:
-    """Read a JSON object; see `parse`.
+    """Read a JSON object, see `parse`.
 
     Raises:
         ValueError: The text is not a JSON object, or `parse` refuses it.
@@ -59,8 +59,8 @@ def parse(content: bytes | str) -> Any:
     """Read JSON.
 
     Raises:
-        ValueError: The text is not JSON, is larger than 64 MiB, is nested deeper than 50 levels, or has non-finite
-            numbers, duplicate keys or characters that are not Unicode text.
+        ValueError: The text is not JSON, is larger than 64 MiB or is nested deeper than 50 levels. Or it has non-finite
+        numbers, duplicate keys or characters that are not Unicode text.
     """
     if len(content) > MOST_BYTES:
         raise ValueError(f"{len(content):,} bytes, at most {MOST_BYTES:,} are read")

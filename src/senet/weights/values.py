@@ -24,7 +24,7 @@ SLACK_BYTES: Final = 1 << 27
 
 
 def storage_issue(tensors: Mapping[str, Tensor]) -> str | None:
-    """Describe a tensor that is far larger than its storage; None if there is none.
+    """Describe a tensor that is far larger than its storage, None if there is none.
 
     A few bytes of a file can describe a view with billions of values. Computing with it would exhaust the memory.
     """
@@ -40,7 +40,7 @@ def storage_issue(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def tensor_issue(tensor: Tensor) -> str | None:
-    """Describe the reason why a tensor from a file or state dict is unusable; None if it is usable."""
+    """Describe the reason why a tensor from a file or state dict is unusable, None if it is usable."""
     if tensor.layout is not torch.strided or tensor.is_quantized:
         return "is sparse or quantized; only plain tensors are read"
     if tensor.dtype not in READABLE:
@@ -59,7 +59,7 @@ def all_finite(tensor: Tensor) -> bool:
 
 
 def value_issue(key: str, tensor: Tensor, dtype: torch.dtype) -> str | None:
-    """Describe invalid values of a weight that will be converted to `dtype`; None if all are valid."""
+    """Describe invalid values of a weight that will be converted to `dtype`, None if all are valid."""
     if tensor.is_meta:
         return "has no values: it was saved from the meta device"
     if tensor.dtype != dtype and dtype.is_floating_point and not all_finite(tensor.to(dtype)):
@@ -70,5 +70,5 @@ def value_issue(key: str, tensor: Tensor, dtype: torch.dtype) -> str | None:
 
 
 def dtype_kind_differs(given: Tensor, own: Tensor | None) -> bool:
-    """Whether one tensor is floating-point and the other is not; False where `own` is None."""
+    """Whether one tensor is floating-point and the other is not, False where `own` is None."""
     return own is not None and given.is_floating_point() != own.is_floating_point()

@@ -55,7 +55,7 @@ def strip_wrappers(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tens
 
 
 def _inner(module: nn.Module) -> str | None:
-    """Return the name of a wrapper's child; None if the module is not a wrapper."""
+    """Return the name of a wrapper's child, None if the module is not a wrapper."""
     names = list(module._modules)
     if len(names) == 1 and names[0] in (*WRAPPER_NAMES, _MODULE) and not module._parameters:
         return names[0]

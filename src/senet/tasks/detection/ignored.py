@@ -22,7 +22,7 @@ LEAST_OVERLAP = 0.5
 
 
 def difficult_in(target: Mapping[str, Tensor]) -> Tensor:
-    """(n,) bool: difficult boxes; none if the target doesn't mark them."""
+    """(n,) bool: difficult boxes, none if the target doesn't mark them."""
     return target["difficult"] if "difficult" in target else torch.zeros_like(target["crowd"])
 
 

@@ -34,15 +34,15 @@ def detect(model: nn.Module, images: Sequence[Tensor]) -> list[dict[str, Tensor]
     """
     found: list[dict[str, Tensor]] = [{} for _ in images]
     for numbers, alike in by_shape(images):
-        for number, answer in zip(numbers, model(alike), strict=True):
-            boxes, scores = answer["boxes"].float().cpu(), answer["scores"].float().cpu()
-            found[number] = {"boxes": boxes, "scores": scores, "labels": answer["labels"].cpu() - 1}
+        for number, prediction in zip(numbers, model(alike), strict=True):
+            boxes, scores = prediction["boxes"].float().cpu(), prediction["scores"].float().cpu()
+            found[number] = {"boxes": boxes, "scores": scores, "labels": prediction["labels"].cpu() - 1}
     return found
 
 
 @final
 class DetectionObjective(Objective):
-    """The sum of a detector's losses; mean average precision over IoU 0.5 to 0.95, and at 0.5.
+    """The sum of a detector's losses, and mean average precision over IoU 0.5 to 0.95 and at 0.5.
 
     torchvision's detectors count classes from 1: 0 is the background.
 
@@ -84,7 +84,7 @@ class DetectionObjective(Objective):
         predictions = detect(model, [batch.images[number] for number in kept])
         targets = [{key: value.cpu() for key, value in batch.targets[number].items()} for number in kept]
         self._found += predictions
-        self._truth += [as_truth(target, answer) for target, answer in zip(targets, predictions, strict=True)]
+        self._truth += [as_truth(target, prediction) for target, prediction in zip(targets, predictions, strict=True)]
 
     def train_metrics(self) -> dict[str, Tensor]:
         """Return the loss."""

@@ -24,7 +24,7 @@ __all__ = ["DetectionTask"]
 
 @final
 class DetectionTask(DenseTask):
-    """Images (C, H, W) in 0..1 -> boxes, labels from 1 and scores; in training torchvision's losses."""
+    """Images (C, H, W) in 0..1 -> boxes, labels from 1 and scores. In training, torchvision's losses."""
 
     name = "detection"
     metrics = (Metric("map", "mAP"), Metric("map50", "mAP50"))
@@ -48,7 +48,7 @@ class DetectionTask(DenseTask):
         model.eval()
         try:
             with torch.no_grad():
-                answer: Any = model(*self.example(preprocessing))
+                output: Any = model(*self.example(preprocessing))
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             shape = (preprocessing.in_channels, *preprocessing.size)
@@ -58,7 +58,7 @@ class DetectionTask(DenseTask):
         finally:
             model.train(training)
         keys = {"boxes", "labels", "scores"}
-        if not (isinstance(answer, list) and len(answer) == 1 and isinstance(answer[0], dict) and keys <= {*answer[0]}):
+        if not (isinstance(output, list) and len(output) == 1 and isinstance(output[0], dict) and keys <= {*output[0]}):
             raise SenetError(f"{name} must return a list with boxes, labels and scores of each image in evaluation")
 
     def example(self, preprocessing: Preprocessing) -> list[Any]:
@@ -81,8 +81,8 @@ class DetectionTask(DenseTask):
     ) -> list[dict[str, Tensor]]:
         """Return `boxes`, `scores` and `labels` from 0 for each image."""
         found = detect(model, images)
-        for answer, image, (height, width) in zip(found, images, sizes, strict=True):
-            answer["boxes"] = _in_image(answer["boxes"], image, width, height)
+        for output, image, (height, width) in zip(found, images, sizes, strict=True):
+            output["boxes"] = _in_image(output["boxes"], image, width, height)
         return found
 
     def draw(

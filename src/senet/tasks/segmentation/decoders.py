@@ -51,7 +51,7 @@ def _attention(spec: AttentionSpec | None, channels: int) -> nn.Module:
 
 @final
 class UNetBlock(nn.Module):
-    """Upsample, concatenate with the encoder's feature map, convolve twice; attention before and after."""
+    """Upsample, concatenate with the encoder's feature map, convolve twice, with attention before and after."""
 
     def __init__(self, cin: int, skip: int, cout: int, attention: AttentionSpec | None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Cross entropy of pixels; IoU and Dice of predicted and true masks."""
+"""Cross entropy of pixels, and IoU and Dice of predicted and true masks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def segment(model: nn.Module, images: Sequence[Tensor], sizes: Sequence[tuple[in
 
 
 def overlaps(confusion: Tensor) -> tuple[Tensor, Tensor]:
-    """Return IoU and Dice of each class over all pixels; NaN for a class that is neither present nor predicted.
+    """Return IoU and Dice of each class over all pixels, NaN for a class that is neither present nor predicted.
 
     Args:
         confusion: (true class, predicted class) counts of pixels.
@@ -73,7 +73,7 @@ def _mean_dice(counts: np.ndarray) -> np.ndarray:
 
 
 def _mean_share(part: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Return the mean over the classes that are present or predicted; NaN without any."""
+    """Return the mean over the classes that are present or predicted, NaN without any."""
     there = of > 0
     shares = np.divide(part, of, out=np.zeros_like(part), where=there)
     return shares.sum(-1) / np.where(there.any(-1), there.sum(-1), np.nan)
@@ -81,7 +81,7 @@ def _mean_share(part: np.ndarray, of: np.ndarray) -> np.ndarray:
 
 @final
 class SegmentationObjective(Objective):
-    """Cross entropy over the labelled pixels; mean IoU and mean Dice over the classes.
+    """Cross entropy over the labelled pixels, and mean IoU and mean Dice over the classes.
 
     Args:
         classes: Names of the classes.

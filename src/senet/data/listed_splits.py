@@ -1,4 +1,4 @@
-"""Division into training, validation and test images, by lists of names or by a hash."""
+"""Divide images into splits, by lists of names or by a hash."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from senet.data.request import Request
 from senet.data.split import hash_split
 from senet.errors import DataError
 
-__all__ = ["divide", "find_names", "images_in", "listed_parts", "read_lines", "unread_in"]
+__all__ = ["divide", "find_names", "images_in", "listed_splits", "read_lines", "unread_in"]
 
 NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
 def read_lines(path: Path) -> list[str]:
-    """Read a text file's lines without surrounding blanks; empty lines are skipped.
+    """Read a text file's lines without surrounding blanks. Empty lines are skipped.
 
     Raises:
         DataError: The file is no readable text.
@@ -28,15 +28,15 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def listed_parts(folders: Sequence[Path]) -> dict[str, list[str]]:
+def listed_splits(folders: Sequence[Path]) -> dict[str, list[str]]:
     """Read the names in `train.txt`, `val.txt` and `test.txt` of the first of these folders that has a `train.txt`.
 
     Without `val.txt` the test list is validated on. A line's first word counts, without a file suffix.
     """
     for folder in folders:
         files = {
-            part: next((folder / f"{name}.txt" for name in names if (folder / f"{name}.txt").is_file()), None)
-            for part, names in NAMES.items()
+            split: next((folder / f"{name}.txt" for name in names if (folder / f"{name}.txt").is_file()), None)
+            for split, names in NAMES.items()
         }
         if files["train"] is None:
             continue
@@ -44,11 +44,11 @@ def listed_parts(folders: Sequence[Path]) -> dict[str, list[str]]:
             files = {"train": files["train"], "val": files["test"]}
         if files["val"] is None:
             raise DataError(f"{folder} has train.txt, but neither val.txt nor test.txt to validate on")
-        parts = {part: [_stem(line.split()[0]) for line in read_lines(f)] for part, f in files.items() if f}
-        for part, names in parts.items():
+        splits = {split: [_stem(line.split()[0]) for line in read_lines(f)] for split, f in files.items() if f}
+        for split, names in splits.items():
             if not names:
-                raise DataError(f"{files[part]} names no image")
-        return parts
+                raise DataError(f"{files[split]} names no image")
+        return splits
     return {}
 
 
@@ -64,9 +64,9 @@ def divide(names: Sequence[str], request: Request) -> dict[str, list[str]]:
         request: Has fraction and seed.
 
     Raises:
-        DataError: The fraction is out of range, or there are so few images that a part would be empty.
+        DataError: The fraction is out of range, or there are so few images that a split would be empty.
     """
-    train, val = hash_split(names, request.split)
+    train, val = hash_split(names, request.split_spec)
     request.refuse_empty(train=len(train), val=len(val))
     return {"train": [names[i] for i in train], "val": [names[i] for i in val]}
 
@@ -101,8 +101,8 @@ def _by_name(folder: Path, files: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def find_names(parts: dict[str, list[str]], there: dict[str, Path], where: Path) -> None:
+def find_names(splits: dict[str, list[str]], there: dict[str, Path], where: Path) -> None:
     """Raise a `DataError` for listed names without a file."""
-    missing = [name for names in parts.values() for name in names if name not in there]
+    missing = [name for names in splits.values() for name in names if name not in there]
     if missing:
         raise DataError(f"{where} lacks {len(missing)} of the listed images, the first: {missing[0]}")
