@@ -22,7 +22,7 @@ from torch import nn
 import senet
 from senet.data import Data, MemorySource, eval_transform, sample_images
 from senet.deploy import Check, export, load_exported
-from senet.deploy.prepare_for_export import prepare_for_export
+from senet.deploy.prepare_for_export import Form, prepare_for_export
 from senet.deploy.tracing import traced
 from senet.inference import predict
 from senet.preprocessing import Preprocessing
@@ -70,12 +70,13 @@ def test_families(family, kind, tmp_path):
 
 
 @pytest.mark.parametrize("gate", ["sigmoid", "hard-sigmoid", "tanh", "relu"])
-@pytest.mark.parametrize("gated_weights", [False, True])
-def test_the_exported_form_is_exact(gate, gated_weights):
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("one_image", [False, True])
+def test_the_exported_form_is_exact(gate, one_image, blocked):
     attention = senet.SE(gate=gate, init="default")
     model = network("se_resnet50", depths=(2, 1), attention=attention).double()
     x = images(1, 3, 96, 64).double()
-    made = prepare_for_export(model, gated_weights=gated_weights).double()
+    made = prepare_for_export(model, Form(one_image=one_image, blocked=blocked)).double()
     with torch.no_grad():
         # The form is float32; from its weights on it is float64.
         assert difference(made(x), model(x)) < 1e-6
@@ -157,6 +158,15 @@ def test_openvino_makes_one_pass_of_scale_sum_and_relu(exported):
     assert not [kind for kind in kinds if kind in ("Transpose", "Multiply", "Add", "Relu")]
 
 
+def test_a_fixed_size_is_averaged_by_pooling(tmp_path):
+    report = export(loaded(), tmp_path / "x.xml", format="openvino", size=(64, 64), check=Check(images=2))
+    kinds = [op.get_type_name() for op in openvino.Core().read_model(report.path).get_ordered_ops()]
+    assert kinds.count("AvgPool") == 2
+    made = load_exported(report.path)
+    with torch.no_grad():
+        assert difference(made.model(images(3, 3, 64, 64)), loaded().model(images(3, 3, 64, 64))) < 1e-5
+
+
 @pytest.mark.slow
 def test_one_image_of_a_fixed_size_needs_no_pass(tmp_path):
     report = export(loaded(), tmp_path / "x.xml", format="openvino", size=(160, 160), batch=1, check=Check(images=2))
@@ -169,6 +179,22 @@ def test_one_image_of_a_fixed_size_needs_no_pass(tmp_path):
     with torch.no_grad():
         x = images(3, 3, 160, 160)
         assert difference(made.model(x), loaded().model(x)) < 1e-5  # one after the other
+
+
+def test_onnxruntime_needs_no_change_of_layout(tmp_path):
+    """At a fixed size nothing but products is left between the convolutions, which take sum and ReLU."""
+    model = loaded(depths=(2, 1))
+    report = export(model, tmp_path / "x.onnx", size=(64, 64), batch=2, check=Check(images=2))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(report.path, options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    if "ReorderOutput" not in kinds:
+        pytest.skip("ONNX Runtime has no blocked layout for this CPU")
+    assert kinds.count("ReorderOutput") == 1  # before the head
+    assert kinds.count("Mul") == kinds.count("Upsample") == 3
+    assert not {"ReorderInput", "Add", "Relu", "Sigmoid"} & set(kinds)
 
 
 def test_norms_are_folded(exported):
