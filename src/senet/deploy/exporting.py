@@ -324,8 +324,7 @@ def _form(kind: Format, precision: str, size: tuple[int, int] | None, batch: int
     """Return the fastest form. int8 needs constant weights, and in bf16 the feature map is the smaller operand."""
     if kind.name == "torch" or precision != "32" or size is None:
         return Form()
-    blocked = kind.name == "onnx"
-    return Form(gated_weights=batch == 1 or (blocked and batch is not None), blocked=blocked)
+    return Form(one_image=batch == 1, blocked=kind.name == "onnx")
 
 
 class _Bfloat16(nn.Module):

@@ -29,14 +29,13 @@ class Form:
     Without options, scale, sum and ReLU of a residual block are adjacent, and OpenVINO makes one pass of them.
 
     Attributes:
-        gated_weights: In residual blocks, scale the last convolution's weights instead of the feature map where they
-            are smaller. Sum and ReLU are then part of the convolution. Valid for a fixed size and one image only, or a
-            fixed number of images with `blocked`.
+        one_image: In residual blocks, scale the last convolution's weights instead of the feature map where they are
+            smaller. Sum and ReLU are then part of the convolution. Valid for one image of a fixed size only.
         blocked: Multiply feature maps of equal shape, and add in convolutions, where the size is fixed. ONNX Runtime
             has these in its blocked layout, and a product with a smaller gate in another layout only.
     """
 
-    gated_weights: bool = False
+    one_image: bool = False
     blocked: bool = False
 
     def scaled(self, x: Tensor, gate: Tensor) -> Tensor:
@@ -159,8 +158,8 @@ class ScaledBlock(nn.Module):
         """(N, C, H, W) -> (N, C', H', W')."""
         shortcut = self.shortcut(x)
         h = self.body(x)
-        if self.form.gated_weights and self.precomputed and h.shape[2] * h.shape[3] > 2 * h.shape[1]:
-            return self._with_gated_weights(h, shortcut)
+        if self.form.one_image and self.precomputed and h.shape[2] * h.shape[3] > 2 * h.shape[1]:
+            return torch.relu(self._with_gated_weights(h) + shortcut)
         y = self.last(h)
         scaled = self.form.scaled(y, self.gate(h if self.precomputed else y))
         if self.form.blocked and _fixed_size(y) and not self.sums:
@@ -168,18 +167,14 @@ class ScaledBlock(nn.Module):
             scaled = F.conv2d(scaled, self.ones, groups=len(self.ones))
         return torch.relu(scaled + shortcut)
 
-    def _with_gated_weights(self, h: Tensor, shortcut: Tensor) -> Tensor:
-        """Return `relu((gate * W) h + gate * b + shortcut)`."""
-        weight, bias, stride = self.last.dense_weight, self.last.bias, self.last.geometry.stride
-        if self.form.blocked:  # a group of the convolution for each image
-            images, space = len(h), shortcut.shape[2:]
-            gate = self.gate(h).reshape(images, -1, 1, 1, 1)
-            weight, bias = (weight * gate).flatten(0, 1), (bias * gate.flatten(1)).flatten()
-            y = F.conv2d(h.reshape(1, -1, *h.shape[2:]), weight, bias, stride, groups=images)
-            return torch.relu(y + shortcut.reshape(1, -1, *space)).reshape(shortcut.shape)
+    def _with_gated_weights(self, h: Tensor) -> Tensor:
+        """Return the scaled branch, `(gate * W) h + gate * b`."""
+        gate, weight, bias = self.gate(h).reshape(-1, 1, 1, 1), self.last.dense_weight, self.last.bias
+        if self.form.blocked:
+            return F.conv2d(h, weight * gate, bias * gate.flatten(), self.last.geometry.stride)
         # OpenVINO fuses constant biases only, so a channel of ones carries this one.
-        weight = torch.cat([weight, bias[:, None, None, None]], 1) * self.gate(h).reshape(-1, 1, 1, 1)
-        return torch.relu(F.conv2d(F.pad(h, (0, 0, 0, 0, 0, 1), value=1.0), weight, None, stride) + shortcut)
+        weight = torch.cat([weight, bias[:, None, None, None]], 1) * gate
+        return F.conv2d(F.pad(h, (0, 0, 0, 0, 0, 1), value=1.0), weight, None, self.last.geometry.stride)
 
 
 def _fixed_size(x: Tensor) -> bool:
