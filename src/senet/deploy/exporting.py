@@ -178,8 +178,8 @@ def export(
         path: Path of the file. The suffix is `.onnx`, `.xml` (with a `.bin` beside it) or `.pt2`, by the format.
         format: `"onnx"`, `"openvino"` or `"torch"`.
         precision: `"32"`, `"bf16"` or `"int8"`, where the format supports it.
-        size: Fixed height and width in pixels; None: any size.
-        batch: Fixed batch size; None: any. With batch 1 and a fixed size, OpenVINO files fold gates into the weights.
+        size: Fixed height and width in pixels, for a faster graph; None: any size.
+        batch: Fixed batch size; None: any. With batch 1 and a fixed size, gates scale weights in float32 files.
         check: Acceptance criteria for the file.
         preprocessing: Preprocessing of the images. None uses that of the network or checkpoint, else ImageNet's with
             the channels of the first convolution (`Preprocessing.with_channels`).
@@ -321,7 +321,7 @@ def _write(
 
 
 def _form(kind: Format, precision: str, size: tuple[int, int] | None, batch: int | None) -> Form:
-    """Return the fastest form. int8 needs constant weights, and in bf16 the feature map is the smaller operand."""
+    """Return the fastest form (benchmarks/deploy.md). int8 needs constant weights, and bf16 is faster with them."""
     if kind.name == "torch" or precision != "32" or size is None:
         return Form()
     return Form(one_image=batch == 1, blocked=kind.name == "onnx")
