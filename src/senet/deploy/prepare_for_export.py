@@ -151,8 +151,10 @@ class ScaledBlock(nn.Module):
         gate = block.se.gate if isinstance(block.se, ScaledFeatureMap) else block.se
         assert isinstance(gate, Gate)
         self.gate, self.form = gate, form
-        self.sums = any(isinstance(layer, FusedConv) for layer in self.shortcut.modules())
-        self.ones = nn.Parameter(torch.ones(len(self.last.bias), 1, 1, 1), requires_grad=False)
+        projects = any(isinstance(layer, FusedConv) for layer in self.shortcut.modules())
+        self.ones: nn.Parameter | None = None
+        if form.blocked and not projects:
+            self.ones = nn.Parameter(torch.ones(len(self.last.bias), 1, 1, 1), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
@@ -162,7 +164,7 @@ class ScaledBlock(nn.Module):
             return torch.relu(self._with_gated_weights(h) + shortcut)
         y = self.last(h)
         scaled = self.form.scaled(y, self.gate(h if self.precomputed else y))
-        if self.form.blocked and _fixed_size(y) and not self.sums:
+        if self.ones is not None and _fixed_size(y):
             # ONNX Runtime fuses sum and ReLU into convolutions only; this one multiplies each channel by 1.
             scaled = F.conv2d(scaled, self.ones, groups=len(self.ones))
         return torch.relu(scaled + shortcut)
