@@ -400,7 +400,7 @@ def test_bf16(tmp_path):
     for kind, suffix in (("openvino", ".xml"), ("torch", ".pt2")):
         report = export(loaded(), tmp_path / f"x{suffix}", format=kind, precision="bf16", check=Check(images=2))
         assert 1e-4 < report.drift < 0.05
-        assert report.bytes < 0.65 * plain.bytes
+        assert report.bytes < 0.7 * plain.bytes  # a .pt2 also has the source line of each operation
         made = load_exported(report.path, runtime=report.runtime)
         assert made.description.training["precision"] == "bf16"
     with pytest.raises(senet.SenetError, match="differs from the network"):
