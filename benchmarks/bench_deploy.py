@@ -1,146 +1,127 @@
-"""Measure the cost of attention in OpenVINO: SE-ResNet-50 against ResNet-50, both exported by this package.
+"""Attention's cost in exported files: SE / plain, both exported here, in OpenVINO and ONNX Runtime.
 
-    python benchmarks/bench_deploy.py FILES            # makes the files in that folder first (minutes), then measures
-    python benchmarks/bench_deploy.py FILES --cases "int8, batch 1" --seconds 60
+    python benchmarks/bench_deploy.py FILES --make                    # makes the files in that folder (minutes)
+    python benchmarks/bench_deploy.py FILES [--only NAME] [--processes 5] [--seconds 5]
 
-Weights are random and nowhere zero. int8 is calibrated on crops of two photographs, so accuracy means nothing here. All
-candidates of a case are called in turn in one process. A ratio is the median of the ratios of successive calls. Writes
-`<out>.json`, where measured cases replace older ones of the same name, and the table of `<out>.md`.
+Weights, statistics and gates are random and nowhere zero; int8 is calibrated on two photographs (accuracy means
+nothing here). A fresh process loads the SE and the plain file with `load_exported`, so with the options that this
+package uses, and runs them in turns. A float32 or int8 file computes its float part in float32, also on CPUs with AMX,
+since the runtime gets the hint. It goes on where it stopped: `deploy.json` keeps the figures of each process,
+`deploy.md` is the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import torch
+from turns import child, in_turns, machine, ratio
 
 import senet
 from senet.data import Data, MemorySource, sample_images
-from senet.deploy import Check, export
-from senet.deploy.bench import machine, randomise
+from senet.deploy import Check, export, load_exported
+from senet.deploy.bench import randomise
 
-NETWORKS = {"plain": "resnet50_v1_5", "SE": "se_resnet50_v1_5"}
+HERE = Path(__file__)
 SIZE = (224, 224)
-FILES: dict[str, dict[str, Any]] = {
-    "float32, batch 1": {"size": SIZE, "batch": 1},
-    "float32": {},
-    "bf16": {"precision": "bf16"},
-    "bf16, batch 1": {"precision": "bf16", "size": SIZE, "batch": 1},
-    "int8": {"precision": "int8"},
+RESNETS = ("se_resnet50_v1_5", "resnet50_v1_5")
+MOBILE = ("se_mobilenet_v1", "mobilenet_v1")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row. `fixed` files take `batch` images of SIZE only; others take any."""
+
+    networks: tuple[str, str]
+    format: str
+    precision: str
+    batch: int
+    fixed: bool = True
+
+    @property
+    def threads(self) -> int:
+        return 2 if self.format == "openvino" else 1
+
+    def file(self, folder: Path, network: str) -> Path:
+        kind = f"batch{self.batch}" if self.fixed else "any"
+        return folder / f"{network}_{self.precision}_{kind}.{'xml' if self.format == 'openvino' else 'onnx'}"
+
+
+CASES = {
+    f"{format} {name}, batch {batch}{'' if fixed else ' (any size and batch)'}{note}": Case(
+        networks, format, precision, batch, fixed
+    )
+    for networks, note in ((RESNETS, ""), (MOBILE, ", MobileNet v1"))
+    for format, precision, name, batch, fixed in (
+        ("openvino", "32", "float32", 1, True),
+        ("openvino", "32", "float32", 8, True),
+        ("openvino", "bf16", "bf16", 1, True),
+        ("openvino", "bf16", "bf16", 8, True),
+        ("openvino", "int8", "int8", 1, False),
+        ("openvino", "int8", "int8", 8, False),
+        ("onnx", "32", "float32", 1, True),
+        ("onnx", "32", "float32", 4, True),
+        ("onnx", "32", "float32", 4, False),
+    )
+    if networks is RESNETS or (precision, batch) == ("32", 1)
 }
-# Name to the candidates (network, file) in the order of calls, and the batch size. The first is the baseline.
-CASES: dict[str, tuple[tuple[tuple[str, str], ...], int]] = {
-    "float32, batch 1": ((("plain", "float32, batch 1"), ("SE", "float32, batch 1"), ("SE", "float32")), 1),
-    "float32, batch 1, straight": ((("plain", "straight"), ("SE", "straight")), 1),
-    "float32, batch 8": ((("plain", "float32"), ("SE", "float32")), 8),
-    "float32, batch 8, straight": ((("plain", "straight"), ("SE", "straight")), 8),
-    "bf16, batch 1": ((("plain", "bf16, batch 1"), ("SE", "bf16, batch 1")), 1),
-    "bf16, batch 8": ((("plain", "bf16"), ("SE", "bf16")), 8),
-    "int8, batch 1": (
-        (("plain", "int8"), ("SE", "int8"), ("SE", "float32, batch 1"), ("plain", "float32, batch 1")),
-        1,
-    ),
-    "int8, batch 8": ((("plain", "int8"), ("SE", "int8"), ("SE", "float32")), 8),
-}
 
 
-def network(name: str) -> torch.nn.Module:
-    torch.manual_seed(0)
-    return randomise(senet.create_model(name)).eval()
+def make(case: Case, folder: Path) -> None:
+    """Export the case's files, if that isn't done yet."""
+    for name in case.networks:
+        path = case.file(folder, name)
+        if path.exists():
+            continue
+        torch.manual_seed(0)
+        model = randomise(senet.create_model(name)).eval()
+        check = Check(images=case.batch)
+        if case.precision == "int8":
+            photographs = [(photograph,) for photograph in sample_images(24)]
+            source = MemorySource(photographs, np.zeros(len(photographs)), name="photographs")
+            data = Data("photographs", tuple(map(str, range(1000))), source, source)
+            check = Check(images=case.batch, data=data, max_drop=100.0)
+        shape: dict[str, Any] = {"size": SIZE, "batch": case.batch} if case.fixed else {}
+        print(export(model, path, format=case.format, precision=case.precision, check=check, **shape), flush=True)
 
 
-def path_of(folder: Path, candidate: tuple[str, str]) -> Path:
-    return folder / f"{candidate[0]} {candidate[1]}.xml".replace(",", "").replace(" ", "_")
+def measured(case: Case, folder: Path, seconds: float) -> dict[str, float]:
+    """Both files in turns, in this process."""
+    torch.set_num_threads(case.threads)
+    images = torch.randn(case.batch, 3, *SIZE, generator=torch.Generator().manual_seed(0))
+
+    def opened(name: str) -> Callable[[], object]:
+        runtime = "openvino" if case.format == "openvino" else "onnxruntime"
+        loaded = load_exported(case.file(folder, name), runtime=runtime, threads=case.threads)
+        return lambda: loaded.model(images)
+
+    with torch.inference_mode():
+        return in_turns(*map(opened, case.networks), seconds=seconds, least=4)
 
 
-def make(folder: Path, candidate: tuple[str, str]) -> None:
-    """Export the missing files. "straight" is the direct export, without this package."""
-    path, (which, file) = path_of(folder, candidate), candidate
-    if path.exists():
-        return
-    model = network(NETWORKS[which])
-    if file == "straight":
-        batch = torch.export.Dim.DYNAMIC
-        program = torch.export.export(model, (torch.zeros(2, 3, *SIZE),), dynamic_shapes=({0: batch},))
-        openvino.save_model(openvino.convert_model(program), path, compress_to_fp16=False)
-        return
-    check = Check(images=2)
-    if "int8" in file:
-        pictures = [(picture,) for picture in sample_images(24)]
-        source = MemorySource(pictures, np.zeros(len(pictures)), name="photographs")
-        data = Data("photographs", tuple(map(str, range(1000))), source, source)
-        check = Check(images=2, data=data, max_drop=100.0)
-    print(export(model, path, format="openvino", check=check, **FILES[file]), flush=True)
-
-
-def request(folder: Path, candidate: tuple[str, str], batch: int, threads: int) -> Callable[[], object]:
-    core = openvino.Core()
-    model = core.read_model(path_of(folder, candidate))
-    model.reshape([batch, 3, *SIZE])
-    hint = "bf16" if candidate[1].startswith("bf16") else "f32"
-    options = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": 1}
-    made = core.compile_model(model, "CPU", options).create_infer_request()
-    images = np.random.default_rng(0).standard_normal((batch, 3, *SIZE)).astype(np.float32)
-    made.set_input_tensor(openvino.Tensor(images))
-    return made.infer
-
-
-def measured(name: str, folder: Path, seconds: float, threads: int) -> dict[str, Any]:
-    candidates, batch = CASES[name]
-    calls = {candidate: request(folder, candidate, batch, threads) for candidate in candidates}
-    for call in calls.values():
-        for _ in range(3):
-            call()
-    times: dict[tuple[str, str], list[float]] = {candidate: [] for candidate in candidates}
-    started = time.perf_counter()
-    while time.perf_counter() - started < seconds or len(times[candidates[0]]) < 5:
-        for candidate, call in calls.items():
-            before = time.perf_counter()
-            call()
-            times[candidate].append(time.perf_counter() - before)
-    first = times[candidates[0]]
-    rows = []
-    for candidate, taken in times.items():
-        low, middle, high = statistics.quantiles([a / b for a, b in zip(taken, first, strict=True)], n=4)
-        rows.append(
-            {
-                "network": candidate[0],
-                "file": candidate[1],
-                "ms": statistics.median(taken) * 1e3,
-                "least ms": min(taken) * 1e3,
-                "ratio": middle,
-                "quartiles": [low, high],
-                "rounds": len(taken),
-            }
-        )
-        print(name, json.dumps(rows[-1]), flush=True)
-    return {"case": name, "machine": machine(), "threads": threads, "rows": rows}
-
-
-def markdown(cases: list[dict[str, Any]]) -> str:
-    last = cases[-1]["machine"]
+def table(report: dict[str, Any]) -> str:
+    where = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
     lines = [
-        "# SE-ResNet-50 against ResNet-50 in OpenVINO",
+        "# SE against plain networks in the runtimes",
         "",
-        "`python benchmarks/bench_deploy.py FILES`; " + ", ".join(f"{k} {v}" for k, v in last.items()) + ".",
+        f"`python benchmarks/bench_deploy.py FILES`; {where}.",
         "",
-        "| case | network | file | ms (median) | least | time / first (median) | quartiles | rounds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| case | SE / plain (least to greatest) | SE ms | plain ms | threads | processes, rounds |",
+        "|---|---|---|---|---|---|",
     ]
-    for case in cases:
-        for r in case["rows"]:
-            spread = f"{r['quartiles'][0]:.3f} .. {r['quartiles'][1]:.3f}"
+    for name, case in CASES.items():
+        if name in report["found"]:
+            r = ratio(report["found"][name])
             lines.append(
-                f"| {case['case']} | {r['network']} | {r['file']} | {r['ms']:.1f} | {r['least ms']:.1f} | "
-                f"{r['ratio']:.3f} | {spread} | {r['rounds']} |"
+                f"| {name} | {r['ratio']:.3f} ({r['least']:.3f} to {r['greatest']:.3f}) | {r['first_ms']:.1f} | "
+                f"{r['second_ms']:.1f} | {case.threads} | {r['processes']}, {r['rounds']} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -148,29 +129,36 @@ def markdown(cases: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the exported files are, or go")
-    parser.add_argument(
-        "--cases", nargs="+", default=list(CASES), choices=list(CASES), metavar="CASE", help="some only"
-    )
+    parser.add_argument("--only", default="", help="the cases whose name contains this")
     parser.add_argument("--make", action="store_true", help="only make the files")
-    parser.add_argument("--seconds", type=float, default=40.0, help="for each case")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/deploy"))
+    parser.add_argument("--processes", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=5.0, help="for each process")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    chosen: list[str] = options.cases
+    if options.child:
+        print(json.dumps(measured(CASES[options.child], options.folder, options.seconds)))
+        return
     options.folder.mkdir(parents=True, exist_ok=True)
-    for candidate in dict.fromkeys(c for name in chosen for c in CASES[name][0]):
-        make(options.folder, candidate)
+    chosen = {name: case for name, case in CASES.items() if options.only in name}
+    for case in chosen.values():
+        make(case, options.folder)
     if options.make:
         return
-    kept = options.out.with_suffix(".json")
-    found = {case["case"]: case for case in json.loads(kept.read_text())} if kept.exists() else {}
-    for name in chosen:
-        found[name] = measured(name, options.folder, options.seconds, options.threads)
-        cases = [found[name] for name in CASES if name in found]
-        kept.write_text(json.dumps(cases, indent=1) + "\n")
-        page = options.out.with_suffix(".md")
-        _, heading, by_hand = page.read_text().partition("\n## ") if page.exists() else ("", "", "")
-        page.write_text(markdown(cases) + heading + by_hand)
+    kept, page = HERE.with_name("deploy.json"), HERE.with_name("deploy.md")
+    report = json.loads(kept.read_text()) if kept.exists() else {"found": {}}
+    report["machine"] = machine(2) | {name: metadata.version(name) for name in ("openvino", "nncf", "onnxruntime")}
+    for round_number in range(options.processes):
+        for name, case in chosen.items():
+            if len(report["found"].get(name, [])) > round_number:
+                continue
+            arguments = [str(options.folder), "--child", name, "--seconds", str(options.seconds)]
+            found = child(str(HERE), arguments, threads=case.threads)
+            if found is not None:
+                report["found"].setdefault(name, []).append(found)
+            kept.write_text(json.dumps(report, indent=1) + "\n")
+            _, heading, by_hand = page.read_text().partition("\n## ") if page.exists() else ("", "", "")
+            page.write_text(table(report) + heading + by_hand)
+            print(name, found, flush=True)
 
 
 if __name__ == "__main__":

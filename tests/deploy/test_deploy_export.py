@@ -22,7 +22,7 @@ from torch import nn
 import senet
 from senet.data import Data, MemorySource, eval_transform, sample_images
 from senet.deploy import Check, export, load_exported
-from senet.deploy.prepare_for_export import prepare_for_export
+from senet.deploy.prepare_for_export import Form, prepare_for_export
 from senet.deploy.tracing import traced
 from senet.inference import predict
 from senet.preprocessing import Preprocessing
@@ -69,12 +69,13 @@ def test_families(family, kind, tmp_path):
 
 
 @pytest.mark.parametrize("gate", ["sigmoid", "hard-sigmoid", "tanh", "relu"])
-@pytest.mark.parametrize("gated_weights", [False, True])
-def test_the_exported_form_is_exact(gate, gated_weights):
+@pytest.mark.parametrize("blocked", [False, True])
+@pytest.mark.parametrize("one_image", [False, True])
+def test_the_exported_form_is_exact(gate, one_image, blocked):
     attention = senet.SE(gate=gate, init="default")
     model = network("se_resnet50", depths=(2, 1), attention=attention).double()
     x = images(1, 3, 96, 64).double()
-    made = prepare_for_export(model, gated_weights=gated_weights).double()
+    made = prepare_for_export(model, Form(one_image=one_image, blocked=blocked)).double()
     with torch.no_grad():
         # The form is float32; from its weights on it is float64.
         assert difference(made(x), model(x)) < 1e-6
@@ -156,6 +157,15 @@ def test_openvino_makes_one_pass_of_scale_sum_and_relu(exported):
     assert not [kind for kind in kinds if kind in ("Transpose", "Multiply", "Add", "Relu")]
 
 
+def test_a_fixed_size_is_averaged_by_pooling(tmp_path):
+    report = export(loaded(), tmp_path / "x.xml", format="openvino", size=(64, 64), check=Check(images=2))
+    kinds = [op.get_type_name() for op in openvino.Core().read_model(report.path).get_ordered_ops()]
+    assert kinds.count("AvgPool") == 2
+    made = load_exported(report.path)
+    with torch.no_grad():
+        assert difference(made.model(images(3, 3, 64, 64)), loaded().model(images(3, 3, 64, 64))) < 1e-5
+
+
 @pytest.mark.slow
 def test_one_image_of_a_fixed_size_needs_no_pass(tmp_path):
     report = export(loaded(), tmp_path / "x.xml", format="openvino", size=(160, 160), batch=1, check=Check(images=2))
@@ -168,6 +178,22 @@ def test_one_image_of_a_fixed_size_needs_no_pass(tmp_path):
     with torch.no_grad():
         x = images(3, 3, 160, 160)
         assert difference(made.model(x), loaded().model(x)) < 1e-5  # one after the other
+
+
+def test_onnxruntime_needs_no_change_of_layout(tmp_path):
+    """At a fixed size nothing but products is left between the convolutions, which take sum and ReLU."""
+    model = loaded(depths=(2, 1))
+    report = export(model, tmp_path / "x.onnx", size=(64, 64), batch=2, check=Check(images=2))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(report.path, options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    if "ReorderOutput" not in kinds:
+        pytest.skip("ONNX Runtime has no blocked layout for this CPU")
+    assert kinds.count("ReorderOutput") == 1  # before the head
+    assert kinds.count("Mul") == kinds.count("Upsample") == 3
+    assert not {"ReorderInput", "Add", "Relu", "Sigmoid"} & set(kinds)
 
 
 def test_norms_are_folded(exported):
@@ -344,23 +370,26 @@ def test_runtimes_that_do_not_fit(exported):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("size", [None, (64, 64)])
 @pytest.mark.parametrize("kind", ["onnx", "openvino"])
-def test_int8_squeezes_the_map_that_is_stored(kind, tmp_path):
+def test_int8_squeezes_the_map_that_is_stored(kind, size, tmp_path):
     """Behind a bottleneck's second convolution; a float copy of that map would be written for the squeeze alone."""
     pytest.importorskip("nncf")
     network, pictures = loaded(), [(picture,) for picture in sample_images(8)]
     source = MemorySource(pictures, np.zeros(len(pictures)), name="photographs")
     check = Check(images=2, data=Data("photographs", CLASSES, source, source), max_drop=100.0)
     path = tmp_path / f"x{SUFFIX[kind]}"
-    assert 1e-4 < export(network, path, format=kind, precision="int8", check=check).drift < 0.1
+    fixed, free = {"onnx": "AveragePool", "openvino": "AvgPool"}, {"onnx": "ReduceMean", "openvino": "ReduceMean"}
+    squeeze = fixed if size else free
+    assert 1e-4 < export(network, path, format=kind, precision="int8", size=size, check=check).drift < 0.1
     if kind == "onnx":
         graph = onnx.load(path).graph
         makers = {output: node.op_type for node in graph.node for output in node.output}
-        read = [makers[node.input[0]] for node in graph.node if node.op_type == "ReduceMean"]
+        read = [makers[node.input[0]] for node in graph.node if node.op_type == squeeze["onnx"]]
         assert read.count("DequantizeLinear") >= 2
     else:
         ops = openvino.Core().read_model(path).get_ordered_ops()
-        means = [op for op in ops if op.get_type_name() == "ReduceMean"]
+        means = [op for op in ops if op.get_type_name() == squeeze["openvino"]]
         read = [op.input_value(0).get_node().get_type_name() for op in means]
         assert read.count("FakeQuantize") >= 2
 
@@ -371,7 +400,7 @@ def test_bf16(tmp_path):
     for kind, suffix in (("openvino", ".xml"), ("torch", ".pt2")):
         report = export(loaded(), tmp_path / f"x{suffix}", format=kind, precision="bf16", check=Check(images=2))
         assert 1e-4 < report.drift < 0.05
-        assert report.bytes < 0.65 * plain.bytes
+        assert report.bytes < 0.7 * plain.bytes  # a .pt2 also has the source line of each operation
         made = load_exported(report.path, runtime=report.runtime)
         assert made.metadata.training["precision"] == "bf16"
     with pytest.raises(senet.SenetError, match="differs from the network"):

@@ -21,7 +21,7 @@ from senet.deploy.copying import copied
 from senet.deploy.export_metadata import PRECISIONS, ExportMetadata
 from senet.deploy.formats import Format, look_up
 from senet.deploy.loading import load_exported
-from senet.deploy.prepare_for_export import prepare_for_export
+from senet.deploy.prepare_for_export import Form, prepare_for_export
 from senet.deploy.quantize import QUANTIZERS
 from senet.deploy.tracing import reason, traced
 from senet.errors import SenetError, UnknownNameError
@@ -178,8 +178,8 @@ def export(
         path: Path of the file. The suffix is `.onnx`, `.xml` (with a `.bin` beside it) or `.pt2`, by the format.
         format: `"onnx"`, `"openvino"` or `"torch"`.
         precision: `"32"`, `"bf16"` or `"int8"`, where the format supports it.
-        size: Fixed height and width in pixels; None: any size.
-        batch: Fixed batch size; None: any. With batch 1 and a fixed size, OpenVINO files fold gates into the weights.
+        size: Fixed height and width in pixels, for a faster graph; None: any size.
+        batch: Fixed batch size; None: any. With batch 1 and a fixed size, gates scale weights in float32 files.
         check: Acceptance criteria for the file.
         preprocessing: Preprocessing of the images. None uses that of the network or checkpoint, else ImageNet's with
             the channels of the first convolution (`Preprocessing.with_channels`).
@@ -294,9 +294,7 @@ def _write(
     batch: int | None,
     check: Check,
 ) -> tuple[ExportMetadata, list[str]]:
-    # Faster in OpenVINO (benchmarks/deploy.md). int8 needs constant weights.
-    gated_weights = kind.name == "openvino" and precision != "int8" and batch == 1 and size is not None
-    network, notes = prepare_for_export(loaded.model, gated_weights=gated_weights), []
+    network, notes = prepare_for_export(loaded.model, _form(kind, precision, size, batch)), []
     if precision == "bf16" and kind.name == "torch":
         network = _Bfloat16(network)
     images = loaded.preprocessing
@@ -320,6 +318,13 @@ def _write(
     else:
         kind.write(program, draft, metadata)
     return metadata, notes
+
+
+def _form(kind: Format, precision: str, size: tuple[int, int] | None, batch: int | None) -> Form:
+    """Return the fastest form (benchmarks/deploy.md). int8 needs constant weights, and bf16 is faster with them."""
+    if kind.name == "torch" or precision != "32" or size is None:
+        return Form()
+    return Form(one_image=batch == 1, blocked=kind.name == "onnx")
 
 
 class _Bfloat16(nn.Module):

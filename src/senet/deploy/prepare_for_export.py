@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -18,10 +19,33 @@ from senet.nn.epilogue import untouched
 from senet.nn.precomputed import PrecomputedGate
 from senet.nn.squeeze import average, mean
 
-__all__ = ["Gate", "ScaledBlock", "ScaledFeatureMap", "prepare_for_export"]
+__all__ = ["Form", "Gate", "ScaledBlock", "ScaledFeatureMap", "prepare_for_export"]
 
 
-def prepare_for_export(model: nn.Module, *, gated_weights: bool = False) -> nn.Module:
+@dataclass(frozen=True)
+class Form:
+    """The form of the scale in the exported graph. All forms compute the same. `benchmarks/deploy.md` has their times.
+
+    Without options, scale, sum and ReLU of a residual block are adjacent, and OpenVINO makes one pass of them.
+
+    Attributes:
+        one_image: In residual blocks, scale the last convolution's weights instead of the feature map where they are
+            smaller. Sum and ReLU are then part of the convolution. Valid for one image of a fixed size only.
+        blocked: Multiply feature maps of equal shape, and add in convolutions, where the size is fixed. ONNX Runtime
+            has these in its blocked layout, and a product with a smaller gate in another layout only.
+    """
+
+    one_image: bool = False
+    blocked: bool = False
+
+    def scaled(self, x: Tensor, gate: Tensor) -> Tensor:
+        """(N, C, *spatial) and (N, C, 1, ...) -> (N, C, *spatial)."""
+        if self.blocked and x.ndim == 4 and _fixed_size(x):
+            gate = F.interpolate(gate, scale_factor=tuple(map(float, x.shape[2:])), mode="nearest")
+        return x * gate
+
+
+def prepare_for_export(model: nn.Module, form: Form = Form()) -> nn.Module:
     """Copy a network to an equivalent one of plain float32 operations on the CPU. The given network is not changed.
 
     `optimize` folds norms and precomputes gates. The linear layers of gates become 1x1 convolutions of a 1x1 feature
@@ -30,35 +54,34 @@ def prepare_for_export(model: nn.Module, *, gated_weights: bool = False) -> nn.M
 
     Args:
         model: Any network.
-        gated_weights: Scale the weights instead of the feature map where they are smaller. Valid for one image of a
-            fixed size only.
+        form: The form of the scale in residual blocks.
     """
     made, _ = optimize(with_plain_weights(copied(model)))
-    return _rebuilt(made, gated_weights, {})
+    return _rebuilt(made, form, {})
 
 
-def _rebuilt(module: nn.Module, gated_weights: bool, made: dict[nn.Module, nn.Module]) -> nn.Module:
+def _rebuilt(module: nn.Module, form: Form, made: dict[nn.Module, nn.Module]) -> nn.Module:
     """Rewrite a module for export. A module with several names is rewritten once."""
     if module not in made:
-        replaced = _replacement(module) if untouched(module) else None
+        replaced = _replacement(module, form) if untouched(module) else None
         made[module] = module if replaced is None else replaced
         if replaced is None and "forward" not in module.__dict__:
             for name, child in module._modules.items():
                 if child is not None:
-                    module._modules[name] = _rebuilt(child, gated_weights, made)
+                    module._modules[name] = _rebuilt(child, form, made)
             if isinstance(module, FusedBlock) and isinstance(module.se, Gate | ScaledFeatureMap):
-                made[module] = ScaledBlock(module, gated_weights=gated_weights)
+                made[module] = ScaledBlock(module, form)
     return made[module]
 
 
-def _replacement(module: nn.Module) -> nn.Module | None:
+def _replacement(module: nn.Module, form: Form) -> nn.Module | None:
     """Return the replacement of a layer; None to keep it."""
     if isinstance(module, FusedConv):
         return module.dense()
     if isinstance(module, PrecomputedGate):
         return Gate(module.fc1, module.fc2, module.activate)
     if isinstance(module, SqueezeExcite) and module.squeeze is mean and _linear(module.fc1) and _linear(module.fc2):
-        return ScaledFeatureMap(Gate(module.fc1, module.fc2, module.activate, ndim=module.ndim))
+        return ScaledFeatureMap(Gate(module.fc1, module.fc2, module.activate, ndim=module.ndim), form)
     return None
 
 
@@ -85,8 +108,13 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, *spatial) -> (N, C', 1, ...)."""
-        squeezed = average(x, self.space, keepdim=True)
-        return self.activate(self.expand(torch.relu(self.reduce(squeezed))))
+        return self.activate(self.expand(torch.relu(self.reduce(self._squeezed(x)))))
+
+    def _squeezed(self, x: Tensor) -> Tensor:
+        """Return the mean. Both runtimes average by pooling, which needs a fixed size, in the feature map's layout."""
+        if len(self.space) == 2 and _fixed_size(x):
+            return F.avg_pool2d(x, x.shape[2:])
+        return average(x, self.space, keepdim=True)
 
 
 @final
@@ -95,55 +123,65 @@ class ScaledFeatureMap(nn.Module):
 
     Args:
         gate: The gate.
+        form: The form of the scale.
     """
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, form: Form) -> None:
         super().__init__()
-        self.gate = gate
+        self.gate, self.form = gate, form
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, *spatial) -> the same."""
-        return x * self.gate(x)
+        return self.form.scaled(x, self.gate(x))
 
 
 @final
 class ScaledBlock(nn.Module):
-    """A residual block, `relu(shortcut(x) + gate * (W h + b))`, in one of two orders.
-
-    Scaling the feature map: a runtime fuses scale, sum and ReLU into one pass. Scaling the weights,
-    `(gate * [W b]) [h 1]`: sum and ReLU are fused into the convolution, as in a plain network, and no pass is left.
-    Scaling the weights needs a gate that is known before the convolution, and a batch of one image.
+    """A residual block, `relu(shortcut(x) + gate * (W h + b))`, in the fewest passes that a runtime has for it.
 
     Args:
         block: The block, with its layers rewritten for export.
-        gated_weights: Scale the weights where the feature map is larger.
+        form: The form of the scale.
     """
 
-    def __init__(self, block: FusedBlock, *, gated_weights: bool) -> None:
+    def __init__(self, block: FusedBlock, form: Form) -> None:
         super().__init__()
         self.body, self.last, self.shortcut = block.branch.body, block.branch.last, block.shortcut
         self.precomputed = isinstance(block.se, Gate)
         gate = block.se.gate if isinstance(block.se, ScaledFeatureMap) else block.se
         assert isinstance(gate, Gate)
-        self.gate = gate
-        self.gated_weights = gated_weights and self.precomputed
-        if self.gated_weights:
-            weight_and_bias = torch.cat([self.last.dense_weight, self.last.bias[:, None, None, None]], 1)
-            self.weight_and_bias = nn.Parameter(weight_and_bias, requires_grad=False)
+        self.gate, self.form = gate, form
+        projects = any(isinstance(layer, FusedConv) for layer in self.shortcut.modules())
+        self.ones: nn.Parameter | None = None
+        if form.blocked and not projects:
+            self.ones = nn.Parameter(torch.ones(len(self.last.bias), 1, 1, 1), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C', H', W')."""
         shortcut = self.shortcut(x)
         h = self.body(x)
-        if self.gated_weights and h.shape[2] * h.shape[3] > 2 * h.shape[1]:
+        if self.form.one_image and self.precomputed and h.shape[2] * h.shape[3] > 2 * h.shape[1]:
             return torch.relu(self._with_gated_weights(h) + shortcut)
         y = self.last(h)
-        return torch.relu(y * self.gate(h if self.precomputed else y) + shortcut)
+        scaled = self.form.scaled(y, self.gate(h if self.precomputed else y))
+        if self.ones is not None and _fixed_size(y):
+            # ONNX Runtime fuses sum and ReLU into convolutions only; this one multiplies each channel by 1.
+            scaled = F.conv2d(scaled, self.ones, groups=len(self.ones))
+        return torch.relu(scaled + shortcut)
 
     def _with_gated_weights(self, h: Tensor) -> Tensor:
-        """Return the scaled branch. A channel of ones carries the bias, since runtimes fuse only constant biases."""
-        weight = self.weight_and_bias * self.gate(h).reshape(-1, 1, 1, 1)
+        """Return the scaled branch, `(gate * W) h + gate * b`."""
+        gate, weight, bias = self.gate(h).reshape(-1, 1, 1, 1), self.last.dense_weight, self.last.bias
+        if self.form.blocked:
+            return F.conv2d(h, weight * gate, bias * gate.flatten(), self.last.geometry.stride)
+        # OpenVINO fuses constant biases only, so a channel of ones carries this one.
+        weight = torch.cat([weight, bias[:, None, None, None]], 1) * gate
         return F.conv2d(F.pad(h, (0, 0, 0, 0, 0, 1), value=1.0), weight, None, self.last.geometry.stride)
+
+
+def _fixed_size(x: Tensor) -> bool:
+    """Whether the height and width are numbers, and not symbols of a trace."""
+    return all(isinstance(length, int) for length in x.shape[2:])
 
 
 def _pointwise(fc: nn.Linear, ndim: int) -> nn.Module:
