@@ -280,7 +280,7 @@ def test_a_file_that_differs_is_not_kept(kind, tmp_path, monkeypatch):
     target = tmp_path / f"x{SUFFIX[kind]}"
     target.write_text("an older file")
 
-    def another(model: nn.Module, **_: object) -> nn.Module:
+    def another(model: nn.Module, *_: object) -> nn.Module:
         made = prepare_for_export(model)
         next(m for m in made.modules() if isinstance(m, nn.Conv2d)).bias.data.add_(0.5)  # one gate
         return made

@@ -210,8 +210,12 @@ def test_again_copied_pickled_and_undone() -> None:
     before = model(x)
     report = senet.accelerate(model, x)
     assert str(report) == "1 of 1 attention layers run with their norm"
-    assert senet.accelerate(model, x).fused == report.fused
+    again = senet.accelerate(model, x)
+    assert again.fused == report.fused
+    again.undo()  # undoes what this call changed: nothing
     assert deferring(model) == 3
+    torch.testing.assert_close(senet.optimize(model, x)[0](x), before, rtol=1e-5, atol=1e-5)
+    assert str(senet.optimize(model, x)[1]) == str(senet.optimize(copy.deepcopy(model).eval(), x)[1])
     file = io.BytesIO()
     torch.save(model, file)
     file.seek(0)

@@ -18,6 +18,7 @@ from senet.cli import main
 from senet.data import Data
 from senet.data.augmentation import Augmentation
 from senet.fusion import AccelerateReport
+from senet.fusion.deferred import plain_type
 from senet.ops import choose, using
 from senet.tasks import task_named
 from senet.training import acceleration
@@ -71,7 +72,8 @@ def trained(
 
 
 def untouched(model: nn.Module) -> bool:
-    return not any("forward" in module.__dict__ for module in model.modules())
+    """Whether every module has its own class."""
+    return all(plain_type(module) is type(module) for module in model.modules())
 
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -65,13 +65,13 @@ class AccelerateReport:
 
     fused: list[FusedAttention] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
-    _model: nn.Module | None = field(default=None, repr=False)
+    _changed: list[nn.Module] = field(default_factory=list, repr=False)
 
     def undo(self) -> None:
-        """Let all modules compute as before."""
-        if self._model is not None:
-            restore(self._model)
-            discard_compiled_code()
+        """Let the modules compute as before this call of `accelerate`."""
+        restore(self._changed)
+        self._changed.clear()
+        discard_compiled_code()
 
     def __str__(self) -> str:
         alone = [f for f in self.fused if f.norm is None]
@@ -114,7 +114,7 @@ def accelerate(model: nn.Module, example_inputs: ExampleInputs | None = None) ->
     """
     refuse_optimized(model, "accelerate")
     layers = {id(layer): path for path, layer in gated_layers(model).items()}
-    report = AccelerateReport(_model=model)
+    report = AccelerateReport()
     if not layers:
         return report
     graph = trace(model, example_inputs)
@@ -133,11 +133,11 @@ def accelerate(model: nn.Module, example_inputs: ExampleInputs | None = None) ->
         found = _chain(call, graph, returned)
         if isinstance(found, str):
             report.fused.append(FusedAttention(path, None, "identity", found))
-            defer(norm=None, activations=(), attention=call.module)
+            report._changed += defer(norm=None, activations=(), attention=call.module)
         else:
             norm, name, activations = found
             report.fused.append(FusedAttention(path, paths[id(norm)], name))
-            defer(norm=norm, activations=activations, attention=call.module)
+            report._changed += defer(norm=norm, activations=activations, attention=call.module)
     for identity, path in layers.items():
         if identity not in seen:
             report.left[path] = "did not run on the example"

@@ -308,18 +308,24 @@ def _deferring(kind: Any, role: Any) -> type[nn.Module]:
     return types.new_class(kind.__name__, (role, kind), exec_body=lambda body: body.update(names))
 
 
-def defer(*, norm: nn.Module | None, activations: Iterable[nn.Module], attention: nn.Module) -> None:
-    """Let norm and activations wait for the attention layer, which computes all in one operator. Again is harmless.
+def defer(*, norm: nn.Module | None, activations: Iterable[nn.Module], attention: nn.Module) -> list[nn.Module]:
+    """Let norm and activations wait for the attention layer, which computes all in one operator.
 
     Args:
         norm: `nn.BatchNorm2d`, or timm's with an activation. None for attention alone.
         activations: The activations between norm and attention.
         attention: A layer for which `gate_from_means` has a gate.
+
+    Returns:
+        The modules that did not wait before.
     """
     roles = [(attention, _DeferredAttention), *((a, _DeferredActivation) for a in activations)]
+    changed = []
     for module, role in [*roles, *([] if norm is None else [(norm, _DeferredNorm)])]:
         if plain_type(module) is type(module):
             module.__class__ = _deferring(type(module), role)  # type: ignore[arg-type]  # classes are hashable
+            changed.append(module)
+    return changed
 
 
 def plain_type(module: nn.Module) -> type[nn.Module]:
@@ -327,7 +333,7 @@ def plain_type(module: nn.Module) -> type[nn.Module]:
     return vars(type(module)).get(_PLAIN, type(module))
 
 
-def restore(model: nn.Module) -> None:
-    """Give all modules of a network the class that they had before `defer`."""
-    for module in model.modules():
+def restore(modules: Iterable[nn.Module]) -> None:
+    """Give modules the class that they had before `defer`."""
+    for module in modules:
         module.__class__ = plain_type(module)

@@ -96,7 +96,7 @@ def optimize(model: nn.Module, example_inputs: ExampleInputs | None = None) -> t
         raise SenetError(f"optimize expects a torch.nn.Module, got {type(model).__name__}")
     model = getattr(model, "_orig_mod", model)  # unwrap torch.compile: its code belongs to the old layers
     copied = replica(model, meta=False)
-    restore(copied)
+    restore(copied.modules())
     optimized = _Optimizing().rebuilt(copied)
     report = OptimizeReport()
     try:
