@@ -340,6 +340,26 @@ def test_functions_that_autograd_calls(between: str) -> None:
 
 
 @needs_kernel
+@pytest.mark.parametrize("returned", [True, False])
+def test_the_mode_of_the_call_counts(returned: bool) -> None:
+    """Evaluation mode after the forward pass, or after the norm, changes no number of that pass."""
+    torch.manual_seed(0)
+    plain = randomised(Net(straight))
+    accelerated = copy.deepcopy(plain)
+    senet.accelerate(accelerated, torch.zeros(1, 3, 16, 16))
+
+    def body(net: Any, x: Tensor) -> Tensor:
+        y = net.act(net.bn(x))
+        if returned:
+            y = net.se(Reversed.apply(y, 1.0))
+        net.eval()
+        return y if returned else net.se(y)
+
+    plain.body = accelerated.body = body
+    assert_same(plain.train(), accelerated.train())
+
+
+@needs_kernel
 def test_reading_under_another_mode_keeps_gradients() -> None:
     """A hook that reads without gradients (a logger) changes none."""
     torch.manual_seed(0)

@@ -64,7 +64,7 @@ class _NormCall:
 
     def __init__(self, norm: _DeferredNorm, x: Tensor) -> None:
         self.norm, self.x = norm, x
-        self.records_gradients = torch.is_grad_enabled()
+        self.records_gradients, self.training = torch.is_grad_enabled(), norm.training
         self.has_run = False
         self.value: Tensor | None = None
 
@@ -72,13 +72,14 @@ class _NormCall:
         """Return the norm's result, or that of the activation behind it, computed by the modules."""
         with torch.set_grad_enabled(self.records_gradients):
             if self.value is None:
-                self.value = self.norm._again(self.x) if self.has_run else self.norm._plain(self.x)
+                self.value = self.norm._computed(self.x, training=self.training, tracks=not self.has_run)
                 self.has_run = True
             return self.value if module is None else module._plain(self.value)
 
     def can_wait(self) -> bool:
-        """Whether nobody has used the result, and gradients are recorded as they were."""
-        return not self.has_run and self.records_gradients is torch.is_grad_enabled()
+        """Whether nobody has used the result, and gradients and mode are those of the call."""
+        modes = torch.is_grad_enabled(), self.norm.training
+        return not self.has_run and modes == (self.records_gradients, self.training)
 
     def gated(self, activation: int, attention: nn.Module) -> Tensor:
         """Run norm, activation and attention."""
@@ -160,14 +161,14 @@ class _Wait(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, call: _NormCall, *others: Any
     ) -> DeferredFeatureMap:
         ctx.save_for_backward(x, weight, bias)
-        ctx.norm, (activation, ctx.module) = call.norm, others
+        ctx.norm, ctx.training, (activation, ctx.module) = call.norm, call.training, others
         return DeferredFeatureMap._made(call, activation, ctx.module)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
         with torch.enable_grad():
-            y = ctx.norm._again(inputs[0])
+            y = ctx.norm._computed(inputs[0], training=ctx.training, tracks=False)
             if ctx.module is not None:
                 y = ctx.module._plain(y)
         wanted = [t for t, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True) if needed]
@@ -228,13 +229,20 @@ class _DeferredNorm(_Deferring):
         update = functools.partial(update_running_statistics, norm)
         return _rescaled(attention, x, parameters, update, training=training, eps=norm.eps, activation=activation)
 
-    def _again(self, x: Tensor) -> Tensor:
-        """Compute the norm without a second update of its running statistics."""
-        tracks, self.track_running_stats = self.track_running_stats, False
+    def _computed(self, x: Tensor, *, training: bool, tracks: bool) -> Tensor:
+        """Compute the norm by itself.
+
+        Args:
+            x: Its input.
+            training: Its mode.
+            tracks: Whether it may update its running statistics.
+        """
+        before = self.training, self.track_running_stats
+        self.training, self.track_running_stats = training, tracks and self.track_running_stats
         try:
             return self._plain(x)
         finally:
-            self.track_running_stats = tracks
+            self.training, self.track_running_stats = before
 
 
 class _DeferredActivation(_Deferring):
