@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from senet.fusion.deferred import activation_inside, defer, plain_type, restore
+from senet.fusion.deferred import defer, restore
 from senet.gates.excitation import gate_from_means
 from senet.gates.recording import gated_layers
 from senet.graph.compiled import discard_compiled_code, plain_modules
@@ -15,7 +15,7 @@ from senet.graph.inputs import ExampleInputs
 from senet.graph.trace import trace
 from senet.graph.values import Call, Graph, Value
 from senet.models.stages import ResidualBlock
-from senet.nn.activations import activation_number
+from senet.nn.activations import activation_inside, activation_number, is_batch_norm
 from senet.nn.inserted import inserted_after
 from senet.nn.optimized import refuse_optimized
 from senet.ops.activation_functions import ACTIVATIONS
@@ -173,7 +173,7 @@ def _chain(call: Call, graph: Graph, returned: Mapping[Value, list[Call]]) -> _C
         makers = [c for c in returned.get(value, ()) if value.call.within(c)]
         if reader.parent is not None and inserted_after(reader.parent.module) is reader.module:
             makers.append(reader.parent)
-        norm = next((c.module for c in makers if _is_norm(c.module)), None)
+        norm = next((c.module for c in makers if is_batch_norm(c.module)), None)
         if norm is not None:
             own = activation_inside(norm)
             if own is None or (own != identity and activation != identity):
@@ -189,8 +189,3 @@ def _chain(call: Call, graph: Graph, returned: Mapping[Value, list[Call]]) -> _C
 def _reads_alone(reader: Call, graph: Graph) -> bool:
     value = reader.inputs[0]
     return value not in graph.root.outputs and all(user.call.within(reader) for user in value.users)
-
-
-def _is_norm(module: nn.Module) -> bool:
-    kind = plain_type(module)
-    return kind is nn.BatchNorm2d or (kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm."))

@@ -17,7 +17,7 @@ from senet.ops.activation_functions import ACTIVATIONS
 from senet.ops.arguments import convolution_size, needs_gradient
 from senet.ops.dense_convolution import dense_convolution
 from senet.ops.depthwise_convolution import depthwise_convolution
-from senet.ops.excitation import Excitation, excite, rescale
+from senet.ops.excitation import Excitation, excite, layers_fit, rescale
 from senet.ops.inference import takes
 from senet.ops.packed_convolution import PANEL, definition, pack, run, unpack
 from senet.ops.scale_add_relu import SIGNATURE as RESCALE
@@ -240,7 +240,7 @@ class PackedConv(FusedConv):
             tuple(panels.shape) == (-(-channels // PANEL), *self.geometry.kernel_size, inner, PANEL)
             and bias.shape == (channels,)
             and (factors is None or factors.shape == (len(x), inner))
-            and (w1 is None or (w2 is not None and _two_layers(w1, b1, w2, b2, channels if late else inner, channels)))
+            and (w1 is None or (w2 is not None and layers_fit(w1, b1, w2, b2, channels if late else inner, channels)))
         )
 
 
@@ -310,22 +310,8 @@ class TiledConv(FusedConv):
             (added is None or takes(added, (), torch.bfloat16))
             and tiles.shape == (-(-channels // 32), *kernel, -(-inner // 32), 16, 32, 2)
             and bias.shape == (channels,)
-            and (w1 is None or (w2 is not None and _two_layers(w1, b1, w2, b2, inner, channels)))
+            and (w1 is None or (w2 is not None and layers_fit(w1, b1, w2, b2, inner, channels)))
         )
-
-
-def _two_layers(w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, inner: int, channels: int) -> bool:
-    """Whether these are layers from `inner` channels over hidden units to `channels`, linear or as 1x1 convolutions."""
-    hidden = len(w1)
-    return (
-        hidden > 0
-        and w1.shape[1] == inner
-        and w1.numel() == hidden * inner
-        and w2.shape[:2] == (channels, hidden)
-        and w2.numel() == channels * hidden
-        and (b1 is None or b1.shape == (hidden,))
-        and (b2 is None or b2.shape == (channels,))
-    )
 
 
 @final

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from senet.gates.excitation import excitation, gate_from_means
-from senet.nn.activations import activation_number
+from senet.nn.activations import activation_inside, activation_number
 from senet.nn.epilogue import is_large, running_statistics, unwatched, update_running_statistics
 from senet.ops import bn_act_gate, bn_act_se
-from senet.ops.activation_functions import ACTIVATIONS
-from senet.ops.arguments import needs_gradient
+from senet.ops.arguments import gradients_by_autograd, needs_gradient
 
-__all__ = ["DeferredFeatureMap", "activation_inside", "defer", "plain_type", "restore"]
+__all__ = ["DeferredFeatureMap", "defer", "plain_type", "restore"]
 
 MIN_ELEMENTS: Final = {
     (True, True): 1 << 16,
@@ -44,14 +43,6 @@ _NO_NORM: Final[_Norm] = (None, None, None, None)
 
 _PLAIN: Final = "_senet_plain"
 """Attribute of a class made here: the class behind it."""
-
-
-def activation_inside(norm: nn.Module) -> int | None:
-    """Return the number in `ACTIVATIONS` of the activation that is part of a norm (timm). None if there is no such."""
-    act = getattr(norm, "act", None)
-    if act is None:
-        return ACTIVATIONS.index("identity")
-    return activation_number(act) if type(getattr(norm, "drop", None)) is nn.Identity else None
 
 
 class _NormCall:
@@ -171,9 +162,7 @@ class _Wait(torch.autograd.Function):
             y = ctx.norm._computed(inputs[0], training=ctx.training, tracks=False)
             if ctx.module is not None:
                 y = ctx.module._plain(y)
-        wanted = [t for t, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True) if needed]
-        found = iter(torch.autograd.grad(y, wanted, dy, create_graph=torch.is_grad_enabled()))
-        return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None, None
+        return *gradients_by_autograd(y, inputs, ctx.needs_input_grad[:3], dy), None, None, None
 
 
 class _Deferring(nn.Module):

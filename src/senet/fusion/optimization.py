@@ -15,6 +15,7 @@ from senet.fusion.deferred import restore
 from senet.fusion.flow import fuse, replace
 from senet.fusion.gated_chain import GatedChain
 from senet.fusion.layers import FusedBlock, FusedBranch
+from senet.fusion.residual import is_foldable, is_norm
 from senet.graph.inputs import ExampleInputs
 from senet.graph.replica import replica
 from senet.graph.trace import trace
@@ -141,12 +142,10 @@ class _Optimizing:
 def _conv(conv: nn.Module, norm: nn.Module, *, relu: bool) -> FusedConv | None:
     """Return the folded convolution, or None if this isn't a foldable pair."""
     if (
-        type(conv) is nn.Conv2d
+        isinstance(conv, nn.Conv2d)
         and type(norm) is nn.BatchNorm2d
-        and norm.running_mean is not None
-        and norm.running_var is not None
-        and conv.padding_mode == "zeros"
-        and not isinstance(conv.padding, str)
+        and is_foldable(conv)
+        and is_norm(norm)
         and untouched(conv, norm)
     ):
         return fused_conv(conv, norm, activation=int(relu))

@@ -13,6 +13,7 @@ from senet.fusion.convolutions import FusedConv, fused_conv
 from senet.fusion.layers import FusedBlock, FusedBranch
 from senet.gates.excitation import gate_from_means
 from senet.graph.values import Call, Graph, Value
+from senet.nn.activations import is_batch_norm
 from senet.nn.epilogue import untouched
 from senet.nn.optimized import Optimized
 
@@ -24,11 +25,10 @@ _ACTIVATIONS: Final[Mapping[str, int]] = {"relu": 1, "silu": 3, "hardswish": 4}
 
 def is_norm(module: nn.Module) -> bool:
     """Whether it is a batch norm with running statistics, of torch or timm, whose activation is known or separate."""
-    kind: Any = type(module)
-    own = kind is nn.BatchNorm2d or (kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm."))
     norm: Any = module
     drop = type(getattr(norm, "drop", nn.Identity()))
-    return own and drop is nn.Identity and norm.running_mean is not None and norm.running_var is not None
+    tracked = is_batch_norm(norm) and norm.running_mean is not None and norm.running_var is not None
+    return tracked and drop is nn.Identity
 
 
 def is_foldable(module: nn.Module) -> bool:

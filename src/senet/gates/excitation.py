@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import torch.nn.functional as F
@@ -93,17 +94,7 @@ def gate_from_means(layer: nn.Module) -> Callable[[Tensor], Tensor] | None:
     function = _GATES.get(f"{kind.__module__}.{kind.__qualname__}")
     if function is None or getattr(layer, "squeeze", mean) is not mean or getattr(layer, "add_maxpool", False):
         return None
-    return _Bound(layer, function)
-
-
-class _Bound:
-    """A gate's function with its layer. A class, so that a network that holds one can be copied and pickled."""
-
-    def __init__(self, layer: nn.Module, function: GateOf) -> None:
-        self.layer, self.function = layer, function
-
-    def __call__(self, z: Tensor) -> Tensor:
-        return self.function(self.layer, z)
+    return partial(function, layer)
 
 
 # First layer, modules between the layers, second layer, and gate.

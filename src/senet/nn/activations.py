@@ -1,4 +1,4 @@
-"""Which activations and gates of the fused operators a module computes, whoever wrote the module."""
+"""Which norms, activations and gates of the fused operators a module computes, whoever wrote the module."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 from senet.ops import GATE_NUMBERS
 from senet.ops.activation_functions import ACTIVATIONS
 
-__all__ = ["activation_number", "gate_number"]
+__all__ = ["activation_inside", "activation_number", "gate_number", "is_batch_norm"]
 
 _ACTIVATIONS: Final = {
     "ReLU": "relu",
@@ -44,6 +44,21 @@ def activation_number(module: nn.Module) -> int | None:
 def gate_number(module: nn.Module) -> int | None:
     """Return the number in `GATE_FUNCTIONS` of what a module computes. None if the operators lack it."""
     return _GATES.get(_name(module))
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether it is `nn.BatchNorm2d`, or timm's with an activation. A subclass may compute something else."""
+    kind = type(module)
+    timms = kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm.")
+    return timms or (kind.__module__, kind.__qualname__) == (nn.BatchNorm2d.__module__, nn.BatchNorm2d.__qualname__)
+
+
+def activation_inside(norm: nn.Module) -> int | None:
+    """Return the number in `ACTIVATIONS` of the activation that is part of a norm (timm). None if there is no such."""
+    act = getattr(norm, "act", None)
+    if act is None:
+        return ACTIVATIONS.index("identity")
+    return activation_number(act) if type(getattr(norm, "drop", None)) is nn.Identity else None
 
 
 def _name(module: nn.Module) -> str:

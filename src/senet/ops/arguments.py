@@ -16,6 +16,7 @@ __all__ = [
     "Signature",
     "convolution_size",
     "eager",
+    "gradients_by_autograd",
     "is_observed",
     "loop_over_batch",
     "memory_format",
@@ -153,6 +154,22 @@ def _compiled() -> bool:
 def needs_gradient(tensors: Sequence[Tensor | None]) -> bool:
     """Whether autograd must record operations on these tensors."""
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+def gradients_by_autograd(
+    y: Tensor, inputs: Sequence[Tensor | None], needed: Sequence[bool], dy: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the needed inputs of y, and None for others. Differentiable where gradients are recorded.
+
+    Args:
+        y: Computed from the inputs while gradients were recorded.
+        inputs: The inputs.
+        needed: Whether each needs a gradient.
+        dy: The gradient of y.
+    """
+    wanted = [t for t, is_needed in zip(inputs, needed, strict=True) if is_needed and t is not None]
+    found = iter(torch.autograd.grad(y, wanted, dy, create_graph=torch.is_grad_enabled()))
+    return tuple(next(found) if is_needed else None for is_needed in needed)
 
 
 def memory_format(x: Tensor) -> torch.memory_format:

@@ -12,15 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from senet.ops import bn_act_gate
 from senet.ops.activation_functions import ACTIVATION_FUNCTIONS
-from senet.ops.arguments import Signature, eager, memory_format, needs_gradient
+from senet.ops.arguments import Signature, eager, gradients_by_autograd, memory_format, needs_gradient
 from senet.ops.batch_norm import contiguous
 from senet.ops.cpu import choose, gated_step
-from senet.ops.gate_functions import GATE_FUNCTIONS
+from senet.ops.excitation import Excitation
 
 __all__ = ["SIGNATURE", "bn_act_se", "definition"]
 
@@ -111,9 +110,10 @@ def definition(
 ) -> tuple[Tensor, Tensor]:
     """What the operator computes, in plain PyTorch: any device, any type, differentiable twice; and the statistics."""
 
+    layers = Excitation(w1, b1, w2, b2, hidden_activation, gate)
+
     def gate_of(z: Tensor) -> Tensor:
-        hidden = ACTIVATION_FUNCTIONS[hidden_activation](F.linear(z.flatten(1), w1, b1))
-        return GATE_FUNCTIONS[gate](F.linear(hidden, w2, b2))[:, :, None, None]
+        return layers.computed(z.flatten(1))[:, :, None, None]
 
     options: dict[str, Any] = {"training": training, "eps": eps, "activation": activation}
     return bn_act_gate.definition(x, gamma, beta, mean, var, gate_of, **options)
@@ -183,6 +183,4 @@ def _derivative(
     """The gradients by those of the definition, themselves differentiable."""
     with torch.enable_grad():
         y, _ = definition(*tensors, *options)  # type: ignore[arg-type, call-arg]
-    wanted = [t for t, is_needed in zip(tensors, needed, strict=True) if is_needed]
-    found = iter(torch.autograd.grad(y, wanted, dy.to(y.dtype), create_graph=torch.is_grad_enabled()))  # type: ignore[arg-type]
-    return tuple(next(found) if is_needed else None for is_needed in needed)
+    return gradients_by_autograd(y, tensors, needed, dy.to(y.dtype))

@@ -17,7 +17,7 @@ from senet.ops.cpu.library import call
 from senet.ops.gate_functions import GATE_FUNCTIONS
 from senet.ops.inference import takes
 
-__all__ = ["Excitation", "excite", "rescale"]
+__all__ = ["Excitation", "excite", "layers_fit", "rescale"]
 
 # `struct senet_excitation` of kernel.h: channels, hidden units, activation, gate; w1, b1, w2, b2.
 _LAYERS: Final = struct.Struct("@4q4P")
@@ -44,24 +44,32 @@ class Excitation(NamedTuple):
 
     def takes(self, x: Tensor, means: Tensor | None) -> bool:
         """Whether the kernel can compute the gate of x, (N, C, H, W), with means (N, C) or None, now."""
-        w1, b1, w2, b2 = self.w1, self.b1, self.w2, self.b2
-        hidden, channels = w1.shape[:2]
+        layers = (self.w1, self.b1, self.w2, self.b2)
         return bool(
-            hidden > 0
-            and x.ndim == 4
-            and x.shape[1] == channels
-            and w1.numel() == w2.numel() == hidden * channels
-            and w2.shape[0] == channels
-            and (b1 is None or tuple(b1.shape) == (hidden,))
-            and (b2 is None or tuple(b2.shape) == (channels,))
+            x.ndim == 4
+            and layers_fit(*layers, x.shape[1], x.shape[1])
             and (means is None or means.shape == x.shape[:2])
-            and takes(x, (w1, b1, w2, b2, means))
+            and takes(x, (*layers, means))
         )
 
     def computed(self, means: Tensor) -> Tensor:
         """Return the gate in plain PyTorch, (N, C) -> (N, C)."""
         hidden = ACTIVATION_FUNCTIONS[self.activation](F.linear(means, self.w1.flatten(1), self.b1))
         return GATE_FUNCTIONS[self.gate](F.linear(hidden, self.w2.flatten(1), self.b2))
+
+
+def layers_fit(w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, inner: int, channels: int) -> bool:
+    """Whether these are layers from `inner` channels over hidden units to `channels`, linear or as 1x1 convolutions."""
+    hidden = len(w1)
+    return (
+        hidden > 0
+        and w1.shape[1] == inner
+        and w1.numel() == hidden * inner
+        and w2.shape[:2] == (channels, hidden)
+        and w2.numel() == channels * hidden
+        and (b1 is None or b1.shape == (hidden,))
+        and (b2 is None or b2.shape == (channels,))
+    )
 
 
 def excite(x: Tensor, layers: Excitation, means: Tensor | None = None) -> Tensor:

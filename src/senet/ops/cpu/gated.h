@@ -106,14 +106,7 @@ static int gated_forward(const struct senet_step *step, int64_t activation, cons
     float *room = (float *)(sums + 2 * c), *sample_mean = take(&room, nc), *first = take(&room, found);
     float *second = take(&room, found);
     struct saved s = saved_in(step, saved);
-    if (step->training)
-        first_pixel(step, x, s.pivot);
-    else
-        for (long i = 0; i < c; i++) {
-            s.pivot[i] = step->mean ? step->mean[i] : 0; /* without statistics there is no norm */
-            s.shift[i] = 0;
-            s.inverse[i] = step->var ? (float)(1 / sqrt((double)step->var[i] + step->eps)) : 1;
-        }
+    begin_norm(step, x, s);
     if (step->training || straight) {
         struct run run = {.step = step, .layout = &l, .passes = passes_for(step), .maps = {.x = x}};
         run.of.pivot = widened(&l, s.pivot, &room, 1, c);

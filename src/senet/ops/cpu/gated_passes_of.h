@@ -116,7 +116,53 @@ INLINE void OF(gated_run)(struct piece at, long numbers, struct gated of, const 
 }
 
 /* The functions of one activation. */
-#define GATED_FUNCTIONS(act)     static void OF(gated_mean_##act)(struct piece at, long numbers, long width, struct gated of, float *found, long apart)     {         OF(gated_rows)(at, numbers, width, of, act, MEAN_SUMS, 4, found, apart);     }     static void OF(gated_mean_plane_##act)(struct piece at, long numbers, long width, struct gated of, float *found,                                            long apart)     {         (void)width;         OF(gated_run)(at, numbers, of, act, MEAN_SUMS, found, apart);     }     static void OF(gated_sums_##act)(struct piece at, long numbers, long width, struct gated of, float *found, long apart)     {         OF(gated_rows)(at, numbers, width, of, act, GRADIENT_SUMS, 2, found, apart);     }     static void OF(gated_sums_plane_##act)(struct piece at, long numbers, long width, struct gated of, float *found,                                            long apart)     {         (void)width;         OF(gated_run)(at, numbers, of, act, GRADIENT_SUMS, found, apart);     }     static void OF(gated_apply_##act)(struct piece at, long numbers, long width, struct gated of)     {         EACH_ROW(OF(gated_apply_vector)(at, of, act, row, j, 0, part));     }     static void OF(gated_apply_plane_##act)(struct piece at, long numbers, long width, struct gated of)     {         const long row = 0;         (void)width;         EACH_VECTOR(numbers, OF(gated_apply_vector)(at, of, act, row, j, 1, part));     }     static void OF(gated_grad_##act)(struct piece at, long numbers, long width, struct gated of)     {         if (of.slope)             EACH_ROW(OF(gated_grad_vector)(at, of, act, 1, row, j, 0, part));         else             EACH_ROW(OF(gated_grad_vector)(at, of, act, 0, row, j, 0, part));     }     static void OF(gated_grad_plane_##act)(struct piece at, long numbers, long width, struct gated of)     {         const long row = 0;         (void)width;         if (of.slope)             EACH_VECTOR(numbers, OF(gated_grad_vector)(at, of, act, 1, row, j, 1, part));         else             EACH_VECTOR(numbers, OF(gated_grad_vector)(at, of, act, 0, row, j, 1, part));     }
+#define GATED_FUNCTIONS(act)                                                                                            \
+    static void OF(gated_mean_##act)(struct piece at, long numbers, long width, struct gated of, float *found, long apart)\
+    {                                                                                                                   \
+        OF(gated_rows)(at, numbers, width, of, act, MEAN_SUMS, 4, found, apart);                                        \
+    }                                                                                                                   \
+    static void OF(gated_mean_plane_##act)(struct piece at, long numbers, long width, struct gated of, float *found,    \
+                                           long apart)                                                                  \
+    {                                                                                                                   \
+        (void)width;                                                                                                    \
+        OF(gated_run)(at, numbers, of, act, MEAN_SUMS, found, apart);                                                   \
+    }                                                                                                                   \
+    static void OF(gated_sums_##act)(struct piece at, long numbers, long width, struct gated of, float *found, long apart)\
+    {                                                                                                                   \
+        OF(gated_rows)(at, numbers, width, of, act, GRADIENT_SUMS, 2, found, apart);                                    \
+    }                                                                                                                   \
+    static void OF(gated_sums_plane_##act)(struct piece at, long numbers, long width, struct gated of, float *found,    \
+                                           long apart)                                                                  \
+    {                                                                                                                   \
+        (void)width;                                                                                                    \
+        OF(gated_run)(at, numbers, of, act, GRADIENT_SUMS, found, apart);                                               \
+    }                                                                                                                   \
+    static void OF(gated_apply_##act)(struct piece at, long numbers, long width, struct gated of)                       \
+    {                                                                                                                   \
+        EACH_ROW(OF(gated_apply_vector)(at, of, act, row, j, 0, part));                                                 \
+    }                                                                                                                   \
+    static void OF(gated_apply_plane_##act)(struct piece at, long numbers, long width, struct gated of)                 \
+    {                                                                                                                   \
+        const long row = 0;                                                                                             \
+        (void)width;                                                                                                    \
+        EACH_VECTOR(numbers, OF(gated_apply_vector)(at, of, act, row, j, 1, part));                                     \
+    }                                                                                                                   \
+    static void OF(gated_grad_##act)(struct piece at, long numbers, long width, struct gated of)                        \
+    {                                                                                                                   \
+        if (of.slope)                                                                                                   \
+            EACH_ROW(OF(gated_grad_vector)(at, of, act, 1, row, j, 0, part));                                           \
+        else                                                                                                            \
+            EACH_ROW(OF(gated_grad_vector)(at, of, act, 0, row, j, 0, part));                                           \
+    }                                                                                                                   \
+    static void OF(gated_grad_plane_##act)(struct piece at, long numbers, long width, struct gated of)                  \
+    {                                                                                                                   \
+        const long row = 0;                                                                                             \
+        (void)width;                                                                                                    \
+        if (of.slope)                                                                                                   \
+            EACH_VECTOR(numbers, OF(gated_grad_vector)(at, of, act, 1, row, j, 1, part));                               \
+        else                                                                                                            \
+            EACH_VECTOR(numbers, OF(gated_grad_vector)(at, of, act, 0, row, j, 1, part));                               \
+    }
 
 GATED_FUNCTIONS(IDENTITY)
 GATED_FUNCTIONS(RELU_1)
@@ -125,7 +171,9 @@ GATED_FUNCTIONS(SILU)
 GATED_FUNCTIONS(HARD_SWISH)
 GATED_FUNCTIONS(GELU)
 
-#define GATED_ROW(act)     [act] = {OF(gated_mean_##act), OF(gated_mean_plane_##act), OF(gated_sums_##act), OF(gated_sums_plane_##act),              OF(gated_apply_##act), OF(gated_apply_plane_##act), OF(gated_grad_##act), OF(gated_grad_plane_##act)}
+#define GATED_ROW(act)                                                                                                  \
+    [act] = {OF(gated_mean_##act), OF(gated_mean_plane_##act), OF(gated_sums_##act), OF(gated_sums_plane_##act),        \
+             OF(gated_apply_##act), OF(gated_apply_plane_##act), OF(gated_grad_##act), OF(gated_grad_plane_##act)}
 
 static const struct gated_passes OF(gated_passes_)[ACTIVATIONS] = {
     GATED_ROW(IDENTITY), GATED_ROW(RELU_1), GATED_ROW(RELU6), GATED_ROW(SILU), GATED_ROW(HARD_SWISH), GATED_ROW(GELU),

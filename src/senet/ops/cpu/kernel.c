@@ -301,6 +301,21 @@ static void first_pixel(const struct senet_step *step, const void *x, float *piv
         pivot[c] = step->bf16 ? load_part_bf16((const bf16 *)x + c * apart, 1)[0] : ((const float *)x)[c * apart];
 }
 
+/* What is known of the norm before x is read: the pivot, and without training its shift and 1 / sqrt(var + eps). Without
+ * mean and var there is no norm. */
+static void begin_norm(const struct senet_step *step, const void *x, struct saved s)
+{
+    if (step->training) {
+        first_pixel(step, x, s.pivot);
+        return;
+    }
+    for (long i = 0; i < step->c; i++) {
+        s.pivot[i] = step->mean ? step->mean[i] : 0;
+        s.shift[i] = 0;
+        s.inverse[i] = step->var ? (float)(1 / sqrt((double)step->var[i] + step->eps)) : 1;
+    }
+}
+
 /* How many pixels column-group `folded` of a task had. */
 static long pixels_in(const struct senet_step *step, const struct layout *l, long part, long folded)
 {
@@ -413,14 +428,7 @@ static int forward(const struct senet_step *step, const void *x, const void *sho
     struct run run = {.step = step, .layout = &l, .passes = passes_for(step), .maps = {.x = x, .shortcut = shortcut}};
     run.a_sample = step->hidden ? l.width : 0;
 
-    if (step->training)
-        first_pixel(step, x, s.pivot);
-    else
-        for (long i = 0; i < c; i++) {
-            s.pivot[i] = step->mean[i];
-            s.shift[i] = 0;
-            s.inverse[i] = (float)(1 / sqrt((double)step->var[i] + step->eps));
-        }
+    begin_norm(step, x, s);
     run.of.pivot = widened(&l, s.pivot, &room, 1, c);
     if (step->training || step->hidden) {
         run.first = take(&room, found);
