@@ -14,14 +14,14 @@ import argparse
 import copy
 import json
 import os
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from turns import child, in_turns, machine, randomised, ratio
+from turns import collect, in_turns, randomised, ratio
 
 import senet
 from senet.external import external_library
@@ -107,30 +107,26 @@ def main() -> None:
         name, mode, accelerated, process = options.child
         print(json.dumps(measure(name, mode, accelerated == "True", options.seconds, int(process) % 2 == 1)))
         return
-    path = HERE.with_suffix(".json")
-    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"cases": {}}
-    kept["machine"] = machine(options.threads)
-    ends = time.monotonic() + 60 * options.minutes
-    for process in range(options.processes):
-        for mode in options.modes.split(","):
-            for name in (n for n in NETWORKS if options.only in n):
-                for accelerated in (True, False):
-                    if options.accelerated and not accelerated:
-                        continue
-                    found = kept["cases"].setdefault(f"{name}/{mode}/{accelerated}", [])
-                    if len(found) > process:
-                        continue
-                    if time.monotonic() > ends:
-                        return
-                    words = ["--child", name, mode, str(accelerated), str(process)]
-                    words += ["--seconds", str(options.seconds), "--threads", str(options.threads)]
-                    figures = child(str(HERE), words, threads=options.threads)
-                    if figures is None:
-                        continue
-                    found.append(figures)
-                    path.write_text(json.dumps(kept, indent=0) + "\n")
-                    HERE.with_suffix(".md").write_text(page(kept))
-                    print(name, mode, accelerated, figures, flush=True)
+    cases = {
+        f"{name}/{mode}/{accelerated}": partial(_words, name, mode, accelerated)
+        for mode in options.modes.split(",")
+        for name in NETWORKS
+        if options.only in name
+        for accelerated in ((True,) if options.accelerated else (True, False))
+    }
+    collect(
+        HERE,
+        cases,
+        page,
+        processes=options.processes,
+        minutes=options.minutes,
+        options=["--seconds", str(options.seconds)],
+        threads=options.threads,
+    )
+
+
+def _words(name: str, mode: str, accelerated: bool, process: int) -> list[str]:
+    return [name, mode, str(accelerated), str(process)]
 
 
 def page(kept: dict[str, Any]) -> str:

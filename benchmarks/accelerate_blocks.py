@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import NETWORKS, built, without_attention
 from torch import Tensor, nn
-from turns import child, machine
+from turns import collect
 
 import senet
 from senet.fusion import deferred
@@ -134,25 +134,21 @@ def main() -> None:
         torch.set_num_threads(options.threads)
         print(json.dumps(measure(*options.child, options.seconds)))
         return
-    path = HERE.with_suffix(".json")
-    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"cases": {}}
-    kept["machine"] = machine(options.threads)
-    ends = time.monotonic() + 60 * options.minutes
-    for process in range(options.processes):
-        for mode in options.modes.split(","):
-            for name in (n for n in NETWORKS if options.only in n):
-                found = kept["cases"].setdefault(f"{name}/{mode}", [])
-                if len(found) > process:
-                    continue
-                if time.monotonic() > ends:
-                    return
-                words = ["--child", name, mode, "--seconds", str(options.seconds), "--threads", str(options.threads)]
-                figures = child(str(HERE), words, threads=options.threads)
-                if figures is not None:
-                    found.append(figures)
-                    path.write_text(json.dumps(kept, indent=0) + "\n")
-                    HERE.with_suffix(".md").write_text(page(kept))
-                    print(name, mode, [round(r, 3) for r in ratios(figures)], flush=True)
+    cases = {
+        f"{name}/{mode}": lambda _, words=(name, mode): words
+        for mode in options.modes.split(",")
+        for name in NETWORKS
+        if options.only in name
+    }
+    collect(
+        HERE,
+        cases,
+        page,
+        processes=options.processes,
+        minutes=options.minutes,
+        options=["--seconds", str(options.seconds)],
+        threads=options.threads,
+    )
 
 
 def ratios(figures: dict[str, float]) -> list[float]:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from turns import child, in_turns, machine, randomised, ratio
+from turns import collect, in_turns, randomised, ratio
 
 import senet
 from senet.external import external_library
@@ -75,27 +75,21 @@ def main() -> None:
         first, second, kind, batch, process = options.child
         print(json.dumps(measure(first, second, kind, int(batch), options.seconds, int(process) % 2 == 1)))
         return
-    path = HERE.with_suffix(".json")
-    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"cases": {}}
-    kept["machine"] = machine(options.threads)
-    ends = time.monotonic() + 60 * options.minutes
-    for process in range(options.processes):
-        for first, second, kind, batch in cases():
-            key = f"{first}/{second}/{kind}/{batch}"
-            found = kept["cases"].setdefault(key, [])
-            if options.only not in key or len(found) > process:
-                continue
-            if time.monotonic() > ends:
-                return
-            words = ["--child", first, second, kind, str(batch), str(process)]
-            words += ["--seconds", str(options.seconds), "--threads", str(options.threads)]
-            figures = child(str(HERE), words, threads=options.threads)
-            if figures is None:
-                continue
-            found.append(figures)
-            path.write_text(json.dumps(kept, indent=0) + "\n")
-            HERE.with_suffix(".md").write_text(page(kept))
-            print(key, figures, flush=True)
+    named = {"/".join(map(str, case)): case for case in cases()}
+    chosen = {name: partial(_words, *case) for name, case in named.items() if options.only in name}
+    collect(
+        HERE,
+        chosen,
+        page,
+        processes=options.processes,
+        minutes=options.minutes,
+        options=["--seconds", str(options.seconds)],
+        threads=options.threads,
+    )
+
+
+def _words(first: str, second: str, kind: str, batch: int, process: int) -> list[str]:
+    return [first, second, kind, str(batch), str(process)]
 
 
 def page(kept: dict[str, Any]) -> str:

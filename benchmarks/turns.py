@@ -15,8 +15,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from torch import nn
 import senet
 from senet.ops import describe
 
-__all__ = ["child", "in_turns", "machine", "randomised", "ratio"]
+__all__ = ["child", "collect", "in_turns", "machine", "randomised", "ratio"]
 
 Run = Callable[[], Any]
 
@@ -81,6 +82,47 @@ def child(script: str, arguments: Sequence[str], *, threads: int, minutes: float
         print(run.stderr[-2000:], file=sys.stderr)
         return None
     return json.loads(lines[-1])
+
+
+def collect(
+    script: Path,
+    cases: Mapping[str, Callable[[int], Sequence[str]]],
+    page: Callable[[dict[str, Any]], str],
+    *,
+    processes: int,
+    minutes: float,
+    options: Sequence[str],
+    threads: int,
+) -> None:
+    """Measure each case in fresh processes. `<script>.json` keeps all figures, so that a stopped run goes on.
+
+    Args:
+        script: The benchmark. Its `--child` measures a case and prints figures.
+        cases: Name of each case, to the words after `--child` from the number of the process.
+        page: The text of `<script>.md` from the kept figures, `{"machine": ..., "cases": {name: [figures, ...]}}`.
+        processes: Processes for each case.
+        minutes: No process starts after these.
+        options: Further options of each process.
+        threads: Of each process.
+    """
+    path = script.with_suffix(".json")
+    kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"cases": {}}
+    kept["machine"] = machine(threads)
+    ends = time.monotonic() + 60 * minutes
+    for process in range(processes):
+        for name, words in cases.items():
+            found = kept["cases"].setdefault(name, [])
+            if len(found) > process:
+                continue
+            if time.monotonic() > ends:
+                return
+            arguments = ["--child", *words(process), *options, "--threads", str(threads)]
+            figures = child(str(script), arguments, threads=threads)
+            if figures is not None:
+                found.append(figures)
+                path.write_text(json.dumps(kept, indent=0) + "\n")
+                script.with_suffix(".md").write_text(page(kept))
+                print(name, figures, flush=True)
 
 
 def ratio(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
