@@ -18,7 +18,7 @@ from senet.models.resnet import BasicBranch
 from senet.models.spec import BlockShape
 from senet.models.stages import ResidualBlock
 from senet.ops import choose
-from senet.ops.packed_convolution import run
+from senet.ops.cpu.convolution import convolve
 
 LAST = torch.channels_last
 
@@ -152,9 +152,9 @@ def test_fast_whenever_no_gradient_is_needed(no_grad: bool, monkeypatch: pytest.
 
     def counted(*arguments: object) -> None:
         calls.append(1)
-        run(*arguments)  # type: ignore[arg-type]
+        convolve(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(home, "run", counted)
+    monkeypatch.setattr(home, "convolve", counted)
     made, _ = optimize(network())
     with torch.set_grad_enabled(not no_grad):
         assert not made(images()).requires_grad

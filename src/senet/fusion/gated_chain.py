@@ -43,17 +43,14 @@ class GatedChain(Optimized):
         if gate_of is None or not _is_eager() or not untouched(*(m for m in parts if m is not None)) or x.ndim != 4:
             x = attention(x if before is None else before(x))
             return x if after is None else after(x)
-        if before is not None and after is None and layers is not None:
-            return before.self_gated(x, layers, None)
-        means: Tensor | None = None
-        if before is not None:
-            x, means = before.with_means(x)
         if layers is None:
+            x, means = (x, None) if before is None else before.with_means(x)
             gate = gate_of((mean(x) if means is None else means)[:, :, None, None])
             return x * gate if after is None else after.of_scaled(x, gate.flatten(1))
         if after is not None:
-            return after.of_scaled(x, excite(x, layers, means))
-        return rescale(x, layers, means, in_place=before is not None)
+            x, gate = (x, excite(x, layers)) if before is None else before.with_gate(x, layers)
+            return after.of_scaled(x, gate)
+        return rescale(x, layers) if before is None else before.self_gated(x, layers, None)
 
 
 def _is_eager() -> bool:

@@ -14,7 +14,6 @@ from senet.nn import SqueezeExcite
 from senet.nn.epilogue import untouched
 from senet.nn.optimized import Optimized
 from senet.nn.precomputed import PrecomputedGate
-from senet.ops import GATE_NUMBERS
 
 __all__ = ["FusedBlock", "FusedBranch", "FusedConv"]
 
@@ -69,13 +68,12 @@ class FusedBlock(Optimized):
         last, se = self.branch.last, self.se
         if se is None:
             return last(h, shortcut)
+        layers = excitation(se) if untouched(last, se) else None
         if isinstance(se, PrecomputedGate):
-            without_hooks = untouched(last, se, se.fc1, se.fc2)
-            if isinstance(last, PackedConv | TiledConv) and se.activate in GATE_NUMBERS and without_hooks:
-                return last.gated(h, se, shortcut)
+            if layers is not None and isinstance(last, PackedConv | TiledConv):
+                return last.gated(h, layers, shortcut)
             y, gate = last(h), se(h)
             return rescaled(y, gate.flatten(1), shortcut) if untouched(last) else torch.relu(y * gate + shortcut)
-        layers = excitation(se) if untouched(last, se, *se.children()) else None
         if layers is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return torch.relu(se(last(h)) + shortcut)
         return last.self_gated(h, layers, shortcut)

@@ -15,7 +15,7 @@ enum { TILE_COLUMNS = 256, LEAST_ROWS = 96, MOST_ROWS = 768, ROW_TILES = 16 };
 struct convolution {
     const struct senet_convolution *layer;
     long n, h, w, oh, ow, threads;
-    const float *x, *added, *zeros;
+    const float *x, *factors, *added, *zeros;
     float *y;
     const float *scale, *offset; /* (n, c); or NULL and (c) */
     long offsets;                /* between the offsets of two samples */
@@ -140,18 +140,32 @@ UNROLLED
     }
 }
 
+/* The weights of a late gate come from memory while the convolution computes, a piece a task. */
+static void fetch_gate(const struct convolution *p, long task)
+{
+    const struct senet_convolution *layer = p->layer;
+    const long numbers = layer->hidden * layer->c, each = divided(numbers, p->row_tiles * p->column_tiles);
+    const long end = (task + 1) * each < numbers ? (task + 1) * each : numbers;
+    for (long i = task * each; i < end; i += 16) { /* a cache line */
+        __builtin_prefetch(layer->w1 + i, 0, 2);
+        __builtin_prefetch(layer->w2 + i, 0, 2);
+    }
+}
+
 static void convolution_task(const void *context, int64_t i)
 {
     const struct convolution *p = context;
     const struct senet_convolution *layer = p->layer;
     const long c = layer->c;
+    if (p->sums)
+        fetch_gate(p, i);
     const long each = layer->kernel_y * layer->kernel_x * layer->inner; /* rows of a panel */
     const long tile = p->columns_first ? i % p->row_tiles : i / p->column_tiles;
     const long group = p->columns_first ? i / p->row_tiles : i % p->column_tiles;
     const long unit = tile / p->tiles, from = unit * p->unit_rows + tile % p->tiles * p->tile_rows;
     const long to = from + p->tile_rows < (unit + 1) * p->unit_rows ? from + p->tile_rows : (unit + 1) * p->unit_rows;
     const long end = (group + 1) * TILE_COLUMNS < c ? (group + 1) * TILE_COLUMNS : c;
-    const float *factors = layer->factors ? layer->factors + unit * layer->inner : NULL;
+    const float *factors = p->factors ? p->factors + unit * layer->inner : NULL;
     float *found = p->sums ? p->sums + tile * p->sums_step : NULL;
     if (found)
         memset(found + group * TILE_COLUMNS, 0, (size_t)(divided(end, WIDE) * WIDE - group * TILE_COLUMNS) * sizeof *found);
@@ -199,14 +213,15 @@ struct by_sample {
 };
 
 static int convolution(const struct senet_convolution *layer, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
-                       int64_t threads, const float *x, const float *added, float *y);
+                       int64_t threads, const float *x, const float *factors, const float *added, float *y,
+                       float *s);
 
 static void sample_task(const void *context, int64_t i)
 {
     const struct by_sample *p = context;
     const long to = i * p->oh * p->ow * p->layer->c;
     if (convolution(p->layer, 1, p->h, p->w, p->oh, p->ow, p->threads, p->x + i * p->h * p->w * p->layer->inner,
-                    p->added ? p->added + to : NULL, p->y + to))
+                    NULL, p->added ? p->added + to : NULL, p->y + to, NULL))
         __atomic_store_n(p->failed, 1, __ATOMIC_RELAXED);
 }
 
@@ -220,11 +235,12 @@ static int weight_is_small(const struct senet_convolution *layer, long pixels)
 enum { LARGE_SAMPLE = 1 << 17 };
 
 static int convolution(const struct senet_convolution *layer, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
-                       int64_t threads, const float *x, const float *added, float *y)
+                       int64_t threads, const float *x, const float *factors, const float *added, float *y,
+                       float *s)
 {
     const long c = layer->c, inner = layer->inner, pixels = oh * ow;
     const int late = layer->hidden && layer->late;
-    if (late && n > 1 && weight_is_small(layer, pixels)) {
+    if (late && !s && n > 1 && weight_is_small(layer, pixels)) {
         /* All threads on one sample where it fills their caches, else a sample a thread. */
         const int large = pixels * c >= LARGE_SAMPLE;
         int failed = 0;
@@ -235,8 +251,8 @@ static int convolution(const struct senet_convolution *layer, int64_t n, int64_t
         }
     }
     struct convolution p = {.layer = layer, .n = n, .h = h, .w = w, .oh = oh, .ow = ow, .threads = threads,
-                            .x = x, .added = late ? NULL : added, .y = y};
-    const int alone = late || layer->factors;
+                            .x = x, .factors = factors, .added = late ? NULL : added, .y = y};
+    const int alone = late || factors;
     p.unit_rows = alone ? pixels : n * pixels;
     p.tile_rows = tile_rows(p.unit_rows);
     p.tiles = divided(p.unit_rows, p.tile_rows);
@@ -276,8 +292,9 @@ static int convolution(const struct senet_convolution *layer, int64_t n, int64_t
     senet_parallel(convolution_task, &p, p.row_tiles * p.column_tiles, threads);
     if (late) {
         join_parts(p.sums, n, p.tiles, p.sums_step, c, pixels, means);
-        gate_of_means(means, n, c, c, &e, threads, units, scale);
-        scale_map(y, scale, added, y, n, pixels, c, (int)layer->last_activation, threads);
+        gate_of_means(means, n, c, c, &e, threads, units, s ? s : scale);
+        if (!s)
+            scale_map(y, scale, added, y, n, pixels, c, (int)layer->last_activation, threads);
     }
     free(all);
     return 0;

@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* Changes with every change of the functions below; the caller compares it with its own. */
-#define SENET_ABI 8
+#define SENET_ABI 9
 
 /* The shape and options of a step. */
 struct senet_step {
@@ -72,7 +72,7 @@ typedef int senet_gated_backward(const struct senet_step *, int64_t activation, 
 /* A convolution and what follows it, in inference; feature maps are float, channels_last.
  *
  *     s = gate(w2 hidden_activation(w1 mean(x) + b1) + b2)   per sample and channel; 1 without `hidden`
- *     y = a(s * (weight * (factors * x) + bias) + added)     `added` is 0 if NULL, `factors` 1; a: see activation.h
+ *     y = a(s * (weight * (factors * x) + bias) + added)     `added` is 0 if NULL, `factors` (n, inner) 1; a: see activation.h
  *
  * With a gate the kernel is 1x1 and its stride 1: the gate is known before the convolution, since the squeeze commutes
  * with it, and w1 is the first linear layer times the convolution's weight. A `late` gate is computed from the result,
@@ -80,7 +80,7 @@ typedef int senet_gated_backward(const struct senet_step *, int64_t activation, 
  *
  *     v = a(weight * x + bias), y = last(s * v + added), s = gate(w2 hidden_activation(w1 mean(v) + b1) + b2)
  *
- * where `last` is none if `added` is NULL. `panels` holds `weight` as (panels,
+ * where `last` is none if `added` is NULL. If the call's `s` (n, c) isn't NULL, s is written there, and v to y. `panels` holds `weight` as (panels,
  * kernel_y, kernel_x, inner, 32 channels); the last panel is filled up. */
 struct senet_convolution {
     int64_t c, inner; /* channels of y, of x */
@@ -88,12 +88,12 @@ struct senet_convolution {
     int64_t activation;
     int64_t hidden, gate;
     const float *panels, *bias, *w1, *b1, *w2, *b2; /* b1 and b2 may be NULL */
-    const float *factors;                           /* (n, inner) */
     int64_t late, hidden_activation, last_activation;
 };
 
 typedef int senet_convolution_pass(const struct senet_convolution *, int64_t n, int64_t h, int64_t w, int64_t oh,
-                                   int64_t ow, int64_t threads, const float *x, const float *added, float *y);
+                                   int64_t ow, int64_t threads, const float *x, const float *factors,
+                                   const float *added, float *y, float *s);
 
 /* The same of bfloat16 feature maps and parameters, without factors and late gates. `panels` holds (panels, kernel_y,
  * kernel_x, inner / 32 filled up, 16, 32 channels of y, 2): pairs of channels of x stand together. */
@@ -108,8 +108,8 @@ typedef int senet_convolution_bf16_pass(const struct senet_convolution_bf16 *, i
                                         int64_t oh, int64_t ow, int64_t threads, const uint16_t *x,
                                         const uint16_t *added, uint16_t *y);
 
-/* A depthwise convolution, y = a(weight * x + bias), and the means of y (n, c) unless NULL; in inference, float,
- * channels_last. */
+/* A depthwise convolution, y = a(weight * (factors * x) + bias), and the means of y (n, c) unless NULL; in inference,
+ * float, channels_last. `factors` (n, c) is 1 if NULL. */
 struct senet_depthwise {
     int64_t c, kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
     int64_t activation;
@@ -117,7 +117,7 @@ struct senet_depthwise {
 };
 
 typedef int senet_depthwise_pass(const struct senet_depthwise *, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
-                                 int64_t threads, const float *x, float *y, float *means);
+                                 int64_t threads, const float *x, const float *factors, float *y, float *means);
 
 /* Squeeze-and-Excitation in inference, float, channels_last: gate (n, c) = gate(w2 a(w1 mean(x) + b1) + b2), and
  * y = gate * x unless y is NULL; y may be x. With `means` (n, c), x is read for y only. */
