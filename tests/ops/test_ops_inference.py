@@ -144,7 +144,7 @@ def test_tiles_with_a_gate(n: int, c: int, out: int, size: int, hidden: int) -> 
     gate = PrecomputedGate(senet.SqueezeExcite(out, hidden_channels=hidden).to(half), weight, bias)
     layers = excitation(gate)
     assert layers is not None
-    found = conv.gated(x, layers, other)
+    found = conv.rescaled(x, excite(x, layers), other)
     y = torch.nn.functional.conv2d(x.double(), weight.double(), bias.double())
     assert_near(found, torch.relu(y * gate.double()(x.double()) + other), 8e-3)
 

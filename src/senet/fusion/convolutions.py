@@ -15,7 +15,7 @@ from senet.nn.optimized import Optimized
 from senet.ops import choose
 from senet.ops.activation_functions import ACTIVATIONS
 from senet.ops.arguments import convolution_size, needs_gradient
-from senet.ops.cpu.convolution import EARLY, Late, convolve, packed_layer
+from senet.ops.cpu.convolution import convolve, packed_layer
 from senet.ops.dense_convolution import dense_convolution
 from senet.ops.depthwise_convolution import definition as definition_of_depthwise
 from senet.ops.depthwise_convolution import packed_layer as depthwise_layer
@@ -114,9 +114,13 @@ class FusedConv(Optimized, ABC):
         return self(x), None
 
     def with_gate(self, x: Tensor, layers: Excitation) -> tuple[Tensor, Tensor]:
-        """Return the output y and its gate, (N, C)."""
+        """Return the output y, and the gate that the layers compute from the means of y, (N, G)."""
         y, means = self.with_means(x)
         return y, excite(y, layers, means)
+
+    def rescaled(self, x: Tensor, gate: Tensor, added: Tensor) -> Tensor:
+        """Compute `relu(gate * y + added)` with the output y without activation, and a gate (N, C)."""
+        return rescaled(self(x), gate, added)
 
     def self_gated(self, x: Tensor, layers: Excitation, added: Tensor | None) -> Tensor:
         """Compute `gate * y`, or `relu(gate * y + added)`, with the gate of the output y: -> (N, C, H', W')."""
@@ -199,11 +203,11 @@ class PackedConv(FusedConv):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """Run the convolution: (N, I, H, W) -> (N, C, H', W')."""
-        return self._computed(x, added, None, None)
+        return self._computed(x, added, None)
 
     def of_scaled(self, x: Tensor, factors: Tensor) -> Tensor:
         """Run the convolution on `factors * x`: (N, I, H, W), (N, I) -> (N, C, H', W')."""
-        return self._computed(x, None, None, factors)
+        return self._computed(x, None, factors)
 
     @property
     def scales_input(self) -> bool:
@@ -211,78 +215,80 @@ class PackedConv(FusedConv):
         return True
 
     def with_gate(self, x: Tensor, layers: Excitation) -> tuple[Tensor, Tensor]:
-        """Return the output y and its gate, (N, C)."""
-        gate = torch.empty((len(x), self.channels), dtype=x.dtype, device=x.device)
-        y = self._by_kernel(x, None, None, layers, self.activation, (1, layers.activation, 0), gate)
+        """Return the output y, and the gate that the layers compute from the means of y, (N, G)."""
+        gate = torch.empty((len(x), len(layers.w2)), dtype=x.dtype, device=x.device)
+        y = self._by_kernel(x, self.activation, layers, gate=gate)
         return super().with_gate(x, layers) if y is None else (y, gate)
 
     def self_gated(self, x: Tensor, layers: Excitation, added: Tensor | None) -> Tensor:
         """Compute `gate * y`, or `relu(gate * y + added)`, with the gate of the output y: -> (N, C, H', W')."""
-        late = (1, layers.activation, 0 if added is None else RELU)
-        y = self._by_kernel(x, added, None, layers, self.activation, late)
+        y = None
+        if len(layers.w2) == self.channels:
+            y = self._by_kernel(x, self.activation, layers, last=0 if added is None else RELU, added=added)
         return super().self_gated(x, layers, added) if y is None else y
 
-    def gated(self, x: Tensor, layers: Excitation, added: Tensor) -> Tensor:
-        """Compute `relu(gate(x) * conv(x) + added)`, with a ReLU between the gate's layers: -> (N, C, H, W)."""
-        return self._computed(x, added, layers, None)
+    def rescaled(self, x: Tensor, gate: Tensor, added: Tensor) -> Tensor:
+        """Compute `relu(gate * y + added)` with the output y without activation, and a gate (N, C)."""
+        y = self._by_kernel(x, RELU, scale=gate, added=added)
+        return super().rescaled(x, gate, added) if y is None else y
 
-    def _computed(self, x: Tensor, added: Tensor | None, layers: Excitation | None, factors: Tensor | None) -> Tensor:
+    def _computed(self, x: Tensor, added: Tensor | None, factors: Tensor | None) -> Tensor:
         activation = self.activation if added is None else RELU
-        y = self._by_kernel(x, added, factors, layers, activation, EARLY)
+        y = self._by_kernel(x, activation, factors=factors, added=added)
         if y is not None:
             return y
         panels, bias, g = self.panels, self.bias, self.geometry
         if bias.shape != (self.channels,):
             raise ValueError(f"bias has shape {tuple(bias.shape)}; it must be ({self.channels},)")
-        gate, number = (layers[:4], layers.gate) if layers else (NO_LAYERS, 0)
         return definition(
-            x, panels, bias, added, *gate, g.stride, g.padding, g.dilation, activation, number, factors
+            x, panels, bias, added, *NO_LAYERS, g.stride, g.padding, g.dilation, activation, 0, factors
         )  # fmt: skip
 
     def _by_kernel(
         self,
         x: Tensor,
-        added: Tensor | None,
-        factors: Tensor | None,
-        layers: Excitation | None,
         activation: int,
-        late: Late,
+        layers: Excitation | None = None,
+        *,
+        last: int = 0,
+        factors: Tensor | None = None,
+        scale: Tensor | None = None,
+        added: Tensor | None = None,
         gate: Tensor | None = None,
     ) -> Tensor | None:
         """Return the output. None if the kernel doesn't take these tensors."""
-        if not takes(x, () if factors is None else (factors,), added=added):
+        if not takes(x, (factors, scale), added=added) or not (factors is None or factors.shape == x.shape[:2]):
             return None
-        if factors is not None and factors.shape != x.shape[:2]:
-            return None
-        layer = self._layer(x, layers, activation, late)
+        layer = self._layer(x, activation, layers, last)
         shape = (len(x), self.channels, *self.geometry.output_size(x))
-        if layer is None or shape[2] < 1 or shape[3] < 1 or not (added is None or added.shape == shape):
+        if layer is None or min(shape) < 1 or not (added is None or added.shape == shape):
+            return None
+        if scale is not None and scale.shape != shape[:2]:
             return None
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        convolve(layer, x, factors, added, y, gate)
+        convolve(layer, x, y, factors=factors, scale=scale, added=added, gate=gate)
         return y
 
-    def _layer(self, x: Tensor, layers: Excitation | None, activation: int, late: Late) -> bytes | None:
+    def _layer(self, x: Tensor, activation: int, layers: Excitation | None, last: int) -> bytes | None:
         """Return the structure for the kernel. None if it doesn't take these parameters."""
-        gate, number = (layers[:4], layers.gate) if layers else (NO_LAYERS, 0)
-        parameters = (self.panels, self.bias, *gate)
-        inner, key = x.shape[1], (x.shape[1], number, activation, late)
+        gate, functions = (layers[:4], (*layers[4:], last)) if layers else (NO_LAYERS, (0, 0, 0))
+        parameters, inner = (self.panels, self.bias, *gate), x.shape[1]
+        key = (inner, activation, functions)
         if not self._prepared.holds(key, parameters):
-            if not takes(x, parameters) or not self._match(inner, layers, late=late[0] != 0):
+            if not takes(x, parameters) or not self._match(inner, layers):
                 return None
-            packed = packed_layer(
-                self.channels, inner, parameters, (*self.geometry.numbers, activation), number, late
-            )  # fmt: skip
-            self._prepared = Prepared(key, parameters, packed)
+            numbers = (*self.geometry.numbers, activation)
+            self._prepared = Prepared(
+                key, parameters, packed_layer(self.channels, inner, parameters, numbers, functions)
+            )
         return self._prepared.packed
 
-    def _match(self, inner: int, layers: Excitation | None, *, late: bool) -> bool:
+    def _match(self, inner: int, layers: Excitation | None) -> bool:
         """Whether the sizes of all parameters match, so that the kernel reads nothing beside them."""
-        channels = self.channels
         return (
-            tuple(self.panels.shape) == (-(-channels // PANEL), *self.geometry.kernel_size, inner, PANEL)
-            and self.bias.shape == (channels,)
-            and (layers is None or layers_fit(*layers[:4], channels if late else inner, channels))
+            tuple(self.panels.shape) == (-(-self.channels // PANEL), *self.geometry.kernel_size, inner, PANEL)
+            and self.bias.shape == (self.channels,)
+            and (layers is None or layers_fit(*layers[:4], self.channels, len(layers.w2)))
         )
 
 
@@ -310,41 +316,60 @@ class TiledConv(FusedConv):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """Run the convolution: (N, I, H, W) -> (N, C, H', W')."""
-        return self._computed(x, added, None)
-
-    def gated(self, x: Tensor, layers: Excitation, added: Tensor) -> Tensor:
-        """Compute `relu(gate(x) * conv(x) + added)`, with a ReLU between the gate's layers: -> (N, C, H, W)."""
-        return self._computed(x, added, layers)
-
-    def _computed(self, x: Tensor, added: Tensor | None, layers: Excitation | None) -> Tensor:
-        g, channels = self.geometry, self.shape[0]
         activation = self.activation if added is None else RELU
-        if takes(x, (), torch.bfloat16, added) and x.shape[1] == self.shape[1] and available():
-            layer = self._layer(x, layers, activation)
-            shape = (len(x), channels, *g.output_size(x))
-            if layer is not None and min(shape) > 0 and (added is None or added.shape == shape):
-                y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-                convolve_tiles(layer, x, added, y)
-                return y
+        y = self._by_kernel(x, activation, added=added)
+        if y is not None:
+            return y
+        g, channels = self.geometry, self.shape[0]
         if self.bias.shape != (channels,):
             raise ValueError(f"bias has shape {tuple(self.bias.shape)}; it must be ({channels},)")
-        if layers is None:
-            return dense_convolution(
-                x, self.dense_weight, self.bias, added, g.stride, g.padding, g.dilation, 1, activation
-            )
-        y = dense_convolution(x, self.dense_weight, self.bias, None, g.stride, g.padding, g.dilation, 1, 0)
-        assert added is not None
-        return torch.relu(y * layers.computed(x.mean((2, 3)))[:, :, None, None] + added)
+        return dense_convolution(
+            x, self.dense_weight, self.bias, added, g.stride, g.padding, g.dilation, 1, activation
+        )  # fmt: skip
 
-    def _layer(self, x: Tensor, layers: Excitation | None, activation: int) -> bytes | None:
+    def with_gate(self, x: Tensor, layers: Excitation) -> tuple[Tensor, Tensor]:
+        """Return the output y, and the gate that the layers compute from the means of y, (N, G) in float32."""
+        gate = torch.empty((len(x), len(layers.w2)), device=x.device)
+        y = self._by_kernel(x, self.activation, layers, gate=gate)
+        return super().with_gate(x, layers) if y is None else (y, gate)
+
+    def rescaled(self, x: Tensor, gate: Tensor, added: Tensor) -> Tensor:
+        """Compute `relu(gate * y + added)` with the output y without activation, and a gate (N, C)."""
+        y = self._by_kernel(x, RELU, scale=gate.float(), added=added)
+        return super().rescaled(x, gate, added) if y is None else y
+
+    def _by_kernel(
+        self,
+        x: Tensor,
+        activation: int,
+        layers: Excitation | None = None,
+        *,
+        scale: Tensor | None = None,
+        added: Tensor | None = None,
+        gate: Tensor | None = None,
+    ) -> Tensor | None:
+        """Return the output. None if the kernel doesn't take these tensors."""
+        if not takes(x, (), torch.bfloat16, added) or x.shape[1] != self.shape[1] or not available():
+            return None
+        layer = self._layer(x, activation, layers)
+        shape = (len(x), self.shape[0], *self.geometry.output_size(x))
+        if layer is None or min(shape) < 1 or not (added is None or added.shape == shape):
+            return None
+        if scale is not None and (scale.shape != shape[:2] or not scale.is_contiguous() or needs_gradient((scale,))):
+            return None
+        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        convolve_tiles(layer, x, y, scale=scale, added=added, gate=gate)
+        return y
+
+    def _layer(self, x: Tensor, activation: int, layers: Excitation | None) -> bytes | None:
         """Return the structure for the kernel. None if it doesn't take these parameters."""
-        gate, number = (layers[:4], layers.gate) if layers else (NO_LAYERS, 0)
-        parameters, key = (self.tiles, self.bias, *gate), (number, activation)
+        gate, functions = (layers[:4], layers[4:]) if layers else (NO_LAYERS, (0, 0))
+        parameters, key = (self.tiles, self.bias, *gate), (activation, functions)
         if not self._prepared.holds(key, parameters):
             if not takes(x, parameters, torch.bfloat16) or not self._match(layers):
                 return None
             numbers = (*self.geometry.numbers, activation)
-            self._prepared = Prepared(key, parameters, packed_tiles(*self.shape[:2], parameters, numbers, number))
+            self._prepared = Prepared(key, parameters, packed_tiles(*self.shape[:2], parameters, numbers, functions))
         return self._prepared.packed
 
     def _match(self, layers: Excitation | None) -> bool:
@@ -353,7 +378,7 @@ class TiledConv(FusedConv):
         return (
             self.tiles.shape == (-(-channels // 32), *kernel, -(-inner // 32), 16, 32, 2)
             and self.bias.shape == (channels,)
-            and (layers is None or layers_fit(*layers[:4], inner, channels))
+            and (layers is None or layers_fit(*layers[:4], channels, len(layers.w2)))
         )
 
 
@@ -459,8 +484,8 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def rescaled(y: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
     """Compute `relu(gate * y + shortcut)` with a gate (N, C), overwriting y, which nobody else may hold."""
-    tensors = (y, gate.float() if gate.dtype is torch.bfloat16 else gate, shortcut)
+    tensors = (y, gate.float() if y.dtype is torch.bfloat16 else gate, shortcut)
     if RESCALE.takes(tensors) and not torch.compiler.is_compiling() and not needs_gradient(tensors):
         scale_add_relu_(*tensors)
         return y
-    return torch.relu(y * gate[:, :, None, None] + shortcut)
+    return torch.relu(y * gate[:, :, None, None].to(y.dtype) + shortcut)

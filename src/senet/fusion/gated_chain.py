@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor, nn
 
 from senet.fusion.convolutions import FusedConv
@@ -14,6 +13,7 @@ from senet.nn.optimized import Optimized
 from senet.nn.squeeze import mean
 from senet.ops import choose
 from senet.ops.excitation import excite, rescale
+from senet.ops.inference import is_traced
 
 __all__ = ["GatedChain"]
 
@@ -38,9 +38,10 @@ class GatedChain(Optimized):
     def forward(self, x: Tensor) -> Tensor:
         """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         before, attention, after = self.before, self.attention, self.after
-        parts = (attention, *attention._modules.values(), before, after)
         layers, gate_of = excitation(attention), gate_from_means(attention)
-        if gate_of is None or not _is_eager() or not untouched(*(m for m in parts if m is not None)) or x.ndim != 4:
+        parts = (attention, *attention._modules.values(), before, after)
+        plain = x.ndim == 4 and choose().library is not None and not is_traced()
+        if gate_of is None or not plain or not untouched(*(m for m in parts if m is not None)):
             x = attention(x if before is None else before(x))
             return x if after is None else after(x)
         if layers is None:
@@ -51,8 +52,3 @@ class GatedChain(Optimized):
             x, gate = (x, excite(x, layers)) if before is None else before.with_gate(x, layers)
             return after.of_scaled(x, gate)
         return rescale(x, layers) if before is None else before.self_gated(x, layers, None)
-
-
-def _is_eager() -> bool:
-    """Whether the kernel may run. Compilers and exporters get the modules' plain operations."""
-    return choose().library is not None and not torch.compiler.is_compiling() and not torch.jit.is_tracing()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from senet.ops.arguments import eager
 from senet.ops.cpu import choose
 
-__all__ = ["Prepared", "takes"]
+__all__ = ["Prepared", "is_traced", "takes"]
 
 
 def takes(
@@ -40,6 +40,11 @@ def takes(
         if gradient and p.requires_grad:
             return False
     return choose().library is not None and eager(x, added) and not torch.is_autocast_enabled("cpu")
+
+
+def is_traced() -> bool:
+    """Whether a compiler or an exporter is tracing, which gets the modules' plain operations."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 class Prepared:

@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from senet.ops.activation_functions import ACTIVATION_FUNCTIONS
+from senet.ops.activation_functions import ACTIVATION_FUNCTIONS, ACTIVATIONS
 from senet.ops.arguments import Signature, convolution_size, is_observed, loop_over_batch
 from senet.ops.cpu import choose
-from senet.ops.cpu.convolution import EARLY, convolve, packed_layer
+from senet.ops.cpu.convolution import convolve, packed_layer
+from senet.ops.excitation import Excitation, excite
 from senet.ops.gate_functions import GATE_FUNCTIONS
 
 __all__ = ["PANEL", "SIGNATURE", "definition", "pack", "packed_convolution", "unpack"]
@@ -177,9 +178,12 @@ def _compute(*arguments: Any) -> Tensor:
     y = _output(x, panels, bias, stride, padding, dilation)
     if added is not None and added.shape != y.shape:
         raise ValueError(f"packed_convolution: added has shape {tuple(added.shape)}; it must be {tuple(y.shape)}")
-    parameters = [None if t is None else t.contiguous() for t in (panels, bias, w1, b1, w2, b2)]
-    layer = packed_layer(len(bias), x.shape[1], parameters, (*stride, *padding, *dilation, activation), gate, EARLY)
-    convolve(layer, x, None if factors is None else factors.contiguous(), added, y)
+    scale = None
+    if w1 is not None and w2 is not None:
+        scale = excite(x, Excitation(w1, b1, w2, b2, ACTIVATIONS.index("relu"), gate)).contiguous()
+    parameters = (panels.contiguous(), bias.contiguous(), None, None, None, None)
+    layer = packed_layer(len(bias), x.shape[1], parameters, (*stride, *padding, *dilation, activation))
+    convolve(layer, x, y, factors=None if factors is None else factors.contiguous(), scale=scale, added=added)
     return y
 
 

@@ -25,9 +25,9 @@ DEPTH: Final = 32
 COLUMNS: Final = 32
 """Output channels of a panel: two tiles."""
 
-# `struct senet_convolution_bf16` of kernel.h: channels, kernel, stride, padding, dilation, activation, hidden units,
-# gate; panels, bias, w1, b1, w2, b2.
-_LAYER: Final = struct.Struct("@13q6P")
+# `struct senet_convolution_bf16` of kernel.h: channels, kernel, stride, padding, dilation, activation; hidden units,
+# gates, activation of the hidden units, gate function; panels, bias, w1, b1, w2, b2.
+_LAYER: Final = struct.Struct("@15q6P")
 
 
 def available() -> bool:
@@ -65,37 +65,53 @@ def unpack_tiles(tiles: Tensor, channels: int, inner: int) -> Tensor:
 
 
 def packed_layer(
-    channels: int, inner: int, parameters: Sequence[Tensor | None], geometry: Sequence[int], gate: int
+    channels: int,
+    inner: int,
+    parameters: Sequence[Tensor | None],
+    geometry: Sequence[int],
+    functions: tuple[int, int] = (0, 0),
 ) -> bytes:
     """Return the structure that describes a convolution to the kernel.
 
     Args:
         channels: Of the output.
         inner: Channels of the input.
-        parameters: Tiles, bias, and the layers of a precomputed gate (w1, b1, w2, b2) or None. All contiguous.
+        parameters: Tiles, bias, and the layers of a gate of the output (w1, b1, w2, b2) or None. All contiguous.
         geometry: Stride, padding, dilation (two numbers each), and the number of the activation.
-        gate: Number of the gate's function.
+        functions: Numbers of the activation of the gate's hidden units, and of the gate's function.
     """
-    tiles, _, w1, *_ = parameters
+    tiles, _, w1, _, w2, _ = parameters
     assert tiles is not None
+    hidden, gates = (0, 0) if w1 is None or w2 is None else (len(w1), len(w2))
     return _LAYER.pack(
-        channels, inner, *tiles.shape[1:3], *geometry, 0 if w1 is None else len(w1), gate,
+        channels, inner, *tiles.shape[1:3], *geometry, hidden, gates, *functions,
         *(0 if t is None else t.data_ptr() for t in parameters),
     )  # fmt: skip
 
 
-def convolve(layer: bytes, x: Tensor, added: Tensor | None, y: Tensor) -> None:
-    """Compute `act(s * (conv(x) + bias) + added)` into y by the kernel. Callers check sizes and types.
+def convolve(
+    layer: bytes,
+    x: Tensor,
+    y: Tensor,
+    *,
+    scale: Tensor | None = None,
+    added: Tensor | None = None,
+    gate: Tensor | None = None,
+) -> None:
+    """Compute `act(scale * (conv(x) + bias) + added)` into y by the kernel. Callers check sizes and types.
 
     Args:
         layer: From `packed_layer`.
-        x: (N, I, H, W). All tensors are bfloat16.
-        added: (N, C, H', W'). None is zero.
+        x: (N, I, H, W). All tensors but gates are bfloat16.
         y: (N, C, H', W'), channels_last.
+        scale: (N, C), float32. None is 1.
+        added: (N, C, H', W'). None is zero.
+        gate: (N, gates), float32, where the gate of the output is put, for a layer that has one.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     added = None if added is None else added.contiguous(memory_format=torch.channels_last)
     call(
         "senet_convolve_bf16", layer, len(x), *x.shape[2:], *y.shape[2:], torch.get_num_threads(), x.data_ptr(),
-        0 if added is None else added.data_ptr(), y.data_ptr(),
+        0 if scale is None else scale.data_ptr(), 0 if added is None else added.data_ptr(), y.data_ptr(),
+        0 if gate is None else gate.data_ptr(),
     )  # fmt: skip

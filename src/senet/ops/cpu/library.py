@@ -32,8 +32,8 @@ _FUNCTIONS: Final = {
     "senet_gated_step_apply": "sipppp",
     "senet_gated_step_sums": "sipppp",
     "senet_gated_step_backward": "sippppppps",
-    "senet_convolve": "siiiiiippppp",
-    "senet_convolve_bf16": "siiiiiippp",
+    "senet_convolve": "siiiiiipppppp",
+    "senet_convolve_bf16": "siiiiiippppp",
     "senet_depthwise_convolve": "siiiiiipppp",
     "senet_excite": "siiipppp",
 }
