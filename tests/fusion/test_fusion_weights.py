@@ -18,7 +18,7 @@ from senet.fusion import optimize
 from senet.models.resnet import BasicBranch
 from senet.models.spec import BlockShape
 from senet.models.stages import ResidualBlock
-from senet.ops import choose
+from senet.ops import choose, using
 from senet.ops.cpu.convolution import convolve
 
 LAST = torch.channels_last
@@ -94,6 +94,48 @@ def test_weights_that_change(change: str, inference: bool) -> None:
         if change not in ("half and back", "double and back", "shared memory"):
             assert not torch.allclose(made(x), before)
         assert_exact(made, x)
+
+
+def _seen(module: nn.Module) -> None:
+    module.register_forward_hook(lambda _m, _a, y: 0.5 * y)
+
+
+def _replaced(path: str, name: str) -> Callable[[nn.Module], object]:
+    def change(model: nn.Module) -> None:
+        owner = model.get_submodule(path)
+        old = getattr(owner, name)
+        new = nn.Linear(old.in_features, old.out_features, old.bias is not None)
+        setattr(owner, name, new.requires_grad_(False))
+
+    return change
+
+
+PARTS: dict[str, Callable[[nn.Module], object]] = {
+    "hook on a layer of the gate": lambda m: _seen(m.get_submodule("stages.2.0.se.fc1")),
+    "hook on the gate": lambda m: _seen(m.get_submodule("stages.2.0.se")),
+    "hook on the body": lambda m: _seen(m.get_submodule("stages.2.0.branch.body")),
+    "hook on a convolution": lambda m: _seen(m.get_submodule("stages.2.0.branch.last")),
+    "another layer": _replaced("stages.2.0.se", "fc1"),
+    "another gate function": lambda m: setattr(m.get_submodule("stages.2.0.se"), "activate", torch.tanh),
+    "another forward": lambda m: setattr(
+        m.get_submodule("stages.2.0.se.fc2"), "forward", lambda z: z.new_ones(len(z), 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["se_resnet50_v1_5", "se_resnet18"])
+@pytest.mark.parametrize("change", PARTS)
+def test_parts_that_change_after_a_pass(name: str, change: str) -> None:
+    """What a block found out of its parts doesn't outlive a change of them."""
+    x = images()
+    made, _ = optimize(network(name))
+    with torch.no_grad():
+        before = made(x)
+        PARTS[change](made)
+        found = made(x)
+        assert not torch.allclose(found, before)
+        with using("reference"):
+            torch.testing.assert_close(found, made(x), rtol=1e-4, atol=1e-4)
 
 
 def test_several_sets_of_weights_in_one_network() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import final
+from collections.abc import Callable
+from typing import NamedTuple, final
 
 from torch import Tensor, nn
 
 from senet.fusion.convolutions import FusedConv
+from senet.fusion.unchanged import Unchanged
 from senet.gates.excitation import excitation, gate_from_means
 from senet.nn.epilogue import untouched
 from senet.nn.optimized import Optimized
 from senet.nn.squeeze import mean
 from senet.ops import choose
-from senet.ops.excitation import excite, rescale
+from senet.ops.excitation import Excitation, excite, rescale
 from senet.ops.inference import is_traced
 
 __all__ = ["GatedChain"]
@@ -34,21 +36,39 @@ class GatedChain(Optimized):
     def __init__(self, before: FusedConv | None, attention: nn.Module, after: FusedConv | None) -> None:
         super().__init__()
         self.before, self.attention, self.after = before, attention, after
+        self._fused = Unchanged[_Fused]()
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the module: (N, C, H, W) -> (N, C', H', W')."""
-        before, attention, after = self.before, self.attention, self.after
-        layers, gate_of = excitation(attention), gate_from_means(attention)
-        parts = (attention, *attention._modules.values(), before, after)
-        plain = x.ndim == 4 and choose().library is not None and not is_traced()
-        if gate_of is None or not plain or not untouched(*(m for m in parts if m is not None)):
-            x = attention(x if before is None else before(x))
+        fused = None if x.ndim != 4 or is_traced() else self._fused.get() or self._prepared()
+        before, after = (self.before, self.after) if fused is None else fused[:2]
+        if fused is None:
+            x = self.attention(x if before is None else before(x))
             return x if after is None else after(x)
-        if layers is None:
+        if fused.layers is None:
             x, means = (x, None) if before is None else before.with_means(x)
-            gate = gate_of((mean(x) if means is None else means)[:, :, None, None])
+            gate = fused.gate_of((mean(x) if means is None else means)[:, :, None, None])
             return x * gate if after is None else after.of_scaled(x, gate.flatten(1))
         if after is not None:
-            x, gate = (x, excite(x, layers)) if before is None else before.with_gate(x, layers)
+            x, gate = (x, excite(x, fused.layers)) if before is None else before.with_gate(x, fused.layers)
             return after.of_scaled(x, gate)
-        return rescale(x, layers) if before is None else before.self_gated(x, layers, None)
+        return rescale(x, fused.layers) if before is None else before.self_gated(x, fused.layers, None)
+
+    def _prepared(self) -> _Fused | None:
+        """Return how the chain runs in few passes. None if one of its layers has hooks, or there is no kernel."""
+        called = [m for m in (self.before, *self.attention.modules(), self.after) if m is not None]
+        gate_of = gate_from_means(self.attention) if untouched(*called) else None
+        if gate_of is None or choose().library is None:
+            return None
+        fused = _Fused(self.before, self.after, excitation(self.attention), gate_of)
+        self._fused = Unchanged(fused, called)
+        return fused
+
+
+class _Fused(NamedTuple):
+    """The convolutions around the attention, and the two layers of its gate, or its function from means to gate."""
+
+    before: FusedConv | None
+    after: FusedConv | None
+    layers: Excitation | None
+    gate_of: Callable[[Tensor], Tensor]

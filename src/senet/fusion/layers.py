@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import final
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor, nn
 
 from senet.fusion.convolutions import FusedConv
+from senet.fusion.unchanged import Unchanged
 from senet.gates.excitation import excitation
 from senet.nn import SqueezeExcite
 from senet.nn.epilogue import untouched
 from senet.nn.optimized import Optimized
 from senet.nn.precomputed import PrecomputedGate
-from senet.ops.excitation import Excitation, excite
+from senet.ops.excitation import Excitation
 from senet.ops.inference import is_traced
 
 __all__ = ["FusedBlock", "FusedBranch", "FusedConv"]
@@ -39,17 +40,21 @@ class FusedBranch(Optimized):
         x = self.body(x)
         return self.last(inner(x) if inner else x)
 
-    def with_gate(self, x: Tensor, layers: Excitation) -> tuple[Tensor, Tensor]:
-        """Return the input of the last convolution, and the gate that the layers compute from its means, (N, G)."""
-        body = self.body
-        convs = list(body._modules.values())
-        inner = convs[-1] if convs else None
-        if isinstance(inner, FusedConv) and untouched(body, inner):
-            for conv in convs[:-1]:
-                x = conv(x)
-            return inner.with_gate(x, layers)
-        x = body(x)
-        return x, excite(x, layers)
+
+class _Fused(NamedTuple):
+    """How a block with attention runs in few passes.
+
+    Attributes:
+        first: Convolutions that run as they are.
+        inner: The convolution whose output gives the gate, before the last one. None if the last one does itself.
+        last: The last convolution.
+        layers: The layers of the gate.
+    """
+
+    first: Sequence[nn.Module]
+    inner: FusedConv | None
+    last: FusedConv
+    layers: Excitation
 
 
 @final
@@ -72,22 +77,38 @@ class FusedBlock(Optimized):
         self.se = se
         if isinstance(se, SqueezeExcite) and excitation(se) is not None and branch.last.geometry.pointwise:
             self.se = PrecomputedGate(se, branch.last.dense_weight, branch.last.bias)
+        self._fused = Unchanged[_Fused]()
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         shortcut = self.shortcut(x)
-        if not untouched(self.branch):
+        if self.se is None and untouched(self.branch):
+            return self.branch.last(self.branch.body(x), shortcut)
+        fused = None if is_traced() else self._fused.get() or self._prepared()
+        if fused is None:
             return self._one_by_one(x, shortcut)
-        last, se = self.branch.last, self.se
-        if se is None:
-            return last(self.branch.body(x), shortcut)
-        layers = excitation(se) if untouched(last, se) and not is_traced() else None
-        if layers is None:
-            return self._one_by_one(x, shortcut)
-        if not isinstance(se, PrecomputedGate):
-            return last.self_gated(self.branch.body(x), layers, shortcut)
-        h, gate = self.branch.with_gate(x, layers)
-        return last.rescaled(h, gate, shortcut)
+        for conv in fused.first:
+            x = conv(x)
+        if fused.inner is None:
+            return fused.last.self_gated(x, fused.layers, shortcut)
+        h, gate = fused.inner.with_gate(x, fused.layers)
+        return fused.last.rescaled(h, gate, shortcut)
+
+    def _prepared(self) -> _Fused | None:
+        """Return how the block runs in few passes. None if one of its layers has hooks, or the gate is unknown."""
+        branch, se = self.branch, self.se
+        if se is None or not isinstance(branch.body, nn.Sequential):
+            return None
+        convs = list(branch.body)
+        early = isinstance(se, PrecomputedGate)
+        called = [branch, branch.body, branch.last, *se.modules(), *(convs[-1:] if early else ())]
+        layers = excitation(se) if untouched(*called) else None
+        if layers is None or (early and not (convs and isinstance(convs[-1], FusedConv))):
+            return None
+        inner: Any = convs.pop() if early else None
+        fused = _Fused(convs, inner, branch.last, layers)
+        self._fused = Unchanged(fused, called)
+        return fused
 
     def _one_by_one(self, x: Tensor, shortcut: Tensor) -> Tensor:
         inner: list[Tensor] = []
