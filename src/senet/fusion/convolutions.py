@@ -369,7 +369,8 @@ class TiledConv(FusedConv):
             if not takes(x, parameters, torch.bfloat16) or not self._match(layers):
                 return None
             numbers = (*self.geometry.numbers, activation)
-            self._prepared = Prepared(key, parameters, packed_tiles(*self.shape[:2], parameters, numbers, functions))
+            channels, inner = self.shape[:2]
+            self._prepared = Prepared(key, parameters, packed_tiles(channels, inner, parameters, numbers, functions))
         return self._prepared.packed
 
     def _match(self, layers: Excitation | None) -> bool:
