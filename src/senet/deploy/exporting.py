@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -27,6 +26,7 @@ from senet.deploy.tracing import reason, traced
 from senet.errors import SenetError, UnknownNameError
 from senet.models import ConvNet
 from senet.preprocessing import Preprocessing
+from senet.profiling.timing import seconds_in_turns
 from senet.tasks.logits import LogitsOf, logits_of
 from senet.weights import CheckpointMetadata
 from senet.weights.files import new_file_mode
@@ -429,12 +429,6 @@ def _calibration(loaded: LoadedModel, check: Check, batch: int | None) -> list[n
 
 
 def _latency_ms(model: nn.Module, image: Tensor, *, runs: int = 11) -> float:
-    taken = []
     with torch.inference_mode():
-        for _ in range(2):
-            model(image)
-        for _ in range(runs):
-            started = time.perf_counter()
-            model(image)
-            taken.append(time.perf_counter() - started)
+        [taken] = seconds_in_turns([lambda: model(image)], seconds=0, min_rounds=runs, warmups=2, device=image.device)
     return median(taken) * 1e3
