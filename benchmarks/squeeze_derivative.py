@@ -63,8 +63,8 @@ def page(kept: dict[str, Any]) -> str:
         [
             "# The derivative of the squeeze",
             "",
-            "A training step of a ReLU and an SE layer, forward and backward. The squeeze has a derivative of its own, a view",
-            "of (N, C) numbers. PyTorch's derivative of the mean is a contiguous feature map, in float32 under autocast.",
+            "A training step of a ReLU and an SE layer, forward and backward. Its own derivative is a view of",
+            "(N, C) numbers. PyTorch's derivative of the mean is a contiguous feature map, in float32 under autocast.",
             "",
             f"`python {HERE.parent.name}/{HERE.name}`. " + ", ".join(kept["machine"].values()) + ".",
             "",
