@@ -47,7 +47,7 @@ def test_the_cpu_is_the_default(waits):
 
 def test_devices_of_this_machine(waits, tmp_path):
     bench(["cifar_resnet20"], size=(16, 16), seconds=0, device="meta:1")
-    with pytest.raises(UnknownNameError, match="unknown device 'meta:2'.*meta:1"):
+    with pytest.raises(UnknownNameError, match=r"unknown device 'meta:2'.*meta:1"):
         bench(["cifar_resnet20"], device="meta:2")
     with pytest.raises(UnknownNameError, match="unknown device 'cuda'"):
         bench(["cifar_resnet20"], device="cuda")
