@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from senet.comparison.plan import Comparison
 from senet.comparison.variant import Variant
 from senet.data import train_loader
+from senet.inference.backends import cuda_backends
 from senet.inference.device import DTYPES, default_device
 from senet.profiling import Timing, cost, saved_bytes, time_interleaved
 from senet.tasks import task_named
@@ -138,6 +139,7 @@ class _Network:
         self.model: nn.Module = built.model.to(self.device).to(memory_format=self.layout)
         self.size = (built.preprocessing.in_channels, *built.preprocessing.size)
         task = task_named(built.task)
+        self.autotune = task.has_fixed_size and not run.deterministic
         images, _ = task.datasets(data, built.preprocessing, job.recipe)
         self.batch = step_batch(job.recipe, run, len(images), self.device)
         batch = next(iter(train_loader(images, batch_size=self.batch, workers=0)))
@@ -152,9 +154,12 @@ class _Network:
             task.example(built.preprocessing),
         )
 
-    def as_trained(self) -> AbstractContextManager[None]:
-        """Accelerate the network within this context, as in a training on one device."""
-        return accelerated([self.model], self.example, self.run, self.device)
+    @contextmanager
+    def as_trained(self) -> Iterator[None]:
+        """Compute within this context as in a training on one device."""
+        backends = cuda_backends(self.device, autotune=self.autotune, tf32=self.run.tf32)
+        with backends, accelerated([self.model], self.example, self.run, self.device):
+            yield
 
     def counted(self) -> TrainingCost:
         image = self.example[0]
