@@ -367,7 +367,10 @@ def _examined(loaded: LoadedModel, draft: Path, kind: Format, metadata: ExportMe
 
 
 def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, check: Check, data: Data) -> ExportReport:
-    """Add the accuracies, and refuse a drop that is too large. A float32 file needs none: its logits are equal."""
+    """Add the accuracies, both on the CPU, where files run, and refuse a drop that is too large.
+
+    A float32 file needs none, since its logits are equal.
+    """
     from senet.inference import evaluate
 
     if report.metadata.precision == "32":
@@ -376,7 +379,8 @@ def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, chec
     source = _part(data, check)
     for moment, network in (("before", loaded), ("after", made)):
         with check.progress(f"accuracy {moment}") as progress:
-            accuracy[moment] = evaluate(network, source, data.classes, progress=progress).top1
+            result = evaluate(network, source, data.classes, device=torch.device("cpu"), progress=progress)
+            accuracy[moment] = result.top1
     note = check_drop(
         report.metadata.precision, accuracy["before"], accuracy["after"], len(source), check.max_drop
     )  # fmt: skip
