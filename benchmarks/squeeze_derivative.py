@@ -18,9 +18,10 @@ from torch import Tensor
 from turns import collect, in_turns, ratio
 
 from senet.nn import SqueezeExcite
+from senet.nn.squeeze import MIN_ELEMENTS
 
 HERE = Path(__file__)
-SHAPES = ((8, 256, 56, 56), (8, 512, 28, 28), (8, 2048, 7, 7), (128, 64, 8, 8), (1, 16, 8, 8))
+SHAPES = ((8, 256, 56, 56), (8, 512, 28, 28), (8, 2048, 7, 7), (128, 64, 8, 8), (8, 64, 8, 8), (1, 16, 8, 8))
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 
@@ -63,8 +64,9 @@ def page(kept: dict[str, Any]) -> str:
         [
             "# The derivative of the squeeze",
             "",
-            "A training step of a ReLU and an SE layer, forward and backward. Its own derivative is a view of",
-            "(N, C) numbers. PyTorch's derivative of the mean is a contiguous feature map, in float32 under autocast.",
+            "A training step of a ReLU and an SE layer, forward and backward. The squeeze's own derivative is a view",
+            "of (N, C) numbers. PyTorch's derivative of the mean is a contiguous feature map, and under autocast it",
+            f"is written in float32 first. Feature maps of less than {MIN_ELEMENTS:,} elements keep PyTorch's.",
             "",
             f"`python {HERE.parent.name}/{HERE.name}`. " + ", ".join(kept["machine"].values()) + ".",
             "",

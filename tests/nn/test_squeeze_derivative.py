@@ -11,13 +11,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from senet.models.stages import Head
-from senet.nn import ECA, ESE, GE, SE, SqueezeExcite
+from senet.nn import ECA, ESE, GE, SE, SqueezeExcite, squeeze
 from senet.nn.squeeze import average, mean
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Layers that average a whole feature map, with nothing else of its size in their derivative but sums and products.
 LAYERS = {"se": SE(reduction=4), "eca": ECA(), "ese": ESE(), "ge-global": GE(extent=0, learned_gather=False)}
+
+
+@pytest.fixture(autouse=True)
+def _small_maps_too(monkeypatch):
+    monkeypatch.setattr(squeeze, "MIN_ELEMENTS", 0)
 
 
 class Written(TorchDispatchMode):
@@ -161,3 +166,13 @@ def test_recomputing_saves_and_gives_the_same():
     plain = torch.autograd.grad(layer(x).square().sum(), x)[0]
     again = torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False)
     assert torch.equal(plain, torch.autograd.grad(again.square().sum(), x)[0])
+
+
+@pytest.mark.parametrize(("side", "own"), [(31, False), (32, True)])
+def test_small_maps_have_the_derivative_of_pytorch(monkeypatch, side, own):
+    monkeypatch.undo()
+    x = torch.rand(2, 16, side, side, requires_grad=True)
+    y = mean(x)
+    assert ("Average" in y.grad_fn.name()) is own
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(slope, torch.full_like(x, 1 / side**2))

@@ -15,6 +15,12 @@ __all__ = ["SQUEEZES", "Squeeze"]
 
 Squeeze = Callable[[Tensor], Tensor]
 
+MIN_ELEMENTS: Final = 1 << 15
+"""Smallest feature map with a derivative of its own. For smaller ones its fixed cost is larger than what it saves.
+
+Measured: benchmarks/squeeze_derivative.md.
+"""
+
 
 def average(x: Tensor, dim: tuple[int, ...], *, keepdim: bool = False) -> Tensor:
     """Average over `dim`. The sum is accumulated in float32 or wider, and the result has the type of `x`.
@@ -23,7 +29,7 @@ def average(x: Tensor, dim: tuple[int, ...], *, keepdim: bool = False) -> Tensor
     accumulate in float32. The explicit type also holds in exported graphs.
     """
     # Compilers, exporters and function transforms differentiate the plain mean themselves.
-    if needs_gradient((x,)) and eager(x):
+    if needs_gradient((x,)) and x.numel() >= MIN_ELEMENTS and eager(x):
         result: Tensor = _Average.apply(x, dim, keepdim)
         return result
     return _average(x, dim, keepdim)
