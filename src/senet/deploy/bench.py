@@ -166,7 +166,7 @@ def _network(name: str, factory: str | None, device: torch.device) -> tuple[nn.M
     else:
         classes, images = model_defaults(name)
         network = randomise(build_model(name, num_classes=classes, in_channels=images.in_channels))
-    return network.eval().to(device, memory_format=torch.channels_last), images.in_channels, images.size
+    return network.eval().to(device).to(memory_format=torch.channels_last), images.in_channels, images.size
 
 
 def randomise(network: nn.Module) -> nn.Module:

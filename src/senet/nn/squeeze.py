@@ -54,7 +54,7 @@ class _Average(torch.autograd.Function):
         return _average(x, dim, keepdim)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
         count = prod(ctx.shape[d] for d in ctx.dim)
         return (dy / count).reshape(ctx.kept).expand(ctx.shape), None, None
 
