@@ -45,6 +45,12 @@ def test_the_cpu_is_the_default(waits):
     assert "accelerator" not in machine()
 
 
+def test_tf32_is_stated_on_cuda(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "A100")
+    found = machine("cuda:0")
+    assert (found["accelerator"], found["TF32 in"]) == ("A100 (cuda:0)", "convolutions")
+
+
 def test_devices_of_this_machine(waits, tmp_path):
     bench(["cifar_resnet20"], size=(16, 16), seconds=0, device="meta:1")
     with pytest.raises(UnknownNameError, match=r"unknown device 'meta:2'.*meta:1"):

@@ -66,11 +66,12 @@ def test_no_setting_of_the_cpu_changes():
         (True, False, False, "no effect, since Tesla V100 lacks it"),
         (True, True, False, "in training, unless --no-tf32; otherwise in convolutions"),
         (True, True, True, "in training, unless --no-tf32; otherwise in convolutions and matrix products"),
+        (True, True, None, "in training, unless --no-tf32; otherwise in nothing"),
     ],
 )
 def test_doctor_states_it(monkeypatch, gpu, supported, matmul, said):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda: supported)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla V100")
-    with cuda_backends(CUDA, autotune=False, tf32=True if matmul else None):
+    with cuda_backends(CUDA, autotune=False, tf32={True: True, False: None, None: False}[matmul]):
         assert describe_tf32() == said

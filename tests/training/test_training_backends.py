@@ -106,7 +106,7 @@ def test_all_networks_of_a_comparison_have_the_same():
     network = ModelInitialization(model="se_cifar_resnet20", size=(8, 8))
     variants = (Variant(name="se", init=network, recipe=recipe_named("digits")),)
     found = [
-        Comparison(source=data, variants=variants, seeds=(0,), run=RunOptions(tf32=tf32)).job(variants[0], 0)
-        for tf32 in (True, False)
+        Comparison(source=data, variants=variants, seeds=(0,), run=RunOptions(tf32=tf32)) for tf32 in (True, False)
     ]
-    assert _settings(found[0]) != _settings(found[1])
+    assert not found[0].trains_as(found[1])
+    assert _settings(found[0].job(variants[0], 0)) != _settings(found[1].job(variants[0], 0))

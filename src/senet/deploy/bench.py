@@ -22,7 +22,7 @@ from senet.deploy.loading import load_exported, read_export_metadata
 from senet.deploy.runtimes import RUNTIMES
 from senet.errors import SenetError, UnknownNameError
 from senet.fusion.optimization import optimize
-from senet.inference.backends import cuda_backends
+from senet.inference.backends import cuda_backends, tf32_uses
 from senet.inference.device import device_named
 from senet.profiling.timing import seconds_in_turns
 from senet.zoo import build_model, load_model, model_defaults
@@ -249,6 +249,8 @@ def machine(device: str = "cpu") -> dict[str, str]:
     found = {"cpu": f"{_cpu_name()}, {os.cpu_count()} cores", "date": datetime.now(timezone.utc).isoformat()}
     if device != "cpu":
         found["accelerator"] = f"{_accelerator_name(device)} ({device})"
+    if torch.device(device).type == "cuda":
+        found["TF32 in"] = tf32_uses()
     for name in ("torch", "onnxruntime", "openvino"):
         try:
             found[name] = metadata.version(name)

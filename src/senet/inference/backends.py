@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["cuda_backends", "describe_tf32"]
+__all__ = ["cuda_backends", "describe_tf32", "tf32_uses"]
 
 
 @contextmanager
@@ -57,6 +57,16 @@ def describe_tf32() -> str:
         return "no effect, since there is no GPU with CUDA"
     if not torch.cuda.is_tf32_supported():
         return f"no effect, since {torch.cuda.get_device_name()} lacks it"
+    return f"in training, unless --no-tf32; otherwise in {tf32_uses()}"
+
+
+def tf32_uses() -> str:
+    """Return the operations that PyTorch's current settings let compute in TF32, for people.
+
+    Example:
+        >>> from senet.inference.backends import tf32_uses
+        >>> tf32_uses()
+        'convolutions'
+    """
     used = {"convolutions": torch.backends.cudnn.allow_tf32, "matrix products": torch.backends.cuda.matmul.allow_tf32}
-    names = " and ".join(name for name, allowed in used.items() if allowed)
-    return f"in training, unless --no-tf32; otherwise {f'in {names}' if names else 'off'}"
+    return " and ".join(name for name, allowed in used.items() if allowed) or "nothing"
