@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from senet.models.resnet import BasicBranch
 from senet.models.spec import BlockShape
 from senet.models.stages import ResidualBlock
 from senet.ops import choose
-from senet.ops.packed_convolution import run
+from senet.ops.cpu.convolution import convolve
 
 LAST = torch.channels_last
 
@@ -150,11 +151,11 @@ def test_fast_whenever_no_gradient_is_needed(no_grad: bool, monkeypatch: pytest.
 
     calls: list[int] = []
 
-    def counted(*arguments: object) -> None:
+    def counted(*arguments: Any, **options: Any) -> None:
         calls.append(1)
-        run(*arguments)  # type: ignore[arg-type]
+        convolve(*arguments, **options)
 
-    monkeypatch.setattr(home, "run", counted)
+    monkeypatch.setattr(home, "convolve", counted)
     made, _ = optimize(network())
     with torch.set_grad_enabled(not no_grad):
         assert not made(images()).requires_grad

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import senet
 from senet.fusion.convolutions import DenseConv, Geometry, PackedConv, TiledConv
+from senet.gates.excitation import excitation
 from senet.nn.precomputed import PrecomputedGate
 from senet.ops import choose
 from senet.ops.activation_functions import ACTIVATIONS
@@ -141,7 +142,9 @@ def test_tiles_with_a_gate(n: int, c: int, out: int, size: int, hidden: int) -> 
     x, other = some(0, n, c, size, size).to(half), some(3, n, out, size, size).to(half)
     conv = TiledConv(weight, bias, Geometry((1, 1), (1, 1), (0, 0), (1, 1), 1), activation=0)
     gate = PrecomputedGate(senet.SqueezeExcite(out, hidden_channels=hidden).to(half), weight, bias)
-    found = conv.gated(x, gate, other)
+    layers = excitation(gate)
+    assert layers is not None
+    found = conv.rescaled(x, excite(x, layers), other)
     y = torch.nn.functional.conv2d(x.double(), weight.double(), bias.double())
     assert_near(found, torch.relu(y * gate.double()(x.double()) + other), 8e-3)
 

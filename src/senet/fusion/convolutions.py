@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, final
 
 import torch
@@ -12,19 +13,22 @@ from torch import Tensor, nn
 
 from senet.nn.optimized import Optimized
 from senet.nn.precision import in_float64
-from senet.nn.precomputed import PrecomputedGate
-from senet.ops import GATE_NUMBERS, choose
+from senet.ops import choose
 from senet.ops.activation_functions import ACTIVATIONS
 from senet.ops.arguments import convolution_size, needs_gradient
+from senet.ops.cpu.convolution import convolve, packed_layer
 from senet.ops.dense_convolution import dense_convolution
-from senet.ops.depthwise_convolution import depthwise_convolution
+from senet.ops.depthwise_convolution import definition as definition_of_depthwise
+from senet.ops.depthwise_convolution import packed_layer as depthwise_layer
+from senet.ops.depthwise_convolution import run as run_depthwise
 from senet.ops.excitation import Excitation, excite, layers_fit, rescale
-from senet.ops.inference import takes
-from senet.ops.packed_convolution import PANEL, definition, pack, run, unpack
+from senet.ops.inference import Prepared, takes
+from senet.ops.packed_convolution import PANEL, definition, pack, unpack
 from senet.ops.scale_add_relu import SIGNATURE as RESCALE
 from senet.ops.scale_add_relu import scale_add_relu_
 from senet.ops.tiled_convolution import available, pack_tiles, unpack_tiles
-from senet.ops.tiled_convolution import run as run_tiles
+from senet.ops.tiled_convolution import convolve as convolve_tiles
+from senet.ops.tiled_convolution import packed_layer as packed_tiles
 
 __all__ = [
     "DenseConv",
@@ -45,8 +49,8 @@ MIN_PACKED_CHANNELS: Final = 8
 MIN_TILED_CHANNELS: Final = 16
 """Smallest number of input channels of a tiled weight. Tiles hold 32."""
 
-Parameters = Sequence[Tensor | None]
-Late = tuple[int, int, int]
+NO_LAYERS: Final = (None, None, None, None)
+"""The parameters of no gate."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,22 @@ class Geometry:
     def pointwise(self) -> bool:
         """Whether it is a 1x1 convolution of stride 1, without padding or groups."""
         return (self.kernel_size, self.stride, self.padding, self.groups) == ((1, 1), (1, 1), (0, 0), 1)
+
+    def output_size(self, x: Tensor) -> Sequence[int]:
+        """Return height and width of the output. Below 1 if the kernel is larger than the padded input."""
+        if self._keeps_size:
+            return x.shape[2:]
+        return convolution_size(x, self.kernel_size, self.stride, self.padding, self.dilation)
+
+    @cached_property
+    def _keeps_size(self) -> bool:
+        sizes = zip(self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        return all(step == 1 and 2 * pad == dilation * (kernel - 1) for kernel, step, pad, dilation in sizes)
+
+    @cached_property
+    def numbers(self) -> tuple[int, ...]:
+        """Stride, padding, dilation, two numbers each."""
+        return (*self.stride, *self.padding, *self.dilation)
 
 
 class FusedConv(Optimized, ABC):
@@ -93,6 +113,15 @@ class FusedConv(Optimized, ABC):
     def with_means(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the output and its means over the positions, (N, C), where they cost nothing."""
         return self(x), None
+
+    def with_gate(self, x: Tensor, layers: Excitation) -> tuple[Tensor, Tensor]:
+        """Return the output y, and the gate that the layers compute from the means of y, (N, G)."""
+        y, means = self.with_means(x)
+        return y, excite(y, layers, means)
+
+    def rescaled(self, x: Tensor, gate: Tensor, added: Tensor) -> Tensor:
+        """Compute `relu(gate * y + added)` with the output y without activation, and a gate (N, C)."""
+        return rescaled(self(x), gate, added)
 
     def self_gated(self, x: Tensor, layers: Excitation, added: Tensor | None) -> Tensor:
         """Compute `gate * y`, or `relu(gate * y + added)`, with the gate of the output y: -> (N, C, H', W')."""
@@ -166,6 +195,7 @@ class PackedConv(FusedConv):
         super().__init__(bias, geometry, activation=activation)
         self.panels = nn.Parameter(pack(weight), requires_grad=False)
         self.channels = len(weight)  # the last panel is padded, so its shape doesn't contain this number
+        self._prepared = Prepared()
 
     @property
     def dense_weight(self) -> Tensor:
@@ -174,74 +204,92 @@ class PackedConv(FusedConv):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """Run the convolution: (N, I, H, W) -> (N, C, H', W')."""
-        return self._computed(x, added, None, None)
+        return self._computed(x, added, None)
 
     def of_scaled(self, x: Tensor, factors: Tensor) -> Tensor:
         """Run the convolution on `factors * x`: (N, I, H, W), (N, I) -> (N, C, H', W')."""
-        return self._computed(x, None, None, factors)
+        return self._computed(x, None, factors)
 
     @property
     def scales_input(self) -> bool:
         """Whether `of_scaled` needs no pass of its own."""
         return True
 
+    def with_gate(self, x: Tensor, layers: Excitation) -> tuple[Tensor, Tensor]:
+        """Return the output y, and the gate that the layers compute from the means of y, (N, G)."""
+        gate = torch.empty((len(x), len(layers.w2)), dtype=x.dtype, device=x.device)
+        y = self._by_kernel(x, self.activation, layers, gate=gate)
+        return super().with_gate(x, layers) if y is None else (y, gate)
+
     def self_gated(self, x: Tensor, layers: Excitation, added: Tensor | None) -> Tensor:
         """Compute `gate * y`, or `relu(gate * y + added)`, with the gate of the output y: -> (N, C, H', W')."""
-        parameters = (self.panels, self.bias, layers.w1, layers.b1, layers.w2, layers.b2, None)
-        late = (1, layers.activation, 0 if added is None else RELU)
-        y = self._by_kernel(x, added, parameters, self.activation, layers.gate, late)
+        y = None
+        if len(layers.w2) == self.channels:
+            y = self._by_kernel(x, self.activation, layers, last=0 if added is None else RELU, added=added)
         return super().self_gated(x, layers, added) if y is None else y
 
-    def gated(self, x: Tensor, gate: PrecomputedGate, added: Tensor) -> Tensor:
-        """Compute `relu(gate(x) * conv(x) + added)` for a gate in `GATE_NUMBERS`: (N, I, H, W) -> (N, C, H, W)."""
-        return self._computed(x, added, gate, None)
+    def rescaled(self, x: Tensor, gate: Tensor, added: Tensor) -> Tensor:
+        """Compute `relu(gate * y + added)` with the output y without activation, and a gate (N, C)."""
+        y = self._by_kernel(x, RELU, scale=gate, added=added)
+        return super().rescaled(x, gate, added) if y is None else y
 
-    def _computed(
-        self, x: Tensor, added: Tensor | None, gate: PrecomputedGate | None, factors: Tensor | None
-    ) -> Tensor:
+    def _computed(self, x: Tensor, added: Tensor | None, factors: Tensor | None) -> Tensor:
+        activation = self.activation if added is None else RELU
+        y = self._by_kernel(x, activation, factors=factors, added=added)
+        if y is not None:
+            return y
         panels, bias, g = self.panels, self.bias, self.geometry
         if bias.shape != (self.channels,):
             raise ValueError(f"bias has shape {tuple(bias.shape)}; it must be ({self.channels},)")
-        w1 = b1 = w2 = b2 = None
-        number, activation = 0, self.activation if added is None else RELU
-        if gate is not None:
-            w1, b1, w2, b2 = gate.fc1.weight, gate.fc1.bias, gate.fc2.weight, gate.fc2.bias
-            number = GATE_NUMBERS[gate.activate]
-        y = self._by_kernel(x, added, (panels, bias, w1, b1, w2, b2, factors), activation, number, (0, RELU, 0))
-        if y is not None:
-            return y
         return definition(
-            x, panels, bias, added, w1, b1, w2, b2, g.stride, g.padding, g.dilation, activation, number, factors
+            x, panels, bias, added, *NO_LAYERS, g.stride, g.padding, g.dilation, activation, 0, factors
         )  # fmt: skip
 
     def _by_kernel(
-        self, x: Tensor, added: Tensor | None, parameters: Parameters, activation: int, gate: int, late: Late
+        self,
+        x: Tensor,
+        activation: int,
+        layers: Excitation | None = None,
+        *,
+        last: int = 0,
+        factors: Tensor | None = None,
+        scale: Tensor | None = None,
+        added: Tensor | None = None,
+        gate: Tensor | None = None,
     ) -> Tensor | None:
         """Return the output. None if the kernel doesn't take these tensors."""
-        if not takes(x, parameters) or not (added is None or takes(added, ())):
+        if not takes(x, (factors, scale), added=added) or not (factors is None or factors.shape == x.shape[:2]):
             return None
-        g = self.geometry
-        sizes = convolution_size(x, g.kernel_size, g.stride, g.padding, g.dilation)
-        shape = (len(x), self.channels, *sizes)
-        if min(sizes) < 1 or not (added is None or added.shape == shape):
+        layer = self._layer(x, activation, layers, last)
+        shape = (len(x), self.channels, *self.geometry.output_size(x))
+        if layer is None or min(shape) < 1 or not (added is None or added.shape == shape):
             return None
-        if not self._match(x, parameters, late=late[0] != 0):
+        if scale is not None and scale.shape != shape[:2]:
             return None
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        run(y, x, added, parameters, (*g.stride, *g.padding, *g.dilation, activation), gate, late)
+        convolve(layer, x, y, factors=factors, scale=scale, added=added, gate=gate)
         return y
 
-    def _match(self, x: Tensor, parameters: Parameters, *, late: bool) -> bool:
+    def _layer(self, x: Tensor, activation: int, layers: Excitation | None, last: int) -> bytes | None:
+        """Return the structure for the kernel. None if it doesn't take these parameters."""
+        gate, functions = (layers[:4], (*layers[4:], last)) if layers else (NO_LAYERS, (0, 0, 0))
+        parameters, inner = (self.panels, self.bias, *gate), x.shape[1]
+        key = (inner, activation, functions)
+        if not self._prepared.holds(key, parameters):
+            if not takes(x, parameters) or not self._match(inner, layers):
+                return None
+            numbers = (*self.geometry.numbers, activation)
+            self._prepared = Prepared(
+                key, parameters, packed_layer(self.channels, inner, parameters, numbers, functions)
+            )
+        return self._prepared.packed
+
+    def _match(self, inner: int, layers: Excitation | None) -> bool:
         """Whether the sizes of all parameters match, so that the kernel reads nothing beside them."""
-        panels, bias, w1, b1, w2, b2, factors = parameters
-        inner, channels = x.shape[1], self.channels
-        assert panels is not None
-        assert bias is not None
-        return bool(
-            tuple(panels.shape) == (-(-channels // PANEL), *self.geometry.kernel_size, inner, PANEL)
-            and bias.shape == (channels,)
-            and (factors is None or factors.shape == (len(x), inner))
-            and (w1 is None or (w2 is not None and layers_fit(w1, b1, w2, b2, channels if late else inner, channels)))
+        return (
+            tuple(self.panels.shape) == (-(-self.channels // PANEL), *self.geometry.kernel_size, inner, PANEL)
+            and self.bias.shape == (self.channels,)
+            and (layers is None or layers_fit(*layers[:4], self.channels, len(layers.w2)))
         )
 
 
@@ -260,6 +308,7 @@ class TiledConv(FusedConv):
         super().__init__(bias, geometry, activation=activation)
         self.tiles = nn.Parameter(pack_tiles(weight), requires_grad=False)
         self.shape = weight.shape
+        self._prepared = Prepared()
 
     @property
     def dense_weight(self) -> Tensor:
@@ -268,50 +317,69 @@ class TiledConv(FusedConv):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """Run the convolution: (N, I, H, W) -> (N, C, H', W')."""
-        return self._computed(x, added, None)
-
-    def gated(self, x: Tensor, gate: PrecomputedGate, added: Tensor) -> Tensor:
-        """Compute `relu(gate(x) * conv(x) + added)` for a gate in `GATE_NUMBERS`: (N, I, H, W) -> (N, C, H, W)."""
-        return self._computed(x, added, gate)
-
-    def _computed(self, x: Tensor, added: Tensor | None, gate: PrecomputedGate | None) -> Tensor:
-        g, channels = self.geometry, self.shape[0]
-        layers: Parameters = (None,) * 4
-        if gate is not None:
-            layers = (gate.fc1.weight, gate.fc1.bias, gate.fc2.weight, gate.fc2.bias)
-        parameters = (self.tiles, self.bias, *layers)
         activation = self.activation if added is None else RELU
-        if available() and self._takes(x, added, parameters):
-            sizes = convolution_size(x, g.kernel_size, g.stride, g.padding, g.dilation)
-            shape = (len(x), channels, *sizes)
-            if min(sizes) > 0 and (added is None or added.shape == shape):
-                y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-                number = 0 if gate is None else GATE_NUMBERS[gate.activate]
-                run_tiles(y, x, added, parameters, (*g.stride, *g.padding, *g.dilation, activation), number)
-                return y
+        y = self._by_kernel(x, activation, added=added)
+        if y is not None:
+            return y
+        g, channels = self.geometry, self.shape[0]
         if self.bias.shape != (channels,):
             raise ValueError(f"bias has shape {tuple(self.bias.shape)}; it must be ({channels},)")
-        if gate is None:
-            return dense_convolution(
-                x, self.dense_weight, self.bias, added, g.stride, g.padding, g.dilation, 1, activation
-            )
-        y = dense_convolution(x, self.dense_weight, self.bias, None, g.stride, g.padding, g.dilation, 1, 0)
-        assert added is not None
-        return torch.relu(y * gate(x) + added)
+        return dense_convolution(
+            x, self.dense_weight, self.bias, added, g.stride, g.padding, g.dilation, 1, activation
+        )  # fmt: skip
 
-    def _takes(self, x: Tensor, added: Tensor | None, parameters: Parameters) -> bool:
-        """Whether types and sizes of all tensors match, so that the kernel reads nothing beside them."""
-        tiles, bias, w1, b1, w2, b2 = parameters
+    def with_gate(self, x: Tensor, layers: Excitation) -> tuple[Tensor, Tensor]:
+        """Return the output y, and the gate that the layers compute from the means of y, (N, G) in float32."""
+        gate = torch.empty((len(x), len(layers.w2)), device=x.device)
+        y = self._by_kernel(x, self.activation, layers, gate=gate)
+        return super().with_gate(x, layers) if y is None else (y, gate)
+
+    def rescaled(self, x: Tensor, gate: Tensor, added: Tensor) -> Tensor:
+        """Compute `relu(gate * y + added)` with the output y without activation, and a gate (N, C)."""
+        y = self._by_kernel(x, RELU, scale=gate.float(), added=added)
+        return super().rescaled(x, gate, added) if y is None else y
+
+    def _by_kernel(
+        self,
+        x: Tensor,
+        activation: int,
+        layers: Excitation | None = None,
+        *,
+        scale: Tensor | None = None,
+        added: Tensor | None = None,
+        gate: Tensor | None = None,
+    ) -> Tensor | None:
+        """Return the output. None if the kernel doesn't take these tensors."""
+        if not takes(x, (), torch.bfloat16, added) or x.shape[1] != self.shape[1] or not available():
+            return None
+        layer = self._layer(x, activation, layers)
+        shape = (len(x), self.shape[0], *self.geometry.output_size(x))
+        if layer is None or min(shape) < 1 or not (added is None or added.shape == shape):
+            return None
+        if scale is not None and (scale.shape != shape[:2] or not scale.is_contiguous() or needs_gradient((scale,))):
+            return None
+        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+        convolve_tiles(layer, x, y, scale=scale, added=added, gate=gate)
+        return y
+
+    def _layer(self, x: Tensor, activation: int, layers: Excitation | None) -> bytes | None:
+        """Return the structure for the kernel. None if it doesn't take these parameters."""
+        gate, functions = (layers[:4], layers[4:]) if layers else (NO_LAYERS, (0, 0))
+        parameters, key = (self.tiles, self.bias, *gate), (activation, functions)
+        if not self._prepared.holds(key, parameters):
+            if not takes(x, parameters, torch.bfloat16) or not self._match(layers):
+                return None
+            numbers = (*self.geometry.numbers, activation)
+            self._prepared = Prepared(key, parameters, packed_tiles(*self.shape[:2], parameters, numbers, functions))
+        return self._prepared.packed
+
+    def _match(self, layers: Excitation | None) -> bool:
+        """Whether the sizes of all parameters match, so that the kernel reads nothing beside them."""
         channels, inner, *kernel = self.shape
-        if not takes(x, parameters, torch.bfloat16) or x.shape[1] != inner:
-            return False
-        assert tiles is not None
-        assert bias is not None
-        return bool(
-            (added is None or takes(added, (), torch.bfloat16))
-            and tiles.shape == (-(-channels // 32), *kernel, -(-inner // 32), 16, 32, 2)
-            and bias.shape == (channels,)
-            and (w1 is None or (w2 is not None and layers_fit(w1, b1, w2, b2, inner, channels)))
+        return (
+            self.tiles.shape == (-(-channels // 32), *kernel, -(-inner // 32), 16, 32, 2)
+            and self.bias.shape == (channels,)
+            and (layers is None or layers_fit(*layers[:4], channels, len(layers.w2)))
         )
 
 
@@ -329,6 +397,7 @@ class DepthwiseConv(FusedConv):
     def __init__(self, weight: Tensor, bias: Tensor, geometry: Geometry, *, activation: int) -> None:
         super().__init__(bias, geometry, activation=activation)
         self.taps = nn.Parameter(weight[:, 0].movedim(0, 2).contiguous(), requires_grad=False)
+        self._prepared = Prepared()
 
     @property
     def dense_weight(self) -> Tensor:
@@ -345,11 +414,38 @@ class DepthwiseConv(FusedConv):
         """Return the output and its means over the positions, (N, C)."""
         return self._computed(x, self.activation, means=True)
 
-    def _computed(self, x: Tensor, activation: int, *, means: bool) -> tuple[Tensor, Tensor | None]:
+    def of_scaled(self, x: Tensor, factors: Tensor) -> Tensor:
+        """Run the convolution on `factors * x`: (N, C, H, W), (N, C) -> (N, C, H', W')."""
+        return self._computed(x, self.activation, factors, means=False)[0]
+
+    @property
+    def scales_input(self) -> bool:
+        """Whether `of_scaled` needs no pass of its own."""
+        return True
+
+    def _computed(
+        self, x: Tensor, activation: int, factors: Tensor | None = None, *, means: bool
+    ) -> tuple[Tensor, Tensor | None]:
         g = self.geometry
-        return depthwise_convolution(
-            x, self.taps, self.bias, g.stride, g.padding, g.dilation, activation, means=means
+        if takes(x, () if factors is None else (factors,)) and (factors is None or factors.shape == x.shape[:2]):
+            layer, sizes = self._layer(x, activation), g.output_size(x)
+            if layer is not None and min(sizes) > 0:
+                return run_depthwise(layer, x, factors, sizes, means=means)
+        return definition_of_depthwise(
+            x, self.taps, self.bias, g.stride, g.padding, g.dilation, activation, means=means, factors=factors
         )  # fmt: skip
+
+    def _layer(self, x: Tensor, activation: int) -> bytes | None:
+        """Return the structure for the kernel. None if it doesn't take these parameters."""
+        parameters, key = (self.taps, self.bias), (x.shape[1], activation)
+        if not self._prepared.holds(key, parameters):
+            c = x.shape[1]
+            match = self.taps.shape == (*self.geometry.kernel_size, c) and self.bias.shape == (c,)
+            if not match or not takes(x, parameters):
+                return None
+            packed = depthwise_layer(self.taps, self.bias, (*self.geometry.numbers, activation))
+            self._prepared = Prepared(key, parameters, packed)
+        return self._prepared.packed
 
 
 def fused_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, *, activation: int) -> FusedConv:
@@ -389,8 +485,8 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 def rescaled(y: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
     """Compute `relu(gate * y + shortcut)` with a gate (N, C), overwriting y, which nobody else may hold."""
-    tensors = (y, gate.float() if gate.dtype is torch.bfloat16 else gate, shortcut)
+    tensors = (y, gate.float() if y.dtype is torch.bfloat16 else gate, shortcut)
     if RESCALE.takes(tensors) and not torch.compiler.is_compiling() and not needs_gradient(tensors):
         scale_add_relu_(*tensors)
         return y
-    return torch.relu(y * gate[:, :, None, None] + shortcut)
+    return torch.relu(y * gate[:, :, None, None].to(y.dtype) + shortcut)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import final
 
-import torch
 from torch import Tensor, nn
 
 from senet.fusion.convolutions import FusedConv
@@ -14,6 +13,7 @@ from senet.nn.optimized import Optimized
 from senet.nn.squeeze import mean
 from senet.ops import choose
 from senet.ops.excitation import excite, rescale
+from senet.ops.inference import is_traced
 
 __all__ = ["GatedChain"]
 
@@ -38,24 +38,17 @@ class GatedChain(Optimized):
     def forward(self, x: Tensor) -> Tensor:
         """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         before, attention, after = self.before, self.attention, self.after
-        parts = (attention, *attention._modules.values(), before, after)
         layers, gate_of = excitation(attention), gate_from_means(attention)
-        if gate_of is None or not _is_eager() or not untouched(*(m for m in parts if m is not None)) or x.ndim != 4:
+        parts = (attention, *attention._modules.values(), before, after)
+        plain = x.ndim == 4 and choose().library is not None and not is_traced()
+        if gate_of is None or not plain or not untouched(*(m for m in parts if m is not None)):
             x = attention(x if before is None else before(x))
             return x if after is None else after(x)
-        if before is not None and after is None and layers is not None:
-            return before.self_gated(x, layers, None)
-        means: Tensor | None = None
-        if before is not None:
-            x, means = before.with_means(x)
         if layers is None:
+            x, means = (x, None) if before is None else before.with_means(x)
             gate = gate_of((mean(x) if means is None else means)[:, :, None, None])
             return x * gate if after is None else after.of_scaled(x, gate.flatten(1))
         if after is not None:
-            return after.of_scaled(x, excite(x, layers, means))
-        return rescale(x, layers, means, in_place=before is not None)
-
-
-def _is_eager() -> bool:
-    """Whether the kernel may run. Compilers and exporters get the modules' plain operations."""
-    return choose().library is not None and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+            x, gate = (x, excite(x, layers)) if before is None else before.with_gate(x, layers)
+            return after.of_scaled(x, gate)
+        return rescale(x, layers) if before is None else before.self_gated(x, layers, None)

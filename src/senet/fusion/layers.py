@@ -8,13 +8,14 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from senet.fusion.convolutions import FusedConv, PackedConv, TiledConv, rescaled
+from senet.fusion.convolutions import FusedConv
 from senet.gates.excitation import excitation
 from senet.nn import SqueezeExcite
 from senet.nn.epilogue import untouched
 from senet.nn.optimized import Optimized
 from senet.nn.precomputed import PrecomputedGate
-from senet.ops import GATE_NUMBERS
+from senet.ops.excitation import Excitation, excite
+from senet.ops.inference import is_traced
 
 __all__ = ["FusedBlock", "FusedBranch", "FusedConv"]
 
@@ -37,6 +38,18 @@ class FusedBranch(Optimized):
         """Run the module: (N, C, H, W) -> (N, C', H', W')."""
         x = self.body(x)
         return self.last(inner(x) if inner else x)
+
+    def with_gate(self, x: Tensor, layers: Excitation) -> tuple[Tensor, Tensor]:
+        """Return the input of the last convolution, and the gate that the layers compute from its means, (N, G)."""
+        body = self.body
+        convs = list(body._modules.values())
+        inner = convs[-1] if convs else None
+        if isinstance(inner, FusedConv) and untouched(body, inner):
+            for conv in convs[:-1]:
+                x = conv(x)
+            return inner.with_gate(x, layers)
+        x = body(x)
+        return x, excite(x, layers)
 
 
 @final
@@ -65,20 +78,16 @@ class FusedBlock(Optimized):
         shortcut = self.shortcut(x)
         if not untouched(self.branch):
             return self._one_by_one(x, shortcut)
-        h = self.branch.body(x)
         last, se = self.branch.last, self.se
         if se is None:
-            return last(h, shortcut)
-        if isinstance(se, PrecomputedGate):
-            without_hooks = untouched(last, se, se.fc1, se.fc2)
-            if isinstance(last, PackedConv | TiledConv) and se.activate in GATE_NUMBERS and without_hooks:
-                return last.gated(h, se, shortcut)
-            y, gate = last(h), se(h)
-            return rescaled(y, gate.flatten(1), shortcut) if untouched(last) else torch.relu(y * gate + shortcut)
-        layers = excitation(se) if untouched(last, se, *se.children()) else None
-        if layers is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return torch.relu(se(last(h)) + shortcut)
-        return last.self_gated(h, layers, shortcut)
+            return last(self.branch.body(x), shortcut)
+        layers = excitation(se) if untouched(last, se) and not is_traced() else None
+        if layers is None:
+            return self._one_by_one(x, shortcut)
+        if not isinstance(se, PrecomputedGate):
+            return last.self_gated(self.branch.body(x), layers, shortcut)
+        h, gate = self.branch.with_gate(x, layers)
+        return last.rescaled(h, gate, shortcut)
 
     def _one_by_one(self, x: Tensor, shortcut: Tensor) -> Tensor:
         inner: list[Tensor] = []

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from senet.nn.activations import activation_number, gate_number
+from senet.nn.block import SqueezeExcite
 from senet.nn.epilogue import untouched
+from senet.nn.precomputed import PrecomputedGate
 from senet.nn.squeeze import mean
 from senet.ops import GATE_NUMBERS
 from senet.ops.activation_functions import ACTIVATIONS
@@ -106,26 +108,39 @@ _TWO_LAYERS: Final[Mapping[str, tuple[str, tuple[str, ...], str, str]]] = {
 
 
 def excitation(layer: Any) -> Excitation | None:
-    """Return the two layers of a gate and their functions, for a layer that `gate_from_means` knows.
+    """Return the two layers of a gate and their functions.
+
+    Args:
+        layer: A layer that `gate_from_means` knows, or a `PrecomputedGate`.
 
     Returns:
         None if the gate is computed otherwise, or something in it has hooks or is not known.
     """
-    name = f"{type(layer).__module__}.{type(layer).__qualname__}"
-    between: int | None
-    if name == "senet.nn.block.SqueezeExcite":
-        first, second, between, gate = layer.fc1, layer.fc2, ACTIVATIONS.index("relu"), GATE_NUMBERS.get(layer.activate)
-        is_linear = type(first) is nn.Linear and type(second) is nn.Linear and untouched(first, second)
-        known = is_linear and layer.squeeze is mean and "gate" not in layer.__dict__
-    elif name in _TWO_LAYERS:
-        of_first, inner, of_second, of_gate = _TWO_LAYERS[name]
-        first, second, gated = (getattr(layer, n) for n in (of_first, of_second, of_gate))
-        modules = [getattr(layer, n) for n in inner if type(getattr(layer, n)) is not nn.Identity]
-        between, gate = activation_number(modules[0]) if len(modules) == 1 else None, gate_number(gated)
-        known = _is_pointwise(first) and _is_pointwise(second) and untouched(*modules, gated)
-    else:
+    kind = type(layer)
+    if kind is SqueezeExcite or kind is PrecomputedGate:
+        return _own_excitation(layer)
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if name not in _TWO_LAYERS:
         return None
+    of_first, inner, of_second, of_gate = _TWO_LAYERS[name]
+    first, second, gated = (getattr(layer, n) for n in (of_first, of_second, of_gate))
+    modules = [getattr(layer, n) for n in inner if type(getattr(layer, n)) is not nn.Identity]
+    between, gate = activation_number(modules[0]) if len(modules) == 1 else None, gate_number(gated)
+    known = _is_pointwise(first) and _is_pointwise(second) and untouched(*modules, gated)
     if not known or between is None or gate is None:
         return None
-    w1, w2 = (w.flatten(1) if w.ndim > 2 else w for w in (first.weight, second.weight))
-    return Excitation(w1, first.bias, w2, second.bias, between, gate)
+    return Excitation(first.weight.flatten(1), first.bias, second.weight.flatten(1), second.bias, between, gate)
+
+
+def _own_excitation(layer: SqueezeExcite | PrecomputedGate) -> Excitation | None:
+    first, second, gate = layer.fc1, layer.fc2, GATE_NUMBERS.get(layer.activate)
+    if gate is None or type(first) is not nn.Linear or type(second) is not nn.Linear or not untouched(first, second):
+        return None
+    if type(layer) is SqueezeExcite and (layer.squeeze is not mean or "gate" in layer.__dict__):
+        return None
+    a, b = first._parameters, second._parameters  # without the slower `Module.__getattr__`
+    w1, w2 = a["weight"], b["weight"]
+    return None if w1 is None or w2 is None else Excitation(w1, a["bias"], w2, b["bias"], _RELU, gate)
+
+
+_RELU: Final = ACTIVATIONS.index("relu")

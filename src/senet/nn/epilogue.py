@@ -95,13 +95,14 @@ def unwatched(module: nn.Module) -> bool:
 
 def _unwatched(module: nn.Module, hooks: int) -> bool:
     """Whether the module has exactly this many forward hooks, and no other hooks."""
-    return len(module._forward_hooks) == hooks and not (
-        module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
+    state = module.__dict__  # an attribute costs a call of `Module.__getattr__`, and this runs for each small layer
+    return len(state["_forward_hooks"]) == hooks and not (
+        state["_forward_pre_hooks"]
+        or state["_backward_hooks"]
+        or state["_backward_pre_hooks"]
         or module._compiled_call_impl is not None
-        or "forward" in module.__dict__
-        or "gate" in module.__dict__
+        or "forward" in state
+        or "gate" in state
     )
 
 

@@ -19,8 +19,8 @@ from senet.ops.inference import takes
 
 __all__ = ["Excitation", "excite", "layers_fit", "rescale"]
 
-# `struct senet_excitation` of kernel.h: channels, hidden units, activation, gate; w1, b1, w2, b2.
-_LAYERS: Final = struct.Struct("@4q4P")
+# `struct senet_excitation` of kernel.h: channels, gates, hidden units, activation, gate; w1, b1, w2, b2.
+_LAYERS: Final = struct.Struct("@5q4P")
 
 
 class Excitation(NamedTuple):
@@ -29,8 +29,9 @@ class Excitation(NamedTuple):
     Attributes:
         w1: (K, C), or as the weight of a 1x1 convolution.
         b1: (K,), or None.
-        w2: (C, K), or as the weight of a 1x1 convolution.
-        b2: (C,), or None.
+        w2: (G, K), or as the weight of a 1x1 convolution. There are G gates, as many as channels unless they scale
+            another feature map.
+        b2: (G,), or None.
         activation: Number of the activation in `ACTIVATIONS`.
         gate: Number of the gate's function in `GATE_FUNCTIONS`.
     """
@@ -47,13 +48,13 @@ class Excitation(NamedTuple):
         layers = (self.w1, self.b1, self.w2, self.b2)
         return bool(
             x.ndim == 4
-            and layers_fit(*layers, x.shape[1], x.shape[1])
+            and layers_fit(*layers, x.shape[1], len(self.w2))
             and (means is None or means.shape == x.shape[:2])
             and takes(x, (*layers, means))
         )
 
     def computed(self, means: Tensor) -> Tensor:
-        """Return the gate in plain PyTorch, (N, C) -> (N, C)."""
+        """Return the gate in plain PyTorch, (N, C) -> (N, G)."""
         hidden = ACTIVATION_FUNCTIONS[self.activation](F.linear(means, self.w1.flatten(1), self.b1))
         return GATE_FUNCTIONS[self.gate](F.linear(hidden, self.w2.flatten(1), self.b2))
 
@@ -73,7 +74,7 @@ def layers_fit(w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None, inn
 
 
 def excite(x: Tensor, layers: Excitation, means: Tensor | None = None) -> Tensor:
-    """Return the gate, (N, C).
+    """Return the gate, (N, G).
 
     Args:
         x: (N, C, H, W).
@@ -101,7 +102,8 @@ def rescale(x: Tensor, layers: Excitation, means: Tensor | None = None, *, in_pl
         means: The means of x, (N, C), where they are known.
         in_place: Whether x may be overwritten.
     """
-    if not layers.takes(x, means) or not x.is_contiguous(memory_format=torch.channels_last):
+    fits = len(layers.w2) == x.shape[1] and layers.takes(x, means)
+    if not fits or not x.is_contiguous(memory_format=torch.channels_last):
         return x * layers.computed(x.mean((2, 3)) if means is None else means)[:, :, None, None]
     y = x if in_place else torch.empty_like(x, memory_format=torch.channels_last)
     _run(x, layers, means, y)
@@ -110,11 +112,11 @@ def rescale(x: Tensor, layers: Excitation, means: Tensor | None = None, *, in_pl
 
 def _run(x: Tensor, layers: Excitation, means: Tensor | None, y: Tensor | None) -> Tensor:
     n, c, height, width = x.shape
-    gate = torch.empty((n, c), dtype=x.dtype, device=x.device)
-    tensors = (layers.w1, layers.b1, layers.w2, layers.b2)
+    gate = torch.empty((n, len(layers.w2)), dtype=x.dtype, device=x.device)
     packed = _LAYERS.pack(
-        c, len(layers.w1), layers.activation, layers.gate, *(0 if t is None else t.data_ptr() for t in tensors)
-    )
+        c, len(layers.w2), len(layers.w1), layers.activation, layers.gate,
+        *(0 if t is None else t.data_ptr() for t in layers[:4]),
+    )  # fmt: skip
     call(
         "senet_excite", packed, n, height * width, torch.get_num_threads(), x.data_ptr(),
         0 if means is None else means.data_ptr(), gate.data_ptr(), 0 if y is None else y.data_ptr(),

@@ -18,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from senet.ops.activation_functions import ACTIVATION_FUNCTIONS
+from senet.ops.activation_functions import ACTIVATION_FUNCTIONS, ACTIVATIONS
 from senet.ops.arguments import Signature, convolution_size, is_observed, loop_over_batch
 from senet.ops.cpu import choose
-from senet.ops.cpu.convolution import convolve
+from senet.ops.cpu.convolution import convolve, packed_layer
+from senet.ops.excitation import Excitation, excite
 from senet.ops.gate_functions import GATE_FUNCTIONS
 
-__all__ = ["PANEL", "SIGNATURE", "definition", "pack", "packed_convolution", "run", "unpack"]
+__all__ = ["PANEL", "SIGNATURE", "definition", "pack", "packed_convolution", "unpack"]
 
 PANEL: Final = 32
 """Output channels per panel of the packed weight. Equals `PANEL` of convolution.h."""
@@ -177,36 +178,13 @@ def _compute(*arguments: Any) -> Tensor:
     y = _output(x, panels, bias, stride, padding, dilation)
     if added is not None and added.shape != y.shape:
         raise ValueError(f"packed_convolution: added has shape {tuple(added.shape)}; it must be {tuple(y.shape)}")
-    parameters = (panels, bias, w1, b1, w2, b2, factors)
-    options = (*stride, *padding, *dilation, activation)
-    run(y, x, added, [None if t is None else t.contiguous() for t in parameters], options, gate)
+    scale = None
+    if w1 is not None and w2 is not None:
+        scale = excite(x, Excitation(w1, b1, w2, b2, ACTIVATIONS.index("relu"), gate)).contiguous()
+    parameters = (panels.contiguous(), bias.contiguous(), None, None, None, None)
+    layer = packed_layer(len(bias), x.shape[1], parameters, (*stride, *padding, *dilation, activation))
+    convolve(layer, x, y, factors=None if factors is None else factors.contiguous(), scale=scale, added=added)
     return y
-
-
-def run(
-    y: Tensor,
-    x: Tensor,
-    added: Tensor | None,
-    parameters: Sequence[Tensor | None],
-    options: Sequence[int],
-    gate: int,
-    late: tuple[int, int, int] = (0, 1, 0),
-) -> None:
-    """Compute the operator into y by the kernel. Callers check sizes and types.
-
-    Args:
-        y: (N, C, H', W'), channels_last.
-        x: As in `packed_convolution`.
-        added: As in `packed_convolution`.
-        parameters: panels, bias, w1, b1, w2, b2, factors, contiguous.
-        options: Stride, padding, dilation (two numbers each), and the number of the activation.
-        gate: Number of the gate's function.
-        late: Whether the gate is computed from the result of convolution and activation, then the number of the
-            activation of its hidden units, and of that after the sum.
-    """
-    x = x.contiguous(memory_format=torch.channels_last)
-    added = None if added is None else added.contiguous(memory_format=torch.channels_last)
-    convolve(x, added, y, parameters, options, gate, late)
 
 
 _operator = torch.library.custom_op(

@@ -18,16 +18,16 @@ from torch import Tensor
 from senet.ops.cpu import choose
 from senet.ops.cpu.library import call
 
-__all__ = ["available", "pack_tiles", "run", "unpack_tiles"]
+__all__ = ["available", "convolve", "pack_tiles", "packed_layer", "unpack_tiles"]
 
 DEPTH: Final = 32
 """Input channels of a tile."""
 COLUMNS: Final = 32
 """Output channels of a panel: two tiles."""
 
-# `struct senet_convolution_bf16` of kernel.h: channels, kernel, stride, padding, dilation, activation, hidden units,
-# gate; panels, bias, w1, b1, w2, b2.
-_LAYER: Final = struct.Struct("@13q6P")
+# `struct senet_convolution_bf16` of kernel.h: channels, kernel, stride, padding, dilation, activation; hidden units,
+# gates, activation of the hidden units, gate function; panels, bias, w1, b1, w2, b2.
+_LAYER: Final = struct.Struct("@15q6P")
 
 
 def available() -> bool:
@@ -64,28 +64,54 @@ def unpack_tiles(tiles: Tensor, channels: int, inner: int) -> Tensor:
     return weight.flatten(2, 4).flatten(0, 1)[:channels, :inner]
 
 
-def run(
-    y: Tensor, x: Tensor, added: Tensor | None, parameters: Sequence[Tensor | None], options: Sequence[int], gate: int
-) -> None:
-    """Compute `act(s * (conv(x) + bias) + added)` into y by the kernel. Callers check sizes and types.
+def packed_layer(
+    channels: int,
+    inner: int,
+    parameters: Sequence[Tensor | None],
+    geometry: Sequence[int],
+    functions: tuple[int, int] = (0, 0),
+) -> bytes:
+    """Return the structure that describes a convolution to the kernel.
 
     Args:
-        y: (N, C, H', W'), channels_last. All tensors are bfloat16.
-        x: (N, I, H, W).
+        channels: Of the output.
+        inner: Channels of the input.
+        parameters: Tiles, bias, and the layers of a gate of the output (w1, b1, w2, b2) or None. All contiguous.
+        geometry: Stride, padding, dilation (two numbers each), and the number of the activation.
+        functions: Numbers of the activation of the gate's hidden units, and of the gate's function.
+    """
+    tiles, _, w1, _, w2, _ = parameters
+    assert tiles is not None
+    hidden, gates = (0, 0) if w1 is None or w2 is None else (len(w1), len(w2))
+    return _LAYER.pack(
+        channels, inner, *tiles.shape[1:3], *geometry, hidden, gates, *functions,
+        *(0 if t is None else t.data_ptr() for t in parameters),
+    )  # fmt: skip
+
+
+def convolve(
+    layer: bytes,
+    x: Tensor,
+    y: Tensor,
+    *,
+    scale: Tensor | None = None,
+    added: Tensor | None = None,
+    gate: Tensor | None = None,
+) -> None:
+    """Compute `act(scale * (conv(x) + bias) + added)` into y by the kernel. Callers check sizes and types.
+
+    Args:
+        layer: From `packed_layer`.
+        x: (N, I, H, W). All tensors but gates are bfloat16.
+        y: (N, C, H', W'), channels_last.
+        scale: (N, C), float32. None is 1.
         added: (N, C, H', W'). None is zero.
-        parameters: Tiles, bias, and the layers of a precomputed gate (w1, b1, w2, b2) or None. All contiguous.
-        options: Stride, padding, dilation (two numbers each), and the number of the activation.
-        gate: Number of the gate's function.
+        gate: (N, gates), float32, where the gate of the output is put, for a layer that has one.
     """
     x = x.contiguous(memory_format=torch.channels_last)
     added = None if added is None else added.contiguous(memory_format=torch.channels_last)
-    tiles, _, w1, *_ = parameters
-    assert tiles is not None
-    layer = _LAYER.pack(
-        y.shape[1], x.shape[1], *tiles.shape[1:3], *options, 0 if w1 is None else len(w1), gate,
-        *(0 if t is None else t.data_ptr() for t in parameters),
-    )  # fmt: skip
     call(
         "senet_convolve_bf16", layer, len(x), *x.shape[2:], *y.shape[2:], torch.get_num_threads(), x.data_ptr(),
-        0 if added is None else added.data_ptr(), y.data_ptr(),
+        0 if scale is None else scale.data_ptr(), 0 if added is None else added.data_ptr(), y.data_ptr(),
+        0 if gate is None else gate.data_ptr(),
     )  # fmt: skip

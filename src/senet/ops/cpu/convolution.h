@@ -15,7 +15,7 @@ enum { TILE_COLUMNS = 256, LEAST_ROWS = 96, MOST_ROWS = 768, ROW_TILES = 16 };
 struct convolution {
     const struct senet_convolution *layer;
     long n, h, w, oh, ow, threads;
-    const float *x, *added, *zeros;
+    const float *x, *factors, *added, *zeros;
     float *y;
     const float *scale, *offset; /* (n, c); or NULL and (c) */
     long offsets;                /* between the offsets of two samples */
@@ -140,18 +140,46 @@ UNROLLED
     }
 }
 
+/* The part of `task` of some bytes, from memory into the cache. */
+static void fetch(const void *from, long bytes, long task, long tasks)
+{
+    const long each = divided(bytes, tasks), end = (task + 1) * each < bytes ? (task + 1) * each : bytes;
+    for (long i = task * each; i < end; i += 64) /* a cache line */
+        __builtin_prefetch((const char *)from + i, 0, 2);
+}
+
+/* (n, c) of scale (n, c) and bias (c). */
+static const float *scaled_bias(const float *scale, const float *bias, long n, long c, float *to)
+{
+    for (long i = 0; i < n; i++)
+        for (long j = 0; j < c; j++)
+            to[i * c + j] = scale[i * c + j] * bias[j];
+    return to;
+}
+
+/* The weights of the gate come from memory while the convolution computes. */
+static void fetch_gate(const struct convolution *p, long task)
+{
+    const struct senet_convolution *layer = p->layer;
+    const long tasks = p->row_tiles * p->column_tiles;
+    fetch(layer->w1, layer->hidden * layer->c * (long)sizeof *layer->w1, task, tasks);
+    fetch(layer->w2, layer->hidden * layer->gates * (long)sizeof *layer->w2, task, tasks);
+}
+
 static void convolution_task(const void *context, int64_t i)
 {
     const struct convolution *p = context;
     const struct senet_convolution *layer = p->layer;
     const long c = layer->c;
+    if (p->sums)
+        fetch_gate(p, i);
     const long each = layer->kernel_y * layer->kernel_x * layer->inner; /* rows of a panel */
     const long tile = p->columns_first ? i % p->row_tiles : i / p->column_tiles;
     const long group = p->columns_first ? i / p->row_tiles : i % p->column_tiles;
     const long unit = tile / p->tiles, from = unit * p->unit_rows + tile % p->tiles * p->tile_rows;
     const long to = from + p->tile_rows < (unit + 1) * p->unit_rows ? from + p->tile_rows : (unit + 1) * p->unit_rows;
     const long end = (group + 1) * TILE_COLUMNS < c ? (group + 1) * TILE_COLUMNS : c;
-    const float *factors = layer->factors ? layer->factors + unit * layer->inner : NULL;
+    const float *factors = p->factors ? p->factors + unit * layer->inner : NULL;
     float *found = p->sums ? p->sums + tile * p->sums_step : NULL;
     if (found)
         memset(found + group * TILE_COLUMNS, 0, (size_t)(divided(end, WIDE) * WIDE - group * TILE_COLUMNS) * sizeof *found);
@@ -199,14 +227,15 @@ struct by_sample {
 };
 
 static int convolution(const struct senet_convolution *layer, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
-                       int64_t threads, const float *x, const float *added, float *y);
+                       int64_t threads, const float *x, const float *factors, const float *scale, const float *added,
+                       float *y, float *s);
 
 static void sample_task(const void *context, int64_t i)
 {
     const struct by_sample *p = context;
     const long to = i * p->oh * p->ow * p->layer->c;
     if (convolution(p->layer, 1, p->h, p->w, p->oh, p->ow, p->threads, p->x + i * p->h * p->w * p->layer->inner,
-                    p->added ? p->added + to : NULL, p->y + to))
+                    NULL, NULL, p->added ? p->added + to : NULL, p->y + to, NULL))
         __atomic_store_n(p->failed, 1, __ATOMIC_RELAXED);
 }
 
@@ -220,11 +249,12 @@ static int weight_is_small(const struct senet_convolution *layer, long pixels)
 enum { LARGE_SAMPLE = 1 << 17 };
 
 static int convolution(const struct senet_convolution *layer, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
-                       int64_t threads, const float *x, const float *added, float *y)
+                       int64_t threads, const float *x, const float *factors, const float *scale, const float *added,
+                       float *y, float *s)
 {
-    const long c = layer->c, inner = layer->inner, pixels = oh * ow;
-    const int late = layer->hidden && layer->late;
-    if (late && n > 1 && weight_is_small(layer, pixels)) {
+    const long c = layer->c, inner = layer->inner, pixels = oh * ow, hidden = layer->hidden;
+    const int rescales = hidden && !s;
+    if (rescales && n > 1 && weight_is_small(layer, pixels)) {
         /* All threads on one sample where it fills their caches, else a sample a thread. */
         const int large = pixels * c >= LARGE_SAMPLE;
         int failed = 0;
@@ -234,9 +264,9 @@ static int convolution(const struct senet_convolution *layer, int64_t n, int64_t
             return failed;
         }
     }
-    struct convolution p = {.layer = layer, .n = n, .h = h, .w = w, .oh = oh, .ow = ow, .threads = threads,
-                            .x = x, .added = late ? NULL : added, .y = y};
-    const int alone = late || layer->factors;
+    struct convolution p = {.layer = layer, .n = n, .h = h, .w = w, .oh = oh, .ow = ow, .threads = threads, .x = x,
+                            .factors = factors, .scale = scale, .added = rescales ? NULL : added, .y = y};
+    const int alone = hidden || factors;
     p.unit_rows = alone ? pixels : n * pixels;
     p.tile_rows = tile_rows(p.unit_rows);
     p.tiles = divided(p.unit_rows, p.tile_rows);
@@ -244,40 +274,27 @@ static int convolution(const struct senet_convolution *layer, int64_t n, int64_t
     p.column_tiles = divided(c, TILE_COLUMNS);
     p.columns_first = c > n * pixels;
     p.sums_step = divided(c, WIDE) * WIDE;
-    /* What the gate is computed from, and its sums. */
-    const long channels = late ? c : inner, sums = late ? p.row_tiles * p.sums_step : squeeze_floats(n, h * w, inner);
-    const long gated = layer->hidden ? sums + n * (channels + layer->hidden + 2 * c) : 0;
-    float *room = calloc((size_t)(inner + gated), sizeof *room), *all = room;
+    const long gated = hidden ? p.row_tiles * p.sums_step + n * (c + hidden + layer->gates) : 0;
+    float *room = calloc((size_t)(inner + (scale ? n * c : 0) + gated), sizeof *room), *all = room;
     if (!room)
         return 1;
     p.zeros = take(&room, inner);
     p.offset = layer->bias;
-    if (!layer->hidden) {
-        senet_parallel(convolution_task, &p, p.row_tiles * p.column_tiles, threads);
-        free(all);
-        return 0;
-    }
-    const struct senet_excitation e = {channels, layer->hidden, layer->hidden_activation, layer->gate,
-                                       layer->w1, layer->b1, layer->w2, layer->b2};
-    float *scale = take(&room, n * c), *offset = take(&room, n * c), *means = take(&room, n * channels);
-    float *units = take(&room, n * layer->hidden);
-    if (late)
-        p.sums = room;
-    else {
-        means_of(x, n, h * w, inner, threads, room, means);
-        gate_of_means(means, n, inner, c, &e, threads, units, scale);
-        for (long i = 0; i < n; i++)
-            for (long j = 0; j < c; j++)
-                offset[i * c + j] = scale[i * c + j] * layer->bias[j];
-        p.scale = scale;
-        p.offset = offset;
+    if (scale) {
+        p.offset = scaled_bias(scale, layer->bias, n, c, take(&room, n * c));
         p.offsets = c;
     }
+    if (hidden)
+        p.sums = take(&room, p.row_tiles * p.sums_step);
     senet_parallel(convolution_task, &p, p.row_tiles * p.column_tiles, threads);
-    if (late) {
+    if (hidden) {
+        const struct senet_excitation e = {c, layer->gates, hidden, layer->hidden_activation, layer->gate,
+                                           layer->w1, layer->b1, layer->w2, layer->b2};
+        float *means = take(&room, n * c), *units = take(&room, n * hidden), *gate = s ? s : room;
         join_parts(p.sums, n, p.tiles, p.sums_step, c, pixels, means);
-        gate_of_means(means, n, c, c, &e, threads, units, scale);
-        scale_map(y, scale, added, y, n, pixels, c, (int)layer->last_activation, threads);
+        gate_of_means(means, n, &e, threads, units, gate);
+        if (rescales)
+            scale_map(y, gate, added, y, n, pixels, c, (int)layer->last_activation, threads);
     }
     free(all);
     return 0;

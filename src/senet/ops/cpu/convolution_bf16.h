@@ -18,6 +18,8 @@ struct convolution_bf16 {
     bf16 *y;
     const float *scale, *offset; /* (n, c), or NULL and (c) */
     long offsets;
+    float *sums; /* of y in each tile, of each of the `spans` samples that a tile may touch, or NULL */
+    long spans, sums_step;
     int *failed;
 };
 
@@ -78,24 +80,39 @@ INLINE void store_rounded(bf16 *to, vf v, long many)
         _mm256_mask_storeu_epi16(to, (__mmask16)((1u << many) - 1), half);
 }
 
+/* Where the sums over a tile's part of a sample stand. */
+INLINE float *sums_at(const struct convolution_bf16 *p, long tile, long sample, long column)
+{
+    const long first = tile * p->tile_rows / (p->oh * p->ow);
+    return p->sums + (tile * p->spans + sample - first) * p->sums_step + column;
+}
+
 /* y = a(sums * scale + offset + added) for up to 16 pixels and 16 channels. */
 static void finish_bf16(const struct convolution_bf16 *p, const float *sums, long row, long rows, long column)
 {
     const long c = p->layer->c, left = c - column, pixels = p->oh * p->ow;
     const __mmask16 some = left >= LANES ? 0xffff : (__mmask16)((1u << left) - 1);
-    const int activation = (int)p->layer->activation;
+    const int activation = (int)p->layer->activation, by_sample = p->offsets || p->sums;
+    const long tile = row / p->tile_rows;
     for (const long end = row + rows; row < end;) {
-        const long sample = p->offsets ? row / pixels : 0, of = sample * p->offsets + column;
-        const long last = p->offsets && (sample + 1) * pixels < end ? (sample + 1) * pixels : end;
+        const long sample = by_sample ? row / pixels : 0, of = sample * p->offsets + column;
+        const long last = by_sample && (sample + 1) * pixels < end ? (sample + 1) * pixels : end;
         const vf offset = (vf)_mm512_maskz_loadu_ps(some, p->offset + of);
         const vf scale = p->scale ? (vf)_mm512_maskz_loadu_ps(some, p->scale + of) : splat(1);
+        vf total = splat(0);
         for (; row < last; row++, sums += LANES) {
             vf v = load_float(sums) * scale + offset;
             if (p->added) {
                 const __m256i half = _mm256_maskz_loadu_epi16(some, p->added + row * c + column);
                 v += (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16);
             }
-            store_rounded(p->y + row * c + column, activation_of(v, activation), left);
+            v = activation_of(v, activation);
+            total += v;
+            store_rounded(p->y + row * c + column, v, left);
+        }
+        if (p->sums) {
+            float *to = sums_at(p, tile, sample, column);
+            store_float(to, load_float(to) + total);
         }
     }
 }
@@ -145,6 +162,13 @@ static void convolution_bf16_task(const void *context, int64_t i)
     const long tile = i % p->row_tiles, group = i / p->row_tiles;
     const long from = tile * p->tile_rows, to = from + p->tile_rows < all ? from + p->tile_rows : all;
     const long end = (group + 1) * BF16_COLUMNS < c ? (group + 1) * BF16_COLUMNS : c;
+    if (p->sums) {
+        const size_t bytes = (size_t)(divided(end, PANEL) * PANEL - group * BF16_COLUMNS) * sizeof *p->sums;
+        for (long k = 0; k < p->spans; k++)
+            memset(p->sums + (tile * p->spans + k) * p->sums_step + group * BF16_COLUMNS, 0, bytes);
+        fetch(l->w1, l->hidden * c * (long)sizeof *l->w1, i, p->row_tiles * p->column_tiles);
+        fetch(l->w2, l->hidden * l->gates * (long)sizeof *l->w2, i, p->row_tiles * p->column_tiles);
+    }
     const int in_place = l->kernel_y * l->kernel_x == 1 && l->stride_y * l->stride_x == 1 && l->pad_y + l->pad_x == 0 &&
                          inner % TILE_DEPTH == 0;
     const long blocks = divided(to - from, TILE_ROWS), size = TILE_ROWS * TILE_DEPTH * p->depth;
@@ -193,39 +217,28 @@ static void convolution_bf16_task(const void *context, int64_t i)
 /* --- the gate --------------------------------------------------------------------------------------------------------- */
 
 struct gate_bf16 {
-    long n, inner, columns, hw, parts;
-    const bf16 *x, *weight, *bias;
+    long n, inner, columns;
+    const bf16 *weight, *bias;
     const float *from;
     float *to;
 };
 
-/* Sums over the pixels of one part of a sample. */
-static void squeeze_bf16_task(const void *context, int64_t i)
+/* Means (n, c) of y from the sums of the tiles. */
+static void means_bf16(const struct convolution_bf16 *p, float *means)
 {
-    const struct gate_bf16 *p = context;
-    const long c = p->inner, part = i % p->parts, from = part * p->hw / p->parts, to = (part + 1) * p->hw / p->parts;
-    const bf16 *x = p->x + (i / p->parts * p->hw + from) * c;
-    float *sums = p->to + i * c;
-    for (long j = 0; j < c; j += 4 * LANES) {
-        vf sum[4] = {splat(0), splat(0), splat(0), splat(0)};
-        const long left = c - j;
-        if (left >= 4 * LANES)
-            for (long r = 0; r < to - from; r++)
-UNROLLED
-                for (int v = 0; v < 4; v++)
-                    sum[v] += load_bf16(x + r * c + j + v * LANES);
-        else
-            for (long r = 0; r < to - from; r++)
-                for (int v = 0; v * LANES < left; v++) {
-                    const bf16 *at = x + r * c + j + v * LANES;
-                    sum[v] += left - v * LANES >= LANES ? load_bf16(at) : load_part_bf16(at, left - v * LANES);
-                }
-        for (int v = 0; v * LANES < left && v < 4; v++)
-            if (left - v * LANES >= LANES)
-                store_float(sums + j + v * LANES, sum[v]);
-            else
-                store_part_float(sums + j + v * LANES, sum[v], left - v * LANES);
+    const long c = p->layer->c, pixels = p->oh * p->ow, all = p->n * pixels;
+    const float one = 1 / (float)pixels;
+    memset(means, 0, (size_t)(p->n * c) * sizeof *means);
+    for (long tile = 0; tile < p->row_tiles; tile++) {
+        const long from = tile * p->tile_rows, to = from + p->tile_rows < all ? from + p->tile_rows : all;
+        for (long sample = from / pixels; sample * pixels < to; sample++) {
+            const float *sums = sums_at(p, tile, sample, 0);
+            for (long j = 0; j < c; j++)
+                means[sample * c + j] += sums[j];
+        }
     }
+    for (long j = 0; j < p->n * c; j++)
+        means[j] *= one;
 }
 
 /* Column j of `to` (n, columns) = weight (columns, inner) times `from` (n, inner), and the bias; 16 columns a task. */
@@ -259,16 +272,13 @@ static void layer_bf16(long threads, struct gate_bf16 p)
 }
 
 static int convolution_bf16(const struct senet_convolution_bf16 *l, int64_t n, int64_t h, int64_t w, int64_t oh,
-                            int64_t ow, int64_t threads, const uint16_t *x, const uint16_t *added, uint16_t *y)
+                            int64_t ow, int64_t threads, const uint16_t *x, const float *scale, const uint16_t *added,
+                            uint16_t *y, float *s)
 {
-    const long c = l->c, inner = l->inner, rows = n * oh * ow, hw = h * w, parts = squeeze_parts(hw, inner);
-    const long gated = l->hidden ? n * ((parts + 1) * inner + l->hidden + 2 * c) : 0;
-    float *room = malloc((size_t)(c + gated) * sizeof *room), *all = room;
+    const long c = l->c, inner = l->inner, pixels = oh * ow, rows = n * pixels;
     int failed = 0;
-    if (!room)
-        return 1;
     struct convolution_bf16 p = {.layer = l, .n = n, .h = h, .w = w, .oh = oh, .ow = ow, .x = x, .added = added, .y = y,
-                                 .failed = &failed};
+                                 .scale = scale, .failed = &failed};
     p.chunks = divided(inner, TILE_DEPTH);
     p.depth = l->kernel_y * l->kernel_x * p.chunks;
     /* The pixels of a task stay in the cache for all panels. */
@@ -278,31 +288,34 @@ static int convolution_bf16(const struct senet_convolution_bf16 *l, int64_t n, i
     p.tile_rows = divided(divided(rows, tiles), TILE_ROWS) * TILE_ROWS;
     p.row_tiles = divided(rows, p.tile_rows);
     p.column_tiles = divided(c, BF16_COLUMNS);
+    p.spans = (p.tile_rows - 1) / pixels + 2;
+    p.sums_step = divided(c, PANEL) * PANEL;
+    const long sums = l->hidden ? p.row_tiles * p.spans * p.sums_step : 0;
+    const long gated = l->hidden ? sums + n * (c + l->hidden) : 0;
+    float *room = malloc((size_t)(c + (scale ? n * c : 0) + gated) * sizeof *room), *all = room;
+    if (!room)
+        return 1;
     float *bias = take(&room, c);
     for (long j = 0; j < c; j++)
         bias[j] = widened_bf16(l->bias[j]);
     p.offset = bias;
-    if (l->hidden) {
-        float *scale = take(&room, n * c), *offset = take(&room, n * c), *means = take(&room, n * inner);
-        float *units = take(&room, n * l->hidden);
-        const struct gate_bf16 squeeze = {.inner = inner, .hw = hw, .parts = parts, .x = x, .to = room};
-        senet_parallel(squeeze_bf16_task, &squeeze, n * parts, n * hw * inner < 1 << 15 ? 1 : threads);
-        join_parts(room, n, parts, inner, inner, hw, means);
-        layer_bf16(threads, (struct gate_bf16){.n = n, .inner = inner, .columns = l->hidden, .weight = l->w1,
-                                               .bias = l->b1, .from = means, .to = units});
-        for (long i = 0; i < n * l->hidden; i++)
-            units[i] = units[i] < 0 ? 0 : units[i];
-        layer_bf16(threads, (struct gate_bf16){.n = n, .inner = l->hidden, .columns = c, .weight = l->w2, .bias = l->b2,
-                                               .from = units, .to = scale});
-        gates(scale, n * c, (enum gate)l->gate);
-        for (long i = 0; i < n; i++)
-            for (long j = 0; j < c; j++)
-                offset[i * c + j] = scale[i * c + j] * bias[j];
-        p.scale = scale;
-        p.offset = offset;
+    if (scale) {
+        p.offset = scaled_bias(scale, bias, n, c, take(&room, n * c));
         p.offsets = c;
     }
+    if (l->hidden)
+        p.sums = take(&room, sums);
     senet_parallel(convolution_bf16_task, &p, p.row_tiles * p.column_tiles, threads);
+    if (l->hidden && !failed) {
+        float *means = take(&room, n * c), *units = take(&room, n * l->hidden);
+        means_bf16(&p, means);
+        layer_bf16(threads, (struct gate_bf16){.n = n, .inner = c, .columns = l->hidden, .weight = l->w1, .bias = l->b1,
+                                               .from = means, .to = units});
+        activate(units, units, n * l->hidden, (int)l->hidden_activation);
+        layer_bf16(threads, (struct gate_bf16){.n = n, .inner = l->hidden, .columns = l->gates, .weight = l->w2,
+                                               .bias = l->b2, .from = units, .to = s});
+        gates(s, n * l->gates, (enum gate)l->gate);
+    }
     free(all);
     return failed;
 }

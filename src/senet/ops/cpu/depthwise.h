@@ -9,8 +9,8 @@ struct depthwise {
     const struct senet_depthwise *layer;
     long n, h, w, oh, ow;
     long bands, band_rows; /* pieces of a sample */
-    const float *x;
-    float *y, *sums; /* sums (n, bands, c) */
+    const float *x, *factors; /* factors (n, c), or NULL */
+    float *y, *sums;          /* sums (n, bands, c) */
 };
 
 /* The taps inside the image, of the kernel's rows and columns. */
@@ -31,7 +31,8 @@ INLINE void taps_inside(long at, long stride, long pad, long dilation, long kern
 /* `pixels` of a row from `ox` on, `vectors` of channels from `j` on. Of the only vector `part` lanes exist if that isn't
  * 0, and the first `known` lanes were computed before, so that the sums have them already. */
 INLINE void depthwise_block(const struct depthwise *p, const float *x, float *y, float *sums, long oy, long ox,
-                            struct taps taps, long j, const int pixels, const int vectors, long part, long known)
+                            struct taps taps, const float *factors, long j, const int pixels, const int vectors, long part,
+                            long known)
 {
     const struct senet_depthwise *l = p->layer;
     const long c = l->c, step = l->stride_x * c;
@@ -51,7 +52,9 @@ UNROLLED
             const float *weight = l->weight + (ky * l->kernel_x + kx) * c + j;
 UNROLLED
             for (int v = 0; v < vectors; v++) {
-                const vf factor = part ? load_part_float(weight, part) : load_float(weight + v * LANES);
+                vf factor = part ? load_part_float(weight, part) : load_float(weight + v * LANES);
+                if (factors) /* cheaper on the weight than on each pixel */
+                    factor *= part ? load_part_float(factors + j, part) : load_float(factors + j + v * LANES);
 UNROLLED
                 for (int r = 0; r < pixels; r++)
                     sum[r * vectors + v] +=
@@ -86,18 +89,18 @@ UNROLLED
 
 /* All channels of `pixels` pixels. */
 INLINE void depthwise_run(const struct depthwise *p, const float *x, float *y, float *sums, long oy, long ox,
-                          struct taps taps, const int pixels, const int vectors)
+                          struct taps taps, const float *factors, const int pixels, const int vectors)
 {
     const long c = p->layer->c;
     long j = 0;
     for (; j + vectors * LANES <= c; j += vectors * LANES)
-        depthwise_block(p, x, y, sums, oy, ox, taps, j, pixels, vectors, 0, 0);
+        depthwise_block(p, x, y, sums, oy, ox, taps, factors, j, pixels, vectors, 0, 0);
     for (; j + LANES <= c; j += LANES)
-        depthwise_block(p, x, y, sums, oy, ox, taps, j, pixels, 1, 0, 0);
+        depthwise_block(p, x, y, sums, oy, ox, taps, factors, j, pixels, 1, 0, 0);
     if (j < c && c >= LANES)
-        depthwise_block(p, x, y, sums, oy, ox, taps, c - LANES, pixels, 1, 0, LANES - (c - j));
+        depthwise_block(p, x, y, sums, oy, ox, taps, factors, c - LANES, pixels, 1, 0, LANES - (c - j));
     else if (j < c)
-        depthwise_block(p, x, y, sums, oy, ox, taps, 0, pixels, 1, c, 0);
+        depthwise_block(p, x, y, sums, oy, ox, taps, factors, 0, pixels, 1, c, 0);
 }
 
 static void depthwise_task(const void *context, int64_t i)
@@ -108,6 +111,7 @@ static void depthwise_task(const void *context, int64_t i)
     const long end = start + p->band_rows < p->oh ? start + p->band_rows : p->oh;
     const float *x = p->x + sample * p->h * p->w * c;
     float *y = p->y + sample * p->oh * p->ow * c, *sums = p->sums ? p->sums + i * c : NULL;
+    const float *factors = p->factors ? p->factors + sample * c : NULL;
     if (sums)
         memset(sums, 0, (size_t)c * sizeof *sums);
     for (long oy = start; oy < end; oy++) {
@@ -121,16 +125,16 @@ static void depthwise_task(const void *context, int64_t i)
                 run = (last < p->ow - 1 ? last : p->ow - 1) - ox + 1;
             }
             if (run >= RUN) {
-                depthwise_run(p, x, y, sums, oy, ox, taps, RUN, 2);
+                depthwise_run(p, x, y, sums, oy, ox, taps, factors, RUN, 2);
                 ox += RUN;
             } else if (run >= 4) {
-                depthwise_run(p, x, y, sums, oy, ox, taps, 4, 2);
+                depthwise_run(p, x, y, sums, oy, ox, taps, factors, 4, 2);
                 ox += 4;
             } else if (run >= 2) {
-                depthwise_run(p, x, y, sums, oy, ox, taps, 2, 4);
+                depthwise_run(p, x, y, sums, oy, ox, taps, factors, 2, 4);
                 ox += 2;
             } else {
-                depthwise_run(p, x, y, sums, oy, ox, taps, 1, 8);
+                depthwise_run(p, x, y, sums, oy, ox, taps, factors, 1, 8);
                 ox++;
             }
         }
@@ -138,11 +142,11 @@ static void depthwise_task(const void *context, int64_t i)
 }
 
 static int depthwise_pass(const struct senet_depthwise *layer, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
-                          int64_t threads, const float *x, float *y, float *means)
+                          int64_t threads, const float *x, const float *factors, float *y, float *means)
 {
     const long c = layer->c, piece = 1 << 17; /* products of a task */
     const long bands = divided(oh * ow * c * layer->kernel_y * layer->kernel_x, piece);
-    struct depthwise p = {.layer = layer, .n = n, .h = h, .w = w, .oh = oh, .ow = ow, .x = x, .y = y};
+    struct depthwise p = {.layer = layer, .n = n, .h = h, .w = w, .oh = oh, .ow = ow, .x = x, .factors = factors, .y = y};
     p.band_rows = divided(oh, bands < oh ? bands : oh);
     p.bands = divided(oh, p.band_rows);
     if (means && !(p.sums = malloc((size_t)(n * p.bands * c) * sizeof *p.sums)))

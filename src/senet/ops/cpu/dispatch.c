@@ -178,15 +178,17 @@ OFFERED int senet_gated_step_backward(const struct senet_step *step, int64_t act
 }
 
 OFFERED int senet_convolve(const struct senet_convolution *layer, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
-                           int64_t threads, const float *x, const float *added, float *y)
+                           int64_t threads, const float *x, const float *factors, const float *scale,
+                           const float *added, float *y, float *s)
 {
-    return best()->convolution(layer, n, h, w, oh, ow, threads, x, added, y);
+    return best()->convolution(layer, n, h, w, oh, ow, threads, x, factors, scale, added, y, s);
 }
 
 OFFERED int senet_depthwise_convolve(const struct senet_depthwise *layer, int64_t n, int64_t h, int64_t w, int64_t oh,
-                                     int64_t ow, int64_t threads, const float *x, float *y, float *means)
+                                     int64_t ow, int64_t threads, const float *x, const float *factors, float *y,
+                                     float *means)
 {
-    return best()->depthwise(layer, n, h, w, oh, ow, threads, x, y, means);
+    return best()->depthwise(layer, n, h, w, oh, ow, threads, x, factors, y, means);
 }
 
 OFFERED int senet_excite(const struct senet_excitation *e, int64_t n, int64_t hw, int64_t threads, const float *x,
@@ -199,7 +201,8 @@ OFFERED int senet_excite(const struct senet_excitation *e, int64_t n, int64_t hw
 OFFERED int64_t senet_has_bf16(void) { return best()->convolution_bf16 != NULL; }
 
 OFFERED int senet_convolve_bf16(const struct senet_convolution_bf16 *layer, int64_t n, int64_t h, int64_t w, int64_t oh,
-                                int64_t ow, int64_t threads, const uint16_t *x, const uint16_t *added, uint16_t *y)
+                                int64_t ow, int64_t threads, const uint16_t *x, const float *scale,
+                                const uint16_t *added, uint16_t *y, float *s)
 {
-    return best()->convolution_bf16(layer, n, h, w, oh, ow, threads, x, added, y);
+    return best()->convolution_bf16(layer, n, h, w, oh, ow, threads, x, scale, added, y, s);
 }

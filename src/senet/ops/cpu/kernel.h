@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* Changes with every change of the functions below; the caller compares it with its own. */
-#define SENET_ABI 8
+#define SENET_ABI 9
 
 /* The shape and options of a step. */
 struct senet_step {
@@ -71,45 +71,42 @@ typedef int senet_gated_backward(const struct senet_step *, int64_t activation, 
 
 /* A convolution and what follows it, in inference; feature maps are float, channels_last.
  *
- *     s = gate(w2 hidden_activation(w1 mean(x) + b1) + b2)   per sample and channel; 1 without `hidden`
- *     y = a(s * (weight * (factors * x) + bias) + added)     `added` is 0 if NULL, `factors` 1; a: see activation.h
+ *     v = a(scale * (weight * (factors * x) + bias) + added)     for a see activation.h
+ *     s = gate(w2 hidden_activation(w1 mean(v) + b1) + b2)       with `hidden` units, for `gates` channels
  *
- * With a gate the kernel is 1x1 and its stride 1: the gate is known before the convolution, since the squeeze commutes
- * with it, and w1 is the first linear layer times the convolution's weight. A `late` gate is computed from the result,
- * for any kernel:
- *
- *     v = a(weight * x + bias), y = last(s * v + added), s = gate(w2 hidden_activation(w1 mean(v) + b1) + b2)
- *
- * where `last` is none if `added` is NULL. `panels` holds `weight` as (panels,
- * kernel_y, kernel_x, inner, 32 channels); the last panel is filled up. */
+ * `factors` (n, inner) and `scale` (n, c) are 1 if NULL, `added` 0. Without `hidden`, y is v. With it `scale` is NULL.
+ * If the call's `s` (n, gates) isn't NULL, y is v, and s is written there. Else y is last(s * v + added), where `added`
+ * isn't part of v, and `last` is none if it is NULL. `panels` holds `weight` as (panels, kernel_y, kernel_x, inner,
+ * 32 channels); the last panel is filled up. */
 struct senet_convolution {
     int64_t c, inner; /* channels of y, of x */
     int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
     int64_t activation;
-    int64_t hidden, gate;
-    const float *panels, *bias, *w1, *b1, *w2, *b2; /* b1 and b2 may be NULL */
-    const float *factors;                           /* (n, inner) */
-    int64_t late, hidden_activation, last_activation;
+    int64_t hidden, gates, hidden_activation, gate, last_activation;
+    const float *panels, *bias, *w1, *b1, *w2, *b2; /* w1 (hidden, c), w2 (gates, hidden); b1 and b2 may be NULL */
 };
 
 typedef int senet_convolution_pass(const struct senet_convolution *, int64_t n, int64_t h, int64_t w, int64_t oh,
-                                   int64_t ow, int64_t threads, const float *x, const float *added, float *y);
+                                   int64_t ow, int64_t threads, const float *x, const float *factors,
+                                   const float *scale, const float *added, float *y, float *s);
 
-/* The same of bfloat16 feature maps and parameters, without factors and late gates. `panels` holds (panels, kernel_y,
- * kernel_x, inner / 32 filled up, 16, 32 channels of y, 2): pairs of channels of x stand together. */
+/* The same of bfloat16 feature maps and parameters, without factors, and always with the call's `s` where there are
+ * hidden units. `panels` holds (panels, kernel_y, kernel_x, inner / 32 filled up, 16, 32 channels of y, 2): pairs of
+ * channels of x stand together. */
 struct senet_convolution_bf16 {
     int64_t c, inner;
     int64_t kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
-    int64_t activation, hidden, gate;
+    int64_t activation;
+    int64_t hidden, gates, hidden_activation, gate;
     const uint16_t *panels, *bias, *w1, *b1, *w2, *b2;
 };
 
 typedef int senet_convolution_bf16_pass(const struct senet_convolution_bf16 *, int64_t n, int64_t h, int64_t w,
-                                        int64_t oh, int64_t ow, int64_t threads, const uint16_t *x,
-                                        const uint16_t *added, uint16_t *y);
+                                        int64_t oh, int64_t ow, int64_t threads, const uint16_t *x, const float *scale,
+                                        const uint16_t *added, uint16_t *y, float *s);
 
-/* A depthwise convolution, y = a(weight * x + bias), and the means of y (n, c) unless NULL; in inference, float,
- * channels_last. */
+/* A depthwise convolution, y = a(weight * (factors * x) + bias), and the means of y (n, c) unless NULL; in inference,
+ * float, channels_last. `factors` (n, c) is 1 if NULL. */
 struct senet_depthwise {
     int64_t c, kernel_y, kernel_x, stride_y, stride_x, pad_y, pad_x, dilation_y, dilation_x;
     int64_t activation;
@@ -117,13 +114,13 @@ struct senet_depthwise {
 };
 
 typedef int senet_depthwise_pass(const struct senet_depthwise *, int64_t n, int64_t h, int64_t w, int64_t oh, int64_t ow,
-                                 int64_t threads, const float *x, float *y, float *means);
+                                 int64_t threads, const float *x, const float *factors, float *y, float *means);
 
-/* Squeeze-and-Excitation in inference, float, channels_last: gate (n, c) = gate(w2 a(w1 mean(x) + b1) + b2), and
- * y = gate * x unless y is NULL; y may be x. With `means` (n, c), x is read for y only. */
+/* Squeeze-and-Excitation in inference, float, channels_last: gate (n, gates) = gate(w2 a(w1 mean(x) + b1) + b2), and
+ * y = gate * x unless y is NULL, for as many gates as channels; y may be x. With `means` (n, c), x is read for y only. */
 struct senet_excitation {
-    int64_t c, hidden, activation, gate;
-    const float *w1, *b1, *w2, *b2; /* (hidden, c), (hidden) or NULL, (c, hidden), (c) or NULL */
+    int64_t c, gates, hidden, activation, gate;
+    const float *w1, *b1, *w2, *b2; /* (hidden, c), (hidden) or NULL, (gates, hidden), (gates) or NULL */
 };
 
 typedef int senet_excite_pass(const struct senet_excitation *, int64_t n, int64_t hw, int64_t threads, const float *x,

@@ -20,7 +20,7 @@ __all__ = ["Choice", "call", "choose", "describe", "using"]
 VARIABLE: Final = "SENET_KERNELS"
 CHOICES: Final = ("compiled", "reference")
 _FILE: Final = Path(__file__).with_name("_kernel.so")
-_ABI: Final = 8  # SENET_ABI of kernel.h
+_ABI: Final = 9  # SENET_ABI of kernel.h
 # Argument types of the kernel's functions: s is a structure, p an address, i a size.
 _FUNCTIONS: Final = {
     "senet_step_forward": "sppppp",
@@ -32,9 +32,9 @@ _FUNCTIONS: Final = {
     "senet_gated_step_apply": "sipppp",
     "senet_gated_step_sums": "sipppp",
     "senet_gated_step_backward": "sippppppps",
-    "senet_convolve": "siiiiiippp",
-    "senet_convolve_bf16": "siiiiiippp",
-    "senet_depthwise_convolve": "siiiiiippp",
+    "senet_convolve": "siiiiiipppppp",
+    "senet_convolve_bf16": "siiiiiippppp",
+    "senet_depthwise_convolve": "siiiiiipppp",
     "senet_excite": "siiipppp",
 }
 _KINDS: Final = {"s": ctypes.c_char_p, "p": ctypes.c_void_p, "i": ctypes.c_int64}

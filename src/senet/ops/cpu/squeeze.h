@@ -110,15 +110,15 @@ static void means_of(const float *x, long n, long hw, long c, long threads, floa
     join_parts(sums, n, p.parts, c, c, hw, means);
 }
 
-/* Gate (n, channels) of means (n, inner); workspace: units (n, hidden). */
-static void gate_of_means(const float *means, long n, long inner, long channels, const struct senet_excitation *e,
-                          long threads, float *units, float *gate)
+/* Gate (n, gates) of means (n, c); workspace: units (n, hidden). */
+static void gate_of_means(const float *means, long n, const struct senet_excitation *e, long threads, float *units,
+                          float *gate)
 {
-    const long hidden = e->hidden;
-    multiply(threads, (struct product){block_a_bt, means, e->w1, e->b1, units, NULL, n, inner, hidden, 0, 0}, hidden);
+    const long hidden = e->hidden, all = e->gates;
+    multiply(threads, (struct product){block_a_bt, means, e->w1, e->b1, units, NULL, n, e->c, hidden, 0, 0}, hidden);
     activate(units, units, n * hidden, (int)e->activation);
-    multiply(threads, (struct product){block_a_bt, units, e->w2, e->b2, gate, NULL, n, hidden, channels, 0, 0}, channels);
-    gates(gate, n * channels, (enum gate)e->gate);
+    multiply(threads, (struct product){block_a_bt, units, e->w2, e->b2, gate, NULL, n, hidden, all, 0, 0}, all);
+    gates(gate, n * all, (enum gate)e->gate);
 }
 
 /* y = a(gate * x + added), or gate * x without `added`. */
@@ -142,7 +142,7 @@ static int excite_pass(const struct senet_excitation *e, int64_t n, int64_t hw, 
         means_of(x, n, hw, c, threads, take(&room, squeeze_floats(n, hw, c)), found);
         means = found;
     }
-    gate_of_means(means, n, c, c, e, threads, room, gate);
+    gate_of_means(means, n, e, threads, room, gate);
     if (y)
         scale_map(x, gate, NULL, y, n, hw, c, IDENTITY, threads);
     free(all);
