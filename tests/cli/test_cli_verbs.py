@@ -12,6 +12,7 @@ import torch
 from cli_options import QUICK
 from PIL import Image
 
+from senet.inference.backends import describe_tf32
 from senet.ops import using
 
 
@@ -175,6 +176,7 @@ def test_doctor_names_the_machine(senet):
     code, out, _ = senet("doctor", "--json")
     machine = json.loads(out)["machine"]
     assert machine["torch threads"] == torch.get_num_threads()
+    assert machine["TF32"] == describe_tf32()
     compiled = machine["kernel"].startswith("compiled")
     assert machine["senet.accelerate"].startswith("runs norms" if compiled else "no effect")
     with using("reference"):

@@ -16,7 +16,7 @@ import torch
 from processes import start
 
 from senet.cli import main
-from senet.comparison.measuring import training_costs
+from senet.comparison.measuring import step_batch, training_costs
 from senet.comparison.plan import Comparison
 from senet.comparison.variant import Variant
 from senet.data import Subset, open_data, write_images
@@ -95,6 +95,25 @@ def test_the_measured_step_is_the_trained_one():
     assert (found[True].params, found[True].macs) == (found[False].params, found[False].macs)
     if choose().library is not None:
         assert found[True].saved_mb < 0.95 * found[False].saved_mb
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "pieces", "batch"),
+    [
+        ("cpu", 1, 1, 16),
+        ("cpu", 1, 16, 8),
+        ("cuda", 1, 1, 128),
+        ("cuda", 1, 4, 32),
+        ("cuda", 2, 4, 16),
+        ("cuda", 0, 1, 32),
+    ],
+)
+def test_the_batch_of_the_measured_step(monkeypatch, device, devices, pieces, batch):
+    """A GPU computes 16 images in the time of the launches, so there the step has the training's own batch."""
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
+    recipe = replace(recipe_named("digits"), batch_size=128, grad_accumulation=pieces)
+    assert step_batch(recipe, RunOptions(devices=devices), 1000, torch.device(device)) == batch
+    assert step_batch(recipe, RunOptions(devices=devices), 20, torch.device(device)) <= 20
 
 
 def test_what_it_leaves(done):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 from senet.deploy import exporting
 from senet.deploy.accuracy import check_drop
@@ -52,3 +54,31 @@ def test_the_export_asks_it_and_reports_the_limit(monkeypatch: pytest.MonkeyPatc
     assert "the limit was one image" in made.notes[0]
     with pytest.raises(SenetError, match="here one image"):
         exporting._measured(None, None, report, exporting.Check(data=data), data)
+
+
+def test_before_and_after_are_measured_on_one_device(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    """Files run on the CPU. On an accelerator the network's own figure would contain the difference of devices."""
+    from dataclasses import replace
+
+    from senet.data import open_data, subsample
+    from senet.inference import device
+
+    monkeypatch.setattr(device, "default_device", lambda: torch.device("meta"))
+    digits = open_data("digits")
+    data = replace(digits, val=subsample(digits.val, 20), test=None)
+    torch.manual_seed(0)
+    seen: list[tuple[int, torch.device]] = []
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    images = replace(digits.default_preprocessing, size=(8, 8))
+    hooked = nn.Module.__call__
+    monkeypatch.setattr(nn.Conv2d, "__call__", lambda self, x: (seen.append((len(x), x.device)), hooked(self, x))[1])
+    report = exporting.export(
+        model,
+        tmp_path / "net.pt2",
+        format="torch",
+        precision="bf16",
+        preprocessing=images,
+        check=exporting.Check(data=data, tolerance=1.0, max_drop=100.0),
+    )
+    assert set(report.accuracy) == {"before", "after"}
+    assert {device for count, device in seen if count == len(data.val)} == {torch.device("cpu")}

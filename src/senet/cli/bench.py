@@ -9,6 +9,7 @@ Examples:
   senet bench --model se_resnet50 resnet50 --runtime eager,optimized
   senet bench runs/flowers flowers.onnx flowers.xml --threads 1,2 --out bench.png
   senet bench flowers.onnx --runtime onnxruntime,openvino
+  senet bench se_resnet50 resnet50 --device cuda --batch-sizes 1,128
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["USAGE", "add_arguments", "run"]
 
 USAGE = """senet bench MODEL [MODEL ...] [--runtime NAME,NAME] [--batch-sizes N,N]
-                   [--threads N,N] [--out FILE] [options, see below]"""
+                   [--device DEVICE] [--threads N,N] [--out FILE]
+                   [options, see below]"""
+
+
+MACHINE = ("cpu", "accelerator", "date")
+"""Entries of `machine()` that aren't versions."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--batch-sizes", type=positives, default=(1,), metavar="N,N", help="images at a time (default: 1)"
+    )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        metavar="DEVICE",
+        help="cpu, or an accelerator of this machine: cuda, cuda:1, mps, xpu; files run on the CPU only (default: cpu)",
     )
     parser.add_argument("--threads", type=positives, metavar="N,N", help="CPU threads (default: PyTorch's choice)")
     shared.add_size_option(parser, "the first network's own")
@@ -86,6 +98,7 @@ def run(options: argparse.Namespace) -> int:
                 size=options.size,
                 seconds=options.seconds,
                 factory=options.factory,
+                device=options.device,
                 progress=progress,
             )
     except CheckpointError as error:  # elsewhere --model names the function of a checkpoint's network
@@ -95,9 +108,9 @@ def run(options: argparse.Namespace) -> int:
 
         draw(rows, options.out)
     if options.json:
-        print_json({"machine": machine(), "rows": [row.to_dict() for row in rows]})
+        print_json({"machine": machine(options.device), "rows": [row.to_dict() for row in rows]})
     else:
-        _print(rows, machine())
+        _print(rows, machine(options.device))
     return 0
 
 
@@ -122,8 +135,8 @@ def _print(rows: list[Row], where: dict[str, str]) -> None:
         for row in rows
     ]  # fmt: skip
     height, width = rows[0].size
-    print_table(head, table, title=f"{height}x{width} pixels, {where['cpu']}", left=2)
-    print(", ".join(f"{name} {version}" for name, version in where.items() if name not in ("cpu", "date")))
+    print_table(head, table, title=f"{height}x{width} pixels, {where.get('accelerator', where['cpu'])}", left=2)
+    print(", ".join(f"{name} {version}" for name, version in where.items() if name not in MACHINE))
 
 
 def _range(quartiles: tuple[float, float], digits: int) -> str:

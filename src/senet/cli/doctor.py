@@ -64,6 +64,7 @@ def run(options: argparse.Namespace) -> int:
 def _machine() -> dict[str, Any]:
     import torch
 
+    from senet.inference.backends import describe_tf32
     from senet.ops import describe
 
     found: dict[str, Any] = {"python": f"{platform.python_version()} ({sys.executable})"}
@@ -78,6 +79,7 @@ def _machine() -> dict[str, Any]:
     found["kernel"] = describe()
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     found["accelerator"] = f"{torch.accelerator.device_count()} x {accelerator}" if accelerator else "none"
+    found["TF32"] = describe_tf32()
     found["senet.accelerate"] = _accelerates(accelerator)
     found["free disk here"] = f"{shutil.disk_usage('.').free / 1e9:.1f} GB"
     return found

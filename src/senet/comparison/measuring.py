@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +14,21 @@ from torch.utils._pytree import tree_map_only
 from senet.comparison.plan import Comparison
 from senet.comparison.variant import Variant
 from senet.data import train_loader
+from senet.inference.backends import cuda_backends
 from senet.inference.device import DTYPES, default_device
-from senet.profiling import cost, saved_bytes, time_interleaved
+from senet.profiling import Timing, cost, saved_bytes, time_interleaved
 from senet.tasks import task_named
 from senet.training.acceleration import accelerated
 from senet.training.model_initialization import SCRATCH
+from senet.training.recipe import Recipe, RunOptions
 
 if TYPE_CHECKING:
     from senet.data import Data
 
-__all__ = ["TrainingCost", "training_costs"]
+__all__ = ["TrainingCost", "step_batch", "training_costs"]
 
-LARGEST_BATCH = 16
-"""Number of images of a timed training step: typical, and small enough for any machine."""
+LARGEST_ON_CPU = 16
+"""Largest number of images of a timed training step on a CPU: typical, and small enough for any machine."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,24 @@ def training_costs(comparison: Comparison, data: Data, *, seconds: float) -> dic
     return {variant.name: found[variant.name] for variant in comparison.variants}
 
 
+def step_batch(recipe: Recipe, run: RunOptions, images: int, device: torch.device) -> int:
+    """Return the number of images of a timed training step.
+
+    On an accelerator this is the micro-batch of one device in the training itself. With fewer images, the launches of
+    the kernels would take longer than their work.
+
+    Args:
+        recipe: Hyperparameters of the training.
+        run: Options of its execution.
+        images: Number of training images.
+        device: The device of the timing.
+    """
+    on_cpu = device.type == "cpu"
+    devices = run.nodes * (run.devices or (1 if on_cpu else torch.accelerator.device_count()))
+    share = max(1, min(recipe.batch_size, images) // (devices * recipe.grad_accumulation))
+    return min(share, LARGEST_ON_CPU) if on_cpu else share
+
+
 def _group(comparison: Comparison, group: list[Variant], data: Data, seconds: float) -> dict[str, TrainingCost]:
     networks = {variant.name: _Network(comparison, variant, data) for variant in group}
     with ExitStack() as stack:
@@ -84,8 +105,13 @@ def _group(comparison: Comparison, group: list[Variant], data: Data, seconds: fl
         found = {name: network.counted() for name, network in networks.items()}
         if not seconds:
             return found
-        latency = time_interleaved({name: network.infer for name, network in networks.items()}, seconds=seconds / 2)
-        step = time_interleaved({name: network.step for name, network in networks.items()}, seconds=seconds / 2)
+        device = next(iter(networks.values())).device
+
+        def timed(of: Callable[[_Network], Callable[[], None]]) -> dict[str, Timing]:
+            runs = {name: of(network) for name, network in networks.items()}
+            return time_interleaved(runs, seconds=seconds / 2, device=device)
+
+        latency, step = timed(lambda network: network.infer), timed(lambda network: network.step)
     return {
         name: replace(
             cost,
@@ -113,8 +139,9 @@ class _Network:
         self.model: nn.Module = built.model.to(self.device).to(memory_format=self.layout)
         self.size = (built.preprocessing.in_channels, *built.preprocessing.size)
         task = task_named(built.task)
+        self.autotune = task.has_fixed_size and not run.deterministic
         images, _ = task.datasets(data, built.preprocessing, job.recipe)
-        self.batch = min(LARGEST_BATCH, job.recipe.batch_size, len(images))
+        self.batch = step_batch(job.recipe, run, len(images), self.device)
         batch = next(iter(train_loader(images, batch_size=self.batch, workers=0)))
         self.train_metrics = tree_map_only(Tensor, lambda tensor: tensor.to(self.device), batch)
         self.objective = task.objective(
@@ -127,9 +154,12 @@ class _Network:
             task.example(built.preprocessing),
         )
 
-    def as_trained(self) -> AbstractContextManager[None]:
-        """Accelerate the network within this context, as in a training on one device."""
-        return accelerated([self.model], self.example, self.run, self.device)
+    @contextmanager
+    def as_trained(self) -> Iterator[None]:
+        """Compute within this context as in a training on one device."""
+        backends = cuda_backends(self.device, autotune=self.autotune, tf32=self.run.tf32)
+        with backends, accelerated([self.model], self.example, self.run, self.device):
+            yield
 
     def counted(self) -> TrainingCost:
         image = self.example[0]

@@ -14,10 +14,12 @@ from senet.training.folder import reading, write_json
 from senet.training.job import DataOptions, Job
 from senet.training.recipe import RunOptions
 
-__all__ = ["PLAN", "Comparison", "Run"]
+__all__ = ["DECISIVE", "PLAN", "Comparison", "Run"]
 
 PLAN = "plan.json"
 """File with the requested comparison."""
+DECISIVE = ("precision", "accelerate", "tf32")
+"""Options of the execution that change results. All trainings of a comparison share them."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Comparison:
     def _trainings(self) -> str:
         # Through JSON, since a comparison from a file has lists instead of tuples.
         variants = [variant.to_dict() for variant in self.variants]
-        return json.dumps([asdict(self.source), variants, self.seeds, self.run.precision, self.run.accelerate])
+        return json.dumps([asdict(self.source), variants, self.seeds, *(getattr(self.run, name) for name in DECISIVE)])
 
     def write(self, folder: Path) -> None:
         """Write the plan to a folder.

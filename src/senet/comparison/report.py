@@ -133,7 +133,8 @@ def markdown(result: dict[str, Any], command: str) -> str:
         "## Setup",
         "",
         f"- Data: {result['data']}" + (f", {limit:,} training images" if limit else "") + "; precision "
-        f"{result['precision']}; seeds {', '.join(map(str, result['seeds']))}.",
+        f"{result['precision']}{'' if result['tf32'] else ' without TF32'}; "
+        f"seeds {', '.join(map(str, result['seeds']))}.",
         *(f"- Recipe: {line}." for line in sorted(recipes)),
         f"- {ACCELERATED if result['accelerate'] else SEPARATE}",
         "- With the same seed, all networks see the same images in the same order with the same augmentation.",

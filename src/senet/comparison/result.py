@@ -84,6 +84,7 @@ def collect(
         "seeds": list(comparison.seeds),
         "precision": comparison.run.precision,
         "accelerate": comparison.run.accelerate,
+        "tf32": comparison.run.tf32,
         "finished_runs": sum(map(len, runs.values())),
         "runs": len(comparison.variants) * len(comparison.seeds),
         "failed": list(failed),

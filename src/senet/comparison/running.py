@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.comparison.plan import PLAN, Comparison, Run
+from senet.comparison.plan import DECISIVE, PLAN, Comparison, Run
 from senet.console import line_printer
 from senet.errors import SenetError
 from senet.training.failures import DIVERGED, Diverged
@@ -173,14 +173,14 @@ def refuse_others(comparison: Comparison, folder: Path, data: Data) -> None:
 
 
 def _settings(job: Job) -> dict[str, Any]:
-    """Flatten the settings that change a training's result. Of its execution, precision and acceleration do."""
+    """Flatten the settings that change a training's result. Of its execution, `DECISIVE` do."""
     # Through JSON, since a job from a file has lists instead of tuples.
     values = json.loads(json.dumps(replace(job, recipe=replace(job.recipe, expects="")).to_dict()))
     recipe, run = values.pop("recipe"), values.pop("run")
     del values["digest"], values["sha256"]
     for name in LOCATION:  # the digest identifies the data, see `refuse_others`
         del values["source"][name]
-    execution = {key: run[key] for key in ("precision", "accelerate")}
+    execution = {key: run[key] for key in DECISIVE}
     return values | {f"recipe.{key}": value for key, value in recipe.items()} | execution
 
 

@@ -20,6 +20,7 @@ from senet.errors import SenetError
 from senet.gates.recording import gated_layers
 from senet.inference import evaluate
 from senet.nn import SqueezeExcite
+from senet.nn.precision import in_float64
 from senet.training.folder import LAST, write_json
 from senet.weights.files import sha256
 from senet.zoo import is_code, load_model
@@ -44,7 +45,7 @@ class Moments:
 
     def add(self, values: Tensor) -> None:
         """Add values (N, C)."""
-        values = values.detach().double().cpu()
+        values = in_float64(values)
         self.count += len(values)
         self.total = self.total + values.sum(0)
         self.squares = self.squares + values.square().sum(0)

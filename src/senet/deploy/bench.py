@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from statistics import median, quantiles
@@ -22,6 +22,9 @@ from senet.deploy.loading import load_exported, read_export_metadata
 from senet.deploy.runtimes import RUNTIMES
 from senet.errors import SenetError, UnknownNameError
 from senet.fusion.optimization import optimize
+from senet.inference.backends import cuda_backends, tf32_uses
+from senet.inference.device import device_named
+from senet.profiling.timing import seconds_in_turns
 from senet.zoo import build_model, load_model, model_defaults
 
 __all__ = ["Row", "bench", "machine", "randomise"]
@@ -37,6 +40,7 @@ class Row:
     Attributes:
         network: Name of the network.
         runtime: `"eager"`, `"optimized"`, or a key of `RUNTIMES`.
+        device: Device that computes.
         batch: Batch size.
         threads: Number of CPU threads.
         size: Height and width in pixels.
@@ -50,6 +54,7 @@ class Row:
 
     network: str
     runtime: str
+    device: str
     batch: int
     threads: int
     size: tuple[int, int]
@@ -83,6 +88,7 @@ def bench(
     size: tuple[int, int] | None = None,
     seconds: float = 10.0,
     factory: str | None = None,
+    device: str = "cpu",
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[Row]:
     """Time networks and exported files.
@@ -96,6 +102,7 @@ def bench(
         size: Height and width in pixels; None: the first network's own.
         seconds: Seconds for each batch size and number of threads.
         factory: `module:function` of the user's own network, for its checkpoints.
+        device: `"cpu"`, or an accelerator of this machine such as `"cuda"`. Exported files run on the CPU only.
         progress: Called with the number of finished rows and of all rows.
 
     Returns:
@@ -103,8 +110,10 @@ def bench(
 
     Raises:
         SenetError: A name is unknown, a file can't be used, or takes another size or batch size.
+        UnknownNameError: This machine has no such device.
     """
-    candidates = [c for name in networks for c in _candidates(name, runtimes, factory)]
+    where = device_named(device)
+    candidates = [c for name in networks for c in _candidates(name, runtimes, factory, where)]
     size = size or candidates[0].size
     counts = tuple(threads or (torch.get_num_threads(),))
     rows: list[Row] = []
@@ -112,15 +121,16 @@ def bench(
         with _threads(count):
             opened = [candidate.open(count) for candidate in candidates]
             for batch in batch_sizes:
-                times = _timed(candidates, opened, batch, size, seconds)
+                times = _timed(candidates, opened, batch, size, seconds, where)
                 rows += [
-                    _row(c, taken, times[0], batch, count, size) for c, taken in zip(candidates, times, strict=True)
+                    _row(c, taken, times[0], device, batch, count, size)
+                    for c, taken in zip(candidates, times, strict=True)
                 ]
                 progress(len(rows), len(candidates) * len(batch_sizes) * len(counts))
     return rows
 
 
-def _candidates(name: str, runtimes: Sequence[str], factory: str | None) -> Iterator[_Candidate]:
+def _candidates(name: str, runtimes: Sequence[str], factory: str | None, device: torch.device) -> Iterator[_Candidate]:
     unknown = next((r for r in runtimes if r not in (*PLAIN, *RUNTIMES)), None)
     if unknown is not None:
         raise UnknownNameError("runtime", unknown, (*PLAIN, *RUNTIMES))
@@ -133,11 +143,13 @@ def _candidates(name: str, runtimes: Sequence[str], factory: str | None) -> Iter
     if not wanted:
         raise SenetError(f"{name} runs in {' or '.join(able)}, not in {', '.join(runtimes)}")
     if kind is not None:
+        if device.type != "cpu":
+            raise SenetError(f"{name}: exported files run on the CPU; leave it out, or use device cpu for all")
         images = read_export_metadata(Path(name)).preprocessing
         for runtime in wanted:
             yield _Candidate(name, runtime, images.in_channels, images.size, _file_opener(name, runtime))
         return
-    network, channels, size = _network(name, factory)
+    network, channels, size = _network(name, factory, device)
     for runtime in wanted:
         made = optimize(network)[0] if runtime == "optimized" else network
         yield _Candidate(name, runtime, channels, size, lambda _, made=made: made)  # type: ignore[misc]
@@ -147,14 +159,14 @@ def _file_opener(name: str, runtime: str) -> Callable[[int], nn.Module]:
     return lambda threads: load_exported(name, runtime=runtime, threads=threads).model
 
 
-def _network(name: str, factory: str | None) -> tuple[nn.Module, int, tuple[int, int]]:
+def _network(name: str, factory: str | None, device: torch.device) -> tuple[nn.Module, int, tuple[int, int]]:
     if os.path.exists(name):
         loaded = load_model(name, factory=factory)
         network, images = loaded.model, loaded.preprocessing
     else:
         classes, images = model_defaults(name)
         network = randomise(build_model(name, num_classes=classes, in_channels=images.in_channels))
-    return network.eval().to(memory_format=torch.channels_last), images.in_channels, images.size
+    return network.eval().to(device).to(memory_format=torch.channels_last), images.in_channels, images.size
 
 
 def randomise(network: nn.Module) -> nn.Module:
@@ -183,35 +195,38 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _timed(
-    candidates: Sequence[_Candidate], opened: Sequence[nn.Module], batch: int, size: tuple[int, int], seconds: float
+    candidates: Sequence[_Candidate],
+    opened: Sequence[nn.Module],
+    batch: int,
+    size: tuple[int, int],
+    seconds: float,
+    device: torch.device,
 ) -> list[list[float]]:
     """Return the seconds of each call, one list per candidate, after two warm-up calls."""
     generator = torch.Generator().manual_seed(0)
     inputs: dict[int, Tensor] = {}
     for c in candidates:
         images = torch.randn(batch, c.channels, *size, generator=generator)
-        inputs.setdefault(c.channels, images.contiguous(memory_format=torch.channels_last))
-    times: list[list[float]] = [[] for _ in candidates]
-    with torch.inference_mode():
-        for c, network in zip(candidates, opened, strict=True):
-            for _ in range(2):
-                network(inputs[c.channels])
-        started = time.perf_counter()
-        while len(times[0]) < 3 or time.perf_counter() - started < seconds:
-            for c, network, taken in zip(candidates, opened, times, strict=True):
-                before = time.perf_counter()
-                network(inputs[c.channels])
-                taken.append(time.perf_counter() - before)
-    return times
+        inputs.setdefault(c.channels, images.to(device, memory_format=torch.channels_last))
+    runs = [partial(network, inputs[c.channels]) for c, network in zip(candidates, opened, strict=True)]
+    with torch.inference_mode(), cuda_backends(device, autotune=True):
+        return seconds_in_turns(runs, seconds=seconds, min_rounds=3, warmups=2, device=device)
 
 
 def _row(
-    candidate: _Candidate, taken: list[float], first: list[float], batch: int, threads: int, size: tuple[int, int]
+    candidate: _Candidate,
+    taken: list[float],
+    first: list[float],
+    device: str,
+    batch: int,
+    threads: int,
+    size: tuple[int, int],
 ) -> Row:
     ratios = [a / b for a, b in zip(taken, first, strict=True)]
     return Row(
         network=candidate.network,
         runtime=candidate.runtime,
+        device=device,
         batch=batch,
         threads=threads,
         size=size,
@@ -229,15 +244,25 @@ def _quartiles(values: list[float]) -> tuple[float, float]:
     return low, high
 
 
-def machine() -> dict[str, str]:
-    """Return the CPU, the date and the libraries' versions."""
+def machine(device: str = "cpu") -> dict[str, str]:
+    """Return the CPU, the date and the libraries' versions, and the name of an accelerator."""
     found = {"cpu": f"{_cpu_name()}, {os.cpu_count()} cores", "date": datetime.now(timezone.utc).isoformat()}
+    if device != "cpu":
+        found["accelerator"] = f"{_accelerator_name(device)} ({device})"
+    if torch.device(device).type == "cuda":
+        found["TF32 in"] = tf32_uses()
     for name in ("torch", "onnxruntime", "openvino"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _accelerator_name(device: str) -> str:
+    kind = torch.device(device).type
+    name_of = getattr(getattr(torch, kind, None), "get_device_name", None)  # torch.mps has none
+    return str(name_of(device)) if name_of else kind.upper()
 
 
 def _cpu_name() -> str:

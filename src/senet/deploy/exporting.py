@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -27,6 +26,7 @@ from senet.deploy.tracing import reason, traced
 from senet.errors import SenetError, UnknownNameError
 from senet.models import ConvNet
 from senet.preprocessing import Preprocessing
+from senet.profiling.timing import seconds_in_turns
 from senet.tasks.logits import LogitsOf, logits_of
 from senet.weights import CheckpointMetadata
 from senet.weights.files import new_file_mode
@@ -367,7 +367,10 @@ def _examined(loaded: LoadedModel, draft: Path, kind: Format, metadata: ExportMe
 
 
 def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, check: Check, data: Data) -> ExportReport:
-    """Add the accuracies, and refuse a drop that is too large. A float32 file needs none: its logits are equal."""
+    """Add the accuracies, both on the CPU, where files run, and refuse a drop that is too large.
+
+    A float32 file needs none, since its logits are equal.
+    """
     from senet.inference import evaluate
 
     if report.metadata.precision == "32":
@@ -376,7 +379,8 @@ def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, chec
     source = _part(data, check)
     for moment, network in (("before", loaded), ("after", made)):
         with check.progress(f"accuracy {moment}") as progress:
-            accuracy[moment] = evaluate(network, source, data.classes, progress=progress).top1
+            result = evaluate(network, source, data.classes, device=torch.device("cpu"), progress=progress)
+            accuracy[moment] = result.top1
     note = check_drop(
         report.metadata.precision, accuracy["before"], accuracy["after"], len(source), check.max_drop
     )  # fmt: skip
@@ -429,12 +433,6 @@ def _calibration(loaded: LoadedModel, check: Check, batch: int | None) -> list[n
 
 
 def _latency_ms(model: nn.Module, image: Tensor, *, runs: int = 11) -> float:
-    taken = []
     with torch.inference_mode():
-        for _ in range(2):
-            model(image)
-        for _ in range(runs):
-            started = time.perf_counter()
-            model(image)
-            taken.append(time.perf_counter() - started)
+        [taken] = seconds_in_turns([lambda: model(image)], seconds=0, min_rounds=runs, warmups=2, device=image.device)
     return median(taken) * 1e3

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.nn.optimized import Optimized
+from senet.nn.precision import in_float64
 from senet.ops import choose
 from senet.ops.activation_functions import ACTIVATIONS
 from senet.ops.arguments import convolution_size, needs_gradient
@@ -450,15 +451,15 @@ class DepthwiseConv(FusedConv):
 
 def fused_conv(conv: nn.Conv2d, norm: nn.BatchNorm2d | None, *, activation: int) -> FusedConv:
     """Fold the norm after a convolution into it, computed in float64."""
-    weight = conv.weight.detach().double()
-    bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().double()
+    weight = in_float64(conv.weight)
+    bias = weight.new_zeros(conv.out_channels) if conv.bias is None else in_float64(conv.bias)
     if norm is not None:
         scale, offset = _affine(norm)
         weight, bias = weight * scale[:, None, None, None], bias * scale + offset
     assert not isinstance(conv.padding, str)
     geometry = Geometry(conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
     like = conv.weight
-    weight, bias = weight.to(like.dtype), bias.to(like.dtype)
+    weight, bias = weight.to(like), bias.to(like)
     if like.is_cpu and like.dtype is torch.float32 and choose().library is not None:
         if conv.groups == 1 and conv.in_channels >= MIN_PACKED_CHANNELS:
             return PackedConv(weight, bias, geometry, activation=activation)
@@ -476,11 +477,11 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Return scale and offset of a norm in evaluation mode, (C,) each, float64."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = (in_float64(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    offset = -norm.running_mean.double() * scale
-    return scale, offset if norm.bias is None else offset + norm.bias.detach().double()
+        scale = scale * in_float64(norm.weight)
+    offset = -in_float64(norm.running_mean) * scale
+    return scale, offset if norm.bias is None else offset + in_float64(norm.bias)
 
 
 def rescaled(y: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from senet.gates.recording import gated_layers, watching
 from senet.gates.statistics import GateStatistics
 from senet.nn import Attention, SelectiveKernel
 from senet.nn.modes import evaluation_mode, uncompiled
+from senet.nn.precision import in_float64
 
 __all__ = ["agreement_between", "drift_between", "gates", "images_of", "measure", "measuring", "run"]
 
@@ -75,9 +76,7 @@ def measuring(model: nn.Module) -> Iterator[None]:
 
 def _flat(output: Any) -> Tensor:
     tensors = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.is_floating_point()]
-    return torch.cat(
-        [t.detach().double().cpu().flatten(1) if t.ndim > 1 else t[None].double().cpu() for t in tensors], 1
-    )
+    return torch.cat([in_float64(t).flatten(1) if t.ndim > 1 else in_float64(t)[None] for t in tensors], 1)
 
 
 def images_of(model: nn.Module, batches: Iterable[Any]) -> list[Tensor]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from senet.nn.precision import in_float64
+
 __all__ = ["DEAD", "SATURATED", "GateStatistics"]
 
 DEAD, SATURATED = 0.05, 0.95
@@ -48,7 +50,7 @@ class GateStatistics:
             images: Number N of images.
             labels: (N,), class numbers. None is class 0 for all.
         """
-        gate = gate.detach().double().cpu()
+        gate = in_float64(gate)
         factors = gate.expand(images, self.channels, *gate.shape[2:]).reshape(images, self.channels, -1)
         labels = torch.zeros(images, dtype=torch.int64) if labels is None else labels.cpu()
         seen, which = labels.unique(return_inverse=True)

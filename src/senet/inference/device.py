@@ -10,7 +10,7 @@ from torch import nn
 
 from senet.errors import UnknownNameError
 
-__all__ = ["DTYPES", "default_device", "running"]
+__all__ = ["DTYPES", "default_device", "device_named", "running"]
 
 DTYPES = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precision to the data type of matrix products. None keeps the data type of the weights."""
@@ -25,13 +25,37 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
+def device_named(name: str) -> torch.device:
+    """Return a device of this machine.
+
+    Args:
+        name: `"cpu"`, or an accelerator such as `"cuda"`, `"cuda:1"` or `"mps"`.
+
+    Raises:
+        UnknownNameError: This machine has no such device.
+
+    Example:
+        >>> from senet.inference.device import device_named
+        >>> device_named("cpu")
+        device(type='cpu')
+    """
+    known = ["cpu"]
+    if torch.accelerator.is_available():
+        kind = default_device().type
+        known += [kind, *(f"{kind}:{number}" for number in range(torch.accelerator.device_count()))]
+    if name not in known:
+        raise UnknownNameError("device", name, known)
+    return torch.device(name)
+
+
 @contextmanager
-def running(model: nn.Module, precision: str) -> Iterator[torch.device]:
-    """Move a network to the default device, in evaluation mode, without gradients, in a precision.
+def running(model: nn.Module, precision: str, device: torch.device | None = None) -> Iterator[torch.device]:
+    """Move a network to a device, in evaluation mode, without gradients, in a precision.
 
     Args:
         model: The network. It stays on the device.
         precision: A key of `DTYPES`.
+        device: The device. None is `default_device()`.
 
     Yields:
         The device for images.
@@ -41,7 +65,7 @@ def running(model: nn.Module, precision: str) -> Iterator[torch.device]:
     """
     if precision not in DTYPES:
         raise UnknownNameError("precision", precision, DTYPES)
-    device, dtype = default_device(), DTYPES[precision]
+    device, dtype = device or default_device(), DTYPES[precision]
     model.to(device).to(memory_format=torch.channels_last).eval()
     with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         yield device

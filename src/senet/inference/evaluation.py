@@ -66,6 +66,7 @@ def evaluate(
     batch_size: int = 128,
     precision: str = "32",
     workers: int | None = None,
+    device: torch.device | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Run a classifier over every image once, with the preprocessing of its training.
@@ -77,6 +78,7 @@ def evaluate(
         batch_size: Images in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
         workers: Processes that decode. None chooses.
+        device: The device. None is the accelerator if there is one, else the CPU.
         progress: Called with the numbers of images done and in all.
 
     Raises:
@@ -106,7 +108,7 @@ def evaluate(
     confusion = MulticlassConfusionMatrix(count, sync_on_compute=False)
     dataset = ImageDataset(source, eval_transform(loaded.preprocessing), corrupt="raise")
     losses: list[float] = []
-    with running(loaded.model, precision) as device:
+    with running(loaded.model, precision, device) as device:
         for batch in eval_loader(dataset, batch_size=batch_size, workers=workers):
             images = batch.images.to(device, memory_format=torch.channels_last)
             output = loaded.model(images)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from senet.gates.recording import watching
 from senet.gates.statistics import GateStatistics
 from senet.nn.modes import evaluation_mode
+from senet.nn.precision import in_float64
 from senet.preprocessing import Preprocessing
 
 __all__ = ["Channel", "Example", "Heat", "explain_images", "image_of"]
@@ -130,7 +131,7 @@ def explain_images(
 
 def _by_image(gate: Tensor, images: int) -> Tensor:
     """(N, C), averaged over positions."""
-    return gate.detach().expand(images, *gate.shape[1:]).reshape(images, gate.shape[1], -1).mean(2).double().cpu()
+    return in_float64(gate.detach().expand(images, *gate.shape[1:]).reshape(images, gate.shape[1], -1).mean(2))
 
 
 def _keep_input(path: str, maps: dict[str, Tensor]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.nn.modes import evaluation_mode
+from senet.profiling.timing import now
 
 __all__ = ["latency"]
 
@@ -36,34 +36,28 @@ def latency(
     rows: list[tuple[float, dict[str, float]]] = []
     with ExitStack() as stack:
         for path, layer in layers.items():
-            timer = _Timer(path, taken)
+            timer = _Timer(path, taken, images.device)
             stack.callback(layer.register_forward_pre_hook(timer.start, prepend=True).remove)
             stack.callback(layer.register_forward_hook(timer.stop).remove)
         stack.enter_context(torch.no_grad())
         stack.enter_context(evaluation_mode(model))
         for _ in range(runs + 1):
             taken.clear()
-            started = _now()
+            started = now(images.device)
             model(images)
-            rows.append((_now() - started, dict(taken)))
+            rows.append((now(images.device) - started, dict(taken)))
     # The fastest run of each counts: other work on the machine slows a long run more often than a short one.
     best = min(whole for whole, _ in rows[1:])
     return 1000 * best, {path: min(parts.get(path, 0.0) for _, parts in rows[1:]) / best for path in layers}
 
 
 class _Timer:
-    def __init__(self, path: str, taken: dict[str, float]) -> None:
-        self.path, self.taken = path, taken
+    def __init__(self, path: str, taken: dict[str, float], device: torch.device) -> None:
+        self.path, self.taken, self.device = path, taken, device
         self.started = 0.0
 
     def start(self, *_: Any) -> None:
-        self.started = _now()
+        self.started = now(self.device)
 
     def stop(self, *_: Any) -> None:
-        self.taken[self.path] = self.taken.get(self.path, 0.0) + _now() - self.started
-
-
-def _now() -> float:
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-    return time.perf_counter()
+        self.taken[self.path] = self.taken.get(self.path, 0.0) + now(self.device) - self.started

@@ -14,6 +14,7 @@ from senet.models.spec import BlockShape, FeatureInfo, ModelSpec
 from senet.models.stage import Stage, recomputes, set_recomputing
 from senet.nn import PLACEMENTS
 from senet.nn.epilogue import norm_relu, residual_epilogue, untouched
+from senet.nn.squeeze import mean
 
 __all__ = [
     "ConvNet",
@@ -154,7 +155,7 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits: (N, C, H, W) -> (N, num_classes)."""
-        return self.fc(self.dropout(x.mean((2, 3))))
+        return self.fc(self.dropout(mean(x)))
 
 
 @final

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from senet.nn._dims import over_space
 from senet.nn.block import SqueezeExcite
 from senet.nn.optimized import Optimized
+from senet.nn.precision import in_float64
 from senet.nn.squeeze import mean
 
 __all__ = ["PrecomputedGate"]
@@ -53,10 +54,10 @@ def _merged(fc: nn.Linear, weight: Tensor, bias: Tensor) -> nn.Linear:
     """Merge a 1x1 convolution and the linear layer after it, fc(W x + b), in float64."""
     like = fc.weight
     both = nn.Linear(weight.shape[1], fc.out_features, device=like.device, dtype=like.dtype)
-    first = like.detach().double()
-    offset = first @ bias.detach().double()
+    first = in_float64(like)
+    offset = first @ in_float64(bias)
     if fc.bias is not None:
-        offset = offset + fc.bias.detach().double()
-    both.weight = nn.Parameter((first @ weight.detach().double().flatten(1)).to(like.dtype), requires_grad=False)
-    both.bias = nn.Parameter(offset.to(like.dtype), requires_grad=False)
+        offset = offset + in_float64(fc.bias)
+    both.weight = nn.Parameter((first @ in_float64(weight).flatten(1)).to(like), requires_grad=False)
+    both.bias = nn.Parameter(offset.to(like), requires_grad=False)
     return both

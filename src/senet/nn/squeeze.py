@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final
+from math import prod
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from senet.ops.arguments import eager, needs_gradient
+
 __all__ = ["SQUEEZES", "Squeeze"]
 
 Squeeze = Callable[[Tensor], Tensor]
+
+MIN_ELEMENTS: Final = 1 << 15
+"""Smallest feature map with a derivative of its own. For smaller ones its fixed cost is larger than what it saves.
+
+Measured: benchmarks/squeeze_derivative.md.
+"""
 
 
 def average(x: Tensor, dim: tuple[int, ...], *, keepdim: bool = False) -> Tensor:
@@ -19,7 +28,35 @@ def average(x: Tensor, dim: tuple[int, ...], *, keepdim: bool = False) -> Tensor
     In half precision the sum over 256x256 positions overflows, although the mean would not. PyTorch's kernels already
     accumulate in float32. The explicit type also holds in exported graphs.
     """
+    # Compilers, exporters and function transforms differentiate the plain mean themselves.
+    if needs_gradient((x,)) and x.numel() >= MIN_ELEMENTS and eager(x):
+        result: Tensor = _Average.apply(x, dim, keepdim)
+        return result
+    return _average(x, dim, keepdim)
+
+
+def _average(x: Tensor, dim: tuple[int, ...], keepdim: bool) -> Tensor:
     return x.mean(dim, keepdim, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
+
+
+class _Average(torch.autograd.Function):
+    """The mean, with a gradient that is a view of one number per average.
+
+    The derivative of `Tensor.mean` is a contiguous feature map in the type of the sum. In 16 bits that takes four
+    passes over memory: float32 written and read, and 16 bits written and read. The view has no memory format of its
+    own, so a sum with another gradient keeps the format of that one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: tuple[int, ...], keepdim: bool) -> Tensor:
+        ctx.shape, ctx.dim = x.shape, dim
+        ctx.kept = tuple(1 if d in dim else size for d, size in enumerate(x.shape))
+        return _average(x, dim, keepdim)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        count = prod(ctx.shape[d] for d in ctx.dim)
+        return (dy / count).reshape(ctx.kept).expand(ctx.shape), None, None
 
 
 def mean(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from senet.errors import SenetError
 from senet.nn import Attention
+from senet.nn.precision import in_float64
 from senet.nn.precomputed import PrecomputedGate
 
 __all__ = ["Cost", "PartCost", "cost"]
@@ -188,7 +189,7 @@ def _macs(model: nn.Module, input_size: tuple[int, ...], example_inputs: Sequenc
 def _macs_of_a_run(model: nn.Module, example_inputs: Sequence[Any]) -> dict[str, int]:
     # In float64 every layer uses PyTorch's operators, which the counter supports. The compiled kernel doesn't take it.
     copy = deepcopy(model).cpu().double().eval()
-    inputs = tree_map_only(torch.Tensor, lambda tensor: tensor.detach().cpu().double(), list(example_inputs))
+    inputs = tree_map_only(torch.Tensor, in_float64, list(example_inputs))
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             copy(*inputs)

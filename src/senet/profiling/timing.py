@@ -1,16 +1,20 @@
-"""Time several candidates in interleaved runs, so that other load affects all of them."""
+"""Time computations. Every duration of a computation in this package comes from this module.
+
+An accelerator computes while Python goes on, so the clock is read after all queued work is done. Candidates run in
+turns, so that other load affects all of them.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-__all__ = ["Timing", "time_interleaved"]
+__all__ = ["Timing", "now", "seconds_in_turns", "seconds_of", "time_interleaved"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,11 @@ class Timing:
 
 
 def time_interleaved(
-    candidates: Mapping[str, Callable[[], Any]], *, seconds: float, min_rounds: int = 5
+    candidates: Mapping[str, Callable[[], Any]],
+    *,
+    seconds: float,
+    min_rounds: int = 5,
+    device: torch.device | None = None,
 ) -> dict[str, Timing]:
     """Run all candidates once to warm up, then in turn until the time is over.
 
@@ -45,6 +53,7 @@ def time_interleaved(
         candidates: The functions to time, by name. Ratios refer to the first one.
         seconds: Time for all candidates together.
         min_rounds: Smallest number of rounds, however long they take.
+        device: The device that computes. None is the current accelerator, if there is one.
 
     Example:
         >>> import torch, senet
@@ -55,26 +64,58 @@ def time_interleaved(
         >>> list(timings), timings["model"].ratio
         (['model', 'optimized'], 1.0)
     """
-    for run in candidates.values():
-        run()
-    durations: dict[str, list[float]] = {name: [] for name in candidates}
-    started, rounds = time.perf_counter(), 0
-    while rounds < min_rounds or time.perf_counter() - started < seconds:
-        for name, run in candidates.items():
-            before = _now()
-            run()
-            durations[name].append(_now() - before)
-        rounds += 1
-    first = next(iter(durations.values()))
+    taken = seconds_in_turns(list(candidates.values()), seconds=seconds, min_rounds=min_rounds, device=device)
     found = {}
-    for name, times in durations.items():
-        ratios = [duration / reference for duration, reference in zip(times, first, strict=True)]
+    for name, times in zip(candidates, taken, strict=True):
+        ratios = [duration / reference for duration, reference in zip(times, taken[0], strict=True)]
         low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        found[name] = Timing(1000 * statistics.median(times), statistics.median(ratios), (low, high), rounds)
+        found[name] = Timing(1000 * statistics.median(times), statistics.median(ratios), (low, high), len(times))
     return found
 
 
-def _now() -> float:
+def seconds_in_turns(
+    candidates: Sequence[Callable[[], Any]],
+    *,
+    seconds: float,
+    min_rounds: int,
+    warmups: int = 1,
+    device: torch.device | None = None,
+) -> list[list[float]]:
+    """Return the seconds of each run, one list per candidate. The arguments are those of `time_interleaved`.
+
+    Args:
+        candidates: The functions to time.
+        seconds: Time for all candidates together.
+        min_rounds: Smallest number of rounds, however long they take.
+        warmups: Runs of each candidate before the first timed one.
+        device: The device that computes. None is the current accelerator, if there is one.
+    """
+    for run in candidates:
+        for _ in range(warmups):
+            run()
+    taken: list[list[float]] = [[] for _ in candidates]
+    started = now(device)
+    while len(taken[0]) < min_rounds or now(device) - started < seconds:
+        for run, times in zip(candidates, taken, strict=True):
+            times.append(seconds_of(run, device=device))
+    return taken
+
+
+def seconds_of(run: Callable[[], Any], *, device: torch.device | None = None) -> float:
+    """Return the seconds of one run, with all that it queues on the device."""
+    started = now(device)
+    run()
+    return now(device) - started
+
+
+def now(device: torch.device | None = None) -> float:
+    """Return the time in seconds, after the device has done all that is queued on it.
+
+    Args:
+        device: The device that computes. None is the current accelerator, if there is one. A CPU never queues.
+    """
     if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
+        accelerator = torch.accelerator.current_accelerator()
+        if device is None or (accelerator is not None and device.type == accelerator.type):
+            torch.accelerator.synchronize(device)
     return time.perf_counter()

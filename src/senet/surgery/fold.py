@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from senet.graph.flow import TRANSPARENT
 from senet.graph.values import NORMS, Call, Graph, Value
+from senet.nn.precision import in_float64
 from senet.surgery.insertion import side_of
 from senet.surgery.parameter_use import ParameterUse
 
@@ -175,7 +176,7 @@ def fold(targets: Sequence[Target], factors: Tensor, undo: ExitStack) -> None:
             old = parameter.detach().clone()
             piece = factors[target.start : target.start + len(old)].reshape(-1, *(1 for _ in old.shape[1:]))
             undo.callback(_write, parameter, old)
-            _write(parameter, (old.cpu().double() * piece).to(old.dtype))  # not every device has float64
+            _write(parameter, (in_float64(old) * piece).to(old.dtype))
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -18,6 +17,7 @@ from senet.nn import ConstantGate
 from senet.nn.modes import uncompiled
 from senet.nn.optimized import refuse_optimized
 from senet.profiling.layer import layer_cost
+from senet.profiling.timing import seconds_of
 from senet.surgery.fold import Plan, Planner, fold
 from senet.surgery.freeze_report import FreezeReport, GateReport
 from senet.surgery.parameter_use import ParameterUse
@@ -259,6 +259,4 @@ def _params(layer: nn.Module) -> int:
 
 def _timed(model: nn.Module, batch: Tensor) -> float:
     with measuring(model):
-        started = time.perf_counter()
-        model(batch)
-        return 1000 * (time.perf_counter() - started)
+        return 1000 * seconds_of(lambda: model(batch), device=batch.device)

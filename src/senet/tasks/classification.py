@@ -111,6 +111,7 @@ class ClassificationTask(Task):
 
     name = "classification"
     metrics = (Metric("top1", "top-1"), Metric("top5", "top-5"))
+    has_fixed_size = True
 
     def check_recipe(self, recipe: RecipeView) -> None:
         """Accept every recipe, since all of its fields have an effect."""

@@ -100,6 +100,8 @@ class Task(ABC):
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
+    has_fixed_size: ClassVar[bool] = False
+    """Whether all images of a training have one size."""
 
     @abstractmethod
     def check_recipe(self, recipe: RecipeView) -> None:

@@ -31,6 +31,7 @@ from senet.data.checks import check_masks, report_data
 from senet.data.corrupt_images import CorruptImageReport
 from senet.data.sources import missing_classes
 from senet.errors import DataError, SenetError
+from senet.inference.backends import cuda_backends
 from senet.models import Backbone
 from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
@@ -161,8 +162,12 @@ def fit(
             devices=trainer.world_size,
             report=report if is_first_process() else str,
         )
+        backends = cuda_backends(
+            trainer.strategy.root_device, autotune=task.has_fixed_size and not run.deterministic, tf32=run.tf32
+        )
+        explained = translate_errors(checkpointer, _batch_shape(loaders[0], network.preprocessing))
         try:
-            with acceleration, translate_errors(checkpointer, _batch_shape(loaders[0], network.preprocessing)):
+            with acceleration, backends, explained:
                 trainer.fit(module, *loaders, ckpt_path=state.path if state else None, weights_only=True)
         except MisconfigurationException as error:
             raise SenetError(f"this training can't run here: {error}") from error

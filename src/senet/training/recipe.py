@@ -191,7 +191,10 @@ class RunOptions:
         compile: Run the network through `torch.compile`.
         accelerate: Run each batch norm with its activation and channel attention as one operator, on CPUs with
             the compiled kernel. Results differ by rounding.
-        deterministic: Use only deterministic algorithms, which are slower on some GPUs.
+        tf32: Multiply float32 numbers in TF32 (10 bits of the fraction instead of 23) on GPUs with CUDA that have it,
+            in convolutions and matrix products. It is several times faster there.
+        deterministic: Use only deterministic algorithms, which are slower on some GPUs. Without it, cuDNN tries its
+            algorithms and keeps the fastest, where all images have one size.
         save_every: Interval between saved training states within an epoch: time such as `"300s"` or `"5min"`, or steps
             such as `"100"`. `"0"` saves only after each epoch.
         keep_states: Number of recent training states to keep.
@@ -216,6 +219,7 @@ class RunOptions:
     grad_checkpointing: bool = False
     compile: bool = False
     accelerate: bool = True
+    tf32: bool = True
     deterministic: bool = False
     save_every: str = "300s"
     keep_states: int = 2

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from senet.errors import CheckpointError
+from senet.nn.precision import in_float64
 from senet.preprocessing import Preprocessing
 
 __all__ = ["Folded", "Rule", "Table", "Translation", "conv_norm", "under"]
@@ -162,8 +163,7 @@ class Translation:
             return tensor
         bias = self.biases[name][1]
         assert bias.shape == tensor.shape
-        where = "meta" if bias.is_meta else tensor.device
-        return tensor.to(where).double() - bias.to(tensor.to(where).device).double()
+        return in_float64(tensor.to("meta") if bias.is_meta else tensor) - in_float64(bias)
 
 
 @dataclass(frozen=True, eq=False)

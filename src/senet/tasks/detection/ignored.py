@@ -40,7 +40,7 @@ def as_truth(target: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[
     difficult = difficult_in(target)
     near = (box_iou(boxes, found["boxes"]) >= LEAST_OVERLAP - 1e-6) & (labels[:, None] == found["labels"])
     times = torch.where(difficult, near.sum(1).clamp(min=1), 1)
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(1).double()
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     truth = {
         "boxes": boxes,
         "labels": labels,

@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from senet.data import DenseBatch
 from senet.data.masks import IGNORE_INDEX
+from senet.nn.precision import in_float64
 from senet.tasks.dense import by_shape
 from senet.tasks.intervals import bootstrap
 from senet.tasks.logits import logits_of
@@ -48,7 +49,7 @@ def overlaps(confusion: Tensor) -> tuple[Tensor, Tensor]:
     Args:
         confusion: (true class, predicted class) counts of pixels.
     """
-    confusion = confusion.double()
+    confusion = in_float64(confusion)
     right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     return right / (true + predicted - right), 2 * right / (true + predicted)
 
@@ -155,4 +156,5 @@ class SegmentationObjective(Objective):
         self.per_class = {
             name: {"iou": i, "dice": d} for name, i, d in zip(self.classes, iou.tolist(), dice.tolist(), strict=True)
         }
-        return {"miou": iou.nanmean().float(), "dice": dice.nanmean().float()}
+        device = self.confusion.device
+        return {"miou": iou.nanmean().float().to(device), "dice": dice.nanmean().float().to(device)}
