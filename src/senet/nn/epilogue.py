@@ -50,8 +50,8 @@ def residual_epilogue(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tenso
     """Return `relu(shortcut + se(norm(x)))`, by the fused operator where it is faster, else by the modules.
 
     The operator takes over on CPUs, for float32 and bfloat16 feature maps, a `nn.BatchNorm2d` in either mode, and
-    `SqueezeExcite` with any gate (or `nn.Identity`), if no hooks are on the modules. With `SENET_KERNELS=triton` it does
-    on GPUs too, for channels_last. Running statistics are updated as by `nn.BatchNorm2d`.
+    `SqueezeExcite` with any gate (or `nn.Identity`), if no hooks are on the modules. With `SENET_KERNELS=triton` it
+    also does on GPUs, for channels_last. Running statistics are updated as by `nn.BatchNorm2d`.
 
     Args:
         x: Output of the branch's last convolution, (N, C, H, W).

@@ -44,7 +44,7 @@ def _activated_sums(
     x: Any, saved: Any, gamma: Any, beta: Any, partial: Any, channels: Any, pixels: Any, rows: Any, chunks: Any,
     panels: Any, ACTIVATION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
-    sample, part, first, count, c = place(pixels, rows, channels, chunks, panels, BLOCK_C)
+    sample, part, first, count, c = place(pixels, rows, chunks, panels, BLOCK_C)
     inside = c < channels
     mean, error, scale, offset = norm_at(saved, gamma, beta, c, inside, channels)
     x += (sample.to(tl.int64) * pixels + first) * channels

@@ -46,7 +46,7 @@ def _apply(
     chunks: Any, panels: Any, GATE: tl.constexpr, ACTIVATION: tl.constexpr, RECTIFY: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
-    sample, _, first, count, c = place(pixels, rows, channels, chunks, panels, BLOCK_C)
+    sample, _, first, count, c = place(pixels, rows, chunks, panels, BLOCK_C)
     inside = c < channels
     mean, error, scale, offset = norm_at(saved, gamma, beta, c, inside, channels)
     s = tl.full((BLOCK_C,), 1.0, tl.float32)

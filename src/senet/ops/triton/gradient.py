@@ -1,7 +1,7 @@
 """The second pass of each backward step: the gradients of gamma and beta, and that of x.
 
-With `dv = (s * g + m) * a'(v)`, where g is dy (behind the ReLU of the residual epilogue) and m the gradient by way of the
-squeeze, `dx = k * (dv - mean(dv) - n * mean(dv * n))`, n = (x - mean) / deviation and k = gamma / deviation.
+With `dv = (s * g + m) * a'(v)`, where g is dy (behind the ReLU of the residual epilogue) and m the gradient by way of
+the squeeze, `dx = k * (dv - mean(dv) - n * mean(dv * n))`, n = (x - mean) / deviation and k = gamma / deviation.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def _input_gradient(
     pixels: Any, rows: Any, chunks: Any, panels: Any, GATE: tl.constexpr, ACTIVATION: tl.constexpr,
     RECTIFY: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
-    sample, _, first, count, c = place(pixels, rows, channels, chunks, panels, BLOCK_C)
+    sample, _, first, count, c = place(pixels, rows, chunks, panels, BLOCK_C)
     inside = c < channels
     mean, error, scale, offset = norm_at(saved, gamma, beta, c, inside, channels)
     of_sample = sample.to(tl.int64) * channels + c

@@ -86,7 +86,7 @@ def _measure(
     x: Any, pivot: Any, partial: Any, channels: Any, apart: Any, pixels: Any, rows: Any, chunks: Any, panels: Any,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
-    sample, part, first, count, c = place(pixels, rows, channels, chunks, panels, BLOCK_C)
+    sample, part, first, count, c = place(pixels, rows, chunks, panels, BLOCK_C)
     inside = c < channels
     near = tl.load(pivot + c, mask=inside, other=0.0).to(tl.float32)
     x += (sample.to(tl.int64) * pixels + first) * channels

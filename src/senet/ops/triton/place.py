@@ -11,7 +11,7 @@ __all__ = ["centred", "norm_at", "place", "place_of_sample"]
 
 
 @triton.jit
-def place(pixels: Any, rows: Any, channels: Any, chunks: Any, panels: Any, BLOCK_C: tl.constexpr) -> Any:
+def place(pixels: Any, rows: Any, chunks: Any, panels: Any, BLOCK_C: tl.constexpr) -> Any:
     """Return sample, row of the partial sums, first pixel, number of pixels, and channels of a program.
 
     Neighbours take the panels of the same pixels, which are neighbours in memory.

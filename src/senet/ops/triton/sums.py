@@ -98,7 +98,7 @@ def _residual_sums(
     apart: Any, pixels: Any, rows: Any, chunks: Any, panels: Any, GATE: tl.constexpr, BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
-    sample, part, first, count, c = place(pixels, rows, channels, chunks, panels, BLOCK_C)
+    sample, part, first, count, c = place(pixels, rows, chunks, panels, BLOCK_C)
     inside = c < channels
     mean, error, scale, offset = norm_at(saved, gamma, beta, c, inside, channels)
     s = tl.full((BLOCK_C,), 1.0, tl.float32)
@@ -155,7 +155,7 @@ def _gated_sums(
     dy: Any, x: Any, saved: Any, gamma: Any, beta: Any, partial: Any, channels: Any, apart: Any, pixels: Any, rows: Any,
     chunks: Any, panels: Any, ACTIVATION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
-    sample, part, first, count, c = place(pixels, rows, channels, chunks, panels, BLOCK_C)
+    sample, part, first, count, c = place(pixels, rows, chunks, panels, BLOCK_C)
     inside = c < channels
     mean, error, scale, offset = norm_at(saved, gamma, beta, c, inside, channels)
     start_of_part = (sample.to(tl.int64) * pixels + first) * channels
