@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -41,8 +39,8 @@ def activated_mean(
 
 @triton.jit(do_not_specialize=["pixels", "rows", "chunks", "panels"])
 def _activated_sums(
-    x: Any, saved: Any, gamma: Any, beta: Any, partial: Any, channels: Any, pixels: Any, rows: Any, chunks: Any,
-    panels: Any, ACTIVATION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    x, saved, gamma, beta, partial, channels, pixels, rows, chunks,
+    panels, ACTIVATION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
     sample, part, first, count, c = place(pixels, rows, chunks, panels, BLOCK_C)
     inside = c < channels

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -42,8 +40,8 @@ def apply(
 
 @triton.jit(do_not_specialize=["pixels", "rows", "chunks", "panels"])
 def _apply(
-    x: Any, shortcut: Any, saved: Any, gamma: Any, beta: Any, gate: Any, y: Any, channels: Any, pixels: Any, rows: Any,
-    chunks: Any, panels: Any, GATE: tl.constexpr, ACTIVATION: tl.constexpr, RECTIFY: tl.constexpr,
+    x, shortcut, saved, gamma, beta, gate, y, channels, pixels, rows,
+    chunks, panels, GATE: tl.constexpr, ACTIVATION: tl.constexpr, RECTIFY: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
     sample, _, first, count, c = place(pixels, rows, chunks, panels, BLOCK_C)

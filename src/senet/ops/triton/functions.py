@@ -6,7 +6,7 @@ Numbers: `ACTIVATIONS` of activation_functions.py, and `GATE_FUNCTIONS` of gate_
 # branches on constants, decided when a kernel is compiled
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import triton
 import triton.language as tl
@@ -18,13 +18,13 @@ GIVEN: Final = -1
 
 
 @triton.jit
-def relu(v: Any) -> Any:
+def relu(v):
     """0 below 0. `tl.maximum` would turn NaN into 0."""
     return tl.where(v <= 0, 0.0, v)
 
 
 @triton.jit
-def activate(v: Any, ACTIVATION: tl.constexpr) -> Any:
+def activate(v, ACTIVATION: tl.constexpr):
     """The activation of v."""
     if ACTIVATION == 1:
         v = relu(v)
@@ -40,7 +40,7 @@ def activate(v: Any, ACTIVATION: tl.constexpr) -> Any:
 
 
 @triton.jit
-def activation_slope(v: Any, ACTIVATION: tl.constexpr) -> Any:
+def activation_slope(v, ACTIVATION: tl.constexpr):
     """The derivative of the activation at v."""
     if ACTIVATION == 0:
         slope = tl.full(v.shape, 1.0, tl.float32)
@@ -59,13 +59,13 @@ def activation_slope(v: Any, ACTIVATION: tl.constexpr) -> Any:
 
 
 @triton.jit
-def _hard_sigmoid(z: Any) -> Any:
+def _hard_sigmoid(z):
     t = z * (1.0 / 6) + 0.5
     return tl.where(t <= 0, 0.0, tl.where(t >= 1, 1.0, t))
 
 
 @triton.jit
-def gate_value(z: Any, GATE: tl.constexpr) -> Any:
+def gate_value(z, GATE: tl.constexpr):
     """The gate from its argument, or from itself if `GATE` is `GIVEN`."""
     if GATE == 0:
         z = tl.sigmoid(z)
@@ -87,7 +87,7 @@ def gate_value(z: Any, GATE: tl.constexpr) -> Any:
 
 
 @triton.jit
-def gate_slope(z: Any, GATE: tl.constexpr) -> Any:
+def gate_slope(z, GATE: tl.constexpr):
     """The derivative of the gate at its argument."""
     if GATE <= 1:
         slope = (GATE + 1) * tl.sigmoid(z) * tl.sigmoid(-z)

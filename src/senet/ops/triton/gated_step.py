@@ -48,12 +48,14 @@ def squeeze(x: Tensor, norm: Parameters, options: Options, into: tuple[Tensor, T
 
 def scale(x: Tensor, saved: Tensor, gate: Tensor, norm: Parameters, options: Options, into: Tensor) -> None:
     """Compute the result from x and the gate."""
-    apply(x, None, saved, *norm[:2], gate, plan(x), into, function=GIVEN, activation=options[2])
+    gamma, beta, *_ = norm
+    apply(x, None, saved, gamma, beta, gate, plan(x), into, function=GIVEN, activation=options[2])
 
 
 def sums(dy: Tensor, x: Tensor, saved: Tensor, norm: Parameters, options: Options, into: Tensor) -> None:
     """Compute the five sums of each sample and channel. The first is the gradient of the gate."""
-    gated_sums(dy, x, saved, *norm[:2], options[2], plan(x), into)
+    gamma, beta, *_ = norm
+    gated_sums(dy, x, saved, gamma, beta, options[2], plan(x), into)
 
 
 def backward(

@@ -6,8 +6,6 @@ the squeeze, `dx = k * (dv - mean(dv) - n * mean(dv * n))`, n = (x - mean) / dev
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -81,8 +79,8 @@ def input_gradient(
 
 @triton.jit(do_not_specialize=["apart", "rows", "samples", "pixels"])
 def _channel_gradients(
-    sums: Any, squeezed: Any, saved: Any, gate: Any, dz: Any, dgamma: Any, dbeta: Any, found: Any, channels: Any,
-    apart: Any, rows: Any, samples: Any, pixels: Any, GATE: tl.constexpr, IDENTITY: tl.constexpr,
+    sums, squeezed, saved, gate, dz, dgamma, dbeta, found, channels,
+    apart, rows, samples, pixels, GATE: tl.constexpr, IDENTITY: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -122,8 +120,8 @@ def _channel_gradients(
 
 @triton.jit(do_not_specialize=["pixels", "rows", "chunks", "panels"])
 def _input_gradient(
-    dy: Any, x: Any, saved: Any, gamma: Any, beta: Any, gate: Any, dz: Any, of_channels: Any, dx: Any, channels: Any,
-    pixels: Any, rows: Any, chunks: Any, panels: Any, GATE: tl.constexpr, ACTIVATION: tl.constexpr,
+    dy, x, saved, gamma, beta, gate, dz, of_channels, dx, channels,
+    pixels, rows, chunks, panels, GATE: tl.constexpr, ACTIVATION: tl.constexpr,
     RECTIFY: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
     sample, _, first, count, c = place(pixels, rows, chunks, panels, BLOCK_C)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import triton
 import triton.language as tl
@@ -35,7 +35,7 @@ def join(partial: Tensor, sums: Tensor, plan: Plan, *, divisor: int = 1) -> None
 
 @triton.jit(do_not_specialize=["divisor", "chunks", "panels"])
 def _join(
-    partial: Any, sums: Any, divisor: Any, channels: Any, chunks: Any, panels: Any, BLOCK_K: tl.constexpr,
+    partial, sums, divisor, channels, chunks, panels, BLOCK_K: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
     row, c = place_of_sample(panels, BLOCK_C)  # of all kinds
@@ -44,7 +44,14 @@ def _join(
 
 
 @triton.jit
-def joined(partial: Any, c: Any, channels: Any, chunks: Any, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr) -> Any:
+def joined(
+    partial,
+    c,
+    channels,
+    chunks,
+    BLOCK_K: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
     """The sum of `chunks` rows of partial sums."""
     inside = c < channels
     sums = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)

@@ -7,8 +7,6 @@ parts are differences from one pivot for each channel: the map's first pixel in 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -83,7 +81,7 @@ def sample_means(
 
 @triton.jit(do_not_specialize=["apart", "pixels", "rows", "chunks", "panels"])
 def _measure(
-    x: Any, pivot: Any, partial: Any, channels: Any, apart: Any, pixels: Any, rows: Any, chunks: Any, panels: Any,
+    x, pivot, partial, channels, apart, pixels, rows, chunks, panels,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
     sample, part, first, count, c = place(pixels, rows, chunks, panels, BLOCK_C)
@@ -109,8 +107,8 @@ def _measure(
 
 @triton.jit(do_not_specialize=["eps", "apart", "parts", "samples", "pixels", "rows", "chunks"])
 def _channel_moments(
-    partial: Any, pivot: Any, var: Any, statistics: Any, saved: Any, eps: Any, channels: Any, apart: Any, parts: Any,
-    samples: Any, pixels: Any, rows: Any, chunks: Any, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    partial, pivot, var, statistics, saved, eps, channels, apart, parts,
+    samples, pixels, rows, chunks, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = c < channels
@@ -161,8 +159,8 @@ def _channel_moments(
 
 @triton.jit(do_not_specialize=["pixels", "rows", "chunks", "panels"])
 def _sample_means(
-    partial: Any, pivot: Any, saved: Any, gamma: Any, beta: Any, deviations: Any, z: Any, channels: Any, pixels: Any,
-    rows: Any, chunks: Any, panels: Any, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
+    partial, pivot, saved, gamma, beta, deviations, z, channels, pixels,
+    rows, chunks, panels, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
     sample, c = place_of_sample(panels, BLOCK_C)
     inside = c < channels

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
@@ -11,7 +9,7 @@ __all__ = ["centred", "norm_at", "place", "place_of_sample"]
 
 
 @triton.jit
-def place(pixels: Any, rows: Any, chunks: Any, panels: Any, BLOCK_C: tl.constexpr) -> Any:
+def place(pixels, rows, chunks, panels, BLOCK_C: tl.constexpr):
     """Return sample, row of the partial sums, first pixel, number of pixels, and channels of a program.
 
     Neighbours take the panels of the same pixels, which are neighbours in memory.
@@ -24,14 +22,14 @@ def place(pixels: Any, rows: Any, chunks: Any, panels: Any, BLOCK_C: tl.constexp
 
 
 @triton.jit
-def place_of_sample(panels: Any, BLOCK_C: tl.constexpr) -> Any:
+def place_of_sample(panels, BLOCK_C: tl.constexpr):
     """Return sample and channels of a program that joins the partial sums of a sample."""
     program = tl.program_id(0)
     return program // panels, program % panels * BLOCK_C + tl.arange(0, BLOCK_C)
 
 
 @triton.jit
-def norm_at(saved: Any, gamma: Any, beta: Any, c: Any, inside: Any, channels: Any) -> Any:
+def norm_at(saved, gamma, beta, c, inside, channels):
     """Return mean, the mean's rounding error, scale and offset: `v = ((x - mean) - error) * scale + offset`."""
     mean = tl.zeros(c.shape, tl.float32)
     error, offset = mean, mean
@@ -48,6 +46,6 @@ def norm_at(saved: Any, gamma: Any, beta: Any, c: Any, inside: Any, channels: An
 
 
 @triton.jit
-def centred(x: Any, mean: Any, error: Any) -> Any:
+def centred(x, mean, error):
     """Return x, (pixels, channels), less the mean."""
     return (x.to(tl.float32) - mean[None, :]) - error[None, :]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import triton
 import triton.language as tl
@@ -33,7 +33,13 @@ def update_running(mean: Tensor, var: Tensor, batches: Tensor | None, statistics
 
 @triton.jit(do_not_specialize=["momentum", "channels"])
 def _update(
-    mean: Any, var: Any, batches: Any, statistics: Any, momentum: Any, channels: Any, BLOCK_C: tl.constexpr
+    mean,
+    var,
+    batches,
+    statistics,
+    momentum,
+    channels,
+    BLOCK_C: tl.constexpr,
 ) -> None:
     c = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = c < channels

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -94,8 +92,8 @@ def gated_sums(
 
 @triton.jit(do_not_specialize=["apart", "pixels", "rows", "chunks", "panels"])
 def _residual_sums(
-    dy: Any, x: Any, y: Any, saved: Any, gamma: Any, beta: Any, gate: Any, masked: Any, partial: Any, channels: Any,
-    apart: Any, pixels: Any, rows: Any, chunks: Any, panels: Any, GATE: tl.constexpr, BLOCK_R: tl.constexpr,
+    dy, x, y, saved, gamma, beta, gate, masked, partial, channels,
+    apart, pixels, rows, chunks, panels, GATE: tl.constexpr, BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
     sample, part, first, count, c = place(pixels, rows, chunks, panels, BLOCK_C)
@@ -131,8 +129,8 @@ def _residual_sums(
 
 @triton.jit(do_not_specialize=["apart", "found_apart", "chunks", "panels"])
 def _gate_gradient(
-    partial: Any, deviations: Any, saved: Any, gamma: Any, beta: Any, gate: Any, found: Any, channels: Any, apart: Any,
-    found_apart: Any, chunks: Any, panels: Any, GATE: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
+    partial, deviations, saved, gamma, beta, gate, found, channels, apart,
+    found_apart, chunks, panels, GATE: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
     sample, c = place_of_sample(panels, BLOCK_C)
     inside = c < channels
@@ -152,8 +150,8 @@ def _gate_gradient(
 
 @triton.jit(do_not_specialize=["apart", "pixels", "rows", "chunks", "panels"])
 def _gated_sums(
-    dy: Any, x: Any, saved: Any, gamma: Any, beta: Any, partial: Any, channels: Any, apart: Any, pixels: Any, rows: Any,
-    chunks: Any, panels: Any, ACTIVATION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    dy, x, saved, gamma, beta, partial, channels, apart, pixels, rows,
+    chunks, panels, ACTIVATION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ) -> None:  # fmt: skip
     sample, part, first, count, c = place(pixels, rows, chunks, panels, BLOCK_C)
     inside = c < channels
