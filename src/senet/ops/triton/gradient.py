@@ -77,7 +77,7 @@ def input_gradient(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["apart", "rows", "samples", "pixels"])
+@triton.jit(do_not_specialize=["rows", "samples", "pixels"])
 def _channel_gradients(
     sums, squeezed, saved, gate, dz, dgamma, dbeta, found, channels,
     apart, rows, samples, pixels, GATE: tl.constexpr, IDENTITY: tl.constexpr,
@@ -134,6 +134,10 @@ def _input_gradient(
     m = tl.zeros((BLOCK_C,), tl.float32)
     if dz is not None:
         m = tl.load(dz + of_sample, mask=inside, other=0.0) / pixels
+    level, slope = tl.zeros((BLOCK_C,), tl.float32), tl.zeros((BLOCK_C,), tl.float32)
+    if of_channels is not None:
+        level = tl.load(of_channels + c, mask=inside, other=0.0)
+        slope = tl.load(of_channels + channels + c, mask=inside, other=0.0)
     start_of_part = (sample.to(tl.int64) * pixels + first) * channels
     dy += start_of_part
     dx += start_of_part
@@ -151,7 +155,5 @@ def _input_gradient(
         if ACTIVATION != 0:
             dv *= activation_slope(v, ACTIVATION)
         if of_channels is not None:
-            level = tl.load(of_channels + c, mask=inside, other=0.0)
-            slope = tl.load(of_channels + channels + c, mask=inside, other=0.0)
             dv -= level[None, :] + slope[None, :] * t
         tl.store(dx + at, (dv * scale[None, :]).to(dx.dtype.element_ty), mask=there)

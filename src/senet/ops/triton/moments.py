@@ -79,7 +79,7 @@ def sample_means(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["apart", "pixels", "rows", "chunks", "panels"])
+@triton.jit(do_not_specialize=["pixels", "rows", "chunks", "panels"])
 def _measure(
     x, pivot, partial, channels, apart, pixels, rows, chunks, panels,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -105,7 +105,7 @@ def _measure(
     tl.store(partial + apart + at, tl.sum(squares, 0) - total * mean, mask=inside)
 
 
-@triton.jit(do_not_specialize=["eps", "apart", "parts", "samples", "pixels", "rows", "chunks"])
+@triton.jit(do_not_specialize=["eps", "parts", "samples", "pixels", "rows", "chunks"])
 def _channel_moments(
     partial, pivot, var, statistics, saved, eps, channels, apart, parts,
     samples, pixels, rows, chunks, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,

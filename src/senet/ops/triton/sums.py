@@ -90,7 +90,7 @@ def gated_sums(
     join(partial, sums, plan)
 
 
-@triton.jit(do_not_specialize=["apart", "pixels", "rows", "chunks", "panels"])
+@triton.jit(do_not_specialize=["pixels", "rows", "chunks", "panels"])
 def _residual_sums(
     dy, x, y, saved, gamma, beta, gate, masked, partial, channels,
     apart, pixels, rows, chunks, panels, GATE: tl.constexpr, BLOCK_R: tl.constexpr,
@@ -127,7 +127,7 @@ def _residual_sums(
     tl.store(to + apart, tl.sum(along, 0), mask=inside)
 
 
-@triton.jit(do_not_specialize=["apart", "found_apart", "chunks", "panels"])
+@triton.jit(do_not_specialize=["chunks", "panels"])
 def _gate_gradient(
     partial, deviations, saved, gamma, beta, gate, found, channels, apart,
     found_apart, chunks, panels, GATE: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -148,7 +148,7 @@ def _gate_gradient(
     tl.store(found + 3 * found_apart, z, mask=inside)
 
 
-@triton.jit(do_not_specialize=["apart", "pixels", "rows", "chunks", "panels"])
+@triton.jit(do_not_specialize=["pixels", "rows", "chunks", "panels"])
 def _gated_sums(
     dy, x, saved, gamma, beta, partial, channels, apart, pixels, rows,
     chunks, panels, ACTIVATION: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
