@@ -26,17 +26,8 @@ MODULES = ("moments", "activated_mean", "join", "apply", "sums", "gradient", "ru
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process is the interpreter's")
 def test_every_kernel_in_the_interpreter() -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        str(HERE / "interpreted"),
-    ]
+    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist")
+    command = [sys.executable, "-m", "pytest", *options, str(HERE / "interpreted")]
     run = subprocess.run(
         command, env={**os.environ, "TRITON_INTERPRET": "1"}, cwd=HERE.parent.parent, capture_output=True, text=True,
         check=False,
