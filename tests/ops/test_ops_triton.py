@@ -36,6 +36,30 @@ def test_every_kernel_in_the_interpreter() -> None:
     assert re.search(r"\d\d passed", run.stdout), run.stdout
 
 
+def test_the_benchmark_needs_torch_only() -> None:
+    """A GPU is often had for minutes, on a machine where nothing can be installed."""
+    code = (
+        "import runpy, sys; runpy.run_path('benchmarks/gpu.py', run_name='imported');"
+        "print('MODULES', *{m.split('.')[0] for m in sys.modules}, sep='\\n')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=HERE.parent.parent, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    found = set(run.stdout.partition("MODULES")[2].split())
+    assert "senet" in found
+    assert not found & {
+        "lightning",
+        "timm",
+        "torchvision",
+        "torchmetrics",
+        "safetensors",
+        "PIL",
+        "rich",
+        "scipy",
+        "yaml",
+    }
+
+
 class Launch(NamedTuple):
     """A kernel, its arguments by name, and its constants."""
 

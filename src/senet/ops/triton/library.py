@@ -69,6 +69,7 @@ def describe() -> str:
     return f"off ({found.reason}; {VARIABLE}=triton turns it on; never measured on a GPU)"
 
 
+@cache
 def _place() -> tuple[str, str]:
     """The reason why the kernels can't run, or where they run."""
     if find_spec("triton") is None:
