@@ -48,8 +48,9 @@ def state() -> State:
     return State(not problem, not problem and requested() == "triton", problem or where)
 
 
+@cache
 def interpreted() -> bool:
-    """Whether Triton's interpreter runs the kernels, on CPU tensors (`TRITON_INTERPRET=1`)."""
+    """Whether Triton's interpreter runs the kernels, on CPU tensors (`TRITON_INTERPRET=1`). Fixed for a process."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
