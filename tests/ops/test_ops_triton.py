@@ -60,6 +60,20 @@ def test_the_benchmark_needs_torch_only() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (128, 256, 56, 56), (3, 130, 9, 7), (4096, 8, 300, 300), (1, 4096, 3000, 3000)], ids=str
+)
+def test_parts_cover_a_sample_once(shape: tuple[int, ...]) -> None:
+    from senet.ops.triton.plan import PART, plan
+
+    found = plan(torch.empty(shape, device="meta"))
+    pixels, channels = shape[2] * shape[3], shape[1]
+    assert (found.chunks - 1) * found.rows < pixels <= found.chunks * found.rows
+    assert (found.panels - 1) * found.BLOCK_C < channels <= found.panels * found.BLOCK_C
+    assert found.rows % found.BLOCK_R == 0
+    assert found.rows * channels < 2 * PART
+
+
 class Launch(NamedTuple):
     """A kernel, its arguments by name, and its constants."""
 
@@ -163,18 +177,19 @@ CASES: dict[str, tuple[Callable[..., None], tuple[int, ...]]] = {
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
 @pytest.mark.parametrize("case", CASES)
 def test_compiled_for_gpus(case: str, launches: list[Launch], tmp_path: Path) -> None:
-    """Each access to a feature map has 16 bytes, nothing spills, and no kernel uses atomics."""
+    """Each access to a feature map has 16 bytes and a 64-bit offset, nothing spills, and no kernel uses atomics."""
     run, targets = CASES[case]
     run()
     assert launches
     for launch in launches:
         for capability in targets:
-            code = launch.compiled(capability).asm["ptx"]
-            name = launch.kernel.__name__
+            compiled = launch.compiled(capability).asm
+            code, name = compiled["ptx"], launch.kernel.__name__
             assert not re.search(r"\b(atom|red)\.", code), name
             if name in PASSES:
                 wide, narrow = accesses(code)
                 assert wide["ld"] >= 2, (name, capability)
+                assert not re.search(r"addptr .*: !tt\.ptr<b?f16>, i32", compiled["ttir"]), "parts need 64-bit offsets"
                 assert narrow == {"ld": 0, "st": PASSES[name]}, (name, capability)
             assert spilled(code, tmp_path) == 0, (name, capability)
 

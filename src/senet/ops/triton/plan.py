@@ -15,6 +15,8 @@ TILE: Final = 2048
 """Numbers that a program holds of each feature map: 16 a thread, two accesses of 16 bytes in half precision."""
 WIDTH: Final = 64
 """Largest number of channels of a program: 128 bytes in half precision."""
+PART: Final = 1 << 30
+"""Largest part of a sample. Offsets within a part have 32 bits, those of the parts 64."""
 
 
 class Plan(NamedTuple):
@@ -64,7 +66,7 @@ def plan(x: Tensor) -> Plan:
     block_r = min(max(1, TILE // block_c), power(pixels))
     panels = -(-c // block_c)
     steps = -(-pixels // block_r)
-    wanted = max(1, PROGRAMS // (n * panels))
+    wanted = max(1, PROGRAMS // (n * panels), -(-pixels * c // PART))
     rows = block_r * -(-steps // wanted)
     return Plan(n, c, pixels, rows, -(-pixels // rows), panels, block_r, block_c)
 
