@@ -18,6 +18,7 @@ test-all: lint ## The same with the tests that take minutes, and more examples f
 
 test-triton: .venv/installed-dev ## The Triton kernels without a GPU: in the interpreter, and compiled for sm_80, 89 and 90
 	TRITON_INTERPRET=1 $(PYTEST) tests/ops/interpreted
+	TRITON_INTERPRET=1 SENET_KERNELS=triton $(PYTEST) tests/ops/test_ops_contract.py -k "end_of_a_block or norm_and_relu"
 	$(PYTEST) tests/ops/test_ops_triton.py -k compiled
 
 bench: .venv/installed-dev ## What attention costs in time and memory, about 25 minutes; BENCH=--quick for two

@@ -276,11 +276,11 @@ def bandwidth(sizes: Sizes, clock: Clock) -> Figures:
             with using(FUSED):
                 return bn_se_add_relu(*inputs, True, 1e-5, 0)[0]
 
-        y = forward()
+        y, leaves = forward(), [x, shortcut, *(t for t in tensors if t.requires_grad)]
 
-        def backward(y: Tensor = y, dy: Tensor = dy) -> None:
+        def backward(y: Tensor = y, leaves: list[Tensor] = leaves, dy: Tensor = dy) -> None:
             with using(FUSED):
-                y.backward(dy, retain_graph=True)
+                torch.autograd.grad(y, leaves, dy, retain_graph=True)
 
         runs = {"copy": lambda a=copy, b=dy: a.copy_(b), "forward": torch.no_grad()(forward), "backward": backward}
         times = {name: statistics.median(t) for name, t in clock.in_turns(runs).items()}
@@ -505,20 +505,30 @@ def page(kept: Figures) -> str:
     lines = ["# The Triton back end on a GPU", ""]
     if REHEARSE:
         lines += [
-            "**A rehearsal, not a measurement.** No GPU could be had. The script ran all cases on a CPU by Triton's",
-            "interpreter, with tiny networks. Times and ratios say nothing about a GPU, so the table has none.",
+            "**A rehearsal, not a measurement.** No GPU could be had. The script ran on a CPU by Triton's interpreter, with",
+            "tiny networks. Times and ratios say nothing about a GPU, so this page has none.",
             "",
+            "`python benchmarks/gpu.py --rehearse` wrote it, and `python benchmarks/gpu.py` will measure.",
         ]
-    lines += ["`python benchmarks/gpu.py" + (" --rehearse" if REHEARSE else "") + "` wrote this page.", ""]
-    lines += [f"- {name}: {value}" for name, value in kept["machine"].items()]
-    lines += ["", "| case | measure | figure | goal |", "|---|---|---|---|"]
+    else:
+        lines += ["`python benchmarks/gpu.py` wrote this page."]
+    lines += ["", *(f"- {name}: {value}" for name, value in kept["machine"].items())]
+    lines += ["", "| case | measure | goal | figure |", "|---|---|---|---|"]
     for case, measure, word, goal in GOALS:
-        figure = kept["cases"].get(case, {}).get(measure, "-")
-        if REHEARSE and case != "memory" and figure != "-":
-            figure = "ran"
-        lines.append(f"| {case} | {measure} | {figure} | {word} {goal} |")
-    lines += ["", "All cases:", "", "```json", json.dumps(kept["cases"], indent=1), "```", ""]
-    return "\n".join(lines)
+        figure = kept["cases"].get(case, {}).get(measure)
+        if figure is None or REHEARSE:
+            shown = "not measured"
+        else:
+            met = figure <= goal if word == "at most" else figure >= goal
+            shown = f"{figure} ({'met' if met else 'missed'})"
+        lines.append(f"| {case} | {measure} | {word} {goal} | {shown} |")
+    lines += ["", "| case | figures |", "|---|---|"]
+    for case, figures in kept["cases"].items():
+        outcome = next((f"{k}: {figures[k]}" for k in ("error", "skipped") if k in figures), "ran")
+        if not REHEARSE or case == "equality":
+            outcome = ", ".join(f"{name}: {value}" for name, value in figures.items())
+        lines.append(f"| {case} | {outcome.replace('|', '/')} |")
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:

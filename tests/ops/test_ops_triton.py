@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -58,6 +59,21 @@ def test_the_benchmark_needs_torch_only() -> None:
         "scipy",
         "yaml",
     }
+
+
+@pytest.mark.slow
+def test_the_benchmark_can_be_rehearsed(tmp_path: Path) -> None:
+    cases = ("bandwidth", "inference", "memory", "CUDA graph")
+    options = ["--rehearse", "--out", str(tmp_path / "gpu"), *(f"--only={case}" for case in cases)]
+    run = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", *options], cwd=HERE.parent.parent, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text())["cases"]
+    assert tuple(found) == cases
+    assert not any("error" in figures for figures in found.values()), found
+    assert "A rehearsal, not a measurement" in (tmp_path / "gpu.md").read_text()
 
 
 @pytest.mark.parametrize(

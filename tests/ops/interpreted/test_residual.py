@@ -112,7 +112,6 @@ def test_rescaled_in_place(dtype: str) -> None:
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_a_block_trains_as_its_modules(momentum: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same choice as on CPUs, the same running statistics, gradients and keys."""
-    monkeypatch.setattr(epilogue, "GPU_MIN_ELEMENTS", 0)
     calls: list[int] = []
     monkeypatch.setattr(
         epilogue, "bn_se_add_relu", lambda *a: (calls.append(1), bn_se_add_relu(*a))[1]
@@ -144,3 +143,28 @@ def test_other_layouts_and_types_use_the_definition() -> None:
     assert backend_for(x.contiguous()) is None
     assert backend_for(x.double()) is None
     assert backend_for(x[:, :3]) is None
+
+
+def test_the_statistics_of_two_processes_combine() -> None:
+    """Between its kernels a step can take the statistics of all processes, as a synchronized norm does."""
+    from senet.ops.triton import moments
+    from senet.ops.triton.apply import apply
+    from senet.ops.triton.plan import plan
+
+    x, _, gamma, beta, *_ = inputs((4, 5, 3, 2), mean=2.0)
+    assert x is not None
+    halves, eps = [x[:2], x[2:]], 1e-5
+    partial = [moments.measure(half, half, plan(half)) for half in halves]
+    statistics, saved = torch.empty(2, 2, 5), torch.empty(2, 15)
+    for half, p, found, kept in zip(halves, partial, statistics, saved, strict=True):
+        moments.channel_moments(p, half, None, eps, plan(half), found, kept)
+    means = saved[:, :5].double() + saved[:, 5:10]
+    var = (saved[:, 10:].double() ** -2 - eps + (means - means.mean(0)).square()).mean(0)
+    of_all = torch.cat([means.mean(0), torch.zeros(5), (var + eps).rsqrt()]).float()
+    expected = nn.functional.batch_norm(x.double(), None, None, gamma.double(), beta.double(), training=True, eps=eps)
+    for i, (half, p) in enumerate(zip(halves, partial, strict=True)):
+        z, y = torch.empty(2, 5), torch.empty_like(half)
+        moments.sample_means(p, half, of_all, gamma, beta, plan(half), None, z)
+        apply(half, None, of_all, gamma, beta, None, plan(half), y, function=0)
+        torch.testing.assert_close(y.double(), expected[2 * i : 2 * i + 2], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(z.double(), expected[2 * i : 2 * i + 2].mean((2, 3)), rtol=1e-5, atol=1e-5)
