@@ -505,8 +505,8 @@ def page(kept: Figures) -> str:
     lines = ["# The Triton back end on a GPU", ""]
     if REHEARSE:
         lines += [
-            "**A rehearsal, not a measurement.** No GPU could be had. The script ran on a CPU by Triton's interpreter, with",
-            "tiny networks. Times and ratios say nothing about a GPU, so this page has none.",
+            "**A rehearsal, not a measurement.** No GPU could be had. The script ran on a CPU by Triton's interpreter,",
+            "with tiny networks. Times and ratios say nothing about a GPU, so this page has none.",
             "",
             "`python benchmarks/gpu.py --rehearse` wrote it, and `python benchmarks/gpu.py` will measure.",
         ]
