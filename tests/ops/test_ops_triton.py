@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -15,6 +16,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor
+
+from senet.ops import GATE_FUNCTIONS
+from senet.ops.activation_functions import ACTIVATIONS
 
 triton = pytest.importorskip("triton", reason="triton is not installed")
 HERE = Path(__file__).parent
@@ -102,6 +106,18 @@ class Launch(NamedTuple):
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
 
+        signature, constants, attributes = self.special
+        source = ASTSource(fn=self.kernel, signature=signature, constexprs=constants, attrs=attributes)
+        return triton.compile(source, target=GPUTarget("cuda", capability, 32))
+
+    @property
+    def key(self) -> str:
+        """Equal for launches that Triton compiles once."""
+        return f"{self.kernel.__name__} {self.special}"
+
+    @property
+    def special(self) -> tuple[dict[str, str], dict[Any, Any], dict[Any, Any]]:
+        """The types, the constants and the divisibilities of the arguments."""
         signature, constants, attributes = {}, {}, {}
         for i, name in enumerate(self.kernel.arg_names):
             value = self.constants[name] if name in self.constants else self.arguments[name]
@@ -116,8 +132,7 @@ class Launch(NamedTuple):
                 signature[name] = "fp32" if isinstance(value, float) else "i32"
                 if special and value % 16 == 0:
                     attributes[(i,)] = [["tt.divisibility", 16]]
-        source = ASTSource(fn=self.kernel, signature=signature, constexprs=constants, attrs=attributes)
-        return triton.compile(source, target=GPUTarget("cuda", capability, 32))
+        return signature, constants, attributes
 
 
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int64: "i64"}
@@ -137,29 +152,41 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[Launch]:
     return found
 
 
-def residual(dtype: torch.dtype, *, se: bool, training: bool = True) -> None:
+def residual(
+    dtype: torch.dtype,
+    *,
+    se: bool,
+    training: bool = True,
+    channels: int = 256,
+    shortcut: bool = True,
+    affine: bool = True,
+    gate: int = 0,
+) -> None:
     from senet.ops.bn_se_add_relu import _gradients, _outputs
     from senet.ops.triton import step
 
-    x, shortcut = (a_map(dtype) for _ in range(2))
-    vectors = [torch.rand(256) for _ in range(4)]
-    layers = [torch.rand(s) for s in ((16, 256), (16,), (256, 16), (256,))] if se else [None] * 4
-    outputs, options = _outputs(x, layers[0]), (training, 1e-5, 0)
-    step.forward(x, shortcut, [*vectors, *layers], options, outputs)
-    gradients = _gradients(x, x, *vectors[:2], *layers)
-    step.backward((x, x, outputs[0], outputs[2]), [*vectors, *layers], options, gradients)
+    x, added = a_map(dtype, channels), a_map(dtype, channels) if shortcut else None
+    norm = [torch.rand(channels) if affine or i > 1 else None for i in range(4)]
+    layers = [torch.rand(s) for s in ((16, channels), (16,), (channels, 16), (channels,))] if se else [None] * 4
+    outputs, options = _outputs(x, layers[0]), (training, 1e-5, gate)
+    step.forward(x, added, [*norm, *layers], options, outputs)
+    y = outputs[0] if shortcut else None
+    gradients = _gradients(x, y, *norm[:2], *layers)
+    step.backward((x, x, y, outputs[2]), [*norm, *layers], options, gradients)
 
 
-def gated(dtype: torch.dtype, activation: int) -> None:
+def gated(
+    dtype: torch.dtype, activation: int, *, training: bool = True, channels: int = 256, norm: bool = True
+) -> None:
     from senet.ops.triton import gated_step as step
 
-    x, vectors, z = a_map(dtype), [torch.rand(256) for _ in range(4)], torch.rand(4, 256)
-    statistics, saved, sums = torch.rand(2, 256), torch.rand(3 * 256), torch.rand(5, 4, 256)
-    options = (True, 1e-3, activation)
-    step.squeeze(x, vectors, options, (statistics, saved, z))
-    step.scale(x, saved, z, vectors, options, x)
-    step.sums(x, x, saved, vectors, options, sums)
-    step.backward((x, x, saved, z, z, sums), vectors, options, (x, vectors[0], vectors[1]))
+    x, vectors, z = a_map(dtype, channels), [torch.rand(channels) for _ in range(4)], torch.rand(4, channels)
+    statistics, saved, sums = torch.rand(2, channels), torch.rand(3 * channels), torch.rand(5, 4, channels)
+    options, given = (training, 1e-3, activation), vectors if norm else [None] * 4
+    step.squeeze(x, given, options, (statistics, saved, z))
+    step.scale(x, saved, z, given, options, x)
+    step.sums(x, x, saved, given, options, sums)
+    step.backward((x, x, saved, z, z, sums), given, options, (x, given[0], given[1]))
 
 
 def others(dtype: torch.dtype) -> None:
@@ -175,8 +202,8 @@ def others(dtype: torch.dtype) -> None:
     residual_sums(x, x, None, torch.rand(3 * 256), v, v, None, 0, plan(x), None)
 
 
-def a_map(dtype: torch.dtype) -> Tensor:
-    return torch.zeros((4, 256, 56, 56), dtype=dtype).contiguous(memory_format=torch.channels_last)
+def a_map(dtype: torch.dtype, channels: int = 256) -> Tensor:
+    return torch.zeros((4, channels, 56, 56), dtype=dtype).contiguous(memory_format=torch.channels_last)
 
 
 CASES: dict[str, tuple[Callable[..., None], tuple[int, ...]]] = {
@@ -208,6 +235,27 @@ def test_compiled_for_gpus(case: str, launches: list[Launch], tmp_path: Path) ->
                 assert not re.search(r"addptr .*: !tt\.ptr<b?f16>, i32", compiled["ttir"]), "parts need 64-bit offsets"
                 assert narrow == {"ld": 0, "st": PASSES[name]}, (name, capability)
             assert spilled(code, tmp_path) == 0, (name, capability)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing")
+@pytest.mark.parametrize("channels", [1, 17, 64])
+def test_every_variant_is_compiled(channels: int, launches: list[Launch]) -> None:
+    """Missing arguments and sizes of 1 are constants for the compiler, which the interpreter doesn't see."""
+    for case in itertools.product((True, False), repeat=4):
+        se, training, shortcut, affine = case
+        residual(torch.bfloat16, se=se, training=training, shortcut=shortcut, affine=affine, channels=channels)
+    for gate in range(len(GATE_FUNCTIONS)):
+        residual(torch.float16, se=True, gate=gate, channels=channels)
+    for activation in range(len(ACTIVATIONS)):
+        gated(torch.float32, activation, channels=channels)
+    gated(torch.float32, 1, training=False, channels=channels)
+    gated(torch.float32, 1, training=False, norm=False, channels=channels)
+    distinct = {launch.key: launch for launch in launches}
+    assert len(distinct) > 50
+    for launch in distinct.values():
+        assert launch.compiled(90).asm["cubin"]
 
 
 def accesses(code: str) -> tuple[dict[str, int], dict[str, int]]:
