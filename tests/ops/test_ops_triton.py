@@ -26,7 +26,7 @@ TARGETS = (80, 89, 90)
 PASSES = {"_measure": 2, "_activated_sums": 1, "_apply": 0, "_residual_sums": 2, "_gated_sums": 5, "_input_gradient": 0}
 """The kernels that read feature maps, and how many rows of partial sums each writes."""
 
-MODULES = ("moments", "activated_mean", "join", "apply", "sums", "gradient", "running")
+MODULES = ("moments", "activated_mean", "join", "apply", "residual_sums", "gated_sums", "gradient", "running")
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process is the interpreter's")
@@ -193,7 +193,7 @@ def others(dtype: torch.dtype) -> None:
     """Inference, running statistics, and a norm with its ReLU."""
     from senet.ops.triton import running, step
     from senet.ops.triton.plan import plan
-    from senet.ops.triton.sums import residual_sums
+    from senet.ops.triton.residual_sums import residual_sums
 
     x, v = a_map(dtype), torch.rand(256)
     step.rescale(x, torch.rand(4, 256), x)

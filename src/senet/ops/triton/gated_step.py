@@ -17,9 +17,9 @@ from senet.ops.triton.activated_mean import activated_mean
 from senet.ops.triton.apply import apply
 from senet.ops.triton.excitation import layer_gradients, linear
 from senet.ops.triton.functions import GIVEN
+from senet.ops.triton.gated_sums import gated_sums
 from senet.ops.triton.gradient import channel_gradients, input_gradient
 from senet.ops.triton.plan import plan
-from senet.ops.triton.sums import gated_sums
 
 __all__ = ["backward", "excite", "excite_back", "scale", "squeeze", "sums"]
 

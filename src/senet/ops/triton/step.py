@@ -19,7 +19,7 @@ from senet.ops.triton.excitation import layer_gradients, linear
 from senet.ops.triton.functions import GIVEN
 from senet.ops.triton.gradient import channel_gradients, input_gradient
 from senet.ops.triton.plan import plan
-from senet.ops.triton.sums import gate_gradient, residual_sums
+from senet.ops.triton.residual_sums import gate_gradient, residual_sums
 
 __all__ = ["Options", "backward", "forward", "rescale"]
 
