@@ -168,3 +168,17 @@ def test_the_statistics_of_two_processes_combine() -> None:
         apply(half, None, of_all, gamma, beta, None, plan(half), y, function=0)
         torch.testing.assert_close(y.double(), expected[2 * i : 2 * i + 2], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(z.double(), expected[2 * i : 2 * i + 2].mean((2, 3)), rtol=1e-5, atol=1e-5)
+
+
+def test_through_the_dispatcher() -> None:
+    """A profiler, a mode or a compiled graph calls the registered operator, with parameters that require gradients."""
+    values = [v if v is None else v.requires_grad_(i not in (4, 5)) for i, v in enumerate(inputs((2, 5, 3, 2)))]
+    wanted = [v for v in values if v is not None and v.requires_grad]
+    results = []
+    for compute in (bn_se_add_relu, torch.ops.senet.bn_se_add_relu):
+        y, statistics, _ = compute(*values, True, 1e-5, 0)
+        results.append([y, statistics, *torch.autograd.grad(y.square().sum(), wanted)])
+    for direct, dispatched in zip(*results, strict=True):
+        assert torch.equal(direct, dispatched)
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(torch.ops.senet.bn_se_add_relu, (*values, True, 1e-5, 0), test_utils=checks)
