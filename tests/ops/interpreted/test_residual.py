@@ -86,7 +86,8 @@ def test_a_large_mean_does_not_cancel(shape: tuple[int, ...]) -> None:
         truth = definition(*exact, True, 1e-5, 0)
         plainly = (definition(*values, True, 1e-5, 0) - truth).abs().max()
         off = (operator(*values, True, 1e-5, 0) - truth).abs().max()
-        assert off <= max(1e-5 * truth.abs().max(), plainly)
+        # From a pixel far away, the mean of a part is rounded as any float32 near 10000.
+        assert off <= max(1e-5 * truth.abs().max(), 0.0 if first is None else plainly)
 
 
 def test_what_is_no_number_stays_none() -> None:
