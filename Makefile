@@ -5,7 +5,7 @@ BIN := .venv/bin
 # without work takes over half of another's, so that no long file is left to one of them.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: demo test test-all bench sanitize lint format docs docs-serve clean
+.PHONY: demo test test-all test-triton bench sanitize lint format docs docs-serve clean
 
 demo: .venv/installed ## Train on real scanned digits, evaluate, predict on image files
 	$(BIN)/python examples/demo.py
@@ -15,6 +15,11 @@ test: lint ## Linter, type checker, import contracts, tests
 
 test-all: lint ## The same with the tests that take minutes, and more examples for the property tests
 	$(PYTEST) --hypothesis-profile=thorough
+
+test-triton: .venv/installed-dev ## The Triton kernels without a GPU: in the interpreter, and compiled for sm_80, 89 and 90
+	TRITON_INTERPRET=1 $(PYTEST) tests/ops/interpreted
+	TRITON_INTERPRET=1 SENET_KERNELS=triton $(PYTEST) tests/ops/test_ops_contract.py -k "end_of_a_block or norm_and_relu"
+	$(PYTEST) tests/ops/test_ops_triton.py -k compiled
 
 bench: .venv/installed-dev ## What attention costs in time and memory, about 25 minutes; BENCH=--quick for two
 	$(BIN)/python benchmarks/bench_speed.py $(BENCH)

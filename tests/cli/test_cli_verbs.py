@@ -179,6 +179,7 @@ def test_doctor_names_the_machine(senet):
     assert machine["TF32"] == describe_tf32()
     compiled = machine["kernel"].startswith("compiled")
     assert machine["senet.accelerate"].startswith("runs norms" if compiled else "no effect")
+    assert machine["Triton kernels"].startswith(("off (", "unavailable ("))
     with using("reference"):
         machine = json.loads(senet("doctor", "--json")[1])["machine"]
     assert machine["senet.accelerate"] == "no effect, since the compiled kernel is missing"

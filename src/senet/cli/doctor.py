@@ -65,7 +65,7 @@ def _machine() -> dict[str, Any]:
     import torch
 
     from senet.inference.backends import describe_tf32
-    from senet.ops import describe
+    from senet.ops import describe, triton
 
     found: dict[str, Any] = {"python": f"{platform.python_version()} ({sys.executable})"}
     for name in LIBRARIES:
@@ -77,6 +77,7 @@ def _machine() -> dict[str, Any]:
     found["torch threads"] = torch.get_num_threads()
     found["fast bf16 on this CPU"] = _fast_bf16()
     found["kernel"] = describe()
+    found["Triton kernels"] = triton.describe()
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     found["accelerator"] = f"{torch.accelerator.device_count()} x {accelerator}" if accelerator else "none"
     found["TF32"] = describe_tf32()
@@ -87,11 +88,12 @@ def _machine() -> dict[str, Any]:
 
 def _accelerates(accelerator: object) -> str:
     """Whether `senet.accelerate` changes the computation on this machine, and with it `senet train`."""
-    from senet.ops import choose
+    from senet.ops import choose, triton
 
-    if choose().library is None:
+    on_gpu = triton.state().on
+    if choose().library is None and not on_gpu:
         return "no effect, since the compiled kernel is missing"
-    where = f"on the CPU, but not on {accelerator}" if accelerator else "on this CPU"
+    where = f"on the CPU, {'and' if on_gpu else 'but not'} on {accelerator}" if accelerator else "on this CPU"
     return f"runs norms with their channel attention {where}"
 
 

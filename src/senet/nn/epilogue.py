@@ -15,7 +15,9 @@ from senet.nn.block import SqueezeExcite
 from senet.nn.inserted import inserted_after
 from senet.nn.squeeze import mean as spatial_mean
 from senet.ops import GATE_NUMBERS, bn_se_add_relu, choose
+from senet.ops.backend import backend_for
 from senet.ops.bn_se_add_relu import SIGNATURE
+from senet.ops.running_statistics import update_running
 
 __all__ = [
     "is_large",
@@ -40,14 +42,16 @@ MIN_ELEMENTS: Final = {
 # then the minimum is multiplied by SHORT_RUNS_COST.
 SHORT_RUN: Final = 1024
 SHORT_RUNS_COST: Final = 4
+# On a GPU the operator starts as many kernels for a small feature map as for a large one. Not measured.
+GPU_MIN_ELEMENTS: Final = 1 << 20
 
 
 def residual_epilogue(x: Tensor, norm: nn.Module, se: nn.Module, shortcut: Tensor) -> Tensor:
     """Return `relu(shortcut + se(norm(x)))`, by the fused operator where it is faster, else by the modules.
 
     The operator takes over on CPUs, for float32 and bfloat16 feature maps, a `nn.BatchNorm2d` in either mode, and
-    `SqueezeExcite` with any gate (or `nn.Identity`), if no hooks are on the modules. Running statistics are updated as
-    by `nn.BatchNorm2d`.
+    `SqueezeExcite` with any gate (or `nn.Identity`), if no hooks are on the modules. With `SENET_KERNELS=triton` it
+    also does on GPUs, for channels_last. Running statistics are updated as by `nn.BatchNorm2d`.
 
     Args:
         x: Output of the branch's last convolution, (N, C, H, W).
@@ -110,25 +114,28 @@ def _is_large(x: Tensor, *, attention: bool) -> bool:
     """Whether x is large enough for the operator to be faster, and the kernel is available.
 
     Under `torch.compile` the operator runs in training at any size, because a comparison would specialize on the size.
-    In inference Inductor fuses plain operations better. Measured: benchmarks/compile.json.
+    In inference, and on GPUs, Inductor fuses plain operations. Measured on CPUs: benchmarks/compile.json.
     """
     if torch.jit.is_tracing():
         return False
     if torch.compiler.is_compiling():
-        return torch.is_grad_enabled() and not torch.compiler.is_exporting() and kernel_available()
+        return torch.is_grad_enabled() and x.is_cpu and not torch.compiler.is_exporting() and kernel_available()
     return is_large(x, MIN_ELEMENTS[attention, torch.is_grad_enabled()])
 
 
 def is_large(x: Tensor, minimum: int) -> bool:
-    """Whether x is a feature map large enough for an operator to be faster, and the kernel is available.
+    """Whether x is a feature map large enough for an operator to be faster, and a back end computes it.
 
     Args:
         x: Any tensor.
         minimum: Smallest number of elements.
     """
     elements = x.numel()
-    if elements < minimum or x.ndim != 4 or not kernel_available():
+    if elements < minimum or x.ndim != 4:
         return False
+    backend = backend_for(x)
+    if backend is None or backend.name == "triton":
+        return backend is not None and elements >= GPU_MIN_ELEMENTS
     short = x.shape[2] * x.shape[3] < SHORT_RUN and x.is_contiguous()
     return not short or elements >= SHORT_RUNS_COST * minimum
 
@@ -164,7 +171,7 @@ def _fused(x: Tensor, norm: nn.BatchNorm2d, se: nn.Module | None, shortcut: Tens
     if isinstance(se, SqueezeExcite):
         w1, b1, w2, b2 = se.fc1.weight, se.fc1.bias, se.fc2.weight, se.fc2.bias
         gate = GATE_NUMBERS[se.activate]
-        if x.dtype is not torch.float32 and not torch.is_autocast_enabled("cpu"):
+        if x.dtype is not torch.float32 and not torch.is_autocast_enabled(x.device.type):
             return None  # the linear layers raise their own error
     # The statistics are checked even if they are only written.
     if not SIGNATURE.takes((x, shortcut, norm.weight, norm.bias, *statistics, w1, b1, w2, b2)):
@@ -202,12 +209,9 @@ def update_running_statistics(norm: nn.BatchNorm2d, statistics: Tensor) -> None:
     """
     if not _tracks(norm):
         return
-    momentum = norm.momentum
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-        if momentum is None:
-            momentum = 1 / float(norm.num_batches_tracked)
-    momentum = momentum or 0.0
-    for running, batch in zip((norm.running_mean, norm.running_var), statistics, strict=True):
-        assert running is not None
-        running.mul_(1 - momentum).add_(batch, alpha=momentum)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    batches = norm.num_batches_tracked if norm.momentum is None else None
+    update_running(norm.running_mean, norm.running_var, statistics, norm.momentum or 0.0, batches)

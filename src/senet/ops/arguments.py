@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from senet.ops.backend import CPU_DTYPES, GPU_DTYPES, backend_for
 from senet.ops.gate_functions import GATE_FUNCTIONS
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
     "needs_gradient",
 ]
 
-FEATURE_MAP_DTYPES: Final = (torch.float32, torch.bfloat16)
+FEATURE_MAP_DTYPES: Final = CPU_DTYPES
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class Signature:
             letters mean equal sizes. Tensors of four dimensions that begin with N are feature maps. They have one
             type, float32 or bfloat16. All other tensors are float32.
         optional: Names of the tensors that may be None.
+        gpu: Whether GPUs have a back end too. Then the tensors may be on any one device, and feature maps float16.
     """
 
     operator: str
     tensors: tuple[tuple[str, str], ...]
     optional: frozenset[str]
+    gpu: bool = False
 
     def mismatch(self, tensors: Sequence[Tensor | None]) -> str:
         """Return why the operator doesn't accept these tensors. Empty if it does.
@@ -49,6 +52,8 @@ class Signature:
         """
         sizes: dict[str, int] = {}
         kind: torch.dtype | None = None
+        device: torch.device | None = None
+        dtypes, half = (GPU_DTYPES, "of one 16-bit type") if self.gpu else (CPU_DTYPES, "bfloat16")
         for (name, dims), tensor in zip(self.tensors, tensors, strict=True):
             if tensor is None:
                 if name not in self.optional:
@@ -64,11 +69,14 @@ class Signature:
             dtype = tensor.dtype
             if len(dims) == 4 and dims[0] == "N":
                 kind = kind or dtype
-                if dtype not in FEATURE_MAP_DTYPES or dtype is not kind:
-                    return f"{name} is {dtype}; feature maps must all be float32, or all bfloat16"
+                if dtype not in dtypes or dtype is not kind:
+                    return f"{name} is {dtype}; feature maps must all be float32, or all {half}"
             elif dtype is not torch.float32:
                 return f"{name} is {dtype}; it must be float32"
-            if not tensor.is_cpu:
+            device = device or tensor.device
+            if tensor.device != device or tensor.is_meta:
+                return f"{name} is on {tensor.device}; all tensors must be on one device, and not on meta"
+            if not (self.gpu or tensor.is_cpu):
                 return f"{name} is on {tensor.device}; it must be on the CPU"
         return ""
 
@@ -98,14 +106,16 @@ class Signature:
     def takes(self, tensors: Sequence[Tensor | None]) -> bool:
         """Whether the operator can replace plain operations on these tensors now.
 
-        The tensors must match the signature, be ordinary (no subclass, not batched) and not empty. No mode, transform
-        or tracer may be active.
+        The tensors must match the signature, be ordinary (no subclass, not batched) and not empty, and the first must
+        have a back end. No mode, transform or tracer may be active.
         """
+        first: Any = tensors[0]  # never None
         return (
             (_compiled() or eager(*tensors))
             and all(t is None or type(t) is Tensor or type(t) is nn.Parameter for t in tensors)
             and not self.mismatch(tensors)
-            and tensors[0].numel() > 0  # type: ignore[union-attr] # the first is never None
+            and first.numel() > 0
+            and _has_backend(first)
         )
 
 
@@ -149,6 +159,11 @@ def is_observed() -> bool:
 def _compiled() -> bool:
     """Whether `torch.compile` is tracing. It supports the operators. `torch.export` gets plain operations instead."""
     return torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
+
+
+def _has_backend(x: Tensor) -> bool:
+    """Whether a back end computes a feature map. Under `torch.compile`, Inductor does on GPUs."""
+    return x.is_cpu and x.dtype in CPU_DTYPES if _compiled() else backend_for(x) is not None
 
 
 def needs_gradient(tensors: Sequence[Tensor | None]) -> bool:

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from senet.ops.activation_functions import ACTIVATION_FUNCTIONS, ACTIVATION_SLOPES
 from senet.ops.arguments import Signature, eager, memory_format, needs_gradient
+from senet.ops.backend import Backend, backend_for
 from senet.ops.batch_norm import affine, contiguous, moments, norm_gradients, normalize, unbiased
-from senet.ops.cpu import choose, gated_step
 
 __all__ = ["SIGNATURE", "Squeezed", "bn_act_gate", "bn_act_squeeze", "check_options", "definition"]
 
@@ -33,6 +33,7 @@ SIGNATURE: Final = Signature(
     "bn_act_gate",
     (("x", "NCHW"), ("gamma", "C"), ("beta", "C"), ("mean", "C"), ("var", "C")),
     optional=frozenset(("gamma", "beta", "mean", "var")),
+    gpu=True,
 )
 
 GateOf = Callable[[Tensor], Tensor]
@@ -101,7 +102,7 @@ def bn_act_squeeze(
     """Compute the means of `a(v)`, from which the caller computes the gate.
 
     Args:
-        x: (N, C, H, W), float32 or bfloat16 on the CPU; all parameters are float32.
+        x: (N, C, H, W), float32, bfloat16 or float16; all parameters are float32.
         gamma: (C,) of the norm; None is one.
         beta: (C,) of the norm; None is zero.
         mean: (C,), not used if training. None for mean and var without training: `v = gamma x + beta`.
@@ -116,7 +117,8 @@ def bn_act_squeeze(
     SIGNATURE.check((x, gamma, beta, mean, var))
     check_options(x, mean, var, training, activation, operator="bn_act_gate")
     parameters, options = (gamma, beta, mean, var), (training, eps, activation)
-    if choose().library is None or not x.numel() or not eager(x, *parameters):
+    backend = backend_for(x)
+    if backend is None or not x.numel() or not eager(x, *parameters):
         a, statistics = _activated(x, *parameters, *options)
 
         def multiplied(gate: Tensor) -> Tensor:
@@ -124,15 +126,15 @@ def bn_act_squeeze(
 
         return Squeezed(a.mean((2, 3), keepdim=True), statistics, multiplied)
     if not needs_gradient((x, gamma, beta)):
-        z, statistics, saved = _squeeze(x, parameters, options)
+        z, statistics, saved = _squeeze(x, parameters, options, backend)
 
         def scaled(gate: Tensor) -> Tensor:
             if needs_gradient((gate,)):  # the gate's layers are trained, and nothing before them
-                return _Excite.apply(x, gate, None, *parameters, saved, _Step(options))
-            return _excite(x, gate, saved, parameters, options)
+                return _Excite.apply(x, gate, None, *parameters, saved, _Step(options, backend))
+            return _excite(x, gate, saved, parameters, options, backend)
 
         return Squeezed(z, statistics, scaled)
-    step = _Step(options)
+    step = _Step(options, backend)
     z, token, statistics, saved = _Squeeze.apply(x, *parameters, step)
     return Squeezed(z, statistics, lambda gate: _Excite.apply(x, gate, token, *parameters, saved, step))
 
@@ -170,40 +172,42 @@ def check_options(
         raise ValueError(f"{operator}: activation={activation} is none; use 0..{len(ACTIVATION_FUNCTIONS) - 1}")
 
 
-# --- by the kernel ----------------------------------------------------------------------------------------------------
+# --- by a back end ----------------------------------------------------------------------------------------------------
 
 _Parameters = Sequence[Tensor | None]
 _Options = tuple[bool, float, int]
 
 
-def _squeeze(x: Tensor, parameters: _Parameters, options: _Options) -> tuple[Tensor, Tensor, Tensor]:
+def _squeeze(x: Tensor, parameters: _Parameters, options: _Options, backend: Backend) -> tuple[Tensor, Tensor, Tensor]:
     """The means, the statistics, and the vectors that the other calls need."""
     n, c = x.shape[:2]
     z, statistics = x.new_empty((n, c, 1, 1), dtype=torch.float32), x.new_empty((2, c), dtype=torch.float32)
     saved = x.new_empty((3 * c,), dtype=torch.float32)
     whole = x.contiguous(memory_format=memory_format(x))
-    gated_step.squeeze(whole, contiguous(parameters), options, (statistics, saved, z))
+    backend.gated_step.squeeze(whole, contiguous(parameters), options, (statistics, saved, z))
     return z, statistics, saved
 
 
-def _excite(x: Tensor, gate: Tensor, saved: Tensor, parameters: _Parameters, options: _Options) -> Tensor:
+def _excite(
+    x: Tensor, gate: Tensor, saved: Tensor, parameters: _Parameters, options: _Options, backend: Backend
+) -> Tensor:
     kept = memory_format(x)
     y = torch.empty_like(x, memory_format=kept)
-    gated_step.scale(
+    backend.gated_step.scale(
         x.contiguous(memory_format=kept), saved, gate.float().contiguous(), contiguous(parameters), options, y
     )  # fmt: skip
     return y
 
 
 class _Step:
-    """The options of one call, and what its two backward functions hand to each other.
+    """Options and back end of one call, and what its two backward functions hand to each other.
 
     Autograd runs `_Squeeze.backward` after `_Excite.backward` and the gate's own backward pass, since it waits for the
     gradients of all its results: of the means, which come by the gate, and of the token, which come from `_Excite`.
     """
 
-    def __init__(self, options: _Options) -> None:
-        self.options = options
+    def __init__(self, options: _Options, backend: Backend) -> None:
+        self.options, self.backend = options, backend
         self.gradient: tuple[Tensor, Tensor, Tensor] | None = None
 
 
@@ -213,7 +217,7 @@ class _Squeeze(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         *parameters, step = arguments
-        z, statistics, saved = _squeeze(x, parameters, step.options)
+        z, statistics, saved = _squeeze(x, parameters, step.options, step.backend)
         token = x.new_zeros((), dtype=torch.float32)
         ctx.mark_non_differentiable(statistics, saved)
         ctx.set_materialize_grads(False)
@@ -239,7 +243,7 @@ class _Squeeze(torch.autograd.Function):
         gamma, beta = contiguous(parameters[:2])
         small = [None if p is None else torch.empty_like(p) for p in (gamma, beta)]
         numbers = (dy, x.contiguous(memory_format=kept), saved, gate, dz.float().contiguous(), sums)
-        gated_step.backward(numbers, (gamma, beta, None, None), step.options, (dx, small[0], small[1]))
+        step.backend.gated_step.backward(numbers, (gamma, beta, None, None), step.options, (dx, small[0], small[1]))
         return dx, *small, None, None, None
 
 
@@ -252,7 +256,7 @@ class _Excite(torch.autograd.Function):
         ctx.save_for_backward(x, gate, *parameters, saved)
         ctx.step = step
         ctx.set_materialize_grads(False)
-        return _excite(x, gate, saved, parameters, step.options)
+        return _excite(x, gate, saved, parameters, step.options, step.backend)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -269,7 +273,7 @@ class _Excite(torch.autograd.Function):
         dy = dy.to(x.dtype).contiguous(memory_format=kept)
         sums = x.new_empty((5, n, c), dtype=torch.float32)
         numbers = (dy, x.contiguous(memory_format=kept), saved)
-        gated_step.sums(*numbers, contiguous(parameters), step.options, sums)
+        step.backend.gated_step.sums(*numbers, contiguous(parameters), step.options, sums)
         if ctx.needs_input_grad[2]:
             step.gradient = (dy, gate.float().contiguous(), sums)
         nothing = dy.new_zeros((), dtype=torch.float32)

@@ -17,8 +17,8 @@ from torch import Tensor
 from senet.ops import bn_act_gate
 from senet.ops.activation_functions import ACTIVATION_FUNCTIONS
 from senet.ops.arguments import Signature, eager, gradients_by_autograd, memory_format, needs_gradient
+from senet.ops.backend import Backend, backend_for
 from senet.ops.batch_norm import contiguous
-from senet.ops.cpu import choose, gated_step
 from senet.ops.excitation import Excitation
 
 __all__ = ["SIGNATURE", "bn_act_se", "definition"]
@@ -27,6 +27,7 @@ SIGNATURE: Final = Signature(
     "bn_act_se",
     (*bn_act_gate.SIGNATURE.tensors, ("w1", "KC"), ("b1", "K"), ("w2", "CK"), ("b2", "C")),
     optional=bn_act_gate.SIGNATURE.optional | {"b1", "b2"},
+    gpu=True,
 )
 
 Update = Callable[[Tensor], None]
@@ -53,7 +54,7 @@ def bn_act_se(
     """Return `s * a(v)` with `v = batch_norm(x)` and `s = gate(w2 h(w1 mean(a(v)) + b1) + b2)`.
 
     Args:
-        x: (N, C, H, W), float32 or bfloat16 on the CPU; all parameters are float32.
+        x: (N, C, H, W), float32, bfloat16 or float16; all parameters are float32.
         gamma: (C,) of the norm; None is one.
         beta: (C,) of the norm; None is zero.
         mean: (C,), not used if training. None for mean and var without training: `v = gamma x + beta`.
@@ -82,14 +83,15 @@ def bn_act_se(
     if not 0 <= hidden_activation < len(ACTIVATION_FUNCTIONS):
         raise ValueError(f"bn_act_se: hidden_activation={hidden_activation} is none")
     options = (training, eps, activation, hidden_activation, gate)
-    if choose().library is None or not x.numel() or not eager(*tensors):
+    backend = backend_for(x)
+    if backend is None or not x.numel() or not eager(*tensors):
         y, statistics = definition(*tensors, *options)
         if on_statistics is not None:
             on_statistics(statistics)
         return y.contiguous(memory_format=memory_format(x))
     if needs_gradient(tensors):
-        return _Derived.apply(*tensors, options, on_statistics)
-    return _compute(tensors, options, on_statistics)[0]
+        return _Derived.apply(*tensors, options, on_statistics, backend)
+    return _compute(tensors, options, on_statistics, backend)[0]
 
 
 def definition(
@@ -123,13 +125,14 @@ _Options = tuple[bool, float, int, int, int]
 
 
 def _compute(
-    tensors: Sequence[Tensor | None], options: _Options, on_statistics: Update | None
+    tensors: Sequence[Tensor | None], options: _Options, on_statistics: Update | None, backend: Backend
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The result, and what its derivative needs: norm's vectors, means, first layer's result, gate."""
     x, norm, layers = tensors[0], contiguous(tensors[1:5]), contiguous(tensors[5:])
     assert x is not None
     assert layers[0] is not None
     n, c = x.shape[:2]
+    step = backend.gated_step
     kept = memory_format(x)
     x = x.contiguous(memory_format=kept)
     hidden = layers[0].shape[0]
@@ -137,20 +140,20 @@ def _compute(
     statistics, saved, z, units, gate = x.new_empty(5 * c + 2 * n * c + n * hidden, dtype=torch.float32).split(
         (2 * c, 3 * c, n * c, n * hidden, n * c)
     )
-    gated_step.squeeze(x, norm, options[:3], (statistics, saved, z))
+    step.squeeze(x, norm, options[:3], (statistics, saved, z))
     if on_statistics is not None:
         on_statistics(statistics.view(2, c))
-    gated_step.excite(x, layers, options[3:], (z, units, gate))
+    step.excite(x, layers, options[3:], (z, units, gate))
     y = torch.empty_like(x, memory_format=kept)
-    gated_step.scale(x, saved, gate, norm, options[:3], y)
+    step.scale(x, saved, gate, norm, options[:3], y)
     return y, (saved, z, units, gate)
 
 
 class _Derived(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *tensors, ctx.options, on_statistics = arguments
-        y, small = _compute(tensors, ctx.options, on_statistics)
+        *tensors, ctx.options, on_statistics, ctx.backend = arguments
+        y, small = _compute(tensors, ctx.options, on_statistics, ctx.backend)
         ctx.save_for_backward(*tensors, *small)
         return y
 
@@ -158,23 +161,24 @@ class _Derived(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, saved, z, units, gate = ctx.saved_tensors
         options: _Options = ctx.options
+        step = ctx.backend.gated_step
         if torch.is_grad_enabled() or not eager(dy) or type(dy) is not Tensor:  # to be derived again, or in batches
-            return *_derivative(dy, tensors, ctx.needs_input_grad[:9], options), None, None
+            return *_derivative(dy, tensors, ctx.needs_input_grad[:9], options), None, None, None
         x, norm, layers = tensors[0], contiguous(tensors[1:5]), contiguous(tensors[5:])
         n, c = x.shape[:2]
         kept = memory_format(x)
         dy, x = (t.to(x.dtype).contiguous(memory_format=kept) for t in (dy, x))
         sums = x.new_empty((5, n, c), dtype=torch.float32)
-        gated_step.sums(dy, x, saved, norm, options[:3], sums)
+        step.sums(dy, x, saved, norm, options[:3], sums)
         dz = torch.empty_like(z)
         of_layers = [None if p is None else torch.empty_like(p) for p in layers]
-        gated_step.excite_back(x, layers, options[3:], (z, units, gate, sums), (dz, of_layers))
+        step.excite_back(x, layers, options[3:], (z, units, gate, sums), (dz, of_layers))
         dx = torch.empty_like(x, memory_format=kept)
         of_norm = [None if p is None else torch.empty_like(p) for p in norm[:2]]
-        gated_step.backward(
+        step.backward(
             (dy, x, saved, gate, dz, sums), (*norm[:2], None, None), options[:3], (dx, of_norm[0], of_norm[1])
         )
-        return dx, *of_norm, None, None, *of_layers, None, None
+        return dx, *of_norm, None, None, *of_layers, None, None, None
 
 
 def _derivative(

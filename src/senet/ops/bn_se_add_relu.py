@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from senet.ops.arguments import Signature, eager, is_observed, loop_over_batch, memory_format, needs_gradient
+from senet.ops.backend import backend_for
 from senet.ops.batch_norm import affine, contiguous, moments, norm_gradients, normalize, unbiased
-from senet.ops.cpu import choose, step
 from senet.ops.gate_functions import GATE_FUNCTIONS, GATE_SLOPES
 
 __all__ = ["SIGNATURE", "bn_se_add_relu", "definition", "derivative"]
@@ -39,6 +39,7 @@ SIGNATURE: Final = Signature(
         ("b2", "C"),
     ),
     optional=frozenset(("shortcut", "gamma", "beta", "mean", "var", "w1", "b1", "w2", "b2")),
+    gpu=True,
 )
 _TENSORS: Final = len(SIGNATURE.tensors)
 
@@ -61,7 +62,7 @@ def bn_se_add_relu(
     """Return `relu(s * batch_norm(x) + shortcut)`, with the gate s of Squeeze-and-Excitation if `w1` is given.
 
     Args:
-        x: (N, C, H, W), float32 or bfloat16; all parameters are float32.
+        x: (N, C, H, W), float32, bfloat16 or float16; all parameters are float32.
         shortcut: (N, C, H, W). None is zero.
         gamma: (C,), the norm's weight. None is one.
         beta: (C,), the norm's bias. None is zero.
@@ -146,7 +147,7 @@ def _gradients(x: Tensor, y: Tensor | None, *parameters: Tensor | None) -> list[
     return [*feature_maps, *(None if p is None else p.new_empty(p.shape) for p in parameters)]
 
 
-# --- the CPU ------------------------------------------------------------------------------------------------------
+# --- by a back end ------------------------------------------------------------------------------------------------
 
 
 def _check(
@@ -165,14 +166,15 @@ def _compute(x: Tensor, shortcut: Tensor | None, *others: Any) -> tuple[Tensor, 
     parameters, (training, eps, gate) = others[:8], others[8:]
     _check(x, shortcut, parameters, training, gate)
     layout = memory_format(x)
-    if choose().library is None or not x.numel():
+    backend = backend_for(x)
+    if backend is None or not x.numel():
         y, statistics, saved = _plain(x, shortcut, *others)
         return y.contiguous(memory_format=layout), statistics, saved
     x = x.contiguous(memory_format=layout)
     shortcut = None if shortcut is None else shortcut.contiguous(memory_format=layout)
     parameters = contiguous(parameters)
     outputs = _outputs(x, parameters[4])
-    step.forward(x, shortcut, parameters, (training, eps, gate), outputs)
+    backend.step.forward(x, shortcut, parameters, (training, eps, gate), outputs)
     return outputs
 
 
@@ -184,7 +186,8 @@ def _compute_backward(
     _check(x, y, parameters, training, gate)
     if dy.shape != x.shape or saved.shape != _outputs(x, parameters[4])[2].shape or saved.dtype is not torch.float32:
         raise ValueError("bn_se_add_relu_backward: dy or saved doesn't match the forward pass")
-    if choose().library is None or not x.numel():
+    backend = backend_for(x)
+    if backend is None or not x.numel():
         return derivative(dy, x, y, *others)
     layout = memory_format(x)
     dy, x = (t.to(x.dtype).contiguous(memory_format=layout) for t in (dy, x))
@@ -192,7 +195,7 @@ def _compute_backward(
     saved, parameters = saved.contiguous(), contiguous(parameters)
     gamma, beta, _mean, _var, *layers = parameters
     gradients = _gradients(x, y, gamma, beta, *layers)
-    step.backward((dy, x, y, saved), (gamma, beta, None, None, *layers), (training, eps, gate), gradients)
+    backend.step.backward((dy, x, y, saved), (gamma, beta, None, None, *layers), (training, eps, gate), gradients)
     return gradients
 
 

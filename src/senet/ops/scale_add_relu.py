@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from senet.ops.arguments import Signature, is_observed, loop_over_batch, memory_format
-from senet.ops.cpu import choose, step
+from senet.ops.backend import backend_for
 
 __all__ = ["SIGNATURE", "definition", "scale_add_relu_"]
 
 SIGNATURE: Final = Signature(
-    "scale_add_relu_", (("x", "NCHW"), ("gate", "NC"), ("shortcut", "NCHW")), optional=frozenset()
+    "scale_add_relu_", (("x", "NCHW"), ("gate", "NC"), ("shortcut", "NCHW")), optional=frozenset(), gpu=True
 )
 
 
@@ -26,7 +26,7 @@ def scale_add_relu_(x: Tensor, gate: Tensor, shortcut: Tensor) -> None:
     """Compute `relu(gate * x + shortcut)` in place of x.
 
     Args:
-        x: (N, C, H, W), float32 or bfloat16.
+        x: (N, C, H, W), float32, bfloat16 or float16.
         gate: (N, C), float32.
         shortcut: (N, C, H, W), of the type of x.
 
@@ -78,7 +78,8 @@ def _compute(x: Tensor, gate: Tensor, shortcut: Tensor) -> None:
     # A shortcut in another view of the same memory would be overwritten before it is read.
     same = x.untyped_storage().data_ptr() == shortcut.untyped_storage().data_ptr()
     disjoint = not same or x.data_ptr() == shortcut.data_ptr()
-    if choose().library is None or not x.is_contiguous(memory_format=layout) or not disjoint:
+    backend = backend_for(x)
+    if backend is None or not x.is_contiguous(memory_format=layout) or not disjoint:
         x.copy_(definition(x, gate, shortcut))
         return
-    step.rescale(x, gate.contiguous(), shortcut.contiguous(memory_format=layout))
+    backend.step.rescale(x, gate.contiguous(), shortcut.contiguous(memory_format=layout))

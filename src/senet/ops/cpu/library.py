@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,12 +10,10 @@ from typing import Any, Final
 
 import torch
 
-from senet.errors import UnknownNameError
+from senet.ops.setting import VARIABLE, requested
 
-__all__ = ["Choice", "call", "choose", "describe", "using"]
+__all__ = ["Choice", "call", "choose"]
 
-VARIABLE: Final = "SENET_KERNELS"
-CHOICES: Final = ("compiled", "reference")
 _FILE: Final = Path(__file__).with_name("_kernel.so")
 _ABI: Final = 9  # SENET_ABI of kernel.h
 # Argument types of the kernel's functions: s is a structure, p an address, i a size.
@@ -64,7 +59,7 @@ def choose() -> Choice:
     """Return the compiled kernel if it was built and `SENET_KERNELS` isn't "reference". Cached per process.
 
     Raises:
-        UnknownNameError: `SENET_KERNELS` is neither "compiled" nor "reference".
+        UnknownNameError: `SENET_KERNELS` has an unknown value.
 
     Example:
         >>> from senet.ops import choose, using
@@ -72,10 +67,7 @@ def choose() -> Choice:
         ...     choose().library is None
         True
     """
-    requested = os.environ.get(VARIABLE) or "compiled"
-    if requested not in CHOICES:
-        raise UnknownNameError(f"value of {VARIABLE}", requested, CHOICES)
-    return Choice(None, f"{VARIABLE}=reference") if requested == "reference" else _loaded(_FILE)
+    return Choice(None, f"{VARIABLE}=reference") if requested() == "reference" else _loaded(_FILE)
 
 
 @cache
@@ -96,42 +88,6 @@ def _loaded(file: Path) -> Choice:
     _share(library.senet_set_number, "omp_get_thread_num")
     threads = "PyTorch's threads" if _share(library.senet_set_region, "GOMP_parallel") else "one thread"
     return Choice(library, f"{library.senet_name().decode()}, {threads}")
-
-
-@contextmanager
-def using(requested: str) -> Iterator[None]:
-    """Select the back end within the block: "compiled" or "reference". The previous choice is restored after it.
-
-    Example:
-        >>> from senet.ops import describe, using
-        >>> with using("reference"):
-        ...     print(describe())
-        reference (SENET_KERNELS=reference)
-    """
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = requested
-    choose.cache_clear()
-    try:
-        choose()
-        yield
-    finally:
-        choose.cache_clear()
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before
-
-
-def describe() -> str:
-    """Describe the back end in one line.
-
-    Example:
-        >>> from senet.ops import describe
-        >>> describe().partition(" ")[0] in ("compiled", "reference")
-        True
-    """
-    chosen = choose()
-    return f"{'reference' if chosen.library is None else 'compiled'} ({chosen.reason})"
 
 
 def call(name: str, *arguments: bytes | int) -> None:
