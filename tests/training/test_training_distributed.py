@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from processes import start as forked
+from safetensors.torch import load_file
 
 from senet.errors import SenetError
 from senet.training.cluster import launched, placed
@@ -212,14 +214,14 @@ def test_ctrl_c_saves_and_both_leave(tmp_path):
     assert "Traceback" not in said
 
 
-def launch(tmp_path: Path, *words: str) -> None:
+def launch(tmp_path: Path, *words: str, **how: bool) -> None:
     """`senet train` in two processes with the environment that `torchrun` gives them, without its start."""
     common = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "GROUP_RANK": "0",
               "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}  # fmt: skip
     ranks = [
         forked(
             "train", *words, log=tmp_path / f"log{rank}", directory=str(tmp_path),
-            environment=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            environment=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, **how,
         )
         for rank in range(2)
     ]  # fmt: skip
@@ -243,6 +245,32 @@ def test_two_processes_resumed_in_mid_epoch_report_the_whole_epoch(tmp_path):
     again = [{k: v for k, v in row.items() if k not in changed} for row in rows(folder)]
     (folder / "metrics.csv").write_text(whole)
     assert again == [{k: v for k, v in row.items() if k not in changed} for row in rows(folder)]
+
+
+def test_sharded_processes_follow_the_curve_of_whole_networks(tmp_path):
+    """With a weight decay that shows, clipped gradients, and a resumed epoch."""
+    options = [*OPTIONS[:-6], "--batch-size", "64", "--limit", "128", "--epochs", "2", "--workers", "0"]
+    options += ["--lr", "0.02", "--weight-decay", "2", "--clip-grad-norm", "0.5"]
+    kept = {}
+    for strategy in ("ddp", "fsdp"):
+        launch(tmp_path, *options, "--keep-states", "9", "--strategy", strategy, "--out", strategy, shard_on_cpu=True)
+        kept[strategy] = load_file(tmp_path / strategy / "last.safetensors")
+    for key, tensor in kept["ddp"].items():
+        torch.testing.assert_close(kept["fsdp"][key], tensor, rtol=1e-4, atol=1e-5)
+    (tmp_path / "fsdp" / "result.json").unlink()
+    TrainingStates(tmp_path / "fsdp").all()[0].path.unlink()
+    launch(tmp_path, "--resume", "fsdp", shard_on_cpu=True)
+    for key, tensor in load_file(tmp_path / "fsdp" / "last.safetensors").items():
+        assert torch.equal(tensor, kept["fsdp"][key]), key
+
+
+def test_sharded_networks_keep_their_running_statistics_in_float32(tmp_path):
+    options = [*OPTIONS[:-6], "--batch-size", "64", "--limit", "128", "--epochs", "1", "--workers", "0"]
+    launch(tmp_path, *options, "--strategy", "fsdp", "--precision", "bf16", "--out", "run", shard_on_cpu=True)
+    for key, tensor in load_file(tmp_path / "run" / "last.safetensors").items():
+        if key.endswith(("running_mean", "running_var")):
+            assert tensor.dtype is torch.float32
+            assert not torch.equal(tensor, tensor.bfloat16().float()), key
 
 
 SLOW_VALIDATION = """

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.strategies import FSDPStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from rich.console import Console
 from torch import nn
+from torch.distributed.fsdp import MixedPrecision
 from torch.utils.data import DataLoader
 
 from senet.console import line_printer, plain_console
@@ -150,9 +153,9 @@ def fit(
         objective = task.objective(
             data.classes, recipe, preprocessing=network.preprocessing, channels_last=run.channels_last
         )
-        module = TrainingModule(
-            network.model, recipe, objective, channels_last=run.channels_last, corrupt_images=corrupt_images
-        )
+        # PyTorch saves the optimizer's state of sharded weights in the order of contiguous memory.
+        strided = run.channels_last and not isinstance(trainer.strategy, FSDPStrategy)
+        module = TrainingModule(network.model, recipe, objective, channels_last=strided, corrupt_images=corrupt_images)
         acceleration = accelerated(
             list(dict.fromkeys((module.model, module.best_weights))),
             task.example(network.preprocessing),
@@ -253,7 +256,7 @@ def _trainer(
             accelerator="auto",
             devices=run.devices or "auto",
             num_nodes=run.nodes,
-            strategy=run.strategy,
+            strategy=_strategy(run.strategy),
             precision=LIGHTNING_PRECISION[run.precision],  # type: ignore[arg-type]
             max_epochs=recipe.epochs,
             accumulate_grad_batches=recipe.grad_accumulation,
@@ -271,6 +274,17 @@ def _trainer(
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise SenetError(f"this training can't run here: {error}") from error
+
+
+def _strategy(name: str) -> str | Strategy:
+    """Return Lightning's strategy of this name. Sharded networks have the precision of all others.
+
+    Lightning would keep their running statistics in 16 bits under mixed precision.
+    """
+    if name not in FSDPStrategy.get_registered_strategies():
+        return name
+    wide = MixedPrecision(param_dtype=torch.float32, reduce_dtype=torch.float32, buffer_dtype=torch.float32)
+    return FSDPStrategy(mixed_precision=wide, cpu_offload=name == "fsdp_cpu_offload")
 
 
 def _early_stop(recipe: Recipe, task: Task) -> Iterable[L.Callback]:

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import Metric
@@ -16,7 +17,7 @@ from senet.data.randomness import derive_seed
 from senet.errors import CheckpointError
 from senet.tasks.task import Objective
 from senet.training.failures import diverged
-from senet.training.optim import make_optimizer, make_schedule
+from senet.training.optim import decayed_parameters, make_optimizer, make_schedule
 from senet.training.recipe import Recipe
 
 __all__ = ["TrainingModule"]
@@ -59,6 +60,7 @@ class TrainingModule(L.LightningModule):
         self.corrupt_images = corrupt_images
         self.objective = objective
         self._rescheduled = False
+        self._decayed = decayed_parameters(model)
         self.model = model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         self.average: AveragedModel | None = None
         if recipe.ema_decay:
@@ -72,7 +74,7 @@ class TrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the recipe's optimizer and its per-step schedule."""
-        optimizer = make_optimizer(self.model, self.recipe)
+        optimizer = make_optimizer(self.model, self.recipe, self._decayed)
         schedule = make_schedule(optimizer, self.recipe, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -165,6 +167,19 @@ class TrainingModule(L.LightningModule):
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
             self.average.update_parameters(self.model)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm of the whole gradient, also where each process has a part of it."""
+        whole = self.trainer.strategy.model
+        if gradient_clip_val and isinstance(whole, FullyShardedDataParallel):
+            whole.clip_grad_norm_(gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add one batch to the validation metrics."""
