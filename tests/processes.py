@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reads import of_training
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["lightning.pytorch", "torchmetrics.classification", "torchvision.datasets", "torchvision.transforms.v2",
@@ -82,6 +84,7 @@ def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
             before which it waits for `Child.go_on`. `rate_at`: (step, learning rate from there on). `directory`: where.
             `slow_validation`: the epoch whose validation says that it began, as a pause does, and takes a minute.
             `environment`: more variables. `shard_on_cpu`: `--strategy fsdp` without the GPU that Lightning demands.
+            `reads`: name of a file beside `log` for the reads of each step, see `reads.of_training`.
     """
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
@@ -111,6 +114,11 @@ def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
         _slow_validation(log, how["slow_validation"])
     from senet.cli import main
 
+    if "reads" in how:
+        with of_training() as reads:
+            code = main(arguments)
+        Path(f"{log}.{how['reads']}").write_text(repr(reads.of_steps()))
+        sys.exit(code)
     sys.exit(main(arguments))
 
 

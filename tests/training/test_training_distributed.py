@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -214,7 +216,7 @@ def test_ctrl_c_saves_and_both_leave(tmp_path):
     assert "Traceback" not in said
 
 
-def launch(tmp_path: Path, *words: str, **how: bool) -> None:
+def launch(tmp_path: Path, *words: str, **how: Any) -> None:
     """`senet train` in two processes with the environment that `torchrun` gives them, without its start."""
     common = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "GROUP_RANK": "0",
               "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}  # fmt: skip
@@ -285,6 +287,15 @@ TrainingModule.validation_step = step
 from senet.cli import main
 sys.exit(main(sys.argv[1:]))
 """
+
+
+def test_most_steps_of_two_processes_wait_for_none_of_them(tmp_path):
+    """Except in the exchanges of gradients and of norms, which happen on the devices."""
+    options = [*OPTIONS[:-6], "--batch-size", "8", "--limit", "160", "--epochs", "1", "--workers", "0"]
+    launch(tmp_path, *options, "--out", "run", reads="reads")
+    for rank in range(2):
+        found = ast.literal_eval((tmp_path / f"log{rank}.reads").read_text())
+        assert found.keys() == {0, 2, 6, 14, 19}, found
 
 
 @pytest.mark.slow

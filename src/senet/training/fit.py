@@ -252,7 +252,7 @@ def _trainer(
     if recipe.ema_decay and run.strategy.startswith("fsdp"):
         raise SenetError("averaged weights (ema_decay) can't be kept under fsdp; use --ema-decay 0 or --strategy ddp")
     try:
-        return L.Trainer(
+        trainer = L.Trainer(
             accelerator="auto",
             devices=run.devices or "auto",
             num_nodes=run.nodes,
@@ -274,6 +274,9 @@ def _trainer(
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise SenetError(f"this training can't run here: {error}") from error
+    # In each step it would wait for a broadcast of SIGTERM, which `StopRequest` handles.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def _strategy(name: str) -> str | Strategy:

@@ -21,7 +21,9 @@ def decayed_parameters(model: nn.Module) -> frozenset[str]:
     return frozenset(_plain(name) for name, p in model.named_parameters() if p.ndim > 1)
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe, decayed: Collection[str] | None = None) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, recipe: Recipe, decayed: Collection[str] | None = None, *, fused: bool | None = None
+) -> torch.optim.Optimizer:
     """Make SGD with Nesterov momentum, or AdamW.
 
     Args:
@@ -29,6 +31,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe, decayed: Collection[str] | 
         recipe: Hyperparameters.
         decayed: `decayed_parameters` from before the network was sharded, which makes every parameter a vector. None
             for a network that isn't.
+        fused: As in PyTorch's optimizers. Scaled gradients of float16 are then checked on the device.
     """
     decayed = decayed_parameters(model) if decayed is None else decayed
     groups: list[dict[str, Any]] = [
@@ -39,8 +42,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe, decayed: Collection[str] | 
         if p.requires_grad:
             groups[_plain(name) not in decayed]["params"].append(p)
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "sgd": lambda: torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True),
-        "adamw": lambda: torch.optim.AdamW(groups, lr=recipe.lr),
+        "sgd": lambda: torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True, fused=fused),
+        "adamw": lambda: torch.optim.AdamW(groups, lr=recipe.lr, fused=fused),
     }
     return makers[recipe.optimizer]()
 
