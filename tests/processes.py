@@ -84,6 +84,7 @@ def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
             before which it waits for `Child.go_on`. `rate_at`: (step, learning rate from there on). `directory`: where.
             `slow_validation`: the epoch whose validation says that it began, as a pause does, and takes a minute.
             `environment`: more variables. `shard_on_cpu`: `--strategy fsdp` without the GPU that Lightning demands.
+            `fail_at`: rank, step, and the text of a `RuntimeError` there.
             `reads`: name of a file beside `log` for the reads of each step, see `reads.of_training`.
     """
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -108,6 +109,8 @@ def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
     os.chdir(how.get("directory", "."))
     _leave_curves_out()
     _disturb_steps(log, how.get("pause_at"), how.get("rate_at"))
+    if "fail_at" in how:
+        _fail_at(*how["fail_at"])
     if how.get("shard_on_cpu"):
         _shard_on_cpu()
     if "slow_validation" in how:
@@ -160,6 +163,19 @@ def _slow_validation(log: str, epoch: int) -> None:
         step(self, batch, batch_idx)
 
     TrainingModule.validation_step = slow  # type: ignore[method-assign]
+
+
+def _fail_at(rank: int, number: int, text: str) -> None:
+    from senet.training.module import TrainingModule
+
+    step = TrainingModule.training_step
+
+    def failing(self: Any, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == number and self.global_rank == rank:
+            raise RuntimeError(text)
+        return step(self, batch, batch_idx)
+
+    TrainingModule.training_step = failing  # type: ignore[method-assign]
 
 
 def _shard_on_cpu() -> None:

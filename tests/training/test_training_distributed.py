@@ -216,7 +216,7 @@ def test_ctrl_c_saves_and_both_leave(tmp_path):
     assert "Traceback" not in said
 
 
-def launch(tmp_path: Path, *words: str, **how: Any) -> None:
+def launch(tmp_path: Path, *words: str, codes: tuple[int, int] = (0, 0), **how: Any) -> list[str]:
     """`senet train` in two processes with the environment that `torchrun` gives them, without its start."""
     common = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "GROUP_RANK": "0",
               "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}  # fmt: skip
@@ -227,8 +227,7 @@ def launch(tmp_path: Path, *words: str, **how: Any) -> None:
         )
         for rank in range(2)
     ]  # fmt: skip
-    for rank in ranks:
-        rank.finish()
+    return [rank.finish(code) for rank, code in zip(ranks, codes, strict=True)]
 
 
 def test_two_processes_resumed_in_mid_epoch_report_the_whole_epoch(tmp_path):
@@ -273,6 +272,14 @@ def test_sharded_networks_keep_their_running_statistics_in_float32(tmp_path):
         if key.endswith(("running_mean", "running_var")):
             assert tensor.dtype is torch.float32
             assert not torch.equal(tensor, tensor.bfloat16().float()), key
+
+
+def test_an_error_of_one_process_is_not_taken_for_the_loss_of_another(tmp_path):
+    options = [*OPTIONS[:-6], "--batch-size", "64", "--epochs", "3", "--workers", "0", "--out", "run"]
+    text = "Distributed package doesn't have NCCL built in"
+    said = launch(tmp_path, *options, codes=(2, 1), fail_at=(1, 3, text))
+    assert f"process 1 of this training has stopped: {text}" in said[0].replace("\n", " ")
+    assert f"unexpected RuntimeError: {text}" in said[1].replace("\n", " ")
 
 
 SLOW_VALIDATION = """

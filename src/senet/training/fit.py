@@ -43,7 +43,7 @@ from senet.training.acceleration import accelerated
 from senet.training.checkpointer import TrainingCheckpointer
 from senet.training.cluster import is_first_process, placed
 from senet.training.failures import translate_errors
-from senet.training.heartbeat import Heartbeat, connection_lost
+from senet.training.heartbeat import Heartbeat
 from senet.training.interruption import Interrupted, StopRequest
 from senet.training.module import TrainingModule
 from senet.training.outcome import Outcome, outcome_of, write_outcome
@@ -173,9 +173,10 @@ def fit(
             if len(checkpointer.rows) < recipe.epochs:
                 raise Interrupted from None
         except RuntimeError as error:
-            if trainer.world_size > 1 and connection_lost(error):
-                raise SenetError(heartbeat.explain()) from error
-            raise
+            lost = heartbeat.explain(error)
+            if not lost:
+                raise
+            raise SenetError(lost) from error
         finally:
             statistics.revert(module)
     seconds = time.monotonic() - started
