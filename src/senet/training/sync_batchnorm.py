@@ -37,7 +37,7 @@ class SyncBatchNormPlugin(LayerSync):
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, _SYNCHRONIZED):
                 self._before.append((module, type(module)))
                 # A norm that `senet.accelerate` lets wait for its attention computes by itself meanwhile.
-                module.__class__ = _synchronized(plain_type(module))  # type: ignore[arg-type]  # classes are hashable
+                module.__class__ = _synchronized(plain_type(module))  # type: ignore[arg-type, assignment]
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
