@@ -216,15 +216,16 @@ def test_on_a_gpu_pytorchs_kernels_run(of_two: list[dict[str, Any]]) -> None:
 
 def test_the_norms_keep_all_that_is_theirs() -> None:
     norm = timm.layers.BatchNormAct2d(4)
-    model = nn.Sequential(norm, nn.SyncBatchNorm(4))
+    model = nn.Sequential(norm, nn.SyncBatchNorm(4), nn.LazyBatchNorm2d())
     calls: list[nn.Module] = []
     norm.register_forward_hook(lambda module, *_: calls.append(module))
     kinds, state = [type(module) for module in model], model.state_dict()
     plugin = SyncBatchNormPlugin()
     plugin.apply(model)
     assert isinstance(norm, kinds[0])
-    assert [type(module) is kind for module, kind in zip(model, kinds, strict=True)] == [False, True]
-    norm(torch.rand(2, 4, 3, 3))
+    assert [type(module) is kind for module, kind in zip(model, kinds, strict=True)] == [False, True, True]
+    model[2](norm(torch.rand(2, 4, 3, 3)))
+    kinds[2] = nn.BatchNorm2d
     assert calls == [norm]
     assert state.keys() == model.state_dict().keys()
     plugin.apply(model)

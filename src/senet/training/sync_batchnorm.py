@@ -12,6 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from lightning.pytorch.plugins import LayerSync
 from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.overrides import TorchFunctionMode
 
 from senet.fusion.deferred import plain_type
@@ -32,9 +33,9 @@ class SyncBatchNormPlugin(LayerSync):
         self._before: list[tuple[nn.Module, type[nn.Module]]] = []
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Synchronize all batch norms and their subclasses, except norms that do so by themselves."""
+        """Synchronize all batch norms and their subclasses, except lazy ones and those that do so by themselves."""
         for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, _SYNCHRONIZED):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, _LEFT):
                 self._before.append((module, type(module)))
                 # A norm that `senet.accelerate` lets wait for its attention computes by itself meanwhile.
                 module.__class__ = _synchronized(plain_type(module))  # type: ignore[arg-type, assignment]
@@ -59,12 +60,14 @@ class _Synchronized(nn.Module):
             return super().forward(*args, **kwargs)
 
 
-_SYNCHRONIZED: Final = (_Synchronized, nn.SyncBatchNorm)
+_LEFT: Final = (_Synchronized, nn.SyncBatchNorm, LazyModuleMixin)
+"""Norms that are synchronized already, or change their class themselves in their first call."""
 
 
 @functools.cache
 def _synchronized(kind: Any) -> type[nn.Module]:
-    return types.new_class(f"Sync{kind.__name__}", (_Synchronized, kind))
+    names = {"__module__": __name__, "__doc__": kind.__doc__}
+    return types.new_class(f"Sync{kind.__name__}", (_Synchronized, kind), exec_body=lambda body: body.update(names))
 
 
 class _SynchronizedCalls(TorchFunctionMode):
