@@ -282,6 +282,14 @@ def test_an_error_of_one_process_is_not_taken_for_the_loss_of_another(tmp_path):
     assert f"unexpected RuntimeError: {text}" in said[1].replace("\n", " ")
 
 
+def test_a_loss_that_is_no_number_stops_both_processes(tmp_path):
+    options = [*OPTIONS[:-6], "--batch-size", "64", "--epochs", "2", "--workers", "0", "--out", "run"]
+    said = launch(tmp_path, *options, "--lr", "1e30", "--schedule", "constant", codes=(2, 2))
+    assert "the loss became" in said[0], said
+    assert "learning rate" in said[0]
+    assert "Traceback" not in said[0] + said[1]
+
+
 SLOW_VALIDATION = """
 import sys, time
 from senet.training.module import TrainingModule
