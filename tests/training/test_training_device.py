@@ -22,7 +22,7 @@ from senet.training.optim import make_optimizer
 from senet.training.pulse import Pulse
 from senet.training.recipe import Recipe, RunOptions
 
-DECISIONS = {1: {0, 2, 6, 14, 30, 39}, 2: {1, 5, 13, 29, 39}}
+DECISIONS = {1: {0, 2, 6, 14, 30, 39}, 2: {1, 3, 7, 15, 31, 39}}
 """By the number of micro-batches, of 40 steps. Intervals double while they are short, and the validation follows."""
 
 

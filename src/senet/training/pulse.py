@@ -42,8 +42,8 @@ class Pulse:
     def decide(self, trainer: L.Trainer, wishes: Sequence[bool]) -> list[bool]:
         """Return which of some wishes any process has. Every process must call it."""
         spent = time.monotonic() - self._since
-        steps = self._interval - min(self._left, 0)
-        wanted = int(min(2 * steps, PERIOD_S * steps / max(spent, 1e-9), MAX_STEPS))
+        rate = (self._interval - self._left) / max(spent, 1e-9)  # steps a second, also before the decision is due
+        wanted = int(min(2 * self._interval, PERIOD_S * rate, MAX_STEPS))
         *found, self._left = _largest(trainer, [*wishes, max(wanted, 1)])
         self._interval, self._since = self._left, time.monotonic()
         return [bool(one) for one in found]
