@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reads import of_training
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     ["lightning.pytorch", "torchmetrics.classification", "torchvision.datasets", "torchvision.transforms.v2",
@@ -81,7 +83,9 @@ def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
         how: `die_at_replace`: see there. `largest_file`: bytes; writing more fails as on a full disk. `pause_at`: step
             before which it waits for `Child.go_on`. `rate_at`: (step, learning rate from there on). `directory`: where.
             `slow_validation`: the epoch whose validation says that it began, as a pause does, and takes a minute.
-            `environment`: more variables.
+            `environment`: more variables. `shard_on_cpu`: `--strategy fsdp` without the GPU that Lightning demands.
+            `fail_at`: rank, step, and the text of a `RuntimeError` there.
+            `reads`: name of a file beside `log` for the reads of each step, see `reads.of_training`.
     """
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
@@ -105,10 +109,19 @@ def _run(arguments: list[str], log: str, how: dict[str, Any]) -> None:
     os.chdir(how.get("directory", "."))
     _leave_curves_out()
     _disturb_steps(log, how.get("pause_at"), how.get("rate_at"))
+    if "fail_at" in how:
+        _fail_at(*how["fail_at"])
+    if how.get("shard_on_cpu"):
+        _shard_on_cpu()
     if "slow_validation" in how:
         _slow_validation(log, how["slow_validation"])
     from senet.cli import main
 
+    if "reads" in how:
+        with of_training() as reads:
+            code = main(arguments)
+        Path(f"{log}.{how['reads']}").write_text(repr(reads.of_steps()))
+        sys.exit(code)
     sys.exit(main(arguments))
 
 
@@ -150,6 +163,44 @@ def _slow_validation(log: str, epoch: int) -> None:
         step(self, batch, batch_idx)
 
     TrainingModule.validation_step = slow  # type: ignore[method-assign]
+
+
+def _fail_at(rank: int, number: int, text: str) -> None:
+    from senet.training.module import TrainingModule
+
+    step = TrainingModule.training_step
+
+    def failing(self: Any, batch: Any, batch_idx: int) -> Any:
+        if self.global_step == number and self.global_rank == rank:
+            raise RuntimeError(text)
+        return step(self, batch, batch_idx)
+
+    TrainingModule.training_step = failing  # type: ignore[method-assign]
+
+
+def _shard_on_cpu() -> None:
+    """PyTorch's FSDP on CPUs and gloo, where it works if the device is named."""
+    from lightning.pytorch.strategies import FSDPStrategy
+    from torch.distributed import fsdp
+
+    from senet.training import fit
+
+    class OnCPU(FSDPStrategy):  # Lightning refuses its own class without a GPU, and no other one
+        def _setup_model(self, model: Any) -> Any:
+            original = fsdp.FullyShardedDataParallel.__init__
+
+            def start(self: Any, *args: Any, **kwargs: Any) -> None:
+                import torch
+
+                original(self, *args, **kwargs | {"device_id": torch.device("cpu")})
+
+            fsdp.FullyShardedDataParallel.__init__ = start  # type: ignore[method-assign]
+            try:
+                return super()._setup_model(model)
+            finally:
+                fsdp.FullyShardedDataParallel.__init__ = original  # type: ignore[method-assign]
+
+    fit.FSDPStrategy = OnCPU  # type: ignore[misc]
 
 
 def _disturb_steps(log: str, pause_at: int | None, rate_at: tuple[int, float] | None) -> None:

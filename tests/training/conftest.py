@@ -31,7 +31,13 @@ def few_digits() -> Data:
 
 
 def run(
-    folder: Path, data: Data, *, how: RunOptions | None = None, resume: bool = False, **changes: Any
+    folder: Path,
+    data: Data,
+    *,
+    how: RunOptions | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+    **changes: Any,
 ) -> tuple[Outcome, Path]:
     """Train a two-stage network; keyword arguments change the recipe."""
     recipe = replace(TINY, **changes)
@@ -42,7 +48,7 @@ def run(
     model = create_model("cifar_resnet20", in_channels=1, num_classes=len(data.classes), **options)
     network = Network(model, "cifar_resnet20", options, preprocessing)
     how = how or RunOptions(workers=0)
-    console = Console(file=io.StringIO(), width=200)
+    console = console or Console(file=io.StringIO(), width=200)
     state = run_status(folder, epochs=recipe.epochs, metric="top1").state if resume else None
     return fit(network, data, recipe, folder, run=how, state=state, console=console), folder
 

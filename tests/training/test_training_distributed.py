@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import os
 import signal
@@ -10,9 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from processes import start as forked
+from safetensors.torch import load_file
 
 from senet.errors import SenetError
 from senet.training.cluster import launched, placed
@@ -212,19 +216,18 @@ def test_ctrl_c_saves_and_both_leave(tmp_path):
     assert "Traceback" not in said
 
 
-def launch(tmp_path: Path, *words: str) -> None:
+def launch(tmp_path: Path, *words: str, codes: tuple[int, int] = (0, 0), **how: Any) -> list[str]:
     """`senet train` in two processes with the environment that `torchrun` gives them, without its start."""
     common = {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "GROUP_RANK": "0",
               "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}  # fmt: skip
     ranks = [
         forked(
             "train", *words, log=tmp_path / f"log{rank}", directory=str(tmp_path),
-            environment=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            environment=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, **how,
         )
         for rank in range(2)
     ]  # fmt: skip
-    for rank in ranks:
-        rank.finish()
+    return [rank.finish(code) for rank, code in zip(ranks, codes, strict=True)]
 
 
 def test_two_processes_resumed_in_mid_epoch_report_the_whole_epoch(tmp_path):
@@ -245,6 +248,48 @@ def test_two_processes_resumed_in_mid_epoch_report_the_whole_epoch(tmp_path):
     assert again == [{k: v for k, v in row.items() if k not in changed} for row in rows(folder)]
 
 
+def test_sharded_processes_follow_the_curve_of_whole_networks(tmp_path):
+    """With a weight decay that shows, clipped gradients, and a resumed epoch."""
+    options = [*OPTIONS[:-6], "--batch-size", "64", "--limit", "128", "--epochs", "2", "--workers", "0"]
+    options += ["--lr", "0.02", "--weight-decay", "2", "--clip-grad-norm", "0.5"]
+    kept = {}
+    for strategy in ("ddp", "fsdp"):
+        launch(tmp_path, *options, "--keep-states", "9", "--strategy", strategy, "--out", strategy, shard_on_cpu=True)
+        kept[strategy] = load_file(tmp_path / strategy / "last.safetensors")
+    for key, tensor in kept["ddp"].items():
+        torch.testing.assert_close(kept["fsdp"][key], tensor, rtol=1e-4, atol=1e-5)
+    (tmp_path / "fsdp" / "result.json").unlink()
+    TrainingStates(tmp_path / "fsdp").all()[0].path.unlink()
+    launch(tmp_path, "--resume", "fsdp", shard_on_cpu=True)
+    for key, tensor in load_file(tmp_path / "fsdp" / "last.safetensors").items():
+        assert torch.equal(tensor, kept["fsdp"][key]), key
+
+
+def test_sharded_networks_keep_their_running_statistics_in_float32(tmp_path):
+    options = [*OPTIONS[:-6], "--batch-size", "64", "--limit", "128", "--epochs", "1", "--workers", "0"]
+    launch(tmp_path, *options, "--strategy", "fsdp", "--precision", "bf16", "--out", "run", shard_on_cpu=True)
+    for key, tensor in load_file(tmp_path / "run" / "last.safetensors").items():
+        if key.endswith(("running_mean", "running_var")):
+            assert tensor.dtype is torch.float32
+            assert not torch.equal(tensor, tensor.bfloat16().float()), key
+
+
+def test_an_error_of_one_process_is_not_taken_for_the_loss_of_another(tmp_path):
+    options = [*OPTIONS[:-6], "--batch-size", "64", "--epochs", "3", "--workers", "0", "--out", "run"]
+    text = "Distributed package doesn't have NCCL built in"
+    said = launch(tmp_path, *options, codes=(2, 1), fail_at=(1, 3, text))
+    assert f"process 1 of this training has stopped: {text}" in said[0].replace("\n", " ")
+    assert f"unexpected RuntimeError: {text}" in said[1].replace("\n", " ")
+
+
+def test_a_loss_that_is_no_number_stops_both_processes(tmp_path):
+    options = [*OPTIONS[:-6], "--batch-size", "64", "--epochs", "2", "--workers", "0", "--out", "run"]
+    said = launch(tmp_path, *options, "--lr", "1e30", "--schedule", "constant", codes=(2, 2))
+    assert "the loss became" in said[0], said
+    assert "learning rate" in said[0]
+    assert "Traceback" not in said[0] + said[1]
+
+
 SLOW_VALIDATION = """
 import sys, time
 from senet.training.module import TrainingModule
@@ -257,6 +302,15 @@ TrainingModule.validation_step = step
 from senet.cli import main
 sys.exit(main(sys.argv[1:]))
 """
+
+
+def test_most_steps_of_two_processes_wait_for_none_of_them(tmp_path):
+    """Except in the exchanges of gradients and of norms, which happen on the devices."""
+    options = [*OPTIONS[:-6], "--batch-size", "8", "--limit", "160", "--epochs", "1", "--workers", "0"]
+    launch(tmp_path, *options, "--out", "run", reads="reads")
+    for rank in range(2):
+        found = ast.literal_eval((tmp_path / f"log{rank}.reads").read_text())
+        assert found.keys() == {0, 2, 6, 14, 19}, found
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.training.checkpointer import TrainingCheckpointer
 from senet.training.failures import translate_errors
-from senet.training.optim import make_optimizer, make_schedule
+from senet.training.optim import decayed_parameters, make_optimizer, make_schedule
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import RECIPES, fine_tuning, recipe_for, recipe_named
 from senet.zoo import create_model
@@ -58,6 +58,21 @@ def test_norms_and_biases_are_not_decayed():
     assert all("bn" in names[id(p)] or names[id(p)].endswith("bias") or p.ndim == 1 for p in free["params"])
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
     assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+
+
+def test_weight_decay_is_decided_before_a_network_is_sharded():
+    inner = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    model = torch.nn.Sequential(inner, torch.nn.Linear(4, 2))
+    kernels, names = [inner[0].weight, model[1].weight], decayed_parameters(model)
+    wrapper = torch.nn.Module()
+    wrapper.add_module("_fsdp_wrapped_module", inner)
+    model[0] = wrapper
+    for p in model.parameters():  # as FSDP does, the parameters being the same objects
+        p.data = p.data.flatten()
+    decayed, free = make_optimizer(model, Recipe(weight_decay=0.1), names).param_groups
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
+    assert [id(p) for p in decayed["params"]] == [id(p) for p in kernels]
+    assert len(free["params"]) == 4
 
 
 def rates(recipe, steps):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import torch
 from torch import nn
@@ -16,13 +18,20 @@ DTYPES = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Precision to the data type of matrix products. None keeps the data type of the weights."""
 
 
+LOCAL_RANKS: Final = ("LOCAL_RANK", "SLURM_LOCALID")
+"""Environment variables with the number of this process on its machine: of `torchrun` and Lightning, and of `srun`."""
+
+
 def default_device() -> torch.device:
-    """Return the accelerator if one is available, else the CPU."""
-    if torch.accelerator.is_available():
-        found = torch.accelerator.current_accelerator()
-        assert found is not None
+    """Return the accelerator if one is available, else the CPU. Each of several processes has one of its own."""
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    found = torch.accelerator.current_accelerator()
+    assert found is not None
+    rank = next((os.environ[name] for name in LOCAL_RANKS if name in os.environ), None)
+    if rank is None or int(rank) >= torch.accelerator.device_count():  # a launcher may show each process its own alone
         return found
-    return torch.device("cpu")
+    return torch.device(found.type, int(rank))
 
 
 def device_named(name: str) -> torch.device:

@@ -9,27 +9,16 @@ import torch
 import torch.nn.functional as F
 import torchmetrics
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from senet.data import Batch, Data, ImageDataset, Mixing, Normalise, eval_transform, train_transform
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.logits import logits_of
+from senet.tasks.means import Mean
 from senet.tasks.task import Metric, Objective, RecipeView, Task
 from senet.zoo import build_model, model_defaults
 
-__all__ = ["ClassificationTask", "accuracies", "run_blank"]
-
-
-def accuracies(num_classes: int) -> MetricCollection:
-    """Make the metrics: top-1 accuracy and, with more than five classes, top-5 accuracy."""
-    metrics: dict[str, torchmetrics.Metric | MetricCollection] = {
-        "top1": MulticlassAccuracy(num_classes, average="micro")
-    }
-    if num_classes > 5:
-        metrics["top5"] = MulticlassAccuracy(num_classes, average="micro", top_k=5)
-    return MetricCollection(metrics)
+__all__ = ["ClassificationTask", "run_blank"]
 
 
 @final
@@ -59,8 +48,8 @@ class ClassificationObjective(Objective):
         if recipe and (recipe.mixup or recipe.cutmix):
             self.mixing = Mixing(num_classes, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.train_loss, self.train_top1 = MeanMetric(), MulticlassAccuracy(num_classes, average="micro")
-        self.val_loss, self.val_accuracies = MeanMetric(), accuracies(num_classes)
+        self.train_loss, self.train_top1 = Mean(), Mean()
+        self.val_loss, self.val_top1, self.val_top5 = Mean(), Mean(), Mean()
 
     @property
     def train_sums(self) -> tuple[torchmetrics.Metric, ...]:
@@ -75,8 +64,9 @@ class ClassificationObjective(Objective):
         logits = self._logits(model, images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         self.train_loss.update(loss.detach(), weight=len(images))
-        self.train_top1.update(logits.detach(), batch.labels)
-        return {"loss": loss, "right": (logits.detach().argmax(1) == batch.labels).sum()}
+        right = _right(logits.detach(), batch.labels)
+        self.train_top1.update(right)
+        return {"loss": loss, "right": right.sum()}
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
         output = model(images.contiguous(memory_format=self.memory_format))
@@ -84,11 +74,11 @@ class ClassificationObjective(Objective):
 
     def validation_step(self, model: nn.Module, batch: Batch) -> None:
         """Add one batch to the validation sums."""
-        logits = self._logits(model, self.normalise(batch.images))[batch.valid]
-        labels = batch.labels[batch.valid]
-        if len(labels):
-            self.val_loss.update(F.cross_entropy(logits, labels), weight=len(labels))
-            self.val_accuracies.update(logits, labels)
+        logits = self._logits(model, self.normalise(batch.images))
+        self.val_loss.update(F.cross_entropy(logits, batch.labels, reduction="none"), weight=batch.valid)
+        self.val_top1.update(_right(logits, batch.labels), weight=batch.valid)
+        if self.num_classes > 5:
+            self.val_top5.update(_right(logits, batch.labels, 5), weight=batch.valid)
 
     def train_metrics(self) -> dict[str, Tensor]:
         """Return loss and top-1 accuracy."""
@@ -98,11 +88,19 @@ class ClassificationObjective(Objective):
         return values
 
     def val_metrics(self) -> dict[str, Tensor]:
-        """Return loss and accuracies."""
-        values = {"loss": self.val_loss.compute(), **self.val_accuracies.compute()}
-        self.val_loss.reset()
-        self.val_accuracies.reset()
+        """Return loss, top-1 accuracy and, with more than five classes, top-5 accuracy."""
+        means = {"loss": self.val_loss, "top1": self.val_top1}
+        if self.num_classes > 5:
+            means["top5"] = self.val_top5
+        values = {name: mean.compute() for name, mean in means.items()}
+        for mean in means.values():
+            mean.reset()
         return values
+
+
+def _right(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
+    """(N,) whether the label is among the k likeliest classes."""
+    return logits.argmax(1) == labels if k == 1 else (logits.topk(k, 1).indices == labels[:, None]).any(1)
 
 
 @final

@@ -22,6 +22,7 @@ from senet.training.interruption import Interrupted, StopRequest
 from senet.training.logs import TensorBoard
 from senet.training.outcome import best_row
 from senet.training.progress import epoch_line
+from senet.training.pulse import Pulse, any_process
 from senet.training.recipe import RunOptions
 from senet.training.states import TrainingStates
 from senet.weights import CheckpointMetadata, write_checkpoint
@@ -68,6 +69,7 @@ class TrainingCheckpointer(Checkpoint):
         self.corrupt_images = corrupt_images
         self.states = TrainingStates(folder, run.keep_states)
         self.every = run.save_steps, run.save_seconds
+        self.pulse = Pulse()
         self.rows: list[dict[str, float]] = []
         self.saved = ""
         self._logs: TensorBoard | None = None
@@ -122,29 +124,39 @@ class TrainingCheckpointer(Checkpoint):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self._since = time.monotonic()
+        self.pulse.restart()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the images of all processes. Save the state if it is time, and stop if the user asked for it.
 
-        After the last batch of an epoch, both wait for the validation. A state contains no accumulated gradients, so
-        both wait for the optimizer's step.
+        Processes decide about once a second, see `Pulse`. After the last batch of an epoch, both wait for the
+        validation. A state contains no accumulated gradients, so both wait for the optimizer's step.
 
         Raises:
             Interrupted: The user asked to stop. The state is saved.
-            Diverged: The weights are non-finite.
+            Diverged: The loss or the weights are non-finite.
         """
         self._images += len(batch.images) * trainer.world_size
         done = batch_idx + 1
-        if done >= trainer.num_training_batches or done % trainer.accumulate_grad_batches:
+        last, pulse = done >= trainer.num_training_batches, self.pulse.due()
+        if not last and done % trainer.accumulate_grad_batches:
             return
-        # All processes decide together, since each must take part in saving.
-        if not _any_process(trainer, self.stop.requested or self._is_time(done // trainer.accumulate_grad_batches)):
+        steps, every = done // trainer.accumulate_grad_batches, self.every[0]
+        save = bool(every) and steps % every == 0
+        if not (pulse or last or save or (self.stop.requested and trainer.world_size == 1)):
+            return
+        loss = pl_module.non_finite_loss()  # type: ignore[operator]
+        # All processes decide together, since each must take part in saving, and a single one would wait for others.
+        stop, late, non_finite = self.pulse.decide(trainer, [self.stop.requested, self._is_late(), loss is not None])
+        if non_finite:
+            raise diverged(f"the loss became {loss.value if loss else 'non-finite in another process'}", trainer, loss)
+        if last or not (save or stop or late):
             return
         self._next = (trainer.current_epoch, done)
         self.save_state(trainer)
-        if _any_process(trainer, self.stop.requested):
+        if any_process(trainer, self.stop.requested):
             raise Interrupted
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -154,6 +166,7 @@ class TrainingCheckpointer(Checkpoint):
             Interrupted: The user asked to stop since the last step.
         """
         self._earlier, self._since = self._spent(), 0.0
+        self.pulse.restart()
         trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset()  # a resumed validation starts again
         self.stop.immediate = trainer.world_size == 1
         if self.stop.immediate and self.stop.requested:
@@ -171,7 +184,8 @@ class TrainingCheckpointer(Checkpoint):
         if (
             trainer.world_size > 1
             and batch_idx < _shared_batches(trainer)
-            and _any_process(trainer, self.stop.requested)
+            and self.pulse.due()
+            and self.pulse.decide(trainer, [self.stop.requested])[0]
         ):
             raise Interrupted
 
@@ -203,7 +217,7 @@ class TrainingCheckpointer(Checkpoint):
             self._write(row, weights, int(trainer.max_epochs or 0))
         # The state is written last. A run that is killed before repeats the epoch and writes the same files again.
         self.save_state(trainer)
-        if self._next[0] < int(trainer.max_epochs or 0) and _any_process(trainer, self.stop.requested):
+        if self._next[0] < int(trainer.max_epochs or 0) and any_process(trainer, self.stop.requested):
             raise Interrupted
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
@@ -251,9 +265,9 @@ class TrainingCheckpointer(Checkpoint):
             trainer.save_checkpoint(self.folder / "unused.ckpt")  # takes part in gathering, writes nothing
         self._saved_at = time.monotonic()
 
-    def _is_time(self, steps: int) -> bool:
-        every, seconds = self.every
-        return bool(every and steps % every == 0) or bool(seconds and time.monotonic() - self._saved_at >= seconds)
+    def _is_late(self) -> bool:
+        seconds = self.every[1]
+        return bool(seconds) and time.monotonic() - self._saved_at >= seconds
 
     def _spent(self) -> float:
         return self._earlier + (time.monotonic() - self._since if self._since else 0.0)
@@ -277,11 +291,6 @@ class TrainingCheckpointer(Checkpoint):
             table.writerows(self.rows)
 
 
-def _any_process(trainer: L.Trainer, wanted: bool) -> bool:
-    """Whether the value is true in any process."""
-    return trainer.strategy.reduce_boolean_decision(wanted, all=False)
-
-
 def _shared_batches(trainer: L.Trainer) -> int:
     """Return the number of validation batches that all processes have. Their numbers may differ by one."""
     sampler = trainer.val_dataloaders.batch_sampler  # type: ignore[union-attr]
@@ -289,9 +298,14 @@ def _shared_batches(trainer: L.Trainer) -> int:
 
 
 def _check_finite(trainer: L.Trainer) -> None:
-    for name, tensor in trainer.lightning_module.named_parameters():
-        if not torch.isfinite(tensor).all():
-            raise diverged(f"{name}: the weights became non-finite", trainer)
+    names, weights = zip(*trainer.lightning_module.named_parameters(), strict=True)
+    finite = torch.stack([torch.isfinite(tensor).all() for tensor in weights]).tolist()  # one wait for the device
+    bad = [name for name, good in zip(names, finite, strict=True) if not good]
+    if any_process(trainer, bool(bad)):
+        where = (
+            f"{bad[0]}: the weights became non-finite" if bad else "the weights became non-finite in another process"
+        )
+        raise diverged(where, trainer)
 
 
 def _validated_weights(trainer: L.Trainer) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from senet.errors import CheckpointError, SenetError, from_worker
 from senet.training.cluster import is_first_process
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
     from senet.training.checkpointer import TrainingCheckpointer
 
-__all__ = ["DIVERGED", "Diverged", "diverged", "is_dead_loader", "is_out_of_memory", "translate_errors"]
+__all__ = [
+    "DIVERGED",
+    "Diverged",
+    "NonFiniteLoss",
+    "diverged",
+    "is_dead_loader",
+    "is_out_of_memory",
+    "translate_errors",
+]
 
 DIVERGED = "diverged.txt"
 """File in a run's folder with the reason why it diverged, for a parent process."""
@@ -29,15 +37,20 @@ class Diverged(SenetError):  # noqa: N818 - an event, not an error of the progra
     """The loss or the weights became non-finite."""
 
 
-def diverged(what: str, trainer: L.Trainer) -> Diverged:
-    """Return the error for a non-finite value in the current step."""
-    rate = trainer.optimizers[0].param_groups[0]["lr"]
+class NonFiniteLoss(NamedTuple):
+    """A non-finite loss, with the step and the learning rate that it came with."""
+
+    step: int
+    rate: float
+    value: float
+
+
+def diverged(what: str, trainer: L.Trainer, loss: NonFiniteLoss | None = None) -> Diverged:
+    """Return the error for a non-finite value in the step of a loss, by default the current one."""
+    step, rate = loss[:2] if loss else (trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"])
     frozen = trainer.lightning_module.recipe.freeze_bn  # type: ignore[union-attr]
     hint = "; --freeze-bn needs pretrained weights, since frozen norms don't bound activations" if frozen else ""
-    return Diverged(
-        f"{what} at step {trainer.global_step} (learning rate {rate:.4g}); try a smaller --lr or "
-        f"--clip-grad-norm 1{hint}"
-    )
+    return Diverged(f"{what} at step {step} (learning rate {rate:.4g}); try a smaller --lr or --clip-grad-norm 1{hint}")
 
 
 def is_dead_loader(error: BaseException) -> bool:

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.strategies import FSDPStrategy, Strategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from rich.console import Console
 from torch import nn
+from torch.distributed.fsdp import MixedPrecision
 from torch.utils.data import DataLoader
 
 from senet.console import line_printer, plain_console
@@ -41,7 +44,7 @@ from senet.training.acceleration import accelerated
 from senet.training.checkpointer import TrainingCheckpointer
 from senet.training.cluster import is_first_process, placed
 from senet.training.failures import translate_errors
-from senet.training.heartbeat import Heartbeat, connection_lost
+from senet.training.heartbeat import Heartbeat
 from senet.training.interruption import Interrupted, StopRequest
 from senet.training.module import TrainingModule
 from senet.training.outcome import Outcome, outcome_of, write_outcome
@@ -151,9 +154,9 @@ def fit(
         objective = task.objective(
             data.classes, recipe, preprocessing=network.preprocessing, channels_last=run.channels_last
         )
-        module = TrainingModule(
-            network.model, recipe, objective, channels_last=run.channels_last, corrupt_images=corrupt_images
-        )
+        # PyTorch saves the optimizer's state of sharded weights in the order of contiguous memory.
+        strided = run.channels_last and not isinstance(trainer.strategy, FSDPStrategy)
+        module = TrainingModule(network.model, recipe, objective, channels_last=strided, corrupt_images=corrupt_images)
         acceleration = accelerated(
             list(dict.fromkeys((module.model, module.best_weights))),
             task.example(network.preprocessing),
@@ -175,9 +178,10 @@ def fit(
             if len(checkpointer.rows) < recipe.epochs:
                 raise Interrupted from None
         except RuntimeError as error:
-            if trainer.world_size > 1 and connection_lost(error):
-                raise SenetError(heartbeat.explain()) from error
-            raise
+            lost = heartbeat.explain(error)
+            if not lost:
+                raise
+            raise SenetError(lost) from error
         finally:
             statistics.revert(module)
     seconds = time.monotonic() - started
@@ -254,11 +258,11 @@ def _trainer(
     if recipe.ema_decay and run.strategy.startswith("fsdp"):
         raise SenetError("averaged weights (ema_decay) can't be kept under fsdp; use --ema-decay 0 or --strategy ddp")
     try:
-        return L.Trainer(
+        trainer = L.Trainer(
             accelerator="auto",
             devices=run.devices or "auto",
             num_nodes=run.nodes,
-            strategy=run.strategy,
+            strategy=_strategy(run.strategy),
             precision=LIGHTNING_PRECISION[run.precision],  # type: ignore[arg-type]
             max_epochs=recipe.epochs,
             accumulate_grad_batches=recipe.grad_accumulation,
@@ -276,6 +280,20 @@ def _trainer(
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise SenetError(f"this training can't run here: {error}") from error
+    # In each step it would wait for a broadcast of SIGTERM, which `StopRequest` handles.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def _strategy(name: str) -> str | Strategy:
+    """Return Lightning's strategy of this name. Sharded networks have the precision of all others.
+
+    Lightning would keep their running statistics in 16 bits under mixed precision.
+    """
+    if name not in FSDPStrategy.get_registered_strategies():
+        return name
+    wide = MixedPrecision(param_dtype=torch.float32, reduce_dtype=torch.float32, buffer_dtype=torch.float32)
+    return FSDPStrategy(mixed_precision=wide, cpu_offload=name == "fsdp_cpu_offload")
 
 
 def _early_stop(recipe: Recipe, task: Task) -> Iterable[L.Callback]:

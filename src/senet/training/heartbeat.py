@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import torch.distributed as dist
 
-__all__ = ["LOST", "Heartbeat", "connection_lost"]
+__all__ = ["LOST", "Heartbeat", "communication_failed", "connection_closed"]
 
 LOST = 2
 """Exit code of a process after the loss of another one, the same as for user errors."""
@@ -25,6 +25,9 @@ PATIENCE = 20
 
 Only periods in which this process ran are counted, since a suspended or overloaded machine is not dead.
 """
+
+CLOSED = ("closed by peer", "closed by remote peer", "reset by peer", "broken pipe", "remote process")
+"""Phrases in errors of gloo and NCCL after the other end of a connection has gone."""
 
 
 class Heartbeat(L.Callback):
@@ -41,6 +44,7 @@ class Heartbeat(L.Callback):
     def __init__(self, advice: str) -> None:
         self.advice = advice
         self.failure = ""
+        self._explained: tuple[BaseException | None, str] = (None, "")
         self._stop = threading.Event()
         self._rounds = 0
         self._thread: threading.Thread | None = None
@@ -67,7 +71,7 @@ class Heartbeat(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Send the reason for leaving, unless this process ends because another one was lost."""
-        if isinstance(exception, RuntimeError) and connection_lost(exception):
+        if self.explain(exception):
             return
         first_line = (str(exception).splitlines() or [type(exception).__name__])[0]
         self._leave("left" if type(exception).__name__ == "Interrupted" else f"failed {first_line}")
@@ -76,11 +80,29 @@ class Heartbeat(L.Callback):
         """Send that this process has left."""
         self._leave("left")
 
-    def explain(self, patience_s: float = 3.0) -> str:
-        """Return a message about the lost process, for a process that detected the loss in a collective operation."""
+    def explain(self, error: BaseException, patience_s: float = 2.5 * PERIOD_S) -> str:
+        """Describe the loss of another process that an error comes from. Empty for an error of this process.
+
+        Back ends raise the same errors for reasons of their own, such as a lack of memory. So the heartbeat must have
+        found the lost process, or the error must say that the connection was closed.
+
+        Args:
+            error: The error.
+            patience_s: Time that the heartbeat has to find the lost process, which takes a period in the first process
+                and another one to reach the others.
+        """
+        if error is not self._explained[0]:
+            self._explained = error, self._loss(error, patience_s)
+        return self._explained[1]
+
+    def _loss(self, error: BaseException, patience_s: float) -> str:
+        if self._thread is None or not communication_failed(error):
+            return ""
         until = time.monotonic() + patience_s
         while not self.failure and time.monotonic() < until:
             time.sleep(0.1)
+        if not self.failure and not connection_closed(error):
+            return ""
         self._stop.set()
         self._end_children()
         return f"{self.failure or 'the connection to another process of this training was lost'}; {self.advice}"
@@ -169,9 +191,14 @@ class Heartbeat(L.Callback):
                 child.kill()
 
 
-def connection_lost(error: RuntimeError) -> bool:
-    """Whether an error means that another process can't be reached."""
-    return isinstance(error, dist.DistError) or any(name in str(error) for name in ("gloo", "NCCL", "Broken pipe"))
+def communication_failed(error: BaseException) -> bool:
+    """Whether an error comes from an exchange between processes. Gloo raises it without a type of its own."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo/transport" in str(error))
+
+
+def connection_closed(error: BaseException) -> bool:
+    """Whether an error of an exchange says that another process can't be reached."""
+    return isinstance(error, dist.DistNetworkError) or any(phrase in str(error).lower() for phrase in CLOSED)
 
 
 def _signal_name(number: int) -> str:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchmetrics import Metric
 
 from senet.data.corrupt_images import CorruptImageReport
 from senet.data.randomness import derive_seed
 from senet.errors import CheckpointError
 from senet.tasks.task import Objective
-from senet.training.failures import diverged
-from senet.training.optim import make_optimizer, make_schedule
+from senet.training.averaging import AveragedWeights
+from senet.training.failures import NonFiniteLoss
+from senet.training.optim import decayed_parameters, make_optimizer, make_schedule
 from senet.training.recipe import Recipe
 
 __all__ = ["TrainingModule"]
@@ -59,11 +61,10 @@ class TrainingModule(L.LightningModule):
         self.corrupt_images = corrupt_images
         self.objective = objective
         self._rescheduled = False
+        self._decayed = decayed_parameters(model)
         self.model = model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-        self.average: AveragedModel | None = None
-        if recipe.ema_decay:
-            self.average = AveragedModel(self.model, multi_avg_fn=_rising_average(recipe.ema_decay), use_buffers=True)
-            self.average.requires_grad_(False)
+        self.average = AveragedWeights(self.model, recipe.ema_decay) if recipe.ema_decay else None
+        self._losses: list[tuple[int, float, Tensor]] = []
 
     @property
     def best_weights(self) -> nn.Module:
@@ -72,7 +73,11 @@ class TrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the recipe's optimizer and its per-step schedule."""
-        optimizer = make_optimizer(self.model, self.recipe)
+        # Unscaling in front of the optimizer waits for the device. Clipping needs it, and so do several parts of a
+        # gradient, which are checked together.
+        scaled = self.trainer.precision == "16-mixed"
+        fused = scaled and not self.recipe.clip_grad_norm and not self._is_sharded()
+        optimizer = make_optimizer(self.model, self.recipe, self._decayed, fused=fused or None)
         schedule = make_schedule(optimizer, self.recipe, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -132,6 +137,9 @@ class TrainingModule(L.LightningModule):
             schedule.step()
             schedule._step_count -= 1  # torch counts the calls for a warning, and this is no training step
 
+    def _is_sharded(self) -> bool:
+        return isinstance(self.trainer.strategy.model, FullyShardedDataParallel)
+
     @property
     def _sums(self) -> tuple[Metric, ...]:
         return self.objective.train_sums
@@ -152,19 +160,34 @@ class TrainingModule(L.LightningModule):
         """Return the loss of one batch of this process."""
         self._report(batch)
         outputs = self.objective.training_step(self.model, batch)
-        loss = outputs["loss"]
-        non_finite = not torch.isfinite(loss)
-        # All processes stop at the same step, since a single one would wait for the others.
-        if self.trainer.strategy.reduce_boolean_decision(non_finite, all=False):
-            value = loss.item() if non_finite else "non-finite in another process"
-            raise diverged(f"the loss became {value}", self.trainer)
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self._losses.append((self.trainer.global_step, rate, outputs["loss"].detach()))
         return outputs
+
+    def non_finite_loss(self) -> NonFiniteLoss | None:
+        """Return the first non-finite loss of this process since the last call, which waits for the device."""
+        losses, self._losses = self._losses, []
+        values = torch.stack([loss for *_, loss in losses]).tolist() if losses else []
+        found = (NonFiniteLoss(step, rate, value) for (step, rate, _), value in zip(losses, values, strict=True))
+        return next((one for one in found if not math.isfinite(one.value)), None)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step the optimizer, then update the averaged weights."""
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
-            self.average.update_parameters(self.model)
+            self.average.update(self.model)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm of the whole gradient, also where each process has a part of it."""
+        if gradient_clip_val and self._is_sharded():
+            self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[union-attr, operator]
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Add one batch to the validation metrics."""
@@ -193,13 +216,3 @@ class TrainingModule(L.LightningModule):
 def _on_cpu(value: Any) -> Tensor:
     assert isinstance(value, Tensor)
     return value.detach().cpu().clone()
-
-
-def _rising_average(decay: float) -> Any:
-    """Return an exponential average whose decay rises as (1 + n) / (10 + n) up to `decay` after n updates."""
-
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        number = int(count)
-        get_ema_multi_avg_fn(min(decay, (1 + number) / (10 + number)))(averaged, current, count)
-
-    return update

@@ -3,29 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from senet.training.recipe import Recipe
+from senet.weights.wrappers import WRAPPER_NAMES
 
-__all__ = ["make_optimizer", "make_schedule"]
+__all__ = ["decayed_parameters", "make_optimizer", "make_schedule"]
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Make SGD with Nesterov momentum, or AdamW. Vectors (norms, biases) have no weight decay."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+def decayed_parameters(model: nn.Module) -> frozenset[str]:
+    """Return the names of the parameters with weight decay: all except vectors (norms, biases)."""
+    return frozenset(_plain(name) for name, p in model.named_parameters() if p.ndim > 1)
+
+
+def make_optimizer(
+    model: nn.Module, recipe: Recipe, decayed: Collection[str] | None = None, *, fused: bool | None = None
+) -> torch.optim.Optimizer:
+    """Make SGD with Nesterov momentum, or AdamW.
+
+    Args:
+        model: The network.
+        recipe: Hyperparameters.
+        decayed: `decayed_parameters` from before the network was sharded, which makes every parameter a vector. None
+            for a network that isn't.
+        fused: As in PyTorch's optimizers. Scaled gradients of float16 are then checked on the device.
+    """
+    decayed = decayed_parameters(model) if decayed is None else decayed
+    groups: list[dict[str, Any]] = [
+        {"params": [], "weight_decay": recipe.weight_decay},
+        {"params": [], "weight_decay": 0.0},
     ]
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            groups[_plain(name) not in decayed]["params"].append(p)
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
-        "sgd": lambda: torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True),
-        "adamw": lambda: torch.optim.AdamW(groups, lr=recipe.lr),
+        "sgd": lambda: torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True, fused=fused),
+        "adamw": lambda: torch.optim.AdamW(groups, lr=recipe.lr, fused=fused),
     }
     return makers[recipe.optimizer]()
+
+
+def _plain(name: str) -> str:
+    """Return the name of a parameter without the wrappers around its module."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPER_NAMES)
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> LRScheduler:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import lightning as L
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from torch import Tensor
 
 from senet.console import plain_progress
 from senet.tasks.task import Metric
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["ProgressLine", "epoch_line", "progress_bar"]
+
+REFRESH_S: Final = 1.0
+"""Time between two reads of loss and accuracy."""
 
 
 def progress_bar(console: Console | None = None) -> Progress:
@@ -48,7 +53,8 @@ class ProgressLine(L.Callback):
     Only the first process prints, about its own images. The waiting time lies between the end of a step and the start
     of the next one. It covers loading images and moving them to the device.
 
-    It keeps its own sums, since a metric of a distributed run would wait for all processes.
+    It keeps its own sums, since a metric of a distributed run would wait for all processes. It reads them from the
+    device once per `REFRESH_S`, and never without a terminal.
 
     Args:
         console: Console to write to.
@@ -57,9 +63,11 @@ class ProgressLine(L.Callback):
     def __init__(self, console: Console) -> None:
         self.console = console
         self.progress = progress_bar(console)
+        self._unread: list[Tensor] = []
         self._images = 0
         self._loss = 0.0
-        self._right = 0
+        self._right = 0.0
+        self._shown = 0.0
         self._since = 0.0
         self._ended = 0.0
         self._waited = 0.0
@@ -77,8 +85,9 @@ class ProgressLine(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Reset the speed."""
-        self._images, self._loss, self._right, self._waited = 0, 0.0, 0, 0.0
-        self._since = self._ended = time.monotonic()
+        self._unread.clear()
+        self._images, self._loss, self._right, self._waited = 0, 0.0, 0.0, 0.0
+        self._since = self._ended = self._shown = time.monotonic()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -88,19 +97,32 @@ class ProgressLine(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Move the bar."""
-        if not trainer.is_global_zero:
+        self._ended = time.monotonic()
+        if not trainer.is_global_zero or self.progress.disable:
             return
         count = len(batch.images)
         self._images += count
-        self._loss += float(outputs["loss"]) * count * trainer.accumulate_grad_batches
-        self._right += int(outputs.get("right", 0))
-        self._ended = time.monotonic()
-        spent = max(1e-9, self._ended - self._since)
+        of_all = outputs["loss"].detach() * (count * trainer.accumulate_grad_batches)
+        self._unread.append(
+            torch.stack([of_all, outputs["right"].to(of_all.dtype)] if "right" in outputs else [of_all])
+        )
+        done = int(trainer.num_training_batches) * trainer.current_epoch + batch_idx + 1
+        self.progress.update(self._train, completed=done)
+        if self._ended - self._shown >= REFRESH_S or batch_idx + 1 == trainer.num_training_batches:
+            self._show(trainer)
+
+    def _show(self, trainer: L.Trainer) -> None:
+        """Read the sums, and show them."""
+        loss, *right = torch.stack(self._unread).sum(0).tolist()
+        self._unread.clear()
+        self._loss += loss
+        self._right += sum(right)
+        self._shown = time.monotonic()
+        spent = max(1e-9, self._shown - self._since)
         speed = self._images * trainer.world_size / spent
-        top1 = f"  top-1 {self._right / self._images:.1%}" if "right" in outputs else ""
+        top1 = f"  top-1 {self._right / self._images:.1%}" if right else ""
         self.progress.update(
             self._train,
-            completed=int(trainer.num_training_batches) * trainer.current_epoch + batch_idx + 1,
             description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
             text=f"loss {self._loss / self._images:.3f}{top1}  {speed:.0f} images/s  data {self._waited / spent:.0%}",
         )

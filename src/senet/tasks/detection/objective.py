@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.detection import MeanAveragePrecision
 
 from senet.data import DenseBatch
@@ -17,6 +17,7 @@ from senet.errors import SenetError
 from senet.tasks.dense import by_shape
 from senet.tasks.detection.ignored import as_truth, difficult_in
 from senet.tasks.intervals import Interval, jackknife
+from senet.tasks.means import Mean
 from senet.tasks.task import Objective
 
 __all__ = ["DetectionObjective", "detect"]
@@ -54,7 +55,7 @@ class DetectionObjective(Objective):
     def __init__(self, classes: Sequence[str], *, alone: bool = False) -> None:
         super().__init__()
         self.classes = tuple(classes)
-        self.train_loss = MeanMetric()
+        self.train_loss = Mean()
         self.alone = alone
         self._found: list[dict[str, Tensor]] = []
         self._truth: list[dict[str, Tensor]] = []

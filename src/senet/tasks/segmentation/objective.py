@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from senet.data import DenseBatch
@@ -18,6 +18,7 @@ from senet.nn.precision import in_float64
 from senet.tasks.dense import by_shape
 from senet.tasks.intervals import bootstrap
 from senet.tasks.logits import logits_of
+from senet.tasks.means import Mean
 from senet.tasks.task import Objective
 
 __all__ = ["SegmentationObjective", "overlaps", "segment"]
@@ -98,7 +99,7 @@ class SegmentationObjective(Objective):
         self.classes = tuple(classes)
         self.label_smoothing = label_smoothing
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.train_loss = MeanMetric()
+        self.train_loss = Mean()
         self.alone = alone
         self._counts: list[np.ndarray] = []
         self.confusion = MulticlassConfusionMatrix(len(classes), ignore_index=IGNORE_INDEX, sync_on_compute=not alone)
