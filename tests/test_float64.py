@@ -190,7 +190,7 @@ HOST = {
     "gates/statistics.py": "its sums, and counts of labels, which are on the CPU",
     "nn/precision.py": "`in_float64` itself",
     "profiling/count.py": "a copy on the CPU",
-    "training/sync_batchnorm.py": "keeps the type of its input",
+    "training/batch_norm_kernels.py": "keeps the type of its input",
     "weights/from_caffe.py": "tensors of a file",
     "weights/values.py": "types in files",
 }

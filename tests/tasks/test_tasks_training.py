@@ -20,6 +20,7 @@ from senet.data.coco import read_coco
 from senet.data.coco_file import read_coco_file
 from senet.errors import CheckpointError
 from senet.tasks import load_model, task_named
+from senet.training.pulse import Pulse
 
 SMALL = [
     "--model",
@@ -60,10 +61,12 @@ def test_train_resume_evaluate_predict(
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(command(task, data, "--out", str(whole), "--ema-decay", "0.5")) == 0
-    asked = iter([False, False, True, True])  # after the first epoch's third step: whether to save, whether to stop
+    stops = iter([False, False, True])  # asked after each step: the user stops at the first epoch's third
 
     with monkeypatch.context() as patch:
-        patch.setattr("senet.training.checkpointer._any_process", lambda *_: next(asked))
+        patch.setattr(Pulse, "due", lambda _: True)
+        patch.setattr(Pulse, "decide", lambda *_: [next(stops), False, False])
+        patch.setattr("senet.training.checkpointer.any_process", lambda *_: True)
         assert main(command(task, data, "--out", str(parts), "--ema-decay", "0.5")) == 130
     assert not (parts / "metrics.csv").exists()
     assert main(["train", "--resume", str(parts)]) == 0

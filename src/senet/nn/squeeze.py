@@ -29,7 +29,7 @@ def average(x: Tensor, dim: tuple[int, ...], *, keepdim: bool = False) -> Tensor
     accumulate in float32. The explicit type also holds in exported graphs.
     """
     # Compilers, exporters and function transforms differentiate the plain mean themselves.
-    if needs_gradient((x,)) and x.numel() >= MIN_ELEMENTS and eager(x):
+    if eager(x) and needs_gradient((x,)) and x.numel() >= MIN_ELEMENTS:
         result: Tensor = _Average.apply(x, dim, keepdim)
         return result
     return _average(x, dim, keepdim)

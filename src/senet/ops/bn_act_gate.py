@@ -274,9 +274,10 @@ class _Excite(torch.autograd.Function):
         sums = x.new_empty((5, n, c), dtype=torch.float32)
         numbers = (dy, x.contiguous(memory_format=kept), saved)
         step.backend.gated_step.sums(*numbers, contiguous(parameters), step.options, sums)
+        nothing = None
         if ctx.needs_input_grad[2]:
             step.gradient = (dy, gate.float().contiguous(), sums)
-        nothing = dy.new_zeros((), dtype=torch.float32)
+            nothing = dy.new_zeros((), dtype=torch.float32)
         return None, sums[0].view(n, c, 1, 1).to(gate.dtype), nothing, None, None, None, None, None, None
 
 
