@@ -6,7 +6,9 @@ import csv
 import json
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from senet.data.coco import read_coco
 from senet.data.coco_file import read_coco_file
 from senet.errors import CheckpointError
 from senet.tasks import load_model, task_named
+from senet.training.checkpointer import TrainingCheckpointer
 from senet.training.pulse import Pulse
 
 SMALL = [
@@ -61,12 +64,18 @@ def test_train_resume_evaluate_predict(
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(command(task, data, "--out", str(whole), "--ema-decay", "0.5")) == 0
-    stops = iter([False, False, True])  # asked after each step: the user stops at the first epoch's third
+    steps = count(1)
+
+    def decide(_: Pulse, trainer: Any, wishes: list[bool]) -> list[bool]:
+        """The user stops after the first epoch's third step."""
+        if next(steps) == 3:
+            next(c for c in trainer.callbacks if isinstance(c, TrainingCheckpointer)).stop.requested = True
+            return [True, *wishes[1:]]
+        return wishes
 
     with monkeypatch.context() as patch:
         patch.setattr(Pulse, "due", lambda _: True)
-        patch.setattr(Pulse, "decide", lambda *_: [next(stops), False, False])
-        patch.setattr("senet.training.checkpointer.any_process", lambda *_: True)
+        patch.setattr(Pulse, "decide", decide)
         assert main(command(task, data, "--out", str(parts), "--ema-decay", "0.5")) == 130
     assert not (parts / "metrics.csv").exists()
     assert main(["train", "--resume", str(parts)]) == 0
