@@ -5,7 +5,7 @@ BIN := .venv/bin
 # without work takes over half of another's, so that no long file is left to one of them.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
 
-.PHONY: demo test test-all test-triton bench sanitize lint format docs docs-serve clean
+.PHONY: demo test test-all test-triton bench sanitize lint format docs docs-serve man clean
 
 demo: .venv/installed ## Train on real scanned digits, evaluate, predict on image files
 	$(BIN)/python examples/demo.py
@@ -53,6 +53,9 @@ docs: .venv/installed-dev ## The documentation site, in site/: open site/index.h
 
 docs-serve: .venv/installed-dev ## The same at http://127.0.0.1:8000, built again at each change
 	$(MKDOCS) serve --livereload
+
+man: .venv/installed-dev ## The man page, in build/man/senet.1
+	$(BIN)/python tools/make_manpage.py build/man/senet.1
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

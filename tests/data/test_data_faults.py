@@ -187,6 +187,22 @@ def test_a_shard_on_a_failing_disk(tmp_path, monkeypatch) -> None:
     assert "cat.jpg" in str(caught.value.filename)
 
 
+@pytest.mark.parametrize("size", [10, 200])
+def test_a_system_without_positioned_reads(tmp_path, monkeypatch, size) -> None:
+    from senet.data.shards import _read_at
+
+    content = bytes(range(100))
+    (tmp_path / "x.tar").write_bytes(content)
+    file = os.open(tmp_path / "x.tar", os.O_RDONLY)
+    try:
+        there = [_read_at(file, size, offset) for offset in (70, 3)]
+        monkeypatch.delattr(os, "preadv")
+        assert [_read_at(file, size, offset) for offset in (70, 3)] == there
+    finally:
+        os.close(file)
+    assert there == [content[70 : 70 + size], content[3 : 3 + size]]
+
+
 # Formats that run something.
 
 

@@ -12,6 +12,7 @@ import pytest
 from equality import assert_equal, rows
 from processes import Child, start
 
+from senet.training import lock
 from senet.training.lock import InUseError, lock_folder
 from senet.training.states import TrainingStates
 
@@ -255,6 +256,26 @@ def test_who_asks_twice_does_not_give_the_lock_up(tmp_path, begin):
 
 def children(pid: int) -> list[int]:
     return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_the_lock_of_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Msvcrt:
+        LK_NBLCK = 2
+        held: bool = False
+
+        def locking(self, handle: int, mode: int, count: int) -> None:
+            assert (mode, count, os.lseek(handle, 0, os.SEEK_CUR)) == (2, 1, lock.FAR)
+            if self.held:
+                raise PermissionError(13, "Permission denied")
+            self.held = True
+
+    monkeypatch.setattr(lock, "_WINDOWS", True)
+    monkeypatch.setattr(lock, "_system", Msvcrt())
+    with lock_folder(tmp_path):
+        assert (tmp_path / lock.LOCK).stat().st_size < lock.FAR
+        lock._ours.clear()  # as in another process
+        with pytest.raises(InUseError, match=f"process {os.getpid()} on"), lock_folder(tmp_path):
+            pass
 
 
 def test_a_dead_loader_process_ends_the_run_which_goes_on(tmp_path, whole, begin):

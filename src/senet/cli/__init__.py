@@ -7,13 +7,27 @@ import os
 import sys
 from collections.abc import Sequence
 
-from senet import __version__
-from senet.cli import bench, compare, convert, cost, doctor, evaluate, export, inspect, predict, retrofit, shard, train
+from senet.cli import (
+    bench,
+    compare,
+    completion,
+    convert,
+    cost,
+    doctor,
+    evaluate,
+    export,
+    inspect,
+    predict,
+    retrofit,
+    shard,
+    train,
+)
 from senet.cli import list as list_command
 from senet.cli.config import apply_config
 from senet.cli.memory import keep_freed_memory
 from senet.cli.output import tolerant_output
 from senet.cli.parser import Parser, UsageError
+from senet.cli.version import ShowVersion
 from senet.console import printable
 from senet.data.quiet import quiet_pillow
 from senet.errors import from_worker
@@ -34,6 +48,7 @@ COMMANDS = {
     "convert": convert,
     "doctor": doctor,
     "shard": shard,
+    "completion": completion,
 }
 """Name to the module with its `USAGE`, `add_arguments` and `run`. The module's docstring is the command's help."""
 
@@ -51,7 +66,7 @@ def make_parser() -> tuple[Parser, dict[str, Parser]]:
         description="Train, extend, measure and deploy Squeeze-and-Excitation networks.",
         epilog="`senet COMMAND --help` describes a command, with examples.",
     )
-    parser.add_argument("--version", action="version", version=f"senet {__version__}", help="show the version and exit")
+    parser.add_argument("--version", action=ShowVersion, help="show versions and the compiled kernel, and exit")
     commands = parser.add_subparsers(prog="senet", dest="command", metavar="COMMAND", required=True, title="commands")
     parsers: dict[str, Parser] = {}
     for name, module in COMMANDS.items():

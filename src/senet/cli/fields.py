@@ -41,6 +41,7 @@ METAVARS = {
     "strategy": "NAME",
     "precision": "PRECISION",
     "save_every": "INTERVAL",
+    "logger": "NAME,NAME",
     "crop_fraction": "FRACTION",
     "interpolation": "NAME",
     "mean": "NUMBER",

@@ -40,6 +40,13 @@ class HelpFormatter(argparse.HelpFormatter):
     def __init__(self, prog: str, **options: Any) -> None:
         super().__init__(prog, **{"max_help_position": 30} | options)
 
+    def add_argument(self, action: argparse.Action) -> None:
+        """Add an argument. argparse forgets the indentation of commands, so the longest one would get a line alone."""
+        super().add_argument(action)
+        for command in self._iter_indented_subactions(action):
+            width = len(self._format_action_invocation(command)) + self._current_indent
+            self._action_max_length = max(self._action_max_length, width)
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         blocks = text.strip().split("\n\n")
         filled = [block if "\n " in block else textwrap.fill(block, max(width, 40)) for block in blocks]

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import re
+import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -42,6 +43,8 @@ reads its own shards. Other numbers work as well, but then each process reads fr
 
 MOST_OPEN = 128
 """Shards that a process keeps open."""
+
+_SEEKING = threading.Lock()
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """A shard lies in the index's own folder: no separators, no leading dots."""
@@ -141,9 +144,8 @@ class ShardSource:
         """
         name, size = self.locate(index), int(self.records.sizes[index])
         with as_corrupt_image(name):
-            content = bytearray(size)
-            got = os.preadv(self._file(index), [content], int(self.records.offsets[index]))
-        if got < size:
+            content = _read_at(self._file(index), size, int(self.records.offsets[index]))
+        if len(content) < size:
             raise CorruptImage(name, "the shard is truncated")
         if zlib.crc32(content) != self.records.checksums[index]:
             raise CorruptImage(name, "damaged (its checksum differs)")
@@ -174,7 +176,7 @@ class ShardSource:
         """Return the open shard of an image. Reads give their position, so that forked workers can share it."""
         shard = self._shard(index)
         if shard not in self._open:
-            self._open[shard] = os.open(self.folder / self.shards[shard], os.O_RDONLY)
+            self._open[shard] = os.open(self.folder / self.shards[shard], os.O_RDONLY | getattr(os, "O_BINARY", 0))
             if len(self._open) > MOST_OPEN:
                 os.close(self._open.popitem(last=False)[1])
         self._open.move_to_end(shard)
@@ -183,6 +185,17 @@ class ShardSource:
     def __del__(self) -> None:
         for file in getattr(self, "_open", {}).values():
             os.close(file)
+
+
+def _read_at(file: int, size: int, offset: int) -> bytearray:
+    """Read from a position of a file, without moving the file's own position where the system can."""
+    content = bytearray(size)
+    if hasattr(os, "preadv"):
+        del content[os.preadv(file, [content], offset) :]
+        return content
+    with _SEEKING:  # Windows, where processes share no file
+        os.lseek(file, offset, os.SEEK_SET)
+        return bytearray(os.read(file, size))
 
 
 def shard_order(starts: torch.Tensor, randomness: torch.Generator) -> torch.Tensor:

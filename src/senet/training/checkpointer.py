@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,10 +17,10 @@ from torch import Tensor
 from senet.data.corrupt_images import CorruptImageReport
 from senet.tasks.task import Metric
 from senet.training.curves import draw_curves
-from senet.training.failures import diverged, is_dead_loader
+from senet.training.failures import StepLoss, diverged, is_dead_loader
 from senet.training.folder import BEST, CURVES, LAST, METRICS
 from senet.training.interruption import Interrupted, StopRequest
-from senet.training.logs import TensorBoard
+from senet.training.logs import Logs
 from senet.training.outcome import best_row
 from senet.training.progress import epoch_line
 from senet.training.pulse import Pulse, any_process
@@ -42,7 +43,7 @@ class TrainingCheckpointer(Checkpoint):
         metrics: Validation metrics. The first one chooses the best epoch.
         stop: The user's request to stop, checked after each step.
         report: Called with a line after each epoch.
-        run: Options with the interval and number of saved states.
+        run: Options with the interval and number of saved states, and the loggers.
         corrupt_images: Report of corrupt images, part of the training state.
         title: Title of the curves.
     """
@@ -69,10 +70,12 @@ class TrainingCheckpointer(Checkpoint):
         self.corrupt_images = corrupt_images
         self.states = TrainingStates(folder, run.keep_states)
         self.every = run.save_steps, run.save_seconds
+        self.loggers, self.log_every = run.loggers, run.log_every
         self.pulse = Pulse()
         self.rows: list[dict[str, float]] = []
+        self.losses: list[tuple[int, float]] = []
         self.saved = ""
-        self._logs: TensorBoard | None = None
+        self._logs: Logs | None = None
         self._next = (0, 0)
         self._images = 0
         self._since = 0.0
@@ -85,10 +88,11 @@ class TrainingCheckpointer(Checkpoint):
         return best_row(self.rows, self.metrics[0].key)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the rows so far, the next position, the time spent in this epoch, and the corrupt images."""
+        """Return rows and logged losses so far, the next position, the time in this epoch, and the corrupt images."""
         reasons = dict(self.corrupt_images.reasons) if self.corrupt_images else {}
         return {
             "rows": self.rows,
+            "losses": self.losses,
             "next": self._next,
             "images": self._images,
             "seconds": self._spent(),
@@ -97,7 +101,7 @@ class TrainingCheckpointer(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the result of `state_dict`."""
-        self.rows = list(state_dict["rows"])
+        self.rows, self.losses = list(state_dict["rows"]), list(state_dict.get("losses", ()))
         self._images, self._earlier = state_dict["images"], state_dict["seconds"]
         if self.corrupt_images is not None:
             self.corrupt_images.reasons.update(state_dict["corrupt_images"])
@@ -109,17 +113,16 @@ class TrainingCheckpointer(Checkpoint):
         return part
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Open the log with the epochs of a resumed run, which may be within an epoch."""
+        """Open the loggers with the epochs of a resumed run, which may be within an epoch."""
         self._since = time.monotonic()
         self.stop.install()  # Lightning's own SIGTERM handler would wait for the other processes
         if trainer.is_global_zero:
-            self._logs = TensorBoard(self.folder / "tensorboard", self.rows)
+            recipe = pl_module.recipe.to_dict()  # type: ignore[operator, union-attr]
+            self._logs = Logs(self.folder, self.loggers, rows=self.rows, losses=self.losses, hyperparameters=recipe)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Close the log."""
-        if self._logs is not None:
-            self._logs.close()
-            self._logs = None
+        """Close the loggers of a complete run."""
+        self._close_logs(complete=True)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -147,7 +150,8 @@ class TrainingCheckpointer(Checkpoint):
         save = bool(every) and steps % every == 0
         if not (pulse or last or save or (self.stop.requested and trainer.world_size == 1)):
             return
-        loss = pl_module.non_finite_loss()  # type: ignore[operator]
+        losses = self._read_losses(pl_module)
+        loss = next((one for one in losses if not math.isfinite(one.value)), None)
         # All processes decide together, since each must take part in saving, and a single one would wait for others.
         stop, late, non_finite = self.pulse.decide(trainer, [self.stop.requested, self._is_late(), loss is not None])
         if non_finite:
@@ -226,6 +230,12 @@ class TrainingCheckpointer(Checkpoint):
         A dead loader is detected between two steps or in the validation, where no weights change.
         """
         self.stop.immediate = False
+        try:
+            self._save_interrupted(trainer, pl_module, exception)
+        finally:
+            self._close_logs(complete=False)
+
+    def _save_interrupted(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         dead = is_dead_loader(exception) and trainer.world_size == 1
         if trainer.validating and (dead or isinstance(exception, Interrupted)):
             self._next = (trainer.current_epoch, int(trainer.num_training_batches))
@@ -235,8 +245,30 @@ class TrainingCheckpointer(Checkpoint):
         progress = trainer.fit_loop.epoch_loop.batch_progress.current
         done = progress.completed
         if done and progress.ready == done and done % trainer.accumulate_grad_batches == 0:
+            self._read_losses(pl_module)
             self._next = (trainer.current_epoch, done)
             self.save_state(trainer)
+
+    def _read_losses(self, module: L.LightningModule) -> list[StepLoss]:
+        """Return the losses of this process since the last call, and log the finite ones of every `log_every`-th step.
+
+        A step's loss is the mean over its micro-batches. It comes with the decision after the step.
+        """
+        losses: list[StepLoss] = module.read_losses()  # type: ignore[operator]
+        found: dict[int, list[float]] = {}
+        for one in losses if self.log_every else ():
+            if (one.step + 1) % self.log_every == 0 and math.isfinite(one.value):
+                found.setdefault(one.step + 1, []).append(one.value)
+        logged = [(step, sum(values) / len(values)) for step, values in found.items()]
+        self.losses += logged
+        if self._logs is not None:
+            self._logs.add_losses(logged)
+        return losses
+
+    def _close_logs(self, *, complete: bool) -> None:
+        if self._logs is not None:
+            self._logs.close(complete=complete)
+            self._logs = None
 
     def _write(self, row: dict[str, float], weights: dict[str, Tensor], epochs: int) -> None:
         metrics = {key[4:]: value for key, value in row.items() if key.startswith("val_")}

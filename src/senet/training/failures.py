@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DIVERGED",
     "Diverged",
-    "NonFiniteLoss",
+    "StepLoss",
     "diverged",
     "is_dead_loader",
     "is_out_of_memory",
@@ -37,15 +37,15 @@ class Diverged(SenetError):  # noqa: N818 - an event, not an error of the progra
     """The loss or the weights became non-finite."""
 
 
-class NonFiniteLoss(NamedTuple):
-    """A non-finite loss, with the step and the learning rate that it came with."""
+class StepLoss(NamedTuple):
+    """The loss of a batch, with the step and the learning rate that it came with."""
 
     step: int
     rate: float
     value: float
 
 
-def diverged(what: str, trainer: L.Trainer, loss: NonFiniteLoss | None = None) -> Diverged:
+def diverged(what: str, trainer: L.Trainer, loss: StepLoss | None = None) -> Diverged:
     """Return the error for a non-finite value in the step of a loss, by default the current one."""
     step, rate = loss[:2] if loss else (trainer.global_step, trainer.optimizers[0].param_groups[0]["lr"])
     frozen = trainer.lightning_module.recipe.freeze_bn  # type: ignore[union-attr]

@@ -46,6 +46,7 @@ from senet.training.cluster import is_first_process, placed
 from senet.training.failures import translate_errors
 from senet.training.heartbeat import Heartbeat
 from senet.training.interruption import Interrupted, StopRequest
+from senet.training.logs import require_loggers
 from senet.training.module import TrainingModule
 from senet.training.outcome import Outcome, outcome_of, write_outcome
 from senet.training.progress import ProgressLine
@@ -92,7 +93,7 @@ def fit(
     state: TrainingState | None = None,
     console: Console | None = None,
 ) -> Outcome:
-    """Train a network, and write checkpoints, `metrics.csv`, `curves.png` and TensorBoard logs to `folder`.
+    """Train a network, and write checkpoints, `metrics.csv`, `curves.png` and logs to `folder`.
 
     Args:
         network: Network to train.
@@ -109,6 +110,7 @@ def fit(
     """
     run, console = placed(run or RunOptions()), console or plain_console()
     started = time.monotonic()
+    require_loggers(run)
     task = task_named(network.task)
     task.check_recipe(recipe)
     task.check_network(network.model, network.name, network.preprocessing, data.classes)

@@ -14,6 +14,7 @@ from senet.tasks import task_named
 from senet.training.cluster import is_first_process
 from senet.training.folder import JOB, STATES, reading, write_json
 from senet.training.lock import lock_folder
+from senet.training.logs import require_loggers
 from senet.training.model_initialization import SCRATCH, ModelInitialization
 from senet.training.outcome import Outcome, read_outcome, write_outcome
 from senet.training.recipe import Recipe, RunOptions
@@ -161,6 +162,7 @@ class Job:
                 invalid.
         """
         self.refuse_used(folder)
+        require_loggers(self.run)
         data = self.open_data(data)
         pinned = self.pinned(data)
         network = self.build(data)  # not from `pinned`, which would hash the file of the weights once more

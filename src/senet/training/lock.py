@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from senet.errors import SenetError
 
-try:
-    import fcntl
-except ImportError:  # Windows has none, so folders are not locked there
-    fcntl = None  # type: ignore[assignment]
+_WINDOWS = sys.platform == "win32"
+_system: Any = importlib.import_module("msvcrt" if _WINDOWS else "fcntl")
+"""The system's module for locks."""
+
+FAR = 1 << 30
+"""Position of the byte that Windows locks, behind the text, since nobody else may read a locked byte."""
 
 __all__ = ["LOCK", "InUseError", "lock_folder"]
 
@@ -70,10 +74,12 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def _acquire(file: IO[str], folder: Path) -> None:
-    if fcntl is None:
-        return
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _WINDOWS:
+            os.lseek(file.fileno(), FAR, os.SEEK_SET)
+            _system.locking(file.fileno(), _system.LK_NBLCK, 1)
+        else:
+            _system.lockf(file, _system.LOCK_EX | _system.LOCK_NB)
     except (BlockingIOError, PermissionError):
         raise InUseError(folder, _holder(file)) from None
     except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import lightning as L
@@ -17,7 +16,7 @@ from senet.data.randomness import derive_seed
 from senet.errors import CheckpointError
 from senet.tasks.task import Objective
 from senet.training.averaging import AveragedWeights
-from senet.training.failures import NonFiniteLoss
+from senet.training.failures import StepLoss
 from senet.training.optim import decayed_parameters, make_optimizer, make_schedule
 from senet.training.recipe import Recipe
 
@@ -164,12 +163,11 @@ class TrainingModule(L.LightningModule):
         self._losses.append((self.trainer.global_step, rate, outputs["loss"].detach()))
         return outputs
 
-    def non_finite_loss(self) -> NonFiniteLoss | None:
-        """Return the first non-finite loss of this process since the last call, which waits for the device."""
+    def read_losses(self) -> list[StepLoss]:
+        """Return the losses of this process's batches since the last call, which waits for the device."""
         losses, self._losses = self._losses, []
         values = torch.stack([loss for *_, loss in losses]).tolist() if losses else []
-        found = (NonFiniteLoss(step, rate, value) for (step, rate, _), value in zip(losses, values, strict=True))
-        return next((one for one in found if not math.isfinite(one.value)), None)
+        return [StepLoss(step, rate, value) for (step, rate, _), value in zip(losses, values, strict=True)]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step the optimizer, then update the averaged weights."""

@@ -13,12 +13,14 @@ from typing import Any
 from senet.data.augmentation import Augmentation
 from senet.errors import SenetError, UnknownNameError
 
-__all__ = ["OPTIMIZERS", "PRECISIONS", "SCHEDULES", "TRAINED", "Recipe", "RunOptions"]
+__all__ = ["LOGGERS", "OPTIMIZERS", "PRECISIONS", "SCHEDULES", "TRAINED", "Recipe", "RunOptions"]
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "step", "one-cycle", "constant")
 TRAINED = ("all", "attention")
 PRECISIONS = ("32", "bf16", "fp16")
+LOGGERS = ("tensorboard", "csv", "wandb", "mlflow")
+NO_LOGGER = "none"
 WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.05}
 """Weight decay for an optimizer other than the recipe's own."""
 
@@ -198,6 +200,8 @@ class RunOptions:
         save_every: Interval between saved training states within an epoch: time such as `"300s"` or `"5min"`, or steps
             such as `"100"`. `"0"` saves only after each epoch.
         keep_states: Number of recent training states to keep.
+        logger: Loggers, separated by commas: `tensorboard`, `csv`, `wandb` and `mlflow`, or `none`.
+        log_every: Steps between two training losses in the loggers. 0 writes one loss per epoch only.
 
     Raises:
         SenetError: A value is out of range.
@@ -223,6 +227,8 @@ class RunOptions:
     deterministic: bool = False
     save_every: str = "300s"
     keep_states: int = 2
+    logger: str = "tensorboard"
+    log_every: int = 50
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -231,9 +237,18 @@ class RunOptions:
         _require(self.nodes >= 1, "nodes", self.nodes, "at least 1")
         _require(self.workers >= -1, "workers", self.workers, "at least 0 (-1 chooses)")
         _require(self.keep_states >= 1, "keep_states", self.keep_states, "at least 1")
+        _require(self.log_every >= 0, "log_every", self.log_every, "at least 0 (0 writes none)")
+        for name in self.loggers:
+            if name not in LOGGERS:
+                raise UnknownNameError("logger", name, (*LOGGERS, NO_LOGGER))
         _require(
             EVERY.fullmatch(self.save_every) is not None, "save_every", self.save_every, "300s, 5min, or steps: 100"
         )
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """Names of the loggers, each once."""
+        return () if self.logger == NO_LOGGER else tuple(dict.fromkeys(self.logger.split(",")))
 
     @property
     def save_steps(self) -> int:

@@ -36,7 +36,7 @@ def write_atomically(
         raise
     try:
         write(temporary)
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows flushes writable files only
             os.fsync(file.fileno())
         temporary.chmod(mode)  # some writers replace the temporary file by their own
         path = path if named is None else named(temporary)
