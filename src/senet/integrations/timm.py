@@ -15,9 +15,9 @@ Example:
 
 from __future__ import annotations
 
-import os
 from dataclasses import fields, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -77,10 +77,12 @@ def _card_config(card: Card) -> dict[str, Any]:
     return config | {"hf_hub_id": card.repo, "license": card.licence}
 
 
-def _configs() -> dict[str, dict[str, Any]]:
+def _configs() -> dict[str, Any]:
     cards = {f"{PREFIX}{card.model}.{card.tag}": _card_config(card) for card in CARDS}
     published = {card.model for card in CARDS}
-    others = {f"{PREFIX}{name}": _config(s, _rgb(s.preprocessing)) for name, s in MODELS.items() if name not in published}
+    others = {
+        f"{PREFIX}{name}": _config(s, _rgb(s.preprocessing)) for name, s in MODELS.items() if name not in published
+    }
     return cards | others
 
 
@@ -105,7 +107,7 @@ def _build(
     name: str,
     *,
     card: Card | None,
-    cache: str | os.PathLike[str] | None,
+    cache: str | Path | None,
     num_classes: int = 1000,
     in_chans: int = 3,
     global_pool: str = "avg",
@@ -139,7 +141,7 @@ def _create(
     *,
     pretrained_cfg: Any = None,
     pretrained_cfg_overlay: dict[str, Any] | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | Path | None = None,
     **options: Any,
 ) -> torch.nn.Module:
     """Build one network for `timm.create_model`."""

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 from typing import Any, final
 
-from timm.layers import create_classifier
+import torch
+from timm.layers import create_classifier, register_notrace_module
 from torch import Tensor, nn
 
 from senet.errors import SenetError
-from senet.models import ConvNet, ModelSpec
+from senet.models import ConvNet, ModelSpec, Stage
 from senet.models.stage import recomputes, set_recomputing
-from senet.models.stages import Head
+from senet.models.stages import ConvNormAct, Head
 from senet.models.vgg import VGGHead
 
 __all__ = ["TimmNetwork"]
+
+for _module in (
+    Stage,
+    ConvNormAct,
+):  # they choose operators by the tensor's type and device, which torch.fx can't follow
+    register_notrace_module(_module)
 
 
 @final
@@ -51,8 +57,8 @@ class TimmNetwork(nn.Module):
     Args:
         network: A whole network with at least one class.
         num_classes: Number of outputs. 0 returns the pooled features.
-        global_pool: One of timm's pools (`"avg"`, `"max"`, `"avgmax"`, `"catavgmax"`), or `""` for none. VGG has `"avg"`
-            only, since its head pools to 7x7 cells.
+        global_pool: One of timm's pools (`"avg"`, `"max"`, `"avgmax"`, `"catavgmax"`), or `""` for none. VGG has
+            `"avg"` only, since its head pools to 7x7 cells.
         drop_rate: Dropout probability before the classifier. None is the network's own.
 
     Attributes:
@@ -81,7 +87,7 @@ class TimmNetwork(nn.Module):
         super().__init__()
         self.spec = network.spec
         self.stem = network.stem
-        self.stages = nn.ModuleDict(network.stages.items())
+        self.stages = nn.ModuleDict(dict(network.stages.items()))
         self.final = network.final
         self.head = network.head
         self.num_features = network.num_features
@@ -89,7 +95,10 @@ class TimmNetwork(nn.Module):
         self._taps = _stem_taps(network.stem, network.spec)
         self.feature_info = self._feature_maps()
         self.in_chans = network.spec.in_channels
+        classifier = network.head.get_submodule("fc")
         self._set_head(num_classes, global_pool)
+        if _shapes(classifier) == _shapes(self.head.get_submodule("fc")):  # keep trained weights
+            self.head.add_module("fc", classifier)
 
     def _feature_maps(self) -> list[dict[str, Any]]:
         stem = [
@@ -108,7 +117,9 @@ class TimmNetwork(nn.Module):
         head = self.head
         if isinstance(head, VGGHead):
             if global_pool != "avg":
-                raise SenetError(f"global_pool={global_pool!r}: the head of {self.spec.name} pools to 7x7 cells; use 'avg'")
+                raise SenetError(
+                    f"global_pool={global_pool!r}: the head of {self.spec.name} pools to 7x7 cells; use 'avg'"
+                )
             last = [layer for layer in head.hidden.modules() if isinstance(layer, nn.Linear)][-1]
             head.fc = nn.Linear(last.out_features, num_classes) if num_classes else nn.Identity()
             self.head_hidden_size = last.out_features
@@ -248,27 +259,23 @@ class TimmNetwork(nn.Module):
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
 
 
+def _shapes(layer: nn.Module) -> list[torch.Size]:
+    return [parameter.shape for parameter in layer.parameters()]
+
+
 def _stem_taps(stem: nn.Module, spec: ModelSpec) -> dict[int, tuple[int, int]]:
     """Map the position of a stem's layer to channels and stride of its feature map.
 
     The last layer of each stride between the image's and the first stage's has an entry.
     """
-    if not isinstance(stem, nn.Sequential):
-        return {}
-    layers = [[layer for layer in child.modules() if hasattr(layer, "stride")] for child in stem]
-    strides = accumulate((_stride(found) for found in layers), lambda before, own: before * own)
-    channels = accumulate((_channels(found) for found in layers), lambda before, own: own or before)
-    last = {stride: (position, width) for position, (stride, width) in enumerate(zip(strides, channels, strict=True))}
+    last: dict[int, tuple[int, int]] = {}
+    stride, channels = 1, spec.in_channels
+    for position, child in enumerate(stem.children()):
+        for layer in child.modules():
+            if isinstance(layer, nn.Conv2d):
+                channels = layer.out_channels
+            if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
+                stride *= layer.stride if isinstance(layer.stride, int) else layer.stride[0]
+        last[stride] = position, channels
     first_stage = spec.feature_info[0].stride
     return {position: (width, stride) for stride, (position, width) in last.items() if 1 < stride < first_stage}
-
-
-def _stride(layers: list[Any]) -> int:
-    product = 1
-    for layer in layers:
-        product *= layer.stride if isinstance(layer.stride, int) else layer.stride[0]
-    return product
-
-
-def _channels(layers: list[Any]) -> int:
-    return next((layer.out_channels for layer in reversed(layers) if isinstance(layer, nn.Conv2d)), 0)
