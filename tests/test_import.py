@@ -12,7 +12,7 @@ import sys
 import senet
 from senet.cli import COMMANDS
 
-HEAVY = ("lightning", "matplotlib", "sklearn", "torchvision", "torchmetrics", "rich", "PIL", "tensorboard")
+HEAVY = ("timm", "lightning", "matplotlib", "sklearn", "torchvision", "torchmetrics", "rich", "PIL", "tensorboard")
 RUNTIMES = ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
 
 

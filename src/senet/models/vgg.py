@@ -69,9 +69,13 @@ class VGGHead(nn.Module):
             )
             self.fc = nn.Linear(hidden, num_classes)
 
+    def pre_logits(self, x: Tensor) -> Tensor:
+        """Return the input of the classifier: (N, C, H, W) -> (N, hidden). H and W are at least 2."""
+        return self.hidden(self.cells(self.pool(x)).flatten(1))
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits: (N, C, H, W) -> (N, num_classes). H and W are at least 2."""
-        return self.fc(self.hidden(self.cells(self.pool(x)).flatten(1)))
+        return self.fc(self.pre_logits(x))
 
 
 @dataclass(frozen=True, kw_only=True)
