@@ -1,6 +1,8 @@
 # Everything happens in .venv, made on first use; PYTHON chooses the interpreter that makes it.
 PYTHON ?= python3
-BIN := .venv/bin
+# Windows: git bash and make.
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+EXE := $(if $(filter Windows_NT,$(OS)),.exe,)
 # A process a core, each computing with one thread: several threads in several processes fight over the cores. A process
 # without work takes over half of another's, so that no long file is left to one of them.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist=worksteal
@@ -57,17 +59,17 @@ docs-serve: .venv/installed-dev ## The same at http://127.0.0.1:8000, built agai
 man: .venv/installed-dev ## The man page, in build/man/senet.1
 	$(BIN)/python tools/make_manpage.py build/man/senet.1
 
-.venv/bin/python:
+$(BIN)/python$(EXE):
 	$(PYTHON) -m venv .venv
 
 # The kernel is compiled by the installation, so a change of its source installs again.
 KERNEL := setup.py $(wildcard src/senet/ops/cpu/*.[ch])
 
-.venv/installed: pyproject.toml $(KERNEL) | .venv/bin/python
+.venv/installed: pyproject.toml $(KERNEL) | $(BIN)/python$(EXE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	touch $@
 
-.venv/installed-dev: pyproject.toml $(KERNEL) | .venv/bin/python
+.venv/installed-dev: pyproject.toml $(KERNEL) | $(BIN)/python$(EXE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch .venv/installed $@
 

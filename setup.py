@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
@@ -68,7 +69,15 @@ class BuildKernel(build_ext):
         )
 
 
+class BuildWheel(bdist_wheel):
+    """A wheel of a platform for all versions of Python, since ctypes loads the kernel."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Replace the tags of the interpreter that builds it."""
+        return "py3", "none", super().get_tag()[2]
+
+
 setup(
     ext_modules=[Extension("senet.ops.cpu._kernel", [], optional=True)],
-    cmdclass={"build_ext": BuildKernel},
+    cmdclass={"build_ext": BuildKernel, "bdist_wheel": BuildWheel},
 )

@@ -1,7 +1,7 @@
 """Print a script that completes commands and options in a shell.
 
-It needs the package shtab (`pip install shtab`). In bash, `eval "$(senet completion bash)"` turns completion on. In zsh,
-write the script to a file _senet in a folder of $fpath.
+It needs the package shtab (`pip install shtab`). In bash, `eval "$(senet completion bash)"` turns completion on. In
+zsh, write the script to a file _senet in a folder of $fpath.
 
 Examples:
   senet completion bash
