@@ -11,6 +11,7 @@ from typing import Final, final
 import torch
 from torch import Tensor, nn
 
+from senet.fusion.lazy import ScaledFeatureMap
 from senet.nn.optimized import Optimized
 from senet.nn.precision import in_float64
 from senet.ops import choose
@@ -204,6 +205,8 @@ class PackedConv(FusedConv):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """Run the convolution: (N, I, H, W) -> (N, C, H', W')."""
+        if type(x) is ScaledFeatureMap and added is None:
+            return self.of_scaled(x.h, x.gate)
         return self._computed(x, added, None)
 
     def of_scaled(self, x: Tensor, factors: Tensor) -> Tensor:
@@ -409,6 +412,8 @@ class DepthwiseConv(FusedConv):
         """Run the convolution: (N, C, H, W) -> (N, C, H', W')."""
         if added is not None:
             return torch.relu(self._computed(x, 0, means=False)[0] + added)
+        if type(x) is ScaledFeatureMap:
+            return self.of_scaled(x.h, x.gate)
         return self._computed(x, self.activation, means=False)[0]
 
     def with_means(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

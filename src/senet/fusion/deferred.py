@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
+from senet.fusion.lazy import LazyFeatureMap
 from senet.gates.excitation import excitation, gate_from_means
 from senet.nn.activations import activation_inside, activation_number
 from senet.nn.epilogue import is_large, running_statistics, unwatched, update_running_statistics
@@ -78,7 +78,7 @@ class _NormCall:
         return self.norm._gated(self.x, activation, attention)
 
 
-class DeferredFeatureMap(Tensor):
+class DeferredFeatureMap(LazyFeatureMap):
     """The feature map after a norm, or after a norm and its activation, before it is computed.
 
     Args:
@@ -90,7 +90,6 @@ class DeferredFeatureMap(Tensor):
     _call: _NormCall
     _activation: int
     _module: _DeferredActivation | None
-    _value: Tensor | None
 
     @classmethod
     def after(cls, call: _NormCall, activation: int, module: _DeferredActivation | None = None) -> DeferredFeatureMap:
@@ -102,32 +101,12 @@ class DeferredFeatureMap(Tensor):
 
     @classmethod
     def _made(cls, call: _NormCall, activation: int, module: _DeferredActivation | None) -> DeferredFeatureMap:
-        x = call.x
-        made: Any = Tensor._make_wrapper_subclass(cls, x.shape, x.stride(), dtype=x.dtype, device=x.device)
-        made._call, made._activation, made._module, made._value = call, activation, module, None
+        made = cls._like(call.x)
+        made._call, made._activation, made._module = call, activation, module
         return made
 
-    @classmethod
-    def __torch_function__(
-        cls, func: Callable[..., Any], kinds: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Any operation reads the feature map."""
-        del kinds
-        args, kwargs = tree_map_only(DeferredFeatureMap, DeferredFeatureMap.read, (args, kwargs or {}))
-        return func(*args, **kwargs)
-
-    @classmethod
-    def __torch_dispatch__(  # type: ignore[override]  # torch declares it as a method of objects
-        cls, func: Callable[..., Any], kinds: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Read it for an operation that got past `__torch_function__`, below autograd."""
-        return cls.__torch_function__(func, kinds, args, kwargs)
-
-    def read(self) -> Tensor:
-        """Return the feature map, computed by the modules."""
-        if self._value is None:
-            self._value = self._call.read(self._module)
-        return self._value
+    def _computed(self) -> Tensor:
+        return self._call.read(self._module)
 
     def activated(self, module: _DeferredActivation, activation: int) -> DeferredFeatureMap | None:
         """Return this feature map with an activation behind it. None if it can't wait any longer."""

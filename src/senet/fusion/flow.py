@@ -84,6 +84,10 @@ class _Fusing:
                 made[after[0].call.module] = nn.Identity()
                 ending.pop(after[0].end)
             made[call.module] = GatedChain(before and before[1], call.module, after and after[1])
+        for call in self.attentions:
+            chain, reader = made[call.module], starting.get(call.outputs[0])
+            if isinstance(chain, GatedChain) and chain.after is None and reader is not None:
+                chain.leaves_scale = reader[1].scales_input and self._alone(call.outputs[0], reader[0].call)
         return made
 
     def _blocks(self) -> dict[nn.Module, nn.Module]:

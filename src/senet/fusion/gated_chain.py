@@ -8,6 +8,7 @@ from typing import NamedTuple, final
 from torch import Tensor, nn
 
 from senet.fusion.convolutions import FusedConv
+from senet.fusion.lazy import scaled
 from senet.fusion.unchanged import Unchanged
 from senet.gates.excitation import excitation, gate_from_means
 from senet.nn.epilogue import untouched
@@ -25,7 +26,11 @@ class GatedChain(Optimized):
     """`after(gate * h)` with `h = before(x)`: an attention layer with the convolutions around it.
 
     The convolution before it adds up the means while it writes h. The convolution after it scales h while it reads it.
-    Without one after it, h is scaled in place. Layers with hooks run one by one.
+    Without one after it, h is scaled in place, or left to a convolution of another module that can scale its input.
+    Layers with hooks run one by one.
+
+    Attributes:
+        leaves_scale: Whether such a convolution alone reads the result, so that it may be a `ScaledFeatureMap`.
 
     Args:
         before: The convolution before the attention layer, or None.
@@ -36,6 +41,7 @@ class GatedChain(Optimized):
     def __init__(self, before: FusedConv | None, attention: nn.Module, after: FusedConv | None) -> None:
         super().__init__()
         self.before, self.attention, self.after = before, attention, after
+        self.leaves_scale = False
         self._fused = Unchanged[_Fused]()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,10 +54,12 @@ class GatedChain(Optimized):
         if fused.layers is None:
             x, means = (x, None) if before is None else before.with_means(x)
             gate = fused.gate_of((mean(x) if means is None else means)[:, :, None, None])
-            return x * gate if after is None else after.of_scaled(x, gate.flatten(1))
-        if after is not None:
+            if after is None and not self.leaves_scale:
+                return x * gate
+            return (scaled if after is None else after.of_scaled)(x, gate.flatten(1))
+        if after is not None or self.leaves_scale:
             x, gate = (x, excite(x, fused.layers)) if before is None else before.with_gate(x, fused.layers)
-            return after.of_scaled(x, gate)
+            return (scaled if after is None else after.of_scaled)(x, gate)
         return rescale(x, fused.layers) if before is None else before.self_gated(x, fused.layers, None)
 
     def _prepared(self) -> _Fused | None:
