@@ -48,7 +48,9 @@ class HubAddress:
         """
         found = _ADDRESS.fullmatch(text.removeprefix(PREFIXES[0]).removeprefix(PREFIXES[1]))
         if found is None or ".." in text:
-            raise SenetError(f"{shown(text)} is not a repository of the Hugging Face Hub; write hf://user/name@revision")
+            raise SenetError(
+                f"{shown(text)} is not a repository of the Hugging Face Hub; write hf://user/name@revision"
+            )
         return cls(found["repo"], found["revision"])
 
     def __str__(self) -> str:
