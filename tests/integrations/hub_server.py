@@ -75,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer(401, {"error": "Invalid username or password."})
         return self.route(path, query, body)
 
-    do_GET = do_HEAD = do_POST = do_PUT = handle_one
+    do_GET = do_HEAD = do_POST = do_PUT = handle_one  # noqa: N815 - names of http.server
 
     def _logged_in(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
@@ -109,9 +109,13 @@ class _Handler(BaseHTTPRequestHandler):
             case ["lfs", oid]:
                 self.hub.large[oid] = body
                 return self.answer(200, {})
-            case [user, repo, "info", "lfs", "objects", "batch"]:
+            case [_, _, "info", "lfs", "objects", "batch"]:
                 objects = [
-                    {"oid": o["oid"], "size": o["size"], "actions": {"upload": {"href": f"{self.hub.url}/lfs/{o['oid']}"}}}
+                    {
+                        "oid": o["oid"],
+                        "size": o["size"],
+                        "actions": {"upload": {"href": f"{self.hub.url}/lfs/{o['oid']}"}},
+                    }
                     for o in json.loads(body)["objects"]
                 ]
                 return self.answer(200, {"transfer": "basic", "objects": objects})
@@ -154,7 +158,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer(404, {"error": "Invalid rev id"}, {"X-Error-Code": "RevisionNotFound"})
         commit, files = found
         siblings = [{"rfilename": name} for name in files]
-        return self.answer(200, {"id": repo, "sha": commit, "private": stored.private, "siblings": siblings, "tags": []})
+        return self.answer(
+            200, {"id": repo, "sha": commit, "private": stored.private, "siblings": siblings, "tags": []}
+        )
 
     def commit(self, repo: str, stored: Repository, branch: str, body: bytes) -> None:
         if branch not in stored.branches:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from senet.errors import CheckpointError, SenetError
-from senet.integrations.model_card import model_card
+from senet.integrations.model_card import model_card, without_path
 from senet.integrations.timm_config import PREFIX, first_convolution, timm_config
 from senet.models import MODELS, ConvNet
 from senet.nn.optimized import refuse_optimized
@@ -233,12 +233,7 @@ def _without_paths(metadata: CheckpointMetadata) -> CheckpointMetadata:
     """Return the metadata with the last part of each data set's path only."""
     data, training = metadata.data, dict(metadata.training)
     if "data" in training:
-        training["data"] = _last_part(str(training["data"]))
+        training["data"] = without_path(training["data"])
     if data is not None:
-        data = replace(data, name=_last_part(data.name))
+        data = replace(data, name=without_path(data.name))
     return replace(metadata, data=data, training=training)
-
-
-def _last_part(name: str) -> str:
-    kind, colon, path = name.partition(":")
-    return f"{kind}:{Path(path).name}" if colon else name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, Final
 
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from senet.gates import gated_layers
 from senet.weights import CheckpointMetadata
 
-__all__ = ["model_card"]
+__all__ = ["model_card", "without_path"]
 
 PIPELINES: Final = {
     "classification": "image-classification",
@@ -155,10 +156,11 @@ def _figures(metadata: CheckpointMetadata, evaluation: Mapping[str, Any] | None)
         intervals = evaluation.get("intervals", {})
         values = evaluation.get("metrics") or {key: evaluation.get(key) for key in ("top1", "top5", "loss")}
         found = {key: (value, intervals.get(key)) for key, value in values.items() if value is not None}
-        where = (
-            f"the {evaluation['split']} split of `{_code(evaluation['data'])}`" if "data" in evaluation else "images"
-        )
-        return found, f"Measured on {evaluation['images']:,} images ({where}), with 95 % intervals over images."
+        data = evaluation.get("data")
+        split = _text(evaluation.get("split", "all"))
+        where = f" (split `{split}` of `{_code(without_path(data))}`)" if data else ""
+        doubts = "".join(f"\n\n{_text(warning)}" for warning in evaluation.get("warnings", ()))
+        return found, f"Measured on {evaluation['images']:,} images{where}, with 95 % intervals over images.{doubts}"
     count = metadata.data.val if metadata.data is not None else 0
     found = {key: (value, _interval(key, value, count)) for key, value in metadata.metrics.items() if value == value}
     return found, (
@@ -229,7 +231,7 @@ def _gates(model: nn.Module, params: int, inspection: Mapping[str, Any] | None) 
         for block in inspection["blocks"]
     ]  # fmt: skip
     notes = "\n".join(f"- {_text(finding['text'])}" for finding in inspection.get("findings", ()))
-    measured = f"Over {inspection['images']:,} images ({_text(inspection['data'])}):"
+    measured = f"Over {inspection['images']:,} images ({_text(without_path(inspection['data']))}):"
     return "\n\n".join(part for part in (text, measured, _table(head, rows), notes) if part)
 
 
@@ -251,7 +253,7 @@ def _front(
     from huggingface_hub import EvalResult, ModelCardData
 
     task = PIPELINES.get(metadata.task, metadata.task)
-    data = str((evaluation or {}).get("data") or metadata.training.get("data") or "unknown")
+    data = without_path((evaluation or {}).get("data") or metadata.training.get("data") or "unknown")
     results = [
         EvalResult(
             task_type=task,
@@ -266,7 +268,7 @@ def _front(
         if key in METRICS
     ]
     header = ModelCardData(
-        library_name="timm" if timm else "senet",
+        library_name="senet",
         license=licence or None,
         tags=["senet", "squeeze-and-excitation", *(["timm"] if timm else [])],
         pipeline_tag=task,
@@ -274,6 +276,12 @@ def _front(
         eval_results=results or None,
     )
     return f"---\n{header.to_yaml()}\n---\n"
+
+
+def without_path(name: object) -> str:
+    """Return the name of a data set with only the last part of its path: `folder:/home/me/pets` is `folder:pets`."""
+    kind, colon, path = str(name).partition(":")
+    return f"{kind}:{PurePath(path).name}" if colon else kind
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

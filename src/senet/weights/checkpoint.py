@@ -208,7 +208,7 @@ def _read_metadata(file: Path, weights: Path) -> tuple[CheckpointMetadata, str]:
     try:
         with file.open("rb") as opened:
             content = parse_object(opened.read(MOST_BYTES + 1))
-        if file.name == HUB_CONFIG:
+        if weights.name == HUB_WEIGHTS and file.name == HUB_CONFIG:
             if not isinstance(content.get(HUB_KEY), dict):
                 raise CheckpointError(f"{file} describes no network of this package: {HUB_KEY!r} is missing")
             content = content[HUB_KEY]
