@@ -5,11 +5,11 @@ torch.hub.load("path/to/this/folder", "se_resnet50", source="local", num_classes
 """
 
 import sys
-from pathlib import Path
+from pathlib import Path as _Path
 
 dependencies = ["torch", "safetensors", "huggingface_hub", "numpy"]
 
-sys.path.insert(0, str(Path(__file__).parent / "src"))  # this checkout before an installed release
+sys.path.insert(0, str(_Path(__file__).parent / "src"))  # this checkout before an installed release
 try:
     from senet import create_model as _create_model
     from senet import list_models as _list_models
