@@ -17,7 +17,7 @@ from senet.cli import make_parser
 
 GUIDES = (
     "coming-from-timm", "add-se", "fine-tune", "resume", "several-gpus", "read-the-gates", "when-se-does-not-help",
-    "troubleshooting",
+    "troubleshooting", "hugging-face-hub",
 )  # fmt: skip
 
 COMMAND = re.compile(r"(?:^|\s)(?:-m )?senet (?=[a-z-])")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -95,7 +96,7 @@ def _explained(repo: str) -> Iterator[None]:
 
 
 def write_folder(
-    folder: Path,
+    folder: str | os.PathLike[str],
     model: nn.Module,
     metadata: CheckpointMetadata,
     *,
@@ -122,6 +123,7 @@ def write_folder(
         SenetError: The network can't be rebuilt from the metadata.
         CheckpointError: Writing failed.
     """
+    folder = Path(folder)
     refuse_optimized(model, "push")
     model = unwrapped(model)
     state = model.state_dict()
@@ -154,7 +156,7 @@ def described(model: ConvNet, classes: tuple[str, ...]) -> CheckpointMetadata:
     """
     spec = model.spec
     if spec.name not in MODELS:
-        raise SenetError(f"{spec.name or 'this network'} is none of senet.list_models(), so nobody could rebuild it")
+        raise SenetError(f"{spec.name or 'this network'} is none of senet.list_models(), so it can't be rebuilt")
     if not spec.num_classes:
         raise SenetError("a network without a classifier can't be pushed; it needs num_classes of at least 1")
     classes = classes or tuple(map(str, range(spec.num_classes)))
