@@ -162,7 +162,7 @@ class _Weights:
     """Pretrained weights, their network and its options."""
 
     model: str
-    options: Mapping[str, Any]
+    options: dict[str, Any]
     read: Callable[[], Path | Mapping[str, Tensor]]
     layout: str
 

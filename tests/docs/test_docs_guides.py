@@ -36,7 +36,11 @@ def commands(page: str) -> list[str]:
 def arguments(line: str) -> list[str]:
     """What follows `senet` on a line."""
     words = shlex.split(COMMAND.split(line, maxsplit=1)[1], comments=True)
-    return words[: words.index("&")] if "&" in words else words
+    return (
+        words[: min(words.index(end) for end in ("&", ">", *words[-1:]) if end in words)]
+        if {"&", ">"} & {*words}
+        else words
+    )
 
 
 @pytest.mark.parametrize("guide", GUIDES)

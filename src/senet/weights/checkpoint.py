@@ -192,7 +192,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata]:
         raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
     if found != digest:
         raise CheckpointError(
-            f"{path}: its hash differs from the one in {file.name}: truncated, altered, or from another run"
+            f"{path}: its hash differs from the one in {file.stem}.json: truncated, altered, or from another run"
         )
     for key, tensor in tensors.items():
         wrong = tensor_issue(tensor)
