@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("repo", metavar="USER/NAME", help="repository on the Hub, made if it is missing")
     group.add_argument("--private", action="store_true", help="make a new repository private")
     group.add_argument("--revision", metavar="BRANCH", help="branch to write to, made if it is missing (default: main)")
-    group.add_argument("--dry-run", type=Path, metavar="DIR", help="write the files to a new folder, upload nothing")
+    group.add_argument(
+        "--dry-run", type=Path, metavar="DIR", help="new folder for the files, in place of an upload (default: none)"
+    )
     group = parser.add_argument_group("model card")
     group.add_argument(
         "--evaluation", type=Path, metavar="FILE", help="output of `senet evaluate --json` (default: the run's metrics)"
@@ -45,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--inspection", type=Path, metavar="FILE", help="output of `senet inspect --json` (default: none)"
     )
-    group.add_argument("--licence", default="", metavar="SPDX", help="licence of the weights, such as apache-2.0")
+    group.add_argument(
+        "--licence", default="", metavar="SPDX", help="licence of the weights, such as mit (default: none)"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 

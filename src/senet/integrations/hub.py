@@ -142,8 +142,8 @@ def write_folder(
         own = {"format": FORMAT, "sha256": sha256(folder / HUB_WEIGHTS)} | metadata_to_dict(metadata)
         content = dump(config | {HUB_KEY: own})
         parse_object(content)
-        for file, written in ((HUB_CONFIG, content), (CARD, text)):
-            write_atomically(folder / file, lambda path, written=written: path.write_text(written, encoding="utf-8"))
+        write_atomically(folder / HUB_CONFIG, lambda path: path.write_text(content, encoding="utf-8"))
+        write_atomically(folder / CARD, lambda path: path.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{folder} can't be written to: {error.strerror}") from error
 
