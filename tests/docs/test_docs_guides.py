@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,7 @@ def commands(page: str) -> list[str]:
 def arguments(line: str) -> list[str]:
     """What follows `senet` on a line."""
     words = shlex.split(COMMAND.split(line, maxsplit=1)[1], comments=True)
-    return (
-        words[: min(words.index(end) for end in ("&", ">", *words[-1:]) if end in words)]
-        if {"&", ">"} & {*words}
-        else words
-    )
+    return list(takewhile(lambda word: word not in ("&", ">"), words))
 
 
 @pytest.mark.parametrize("guide", GUIDES)
