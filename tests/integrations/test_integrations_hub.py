@@ -160,6 +160,7 @@ def test_a_new_commit_is_seen(pushed: Hub) -> None:
     assert senet.load_model("hf://user/pets").classes == ("a", "b", "c")
 
 
+@pytest.mark.slow
 def test_retrofitted_and_other_libraries_networks(hub: Hub) -> None:
     from torchvision.models import resnet18
 
@@ -291,6 +292,7 @@ def digits_run(tmp_path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_push_with_an_evaluation_and_the_gates(hub: Hub, digits_run, tmp_path, capsys) -> None:
     data = ("--data", "digits", "--workers", 0, "--json")
     for command in ("evaluate", "inspect"):
