@@ -22,7 +22,9 @@ from senet.models import MODELS, Backbone, ConvNet, ModelSpec
 from senet.models.backbone import check_features
 from senet.preprocessing import Preprocessing
 from senet.surgery import InsertionPoint, apply_insertion_points
-from senet.weights import CheckpointMetadata, fetch, find_card, load_weights, read_checkpoint
+from senet.weights import Card, CheckpointMetadata, fetch, find_card, load_weights, read_checkpoint
+from senet.weights.catalog import CARDS
+from senet.weights.repository import HubAddress, fetch_repository, is_address, local_checkpoint
 from senet.weights.values import dtype_kind_differs, value_issue
 from senet.weights.wrappers import plain_names, strip_wrappers
 
@@ -106,7 +108,9 @@ def create_model(
     """Build a network, newly initialized or with pretrained weights.
 
     Args:
-        name: One of `list_models()`.
+        name: One of `list_models()`. Or `hf-hub:user/name`, with an optional `@revision`: a classifier of this package
+            that was pushed to the Hugging Face Hub, with its weights. A repository of timm works if it is one of
+            `senet.weights.cards`.
         pretrained: A tag of `senet.weights.cards(name)`, or True for the first one. The checkpoint is downloaded from
             the Hugging Face Hub once and then cached (`docs/reference/weights.md`). The network gets the checkpoint's
             preprocessing. For another `num_classes` the classifier is newly initialized, with a warning. For other
@@ -137,22 +141,67 @@ def create_model(
         >>> sum(isinstance(module, senet.nn.Attention) for module in eca.modules())
         4
     """
-    card = None
-    if pretrained is not False:
-        model_spec(name)  # report an unknown network before an unknown checkpoint
-        card = find_card(name, pretrained)
-    spec = model_spec(name, **(card.network_options() if card else {}) | options)
+    source = _weights_source(name, pretrained)
+    name = source.model if source else name
+    spec = model_spec(name, **(source.options if source else {}) | options)
     images = options.get("preprocessing")
     if isinstance(images, Preprocessing) and images.in_channels != spec.in_channels:
         raise SenetError(f"preprocessing is for {images.in_channels} channels and in_channels={spec.in_channels}")
     check_features(spec, features_only, out_stages, options)
     _check_placement(name, spec, options)
-    weights = fetch(card) if card else None
+    weights = source.read() if source else None
     with torch.device(device if device is not None else torch.get_default_device()):
         network = spec.build()
-    if card is not None and weights is not None:
-        load_weights(network, weights, layout=card.layout, transfer=True)
+    if source is not None and weights is not None:
+        load_weights(network, weights, layout=source.layout, transfer=True)
     return Backbone(network, out_stages) if features_only else network
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Pretrained weights, their network and its options."""
+
+    model: str
+    options: dict[str, Any]
+    read: Callable[[], Path | Mapping[str, Tensor]]
+    layout: str
+
+
+def _weights_source(name: str, pretrained: bool | str) -> _Weights | None:
+    """Return the source of the weights that `create_model` loads, or None for new ones."""
+    if is_address(name):
+        if not isinstance(pretrained, bool):
+            raise SenetError(
+                f"pretrained={pretrained!r}: {name} has its own weights; choose a revision with {name}@..."
+            )
+        return _repository_weights(HubAddress.parse(name))
+    if pretrained is False:
+        return None
+    model_spec(name)  # report an unknown network before an unknown checkpoint
+    return _card_weights(find_card(name, pretrained))
+
+
+def _card_weights(card: Card) -> _Weights:
+    return _Weights(card.model, card.network_options(), lambda: fetch(card), card.layout)
+
+
+def _repository_weights(address: HubAddress) -> _Weights:
+    """Return the weights of a repository of the Hub, downloaded and verified.
+
+    Raises:
+        CheckpointError: It holds no classifier of this package.
+    """
+    card = next((card for card in CARDS if card.repo == address.repo and address.revision is None), None)
+    if card is not None:
+        return _card_weights(card)
+    tensors, metadata = read_checkpoint(fetch_repository(address))
+    if metadata.model not in MODELS or metadata.task != "classification" or INSERTED in metadata.options:
+        raise CheckpointError(
+            f"{address} holds no plain classifier of senet.list_models(); use senet.load_model({str(address)!r})"
+        )
+    size = {"num_classes": len(metadata.classes), "in_channels": metadata.preprocessing.in_channels}
+    options = {**metadata.options, **size, "preprocessing": metadata.preprocessing}
+    return _Weights(metadata.model, options, lambda: tensors, "senet")
 
 
 def _check_placement(name: str, spec: ModelSpec, options: Mapping[str, Any]) -> None:
@@ -308,12 +357,30 @@ class LoadedModel:
     preprocessing: Preprocessing
     metadata: CheckpointMetadata
 
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Write the network to a repository of the Hugging Face Hub, as one commit.
+
+        Args:
+            repo: `user/name`.
+            **options: `private`, `revision`, `licence`, `evaluation` and `inspection`, as in
+                `senet.integrations.hub.push`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            SenetError: The network can't be rebuilt from its metadata, or the Hub refuses.
+        """
+        from senet.integrations.hub import push
+
+        return push(self.model, self.metadata, repo, **options)
+
 
 def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> LoadedModel:
     """Load a classifier's checkpoint from training. `senet.load_model` also loads checkpoints of other tasks.
 
     Args:
-        path: The `.safetensors` file or the training's folder (loads the best checkpoint).
+        path: The `.safetensors` file, the training's folder (loads the best checkpoint), or `hf://user/name`.
         factory: `module:function` of the user's own network, if the checkpoint needs it. A file must not choose by
             itself which code is imported.
 
@@ -342,7 +409,7 @@ def load_network(
     Raises:
         CheckpointError: The file is unusable, or its weights don't fit.
     """
-    tensors, metadata = read_checkpoint(Path(path))
+    tensors, metadata = read_checkpoint(local_checkpoint(path))
     name = network_of(path, metadata, factory)
     if ":" not in name:  # first on the meta device, because metadata may claim any size
         with torch.device("meta"):

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from senet.cli import make_parser
 
 GUIDES = (
     "coming-from-timm", "add-se", "fine-tune", "resume", "several-gpus", "read-the-gates", "when-se-does-not-help",
-    "troubleshooting",
+    "troubleshooting", "hugging-face-hub",
 )  # fmt: skip
 
 COMMAND = re.compile(r"(?:^|\s)(?:-m )?senet (?=[a-z-])")
@@ -36,7 +37,7 @@ def commands(page: str) -> list[str]:
 def arguments(line: str) -> list[str]:
     """What follows `senet` on a line."""
     words = shlex.split(COMMAND.split(line, maxsplit=1)[1], comments=True)
-    return words[: words.index("&")] if "&" in words else words
+    return list(takewhile(lambda word: word not in ("&", ">"), words))
 
 
 @pytest.mark.parametrize("guide", GUIDES)

@@ -68,12 +68,15 @@ def chosen_initialization(
     Raises:
         SenetError: They contradict each other, or have no effect.
     """
+    from senet.weights.repository import local_checkpoint
+
     model, path = options.model, options.checkpoint
     if model is not None:
         shared.refuse_checkpoint(model)
     if path is not None:
         if options.pretrained is not None:
             raise SenetError(f"{'--' if options.pretrained else '--no-'}pretrained: the weights are those of {path}")
+        path = str(local_checkpoint(path))
         if external.is_external(path):
             return with_head(options, external.external_initialization(options, network, path, model))
         external.refuse_choice(options, f"{path} is a checkpoint of this package, which holds one network")

@@ -15,75 +15,33 @@ Example:
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 
+from senet.integrations.timm_config import PREFIX, for_timm, timm_config
 from senet.integrations.timm_network import TimmNetwork
-from senet.models import MODELS, ModelSpec
-from senet.models.bn_inception import BNInceptionSpec
-from senet.models.inception_resnet_v2 import InceptionResNetV2Spec
-from senet.models.inception_v3 import InceptionV3Spec
-from senet.models.resnet import ResNetSpec
-from senet.models.resnet_cifar import PreActSpec
-from senet.models.vgg import VGGSpec
-from senet.preprocessing import IMAGENET, Preprocessing
+from senet.models import MODELS
 from senet.weights import Card, fetch, find_card, load_weights
 from senet.weights.catalog import CARDS
 
 __all__: list[str] = []  # timm adds the name of each network
 
-PREFIX: Final = "senet_"
-
-_FIRST_CONVOLUTION: Final[dict[type[ModelSpec], str]] = {
-    **dict.fromkeys((ResNetSpec, BNInceptionSpec, InceptionV3Spec, InceptionResNetV2Spec), "stem.0.0"),
-    PreActSpec: "stem",
-    VGGSpec: "stages.1.0.conv",
-}
-"""Paths that aren't `stem.0`."""
-
-
-def _rgb(images: Preprocessing) -> Preprocessing:
-    """Return a preprocessing that timm can apply. Instead of Caffe's (BGR in 0..255) it is ImageNet's."""
-    if images.channel_order == "RGB" and images.value_range == 1.0:
-        return images
-    return replace(IMAGENET, size=images.size, crop_fraction=images.crop_fraction, interpolation=images.interpolation)
-
-
-def _config(spec: ModelSpec, images: Preprocessing) -> dict[str, Any]:
-    """Return timm's configuration of a network and of its images."""
-    stride = spec.feature_info[-1].stride
-    # Unpadded convolutions of the networks for 299 pixels cut off the borders.
-    pool_size = tuple(side // stride - (side == 299) for side in images.size)
-    return {
-        "input_size": (3, *images.size),
-        "pool_size": pool_size,
-        "crop_pct": images.crop_fraction,
-        "interpolation": images.interpolation,
-        "mean": images.mean,
-        "std": images.std,
-        "num_classes": spec.num_classes,
-        "first_conv": _FIRST_CONVOLUTION.get(type(spec), "stem.0"),
-        "classifier": "head.fc",
-    }
-
 
 def _card_config(card: Card) -> dict[str, Any]:
-    config = _config(MODELS[card.model], card.preprocessing)
+    config = timm_config(MODELS[card.model], card.preprocessing)
     return config | {"hf_hub_id": card.repo, "license": card.licence}
 
 
 def _configs() -> dict[str, Any]:
     cards = {f"{PREFIX}{card.model}.{card.tag}": _card_config(card) for card in CARDS}
     published = {card.model for card in CARDS}
-    others = {
-        f"{PREFIX}{name}": _config(s, _rgb(s.preprocessing)) for name, s in MODELS.items() if name not in published
-    }
-    return cards | others
+    others = {name: spec for name, spec in MODELS.items() if name not in published}
+    return cards | {f"{PREFIX}{name}": timm_config(s, for_timm(s.preprocessing)) for name, s in others.items()}
 
 
 default_cfgs = generate_default_cfgs(_configs())
@@ -118,7 +76,7 @@ def _build(
 ) -> TimmNetwork:
     """Build a network from timm's options, and from those of its spec."""
     own = MODELS[name]
-    given: dict[str, Any] = {"preprocessing": _rgb(own.preprocessing)}
+    given: dict[str, Any] = {"preprocessing": for_timm(own.preprocessing)}
     if card is not None:
         given |= card.network_options()
     if drop_rate is not None and "dropout" in {field.name for field in fields(own)}:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import final
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -249,6 +250,25 @@ class ConvNet(nn.Module):
         kept = {key: value for key, value in self.head.state_dict().items() if not key.startswith("fc.")}
         head.load_state_dict(kept, strict=False)
         self.head = head
+
+    def push_to_hub(self, repo: str, *, classes: Sequence[str] = (), **options: Any) -> str:
+        """Write the network to a repository of the Hugging Face Hub, as one commit.
+
+        Args:
+            repo: `user/name`.
+            classes: Class names, in the order of the outputs. Without names the outputs are numbered.
+            **options: `private`, `revision`, `licence`, `evaluation` and `inspection`, as in
+                `senet.integrations.hub.push`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            SenetError: The network can't be rebuilt from its spec, or the Hub refuses.
+        """
+        hub = import_module("senet.integrations.hub")  # by name, since models don't know the packages above them
+        url: str = hub.push(self, hub.described(self, tuple(classes)), repo, **options)
+        return url
 
 
 def _initialize(model: nn.Module) -> None:

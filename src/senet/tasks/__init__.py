@@ -55,7 +55,8 @@ def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> L
     """Load a trained checkpoint of any task.
 
     Args:
-        path: The `.safetensors` file, or the run's folder for its best checkpoint.
+        path: The `.safetensors` file, the run's folder for its best checkpoint, or `hf://user/name[@revision]` for a
+            repository of the Hugging Face Hub.
         factory: `module:function` of a network of your own. A file can't choose the code that is imported.
 
     Returns:

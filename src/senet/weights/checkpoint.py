@@ -22,8 +22,12 @@ from senet.weights.strict_json import MOST_BYTES, parse_object
 from senet.weights.values import tensor_issue
 
 __all__ = [
+    "HUB_CONFIG",
+    "HUB_KEY",
+    "HUB_WEIGHTS",
     "CheckpointMetadata",
     "is_checkpoint_file",
+    "metadata_to_dict",
     "read_checkpoint",
     "weights_file",
     "write_checkpoint",
@@ -31,6 +35,12 @@ __all__ = [
 ]
 
 FORMAT = 1
+
+HUB_WEIGHTS, HUB_CONFIG = "model.safetensors", "config.json"
+"""The weights and the metadata in a folder for the Hugging Face Hub."""
+
+HUB_KEY = "senet"
+"""The key of the metadata in `HUB_CONFIG`. Other libraries read the other keys."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +103,15 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Checkp
         ('cat', 'dog')
     """
     path = Path(path)
+    content = metadata_to_dict(metadata)
+    _in_json(content, path)
+    write_tensors(path, tensors)
+    text = _in_json({"format": FORMAT, "sha256": sha256(path)} | content, path) + "\n"
+    write_atomically(path.with_suffix(".json"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def metadata_to_dict(metadata: CheckpointMetadata) -> dict[str, Any]:
+    """Return the metadata as in a checkpoint's file. A non-finite metric becomes None."""
     content = asdict(metadata)
     content["metrics"] = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -101,10 +120,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: Checkp
     content["data"] = metadata.data.to_dict() if metadata.data else None
     if metadata.task == "classification":  # the format of releases that knew no other task
         del content["task"], content["head"]
-    _in_json(content, path)
-    write_tensors(path, tensors)
-    text = _in_json({"format": FORMAT, "sha256": sha256(path)} | content, path) + "\n"
-    write_atomically(path.with_suffix(".json"), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return content
 
 
 def _in_json(content: dict[str, Any], path: Path) -> str:
@@ -144,7 +160,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata]:
     """Read and verify a checkpoint written by `write_checkpoint`.
 
     Args:
-        path: The `.safetensors` file, its `.json`, or a training's output folder (its `best.safetensors`).
+        path: The `.safetensors` file, its `.json`, a training's output folder (its `best.safetensors`), or a folder of
+            the Hugging Face Hub.
 
     Returns:
         The state dict and the metadata.
@@ -165,7 +182,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata]:
         (['head.fc.bias'], True)
     """
     path = weights_file(Path(path))
-    metadata, digest = _read_metadata(path.with_suffix(".json"), path)
+    file = _metadata_file(path)
+    metadata, digest = _read_metadata(file, path)
     try:
         found = sha256(path)
         if found == digest:
@@ -174,7 +192,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], CheckpointMetadata]:
         raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
     if found != digest:
         raise CheckpointError(
-            f"{path}: its hash differs from the one in {path.stem}.json: truncated, altered, or from another run"
+            f"{path}: its hash differs from the one in {file.stem}.json: truncated, altered, or from another run"
         )
     for key, tensor in tensors.items():
         wrong = tensor_issue(tensor)
@@ -190,6 +208,10 @@ def _read_metadata(file: Path, weights: Path) -> tuple[CheckpointMetadata, str]:
     try:
         with file.open("rb") as opened:
             content = parse_object(opened.read(MOST_BYTES + 1))
+        if weights.name == HUB_WEIGHTS and file.name == HUB_CONFIG:
+            if not isinstance(content.get(HUB_KEY), dict):
+                raise CheckpointError(f"{file} describes no network of this package: {HUB_KEY!r} is missing")
+            content = content[HUB_KEY]
         version, digest = content.pop("format"), content.pop("sha256")
         if type(version) is not int or version != FORMAT:
             raise CheckpointError(
@@ -227,13 +249,17 @@ def _metric(name: str, value: Any) -> float:
 
 
 def weights_file(path: Path) -> Path:
-    """Resolve a path to a `.safetensors` file: itself, the one beside its `.json`, or a training's best network.
+    """Resolve a path to a `.safetensors` file: itself, the one beside its `.json`, or the one in a folder.
+
+    In a training's folder it is the best network.
 
     Raises:
         CheckpointError: The file does not exist.
     """
     if path.is_dir():
-        path = path / "best.safetensors"
+        path = path / (HUB_CONFIG if _is_hub_folder(path) else "best.safetensors")
+    if path.name == HUB_CONFIG and _is_hub_folder(path.parent):
+        path = path.with_name(HUB_WEIGHTS)
     if path.suffix == ".json":
         path = path.with_suffix(".safetensors")
     if path.suffix != ".safetensors":
@@ -241,3 +267,16 @@ def weights_file(path: Path) -> Path:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; a training writes best.safetensors and last.safetensors")
     return path
+
+
+def _is_hub_folder(folder: Path) -> bool:
+    others = ("best.safetensors", "config.safetensors")
+    return (folder / HUB_CONFIG).is_file() and not any((folder / name).exists() for name in others)
+
+
+def _metadata_file(weights: Path) -> Path:
+    """Return the metadata's file beside the weights: NAME.json, or the configuration in a folder of the Hub."""
+    own = weights.with_suffix(".json")
+    if weights.name == HUB_WEIGHTS and not own.is_file() and _is_hub_folder(weights.parent):
+        return weights.with_name(HUB_CONFIG)
+    return own

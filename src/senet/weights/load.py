@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from senet.weights.contents import Contents, flattened
 from senet.weights.matching import Choice, match, tables_of
 from senet.weights.mismatch import described_key, mismatch
 from senet.weights.reading import read_contents
+from senet.weights.repository import local_checkpoint
 from senet.weights.rules import Table
 from senet.weights.transfer import adapt_stem, drop_head
 from senet.weights.values import value_issue
@@ -80,8 +80,8 @@ def load_weights(
     Args:
         model: A network of this package, on any device. On `meta` it takes the tensors themselves. It may be compiled
             or wrapped in `DataParallel` and the like. Any other network takes weights with its own names.
-        source: A `.safetensors`, `.caffemodel` or PyTorch file, a checkpoint folder, or a state dict, alone or in any
-            wrapper.
+        source: A `.safetensors`, `.caffemodel` or PyTorch file, a checkpoint folder, `hf://user/name`, or a state dict,
+            alone or in any wrapper.
         layout: A name in `LAYOUTS`, or `auto` to detect the layout from the keys.
         transfer: Allow another classifier and another number of input channels. A missing classifier, or one for
             another number of classes, keeps the network's own weights. The first convolution's weights are adapted:
@@ -186,7 +186,7 @@ def _contents(source: object) -> Contents:
         return flattened(source, "the state dict")
     if not isinstance(source, str | os.PathLike):
         raise SenetError(f"source must be a path or a state dict, not a {type(source).__name__}")
-    return read_contents(Path(source))
+    return read_contents(local_checkpoint(source))
 
 
 def _network(model: nn.Module) -> nn.Module:
