@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from senet.inspection.curves import packed
 from senet.inspection.inspection import Inspection
-from senet.pages import assemble, script_json
+from senet.pages import assemble, in_script
 from senet.spreadsheet import text_cell
 
 __all__ = ["page", "write"]
@@ -94,8 +94,9 @@ def page(inspection: Inspection) -> str:
         "plain_curves": plain,
         "examples": [asdict(example) for example in inspection.examples],
     }
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return assemble(
-        _part("page.html"), STYLE=_part("page.css"), SCRIPT=_part("page.js"), DATA=script_json(data), CURVES=curves
+        _part("page.html"), STYLE=_part("page.css"), SCRIPT=_part("page.js"), DATA=in_script(text), CURVES=curves
     )
 
 

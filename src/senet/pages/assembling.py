@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
-import json
 from importlib.resources import files
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["assemble", "script_json", "thumbnail"]
+__all__ = ["assemble", "in_script", "thumbnail"]
+
+SMALL = 64
+"""Images up to this size are stored without loss."""
 
 
 def assemble(template: str, **parts: str) -> str:
@@ -31,9 +33,8 @@ def assemble(template: str, **parts: str) -> str:
     return "".join(pieces)
 
 
-def script_json(value: Any) -> str:
+def in_script(text: str) -> str:
     """Return JSON for a script element, where only "</script" and "<!--" have an effect. So every "<" is escaped."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")
 
 
@@ -46,6 +47,7 @@ def thumbnail(image: Image.Image, edge: int) -> str:
     """
     small = image.convert("RGB")
     small.thumbnail((edge, edge))
+    kind = "PNG" if max(small.size) <= SMALL else "JPEG"
     file = BytesIO()
-    small.save(file, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
+    small.save(file, kind, quality=80)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
