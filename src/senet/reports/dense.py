@@ -91,7 +91,7 @@ def _worst(
     result: DenseEvaluation, loaded: LoadedModel, source: DenseSource, classes: Sequence[str], precision: str
 ) -> list[dict[str, Any]]:
     """Predict the images with the lowest scores again, and draw truth and prediction."""
-    scored = [metrics for metrics in result.image_metrics if metrics["score"] is not None]
+    scored = [metrics for metrics in result.image_metrics if metrics["score"] is not None and metrics["score"] < 1]
     task, names, numbers = task_of(loaded), output_names(loaded, classes), class_numbers(outputs_of(loaded, classes))
     transform, found = task.transform(loaded.preprocessing, None), []
     with running(loaded.model, precision) as device:

@@ -46,13 +46,13 @@ def write_document(folder: Path, document: Mapping[str, Any], shown: Mapping[str
         shown: Further parts of the page, such as thumbnails. They replace parts of the same name.
     """
     (folder / "report.json").write_text(dump({"kind": KIND} | dict(document), indent=1), encoding="utf-8")
-    page = files("senet.reports") / "page"
-    parts = {
-        name: (page / f"page.{end}").read_text(encoding="utf-8") for name, end in (("STYLE", "css"), ("SCRIPT", "js"))
-    }
-    template = (page / "page.html").read_text(encoding="utf-8")
+    template, style, script = (_part(f"page.{end}") for end in ("html", "css", "js"))
     data = in_script(dump(dict(document) | dict(shown), indent=None))
-    (folder / "index.html").write_text(assemble(template, DATA=data, **parts), encoding="utf-8")
+    (folder / "index.html").write_text(assemble(template, DATA=data, STYLE=style, SCRIPT=script), encoding="utf-8")
+
+
+def _part(name: str) -> str:
+    return (files("senet.reports") / "page" / name).read_text(encoding="utf-8")
 
 
 def write_rows(path: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -108,6 +108,4 @@ def write_confusion(folder: Path, confusion: np.ndarray, classes: Sequence[str],
 
 def _label(name: str) -> str:
     short = name if len(name) <= 24 else f"{name[:23]}…"
-    return (
-        short.encode("ascii", "backslashreplace").decode() if any("\ud800" <= c <= "\udfff" for c in short) else short
-    )
+    return short.encode("utf-8", "backslashreplace").decode()

@@ -193,10 +193,11 @@ function matrix() {
 }
 
 // ---- images --------------------------------------------------------------------------------------------------------
+const images = [];
 function photo(source, label) {
   if (!source) return make("div", { class: "photo" }, "no image");
-  const image = make("img", { src: source, alt: label, loading: "lazy" });
-  image.onload = () => image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) < 48);
+  const image = make("img", { src: source, alt: label });
+  images.push(image.decode().then(() => image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) < 48)));
   return make("div", { class: "photo" }, image);
 }
 function confusions() {
@@ -219,7 +220,7 @@ function worst() {
   const figures = (w) => segmentation ? `mean IoU ${share(w.score)}` : `F1 ${share(w.score)}: ${w.found} found, ${w.missed} missed, ${w.false} false`;
   $("worst-list").replaceChildren(...data.worst.map((w) => make("div", { class: "pair" },
     make("h3", { title: w.path }, `${basename(w.path)} · ${figures(w)}`),
-    make("div", {}, ...["truth", "prediction"].map((key) => make("figure", {}, make("img", { src: w[key], alt: key, loading: "lazy" }), make("figcaption", {}, key)))))));
+    make("div", {}, ...["truth", "prediction"].map((key) => make("figure", {}, make("img", { src: w[key], alt: key }), make("figcaption", {}, key)))))));
 }
 
 // ---- start ---------------------------------------------------------------------------------------------------------
@@ -238,5 +239,5 @@ for (const [id, there, draw] of sections) {
 }
 $("footer").textContent = `Evaluated ${plural(data.images, "image")} in ${data.seconds.toFixed(1)} seconds. ` +
   (classification ? "predictions.csv has each image's prediction." : "images.csv has each image's figures.");
-root.dataset.ready = "yes";
+Promise.all(images).then(() => { root.dataset.ready = "yes"; });
 }
