@@ -1,5 +1,6 @@
 """Inference: evaluate a trained network on labelled data, predict on image files."""
 
+from senet.inference.arrays import Classification
 from senet.inference.class_metrics import ClassMetrics
 from senet.inference.dense import DenseEvaluation, DensePrediction, evaluate_dense, predict_dense
 from senet.inference.evaluation import Evaluation, evaluate
@@ -8,6 +9,7 @@ from senet.inference.prediction import Prediction, predict
 
 __all__ = [
     "ClassMetrics",
+    "Classification",
     "DenseEvaluation",
     "DensePrediction",
     "Evaluation",

@@ -155,7 +155,9 @@ class SegmentationObjective(Objective):
             counts, self._counts = np.stack(self._counts), []
             found = {"miou": bootstrap(counts, _mean_iou), "dice": bootstrap(counts, _mean_dice)}
             self.intervals = {key: interval for key, interval in found.items() if interval}
-            self.images = [{"score": None if np.isnan(score) else float(score)} for score in _mean_iou(counts.astype(np.float64))]
+            self.images = [
+                {"score": None if np.isnan(score) else float(score)} for score in _mean_iou(counts.astype(np.float64))
+            ]
             self.details = {"confusion": matrix.tolist()}
         self.per_class = {
             name: {"iou": i, "dice": d} for name, i, d in zip(self.classes, iou.tolist(), dice.tolist(), strict=True)
