@@ -16,7 +16,7 @@ import senet
 from senet.cli import make_parser
 
 GUIDES = (
-    "coming-from-timm", "add-se", "fine-tune", "resume", "several-gpus", "read-the-gates", "when-se-does-not-help",
+    "coming-from-timm", "add-se", "evaluate", "fine-tune", "resume", "several-gpus", "read-the-gates", "when-se-does-not-help",
     "troubleshooting",
 )  # fmt: skip
 

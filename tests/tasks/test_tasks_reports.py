@@ -87,7 +87,8 @@ def test_the_page_draws_the_worst_images(kind, request, tmp_path):
 def test_one_object_is_found_once_and_a_crowd_counts_neither_way():
     box = [0.0, 0.0, 10.0, 10.0]
     prediction = {"boxes": torch.tensor([box, box, [50.0, 50, 60, 60], box, [80.0, 80, 90, 90]]),
-                  "scores": torch.tensor([0.9, 0.8, 0.7, 0.6, 0.4]), "labels": torch.tensor([0, 0, 0, 1, 0])}  # fmt: skip
+                  "scores": torch.tensor([0.9, 0.8, 0.7, 0.6, 0.4]),
+                  "labels": torch.tensor([0, 0, 0, 1, 0])}  # fmt: skip
     truth = {"boxes": torch.tensor([box, [20.0, 20, 30, 30], [48.0, 48, 99, 99]]), "labels": torch.tensor([0, 0, 0]),
              "iscrowd": torch.tensor([0, 0, 1]), "area": torch.tensor([100.0, 100, 2601])}  # fmt: skip
     found = image_errors(prediction, truth)
