@@ -16,8 +16,8 @@ import senet
 from senet.cli import make_parser
 
 GUIDES = (
-    "coming-from-timm", "add-se", "evaluate", "fine-tune", "resume", "several-gpus", "read-the-gates", "when-se-does-not-help",
-    "troubleshooting",
+    "coming-from-timm", "add-se", "fine-tune", "resume", "several-gpus", "read-the-gates", "when-se-does-not-help",
+    "troubleshooting", "evaluate",
 )  # fmt: skip
 
 COMMAND = re.compile(r"(?:^|\s)(?:-m )?senet (?=[a-z-])")
