@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report",
         type=Path,
         metavar="DIR",
-        help="folder for a page (index.html), report.json, CSV files and an image of the confusion matrix: confusions, calibration, worst "
-        "images (default: none). Unreadable images are left out and listed",
+        help="folder for a page (index.html), report.json, CSV files and an image of the confusion matrix (default: "
+        "none). Unreadable images are left out and listed",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
