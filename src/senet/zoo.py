@@ -375,6 +375,62 @@ class LoadedModel:
 
         return push(self.model, self.metadata, repo, **options)
 
+    def predict(self, images: Any, *, batch_size: int = 64) -> list[Any]:
+        """Predict images, with the preprocessing of the training, on the network's own device.
+
+        Args:
+            images: A path, a Pillow image, a uint8 array (H, W, 3) or (H, W), a list of these, a uint8 array
+                (N, H, W, 3), or preprocessed images, a float tensor (N, C, H, W).
+            batch_size: Images in a batch.
+
+        Returns:
+            A list with one entry for each image, also for a single one. A classifier gives a
+            `senet.inference.Classification`, with `label`, `probability` and `probabilities`. A detector gives a
+            dictionary with `boxes`, `scores` and `labels` from 0, a segmentation network (H, W) class numbers, both at
+            the image's own size.
+
+        Raises:
+            SenetError: The images have another form, or one is unreadable.
+
+        Example:
+            >>> import numpy as np
+            >>> import senet
+            >>> from senet.preprocessing import CIFAR
+            >>> from senet.weights import CheckpointMetadata
+            >>> from senet.zoo import LoadedModel
+            >>> metadata = CheckpointMetadata(model="se_cifar_resnet20", classes=("cat", "dog"), preprocessing=CIFAR)
+            >>> network = senet.create_model("se_cifar_resnet20", num_classes=2).eval()
+            >>> loaded = LoadedModel(network, metadata.classes, CIFAR, metadata)  # or senet.load_model(PATH)
+            >>> pixels = np.zeros((48, 64, 3), dtype=np.uint8)
+            >>> [prediction] = loaded.predict(pixels)
+            >>> prediction.label in ("cat", "dog"), loaded.predict_proba([pixels] * 3).shape, loaded.embed(pixels).shape
+            (True, torch.Size([3, 2]), torch.Size([1, 64]))
+        """
+        found: list[Any] = importlib.import_module("senet.inference.arrays").predict(
+            self, images, batch_size=batch_size
+        )
+        return found
+
+    def predict_proba(self, images: Any, *, batch_size: int = 64) -> Tensor:
+        """Return a classifier's probabilities, (N, classes) in the order of `classes`, on the CPU. See `predict`.
+
+        Raises:
+            SenetError: As `predict`, or the network is no classifier.
+        """
+        found: Tensor = importlib.import_module("senet.inference.arrays").predict_proba(
+            self, images, batch_size=batch_size
+        )
+        return found
+
+    def embed(self, images: Any, *, batch_size: int = 64) -> Tensor:
+        """Return a classifier's features, (N, features) on the CPU: the input of its last linear layer. See `predict`.
+
+        Raises:
+            SenetError: As `predict`, or the network is no classifier, or it has no such layer, as an exported file.
+        """
+        found: Tensor = importlib.import_module("senet.inference.arrays").embed(self, images, batch_size=batch_size)
+        return found
+
 
 def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> LoadedModel:
     """Load a classifier's checkpoint from training. `senet.load_model` also loads checkpoints of other tasks.

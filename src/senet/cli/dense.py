@@ -9,17 +9,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from senet.cli import options as shared
-from senet.cli.output import counting, print_json, print_split, print_table, span
+from senet.cli.output import counting, print_json, print_split, print_table, print_unreadable, span
 from senet.cli.output_names import output_names, refuse_images, relative_paths
 from senet.cli.predictions import ENDINGS, write_boxes, write_masks
 from senet.console import printable
 from senet.errors import SenetError
 
 if TYPE_CHECKING:
+    from senet.data import DenseSource
     from senet.inference import DensePrediction
     from senet.zoo import LoadedModel
 
-__all__ = ["evaluate", "predict"]
+__all__ = ["evaluate", "percent", "predict"]
 
 BATCH = 8
 
@@ -31,6 +32,7 @@ def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
     """Evaluate and print."""
     from senet.data.checks import check_masks
     from senet.inference import choose_split, evaluate_dense
+    from senet.reports import report_dense
     from senet.tasks import task_named
     from senet.training.fit import check_annotations
 
@@ -41,20 +43,24 @@ def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
     check_annotations(data, lambda line: print(printable(line), file=sys.stderr))
     chosen = choose_split(data, description.data, options.split)
     check_masks(data, data.splits if chosen.split == "all" else [chosen.split], training=False)
+    about = {"checkpoint": options.checkpoint, "model": description.model, "task": description.task,
+             "data": data.name} | chosen.to_dict()  # fmt: skip
+    source: DenseSource = chosen.source  # type: ignore[assignment]
+    settings: dict[str, Any] = {
+        "batch_size": options.batch_size or BATCH,
+        "precision": options.precision,
+        "workers": options.workers,
+    }
     with counting("evaluating") as progress:
-        result = evaluate_dense(
-            loaded,
-            chosen.source,  # type: ignore[arg-type]
-            data.classes,
-            batch_size=options.batch_size or BATCH,
-            precision=options.precision,
-            workers=options.workers,
-            progress=progress,
-        )
+        if options.report is None:
+            result = evaluate_dense(loaded, source, data.classes, progress=progress, **settings)
+            document = about | result.to_dict()
+        else:
+            result, document = report_dense(
+                options.report, loaded, source, data.classes, about=about, progress=progress, **settings
+            )
     if options.json:
-        what = {"checkpoint": options.checkpoint, "model": description.model, "task": description.task,
-                "data": data.name}  # fmt: skip
-        print_json(what | chosen.to_dict() | result.to_dict())
+        print_json(document)
         return 0
     metrics = task_named(description.task).metrics
     row = [f"{result.images:,}", *(f"{result.metrics[s.key]:.2%}" for s in metrics), f"{result.seconds:.1f}"]
@@ -62,10 +68,13 @@ def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
     spans = ["95 % of images", *(span(result.intervals.get(s.key)) for s in metrics), ""]
     print_table(head, [row, spans], title=f"{description.model} on {data.name}", left=0)
     print_split(chosen)
+    print_unreadable(result.unreadable)
     if result.per_class and (options.per_class or description.task == "segmentation"):
         keys = list(next(iter(result.per_class.values())))
-        rows = [[name, *map(_percent, values.values())] for name, values in result.per_class.items()]
+        rows = [[name, *map(percent, values.values())] for name, values in result.per_class.items()]
         print_table(("class", *(FIGURES.get(key, key) for key in keys)), rows)
+    if options.report is not None:
+        print(f"open {options.report / 'index.html'}")
     return 0
 
 
@@ -73,7 +82,8 @@ FIGURES = {"iou": "IoU", "dice": "Dice", "map": "mAP"}
 """Return the column heads of the metrics of a class."""
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Format a fraction, or a dash for None."""
     return "-" if value is None else f"{value:.2%}"
 
 

@@ -13,7 +13,7 @@ from senet.console import plain_console, plain_progress, printable
 if TYPE_CHECKING:
     from senet.inference import EvaluationSplit
 
-__all__ = ["counting", "print_json", "print_split", "print_table", "span", "tolerant_output"]
+__all__ = ["counting", "print_json", "print_split", "print_table", "print_unreadable", "span", "tolerant_output"]
 
 
 def print_json(value: Any) -> None:
@@ -51,6 +51,14 @@ def print_split(split: EvaluationSplit) -> None:
     print(split.description)
     for warning in split.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def print_unreadable(unreadable: Sequence[tuple[str, str]], *, most: int = 10) -> None:
+    """Print the images that were left out to standard error."""
+    for path, reason in unreadable[:most]:
+        print(printable(f"left out: {path}: {reason}"), file=sys.stderr)
+    if len(unreadable) > most:
+        print(f"left out: {len(unreadable):,} images in all", file=sys.stderr)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from senet.data import CorruptImage, DenseSource, eval_loader, load_image
 from senet.data.masks import IGNORE_INDEX
+from senet.errors import DataError
 from senet.inference.classes import output_names, outputs_of
 from senet.inference.device import running
 from senet.tasks import task_named
@@ -33,6 +34,11 @@ class DenseEvaluation:
         per_class: Class to its metrics. Segmentation has IoU and Dice of each class, None if it is neither present nor
             predicted. Detection has the mAP of each class that is present.
         intervals: Metric to its 95 % interval over images. Metrics without an interval are left out.
+        image_metrics: Metrics of each evaluated image, with its `index` in the source and a `score` in 0..1: the mean
+            IoU of its classes, or the F1 of its boxes. None without any object.
+        details: Further results: `curves` of detection, class to the precision at IoU 0.5 for recalls of 0, 0.01, ...,
+            1, and `confusion` of segmentation, (true class, predicted class) counts of pixels.
+        unreadable: (path, reason) of each image that was left out.
         seconds: Wall-clock time, loading included.
 
     Example:
@@ -47,6 +53,9 @@ class DenseEvaluation:
     per_class: dict[str, dict[str, float | None]]
     intervals: dict[str, tuple[float, float]]
     seconds: float
+    image_metrics: tuple[dict[str, float | None], ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+    unreadable: tuple[tuple[str, str], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready form."""
@@ -91,6 +100,7 @@ def evaluate_dense(
     batch_size: int = 8,
     precision: str = "32",
     workers: int | None = None,
+    corrupt: str = "raise",
     progress: Callable[[int, int], None] | None = None,
 ) -> DenseEvaluation:
     """Run a network over every image once, and measure at the image's own size.
@@ -102,10 +112,11 @@ def evaluate_dense(
         batch_size: Images in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
         workers: Processes that decode. None chooses.
+        corrupt: `"raise"` or `"skip"`: how a corrupt image is handled. Skipped images are listed in the result.
         progress: Called with the numbers of images done and in all.
 
     Raises:
-        DataError: A class is unknown to the network, or an image is corrupt.
+        DataError: A class is unknown to the network, an image is corrupt, or no image can be read.
 
     Example:
         >>> import tempfile
@@ -130,10 +141,12 @@ def evaluate_dense(
         ['dice', 'miou']
     """
     started = time.monotonic()
-    numbers = _numbers(outputs_of(loaded, classes))
+    numbers = class_numbers(outputs_of(loaded, classes))
     task = task_of(loaded)
     objective = task.objective(output_names(loaded, classes), alone=True)
-    dataset = task.evaluated(source, loaded.preprocessing, corrupt="raise")
+    dataset = task.evaluated(source, loaded.preprocessing, corrupt=corrupt)
+    indices: list[int] = []
+    unreadable: dict[str, str] = {}
     done = 0
     with running(loaded.model, precision) as device:
         objective.to(device)
@@ -144,22 +157,35 @@ def evaluate_dense(
             ]
             images = [image.to(device) for image in batch.images]
             objective.validation_step(loaded.model, batch._replace(images=images, targets=targets))
+            indices += batch.indices[batch.valid].tolist()
+            unreadable |= dict(batch.corrupt)
             done += len(images)
             if progress is not None:
                 progress(done, len(dataset))
+    if not indices:
+        raise DataError("no image could be read")
     metrics = {key: float(value) for key, value in objective.val_metrics().items()}
     per_class: dict[str, dict[str, float | None]] = {
         name: {key: None if math.isnan(value) else value for key, value in values.items()}
         for name, values in objective.per_class.items()
     }
-    return DenseEvaluation(done, metrics, per_class, dict(objective.intervals), time.monotonic() - started)
+    return DenseEvaluation(
+        images=len(indices),
+        metrics=metrics,
+        per_class=per_class,
+        intervals=dict(objective.intervals),
+        seconds=time.monotonic() - started,
+        image_metrics=tuple({"index": i} | dict(m) for i, m in zip(indices, objective.images, strict=True)),
+        details=dict(objective.details),
+        unreadable=tuple(unreadable.items()),
+    )
 
 
 NUMBERED = ("labels", "mask")
 """Targets that hold class numbers."""
 
 
-def _numbers(outputs: Tensor) -> Tensor:
+def class_numbers(outputs: Tensor) -> Tensor:
     """(256,) or more: the network's number for each class number of the data. `IGNORE_INDEX` stays unchanged."""
     table = torch.arange(max(len(outputs), IGNORE_INDEX + 1))
     table[: len(outputs)] = outputs

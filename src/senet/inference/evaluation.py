@@ -6,20 +6,30 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from senet.data import ImageDataset, Source, eval_loader, eval_transform
+from senet.errors import DataError
+from senet.inference.class_metrics import Calibration, ClassMetrics, calibration, class_metrics, overall_metrics
 from senet.inference.classes import output_names, outputs_of
 from senet.inference.device import running
 from senet.tasks.intervals import of_mean, wilson
 from senet.tasks.logits import logits_of
 from senet.zoo import LoadedModel
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "Observer", "evaluate"]
+
+
+class Observer(Protocol):
+    """A consumer of predictions, which need not be kept in memory."""
+
+    def __call__(self, indices: Tensor, labels: Tensor, probabilities: Tensor, /) -> None:
+        """Take one batch: positions in the source (n,), true classes (n,), probabilities (n, classes)."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +43,28 @@ class Evaluation:
         loss: Mean cross entropy in nats.
         per_class: Class to the top-1 accuracy of its images, or None without images.
         confusion: (true class, predicted class) counts, rows and columns in the order of the network's classes.
-        intervals: Metric (`top1`, `top5`, `loss`) to its 95 % interval over images. Metrics without an interval are
-        left out.
+        balanced_accuracy: Mean recall of the classes with images.
+        macro_f1: Mean F1 of the classes that are present or predicted.
+        calibration: Expected calibration error and reliability diagram.
+        classes: Class to its precision, recall and F1, in the order of the network's classes.
+        unreadable: (path, reason) of each image that was left out.
+        intervals: Metric (`top1`, `top5`, `loss`, `balanced_accuracy`, `macro_f1`) to its 95 % interval over images.
+            Metrics without an interval are left out.
         seconds: Wall-clock time, loading included.
 
     Example:
-        >>> from senet.inference import Evaluation
-        >>> result = Evaluation(10, 0.9, None, 0.3, {"cat": 0.8, "dog": 1.0}, [[4, 1], [0, 5]], {}, seconds=0.1)
-        >>> sum(map(sum, result.confusion)) == result.images
+        >>> import senet
+        >>> from senet.data import open_data, subsample
+        >>> from senet.inference import Evaluation, evaluate
+        >>> from senet.weights import CheckpointMetadata
+        >>> from senet.zoo import LoadedModel
+        >>> data = open_data("digits")
+        >>> metadata = CheckpointMetadata(
+        ...     model="se_cifar_resnet20", classes=data.classes, preprocessing=data.default_preprocessing)
+        >>> network = senet.create_model("se_cifar_resnet20", num_classes=10, in_channels=1).eval()
+        >>> loaded = LoadedModel(network, data.classes, data.default_preprocessing, metadata)  # or load_model(PATH)
+        >>> result: Evaluation = evaluate(loaded, subsample(data.val, 20), data.classes, workers=0)
+        >>> sum(map(sum, result.confusion)) == result.images == 20
         True
     """
 
@@ -50,6 +74,11 @@ class Evaluation:
     loss: float
     per_class: dict[str, float | None]
     confusion: list[list[int]]
+    balanced_accuracy: float
+    macro_f1: float
+    calibration: Calibration
+    classes: dict[str, ClassMetrics]
+    unreadable: tuple[tuple[str, str], ...]
     intervals: dict[str, tuple[float, float]]
     seconds: float
 
@@ -67,6 +96,8 @@ def evaluate(
     precision: str = "32",
     workers: int | None = None,
     device: torch.device | None = None,
+    corrupt: str = "raise",
+    observe: Observer | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Run a classifier over every image once, with the preprocessing of its training.
@@ -79,10 +110,12 @@ def evaluate(
         precision: `"32"`, `"bf16"` or `"fp16"`.
         workers: Processes that decode. None chooses.
         device: The device. None is the accelerator if there is one, else the CPU.
+        corrupt: `"raise"` or `"skip"`: how a corrupt image is handled. Skipped images are listed in the result.
+        observe: Called with each batch's predictions.
         progress: Called with the numbers of images done and in all.
 
     Raises:
-        DataError: A class is unknown to the network, or an image is corrupt.
+        DataError: A class is unknown to the network, an image is corrupt, or no image can be read.
 
     Example:
         >>> import senet
@@ -106,22 +139,38 @@ def evaluate(
     top1 = MulticlassAccuracy(count, average="micro", sync_on_compute=False)
     top5 = MulticlassAccuracy(count, average="micro", top_k=5, sync_on_compute=False) if count > 5 else None
     confusion = MulticlassConfusionMatrix(count, sync_on_compute=False)
-    dataset = ImageDataset(source, eval_transform(loaded.preprocessing), corrupt="raise")
+    dataset = ImageDataset(source, eval_transform(loaded.preprocessing), corrupt=corrupt)
     losses: list[float] = []
+    confidences: list[float] = []
+    right: list[bool] = []
+    unreadable: dict[str, str] = {}
+    seen = 0
     with running(loaded.model, precision, device) as device:
         for batch in eval_loader(dataset, batch_size=batch_size, workers=workers):
             images = batch.images.to(device, memory_format=torch.channels_last)
             output = loaded.model(images)
-            logits = logits_of(output, count, name=loaded.metadata.model).float().cpu()
-            labels = position[batch.labels]
-            losses += F.cross_entropy(logits, labels, reduction="none").tolist()
-            for metric in (top1, confusion) if top5 is None else (top1, top5, confusion):
-                metric.update(logits, labels)
+            logits = logits_of(output, count, name=loaded.metadata.model).float().cpu()[batch.valid]
+            labels = position[batch.labels[batch.valid]]
+            unreadable |= dict(batch.corrupt)
+            seen += len(images)
+            if len(labels):
+                losses += F.cross_entropy(logits, labels, reduction="none").tolist()
+                for metric in (top1, confusion) if top5 is None else (top1, top5, confusion):
+                    metric.update(logits, labels)
+                probabilities = logits.softmax(1)
+                confidence, predicted = probabilities.max(1)
+                confidences += confidence.tolist()
+                right += (predicted == labels).tolist()
+                if observe is not None:
+                    observe(batch.indices[batch.valid], labels, probabilities)
             if progress is not None:
-                progress(len(losses), len(dataset))
+                progress(seen, len(dataset))
+    if not losses:
+        raise DataError("no image could be read")
     matrix = confusion.compute()
     names = output_names(loaded, classes)
-    right, all_of = matrix.diagonal().tolist(), matrix.sum(1).tolist()
+    classes_found = dict(zip(names, class_metrics(matrix.numpy()), strict=True))
+    overall, overall_intervals = overall_metrics(matrix.numpy())
     done = len(losses)
     shares = {"top1": float(top1.compute())} | ({} if top5 is None else {"top5": float(top5.compute())})
     intervals = {name: wilson(round(share * done), done) for name, share in shares.items()}
@@ -131,8 +180,13 @@ def evaluate(
         top1=shares["top1"],
         top5=shares.get("top5"),
         loss=math.fsum(losses) / done,
-        per_class={c: r / n if n else None for c, r, n in zip(names, right, all_of, strict=True)},
+        per_class={name: found.recall for name, found in classes_found.items()},
         confusion=matrix.tolist(),
-        intervals=intervals | ({"loss": of_loss} if of_loss else {}),
+        balanced_accuracy=overall["balanced_accuracy"],
+        macro_f1=overall["macro_f1"],
+        calibration=calibration(confidences, right),
+        classes=classes_found,
+        unreadable=tuple(unreadable.items()),
+        intervals=intervals | overall_intervals | ({"loss": of_loss} if of_loss else {}),
         seconds=time.monotonic() - started,
     )

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from senet.inspection.curves import packed
 from senet.inspection.inspection import Inspection
+from senet.pages import assemble, in_script
 from senet.spreadsheet import text_cell
 
 __all__ = ["page", "write"]
@@ -93,16 +94,12 @@ def page(inspection: Inspection) -> str:
         "plain_curves": plain,
         "examples": [asdict(example) for example in inspection.examples],
     }
-    # Within a script element only "</script" and "<!--" have an effect, so every "<" is escaped.
-    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    parts = {"STYLE": _part("page.css"), "SCRIPT": _part("page.js"), "DATA": text, "CURVES": curves}
-    before, *rest = _part("page.html").split("{{")
-    pieces = [before]
-    for piece in rest:
-        name, _, after = piece.partition("}}")
-        pieces += [parts[name], after]
-    return "".join(pieces)
+    text = json.dumps(data, allow_nan=False, separators=(",", ":"))
+    return assemble(
+        _part("page.html"), STYLE=_part("page.css"), SCRIPT=_part("page.js"), DATA=in_script(text), CURVES=curves
+    )
 
 
 def _part(name: str) -> str:
+    """Return a file of the page."""
     return (files("senet.inspection") / "page" / name).read_text(encoding="utf-8")

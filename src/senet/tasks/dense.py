@@ -92,6 +92,10 @@ class DenseTask(Task):
     ) -> Image.Image:
         """Draw a prediction over the image. Boxes with a score below `score_threshold` are left out."""
 
+    @abstractmethod
+    def as_prediction(self, target: Mapping[str, Tensor]) -> Any:
+        """Convert an image's annotation to the form of `predictions`, for `draw`."""
+
     # Networks.
 
     def adapted(self, preprocessing: Preprocessing) -> Preprocessing:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-__all__ = ["LEVEL", "Interval", "bootstrap", "jackknife", "of_mean", "wilson"]
+__all__ = ["LEVEL", "Interval", "bootstrap", "bootstrap_confusion", "jackknife", "of_mean", "wilson"]
 
 LEVEL = 0.95
 
@@ -72,7 +72,40 @@ def bootstrap(
         return None
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
     flat = sums.reshape(count, -1).astype(np.float64)
-    figures = figure((draws @ flat).reshape(RESAMPLES, *sums.shape[1:]))
+    return _percentiles(figure((draws @ flat).reshape(RESAMPLES, *sums.shape[1:])), count, level)
+
+
+def bootstrap_confusion(
+    confusion: np.ndarray, figure: Callable[[np.ndarray], np.ndarray], *, level: float = LEVEL, seed: int = 0
+) -> Interval | None:
+    """Return the percentile interval of a metric in 0..1 of a classifier's confusion matrix.
+
+    Images of one cell are alike, so the cells are resampled in place of the images, as in `bootstrap`.
+
+    Args:
+        confusion: (C, C) counts of (true class, predicted class), one per image.
+        figure: From (R, 3, C) right, true and predicted images of each class to (R,) metrics.
+        level: Confidence level.
+        seed: Seed of the resampling.
+
+    Returns:
+        As `bootstrap`.
+    """
+    count, classes = int(confusion.sum()), len(confusion)
+    if count < 2:
+        return None
+    true, predicted = np.nonzero(confusion)
+    rng, shares = np.random.default_rng(seed), confusion[true, predicted] / count
+    sums = np.zeros((RESAMPLES, 3, classes))
+    for row in sums:  # one resample at a time, since there may be as many cells as images
+        drawn = rng.multinomial(count, shares)
+        row[0] = np.bincount(true, drawn * (true == predicted), minlength=classes)
+        row[1] = np.bincount(true, drawn, minlength=classes)
+        row[2] = np.bincount(predicted, drawn, minlength=classes)
+    return _percentiles(figure(sums), count, level)
+
+
+def _percentiles(figures: np.ndarray, count: int, level: float) -> Interval | None:
     figures = figures[np.isfinite(figures)]
     if not len(figures):
         return None

@@ -63,10 +63,15 @@ class Objective(nn.Module, ABC):
     Attributes:
         per_class: Class to its metrics, of the last `val_metrics`, empty if the task has none.
         intervals: Metric to its 95 % interval over images, of the last `val_metrics`, if this process evaluates alone.
+        images: Metrics of each image, of the last `val_metrics`, if the task has any and this process evaluates alone.
+            `score` in 0..1 orders the images: the worst one has the lowest.
+        details: Further JSON-ready results of the last `val_metrics`, if this process evaluates alone.
     """
 
     per_class: Mapping[str, Mapping[str, float]] = MappingProxyType({})
     intervals: Mapping[str, Interval] = MappingProxyType({})
+    images: Sequence[Mapping[str, float | None]] = ()
+    details: Mapping[str, Any] = MappingProxyType({})
 
     @property
     @abstractmethod

@@ -1,7 +1,5 @@
-"use strict";
 // One page, no library: data in two script elements, charts as SVG, single images on canvases.
 (async () => {
-const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const byPath = Object.fromEntries(data.blocks.map((block) => [block.path, block]));
 const rowOf = new Map(data.shown.map((k, i) => [k, i]));
@@ -9,21 +7,8 @@ const className = (k) => data.classes[k].name;
 const DASHES = ["", "6 3", "2 2", "9 3 2 3", "4 2", "1 3"];
 const MOST = DASHES.length;
 
-// A node: make("p", {class: "x"}, "text", child, ...); in SVG's name space where the tag is SVG's.
-const SVG = new Set(["svg", "path", "line", "text", "circle", "rect", "g", "title"]);
-function make(tag, attributes = {}, ...children) {
-  const node = SVG.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children);
-  return node;
-}
 const three = (value) => value.toFixed(3);
 const signed = (value) => (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(3);
-const percent = (value) => `${(100 * value).toFixed(1)}%`;
-const count = (value) => value.toLocaleString("en-US");
 
 // ---- class curves: see `packed` in curves.py -----------------------------------------------------------------------
 // Browsers decompress asynchronously, and a page can be captured or printed before that ends. So small reports are stored
@@ -113,15 +98,6 @@ function chart({ series, count: n, range, label, head, ticks }) {
   svg.addEventListener("pointerleave", leave);
   svg.addEventListener("blur", leave);
   return svg;
-}
-function tip(left, top, head, rows) {
-  const box = $("tip");
-  box.replaceChildren(make("b", {}, head), ...rows.map(([name, value, colour]) =>
-    make("div", {}, make("span", { style: colour ? `color:var(${colour})` : "" }, name), make("span", {}, value))));
-  box.hidden = false;
-  const { width, height } = box.getBoundingClientRect();
-  box.style.left = `${Math.max(4, Math.min(innerWidth - width - 4, left + 14))}px`;
-  box.style.top = `${top + 18 + height > innerHeight ? top - height - 12 : top + 18}px`;
 }
 function range(values) {
   let low = Math.min(...values), high = Math.max(...values);
@@ -331,9 +307,6 @@ function freezing() {
 }
 
 // ---- start ---------------------------------------------------------------------------------------------------------
-const root = document.documentElement;
-root.dataset.theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-$("theme").onclick = () => { root.dataset.theme = root.dataset.theme === "dark" ? "light" : "dark"; };
 document.title = `Gates of ${data.network}`;
 $("title").textContent = `Gates of ${data.network}`;
 $("subtitle").textContent = `${count(data.images)} images of ${data.data} · ${count(data.classes.length)} classes · ${data.blocks.length} blocks · ` +

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-__all__ = ["as_truth", "difficult_in"]
+__all__ = ["OUT_OF_RANGE", "as_truth", "difficult_in"]
 
 OUT_OF_RANGE = 1e12
 """An area in pixels outside COCO's ranges, the largest of which ends at 1e10."""

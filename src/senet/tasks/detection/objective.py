@@ -11,11 +11,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.detection import MeanAveragePrecision
+from torchvision.ops import box_iou
 
 from senet.data import DenseBatch
 from senet.errors import SenetError
 from senet.tasks.dense import by_shape
-from senet.tasks.detection.ignored import as_truth, difficult_in
+from senet.tasks.detection.ignored import OUT_OF_RANGE, as_truth, difficult_in
 from senet.tasks.intervals import Interval, jackknife
 from senet.tasks.means import Mean
 from senet.tasks.task import Objective
@@ -39,6 +40,11 @@ def detect(model: nn.Module, images: Sequence[Tensor]) -> list[dict[str, Tensor]
             boxes, scores = prediction["boxes"].float().cpu(), prediction["scores"].float().cpu()
             found[number] = {"boxes": boxes, "scores": scores, "labels": prediction["labels"].cpu() - 1}
     return found
+
+
+SURE = 0.5
+"""Smallest score of a box that counts in a single image."""
+OVERLAP = 0.5
 
 
 @final
@@ -102,6 +108,8 @@ class DetectionObjective(Objective):
         found = _precision(boxes, truth, class_metrics=self.alone)
         if self.alone:
             self.intervals = _intervals(boxes, truth)
+            self.images = [image_errors(*pair) for pair in zip(boxes, truth, strict=True)]
+            self.details = {"curves": _curves(found, self.classes)}
         if "map_per_class" in found and found["map_per_class"].ndim:
             pairs = zip(found["classes"].tolist(), found["map_per_class"].tolist(), strict=True)
             # Below 0: no box of that class counts.
@@ -115,11 +123,52 @@ Rows = Sequence[dict[str, Tensor]]
 
 def _precision(boxes: Rows, truth: Rows, *, class_metrics: bool = False) -> dict[str, Any]:
     """Compute COCO's metrics under torchmetrics' names."""
-    metric = MeanAveragePrecision(backend="faster_coco_eval", class_metrics=class_metrics, sync_on_compute=False)
+    metric = MeanAveragePrecision(backend="faster_coco_eval", class_metrics=class_metrics,
+                                  extended_summary=class_metrics, sync_on_compute=False)  # fmt: skip
     metric.warn_on_many_detections = False
     metric.update(list(boxes), list(truth))
     figures: dict[str, Any] = metric.compute()
     return figures
+
+
+def _curves(found: Mapping[str, Any], classes: Sequence[str]) -> dict[str, list[float]]:
+    """Return the precision of each present class at IoU 0.5, for recalls of 0, 0.01, ..., 1. Its mean is AP50."""
+    precision = torch.as_tensor(found["precision"])  # (IoU, recall, class, area, number of boxes), -1 without objects
+    if precision.ndim != 5:
+        return {}
+    numbers = found["classes"].reshape(-1).tolist()
+    curves = {classes[int(number)]: precision[0, :, row, 0, -1] for row, number in enumerate(numbers)}
+    return {name: [round(value, 4) for value in curve.tolist()] for name, curve in curves.items() if (curve >= 0).all()}
+
+
+def image_errors(prediction: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, float | None]:
+    """Count an image's found, missed and false objects at IoU 0.5, among the boxes with a score of 0.5 or more.
+
+    The likeliest box takes the unfound object of its class with which it overlaps most. Crowds and difficult objects
+    are neither missed nor found, as in COCO's metric.
+
+    Args:
+        prediction: `boxes` (n, 4), `scores` (n,) descending and `labels` (n,).
+        truth: `boxes` (m, 4), `labels`, `iscrowd` and `area` (m,) of `as_truth`.
+
+    Returns:
+        `score`, the F1 of the boxes, None in an image without objects and boxes, and `found`, `missed` and `false`.
+    """
+    kept = prediction["scores"] >= SURE
+    boxes, labels = prediction["boxes"][kept], prediction["labels"][kept]
+    ignored = truth["iscrowd"].bool() | (truth["area"] >= OUT_OF_RANGE)
+    free = ~ignored
+    overlap = box_iou(boxes, truth["boxes"].to(boxes.dtype)) * (labels[:, None] == truth["labels"])
+    found = false = 0
+    for row in overlap:
+        best = row * free
+        if len(row) and best.max() >= OVERLAP:
+            found, free[best.argmax()] = found + 1, False
+        elif not (len(row) and (row * ignored).max() > 0):
+            false += 1
+    missed = int(free.sum())
+    total = 2 * found + missed + false
+    return {"score": 2 * found / total if total else None, "found": found, "missed": missed, "false": false}
 
 
 def _intervals(boxes: Rows, truth: Rows) -> dict[str, Interval]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -90,6 +90,10 @@ class DetectionTask(DenseTask):
     ) -> Image.Image:
         """Draw boxes with names and scores."""
         return draw_boxes(image, prediction, classes, score_threshold=score_threshold)
+
+    def as_prediction(self, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return boxes and labels, without scores."""
+        return {"boxes": target["boxes"], "labels": target["labels"]}
 
     def objective(
         self,

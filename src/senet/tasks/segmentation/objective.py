@@ -148,12 +148,17 @@ class SegmentationObjective(Objective):
 
     def val_metrics(self) -> dict[str, Tensor]:
         """Return mean IoU and Dice over the classes that are present or predicted."""
-        iou, dice = overlaps(self.confusion.compute())
+        matrix = self.confusion.compute()
+        iou, dice = overlaps(matrix)
         self.confusion.reset()
         if self._counts:
             counts, self._counts = np.stack(self._counts), []
             found = {"miou": bootstrap(counts, _mean_iou), "dice": bootstrap(counts, _mean_dice)}
             self.intervals = {key: interval for key, interval in found.items() if interval}
+            self.images = [
+                {"score": None if np.isnan(score) else float(score)} for score in _mean_iou(counts.astype(np.float64))
+            ]
+            self.details = {"confusion": matrix.tolist()}
         self.per_class = {
             name: {"iou": i, "dice": d} for name, i, d in zip(self.classes, iou.tolist(), dice.tolist(), strict=True)
         }

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
+import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from senet.data.joint_transform import SEGMENTATION_CROPS, JointTransform, masks_transform
+from senet.data.masks import IGNORE_INDEX
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.classification import run_blank
@@ -67,6 +69,11 @@ class SegmentationTask(DenseTask):
     ) -> Image.Image:
         """Draw the classes in colours over the image."""
         return draw_mask(image, prediction.numpy(), len(classes))
+
+    def as_prediction(self, target: Mapping[str, Tensor]) -> Tensor:
+        """Return the mask. Pixels without a class are drawn as class 0."""
+        mask = target["mask"]
+        return torch.where(mask == IGNORE_INDEX, 0, mask).to(torch.uint8)
 
     def objective(
         self,

@@ -1,0 +1,37 @@
+"""The network and the names of the reports in tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from senet.data import Data
+from senet.inference import Evaluation
+from senet.preprocessing import Preprocessing
+from senet.zoo import LoadedModel
+
+PLAIN = Preprocessing(size=(8, 8), mean=(0.0,) * 3, std=(1.0,) * 3)
+CLASSES = ("<b>red & <script>x", "=green", "blue " + 60 * "x")
+ABOUT: dict[str, Any] = {
+    "checkpoint": "runs/<i>", "model": "a <net>", "data": "folder:x", "description": "15 images", "warnings": ["<w>"]
+}  # fmt: skip
+
+
+class MeanColour(nn.Module):
+    """The mean of each channel, as logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) -> (N, 3)."""
+        return 4 * x.mean((2, 3))
+
+
+class Written(NamedTuple):
+    """A report with all that it is of."""
+
+    folder: Path
+    data: Data
+    loaded: LoadedModel
+    result: Evaluation
+    document: dict[str, Any]
