@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from senet.data import (
     eval_loader,
     train_loader,
 )
+from senet.data.balance import balanced_weights, class_counts, report_rare_classes, weights_by_name
 from senet.data.checks import check_masks, report_data
 from senet.data.corrupt_images import CorruptImageReport
 from senet.data.sources import missing_classes
@@ -50,7 +51,7 @@ from senet.training.logs import require_loggers
 from senet.training.module import TrainingModule
 from senet.training.outcome import Outcome, outcome_of, write_outcome
 from senet.training.progress import ProgressLine
-from senet.training.recipe import Recipe, RunOptions
+from senet.training.recipe import BALANCED, Recipe, RunOptions
 from senet.training.states import TrainingState
 from senet.training.sync_batchnorm import SyncBatchNormPlugin
 from senet.weights import CheckpointMetadata
@@ -117,6 +118,9 @@ def fit(
     report = line_printer(console)
     check_annotations(data, report)
     report_missing_classes(data, report)
+    if data.task == CLASSIFICATION and is_first_process():
+        corrected = bool(recipe.class_weights) or recipe.sampler == BALANCED or bool(recipe.focal_gamma)
+        report_rare_classes(class_counts(data.train, data.classes), report, corrected=corrected)
     check_masks(data, ("train", "val"), training=True)
     if is_first_process():
         report_data(data, network.preprocessing, report)
@@ -139,7 +143,7 @@ def fit(
                 task=network.task,
                 head=dict(network.head),
             ),
-            metrics=task.metrics,
+            metrics=task.metrics_for(recipe.metric),
             stop=stop,
             report=report,
             run=run,
@@ -154,7 +158,10 @@ def fit(
         if state is not None:
             loaders[0].batch_sampler.resume_at(state.epoch, state.batch)  # type: ignore[union-attr]
         objective = task.objective(
-            data.classes, recipe, preprocessing=network.preprocessing, channels_last=run.channels_last
+            data.classes,
+            with_class_weights(recipe, data),
+            preprocessing=network.preprocessing,
+            channels_last=run.channels_last,
         )
         # PyTorch saves the optimizer's state of sharded weights in the order of contiguous memory.
         strided = run.channels_last and not isinstance(trainer.strategy, FSDPStrategy)
@@ -188,8 +195,12 @@ def fit(
             statistics.revert(module)
     seconds = time.monotonic() - started
     outcome = outcome_of(
-        checkpointer.rows, task.metrics[0].key, folder=folder, seconds=seconds, corrupt_images=corrupt_images.summary()
-    )  # fmt: skip
+        checkpointer.rows,
+        checkpointer.metrics[0].key,
+        folder=folder,
+        seconds=seconds,
+        corrupt_images=corrupt_images.summary(),
+    )
     if trainer.is_global_zero:
         write_outcome(folder, outcome, epochs=recipe.epochs)
     return outcome
@@ -225,6 +236,20 @@ def report_missing_classes(data: Data, report: Callable[[str], object]) -> None:
     if missing:
         names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         report(f"{len(missing)} of {len(data.classes)} classes have no validation image: {names}")
+
+
+def with_class_weights(recipe: Recipe, data: Data) -> Recipe:
+    """Return the recipe with a weight for each class of the data, where it weighs classes.
+
+    Raises:
+        SenetError: The weights are for other classes.
+    """
+    if recipe.class_weights == BALANCED:
+        return replace(recipe, class_weights=balanced_weights(class_counts(data.train, data.classes)))
+    if not recipe.class_weights:
+        return recipe
+    assert not isinstance(recipe.class_weights, str)
+    return replace(recipe, class_weights=weights_by_name(recipe.class_weights, data.classes))
 
 
 def _prepare(network: Network, recipe: Recipe, run: RunOptions) -> None:
@@ -301,7 +326,9 @@ def _strategy(name: str) -> str | Strategy:
 def _early_stop(recipe: Recipe, task: Task) -> Iterable[L.Callback]:
     if recipe.patience:
         # A non-finite metric never counts as better.
-        yield EarlyStopping(f"val/{task.metrics[0].key}", mode="max", patience=recipe.patience, check_finite=False)
+        yield EarlyStopping(
+            f"val/{task.metrics_for(recipe.metric)[0].key}", mode="max", patience=recipe.patience, check_finite=False
+        )
 
 
 def _loaders(

@@ -110,7 +110,7 @@ class TrainingModule(L.LightningModule):
                 metric.merge_state({name: value.to(metric.device) for name, value in state.items()})
 
     def _refuse_others(self, checkpoint: dict[str, Any]) -> None:
-        there, here = checkpoint[RECIPE], self.recipe.to_dict()
+        there, here = Recipe().to_dict() | checkpoint[RECIPE], self.recipe.to_dict()
         changed = [key for key in here if key not in FREE and there.get(key) != here[key]]
         if changed:
             key = changed[0]
