@@ -36,8 +36,8 @@ ARMS: dict[str, list[str]] = {
 }
 SEEDS = (0, 1, 2)
 TRAINING = ["se_cifar_resnet20", "--model-kwargs", "depth=1", "--model-kwargs", "widths=[8,16,32]", "--attention",
-            "se:reduction=4", "--recipe", "cifar", "--epochs", "12", "--batch-size", "32", "--metric", "balanced-accuracy",
-            "--logger", "none", "--workers", "0"]  # fmt: skip
+            "se:reduction=4", "--recipe", "cifar", "--epochs", "12", "--batch-size", "32", "--metric",
+            "balanced-accuracy", "--logger", "none", "--workers", "0"]  # fmt: skip
 """The same for all arms. The network of the last epoch is measured on the test images."""
 TEST = 300
 """Test images of each class: the first files of the test folder."""

@@ -63,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
     begin = job.resume if options.resume is not None else job.start
     if is_first_process() and not options.json:
         console.print(jobs.plan_line("training", job, folder), soft_wrap=True)
+        if options.resume is None and not is_record(options):
+            console.print(jobs.recipe_note(options, job.network), soft_wrap=True)
     try:
         outcome = begin(folder, console, data=data)
     except Interrupted:
@@ -100,7 +102,7 @@ def _new(options: argparse.Namespace) -> tuple[Path, Job]:
     job = Job(
         source=jobs.job_data(options, init),
         network=init,
-        recipe=jobs.chosen_recipe(options, init),
+        recipe=jobs.chosen_recipe(options, init, finetune=True),
         run=jobs.run_options(options),
     )
     return options.out or jobs.default_folder(init.model, options.data), job

@@ -45,8 +45,10 @@ from senet.training.acceleration import accelerated
 from senet.training.checkpointer import TrainingCheckpointer
 from senet.training.cluster import is_first_process, placed
 from senet.training.failures import translate_errors
+from senet.training.freezing import Freezing, fine_tunes, trained_part
 from senet.training.heartbeat import Heartbeat
 from senet.training.interruption import Interrupted, StopRequest
+from senet.training.layers import find_layers
 from senet.training.logs import require_loggers
 from senet.training.module import TrainingModule
 from senet.training.outcome import Outcome, outcome_of, write_outcome
@@ -125,6 +127,12 @@ def fit(
     if is_first_process():
         report_data(data, network.preprocessing, report)
     _prepare(network, recipe, run)
+    layers = find_layers(network.model, task.example(network.preprocessing)) if fine_tunes(recipe) else None
+    freezing = Freezing(network.model, layers, recipe) if layers is not None else None
+    if layers is not None and is_first_process():
+        report(f"training {trained_part(network.model, layers, recipe)}")
+    if freezing is not None and freezing.is_constant:
+        freezing.apply(0)  # before the network is wrapped for several devices
     record = data.record() if is_first_process() else None  # only the first process writes it
     corrupt_images = CorruptImageReport(
         len(data.train) + len(data.val), report=lambda *it: report(f"skipped {': '.join(it)}"), data=data.name
@@ -165,7 +173,15 @@ def fit(
         )
         # PyTorch saves the optimizer's state of sharded weights in the order of contiguous memory.
         strided = run.channels_last and not isinstance(trainer.strategy, FSDPStrategy)
-        module = TrainingModule(network.model, recipe, objective, channels_last=strided, corrupt_images=corrupt_images)
+        module = TrainingModule(
+            network.model,
+            recipe,
+            objective,
+            channels_last=strided,
+            corrupt_images=corrupt_images,
+            freezing=freezing,
+            scales=layers and layers.scales(backbone=recipe.backbone_lr_factor, decay=recipe.layer_decay),
+        )
         acceleration = accelerated(
             list(dict.fromkeys((module.model, module.best_weights))),
             task.example(network.preprocessing),
@@ -253,7 +269,7 @@ def with_class_weights(recipe: Recipe, data: Data) -> Recipe:
 
 
 def _prepare(network: Network, recipe: Recipe, run: RunOptions) -> None:
-    if recipe.freeze_stages or recipe.freeze_bn:
+    if recipe.freeze_stages or (recipe.freeze_bn and _backbone(network) is not None):
         _freeze(network, recipe)
     if recipe.train != "all":
         trainable(network.model, recipe.train)
@@ -263,11 +279,15 @@ def _prepare(network: Network, recipe: Recipe, run: RunOptions) -> None:
         network.model.compile()
 
 
+def _backbone(network: Network) -> Backbone | None:
+    return next((module for module in network.model.modules() if isinstance(module, Backbone)), None)
+
+
 def _freeze(network: Network, recipe: Recipe) -> None:
-    backbone = next((module for module in network.model.modules() if isinstance(module, Backbone)), None)
+    backbone = _backbone(network)
     if backbone is None:
         raise SenetError(
-            f"freeze_stages and freeze_bn need a backbone of this package; {network.name} for {network.task} has none"
+            f"freeze_stages needs a backbone of this package; {network.name} for {network.task} has none, so use freeze"
         )
     backbone.freeze(recipe.freeze_stages, norms=recipe.freeze_bn)
 
@@ -289,7 +309,7 @@ def _trainer(
             accelerator="auto",
             devices=run.devices or "auto",
             num_nodes=run.nodes,
-            strategy=_strategy(run.strategy),
+            strategy=_strategy(run, unfreezes=bool(recipe.unfreeze_after)),
             precision=LIGHTNING_PRECISION[run.precision],  # type: ignore[arg-type]
             max_epochs=recipe.epochs,
             accumulate_grad_batches=recipe.grad_accumulation,
@@ -312,15 +332,28 @@ def _trainer(
     return trainer
 
 
-def _strategy(name: str) -> str | Strategy:
-    """Return Lightning's strategy of this name. Sharded networks have the precision of all others.
+def _strategy(run: RunOptions, *, unfreezes: bool) -> str | Strategy:
+    """Return Lightning's strategy. Sharded networks have the precision of all others.
 
     Lightning would keep their running statistics in 16 bits under mixed precision.
+
+    Raises:
+        SenetError: Sharded networks would have to unfreeze a part.
     """
+    name = run.strategy
+    if unfreezes and name in FSDPStrategy.get_registered_strategies():
+        raise SenetError("unfreeze_after is not possible under fsdp, which fixes what trains; use --strategy ddp")
+    if unfreezes and (name == "ddp" or (name == "auto" and _processes(run) > 1)):
+        return "ddp_find_unused_parameters_true"  # the frozen part has no gradient at first
     if name not in FSDPStrategy.get_registered_strategies():
         return name
     wide = MixedPrecision(param_dtype=torch.float32, reduce_dtype=torch.float32, buffer_dtype=torch.float32)
     return FSDPStrategy(mixed_precision=wide, cpu_offload=name == "fsdp_cpu_offload")
+
+
+def _processes(run: RunOptions) -> int:
+    here = torch.accelerator.device_count() if torch.accelerator.is_available() else 1
+    return (run.devices or here) * run.nodes
 
 
 def _early_stop(recipe: Recipe, task: Task) -> Iterable[L.Callback]:

@@ -54,8 +54,8 @@ class Recipe:
             rate in proportion (`for_batch_size`).
         train: Part of the network that learns: `"all"`, or the `"attention"` layers alone. Running statistics of norms
             follow the data in both cases.
-        freeze: Part of the network that keeps its weights and running statistics: `"backbone"` (all but the classifier),
-            or the name of a stage such as `"layer2"`, which freezes everything up to its end. Empty freezes nothing.
+        freeze: Part of the network that keeps its weights and running statistics. `"backbone"` is all but the
+            classifier, the name of a stage such as `"layer2"` is everything up to its end, and empty is nothing.
         unfreeze_after: Epochs after which the frozen part trains too (0 is never).
         backbone_lr_factor: Factor of the learning rate of all but the classifier.
         layer_decay: Factor of the learning rate from each layer to the layer before it (1 is off).
