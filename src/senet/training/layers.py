@@ -87,7 +87,7 @@ def find_layers(model: nn.Module, example: Sequence[Any]) -> Layers:
         >>> from senet.zoo import create_model
         >>> layers = find_layers(create_model("cifar_resnet20", depth=1), [torch.zeros(1, 3, 32, 32)])
         >>> sorted(layers.head), layers.number["stages.3.0.branch.conv1.weight"]
-        (['head.fc.bias', 'head.fc.weight'], 3)
+        (['head.fc.bias', 'head.fc.weight'], 2)
     """
     names = [name for name, _ in model.named_parameters()]
     within = next((path for path, module in model.named_modules() if path and isinstance(module, Backbone)), None)
@@ -121,14 +121,21 @@ def _is_below(name: str, part: str) -> bool:
 
 
 def _layer_path(model: nn.Module, name: str) -> str:
-    """Return the path of a parameter's layer: the first module on the way that is no container."""
+    """Return the path of a parameter's layer: the first module on the way that is no container of layers."""
     module, path = model, []
     for part in name.split(".")[:-1]:
         module = module.get_submodule(part)
         path.append(part)
-        if type(module) not in CONTAINERS:
+        if type(module) not in CONTAINERS or _is_layer(module):
             break
     return ".".join(path)
+
+
+def _is_layer(container: nn.Module) -> bool:
+    """Whether a container is one convolution with its norm and activation."""
+    children = list(container.children())
+    kernels = [c for c in children if any(p.ndim > 1 for p in c.parameters())]
+    return len(kernels) <= 1 and not any(True for child in children for _ in child.children())
 
 
 def _call_order(model: nn.Module, example: Sequence[Any]) -> dict[str, int]:
