@@ -117,6 +117,8 @@ COUNTED = {"classification": "images", "detection": "boxes", "segmentation": "im
 
 
 def _print_data(report: dict[str, Any], corrupt: list[list[str]], counted: str) -> None:
+    from senet.data.balance import rare_classes
+
     rows = []
     for name, split in report["splits"].items():
         counts = split["per_class"].values()
@@ -128,6 +130,7 @@ def _print_data(report: dict[str, Any], corrupt: list[list[str]], counted: str) 
         )
     head = ("split", "images", "classes", f"{counted} a class", "width x height", "modes", "corrupt")
     print_table(head, rows, title=report["name"])
+    rare = rare_classes(report["splits"].get("train", {}).get("per_class", {})) if counted == "images" else []
     deep = [[name, split["bit_depth"]] for name, split in report["splits"].items() if split["bit_depth"]]
     findings = (
         ("corrupt: path, reason", corrupt),
@@ -136,6 +139,7 @@ def _print_data(report: dict[str, Any], corrupt: list[list[str]], counted: str) 
         ("the same image in two classes", report["label_conflicts"]),
         ("the same image twice", report["duplicates"]),
         ("16-bit images: split, used bits", deep),
+        ("rare classes of the training split", [line.rsplit(": ", 1) for line in rare]),
         ("left out, unsupported format", [[path, ""] for path in report["left_out"]]),
     )
     for title, pairs in findings:

@@ -55,6 +55,8 @@ def describe_network(job: Job, data: Data) -> dict[str, Any]:
 
     from senet.profiling import cost
     from senet.tasks import task_named
+    from senet.training.freezing import trained_part
+    from senet.training.layers import find_layers
 
     init = job.network
     built = replace(job, network=replace(init, weights=SCRATCH)).build(data)
@@ -69,6 +71,7 @@ def describe_network(job: Job, data: Data) -> dict[str, Any]:
         "options": built.options,
         "params": counted.params,
         "macs": counted.macs,
+        "training": trained_part(built.model, find_layers(built.model, example), job.recipe),
         "input_size": list(size),
         "weights": _weights(init),
     }
@@ -98,6 +101,7 @@ def network_rows(network: Mapping[str, Any]) -> list[list[str]]:
         ["task", network["task"]],
         ["parameters", f"{network['params']:,}"],
         ["MACs", f"{network['macs']:,}"],
+        *([["training", network["training"]]] if "training" in network else []),
         ["input", f"{channels} x {height} x {width}"],
         ["weights", network["weights"]],
     ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
+from types import MappingProxyType
 from typing import Any
 
 __all__ = ["add_field_options", "given_fields"]
@@ -13,7 +14,15 @@ __all__ = ["add_field_options", "given_fields"]
 METAVARS = {
     "epochs": "EPOCHS",
     "train": "PART",
+    "freeze": "PART",
+    "unfreeze_after": "EPOCHS",
+    "backbone_lr_factor": "FACTOR",
+    "layer_decay": "FACTOR",
     "freeze_stages": "STAGE",
+    "class_weights": "balanced|FILE",
+    "sampler": "NAME",
+    "loss": "NAME",
+    "metric": "NAME",
     "optimizer": "NAME",
     "lr": "RATE",
     "weight_decay": "DECAY",
@@ -54,7 +63,12 @@ METAVARS = {
 
 
 def add_field_options(
-    group: argparse._ArgumentGroup, owner: type, *, default: str = "", leave_out: Iterable[str] = ()
+    group: argparse._ArgumentGroup,
+    owner: type,
+    *,
+    default: str = "",
+    leave_out: Iterable[str] = (),
+    parsers: Mapping[str, Callable[[str], Any]] = MappingProxyType({}),
 ) -> None:
     """Add one option per field of a dataclass, with the help text of its docstring. Options that aren't given are None.
 
@@ -63,6 +77,7 @@ def add_field_options(
         owner: The dataclass.
         default: Description of the default. If empty, the help shows each field's own.
         leave_out: Names of fields without an option.
+        parsers: Field to the function that reads its value, where it is no plain type.
     """
     helps = _attribute_texts(owner)
     for entry in fields(owner):
@@ -71,7 +86,9 @@ def add_field_options(
         flag, kind = f"--{entry.name.replace('_', '-')}", str(entry.type)
         text = f"{helps[entry.name]} (default: {default or _default(entry.default)})".replace("%", "%%")
         metavar = METAVARS.get(entry.name, "N")
-        if kind == "bool":
+        if entry.name in parsers:
+            group.add_argument(flag, type=parsers[entry.name], metavar=metavar, help=text)
+        elif kind == "bool":
             group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         elif kind == "tuple[float, float]":
             group.add_argument(flag, nargs=2, type=float, metavar=("MIN", "MAX"), help=text)

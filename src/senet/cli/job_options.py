@@ -10,7 +10,7 @@ from senet.cli import options as shared
 from senet.cli.config import add_config_options
 from senet.cli.fields import add_field_options
 from senet.cli.parser import add_subject, add_switch
-from senet.cli.values import white_level
+from senet.cli.values import class_weights, white_level
 from senet.data.augmentation import Augmentation
 from senet.tasks import CLASSIFICATION, TASKS
 from senet.training.recipe import Recipe, RunOptions
@@ -53,7 +53,13 @@ def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str, record:
     add_switch(group, "--json", help="print the result as JSON")
     group = parser.add_argument_group("recipe")
     group.add_argument("--recipe", metavar="NAME", help=f"{', '.join(RECIPES)} (default: by data and image size)")
-    add_field_options(group, Recipe, default="the recipe's", leave_out=("augmentation", "expects"))
+    add_field_options(
+        group,
+        Recipe,
+        default="the recipe's",
+        leave_out=("augmentation", "expects"),
+        parsers={"class_weights": class_weights},
+    )
     add_field_options(parser.add_argument_group("augmentation"), Augmentation, default="the recipe's")
     add_field_options(parser.add_argument_group("running"), RunOptions)
     external.add_choice_options(parser, "the file of --checkpoint")

@@ -18,7 +18,7 @@ from senet.tasks import CLASSIFICATION, task_named
 from senet.training.job import DataOptions, Job
 from senet.training.model_initialization import SCRATCH, ModelInitialization
 from senet.training.recipe import Recipe, RunOptions
-from senet.training.recipes import fine_tuning, recipe_for, recipe_named
+from senet.training.recipes import FINETUNE, fine_tuning, finetune_for, recipe_for, recipe_named
 
 __all__ = [
     "LOCATION",
@@ -29,6 +29,7 @@ __all__ = [
     "moved",
     "overridden",
     "plan_line",
+    "recipe_note",
     "refuse_fixed",
     "repeated",
     "resumed",
@@ -115,10 +116,15 @@ def with_head(options: argparse.Namespace, init: ModelInitialization) -> ModelIn
     return replace(init, head=head.to_dict())
 
 
-def chosen_recipe(options: argparse.Namespace, init: ModelInitialization) -> Recipe:
+def chosen_recipe(options: argparse.Namespace, init: ModelInitialization, *, finetune: bool = False) -> Recipe:
     """Return the recipe of `--recipe`, else the recipe for these images.
 
     The latter becomes a fine-tuning recipe for trained weights.
+
+    Args:
+        options: As parsed.
+        init: The initial network.
+        finetune: Whether a classifier with trained weights gets the recipe `finetune`.
 
     Raises:
         SenetError: The recipe is unknown, a value is invalid, or an option would have no effect.
@@ -128,8 +134,23 @@ def chosen_recipe(options: argparse.Namespace, init: ModelInitialization) -> Rec
         recipe = recipe_named(options.recipe)
     else:
         recipe = recipe_named(recipe_for(options.data, size))
-        recipe = recipe if init.weights == SCRATCH else fine_tuning(recipe)
+        if init.weights != SCRATCH:
+            recipe = finetune_for(recipe) if finetune and _finetunes(options, init) else fine_tuning(recipe)
     return overridden(recipe, options)
+
+
+def recipe_note(options: argparse.Namespace, init: ModelInitialization) -> str:
+    """Name the recipe of `senet train` and the reason for it."""
+    if options.recipe:
+        return f"recipe {options.recipe}"
+    if init.weights != SCRATCH and _finetunes(options, init):
+        return f"recipe {FINETUNE}, since the weights are trained (--recipe selects another)"
+    name = recipe_for(options.data, options.size or (init.preprocessing or init.preprocessing_for()).size)
+    return f"recipe {name}, by data and image size (--recipe selects another)"
+
+
+def _finetunes(options: argparse.Namespace, init: ModelInitialization) -> bool:
+    return init.task == CLASSIFICATION and options.train in (None, "all")
 
 
 def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:

@@ -63,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
     begin = job.resume if options.resume is not None else job.start
     if is_first_process() and not options.json:
         console.print(jobs.plan_line("training", job, folder), soft_wrap=True)
+        if options.resume is None and not is_record(options):
+            console.print(jobs.recipe_note(options, job.network), soft_wrap=True)
     try:
         outcome = begin(folder, console, data=data)
     except Interrupted:
@@ -76,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         print_json({"folder": str(folder), "best": best, "last": last, "seconds": outcome.seconds})
         return 0
     rows = []
-    metrics = task_named(job.network.task).metrics
+    metrics = task_named(job.network.task).metrics_for(job.recipe.metric)
     for name, row in (("best", best), ("last", last)):
         loss = f"{row['val_loss']:.4f}" if "val_loss" in row else "-"
         shown = [f"{row[f'val_{s.key}']:.2%}" if f"val_{s.key}" in row else "-" for s in metrics]
@@ -100,7 +102,7 @@ def _new(options: argparse.Namespace) -> tuple[Path, Job]:
     job = Job(
         source=jobs.job_data(options, init),
         network=init,
-        recipe=jobs.chosen_recipe(options, init),
+        recipe=jobs.chosen_recipe(options, init, finetune=True),
         run=jobs.run_options(options),
     )
     return options.out or jobs.default_folder(init.model, options.data), job

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import json
 import os
 import re
 from pathlib import Path
 
-__all__ = ["class_names", "numbers", "parse_size", "positive", "positives", "white_level"]
+__all__ = ["class_names", "class_weights", "numbers", "parse_size", "positive", "positives", "white_level"]
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -66,6 +68,30 @@ def class_names(text: str) -> tuple[str, ...]:
     if twice is not None:
         raise argparse.ArgumentTypeError(f"{text}: {twice!r} is there twice")
     return names
+
+
+def class_weights(text: str) -> str | dict[str, float]:
+    """Parse `balanced`, or read a file with a weight for each class: JSON, or CSV with lines `class,weight`."""
+    if text == "balanced":
+        return text
+    try:
+        content = Path(text).read_text(encoding="utf-8-sig")
+        pairs = json.loads(content).items() if text.endswith(".json") else _weight_lines(content)
+        return {str(name): float(weight) for name, weight in pairs}
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text}: {error.strerror}; give balanced, or a CSV or JSON file of weights"
+        ) from None
+    except (ValueError, AttributeError, TypeError):
+        raise argparse.ArgumentTypeError(
+            f'{text}: write a line such as cat,2.0 for each class, or JSON such as {{"cat": 2.0}}'
+        ) from None
+
+
+def _weight_lines(content: str) -> list[list[str]]:
+    """Return the pairs of a CSV file, without a header `class,weight`."""
+    rows = [[cell.strip() for cell in row] for row in csv.reader(content.splitlines()) if row]
+    return rows[1:] if rows and rows[0] == ["class", "weight"] else rows
 
 
 def _stripped(names: list[str]) -> tuple[str, ...]:

@@ -85,6 +85,7 @@ class ImageDataset(Dataset[Sample]):
         transform: PIL image -> (C, H, W) tensor. Its randomness must be torch's, as in torchvision's v2 transforms.
         seed: The run's seed.
         corrupt: `"skip"` or `"raise"`: how a corrupt image is handled.
+        order: Order of the images in training. None takes the source's.
 
     Raises:
         ValueError: Another `corrupt`.
@@ -99,7 +100,13 @@ class ImageDataset(Dataset[Sample]):
     """
 
     def __init__(
-        self, source: Source, transform: Callable[[Any], Tensor], *, seed: int = 0, corrupt: str = "skip"
+        self,
+        source: Source,
+        transform: Callable[[Any], Tensor],
+        *,
+        seed: int = 0,
+        corrupt: str = "skip",
+        order: Order | None = None,
     ) -> None:
         if corrupt not in POLICIES:
             raise ValueError(f"corrupt={corrupt!r}; use {' or '.join(map(repr, POLICIES))}")
@@ -108,6 +115,7 @@ class ImageDataset(Dataset[Sample]):
         self.seed = seed
         self.corrupt = corrupt
         self.groups: np.ndarray | None = None
+        self._order = order
 
     def __len__(self) -> int:
         return len(self.source)
@@ -133,8 +141,8 @@ class ImageDataset(Dataset[Sample]):
 
     @property
     def order(self) -> Order | None:
-        """The order in which the source is fastest to read, or None if any order is as fast."""
-        return getattr(self.source, "order", None)
+        """The given order, or the one in which the source is fastest to read, or None if any order is as fast."""
+        return self._order or getattr(self.source, "order", None)
 
     def _image(self, position: int) -> Tensor:
         """Return one image. A `TrainTransform` decodes it itself, since it may need a region only."""

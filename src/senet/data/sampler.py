@@ -18,7 +18,7 @@ Key = tuple[int, int]
 """Epoch and index of a sample, as in `ImageDataset`."""
 
 Order = Callable[[int, int], torch.Tensor]
-"""From seed and epoch to a permutation of all indices, (N,) int64."""
+"""From seed and epoch to a permutation of all indices, or a choice of them with repetitions, (N,) int64."""
 
 
 class Shard(NamedTuple):

@@ -11,8 +11,11 @@ import torchmetrics
 from torch import Tensor, nn
 
 from senet.data import Batch, Data, ImageDataset, Mixing, Normalise, eval_transform, train_transform
+from senet.data.balance import balanced_order
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
+from senet.tasks.class_loss import ClassLoss
+from senet.tasks.class_metrics import CLASS_METRICS, ClassScores
 from senet.tasks.logits import logits_of
 from senet.tasks.means import Mean
 from senet.tasks.task import Metric, Objective, RecipeView, Task
@@ -23,10 +26,10 @@ __all__ = ["ClassificationTask", "run_blank"]
 
 @final
 class ClassificationObjective(Objective):
-    """Cross entropy with the recipe's label smoothing and image mixing.
+    """The recipe's loss with its label smoothing and image mixing.
 
     Args:
-        num_classes: Number of outputs.
+        classes: Names of the classes.
         recipe: Recipe of the training, or None for evaluation.
         preprocessing: Of the network, to normalise uint8 images. None for images that are normalised already.
         channels_last: Whether images are converted to channels_last.
@@ -34,22 +37,30 @@ class ClassificationObjective(Objective):
 
     def __init__(
         self,
-        num_classes: int,
+        classes: Sequence[str],
         recipe: RecipeView | None,
         *,
         preprocessing: Preprocessing | None = None,
         channels_last: bool = True,
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
+        self.num_classes = num_classes = len(classes)
         self.normalise = Normalise(preprocessing) if preprocessing else nn.Identity()
-        self.label_smoothing = recipe.label_smoothing if recipe else 0.0
+        weights = recipe.class_weights if recipe else ""
+        self.criterion = ClassLoss(
+            classes,
+            weights=None if isinstance(weights, str) else weights,
+            gamma=recipe.focal_gamma if recipe else 0.0,
+            label_smoothing=recipe.label_smoothing if recipe else 0.0,
+        )
         self.mixing: Mixing | None = None
         if recipe and (recipe.mixup or recipe.cutmix):
             self.mixing = Mixing(num_classes, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.train_loss, self.train_top1 = Mean(), Mean()
         self.val_loss, self.val_top1, self.val_top5 = Mean(), Mean(), Mean()
+        wanted = recipe is not None and any(metric.option == recipe.metric for metric in CLASS_METRICS)
+        self.val_scores = ClassScores(num_classes) if wanted else None
 
     @property
     def train_sums(self) -> tuple[torchmetrics.Metric, ...]:
@@ -62,7 +73,7 @@ class ClassificationObjective(Objective):
         if self.mixing is not None:
             images, labels = self.mixing(images, labels, batch.key)
         logits = self._logits(model, images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss: Tensor = self.criterion(logits, labels)
         self.train_loss.update(loss.detach(), weight=len(images))
         right = _right(logits.detach(), batch.labels)
         self.train_top1.update(right)
@@ -79,6 +90,8 @@ class ClassificationObjective(Objective):
         self.val_top1.update(_right(logits, batch.labels), weight=batch.valid)
         if self.num_classes > 5:
             self.val_top5.update(_right(logits, batch.labels, 5), weight=batch.valid)
+        if self.val_scores is not None:
+            self.val_scores.add(logits, batch.labels, batch.valid)
 
     def train_metrics(self) -> dict[str, Tensor]:
         """Return loss and top-1 accuracy."""
@@ -88,11 +101,17 @@ class ClassificationObjective(Objective):
         return values
 
     def val_metrics(self) -> dict[str, Tensor]:
-        """Return loss, top-1 accuracy and, with more than five classes, top-5 accuracy."""
+        """Return loss, top-1 accuracy and, with more than five classes, top-5 accuracy.
+
+        A recipe that chooses the best epoch by a metric over classes adds those metrics.
+        """
         means = {"loss": self.val_loss, "top1": self.val_top1}
         if self.num_classes > 5:
             means["top5"] = self.val_top5
         values = {name: mean.compute() for name, mean in means.items()}
+        if self.val_scores is not None:
+            values |= self.val_scores.values()
+            self.val_scores.reset()
         for mean in means.values():
             mean.reset()
         return values
@@ -109,10 +128,12 @@ class ClassificationTask(Task):
 
     name = "classification"
     metrics = (Metric("top1", "top-1"), Metric("top5", "top-5"))
+    optional_metrics = CLASS_METRICS
     has_fixed_size = True
 
     def check_recipe(self, recipe: RecipeView) -> None:
-        """Accept every recipe, since all of its fields have an effect."""
+        """Raise a `SenetError` for an unknown metric. All other fields have an effect."""
+        self.metrics_for(recipe.metric)
 
     def check_network(self, model: nn.Module, name: str, preprocessing: Preprocessing, classes: Sequence[str]) -> None:
         """Run one blank image.
@@ -131,7 +152,9 @@ class ClassificationTask(Task):
         self, data: Data, preprocessing: Preprocessing, recipe: RecipeView
     ) -> tuple[ImageDataset, ImageDataset]:
         """Return augmented training images and whole validation images."""
-        train = ImageDataset(data.train, train_transform(preprocessing, recipe.augmentation), seed=recipe.seed)
+        order = balanced_order(data.train.labels) if recipe.sampler == "balanced" else None
+        transform = train_transform(preprocessing, recipe.augmentation)
+        train = ImageDataset(data.train, transform, seed=recipe.seed, order=order)
         return train, ImageDataset(data.val, eval_transform(preprocessing))
 
     def objective(
@@ -143,8 +166,8 @@ class ClassificationTask(Task):
         channels_last: bool = True,
         alone: bool = False,  # noqa: ARG002 - `senet.inference.evaluate` reports more than these sums
     ) -> Objective:
-        """Return cross entropy and accuracies."""
-        return ClassificationObjective(len(classes), recipe, preprocessing=preprocessing, channels_last=channels_last)
+        """Return the loss and accuracies. Class weights must be known: see `with_class_weights`."""
+        return ClassificationObjective(classes, recipe, preprocessing=preprocessing, channels_last=channels_last)
 
     def eval_batch_size(self, share: int) -> int:
         """Return a larger batch size, since evaluation stores no gradients."""

@@ -56,6 +56,10 @@ class DenseTask(Task):
         for name in self.unread:
             if getattr(recipe, name):
                 raise SenetError(f"{name}={getattr(recipe, name)} has no effect on {self.name}; use 0")
+        self.metrics_for(recipe.metric)
+        for name, off in (("class_weights", ""), ("sampler", "random"), ("loss", "cross-entropy")):
+            if getattr(recipe, name) != off:
+                raise SenetError(f"{name} is for classification; {self.name} has its own")
 
     def datasets(
         self, data: Data, preprocessing: Preprocessing, recipe: RecipeView

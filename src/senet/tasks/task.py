@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from senet.data import Augmentation, Data
 from senet.data.loader import Samples
+from senet.errors import UnknownNameError
 from senet.preprocessing import Preprocessing
 from senet.surgery import Report, plan
 from senet.tasks.intervals import Interval
@@ -34,12 +35,32 @@ class Metric:
     key: str
     title: str
 
+    @property
+    def option(self) -> str:
+        """Its name on the command line."""
+        return self.key.replace("_", "-")
+
 
 class RecipeView(Protocol):
     """Fields of a training recipe that a task reads."""
 
     @property
     def label_smoothing(self) -> float: ...  # noqa: D102
+
+    @property
+    def class_weights(self) -> str | Mapping[str, float]: ...  # noqa: D102
+
+    @property
+    def sampler(self) -> str: ...  # noqa: D102
+
+    @property
+    def loss(self) -> str: ...  # noqa: D102
+
+    @property
+    def focal_gamma(self) -> float: ...  # noqa: D102
+
+    @property
+    def metric(self) -> str: ...  # noqa: D102
 
     @property
     def mixup(self) -> float: ...  # noqa: D102
@@ -105,8 +126,25 @@ class Task(ABC):
 
     name: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
+    optional_metrics: ClassVar[tuple[Metric, ...]] = ()
+    """Further metrics, measured where a recipe chooses the best epoch by one of them."""
     has_fixed_size: ClassVar[bool] = False
     """Whether all images of a training have one size."""
+
+    def metrics_for(self, name: str) -> tuple[Metric, ...]:
+        """Return the metrics with the one that chooses the best epoch in front.
+
+        Args:
+            name: The metric's name, such as `"balanced-accuracy"`, or empty for the first of `metrics`.
+
+        Raises:
+            UnknownNameError: The task has no such metric.
+        """
+        every = {metric.option: metric for metric in (*self.metrics, *self.optional_metrics)}
+        if name and name not in every:
+            raise UnknownNameError(f"metric for {self.name}", name, every)
+        first = every[name] if name else self.metrics[0]
+        return (first, *(metric for metric in self.metrics if metric is not first))
 
     @abstractmethod
     def check_recipe(self, recipe: RecipeView) -> None:

@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from senet.data import (
     eval_loader,
     train_loader,
 )
+from senet.data.balance import balanced_weights, class_counts, report_rare_classes, weights_by_name
 from senet.data.checks import check_masks, report_data
 from senet.data.corrupt_images import CorruptImageReport
 from senet.data.sources import missing_classes
@@ -44,13 +45,15 @@ from senet.training.acceleration import accelerated
 from senet.training.checkpointer import TrainingCheckpointer
 from senet.training.cluster import is_first_process, placed
 from senet.training.failures import translate_errors
+from senet.training.freezing import Freezing, fine_tunes, trained_part
 from senet.training.heartbeat import Heartbeat
 from senet.training.interruption import Interrupted, StopRequest
+from senet.training.layers import find_layers
 from senet.training.logs import require_loggers
 from senet.training.module import TrainingModule
 from senet.training.outcome import Outcome, outcome_of, write_outcome
 from senet.training.progress import ProgressLine
-from senet.training.recipe import Recipe, RunOptions
+from senet.training.recipe import BALANCED, Recipe, RunOptions
 from senet.training.states import TrainingState
 from senet.training.sync_batchnorm import SyncBatchNormPlugin
 from senet.weights import CheckpointMetadata
@@ -117,10 +120,19 @@ def fit(
     report = line_printer(console)
     check_annotations(data, report)
     report_missing_classes(data, report)
+    if data.task == CLASSIFICATION and is_first_process():
+        corrected = bool(recipe.class_weights) or recipe.sampler == BALANCED or bool(recipe.focal_gamma)
+        report_rare_classes(class_counts(data.train, data.classes), report, corrected=corrected)
     check_masks(data, ("train", "val"), training=True)
     if is_first_process():
         report_data(data, network.preprocessing, report)
     _prepare(network, recipe, run)
+    layers = find_layers(network.model, task.example(network.preprocessing)) if fine_tunes(recipe) else None
+    freezing = Freezing(network.model, layers, recipe) if layers is not None else None
+    if layers is not None and is_first_process():
+        report(f"training {trained_part(network.model, layers, recipe)}")
+    if freezing is not None and freezing.is_constant:
+        freezing.apply(0)  # before the network is wrapped for several devices
     record = data.record() if is_first_process() else None  # only the first process writes it
     corrupt_images = CorruptImageReport(
         len(data.train) + len(data.val), report=lambda *it: report(f"skipped {': '.join(it)}"), data=data.name
@@ -139,7 +151,7 @@ def fit(
                 task=network.task,
                 head=dict(network.head),
             ),
-            metrics=task.metrics,
+            metrics=task.metrics_for(recipe.metric),
             stop=stop,
             report=report,
             run=run,
@@ -154,11 +166,22 @@ def fit(
         if state is not None:
             loaders[0].batch_sampler.resume_at(state.epoch, state.batch)  # type: ignore[union-attr]
         objective = task.objective(
-            data.classes, recipe, preprocessing=network.preprocessing, channels_last=run.channels_last
+            data.classes,
+            with_class_weights(recipe, data),
+            preprocessing=network.preprocessing,
+            channels_last=run.channels_last,
         )
         # PyTorch saves the optimizer's state of sharded weights in the order of contiguous memory.
         strided = run.channels_last and not isinstance(trainer.strategy, FSDPStrategy)
-        module = TrainingModule(network.model, recipe, objective, channels_last=strided, corrupt_images=corrupt_images)
+        module = TrainingModule(
+            network.model,
+            recipe,
+            objective,
+            channels_last=strided,
+            corrupt_images=corrupt_images,
+            freezing=freezing,
+            scales=layers and layers.scales(backbone=recipe.backbone_lr_factor, decay=recipe.layer_decay),
+        )
         acceleration = accelerated(
             list(dict.fromkeys((module.model, module.best_weights))),
             task.example(network.preprocessing),
@@ -188,8 +211,12 @@ def fit(
             statistics.revert(module)
     seconds = time.monotonic() - started
     outcome = outcome_of(
-        checkpointer.rows, task.metrics[0].key, folder=folder, seconds=seconds, corrupt_images=corrupt_images.summary()
-    )  # fmt: skip
+        checkpointer.rows,
+        checkpointer.metrics[0].key,
+        folder=folder,
+        seconds=seconds,
+        corrupt_images=corrupt_images.summary(),
+    )
     if trainer.is_global_zero:
         write_outcome(folder, outcome, epochs=recipe.epochs)
     return outcome
@@ -227,8 +254,22 @@ def report_missing_classes(data: Data, report: Callable[[str], object]) -> None:
         report(f"{len(missing)} of {len(data.classes)} classes have no validation image: {names}")
 
 
+def with_class_weights(recipe: Recipe, data: Data) -> Recipe:
+    """Return the recipe with a weight for each class of the data, where it weighs classes.
+
+    Raises:
+        SenetError: The weights are for other classes.
+    """
+    if recipe.class_weights == BALANCED:
+        return replace(recipe, class_weights=balanced_weights(class_counts(data.train, data.classes)))
+    if not recipe.class_weights:
+        return recipe
+    assert not isinstance(recipe.class_weights, str)
+    return replace(recipe, class_weights=weights_by_name(recipe.class_weights, data.classes))
+
+
 def _prepare(network: Network, recipe: Recipe, run: RunOptions) -> None:
-    if recipe.freeze_stages or recipe.freeze_bn:
+    if recipe.freeze_stages or (recipe.freeze_bn and _backbone(network) is not None):
         _freeze(network, recipe)
     if recipe.train != "all":
         trainable(network.model, recipe.train)
@@ -238,11 +279,15 @@ def _prepare(network: Network, recipe: Recipe, run: RunOptions) -> None:
         network.model.compile()
 
 
+def _backbone(network: Network) -> Backbone | None:
+    return next((module for module in network.model.modules() if isinstance(module, Backbone)), None)
+
+
 def _freeze(network: Network, recipe: Recipe) -> None:
-    backbone = next((module for module in network.model.modules() if isinstance(module, Backbone)), None)
+    backbone = _backbone(network)
     if backbone is None:
         raise SenetError(
-            f"freeze_stages and freeze_bn need a backbone of this package; {network.name} for {network.task} has none"
+            f"freeze_stages needs a backbone of this package; {network.name} for {network.task} has none, so use freeze"
         )
     backbone.freeze(recipe.freeze_stages, norms=recipe.freeze_bn)
 
@@ -264,7 +309,7 @@ def _trainer(
             accelerator="auto",
             devices=run.devices or "auto",
             num_nodes=run.nodes,
-            strategy=_strategy(run.strategy),
+            strategy=_strategy(run, unfreezes=bool(recipe.unfreeze_after)),
             precision=LIGHTNING_PRECISION[run.precision],  # type: ignore[arg-type]
             max_epochs=recipe.epochs,
             accumulate_grad_batches=recipe.grad_accumulation,
@@ -287,21 +332,36 @@ def _trainer(
     return trainer
 
 
-def _strategy(name: str) -> str | Strategy:
-    """Return Lightning's strategy of this name. Sharded networks have the precision of all others.
+def _strategy(run: RunOptions, *, unfreezes: bool) -> str | Strategy:
+    """Return Lightning's strategy. Sharded networks have the precision of all others.
 
     Lightning would keep their running statistics in 16 bits under mixed precision.
+
+    Raises:
+        SenetError: Sharded networks would have to unfreeze a part.
     """
+    name = run.strategy
+    if unfreezes and name in FSDPStrategy.get_registered_strategies():
+        raise SenetError("unfreeze_after is not possible under fsdp, which fixes what trains; use --strategy ddp")
+    if unfreezes and (name == "ddp" or (name == "auto" and _processes(run) > 1)):
+        return "ddp_find_unused_parameters_true"  # the frozen part has no gradient at first
     if name not in FSDPStrategy.get_registered_strategies():
         return name
     wide = MixedPrecision(param_dtype=torch.float32, reduce_dtype=torch.float32, buffer_dtype=torch.float32)
     return FSDPStrategy(mixed_precision=wide, cpu_offload=name == "fsdp_cpu_offload")
 
 
+def _processes(run: RunOptions) -> int:
+    here = torch.accelerator.device_count() if torch.accelerator.is_available() else 1
+    return (run.devices or here) * run.nodes
+
+
 def _early_stop(recipe: Recipe, task: Task) -> Iterable[L.Callback]:
     if recipe.patience:
         # A non-finite metric never counts as better.
-        yield EarlyStopping(f"val/{task.metrics[0].key}", mode="max", patience=recipe.patience, check_finite=False)
+        yield EarlyStopping(
+            f"val/{task.metrics_for(recipe.metric)[0].key}", mode="max", patience=recipe.patience, check_finite=False
+        )
 
 
 def _loaders(

@@ -216,7 +216,7 @@ class Job:
 
     def status(self, folder: Path, *, report: Callable[[str], object] = str) -> RunStatus:
         """Return the status of this run in its folder, see `run_status`."""
-        metric = task_named(self.network.task).metrics[0].key
+        metric = task_named(self.network.task).metrics_for(self.recipe.metric)[0].key
         return run_status(
             folder, epochs=self.recipe.epochs, metric=metric, patience=self.recipe.patience, report=report
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -17,6 +18,7 @@ from senet.errors import CheckpointError
 from senet.tasks.task import Objective
 from senet.training.averaging import AveragedWeights
 from senet.training.failures import StepLoss
+from senet.training.freezing import Freezing
 from senet.training.optim import decayed_parameters, make_optimizer, make_schedule
 from senet.training.recipe import Recipe
 
@@ -44,6 +46,8 @@ class TrainingModule(L.LightningModule):
         objective: Loss and metrics of the task.
         channels_last: Whether to convert the weights to this memory format.
         corrupt_images: Report of corrupt images.
+        freezing: Frozen part of the network, None for none.
+        scales: Parameter to the factor of its learning rate.
     """
 
     def __init__(
@@ -54,12 +58,16 @@ class TrainingModule(L.LightningModule):
         *,
         channels_last: bool = True,
         corrupt_images: CorruptImageReport | None = None,
+        freezing: Freezing | None = None,
+        scales: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.recipe = recipe
         self.corrupt_images = corrupt_images
         self.objective = objective
         self._rescheduled = False
+        self._freezing = freezing
+        self._scales = scales
         self._decayed = decayed_parameters(model)
         self.model = model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         self.average = AveragedWeights(self.model, recipe.ema_decay) if recipe.ema_decay else None
@@ -76,7 +84,7 @@ class TrainingModule(L.LightningModule):
         # gradient, which are checked together.
         scaled = self.trainer.precision == "16-mixed"
         fused = scaled and not self.recipe.clip_grad_norm and not self._is_sharded()
-        optimizer = make_optimizer(self.model, self.recipe, self._decayed, fused=fused or None)
+        optimizer = make_optimizer(self.model, self.recipe, self._decayed, scales=self._scales, fused=fused or None)
         schedule = make_schedule(optimizer, self.recipe, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -110,7 +118,7 @@ class TrainingModule(L.LightningModule):
                 metric.merge_state({name: value.to(metric.device) for name, value in state.items()})
 
     def _refuse_others(self, checkpoint: dict[str, Any]) -> None:
-        there, here = checkpoint[RECIPE], self.recipe.to_dict()
+        there, here = Recipe().to_dict() | checkpoint[RECIPE], self.recipe.to_dict()
         changed = [key for key in here if key not in FREE and there.get(key) != here[key]]
         if changed:
             key = changed[0]
@@ -128,13 +136,25 @@ class TrainingModule(L.LightningModule):
                 )
 
     def on_train_start(self) -> None:
-        """Set the learning rate of the recipe's schedule at this step, where the number of epochs has changed."""
+        """Freeze the part of this epoch, which may have begun before.
+
+        Where the number of epochs has changed, set the learning rate of the recipe's schedule at this step.
+        """
+        self._freeze()
         if self._rescheduled:
             schedule = self.lr_schedulers()
             assert isinstance(schedule, LRScheduler)
             schedule.last_epoch -= 1
             schedule.step()
             schedule._step_count -= 1  # torch counts the calls for a warning, and this is no training step
+
+    def on_train_epoch_start(self) -> None:
+        """Freeze the part of this epoch."""
+        self._freeze()
+
+    def _freeze(self) -> None:
+        if self._freezing is not None:
+            self._freezing.apply(self.current_epoch)
 
     def _is_sharded(self) -> bool:
         return isinstance(self.trainer.strategy.model, FullyShardedDataParallel)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -22,7 +22,12 @@ def decayed_parameters(model: nn.Module) -> frozenset[str]:
 
 
 def make_optimizer(
-    model: nn.Module, recipe: Recipe, decayed: Collection[str] | None = None, *, fused: bool | None = None
+    model: nn.Module,
+    recipe: Recipe,
+    decayed: Collection[str] | None = None,
+    *,
+    scales: Mapping[str, float] | None = None,
+    fused: bool | None = None,
 ) -> torch.optim.Optimizer:
     """Make SGD with Nesterov momentum, or AdamW.
 
@@ -31,16 +36,21 @@ def make_optimizer(
         recipe: Hyperparameters.
         decayed: `decayed_parameters` from before the network was sharded, which makes every parameter a vector. None
             for a network that isn't.
+        scales: Parameter to the factor of its learning rate, 1 for other parameters.
         fused: As in PyTorch's optimizers. Scaled gradients of float16 are then checked on the device.
     """
     decayed = decayed_parameters(model) if decayed is None else decayed
-    groups: list[dict[str, Any]] = [
-        {"params": [], "weight_decay": recipe.weight_decay},
-        {"params": [], "weight_decay": 0.0},
-    ]
+    found: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
     for name, p in model.named_parameters():
         if p.requires_grad:
-            groups[_plain(name) not in decayed]["params"].append(p)
+            scale = (scales or {}).get(_plain(name), 1.0)
+            found.setdefault((scale, _plain(name) in decayed), []).append(p)
+    # The largest learning rate comes first, since logs show the first group's.
+    groups: list[dict[str, Any]] = [
+        {"params": found[key], "lr": recipe.lr * key[0], "weight_decay": recipe.weight_decay if key[1] else 0.0}
+        for key in sorted(found, reverse=True)
+        if found[key] or key[0] == 1.0
+    ]
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "sgd": lambda: torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True, fused=fused),
         "adamw": lambda: torch.optim.AdamW(groups, lr=recipe.lr, fused=fused),
@@ -58,7 +68,8 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) 
     warmup = round(steps * min(1.0, recipe.warmup_epochs / recipe.epochs))
     if recipe.schedule == "one-cycle":
         rising = min(max(warmup / steps, 1 / steps), 0.9)
-        return OneCycleLR(optimizer, max_lr=recipe.lr, total_steps=steps + 1, pct_start=rising)
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        return OneCycleLR(optimizer, max_lr=peaks, total_steps=steps + 1, pct_start=rising)
     per_epoch = steps / recipe.epochs
 
     def cosine(step: int) -> float:

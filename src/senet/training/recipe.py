@@ -7,17 +7,33 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from senet.data.augmentation import Augmentation
 from senet.errors import SenetError, UnknownNameError
 
-__all__ = ["LOGGERS", "OPTIMIZERS", "PRECISIONS", "SCHEDULES", "TRAINED", "Recipe", "RunOptions"]
+__all__ = [
+    "BALANCED",
+    "LOGGERS",
+    "LOSSES",
+    "OPTIMIZERS",
+    "PRECISIONS",
+    "SAMPLERS",
+    "SCHEDULES",
+    "TRAINED",
+    "Recipe",
+    "RunOptions",
+]
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "step", "one-cycle", "constant")
 TRAINED = ("all", "attention")
+BALANCED = "balanced"
+SAMPLERS = ("random", BALANCED)
+FOCAL = "focal"
+LOSSES = ("cross-entropy", FOCAL)
 PRECISIONS = ("32", "bf16", "fp16")
 LOGGERS = ("tensorboard", "csv", "wandb", "mlflow")
 NO_LOGGER = "none"
@@ -38,8 +54,13 @@ class Recipe:
             rate in proportion (`for_batch_size`).
         train: Part of the network that learns: `"all"`, or the `"attention"` layers alone. Running statistics of norms
             follow the data in both cases.
+        freeze: Part of the network that keeps its weights and running statistics. `"backbone"` is all but the
+            classifier, the name of a stage such as `"layer2"` is everything up to its end, and empty is nothing.
+        unfreeze_after: Epochs after which the frozen part trains too (0 is never).
+        backbone_lr_factor: Factor of the learning rate of all but the classifier.
+        layer_decay: Factor of the learning rate from each layer to the layer before it (1 is off).
         freeze_stages: Keep the stem and the stages of a backbone up to this number as they are (0 is none).
-        freeze_bn: Keep all batch norms of a backbone as they are, which suits small batches.
+        freeze_bn: Keep all batch norms as they are: running statistics, weights and biases. This suits small batches.
         optimizer: `"sgd"` (with Nesterov momentum 0.9) or `"adamw"`. Norms and biases have no weight decay.
         lr: Peak learning rate at this batch size. AdamW in place of SGD divides it by 100 (`for_optimizer`).
         weight_decay: L2 penalty (SGD) or decoupled weight decay (AdamW).
@@ -48,6 +69,12 @@ class Recipe:
         warmup_epochs: Epochs of linear warm-up, or of the one-cycle schedule's rising part.
         step_epochs: Epochs after which the step schedule lowers the learning rate.
         step_factor: Factor of the step schedule.
+        class_weights: Weight of each class in the loss: `"balanced"` (in inverse proportion to its training images), or
+            a dictionary from class to weight. Empty weighs all images alike.
+        sampler: Choice of an epoch's images: `"random"` takes each once, `"balanced"` takes each class equally often.
+        loss: Loss of a classifier: `"cross-entropy"`, or `"focal"` with its exponent, such as `"focal:gamma=2"`.
+        metric: Validation metric that chooses the best epoch, such as `"balanced-accuracy"`, `"macro-f1"` or `"top1"`.
+            Empty takes the task's first.
         label_smoothing: Fraction of the target that is spread evenly over the classes.
         mixup: Beta parameter of mixup (0 is off). With cutmix on too, each batch draws one of them.
         cutmix: Beta parameter of cutmix (0 is off).
@@ -78,6 +105,10 @@ class Recipe:
     epochs: int = 30
     batch_size: int = 128
     train: str = "all"
+    freeze: str = ""
+    unfreeze_after: int = 0
+    backbone_lr_factor: float = 1.0
+    layer_decay: float = 1.0
     freeze_stages: int = 0
     freeze_bn: bool = False
     optimizer: str = "sgd"
@@ -87,6 +118,10 @@ class Recipe:
     warmup_epochs: float = 1.0
     step_epochs: tuple[int, ...] = ()
     step_factor: float = 0.1
+    class_weights: str | Mapping[str, float] = ""
+    sampler: str = "random"
+    loss: str = "cross-entropy"
+    metric: str = ""
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -105,12 +140,14 @@ class Recipe:
         for name in ("epochs", "batch_size", "grad_accumulation"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "clip_grad_norm", "patience", "seed",
-                     "freeze_stages"):  # fmt: skip
+                     "freeze_stages", "unfreeze_after"):  # fmt: skip
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("label_smoothing", "ema_decay"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
         _require(self.lr > 0, "lr", self.lr, "positive")
-        _require(0 < self.step_factor <= 1, "step_factor", self.step_factor, "in (0, 1]")
+        _require(self.backbone_lr_factor > 0, "backbone_lr_factor", self.backbone_lr_factor, "positive")
+        for name in ("step_factor", "layer_decay"):
+            _require(0 < getattr(self, name) <= 1, name, getattr(self, name), "in (0, 1]")
         if self.batch_size % self.grad_accumulation:
             raise SenetError(
                 f"batch_size={self.batch_size} can't be split into grad_accumulation={self.grad_accumulation} equal "
@@ -120,11 +157,56 @@ class Recipe:
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
             ("choice of what trains", self.train, TRAINED),
+            ("sampler", self.sampler, SAMPLERS),
         ):
             if name not in known:
                 raise UnknownNameError(kind, name, known)
         if self.schedule == "step" and not self.step_epochs:
             raise SenetError("schedule='step' needs step_epochs, e.g. (30, 60, 90)")
+        self._check_freezing()
+        self._check_imbalance()
+
+    def _check_freezing(self) -> None:
+        if self.freeze and self.train != "all":
+            raise SenetError(
+                f"freeze={self.freeze!r} and train={self.train!r} both choose what trains; use one of them"
+            )
+        if self.unfreeze_after and not self.freeze:
+            raise SenetError(f"unfreeze_after={self.unfreeze_after} has no effect without freeze")
+        if self.unfreeze_after >= self.epochs:
+            raise SenetError(f"unfreeze_after={self.unfreeze_after} must be less than epochs={self.epochs}")
+
+    def _check_imbalance(self) -> None:
+        gamma = self.focal_gamma
+        if gamma and (self.mixup or self.cutmix or self.label_smoothing):
+            raise SenetError(
+                f"loss={self.loss!r} needs one class for each image; set label_smoothing, mixup and cutmix to 0"
+            )
+        if isinstance(self.class_weights, str):
+            if self.class_weights not in ("", BALANCED):
+                raise SenetError(f"class_weights={self.class_weights!r} must be 'balanced' or weights by class")
+            if self.class_weights and self.sampler == BALANCED:
+                raise SenetError(
+                    "class_weights='balanced' and sampler='balanced' correct the same imbalance twice; use one of them"
+                )
+            return
+        for name, weight in self.class_weights.items():
+            _require(math.isfinite(weight) and weight >= 0, f"class_weights[{name!r}]", weight, "at least 0")
+
+    @property
+    def focal_gamma(self) -> float:
+        """Exponent of the focal loss, 0 for cross entropy."""
+        kind, _, option = self.loss.partition(":")
+        if kind not in LOSSES:
+            raise UnknownNameError("loss", self.loss, LOSSES)
+        if kind != FOCAL:
+            if option:
+                raise SenetError(f"loss={self.loss!r}: {kind} has no options")
+            return 0.0
+        match = re.fullmatch(r"gamma=(\d+\.?\d*)", option or "gamma=2")
+        if not match or not float(match[1]):
+            raise SenetError(f"loss={self.loss!r}: write focal:gamma=NUMBER, with a positive number")
+        return float(match[1])
 
     def for_batch_size(self, batch_size: int) -> Recipe:
         """Return this recipe for another batch size, with the learning rate scaled linearly (Goyal et al. 2017)."""
@@ -156,6 +238,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary for `from_dict`."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["class_weights"] = _plain_weights(self.class_weights)
         values["augmentation"] = {f.name: getattr(self.augmentation, f.name) for f in fields(Augmentation)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
@@ -164,6 +247,10 @@ class Recipe:
         """Build a recipe from the result of `to_dict`."""
         plain = _with_tuples(values)
         return cls(**plain | {"augmentation": Augmentation(**_with_tuples(plain["augmentation"]))})
+
+
+def _plain_weights(weights: str | Mapping[str, float]) -> str | dict[str, float]:
+    return weights if isinstance(weights, str) else dict(weights)
 
 
 def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:

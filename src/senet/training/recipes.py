@@ -16,7 +16,7 @@ from senet.data.augmentation import Augmentation
 from senet.errors import UnknownNameError
 from senet.training.recipe import Recipe
 
-__all__ = ["RECIPES", "fine_tuning", "recipe_for", "recipe_named"]
+__all__ = ["FINETUNE", "RECIPES", "fine_tuning", "finetune_for", "recipe_for", "recipe_named"]
 
 cifar = Recipe(
     epochs=30,
@@ -113,6 +113,19 @@ imagenet_readme = replace(
     augmentation=replace(imagenet.augmentation, rotation=10, pixel_jitter=20),
     expects="se_resnet50: 22.37% top-1 error (authors' README), 8 GPUs",
 )
+# For trained weights and few images: the new classifier learns ten times as fast as the rest, which is the ratio of
+# Lightning's `BaseFinetuning`.
+finetune = Recipe(
+    epochs=15,
+    batch_size=32,
+    optimizer="adamw",
+    lr=1e-3,
+    backbone_lr_factor=0.1,
+    weight_decay=0.05,
+    schedule="cosine",
+    warmup_epochs=1,
+    augmentation=Augmentation(crop="random-resized", scale=(0.5, 1.0), hflip=0.5, color_jitter=0.1),
+)
 # torchvision's detection reference, for one device and networks that may be trained from scratch.
 detection = Recipe(
     epochs=26,
@@ -157,6 +170,7 @@ RECIPES: dict[str, Recipe] = {
     "cifar_paper": cifar_paper,
     "digits": digits,
     "photos": photos,
+    "finetune": finetune,
     "imagenet": imagenet,
     "imagenet_readme": imagenet_readme,
     "detection": detection,
@@ -164,6 +178,8 @@ RECIPES: dict[str, Recipe] = {
     "segmentation": segmentation,
 }
 """Name to recipe."""
+
+FINETUNE = "finetune"
 
 
 def recipe_named(name: str) -> Recipe:
@@ -195,6 +211,17 @@ def recipe_for(data: str, size: tuple[int, int]) -> str:
     if kind in RECIPES:
         return kind
     return "cifar" if max(size) <= 64 else "photos"
+
+
+def finetune_for(recipe: Recipe) -> Recipe:
+    """Return the recipe `finetune` with another recipe's augmentation, unless that one is for photographs.
+
+    Example:
+        >>> from senet.training.recipes import RECIPES, finetune_for
+        >>> finetune_for(RECIPES["digits"]).augmentation.hflip
+        0
+    """
+    return finetune if recipe is photos else replace(finetune, augmentation=recipe.augmentation)
 
 
 def fine_tuning(recipe: Recipe) -> Recipe:
