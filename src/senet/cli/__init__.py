@@ -19,6 +19,7 @@ from senet.cli import (
     inspect,
     predict,
     retrofit,
+    serve,
     shard,
     train,
 )
@@ -41,6 +42,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "predict": predict,
     "inspect": inspect,
+    "serve": serve,
     "export": export,
     "bench": bench,
     "list": list_command,
