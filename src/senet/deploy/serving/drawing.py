@@ -14,14 +14,21 @@ from torch import Tensor
 from senet.inspection.curves import MOST_CHANNELS
 from senet.inspection.sampling import evenly
 
-__all__ = ["STYLE", "gate_charts", "overlay"]
+__all__ = ["STYLE", "enlarged", "gate_charts", "overlay"]
 
 SHOWN: Final = 256
-"""A smaller image is enlarged to this many pixels on its shorter side, so that its heat map is smooth."""
+"""Least number of pixels of the shorter side of a displayed image."""
 OPACITY: Final = 0.6
 """Of the heat map over the image."""
 
+READING: Final = (
+    "The factor of each channel in this image, block by block. The lines mark 0, 0.5 and 1. "
+    "Beside each name: channels · mean ± standard deviation."
+)
+
 STYLE: Final = """
+#gates h3 { margin: 0; font-size: 16px; }
+#gates p { margin: 2px 0 12px; font-size: 13px; }
 .gates { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 14px 18px; }
 .gates figure { margin: 0; min-width: 0; }
 .gates figcaption { display: flex; justify-content: space-between; gap: 8px; font-size: 13px; }
@@ -36,6 +43,14 @@ STYLE: Final = """
 """CSS of the charts."""
 
 
+def enlarged(image: Image.Image) -> Image.Image:
+    """Enlarge a small image, with its pixels as squares. A larger one is returned unchanged."""
+    scale = SHOWN / min(image.size)
+    if scale <= 1:
+        return image
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.NEAREST)
+
+
 def overlay(image: Image.Image, activation: Tensor) -> Image.Image:
     """Blend an image, in grey, with the heat map of a class.
 
@@ -45,11 +60,9 @@ def overlay(image: Image.Image, activation: Tensor) -> Image.Image:
     """
     from matplotlib import colormaps
 
-    scale = max(1.0, SHOWN / min(image.size))
-    size = (round(image.width * scale), round(image.height * scale))
-    grey = np.asarray(image.convert("L").resize(size, Image.Resampling.NEAREST), np.float32)[..., None] / 255
+    grey = np.asarray(enlarged(image).convert("L"), np.float32)[..., None] / 255
     heat = activation / activation.max().clamp(min=1e-12)
-    smooth = np.asarray(Image.fromarray(heat.numpy()).resize(size, Image.Resampling.BICUBIC)).clip(0, 1)
+    smooth = np.asarray(Image.fromarray(heat.numpy()).resize(grey.shape[1::-1], Image.Resampling.BICUBIC)).clip(0, 1)
     colours = colormaps["inferno"](smooth)[..., :3]
     mixed = (1 - OPACITY) * grey + OPACITY * colours
     return Image.fromarray((255 * mixed).round().astype(np.uint8))
@@ -61,7 +74,8 @@ def gate_charts(gates: Mapping[str, Tensor]) -> str:
     Args:
         gates: Block to its factors, (C,). Of many channels, some are shown, evenly spaced.
     """
-    return f'<div class="gates">{"".join(_chart(name, gate) for name, gate in gates.items())}</div>'
+    charts = "".join(_chart(name, gate) for name, gate in gates.items())
+    return f"<h3>Gates</h3><p>{READING}</p><div class='gates'>{charts}</div>"
 
 
 def _chart(name: str, gate: Tensor) -> str:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from senet.data import CorruptImage
 from senet.deploy.extras import need
-from senet.deploy.serving.drawing import STYLE, gate_charts
+from senet.deploy.serving.drawing import STYLE, enlarged, gate_charts
 from senet.deploy.serving.explanation import explain
 from senet.errors import SenetError
 from senet.gates import gated_layers
-from senet.tasks import CLASSIFICATION
 from senet.zoo import LoadedModel
 
 if TYPE_CHECKING:
@@ -42,35 +41,36 @@ def make_page(loaded: LoadedModel, *, topk: int = 5) -> gradio.Blocks:
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # some of it starts at the import
     gr = need("gradio", "senet serve", "serve")
-    name, metadata = loaded.metadata.model, loaded.metadata
-    classifier = metadata.task == CLASSIFICATION
-    gated = bool(gated_layers(loaded.model))
+    name = loaded.metadata.model
 
-    def show(path: str | None) -> list[Any]:
-        if path is None:
-            return [gr.update(visible=False)] * len(outputs)
+    def show(path: str) -> list[Any]:
+        name = Path(path).name
         try:
             seen = explain(loaded, path, topk=topk)
         except SenetError as error:
             reason = error.reason if isinstance(error, CorruptImage) else str(error)
-            text = f"{Path(path).name} can't be shown: {reason}"
-            return [gr.update(value=text, visible=True), *[gr.update(visible=False)] * (len(outputs) - 1)]
-        values = [seen.image, seen.classes or None, seen.activation, gate_charts(seen.gates) if seen.gates else None]
-        return [gr.update(visible=False), *(gr.update(value=v, visible=v is not None) for v in values)]
+            return [None, gr.update(value=f"{name}: {reason}", visible=True), *[gr.update(visible=False)] * 4]
+        charts = gate_charts(seen.gates) if seen.gates else None
+        return [
+            None,  # the field is free for the next image
+            gr.update(visible=False),
+            gr.update(value=enlarged(seen.image), label=name, visible=True),
+            *(gr.update(value=value, visible=bool(value)) for value in (seen.activation, seen.classes, charts)),
+        ]
 
     with gr.Blocks(title=f"{name} · senet", analytics_enabled=False) as page:
         gr.Markdown(f"# {name}\n{_described(loaded)}")
-        upload = gr.File(label="Image", file_types=["image"], type="filepath", height=140)
-        trouble = gr.Textbox(label="Unreadable image", visible=False, elem_id="trouble")
+        upload = gr.File(label="Image", file_types=["image"], type="filepath", height=150, elem_id="upload")
+        trouble = gr.Textbox(label="This image can't be shown", visible=False, elem_id="trouble")
         with gr.Row():
-            image = gr.Image(label="Image" if classifier else "Prediction", visible=False, elem_id="image", **PICTURE)
+            image = gr.Image(visible=False, elem_id="image", **PICTURE)
             activation = gr.Image(label="Class activation", visible=False, elem_id="activation", **PICTURE)
             classes = gr.Label(label="Classes", visible=False, elem_id="classes", num_top_classes=topk)
-        gates = gr.HTML(label="Gates", show_label=True, visible=False, elem_id="gates", container=True)
-        if not gated:
-            gr.Markdown("This network has no attention layers, so it has no gates to show.")
-        outputs = [trouble, image, classes, activation, gates]
-        upload.change(show, upload, outputs, api_visibility="private", show_progress="minimal")
+        gates = gr.HTML(visible=False, elem_id="gates", container=True)
+        if not gated_layers(loaded.model):
+            gr.Markdown("This network has no attention layers, so there are no gates.")
+        shown = [upload, trouble, image, activation, classes, gates]
+        upload.upload(show, upload, shown, api_visibility="private", show_progress="minimal")
     return page
 
 
@@ -78,8 +78,8 @@ PICTURE: Final[dict[str, Any]] = {"interactive": False, "buttons": ["fullscreen"
 
 
 def _described(loaded: LoadedModel) -> str:
-    count = len(loaded.classes)
-    return f"{loaded.metadata.task} · {count} classes · {loaded.preprocessing}"
+    height, width = loaded.preprocessing.size
+    return f"{loaded.metadata.task} · {len(loaded.classes)} classes · {height}x{width} pixels"
 
 
 def page_options() -> dict[str, Any]:
