@@ -24,6 +24,7 @@ def test_it_is_stored_without_outputs(path):
     assert not [word for word in ("/home/", "/root/", "/Users/", "/work/", "C:\\\\") if word in path.read_text()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path, capsys):
     names: dict[str, object] = {"__name__": "__main__"}
