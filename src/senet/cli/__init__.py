@@ -20,6 +20,7 @@ from senet.cli import (
     predict,
     push,
     retrofit,
+    serve,
     shard,
     train,
 )
@@ -42,6 +43,7 @@ COMMANDS = {
     "evaluate": evaluate,
     "predict": predict,
     "inspect": inspect,
+    "serve": serve,
     "export": export,
     "push": push,
     "bench": bench,

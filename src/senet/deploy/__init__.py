@@ -1,4 +1,4 @@
-"""Export networks to ONNX, OpenVINO and torch.export files, verify them, and run them.
+"""Export networks to ONNX, OpenVINO and torch.export files, verify them, run them, and serve a page to try a network.
 
 Names are imported on first use (PEP 562). Importing the package loads neither data sets nor runtimes.
 """
@@ -13,14 +13,18 @@ if TYPE_CHECKING:
     from senet.deploy.exported_model import ExportedModel
     from senet.deploy.exporting import Check, ExportReport, export
     from senet.deploy.loading import load_exported
+    from senet.deploy.serving import Explanation, explain, serve
 
 __all__ = [
     "Check",
+    "Explanation",
     "ExportMetadata",
     "ExportReport",
     "ExportedModel",
+    "explain",
     "export",
     "load_exported",
+    "serve",
 ]
 
 HOMES = {
@@ -28,6 +32,7 @@ HOMES = {
     "exporting": ("Check", "ExportReport", "export"),
     "loading": ("load_exported",),
     "export_metadata": ("ExportMetadata",),
+    "serving": ("Explanation", "explain", "serve"),
 }
 
 

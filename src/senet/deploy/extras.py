@@ -10,7 +10,7 @@ from senet.errors import SenetError
 __all__ = ["need"]
 
 
-def need(package: str, what_for: str) -> ModuleType:
+def need(package: str, what_for: str, extra: str = "export") -> ModuleType:
     """Import an optional package.
 
     Raises:
@@ -19,4 +19,4 @@ def need(package: str, what_for: str) -> ModuleType:
     try:
         return import_module(package)
     except ImportError as error:
-        raise SenetError(f"{what_for} needs the package {package}: pip install 'senet[export]'") from error
+        raise SenetError(f"{what_for} needs the package {package}: pip install 'senet[{extra}]'") from error

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 from senet.gates.recording import watching
 from senet.gates.statistics import GateStatistics
-from senet.nn.modes import evaluation_mode
+from senet.inspection.class_activation import class_activation
 from senet.nn.precision import in_float64
 from senet.preprocessing import Preprocessing
 
-__all__ = ["Channel", "Example", "Heat", "explain_images", "image_of"]
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Channel", "Example", "Heat", "explain_images", "image_of", "pixels_of"]
 
 FINEST: Final = 16
 """Largest number of positions on a side of a displayed feature map."""
@@ -109,7 +112,7 @@ def explain_images(
         stack.enter_context(watching(layers, lambda path, gate, n: seen.__setitem__(path, _by_image(gate, n))))
         for path, layer in layers.items():
             stack.callback(layer.register_forward_pre_hook(_keep_input(path, maps)).remove)
-        logits, heats = _class_activation(model, images)
+        logits, maps_of_class = class_activation(model, images)
     known = isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] == len(outputs)
     found = []
     for i, label in enumerate(labels):
@@ -121,7 +124,7 @@ def explain_images(
                 prediction=None if prediction is None else outputs[int(prediction)],
                 probability=None if probability is None else float(probability),
                 image=image_of(images[i], preprocessing),
-                heat=heats[i] if heats else None,
+                heat=None if maps_of_class is None else _heat(maps_of_class[i]),
                 raised={path: both[0] for path, both in ranks.items()},
                 lowered={path: both[1] for path, both in ranks.items()},
             )
@@ -166,37 +169,17 @@ def _heat(values: Tensor) -> Heat:
     return Heat(size, text)
 
 
-def _class_activation(model: nn.Module, images: Tensor) -> tuple[Any, list[Heat]]:
-    """Return the outputs, and the activation of the predicted class in the last feature map before the classifier.
-
-    Source: Selvaraju et al. 2017 (Grad-CAM). For a network that ends in an average pool and one linear layer it equals
-    Zhou et al. 2016 (CAM).
-    """
-    last: list[Tensor] = []
-
-    def keep(_: nn.Module, args: Any, output: Any) -> None:
-        del args
-        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
-            last[:] = [output]
-
-    with ExitStack() as stack:
-        for module in model.modules():
-            stack.callback(module.register_forward_hook(keep).remove)
-        stack.enter_context(evaluation_mode(model))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        outputs = model(images.clone().requires_grad_())
-        if not last or not isinstance(outputs, Tensor) or outputs.ndim != 2 or not last[0].requires_grad:
-            return outputs, []
-        [slopes] = torch.autograd.grad(outputs.max(1).values.sum(), last, allow_unused=True)
-    if slopes is None:
-        return outputs.detach(), []
-    heat = (slopes.mean((2, 3), keepdim=True) * last[0]).sum(1).relu()
-    return outputs.detach().float(), [_heat(each) for each in heat]
-
-
 def image_of(image: Tensor, preprocessing: Preprocessing | None) -> str:
     """Convert the network's input, (C, H, W), to a data URL."""
+    pixels = pixels_of(image, preprocessing)
+    kind = "PNG" if max(pixels.size) <= SMALL else "JPEG"
+    file = BytesIO()
+    pixels.save(file, kind, quality=85)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def pixels_of(image: Tensor, preprocessing: Preprocessing | None) -> Image.Image:
+    """Convert the network's input, (C, H, W), back to an image."""
     from PIL import Image
 
     image = image.detach().float().cpu()
@@ -207,8 +190,4 @@ def image_of(image: Tensor, preprocessing: Preprocessing | None) -> str:
         mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
         image = (image * std + mean) / preprocessing.value_range
         image = image.flip(0) if preprocessing.channel_order == "BGR" else image
-    pixels = (255 * image.clamp(0, 1)).round().to(torch.uint8).movedim(0, -1).squeeze(-1).numpy()
-    kind = "PNG" if max(pixels.shape[:2]) <= SMALL else "JPEG"
-    file = BytesIO()
-    Image.fromarray(pixels).save(file, kind, quality=85)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return Image.fromarray((255 * image.clamp(0, 1)).round().to(torch.uint8).movedim(0, -1).squeeze(-1).numpy())
