@@ -80,7 +80,8 @@ def resnet() -> nn.Module:
 # What is kept
 
 
-KINDS = sorted(set(ATTENTIONS) - {"sk"})
+NO_IDENTITY = {"sk", "split", "simam", "shuffle"}
+KINDS = sorted(set(ATTENTIONS) - NO_IDENTITY)
 QUICK = {*((kind, 2, True) for kind in KINDS), ("se", 1, False), ("se", 2, False), ("se", 3, True)}
 """Each kind on images, and SE in each dimension and mode."""
 
@@ -110,6 +111,22 @@ def test_output_stays_bit_for_bit_and_gates_learn(kind: str, ndim: int, training
         optimizer.step()
     for layer, was in zip(layers(model), before, strict=True):
         assert any(not torch.equal(new, old) for new, old in zip(layer.parameters(), was, strict=True))
+
+
+@pytest.mark.parametrize("kind", sorted(NO_IDENTITY))
+def test_attention_without_an_identity_start_is_refused(kind: str) -> None:
+    model = Net()
+    with pytest.raises(senet.SenetError, match="identity") as caught:
+        senet.retrofit(model, ATTENTIONS[kind](), example_inputs=[image()])
+    assert "\n" not in str(caught.value)
+    assert not layers(model)
+
+
+def test_shuffle_attention_is_inserted_without_its_shuffle() -> None:
+    model = Net().eval()
+    before = model(image())
+    senet.retrofit(model, ATTENTIONS["shuffle"](shuffle=False), example_inputs=[image()])
+    assert torch.equal(model(image()), before)
 
 
 @settings(max_examples=settings.default.max_examples // 4)  # each a whole surgery

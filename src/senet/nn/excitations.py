@@ -130,7 +130,7 @@ class Affine(Excitation):
         self.bias = nn.Parameter(torch.zeros(outputs, channels))
 
     def forward(self, s: Tensor) -> Tensor:
-        return (self.weight * s[:, None]).sum(3) + self.bias
+        return ((self.weight * s[:, None]).sum(3) + self.bias).to(s.dtype)  # autocast: the parameters are wider
 
     def start_at_zero(self) -> None:
         zero(self)
@@ -147,7 +147,7 @@ class NormedAffine(Excitation):
 
     def forward(self, s: Tensor) -> Tensor:
         z = (self.weight * s[:, None]).sum(3)
-        return self.norm(z.flatten(1)).unflatten(1, z.shape[1:])
+        return self.norm(z.flatten(1)).unflatten(1, z.shape[1:]).to(s.dtype)
 
     def start_at_zero(self) -> None:
         zero(self.norm)
@@ -167,7 +167,7 @@ class CompetingAffine(Excitation):
     def forward(self, s: Tensor) -> Tensor:
         embedded = wide(self.embedding * s)
         normed = embedded / (embedded.square().mean(1, keepdim=True) + TINY).sqrt()
-        return (self.weight * normed.to(s.dtype)[:, None]).sum(3) + self.bias
+        return ((self.weight * normed[:, None]).sum(3) + self.bias).to(s.dtype)
 
     def start_at_zero(self) -> None:
         nn.init.zeros_(self.weight)

@@ -65,5 +65,6 @@ class GroupwiseEnhance(Attention):
         similarity = (values * values.mean(space, keepdim=True)).sum(1).unflatten(0, (x.shape[0], self.groups))
         centred = similarity - similarity.mean(space, keepdim=True)
         normed = centred / ((centred.square().mean(space, keepdim=True) + TINY).sqrt() + 1e-5)
-        factors = self.activate(over_space(self.weight[None], x) * normed.to(x.dtype) + over_space(self.bias[None], x))
+        weight, bias = (over_space(p[None], x) for p in (self.weight, self.bias))
+        factors = self.activate(weight * normed + bias).to(x.dtype)
         return merge_groups(factors.flatten(0, 1)[:, None].expand_as(parts), self.groups)

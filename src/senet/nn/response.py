@@ -54,9 +54,9 @@ class GlobalResponseNorm(Attention):
     def gate(self, x: Tensor) -> Tensor:
         """Return the factors, (N, C, 1, ...): 1 + weight * n."""
         norm = torch.linalg.vector_norm(wide(x), dim=tuple(range(2, x.ndim)))
-        relative = (norm / (norm.mean(1, keepdim=True) + EPSILON)).to(x.dtype)
-        return over_space(1 + self.weight * relative, x)
+        relative = norm / (norm.mean(1, keepdim=True) + EPSILON)
+        return over_space(1 + self.weight * relative, x).to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x * gate(x) + bias`, (N, C, *spatial)."""
-        return super().forward(x) + over_space(self.bias[None], x)
+        return super().forward(x) + over_space(self.bias[None], x).to(x.dtype)

@@ -79,11 +79,12 @@ class ShuffleAttention(Attention):
         by_channel = over_space(self.activate(self.channel_weight * mean(first) + self.channel_bias), x)
         weight, bias = (over_space(p[None], x) for p in (self.spatial_weight, self.spatial_bias))
         by_position = self.activate(weight * self.norm(second) + bias)
-        return merge_groups(torch.cat([by_channel.expand_as(first), by_position], 1), self.groups)
+        return merge_groups(torch.cat([by_channel.expand_as(first), by_position], 1), self.groups).to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x * gate(x)` with its channels shuffled, (N, C, *spatial)."""
         scaled = super().forward(x)
         if not self.shuffles:
             return scaled
-        return scaled.unflatten(1, (2, self.channels // 2)).transpose(1, 2).flatten(1, 2)
+        shuffled = scaled.unflatten(1, (2, self.channels // 2)).transpose(1, 2).flatten(1, 2)
+        return torch.empty_like(scaled).copy_(shuffled)  # keeps the memory format
