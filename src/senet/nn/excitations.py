@@ -28,6 +28,13 @@ class Excitation(nn.Module, ABC):
 
     Shape:
         (N, C, D) -> (N, K, C).
+
+    Example:
+        >>> import torch
+        >>> from senet.nn import EXCITATIONS
+        >>> excite = EXCITATIONS["conv"](64, 1, 2)  # channels, summaries and outputs of each
+        >>> excite(torch.rand(3, 64, 1)).shape
+        torch.Size([3, 2, 64])
     """
 
     @abstractmethod

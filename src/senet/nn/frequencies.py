@@ -51,6 +51,13 @@ class Frequencies:
     Differs: the coefficient is divided by the number of positions. The transform covers the feature map of any size,
         as in the equations. The authors' code pools to a fixed size and multiplies the indices by size // 7, so
         that index u at size 56 is frequency 8u. The selection "TS", indices found on ImageNet, is left out.
+
+    Example:
+        >>> import torch
+        >>> from senet.nn import Frequencies
+        >>> x = torch.rand(2, 8, 7, 7)
+        >>> bool(torch.allclose(Frequencies(8, 1, ndim=2)(x), x.mean((2, 3))))
+        True
     """
 
     def __init__(self, channels: int, count: int, ndim: int) -> None:
