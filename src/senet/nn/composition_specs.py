@@ -112,7 +112,7 @@ class FCA(_Published):
 
     Example:
         >>> from senet.nn import FCA
-        >>> FCA(frequencies=4).build(8).squeeze.of_channel[-1]
+        >>> FCA(reduction=4, frequencies=4).build(8).squeeze.of_channel[-1]
         (0, 2)
     """
 

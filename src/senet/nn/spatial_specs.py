@@ -125,8 +125,8 @@ class Shuffle(AttentionSpec):
 
     Example:
         >>> from senet.nn import Shuffle
-        >>> Shuffle(groups=4).build(64).norm
-        GroupNorm(8, 8, eps=1e-05, affine=True)
+        >>> Shuffle(groups=4).build(64).norm.num_channels
+        8
     """
 
     kind: ClassVar[str] = "shuffle"
