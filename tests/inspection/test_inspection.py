@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from inspection_helpers import CLASSES, batches, network
 from torch import nn
 
@@ -23,6 +24,7 @@ from senet.inspection.blocks import findings
 from senet.inspection.curves import curves_of
 from senet.inspection.freezing import try_freezing
 from senet.inspection.sampling import evenly
+from senet.nn import CBAM
 
 
 def test_statistics_are_those_of_recorded_gates() -> None:
@@ -223,3 +225,26 @@ def test_freezing_is_tried_where_the_network_calls_attention_by_keyword() -> Non
     constant = images * statistics.mean.float()[:, None, None]
     expected = (constant - model(images)).square().sum().sqrt() / model(images).square().sum().sqrt()
     assert alone["se"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_gate_over_positions_is_a_picture() -> None:
+    model = network(attention=CBAM(reduction=4), depth=1)
+    images, labels = batches(1)[0]
+    found = inspect(model, [(images, labels)], CLASSES, examples=2)
+    [path, *_] = [block.path for block in found.blocks]
+    with senet.record_gates(model) as gates:
+        model(images)
+    first = next(i for i, label in enumerate(labels.tolist()) if CLASSES[label] == found.examples[0].label)
+    small = F.adaptive_avg_pool2d(gates[path][first].mean(0, keepdim=True), 16)[0]
+    shown = found.examples[0].spatial[path]
+    assert shown.heat.size == (16, 16)
+    assert (shown.least, shown.largest) == pytest.approx((float(small.min()), float(small.max())), abs=1e-3)
+    assert shown.least < shown.largest
+    pixels = np.frombuffer(base64.b64decode(shown.heat.values), np.uint8).reshape(16, 16)
+    want = (255 * (small - small.min()) / (small.max() - small.min())).numpy()
+    assert np.abs(pixels - want).max() <= 1
+    assert '"spatial":{"' in page(found)
+
+
+def test_a_gate_by_channel_is_no_picture(inspected) -> None:
+    assert all(example.spatial == {} for example in inspected.examples)

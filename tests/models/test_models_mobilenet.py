@@ -173,7 +173,7 @@ def test_stages() -> None:
         ({"activation": "relu7"}, "unknown activation 'relu7'"),
         ({"activation": None}, "activation=None must be str"),
         ({"stages": (6,)}, "no stage 6; the stages are numbered 1 to 5"),
-        ({"placement": "conv3x3"}, "placement='conv3x3'"),
+        ({"placement": "pre"}, "placement='pre'"),
     ],
     ids=str,
 )

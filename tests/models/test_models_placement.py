@@ -117,3 +117,29 @@ def test_conv3x3_follows_the_norm_and_relu_of_the_3x3() -> None:
     branch = unit.branch
     y = branch.bn2(branch.conv2(branch.bn1(branch.conv1(x)).relu())).relu()
     torch.testing.assert_close(unit(x), torch.relu(x + branch.bn3(branch.conv3(y * unit.se.gate(y)))))
+
+
+@pytest.mark.parametrize("name", ["se_mobilenet_v1", "se_shufflenet_v1_g3"])
+def test_conv3x3_follows_the_depthwise_convolution(name: str) -> None:
+    model = senet.create_model(name, placement="conv3x3", depths=(1, 2), num_classes=3).eval()
+    for unit in _units(model):
+        mobile = name == "se_mobilenet_v1"
+        depthwise, before = (unit.depthwise[0], unit.depthwise) if mobile else (unit.conv2, unit.bn2)
+        assert depthwise.groups == depthwise.in_channels == unit.se.channels
+        met: list[torch.Tensor] = []
+        before.register_forward_hook(lambda _m, _a, y, met=met: met.append(y))
+        unit.se.register_forward_pre_hook(lambda _m, a, met=met: met.append(a[0]))
+        unit(torch.rand(1, (depthwise if mobile else unit.conv1).in_channels, 8, 8))
+        assert met[0] is met[1]
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1_025", "shufflenet_v1_g3"])
+def test_surgery_finds_the_depthwise_convolution(name: str) -> None:
+    options = {"depths": (1, 2), "num_classes": 3}
+    model = senet.create_model(name, **options).eval()
+    images = torch.rand(2, 3, 64, 64)
+    before = model(images)
+    report = senet.retrofit(model, senet.SE(reduction=4), placement="conv3x3", example_inputs=images)
+    meant = senet.create_model(f"se_{name}", placement="conv3x3", attention=senet.SE(reduction=4), **options)
+    assert [point.channels for point in report.inserted] == [unit.se.channels for unit in _units(meant)]
+    assert torch.equal(model(images), before)

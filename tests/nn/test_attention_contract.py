@@ -14,7 +14,37 @@ import torch
 from torch import nn
 from torch.export import Dim, export
 
-from senet.nn import ATTENTIONS, BAM, CBAM, ECA, ESE, GE, SE, SK, Attention, AttentionSpec, ScSE, SpatialSE
+from senet.nn import (
+    ATTENTIONS,
+    BAM,
+    CBAM,
+    CECA,
+    COMPOSITIONS,
+    ECA,
+    ELA,
+    EMA,
+    ESE,
+    FCA,
+    GC,
+    GCT,
+    GE,
+    GRN,
+    LC0,
+    SE,
+    SGE,
+    SK,
+    SRM,
+    Attention,
+    AttentionSpec,
+    Channel,
+    Coord,
+    ScSE,
+    Shuffle,
+    SpatialSE,
+    Split,
+    Strip,
+    Triplet,
+)
 from senet.nn import attention_from_dict as from_dict
 
 C = 16  # 16 // 16 leaves one hidden unit: the narrowest bottleneck a default can have
@@ -28,7 +58,18 @@ SPECS: dict[str, AttentionSpec] = {
     "ge-convs": GE(extent=4, reduction=None),
     "scse-max": ScSE(combine="max"),
     "sk-grouped": SK(branches=3, groups=2, min_hidden=4),
+    "channel-grouped-shift": Channel(squeeze="mean-std", excitation="grouped", gate="tanh", shift=True, reduction=2),
+    "channel-affine-softmax": Channel(squeeze="rms", excitation="affine", gate="softmax"),
+    "channel-none": Channel(squeeze="std", excitation="none"),
+    "gc-scale": GC(fusion="scale"),
+    "shuffle-insertable": Shuffle(shuffle=False),
+    "strip-minimal": Strip(depthwise=True, pointwise=False),
+    "split-grouped": Split(groups=2, reduction=8),
 }
+ADDING = {LC0(), GRN(), GC(), Shuffle(), SPECS["channel-grouped-shift"]}
+"""Layers that compute more than `x * gate(x)`."""
+NEW_FEATURES = {"sk", "split"}
+"""Layers whose gate weighs their own branches."""
 # reduction=4 where there is one: a single hidden unit may be dead by chance, and then hides a missing gradient
 IDENTITY: dict[str, AttentionSpec] = {
     "se": SE(reduction=4, init="identity"),
@@ -48,6 +89,37 @@ IDENTITY: dict[str, AttentionSpec] = {
     "cbam": CBAM(reduction=4, init="identity"),
     "cbam-bias": CBAM(reduction=4, bias=True, init="identity"),
     "bam": BAM(reduction=4, init="identity"),
+    **{
+        f"channel-{excitation}": Channel(
+            excitation=excitation, init="identity", shift=shift, squeeze=squeeze, gate=gate
+        )
+        for excitation, squeeze, gate, shift in [
+            ("linear", "std", "softmax", False),
+            ("conv", "rms", "1+tanh", True),
+            ("affine", "mean-std", "relu", True),
+            ("affine-norm", "max", "hard-sigmoid", True),
+            ("norm-affine", "mean+max", "tanh", False),
+        ]
+    },
+    "channel-bottleneck": Channel(reduction=4, squeeze="dct", frequencies=3, init="identity"),
+    "channel-grouped": Channel(excitation="grouped", reduction=2, groups=2, init="identity"),
+    "ceca": CECA(init="identity"),
+    "srm": SRM(init="identity"),
+    "gct": GCT(init="identity"),
+    "fca": FCA(reduction=2, init="identity"),
+    "lc0": LC0(reduction=4, init="identity"),
+    "coord": Coord(init="identity"),
+    "coord-nobias": Coord(bias=False, init="identity"),
+    "ela": ELA(norm_groups=4, init="identity"),
+    "ema": EMA(groups=4, init="identity"),
+    "triplet": Triplet(init="identity"),
+    "shuffle": Shuffle(groups=2, shuffle=False, init="identity"),
+    "sge": SGE(init="identity"),
+    "gc": GC(reduction=4, init="identity"),
+    "gc-scale": GC(reduction=4, fusion="scale", init="identity"),
+    "grn": GRN(init="identity"),
+    "strip": Strip(init="identity"),
+    "strip-minimal": Strip(depthwise=True, pointwise=False, init="identity"),
 }
 
 
@@ -85,11 +157,12 @@ def layer(spec) -> Attention:
     return randomise(spec.build(C)).eval()
 
 
+COMPILED = {"se", "eca", "ese", "ge", "sse", "scse", "cbam", "bam", "sk", "lc0", "coord", "ema"}
 ONE_OF_EACH_KIND = pytest.mark.parametrize(
     "spec",
-    [pytest.param(spec, id=name, marks=[pytest.mark.slow] * (name not in ATTENTIONS)) for name, spec in SPECS.items()],
+    [pytest.param(spec, id=name, marks=[pytest.mark.slow] * (name not in COMPILED)) for name, spec in SPECS.items()],
 )
-"""What takes a compiler: other options of a kind are left to the slow tests."""
+"""What takes a compiler: other layers are left to the slow tests."""
 
 
 class TestContract:
@@ -100,12 +173,14 @@ class TestContract:
         out, gate = layer(x), layer.gate(x)
         assert out.shape == x.shape
         assert out.isfinite().all()
-        if spec.kind == "sk":
-            assert gate.shape == (2, spec.branches, C, *[1] * len(space))
+        if spec.kind in NEW_FEATURES:
+            branches = spec.branches if spec.kind == "sk" else spec.radix
+            assert gate.shape == (2, branches, C, *[1] * len(space))
             torch.testing.assert_close(gate.sum(1), torch.ones_like(gate[:, 0]))
-        else:
-            assert gate.broadcast_to(x.shape).shape == x.shape
-            assert torch.equal(out, x * gate)
+            return
+        assert gate.broadcast_to(x.shape).shape == x.shape
+        # What more is computed than the product: test_attention_relatives.py.
+        assert torch.equal(out, x * gate) is layer.rescales is (spec not in ADDING)
 
     def test_gradient_is_right_in_training(self, spec):
         layer = randomise(spec.build(C).double().train())
@@ -232,7 +307,10 @@ class TestSpecOfEachLayer:
         arguments = dict(inspect.signature(type(spec.build(C))).parameters)
         del arguments["channels"], arguments["ndim"]
         defaults = type(spec)().options()
-        assert defaults == {name: argument.default for name, argument in arguments.items()}
+        if spec.kind in COMPOSITIONS and spec.kind not in ("se", "eca", "ese"):
+            assert set(defaults) <= set(arguments) - set(COMPOSITIONS[spec.kind])
+        else:
+            assert defaults == {name: argument.default for name, argument in arguments.items()}
 
     def test_check_needs_no_memory_and_no_random_numbers(self, spec):
         before = torch.get_rng_state()
@@ -251,7 +329,7 @@ class TestSpecOfEachLayer:
 class TestIdentityStart:
     def test_is_offered_wherever_a_spec_has_the_field(self):
         offered = {kind for kind, spec in ATTENTIONS.items() if "init" in {f.name for f in fields(spec)}}
-        assert offered == {spec.kind for spec in IDENTITY.values()} == set(ATTENTIONS) - {"sk"}
+        assert offered == {spec.kind for spec in IDENTITY.values()} == set(ATTENTIONS) - {"sk", "split", "simam"}
 
     @pytest.mark.parametrize("mode", ["train", "eval"])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)

@@ -8,7 +8,36 @@ import pytest
 
 import senet.nn
 from senet.errors import UnknownNameError
-from senet.nn import ATTENTIONS, BAM, CBAM, ECA, ESE, GE, SE, SK, AttentionSpec, ScSE, SpatialSE
+from senet.nn import (
+    ATTENTIONS,
+    BAM,
+    CBAM,
+    CECA,
+    ECA,
+    ELA,
+    EMA,
+    ESE,
+    FCA,
+    GC,
+    GCT,
+    GE,
+    GRN,
+    LC0,
+    SE,
+    SGE,
+    SK,
+    SRM,
+    AttentionSpec,
+    Channel,
+    Coord,
+    ScSE,
+    Shuffle,
+    SimAM,
+    SpatialSE,
+    Split,
+    Strip,
+    Triplet,
+)  # fmt: skip
 from senet.nn import attention_from_dict as from_dict
 from senet.nn import parse_attention as parse
 
@@ -24,6 +53,23 @@ def test_table_names_every_spec():
         "cbam": CBAM,
         "bam": BAM,
         "sk": SK,
+        "channel": Channel,
+        "ceca": CECA,
+        "srm": SRM,
+        "gct": GCT,
+        "fca": FCA,
+        "lc0": LC0,
+        "coord": Coord,
+        "ela": ELA,
+        "simam": SimAM,
+        "ema": EMA,
+        "triplet": Triplet,
+        "shuffle": Shuffle,
+        "sge": SGE,
+        "gc": GC,
+        "grn": GRN,
+        "strip": Strip,
+        "split": Split,
     }
 
 
@@ -66,6 +112,8 @@ def test_a_spec_is_a_value():
         ("ge:extent=0,learned_gather=no,reduction=none", GE(extent=0, learned_gather=False, reduction=None)),
         ("eca:kernel_size=5", ECA(kernel_size=5)),
         ("cbam:bias=1", CBAM(bias=True)),
+        ("coord:reduction=16,bias=no", Coord(reduction=16, bias=False)),
+        ("channel:squeeze=mean-std,excitation=conv,shift=yes", Channel("mean-std", "conv", shift=True)),
         *((kind, spec()) for kind, spec in ATTENTIONS.items()),
     ],
     ids=repr,
@@ -93,6 +141,8 @@ def test_command_line(text, spec):
         ("se:reduction=8,", ValueError, "not of the form name=value"),
         ("se:reduction=8,reduction=4", ValueError, "'reduction' is given twice"),
         ("se:gate=sigmod", UnknownNameError, "unknown gate of 'se' 'sigmod'; did you mean 'sigmoid'"),
+        ("channel:squeeze=none", UnknownNameError, "unknown squeeze of 'channel' 'none'"),
+        ("simam:init=identity", UnknownNameError, "unknown option of 'simam' 'init'"),
         ("ge:extent=3", UnknownNameError, "unknown extent of 'ge' '3'; known: 0, 2, 4, 8"),
     ],
     ids=repr,

@@ -153,13 +153,15 @@ def add_network_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--attention",
         metavar="SPEC",
-        help="se, eca, ese, ge, sse, scse, cbam, bam, sk or none, with options such as "
+        help="se, eca, ese, ge, sse, scse, cbam, bam, sk, channel, ceca, srm, gct, fca, lc0, coord, ela, simam, ema, "
+        "triplet, shuffle, sge, gc, grn, strip, split or none, with options such as "
         "se:reduction=8,gate=hard-sigmoid (default: the network's)",
     )
     group.add_argument(
         "--placement",
         metavar="NAME",
-        help="place of attention in a block: standard, pre, post, identity or conv3x3 (default: the network's)",
+        help="place of attention in a block: standard, pre, post, identity or conv3x3 (in MobileNet and ShuffleNet the "
+        "depthwise convolution) (default: the network's)",
     )
     group.add_argument(
         "--stages",

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from senet.errors import SenetError
 from senet.gates.recording import gated_layers, watching
 from senet.gates.statistics import GateStatistics
-from senet.nn import Attention, SelectiveKernel
+from senet.nn import Attention
 from senet.nn.modes import evaluation_mode, uncompiled
 from senet.nn.precision import in_float64
 
@@ -24,10 +24,10 @@ __all__ = ["agreement_between", "drift_between", "gates", "images_of", "measure"
 def gates(model: nn.Module) -> dict[str, Attention]:
     """Return the attention layers of this package by path. Of nested layers it is the outermost.
 
-    Constants are left out, and so are selective kernels, which compute new features and can't become constants.
+    Constants are left out, and so are layers that compute more than `x * gate(x)` and can't become constants.
     """
     found = gated_layers(model).items()
-    return {path: m for path, m in found if isinstance(m, Attention) and not isinstance(m, SelectiveKernel)}
+    return {path: m for path, m in found if isinstance(m, Attention) and m.rescales}
 
 
 def measure(model: nn.Module, batches: Sequence[Tensor]) -> tuple[dict[str, GateStatistics], list[Tensor]]:

@@ -1,4 +1,7 @@
-"""Single images: the channels that a block raises and lowers, their feature maps, and a class activation map."""
+"""Single images: the channels that a block raises and lowers, their feature maps, and a class activation map.
+
+A gate that varies over positions is also shown as a picture.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from senet.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Channel", "Example", "Heat", "explain_images", "image_of", "pixels_of"]
+__all__ = ["Channel", "Example", "Heat", "SpatialGate", "explain_images", "image_of", "pixels_of"]
 
 FINEST: Final = 16
 """Largest number of positions on a side of a displayed feature map."""
@@ -61,6 +64,21 @@ class Channel:
 
 
 @dataclass(frozen=True)
+class SpatialGate:
+    """A gate over the positions of one image, averaged over the channels.
+
+    Attributes:
+        least: Smallest factor of the displayed map.
+        largest: Largest factor of the displayed map.
+        heat: The factors.
+    """
+
+    least: float
+    largest: float
+    heat: Heat
+
+
+@dataclass(frozen=True)
 class Example:
     """One image.
 
@@ -72,6 +90,7 @@ class Example:
         heat: Class activation map of the predicted class.
         raised: Path of a block to the channels raised most above their mean, in descending order.
         lowered: Path of a block to the channels lowered most below their mean.
+        spatial: Path of a block to its gate by position. Blocks with one factor per channel are left out.
     """
 
     label: str
@@ -81,6 +100,7 @@ class Example:
     heat: Heat | None
     raised: dict[str, tuple[Channel, ...]]
     lowered: dict[str, tuple[Channel, ...]]
+    spatial: dict[str, SpatialGate]
 
 
 def explain_images(
@@ -108,8 +128,15 @@ def explain_images(
     """
     seen: dict[str, Tensor] = {}
     maps: dict[str, Tensor] = {}
+    over_space: dict[str, Tensor] = {}
+
+    def see(path: str, gate: Tensor, count: int) -> None:
+        seen[path] = _by_image(gate, count)
+        if gate.ndim == 4 and gate.shape[2] * gate.shape[3] > 1:
+            over_space[path] = _by_position(gate, count)
+
     with ExitStack() as stack:
-        stack.enter_context(watching(layers, lambda path, gate, n: seen.__setitem__(path, _by_image(gate, n))))
+        stack.enter_context(watching(layers, see))
         for path, layer in layers.items():
             stack.callback(layer.register_forward_pre_hook(_keep_input(path, maps)).remove)
         logits, maps_of_class = class_activation(model, images)
@@ -127,6 +154,7 @@ def explain_images(
                 heat=None if maps_of_class is None else _heat(maps_of_class[i]),
                 raised={path: both[0] for path, both in ranks.items()},
                 lowered={path: both[1] for path, both in ranks.items()},
+                spatial={path: _spatial(gates[i]) for path, gates in over_space.items()},
             )
         )
     return found
@@ -135,6 +163,16 @@ def explain_images(
 def _by_image(gate: Tensor, images: int) -> Tensor:
     """(N, C), averaged over positions."""
     return in_float64(gate.detach().expand(images, *gate.shape[1:]).reshape(images, gate.shape[1], -1).mean(2))
+
+
+def _by_position(gate: Tensor, images: int) -> Tensor:
+    """(N, H, W), averaged over the channels."""
+    return gate.detach().float().mean(1).expand(images, *gate.shape[2:]).cpu()
+
+
+def _spatial(gate: Tensor) -> SpatialGate:
+    small = _displayed(gate)
+    return SpatialGate(round(float(small.min()), 3), round(float(small.max()), 3), _heat(gate))
 
 
 def _keep_input(path: str, maps: dict[str, Tensor]) -> Any:
@@ -160,13 +198,17 @@ def _ranked(gate: Tensor, mean: Tensor, maps: Tensor, top: int) -> tuple[tuple[C
 
 def _heat(values: Tensor) -> Heat:
     """Average (H, W) down to the displayed size, as bytes."""
-    values = values.detach().float().cpu()
-    size = min(FINEST, values.shape[0]), min(FINEST, values.shape[1])
-    values = F.adaptive_avg_pool2d(values[None], size)[0]
+    values = _displayed(values)
     least, largest = float(values.min()), float(values.max())
     scaled = (values - least) / (largest - least) if largest > least else torch.zeros_like(values)
     text = base64.b64encode((255 * scaled).round().to(torch.uint8).numpy().tobytes()).decode()
-    return Heat(size, text)
+    return Heat((values.shape[0], values.shape[1]), text)
+
+
+def _displayed(values: Tensor) -> Tensor:
+    values = values.detach().float().cpu()
+    size = min(FINEST, values.shape[0]), min(FINEST, values.shape[1])
+    return F.adaptive_avg_pool2d(values[None], size)[0]
 
 
 def image_of(image: Tensor, preprocessing: Preprocessing | None) -> str:

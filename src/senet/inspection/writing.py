@@ -68,7 +68,7 @@ def _document(inspection: Inspection) -> dict[str, Any]:
 
 def _without_images(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {k: _without_images(v) for k, v in value.items() if k not in ("image", "heat")}
+        return {k: _without_images(v) for k, v in value.items() if k not in ("image", "heat", "spatial")}
     return [_without_images(v) for v in value] if isinstance(value, list | tuple) else value
 
 

@@ -22,23 +22,30 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6}
 class SeparableBlock(nn.Module):
     """A separable convolution with attention: `se(pointwise(depthwise(x)))` (Howard et al. 2017, Fig. 3 right).
 
-    Both convolutions have a batch norm and an activation.
+    Both convolutions have a batch norm and an activation. With the placement "conv3x3" the attention comes between
+    them, after the depthwise one: `pointwise(se(depthwise(x)))`, as in MobileNetV3.
 
     Args:
         block: Its shape. The stride belongs to the depthwise convolution.
         attention: The attention, or the identity in a plain network.
         act: The activation after both norms.
+        placement: "standard" or "conv3x3".
     """
 
-    def __init__(self, block: BlockShape, attention: nn.Module, act: type[nn.Module]) -> None:
+    def __init__(
+        self, block: BlockShape, attention: nn.Module, act: type[nn.Module], placement: str = "standard"
+    ) -> None:
         super().__init__()
         width = block.in_channels
         self.depthwise = conv_norm_act(width, width, 3, stride=block.stride, groups=width, act=act)
         self.pointwise = conv_norm_act(width, block.out_channels, 1, act=act)
         self.se = attention
+        self.placement = placement
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the module: (N, C, H, W) -> (N, C', H', W')."""
+        if self.placement == "conv3x3":
+            return self.pointwise(self.se(self.depthwise(x)))
         return self.se(self.pointwise(self.depthwise(x)))
 
 
@@ -47,7 +54,8 @@ class MobileNetSpec(ModelSpec):
     """A network of depthwise separable convolutions, for images of any size.
 
     A block is one separable convolution, and attention follows it. The paper doesn't give this position, but it
-    reproduces the counts of Table 3. A stage holds the blocks of one resolution, so stage n has stride 2^n.
+    reproduces the counts of Table 3. `placement="conv3x3"` moves it after the depthwise convolution.
+    A stage holds the blocks of one resolution, so stage n has stride 2^n.
 
     Attributes:
         depths: Separable convolutions in each stage. The widths double from 64 on.
@@ -59,7 +67,7 @@ class MobileNetSpec(ModelSpec):
     """
 
     first_stage: ClassVar[int] = 1
-    placements: ClassVar[tuple[str, ...]] = ("standard",)
+    placements: ClassVar[tuple[str, ...]] = ("standard", "conv3x3")
     stem_stride: ClassVar[int] = 2
 
     depths: tuple[int, ...] = (1, 2, 2, 6, 2)
@@ -96,7 +104,7 @@ class MobileNetSpec(ModelSpec):
         return ConvNet(self, conv_norm_act(self.in_channels, self._stem_channels, 3, stride=2, act=act), self._block)
 
     def _block(self, stage: int, block: BlockShape) -> SeparableBlock:
-        return SeparableBlock(block, self.build_attention(stage, block), _ACTIVATIONS[self.activation])
+        return SeparableBlock(block, self.build_attention(stage, block), _ACTIVATIONS[self.activation], self.placement)
 
 
 def _variants() -> dict[str, MobileNetSpec]:

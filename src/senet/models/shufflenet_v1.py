@@ -35,11 +35,14 @@ class ShuffleBlock(nn.Module):
         groups: Groups of the pointwise convolutions and of the shuffle between them.
         first_groups: Groups of the first pointwise convolution.
         attention: The attention, or the identity in a plain network.
+        placement: "standard", or "conv3x3": the attention follows the norm of the depthwise convolution.
 
     Source: Zhang et al. 2018 (arXiv 1707.01083), Fig. 2 (b) and (c).
     """
 
-    def __init__(self, block: BlockShape, groups: int, first_groups: int, attention: nn.Module) -> None:
+    def __init__(
+        self, block: BlockShape, groups: int, first_groups: int, attention: nn.Module, placement: str = "standard"
+    ) -> None:
         super().__init__()
         inner, out = block.inner_channels, branch_channels(block)
         self.groups = groups
@@ -51,15 +54,19 @@ class ShuffleBlock(nn.Module):
         self.bn3 = nn.BatchNorm2d(out)
         self.pool = nn.AvgPool2d(3, block.stride, padding=1) if block.stride > 1 else None
         self.se = attention
+        self.placement = placement
 
     def branch(self, x: Tensor) -> Tensor:
         """Return the branch's output after its last norm: (N, C, H, W) -> (N, C', H', W')."""
         x = shuffle(torch.relu(self.bn1(self.conv1(x))), self.groups)
-        return self.bn3(self.conv3(self.bn2(self.conv2(x))))
+        x = self.bn2(self.conv2(x))
+        return self.bn3(self.conv3(self.se(x) if self.placement == "conv3x3" else x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the module: (N, C, H, W) -> (N, C', H', W')."""
-        y = self.se(self.branch(x))
+        y = self.branch(x)
+        if self.placement == "standard":
+            y = self.se(y)
         return torch.relu(x + y if self.pool is None else torch.cat((y, self.pool(x)), 1))
 
 
@@ -73,7 +80,7 @@ class ShuffleNetSpec(ModelSpec):
     """A network of grouped pointwise convolutions with a channel shuffle between the groups.
 
     Attention rescales the branch before the sum or concatenation. The paper doesn't give this position, but it
-    reproduces the counts of Table 3.
+    reproduces the counts of Table 3. `placement="conv3x3"` moves it after the depthwise convolution.
 
     Attributes:
         groups: Groups of the pointwise convolutions. They determine the channels (Table 1).
@@ -84,7 +91,7 @@ class ShuffleNetSpec(ModelSpec):
     Differs: the paper doesn't give the order of the concatenation. The branch comes first, as in pytorchcv.
     """
 
-    placements: ClassVar[tuple[str, ...]] = ("standard",)
+    placements: ClassVar[tuple[str, ...]] = ("standard", "conv3x3")
     stem_stride: ClassVar[int] = 4
 
     groups: int = 3
@@ -126,7 +133,7 @@ class ShuffleNetSpec(ModelSpec):
         return scaled(24, self.width)
 
     def _attended_channels(self, block: BlockShape) -> int:
-        return branch_channels(block)
+        return block.inner_channels if self.placement == "conv3x3" else branch_channels(block)
 
     def build(self) -> ConvNet:
         """Build the network with newly initialized weights."""
@@ -136,7 +143,7 @@ class ShuffleNetSpec(ModelSpec):
     def _block(self, stage: int, block: BlockShape) -> ShuffleBlock:
         # The first pointwise convolution has too few input channels for groups (section 3.2).
         first_groups = 1 if stage == self.first_stage and block.stride > 1 else self.groups
-        return ShuffleBlock(block, self.groups, first_groups, self.build_attention(stage, block))
+        return ShuffleBlock(block, self.groups, first_groups, self.build_attention(stage, block), self.placement)
 
 
 def _variants() -> dict[str, ShuffleNetSpec]:

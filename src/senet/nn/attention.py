@@ -17,7 +17,8 @@ class Attention(nn.Module, ABC):
 
     The gate is a separate method. A plot or a statistic calls it like any function and needs no hook.
 
-    Subclasses implement `gate`. `forward` checks the input and multiplies.
+    Subclasses implement `gate`. `forward` checks the input and multiplies. A subclass that computes more than
+    `x * gate(x)` overrides `forward` and sets `rescales` to False, so that no constant replaces it.
 
     Args:
         channels: Channels of the feature maps it receives.
@@ -41,6 +42,7 @@ class Attention(nn.Module, ABC):
 
     channels: int
     ndim: int
+    rescales: bool = True
 
     def __init__(self, channels: int, *, ndim: int = 2) -> None:
         super().__init__()

@@ -130,6 +130,7 @@ class SelectiveKernel(Attention):
         ndim: int = 2,
     ) -> None:
         super().__init__(channels, ndim=ndim)
+        self.rescales = False
         if groups < 1 or channels % groups:
             raise SenetError(f"groups={groups} doesn't divide channels={channels}; use a divisor of {channels}")
         self.attend = BranchAttention(channels, branches, reduction=reduction, min_hidden=min_hidden)

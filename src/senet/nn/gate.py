@@ -36,10 +36,26 @@ class Gate:
     centred: Callable[[Tensor], Tensor]
 
 
-# Source: Hu et al. 2018, Table 12. The hard sigmoid is from Howard et al. 2019 (MobileNetV3).
+def softmax(z: Tensor) -> Tensor:
+    """Return the softmax over the channels, which sums to 1: (N, C, ...) -> the same."""
+    return z.softmax(1).to(z.dtype)  # autocast computes it in float32
+
+
+def softmax_centred(z: Tensor) -> Tensor:
+    """Return the softmax over the channels times C, which averages to 1."""
+    # The mean of equal exponentials is exact for any C. C times a rounded 1/C is not.
+    wide = z.to(torch.promote_types(z.dtype, torch.float32))
+    powers = (wide - wide.amax(1, keepdim=True)).exp()
+    return (powers / powers.mean(1, keepdim=True)).to(z.dtype)
+
+
+# Source: Hu et al. 2018, Table 12. The hard sigmoid is from Howard et al. 2019 (MobileNetV3), 1 + tanh from Yang et al.
+# 2020 (GCT). The softmax makes the channels compete.
 GATES: Final[Mapping[str, Gate]] = {
     "sigmoid": Gate(torch.sigmoid, sigmoid_centred),
     "hard-sigmoid": Gate(F.hardsigmoid, hard_sigmoid_centred),
     "tanh": Gate(torch.tanh, tanh_centred),
     "relu": Gate(torch.relu, relu_centred),
+    "1+tanh": Gate(tanh_centred, tanh_centred),
+    "softmax": Gate(softmax, softmax_centred),
 }

@@ -22,6 +22,10 @@ Measured: benchmarks/squeeze_derivative.md.
 """
 
 
+TINY: Final = 1e-12
+"""Added below a square root, whose slope at 0 is infinite."""
+
+
 def average(x: Tensor, dim: tuple[int, ...], *, keepdim: bool = False) -> Tensor:
     """Average over `dim`. The sum is accumulated in float32 or wider, and the result has the type of `x`.
 
@@ -86,6 +90,28 @@ def mean_and_max(x: Tensor) -> Tensor:
     return 0.5 * mean(x) + 0.5 * maximum(x)
 
 
+def deviation(x: Tensor) -> Tensor:
+    """Return the spatial standard deviation, (N, C, *spatial) -> (N, C).
+
+    Source: Lee et al. 2019 (SRM, arXiv 1903.10829), eq. 2. The variance is over all positions, without Bessel's
+    correction.
+    """
+    return (wide(x).var(_spatial(x), correction=0) + TINY).sqrt().to(x.dtype)
+
+
+def root_mean_square(x: Tensor) -> Tensor:
+    """Return the root of the spatial second moment, (N, C, *spatial) -> (N, C).
+
+    The root has the units of `x`, so that it can't overflow in half precision.
+    """
+    return (wide(x).square().mean(_spatial(x)) + TINY).sqrt().to(x.dtype)
+
+
+def wide(x: Tensor) -> Tensor:
+    """Return `x` in float32 or wider."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def none(x: Tensor) -> Tensor:
     """Return the feature map unchanged. The excitation then acts at each position separately.
 
@@ -102,5 +128,7 @@ SQUEEZES: Final[Mapping[str, Squeeze]] = {
     "mean": mean,
     "max": maximum,
     "mean+max": mean_and_max,
+    "std": deviation,
+    "rms": root_mean_square,
     "none": none,
 }

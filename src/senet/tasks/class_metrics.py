@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassStatScores
 
+from senet.nn.precision import in_float64
 from senet.tasks.task import Metric
 
 __all__ = ["CLASS_METRICS", "ClassScores"]
@@ -46,7 +47,7 @@ class ClassScores(MulticlassStatScores):
 
     def values(self) -> dict[str, Tensor]:
         """Return the metrics by name."""
-        right, wrong, _, _, images = self.compute().double().unbind(-1)
+        right, wrong, _, _, images = in_float64(self.compute()).unbind(-1)
         present = images > 0
         recall, f1 = right / images, 2 * right / (right + wrong + images)
         return {

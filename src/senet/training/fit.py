@@ -180,7 +180,9 @@ def fit(
             channels_last=strided,
             corrupt_images=corrupt_images,
             freezing=freezing,
-            scales=layers and layers.scales(backbone=recipe.backbone_lr_factor, decay=recipe.layer_decay),
+            scales=None
+            if layers is None
+            else layers.scales(backbone=recipe.backbone_lr_factor, decay=recipe.layer_decay),
         )
         acceleration = accelerated(
             list(dict.fromkeys((module.model, module.best_weights))),

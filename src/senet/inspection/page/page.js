@@ -277,11 +277,15 @@ async function image() {
   const example = data.examples[state.image], path = $("image-block").value, picture = new Image();
   picture.src = example.image;
   await picture.decode();
+  const gate = example.spatial[path];
   const predicted = example.prediction === null ? "" : `predicted: ${example.prediction} (${percent(example.probability)})`;
   const row = (name, channels) => [make("h3", {}, name), make("div", { class: "row" }, ...channels.map((c) => make("figure", {}, overlay(picture, c.heat),
     make("figcaption", {}, `channel ${c.channel}`, make("br"), `${three(c.gate)}, mean ${three(c.mean)}`))))];
   $("image").replaceChildren(
-    make("figure", {}, overlay(picture, example.heat), make("figcaption", {}, make("b", {}, example.label), make("br"), predicted)),
+    make("div", { class: "whole" },
+      make("figure", {}, overlay(picture, example.heat), make("figcaption", {}, make("b", {}, example.label), make("br"), predicted)),
+      ...(gate ? [make("figure", { class: "gate" }, overlay(picture, gate.heat), make("figcaption", {}, "gate by position", make("br"),
+        `${three(gate.least)} to ${three(gate.largest)}`))] : [])),
     make("div", { class: "maps" }, ...(["raised", "lowered"].flatMap((way) => example[way][path].length
       ? row(way === "raised" ? "Raised" : "Lowered", example[way][path]) : [make("p", { class: "quiet" }, `No channel is ${way}.`)]))));
 }

@@ -158,7 +158,7 @@ class SegmentationObjective(Objective):
             self.images = [
                 {"score": None if np.isnan(score) else float(score)} for score in _mean_iou(counts.astype(np.float64))
             ]
-            self.details = {"confusion": matrix.tolist()}
+            self.details = {"confusion": matrix.cpu().tolist()}
         self.per_class = {
             name: {"iou": i, "dice": d} for name, i, d in zip(self.classes, iou.tolist(), dice.tolist(), strict=True)
         }
