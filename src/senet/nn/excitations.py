@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Final, final
+from typing import Final, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +111,13 @@ class ChannelConvolution(Excitation):
     """A convolution along the channels (Wang et al. 2020, ECA), zero-padded or in a circle (timm's cECA)."""
 
     def __init__(
-        self, channels: int, inputs: int, outputs: int, *, kernel_size: int | None = None, padding_mode: str
+        self,
+        channels: int,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel_size: int | None = None,
+        padding_mode: Literal["zeros", "circular"],
     ) -> None:
         super().__init__()
         size = adaptive_kernel_size(channels) if kernel_size is None else kernel_size
