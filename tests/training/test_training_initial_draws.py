@@ -1,4 +1,4 @@
-"""The initial weights of a training: each parameter's depend on the seed and its name, whatever other layers there are."""
+"""Initial weights of a training: each parameter depends on the seed and its name, whatever other layers there are."""
 
 from __future__ import annotations
 
