@@ -131,10 +131,20 @@ def section(found: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"Finished runs: {found['finished_runs']} of {found['planned_runs']}, {found['hours']:.1f} hours of wall clock, "
-        f"one thread each. Mean and sd are of complete seeds.",
+        f"Finished runs: {found['finished_runs']} of {found['planned_runs']}, {found['hours']:.1f} hours of wall clock "
+        "in all, one thread each. Mean and sd are of complete seeds.",
     ]
     return "\n".join(lines)
+
+
+def _cell(row: Mapping[str, float]) -> str:
+    return f"{100 * row['val_top1']:.2f} ({row['val_loss']:.3f})"
+
+
+def _verdict(result: Mapping[str, Any]) -> str:
+    if result["paired"] is None:
+        return "too few seeds"
+    return "a difference" if result["shows"] else "no difference shown"
 
 
 def _interval(bounds: Sequence[float] | None, digits: int) -> str:
