@@ -165,6 +165,7 @@ def draw(studies: Sequence[Mapping[str, Any]], path: Path) -> None:
                 label = "_" if index else name
                 axes.plot(epochs, [100 * value for value in curve], color=colour, linewidth=1, label=label)
         axes.set(xlabel="epoch", ylabel="top-1, %", title=f"{found['name']}: {len(found['complete_seeds'])} seeds")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.savefig(path, dpi=120, format="png")

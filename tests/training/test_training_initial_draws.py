@@ -149,6 +149,32 @@ def test_what_a_users_network_does_is_kept():
     assert torch.equal(after, torch.rand(3)), "later draws don't depend on how many there were"
 
 
+def test_layers_whose_shape_the_first_image_tells_draw_later():
+    def first_weights(*names: str) -> torch.Tensor:
+        with InitialDraws() as draws:
+            model = nn.ModuleDict({name: nn.Linear(4, 4) for name in names} | {"lazy": nn.LazyLinear(4)})
+        draws.repeat(model, 0)
+        model["lazy"](torch.zeros(2, 4))
+        return model["lazy"].weight
+
+    assert torch.equal(first_weights(), first_weights("se"))
+
+
+BUILDS = {
+    "scripted": lambda: torch.jit.script(nn.Linear(4, 4)),
+    "parametrized": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
+    "inference": torch.inference_mode()(lambda: nn.Linear(4, 4)),
+}
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_networks_of_other_kinds_are_built_too(build):
+    with InitialDraws() as draws:
+        model = BUILDS[build]()
+    draws.repeat(model, 0)
+    assert model(torch.rand(2, 4)).shape == (2, 4)
+
+
 def test_weights_of_a_checkpoint_are_kept_and_its_new_head_is_the_same_with_attention(tmp_path, digits):
     trained = senet.create_model("cifar_resnet20", depth=1, num_classes=3)
     metadata = CheckpointMetadata(

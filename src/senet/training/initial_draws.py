@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from senet.data.randomness import derive_seed
@@ -85,7 +86,9 @@ class InitialDraws(TorchDispatchMode):
 
 
 def _is_plain(tensor: object) -> bool:
-    return isinstance(tensor, Tensor) and tensor.layout is torch.strided and tensor.device.type == "cpu"
+    if not isinstance(tensor, Tensor) or is_lazy(tensor) or tensor.is_inference():
+        return False
+    return tensor.layout is torch.strided and tensor.device.type == "cpu"
 
 
 def _is_whole(tensor: Tensor) -> bool:
