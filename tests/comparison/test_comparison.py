@@ -126,7 +126,7 @@ def test_what_it_leaves(done):
     assert se["cost"]["latency_ratio"] > 0
     assert plain["difference_points"] is None
     differences = [100 * (se["runs"][seed]["metric"] - plain["runs"][seed]["metric"]) for seed in ("0", "1")]
-    assert se["difference_points"]["mean"] == pytest.approx(sum(differences) / 2)
+    assert se["difference_points"]["mean"] == pytest.approx(sum(differences) / 2, abs=1e-4)  # float32 accuracies
     assert se["verdict"]
     assert (done / "compare.png").read_bytes().startswith(b"\x89PNG")
     text = (done / "compare.md").read_text()

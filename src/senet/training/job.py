@@ -286,14 +286,17 @@ class Job:
             raise SenetError(f"{folder} already contains a run; continue with --resume {folder}, or use another --out")
 
     def build(self, data: Data) -> Network:
-        """Build the network with its initial weights. Random weights depend on the recipe's seed alone."""
+        """Build the network with its initial weights. Random weights depend on the recipe's seed and their names."""
         import torch
 
         from senet.training.fit import Network
+        from senet.training.initial_draws import InitialDraws
 
         preprocessing = self.network.preprocessing_for(data)
-        torch.manual_seed(self.recipe.seed)
-        initialized = self.network.build(data.classes, preprocessing)
+        torch.manual_seed(self.recipe.seed)  # for draws that can't be repeated
+        with InitialDraws() as draws:
+            initialized = self.network.build(data.classes, preprocessing)
+        draws.repeat(initialized.model, self.recipe.seed)
         return Network(
             initialized.model,
             self.network.model,
