@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from senet.errors import SenetError
 from senet.inspection.class_activation import class_activation
 from senet.preprocessing import CIFAR
 from senet.tasks import task_named
-from senet.weights import CheckpointMetadata
+from senet.weights import CheckpointMetadata, write_checkpoint
 from senet.zoo import LoadedModel
 
 CLASSES = ("cat", "dog", "<b>fox</b>")
@@ -141,3 +142,18 @@ def test_refusals(arguments, expected, monkeypatch, capsys):
     message = capsys.readouterr().err
     assert expected in message
     assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(("host", "warned"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_a_taken_port_and_an_open_address_on_the_command_line(host, warned, classifier, tmp_path, monkeypatch, capsys):
+    for package in ("gradio", "fastapi", "uvicorn"):  # none is used before the port is taken
+        monkeypatch.setitem(sys.modules, package, ModuleType(package))
+    path = tmp_path / "best.safetensors"
+    write_checkpoint(path, classifier.model.state_dict(), classifier.metadata)
+    with _listening(host, 0) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", str(path), "--host", host, "--port", str(port)]) == 2
+    *warnings, error = capsys.readouterr().err.splitlines()
+    assert f"port {port} of {host}: already in use" in error
+    expected = [f"warning: --host {host} lets other machines use this page, without a password"]
+    assert warnings == (expected if warned else [])

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "examples" / "notebooks").glob("*.ipynb"))
+QUICK = ("se_in_five_minutes",)
+"""Run by default."""
 
 
 def code_cells(path: Path) -> list[dict]:
@@ -24,8 +26,10 @@ def test_it_is_stored_without_outputs(path):
     assert not [word for word in ("/home/", "/root/", "/Users/", "/work/", "C:\\\\") if word in path.read_text()]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=() if path.stem in QUICK else pytest.mark.slow, id=path.stem) for path in NOTEBOOKS],
+)
 def test_it_runs(path, capsys):
     names: dict[str, object] = {"__name__": "__main__"}
     for number, cell in enumerate(code_cells(path)):

@@ -27,6 +27,7 @@ READING: Final = (
 )
 
 STYLE: Final = """
+#image .image-container, #activation .image-container { box-sizing: border-box; padding-top: 28px; }
 #gates h3 { margin: 0; font-size: 16px; }
 #gates p { margin: 2px 0 12px; font-size: 13px; }
 .gates { display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 14px 18px; }
@@ -40,7 +41,7 @@ STYLE: Final = """
 .gates .gate { stroke: #0072b2; stroke-width: 1.5; }
 .dark .gates .gate { stroke: #56b4e9; }
 """
-"""CSS of the charts."""
+"""CSS of the charts, and room for the name above each image."""
 
 
 def enlarged(image: Image.Image) -> Image.Image:

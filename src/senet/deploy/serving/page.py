@@ -62,7 +62,7 @@ def make_page(loaded: LoadedModel, *, topk: int = 5) -> gradio.Blocks:
         gr.Markdown(f"# {name}\n{_described(loaded)}")
         upload = gr.File(label="Image", file_types=["image"], type="filepath", height=150, elem_id="upload")
         trouble = gr.Textbox(label="This image can't be shown", visible=False, elem_id="trouble")
-        with gr.Row():
+        with gr.Row(equal_height=True):
             image = gr.Image(visible=False, elem_id="image", **PICTURE)
             activation = gr.Image(label="Class activation", visible=False, elem_id="activation", **PICTURE)
             classes = gr.Label(label="Classes", visible=False, elem_id="classes", num_top_classes=topk)
