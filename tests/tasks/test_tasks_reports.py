@@ -64,6 +64,7 @@ def test_a_segmentation_network_that_misses_a_class(segmentation):
         assert (image["score"] == 1) == ("red" not in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["voc", "masks"])
 def test_the_page_draws_the_worst_images(kind, request, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
