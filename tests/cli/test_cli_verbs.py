@@ -239,6 +239,21 @@ def test_doctor_looks_through_a_data_set(senet, digit_folder, tmp_path):
     assert len(json.loads(out)["data"]["leaks"]) == 1
 
 
+def test_doctor_names_rare_classes(senet, digit_folder, tmp_path):
+    folder = tmp_path / "data"
+    for digit, count in (("0", 20), ("1", 20), ("2", 2)):
+        images = sorted((digit_folder / "train" / digit).iterdir())
+        for split, chosen in (("train", images[:count]), ("val", images[count : count + 1])):
+            (folder / split / digit).mkdir(parents=True)
+            for image in chosen:
+                shutil.copy(image, folder / split / digit)
+    code, out, _ = senet("doctor", "--data", f"folder:{folder}", "--workers", "0")
+    assert code == 0, "a rare class is no fault"
+    words = " ".join(out.split())
+    assert "rare classes of the training split (1)" in words
+    assert "2 2 of 42 images" in words
+
+
 def test_a_network_of_your_own(senet, digit_folder, tmp_path, monkeypatch, refused):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mynet.py").write_text(

@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from task_data import PARTS, sizes, squares
 from test_tasks_evaluated import network
 
 from senet.data import open_data
 from senet.reports import report_dense
+from senet.tasks.detection.drawing import draw_boxes
 from senet.tasks.detection.objective import image_errors
 
 ABOUT: dict[str, Any] = {"checkpoint": "c", "model": "m", "data": "d", "description": "4 images", "warnings": []}
@@ -61,6 +64,7 @@ def test_a_segmentation_network_that_misses_a_class(segmentation):
         assert (image["score"] == 1) == ("red" not in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["voc", "masks"])
 def test_the_page_draws_the_worst_images(kind, request, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
@@ -79,6 +83,8 @@ def test_the_page_draws_the_worst_images(kind, request, tmp_path):
         assert page.locator("#worst-list .pair").count() == len(wrong) > 0
         assert page.locator("#curve-panels svg").count() == (2 if kind == "voc" else 0)
         assert page.locator("#matrix").is_hidden() == (kind == "voc")
+        legend = [] if kind == "voc" else list(NAMES[kind][1:])
+        assert page.locator("#worst-legend span").all_inner_texts() == legend
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         browser.close()
     assert not problems
@@ -95,3 +101,11 @@ def test_one_object_is_found_once_and_a_crowd_counts_neither_way():
     assert found == {"score": 2 / (2 + 1 + 2), "found": 1, "missed": 1, "false": 2}
     nothing = {key: value[:0] for key, value in truth.items()}
     assert image_errors({key: value[:0] for key, value in prediction.items()}, nothing)["score"] is None
+
+
+def test_a_label_at_the_border_is_drawn_inside_the_image():
+    box = torch.tensor([[195.0, 95.0, 200.0, 100.0]])
+    drawn = draw_boxes(Image.new("RGB", (200, 100)), {"boxes": box, "labels": torch.tensor([0])}, ["a long name"])
+    filled = np.argwhere(np.asarray(drawn).any(-1))
+    assert len(filled) > 10 * 5 * 5
+    assert filled.max(0).tolist() == [99, 199]

@@ -365,3 +365,26 @@ def test_the_first_machine_of_a_slurm_job():
     from lightning.pytorch.plugins.environments import SLURMEnvironment
 
     assert SLURMEnvironment.resolve_root_node_address("gpu[03-04]") == "gpu03"
+
+
+FROZEN = ["--freeze", "backbone", "--unfreeze-after", "1"]
+
+
+@pytest.mark.slow
+def test_two_processes_unfreeze_as_one(tmp_path):
+    """The head learns in the first epoch, everything later. Both processes average the gradients of the same part."""
+    for folder, more in (("one", []), ("two", ["--devices", "2"])):
+        finish(start(tmp_path, *TRAIN, *OPTIONS, *FROZEN, *more, "--out", folder))
+    assert_the_same_curve(tmp_path / "two", tmp_path / "one")
+    first, later = rows(tmp_path / "two")[0], rows(tmp_path / "two")[-1]
+    assert later["train_loss"] < first["train_loss"]
+    weights = {name: load_file(tmp_path / name / "last.safetensors") for name in ("one", "two")}
+    for key, tensor in weights["one"].items():
+        torch.testing.assert_close(weights["two"][key], tensor, rtol=1e-3, atol=1e-3, msg=key)
+
+
+@pytest.mark.slow
+def test_two_processes_that_shard_do_not_unfreeze(tmp_path):
+    said = launch(tmp_path, *OPTIONS, *FROZEN, "--strategy", "fsdp", "--out", "run", codes=(2, 2), shard_on_cpu=True)
+    assert "not possible under fsdp" in " ".join(said[0].split())
+    assert "Traceback" not in "".join(said)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from senet.tasks.class_metrics import balanced_accuracy, macro_f1
 from senet.tasks.intervals import Interval, bootstrap_confusion, jackknife, wilson
 
 __all__ = ["Bin", "Calibration", "ClassMetrics", "calibration", "class_metrics", "overall_metrics"]
@@ -104,34 +105,14 @@ def class_metrics(confusion: np.ndarray) -> list[ClassMetrics]:
 
 
 def overall_metrics(confusion: np.ndarray) -> tuple[dict[str, float], dict[str, Interval]]:
-    """Return balanced accuracy and macro F1, and their intervals.
-
-    Balanced accuracy is the mean recall of the classes with images. Macro F1 is the mean F1 of the classes that are
-    present or predicted. Both equal scikit-learn's.
-    """
+    """Return balanced accuracy and macro F1, and their intervals: see `senet.tasks.class_metrics`."""
     sums = np.stack([confusion.diagonal(), confusion.sum(1), confusion.sum(0)])[None].astype(np.float64)
-    measures = {"balanced_accuracy": _balanced_accuracy, "macro_f1": _macro_f1}
+    measures = {"balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1}
     intervals = {name: bootstrap_confusion(confusion, measure) for name, measure in measures.items()}
     return (
         {name: float(measure(sums)[0]) for name, measure in measures.items()},
         {name: interval for name, interval in intervals.items() if interval},
     )
-
-
-def _balanced_accuracy(sums: np.ndarray) -> np.ndarray:
-    right, true, _ = np.moveaxis(sums, 1, 0)
-    return _mean_share(right, true)
-
-
-def _macro_f1(sums: np.ndarray) -> np.ndarray:
-    right, true, predicted = np.moveaxis(sums, 1, 0)
-    return _mean_share(2 * right, true + predicted)
-
-
-def _mean_share(part: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Return the mean of `part / of` over the classes, in the last dimension, where `of` isn't 0."""
-    shares = np.divide(part, of, out=np.zeros_like(part), where=of > 0)
-    return shares.sum(-1) / np.maximum((of > 0).sum(-1), 1)
 
 
 def calibration(confidences: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray) -> Calibration:

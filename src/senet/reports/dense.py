@@ -18,6 +18,7 @@ from senet.inference.dense import class_numbers, task_of
 from senet.inference.device import running
 from senet.pages import thumbnail
 from senet.reports.writing import confusion_cells, new_report, write_confusion, write_document, write_rows
+from senet.tasks.drawing import colour
 from senet.zoo import LoadedModel
 
 __all__ = ["report_dense"]
@@ -76,6 +77,11 @@ def report_dense(
         if "confusion" in result.details:
             confusion = np.array(result.details["confusion"])
             write_confusion(new, confusion, names, counted="pixels")
+            shown["colours"] = {
+                name: "#{:02x}{:02x}{:02x}".format(*colour(number))
+                for number, name in enumerate(names[1:])
+                if result.per_class.get(name, {}).get("iou") is not None
+            }
             shown["confusion"] = {"classes": names, "cells": confusion_cells(confusion), "counted": "pixels"}
         shown["curves"] = result.details.get("curves", {})
         shown["worst"] = _worst(result, loaded, source, classes, precision)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassStatScores
@@ -9,14 +10,52 @@ from torchmetrics.classification import MulticlassStatScores
 from senet.nn.precision import in_float64
 from senet.tasks.task import Metric
 
-__all__ = ["CLASS_METRICS", "ClassScores"]
+__all__ = ["CLASS_METRICS", "ClassScores", "balanced_accuracy", "macro_f1"]
 
 CLASS_METRICS = (Metric("balanced_accuracy", "balanced accuracy"), Metric("macro_f1", "macro F1"))
 IGNORED = -1
 
 
+def balanced_accuracy(sums: np.ndarray) -> np.ndarray:
+    """Return the mean recall of the classes with images, as scikit-learn's `balanced_accuracy_score`.
+
+    Args:
+        sums: (..., 3, classes) right, true and predicted images of each class, float64.
+
+    Example:
+        >>> import numpy as np
+        >>> from senet.tasks.class_metrics import balanced_accuracy
+        >>> balanced_accuracy(np.array([[2.0, 1, 0], [2, 2, 0], [2, 1, 1]])).item()
+        0.75
+    """
+    right, true, _ = np.moveaxis(sums, -2, 0)
+    return _mean_share(right, true)
+
+
+def macro_f1(sums: np.ndarray) -> np.ndarray:
+    """Return the mean F1 of the classes that are present or predicted, as scikit-learn's `f1_score`.
+
+    Args:
+        sums: (..., 3, classes) right, true and predicted images of each class, float64.
+
+    Example:
+        >>> import numpy as np
+        >>> from senet.tasks.class_metrics import macro_f1
+        >>> round(macro_f1(np.array([[2.0, 1, 0], [2, 2, 0], [2, 1, 1]])).item(), 3)
+        0.556
+    """
+    right, true, predicted = np.moveaxis(sums, -2, 0)
+    return _mean_share(2 * right, true + predicted)
+
+
+def _mean_share(part: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Return the mean of `part / of` over the classes, in the last dimension, where `of` isn't 0."""
+    shares = np.divide(part, of, out=np.zeros_like(part), where=of > 0)
+    return shares.sum(-1) / np.maximum((of > 0).sum(-1), 1)
+
+
 class ClassScores(MulticlassStatScores):
-    """Balanced accuracy (mean recall) and macro F1 over the classes that occur among the images.
+    """Balanced accuracy and macro F1 of batches.
 
     Args:
         num_classes: Number of classes.
@@ -29,7 +68,7 @@ class ClassScores(MulticlassStatScores):
         >>> {name: round(float(value), 3) for name, value in scores.values().items()}
         {'balanced_accuracy': 0.75, 'macro_f1': 0.733}
 
-    Differs: torchmetrics' macro average counts a class without images as wrong once it is predicted.
+    Differs: torchmetrics' mean recall counts a class without images as wrong once it is predicted.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -47,10 +86,7 @@ class ClassScores(MulticlassStatScores):
 
     def values(self) -> dict[str, Tensor]:
         """Return the metrics by name."""
-        right, wrong, _, _, images = in_float64(self.compute()).unbind(-1)
-        present = images > 0
-        recall, f1 = right / images, 2 * right / (right + wrong + images)
-        return {
-            name: torch.where(present, each, 0).sum().div(present.sum()).float()
-            for name, each in (("balanced_accuracy", recall), ("macro_f1", f1))
-        }
+        right, wrong, _, _, true = in_float64(self.compute()).unbind(-1)
+        sums = torch.stack([right, true, right + wrong]).numpy()
+        measures = (("balanced_accuracy", balanced_accuracy), ("macro_f1", macro_f1))
+        return {name: torch.tensor(measure(sums), dtype=torch.float32) for name, measure in measures}

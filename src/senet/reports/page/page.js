@@ -69,10 +69,10 @@ function sortable(table, columns, rows) {
   draw();
 }
 function bar(value) {
-  return known(value) ? [make("span", { class: "bar", style: `width:${(40 * value).toFixed(1)}px` })] : [];
+  return known(value) ? [make("span", { class: "bar", style: `--part:${(100 * value).toFixed(1)}%` })] : [];
 }
 function classTable() {
-  const ranged = (name) => (value, row) => [...bar(value), share(value),
+  const ranged = (name) => (value, row) => [...bar(value), make("span", { class: "share" }, share(value)),
     ...(row[`${name}_interval`] ? [make("span", { class: "range" }, between(row[`${name}_interval`], percent))] : [])];
   if (classification) {
     const rows = Object.entries(data.classes).map(([name, c]) => ({ name, ...c }));
@@ -87,7 +87,7 @@ function classTable() {
   $("classes-text").textContent = data.task === "segmentation"
     ? "IoU and Dice over all pixels. A class that is neither present nor predicted has none. Click a column head to sort."
     : "Average precision of each class with objects, as COCO computes it. Click a column head to sort.";
-  sortable($("class-table"), [["name", "class", null], ...keys.map((key) => [key, heads[key] ?? key, (value) => [...bar(value), share(value)]])], rows);
+  sortable($("class-table"), [["name", "class", null], ...keys.map((key) => [key, heads[key] ?? key, (value) => [...bar(value), make("span", { class: "share" }, share(value))]])], rows);
 }
 
 // ---- charts --------------------------------------------------------------------------------------------------------
@@ -217,6 +217,8 @@ function worst() {
   $("worst-text").textContent = segmentation
     ? "The images with the lowest mean IoU over their classes: truth on the left, prediction on the right."
     : "The images with the lowest F1 at IoU 0.5, among boxes with a score of 0.5 or more: truth on the left, prediction on the right.";
+  $("worst-legend").replaceChildren(...Object.entries(data.colours ?? {}).map(([name, colour]) =>
+    make("span", { title: name }, make("i", { style: `background:${colour}` }), short(name))));
   const figures = (w) => segmentation ? `mean IoU ${share(w.score)}` : `F1 ${share(w.score)}: ${w.found} found, ${w.missed} missed, ${w.false} false`;
   $("worst-list").replaceChildren(...data.worst.map((w) => make("div", { class: "pair" },
     make("h3", { title: w.path }, `${basename(w.path)} · ${figures(w)}`),

@@ -35,7 +35,10 @@ def draw_boxes(
         left, top, right, bottom = box
         pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour(label), width=width)
         text = printable(classes[label]) + (f" {score:.2f}" if score is not None else "")
-        corner = pen.textbbox((left, top), text, font=font)
-        pen.rectangle((left, top, corner[2] + 2, corner[3] + 2), fill=colour(label))
+        *_, right, bottom = pen.textbbox((0, 0), text, font=font)
+        # A label at the border moves inwards, and keeps its beginning if it is wider than the image.
+        left = max(0, min(left, drawn.width - right - 3))
+        top = max(0, min(top, drawn.height - bottom - 3))
+        pen.rectangle((left, top, left + right + 2, top + bottom + 2), fill=colour(label))
         pen.text((left + 1, top), text, fill="black", font=font)
     return drawn
