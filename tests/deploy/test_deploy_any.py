@@ -125,8 +125,18 @@ LAYERS = {
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
-@pytest.mark.parametrize("ndim", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
-@pytest.mark.parametrize("spec", LAYERS.values(), ids=LAYERS.keys())
+VOLUMES = {"se", "ge", "cbam", "bam", "sk", "fca", "coord", "triplet", "split"}
+"""Layers whose volumes the quick tests export: the others have no further operator with dimensions."""
+
+
+@pytest.mark.parametrize(
+    ("spec", "ndim"),
+    [
+        pytest.param(spec, ndim, id=f"{name}-{ndim}", marks=[pytest.mark.slow] * (not quick))
+        for name, spec in LAYERS.items()
+        for ndim, quick in ((1, False), (2, True), (3, name in VOLUMES))
+    ],
+)
 def test_every_layer_in_every_dimension(spec: Any, ndim: int) -> None:
     model = randomise(nn.Sequential(CONVS[ndim](3, 16, 3), spec.build(16, ndim=ndim))).eval()
     x = images(2, 3, *[14] * ndim)

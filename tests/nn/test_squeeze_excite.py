@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import timm.layers
 import torch
@@ -20,6 +22,7 @@ from senet.nn import (
     hidden_width,
 )
 from senet.nn.channel import adaptive_kernel_size
+from senet.nn.squeeze import TINY
 
 
 def count(layer) -> int:
@@ -27,7 +30,7 @@ def count(layer) -> int:
 
 
 class TestSqueeze:
-    @pytest.mark.parametrize("name", ["mean", "max", "mean+max"])
+    @pytest.mark.parametrize("name", ["mean", "max", "mean+max", "rms"])
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
     def test_a_large_map_of_large_values_doesnt_overflow(self, name, dtype):
         # 65,536 values of 60,000: their sum is 3.9e9, and float16 ends at 65,504.
@@ -50,8 +53,14 @@ class TestSqueeze:
         assert [n.kwargs["dtype"] for n in nodes if n.target is torch.ops.aten.mean.dim] == [torch.float32]
 
     def test_float64_stays_float64(self):
-        x = torch.full((1, 1, 3, 3), 1 + 2**-40, dtype=torch.float64)
-        assert all(torch.equal(SQUEEZES[name](x).flatten()[:1], x[0, 0, 0, :1]) for name in SQUEEZES)
+        one = 1 + 2**-40
+        x = torch.full((1, 1, 3, 3), one, dtype=torch.float64)
+        roots = {"std", "rms"}
+        assert all(torch.equal(SQUEEZES[name](x).flatten()[:1], x[0, 0, 0, :1]) for name in set(SQUEEZES) - roots)
+        both = torch.stack([x, -x], 2).flatten(2)  # of deviation and root mean square `one`
+        want = torch.full((1, 1), math.sqrt(one**2 + TINY), dtype=torch.float64)
+        for name in roots:
+            torch.testing.assert_close(SQUEEZES[name](both), want, rtol=1e-15, atol=0)
 
     def test_max_shares_the_gradient_among_ties(self):
         x = torch.zeros(1, 1, 2, 2, requires_grad=True)
@@ -67,26 +76,30 @@ class TestGate:
     @pytest.mark.parametrize("name", GATES)
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
     def test_centred_form_is_exactly_one_at_zero_with_a_slope(self, name, dtype):
-        z = torch.zeros(40, dtype=dtype, requires_grad=True)
+        z = torch.zeros(40, 3, dtype=dtype, requires_grad=True)
         value = GATES[name].centred(z)
         assert torch.equal(value, torch.ones_like(z))
-        value.sum().backward()
-        assert (z.grad > 0.3).all()
+        value[:, 0].sum().backward()  # the sum over the channels of a softmax is constant
+        assert (z.grad[:, 0] > 0.3).all()
 
     def test_forms_are_the_published_and_the_moved_ones(self):
-        z = torch.linspace(-4, 4, 33, dtype=torch.float64)
+        z = torch.linspace(-4, 4, 33, dtype=torch.float64).view(3, 11)
         zero, one = torch.zeros_like(z), torch.ones_like(z)
         published = {
             "sigmoid": 1 / (1 + (-z).exp()),
             "hard-sigmoid": torch.minimum(one, torch.maximum(zero, z / 6 + 0.5)),
             "tanh": (z.exp() - (-z).exp()) / (z.exp() + (-z).exp()),
             "relu": torch.maximum(zero, z),
+            "softmax": z.exp() / z.exp().sum(1, keepdim=True),
         }
+        published["1+tanh"] = 1 + published["tanh"]
         moved = {
             "sigmoid": 2 * published["sigmoid"],
             "hard-sigmoid": 2 * published["hard-sigmoid"],
             "tanh": 1 + published["tanh"],
             "relu": torch.maximum(zero, 1 + z),
+            "1+tanh": published["1+tanh"],
+            "softmax": 11 * published["softmax"],
         }
         assert set(GATES) == set(published)
         for name, gate in GATES.items():

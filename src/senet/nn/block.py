@@ -21,13 +21,16 @@ __all__ = ["SqueezeExcite"]
 class SqueezeExcite(Attention):
     """Rescale each channel using the spatial means of all channels: `x * gate(excite(squeeze(x)))`.
 
+    With default options it equals the row "se" of `COMPOSITIONS` in `ChannelAttention`. The fused operators support
+    this class.
+
     Args:
         channels: Channels C of the feature map.
         reduction: Reduction ratio r. The bottleneck has C // r hidden units.
         hidden_channels: Number of hidden units. If given, it overrides `reduction` and `rounding`.
         rounding: How C / r is rounded: a name in `ROUNDINGS`, see `hidden_width`.
-        squeeze: A name in `SQUEEZES`: "mean", "max", "mean+max" or "none".
-        gate: A name in `GATES`: "sigmoid", "hard-sigmoid", "tanh" or "relu".
+        squeeze: A name in `SQUEEZES`: "mean", "max", "mean+max", "std", "rms" or "none".
+        gate: A name in `GATES`: "sigmoid", "hard-sigmoid", "tanh", "relu", "1+tanh" or "softmax".
         bias: Whether the two linear layers have biases. The released networks have them, the paper's
             ablations don't.
         init: "default" (PyTorch's for linear layers), or "identity". With "identity" the output equals the input
@@ -43,7 +46,8 @@ class SqueezeExcite(Attention):
         UnknownNameError: There is no such rounding, squeeze, gate or init.
 
     Source: Hu et al. 2018 (arXiv 1709.01507), eqs. 2-4; Tables 10-12 and 16 for the options.
-    Differs: "hard-sigmoid", "mean+max", `rounding="timm"` and `init="identity"` are not in the paper.
+    Differs: "hard-sigmoid", "1+tanh", "softmax", "mean+max", "std", "rms", `rounding="timm"` and `init="identity"` are
+        not in the paper.
 
     Example:
         >>> import torch, senet

@@ -31,6 +31,8 @@ def adaptive_kernel_size(channels: int, gamma: float = 2, beta: float = 1) -> in
 class EfficientChannelAttention(Attention):
     """Rescale each channel using the spatial means of its neighbors in channel order (ECA).
 
+    It equals the row "eca" of `COMPOSITIONS` in `ChannelAttention`.
+
     Args:
         channels: Channels C of the feature map.
         kernel_size: Number of neighboring channels, odd. The default grows with C (`adaptive_kernel_size`).
@@ -74,6 +76,8 @@ class EfficientChannelAttention(Attention):
 @final
 class EffectiveSqueezeExcite(Attention):
     """Rescale channels through one linear layer from C to C channels, without a bottleneck (eSE).
+
+    It equals the row "ese" of `COMPOSITIONS` in `ChannelAttention`.
 
     Args:
         channels: Channels C of the feature map. The layer has C * C + C parameters.

@@ -48,6 +48,8 @@ class ChannelAttention(Attention):
     """Rescale each channel: `x * gate(excite(squeeze(x)))`, or with a shift `x * gate(z) + b`.
 
     `COMPOSITIONS` has the published layers: SE, ECA, cECA, eSE, SRM, GCT, FcaNet and the SE of Leela Chess Zero.
+    The rows "se", "eca" and "ese" equal `SqueezeExcite`, `EfficientChannelAttention` and `EffectiveSqueezeExcite`, with
+    the same parameters. These three keep their own classes for the fused operators and for trained weights.
 
     Args:
         channels: Channels C of the feature map.
