@@ -275,7 +275,7 @@ def test_training_can_begin_with_a_checkpoint(senet, operated: Path, tmp_path: P
     assert "senet retrofit" in refused(*arguments, "--attention", "eca")
     code, _, err = senet(*arguments)
     assert code == 0, err
-    assert "lr 0.01" in err  # a tenth of the recipe's, at its batch
+    assert "adamw lr 0.002" in err  # the recipe finetune, the default with trained weights
     assert weights(tmp_path / "run").keys() == weights(operated).keys()
 
 

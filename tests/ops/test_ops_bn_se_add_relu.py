@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 import senet
 import senet.nn.epilogue as home
-from senet.nn import GATES
 from senet.nn.epilogue import norm_relu
 from senet.nn.epilogue import residual_epilogue as tail
 from senet.ops import bn_se_add_relu as operator
 from senet.ops import choose
 from senet.ops.bn_se_add_relu import definition
+from senet.ops.gate_functions import GATE_FUNCTIONS
 
 needs_kernel = pytest.mark.skipif(choose().library is None, reason=f"no compiled kernel: {choose().reason}")
 NAMES = ("x", "shortcut", "gamma", "beta", "mean", "var", "w1", "b1", "w2", "b2")
@@ -128,7 +128,7 @@ def test_any_shape(shape, dtype, layout, se, shortcut, training, zero_gamma, see
 
 
 @needs_kernel
-@pytest.mark.parametrize("gate", range(2 * len(GATES)))
+@pytest.mark.parametrize("gate", range(len(GATE_FUNCTIONS)))
 def test_every_gate(gate: int) -> None:
     assert_agrees(inputs((3, 24, 5, 5)), gate=gate)
 

@@ -12,10 +12,11 @@ from ops.test_ops_bn_se_add_relu import derived, inputs
 from torch import Tensor, nn
 
 import senet
-from senet.nn import GATES, epilogue
+from senet.nn import epilogue
 from senet.ops import bn_se_add_relu, scale_add_relu_
 from senet.ops.backend import backend_for
 from senet.ops.bn_se_add_relu import definition
+from senet.ops.gate_functions import GATE_FUNCTIONS
 from senet.ops.scale_add_relu import definition as scaled
 
 MAPS = ("y", "x", "shortcut")
@@ -66,7 +67,7 @@ def test_several_parts(options: dict[str, bool], training: bool) -> None:
     assert_agrees(inputs((2, 20, 9, 7), **options), training=training)
 
 
-@pytest.mark.parametrize("gate", range(2 * len(GATES)))
+@pytest.mark.parametrize("gate", range(len(GATE_FUNCTIONS)))
 def test_every_gate(gate: int) -> None:
     assert_agrees(inputs((2, 6, 2, 1), seed=1), training=True, gate=gate)
 
