@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from senet.ops import choose
+from senet.ops.gate_functions import GATE_FUNCTIONS
 from senet.ops.packed_convolution import definition, pack, packed_convolution, unpack
 
 needs_kernel = pytest.mark.skipif(choose().library is None, reason=choose().reason)
