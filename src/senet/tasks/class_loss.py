@@ -24,7 +24,8 @@ class ClassLoss(nn.Module):
         >>> import math, torch
         >>> from senet.tasks.class_loss import ClassLoss
         >>> loss = ClassLoss(["cat", "dog"], weights={"cat": 1.0, "dog": 2.0}, gamma=2.0)
-        >>> float(loss(torch.zeros(4, 2), torch.tensor([0, 1, 1, 1]))) == 1.75 * 0.25 * math.log(2)
+        >>> value = float(loss(torch.zeros(4, 2), torch.tensor([0, 1, 1, 1])))
+        >>> math.isclose(value, 1.75 * 0.25 * math.log(2), rel_tol=1e-6)
         True
 
     Source: Lin et al. 2017 (arXiv 1708.02002), equation 4, with the softmax's probability.
