@@ -152,7 +152,7 @@ def test_single_images_show_the_jsons_channels(opened, report) -> None:
     caption = page.locator("#image .row figcaption").first
     caption.get_by_text(f"{first['gate']:.3f}, mean {first['mean']:.3f}").wait_for()
     assert f"channel {first['channel']}" in caption.inner_text()
-    assert example["label"] in page.locator("#image > figure figcaption").inner_text()
+    assert example["label"] in page.locator("#image .whole figcaption").first.inner_text()
 
 
 EMPTY = ".panel:not(:has(svg))"
