@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from senet.cli import COMMANDS, make_parser
+from senet.cli.fields import add_field_options
 
 PARSER, PARSERS = make_parser()
 
@@ -112,3 +115,25 @@ def test_the_list_of_commands(senet) -> None:
     for name in COMMANDS:
         assert re.search(rf"^    {name} +[A-Z]", out, re.MULTILINE), name
     assert out.startswith("usage: senet COMMAND [options]\n")
+
+
+def test_help_texts_come_from_docstrings_with_and_without_their_indentation() -> None:
+    """Python 3.13 strips it when it compiles a module."""
+    made = [dataclasses.make_dataclass("Made", [("lr", float, 0.1), ("epochs", int, 3)]) for _ in range(2)]
+    text = """Numbers.
+
+    Attributes:
+        lr: The step, in
+            units of one.
+        epochs: Passes.
+
+    Others: none.
+    """
+    made[0].__doc__, made[1].__doc__ = text, inspect.cleandoc(text)
+    shown = []
+    for owner in made:
+        parser = argparse.ArgumentParser(prog="x")
+        add_field_options(parser.add_argument_group("numbers"), owner)
+        shown.append(parser.format_help())
+    assert shown[0] == shown[1]
+    assert "the step, in units of one (default: 0.1)" in shown[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
@@ -119,15 +120,16 @@ def _default(value: object) -> str:
 
 def _attribute_texts(owner: type) -> dict[str, str]:
     """Return each field's help text, from the `Attributes:` section of a Google-style docstring."""
-    section = (owner.__doc__ or "").partition("Attributes:\n")[2]
+    # Python 3.13 strips the indentation of docstrings when it compiles them, earlier ones don't.
+    section = inspect.cleandoc(owner.__doc__ or "").partition("Attributes:\n")[2]
     found: dict[str, str] = {}
     name = ""
     for line in section.splitlines():
-        entry = re.match(r" {8}(\w+): (.*)", line)
+        entry = re.match(r" {4}(\w+): (.*)", line)
         if entry:
             name = entry[1]
             found[name] = entry[2]
-        elif line.startswith(" " * 12) and name:
+        elif line.startswith(" " * 8) and name:
             found[name] += f" {line.strip()}"
         elif line.strip():
             break
