@@ -119,7 +119,7 @@ def test_the_list_of_commands(senet) -> None:
 
 def test_help_texts_come_from_docstrings_with_and_without_their_indentation() -> None:
     """Python 3.13 strips it when it compiles a module."""
-    made = [dataclasses.make_dataclass("Made", [("lr", float, 0.1), ("epochs", int, 3)]) for _ in range(2)]
+    made = [dataclasses.make_dataclass("Made", [("lr", "float", 0.1), ("epochs", "int", 3)]) for _ in range(2)]
     text = """Numbers.
 
     Attributes:
