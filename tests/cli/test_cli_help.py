@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from senet.cli import COMMANDS, make_parser
+from senet.cli import fields as cli_fields
 from senet.cli.fields import add_field_options
 
 PARSER, PARSERS = make_parser()
@@ -137,3 +138,13 @@ def test_help_texts_come_from_docstrings_with_and_without_their_indentation() ->
         shown.append(parser.format_help())
     assert shown[0] == shown[1]
     assert "the step, in units of one (default: 0.1)" in shown[0]
+
+
+def test_an_interpreter_without_docstrings_has_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -OO` drops docstrings. It would compile all of PyTorch again, so only its flag is set here."""
+    monkeypatch.setattr(cli_fields, "WITHOUT_DOCSTRINGS", True)
+    owner = dataclasses.make_dataclass("Made", [("lr", "float", 0.1)])  # with a docstring that dataclasses write
+    parser = argparse.ArgumentParser(prog="x")
+    add_field_options(parser.add_argument_group("numbers"), owner)
+    [action] = (a for a in parser._actions if a.dest == "lr")
+    assert action.help == "(default: 0.1)"

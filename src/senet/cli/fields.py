@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields
 from types import MappingProxyType
 from typing import Any
 
 __all__ = ["add_field_options", "given_fields"]
+
+WITHOUT_DOCSTRINGS = sys.flags.optimize > 1
+"""Whether `python -OO` runs, which has no texts for the help."""
 
 METAVARS = {
     "epochs": "EPOCHS",
@@ -85,7 +89,8 @@ def add_field_options(
         if entry.name in leave_out:
             continue
         flag, kind = f"--{entry.name.replace('_', '-')}", str(entry.type)
-        text = f"{helps[entry.name]} (default: {default or _default(entry.default)})".replace("%", "%%")
+        said = f"(default: {default or _default(entry.default)})"
+        text = (said if WITHOUT_DOCSTRINGS else f"{helps[entry.name]} {said}").replace("%", "%%")
         metavar = METAVARS.get(entry.name, "N")
         if entry.name in parsers:
             group.add_argument(flag, type=parsers[entry.name], metavar=metavar, help=text)
