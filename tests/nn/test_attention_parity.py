@@ -7,6 +7,7 @@ import timm.layers
 import torch
 import torch.nn.functional as F
 import torchvision.ops
+from parity_inputs import C, picture, randomise
 from timm.layers.cbam import CbamModule
 from torch import nn
 
@@ -22,23 +23,12 @@ from senet.nn import (
     SqueezeExcite,
 )
 
-C = 32
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 
 @pytest.fixture(params=TOLERANCE, ids=str)
 def dtype(request) -> torch.dtype:
     return request.param
-
-
-def randomise(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
-    generator = torch.Generator().manual_seed(3)
-    layer = layer.to(dtype).eval()
-    for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
-        if tensor.is_floating_point():
-            value = torch.empty_like(tensor).normal_(0, 0.3, generator=generator)
-            tensor.data.copy_(value.abs() + 0.5 if name.endswith("running_var") else value)
-    return layer
 
 
 def copy_in_order(source: list[nn.Module], target: list[nn.Module], dtype: torch.dtype) -> None:
@@ -49,10 +39,6 @@ def copy_in_order(source: list[nn.Module], target: list[nn.Module], dtype: torch
     for a, b in zip(given, taken, strict=True):
         assert a.numel() == b.numel()
         b.data.copy_(a.view_as(b))
-
-
-def picture(dtype: torch.dtype, *size: int) -> torch.Tensor:
-    return torch.randn(3, C, *(size or (9, 7)), generator=torch.Generator().manual_seed(5), dtype=dtype)
 
 
 def agree(mine: nn.Module, other: nn.Module, dtype: torch.dtype, *size: int) -> None:

@@ -9,6 +9,7 @@ import pytest
 import timm.layers
 import torch
 import torch.nn.functional as F
+from parity_inputs import C, picture, randomise
 from timm.layers.coord_attn import CoordAttn, EfficientLocalAttn, StripAttn
 from timm.layers.grn import GlobalResponseNorm as GlobalResponseNormOfTimm
 from torch import Tensor, nn
@@ -38,23 +39,12 @@ from senet.nn import (
 )
 from senet.nn.frequencies import Frequencies, lowest_frequencies
 
-C = 32
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-9}
 
 
 @pytest.fixture(params=TOLERANCE, ids=str)
 def dtype(request) -> torch.dtype:
     return request.param
-
-
-def randomise(layer: nn.Module, dtype: torch.dtype) -> nn.Module:
-    generator = torch.Generator().manual_seed(3)
-    layer = layer.to(dtype).eval()
-    for name, tensor in [*layer.named_parameters(), *layer.named_buffers()]:
-        if tensor.is_floating_point():
-            value = torch.empty_like(tensor).normal_(0, 0.3, generator=generator)
-            tensor.data.copy_(value.abs() + 0.5 if name.endswith("running_var") else value)
-    return layer
 
 
 def copy_in_order(source: list[nn.Module], target: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -67,10 +57,6 @@ def copy_in_order(source: list[nn.Module], target: nn.Module, dtype: torch.dtype
         assert a.numel() == b.numel()
         b.data.copy_(a.view_as(b))
     return target
-
-
-def picture(dtype: torch.dtype, *size: int) -> Tensor:
-    return torch.randn(3, C, *(size or (9, 7)), generator=torch.Generator().manual_seed(5), dtype=dtype)
 
 
 def agree(mine: nn.Module, other, dtype: torch.dtype, *size: int) -> None:
