@@ -10,22 +10,12 @@ training, one is for validation and five are for the test. The design was commit
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import json
-import math
-import platform
-import shutil
 import statistics
 import tarfile
-import time
 from pathlib import Path
 
-import torch
+from arms import interval, run_arms
 from PIL import Image
-from scipy.stats import t
-
-from senet.cli import main as senet
 
 GROUPS = {
     "bird": [*range(7, 25), *range(80, 101), *range(127, 147)],
@@ -53,31 +43,17 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the data set and the runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("finetune_photos.json"))
     options = parser.parse_args()
-    torch.set_num_threads(1)
     data = make_data(options.photos, options.work / "photos")
-    found = json.loads(options.out.read_text()) if options.out.exists() else {"runs": []}
-    done = {(row["arm"], row["seed"]) for row in found["runs"]}
-    for seed in SEEDS:
-        for arm, extra in ARMS.items():
-            if (arm, seed) in done:
-                continue
-            folder = options.work / f"{arm.replace(' ', '-')}-{seed}"
-            shutil.rmtree(folder, ignore_errors=True)
-            started, cpu = time.time(), time.process_time()
-            run(["train", "--checkpoint", options.checkpoint, *TRAINING, *extra, "--seed", str(seed), "--data",
-                 f"folder:{data}", "--out", str(folder)])  # fmt: skip
-            seconds, cpu = time.time() - started, time.process_time() - cpu
-            result = json.loads(run(["evaluate", "--checkpoint", str(folder / "last.safetensors"), "--data",
-                                     f"folder:{data}", "--split", "test", "--workers", "0", "--json"]))  # fmt: skip
-            found["runs"].append({"arm": arm, "seed": seed, "top1": result["top1"], "images": result["images"],
-                                  "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)})  # fmt: skip
-            print(found["runs"][-1], flush=True)
-            found |= {"date": time.strftime("%Y-%m-%d"), "machine": f"{platform.machine()}, one thread of a shared CPU",
-                      "torch": torch.__version__, "training": ["senet train", *TRAINING], "arms": ARMS,
-                      "images": {s: len(list((data / s).rglob("*.png"))) for s in ("train", "val", "test")},
-                      "summary": summary(found["runs"])}  # fmt: skip
-            options.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found["summary"], indent=1))
+    run_arms(
+        ARMS, SEEDS, TRAINING, begin=["--checkpoint", options.checkpoint], data=data, work=options.work,
+        out=options.out, row=row, summary=summary,
+        about={"images": {s: len(list((data / s).rglob("*.png"))) for s in ("train", "val", "test")}},
+    )  # fmt: skip
+
+
+def row(result: dict, seconds: float, cpu: float) -> dict:
+    return {"top1": result["top1"], "images": result["images"],
+            "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1)}  # fmt: skip
 
 
 def make_data(photos: Path, folder: Path) -> Path:
@@ -99,25 +75,15 @@ def make_data(photos: Path, folder: Path) -> Path:
     return folder.resolve()
 
 
-def run(arguments: list[str]) -> str:
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-        code = senet(arguments)
-    assert code == 0, (arguments, output.getvalue())
-    return output.getvalue()
-
-
 def summary(runs: list[dict]) -> dict:
     """Mean, standard deviation and 95 % t interval over seeds, and the time of a training."""
     made = {}
     for arm in ARMS:
-        rows = [row for row in runs if row["arm"] == arm]
+        rows = [kept for kept in runs if kept["arm"] == arm]
         if len(rows) > 1:
-            values = [row["top1"] for row in rows]
-            mean, sd, n = statistics.fmean(values), statistics.stdev(values), len(values)
-            half = float(t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
-            made[arm] = {"top1": mean, "sd": sd, "low": mean - half, "high": mean + half, "n": n,
-                         "cpu_seconds": statistics.median(row["cpu_seconds"] for row in rows)}  # fmt: skip
+            found = interval([kept["top1"] for kept in rows])
+            made[arm] = {"top1": found.pop("mean"), **found,
+                         "cpu_seconds": statistics.median(kept["cpu_seconds"] for kept in rows)}  # fmt: skip
     return made
 
 

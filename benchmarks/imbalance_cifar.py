@@ -9,20 +9,11 @@ arms take turns within each seed. A run that is in the JSON file already is not 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
-import json
-import math
-import platform
 import shutil
 import statistics
-import time
 from pathlib import Path
 
-import torch
-from scipy.stats import t
-
-from senet.cli import main as senet
+from arms import interval, run_arms
 
 COUNTS = {"airplane": 500, "automobile": 100, "bird": 20, "cat": 500, "deer": 100, "dog": 20, "frog": 500, "horse": 100,
           "ship": 20, "truck": 500}  # fmt: skip
@@ -49,31 +40,16 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for the data set and the runs")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("imbalance_cifar.json"))
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    data = make_data(options.images, options.work / "imbalanced")
-    found = json.loads(options.out.read_text()) if options.out.exists() else {"runs": []}
-    done = {(row["arm"], row["seed"]) for row in found["runs"]}
-    for seed in SEEDS:
-        for arm, extra in ARMS.items():
-            if (arm, seed) in done:
-                continue
-            folder = options.work / f"{arm.replace(' ', '-')}-{seed}"
-            shutil.rmtree(folder, ignore_errors=True)
-            started = time.time()
-            run(["train", *TRAINING, *extra, "--seed", str(seed), "--data", f"folder:{data}", "--out", str(folder)])
-            seconds = time.time() - started
-            result = json.loads(run(["evaluate", "--checkpoint", str(folder / "last.safetensors"), "--data",
-                                     f"folder:{data}", "--split", "test", "--workers", "0", "--json"]))  # fmt: skip
-            recalls = result["per_class"]
-            row = {"arm": arm, "seed": seed, "balanced_accuracy": statistics.fmean(recalls.values()),
-                   "recalls": recalls, "seconds": round(seconds, 1)}  # fmt: skip
-            found["runs"].append(row)
-            print(row, flush=True)
-            found |= {"date": time.strftime("%Y-%m-%d"), "machine": f"{platform.machine()}, one thread of a shared CPU",
-                      "torch": torch.__version__, "training": ["senet train", *TRAINING], "arms": ARMS,
-                      "counts": COUNTS, "summary": summary(found["runs"])}  # fmt: skip
-            options.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found["summary"], indent=1))
+    run_arms(
+        ARMS, SEEDS, TRAINING, data=make_data(options.images, options.work / "imbalanced"), work=options.work,
+        out=options.out, row=row, summary=summary, about={"counts": COUNTS},
+    )  # fmt: skip
+
+
+def row(result: dict, seconds: float, cpu: float) -> dict:
+    del cpu
+    recalls = result["per_class"]
+    return {"balanced_accuracy": statistics.fmean(recalls.values()), "recalls": recalls, "seconds": round(seconds, 1)}
 
 
 def make_data(images: Path, folder: Path) -> Path:
@@ -87,14 +63,6 @@ def make_data(images: Path, folder: Path) -> Path:
                 for file in chosen:
                     shutil.copy(file, there)
     return folder.resolve()
-
-
-def run(arguments: list[str]) -> str:
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-        code = senet(arguments)
-    assert code == 0, (arguments, output.getvalue())
-    return output.getvalue()
 
 
 def summary(runs: list[dict]) -> dict:
@@ -113,12 +81,6 @@ def summary(runs: list[dict]) -> dict:
         if arm != "plain" and len(gains) > 1:
             made[arm]["gain_over_plain"] = interval(gains)
     return made
-
-
-def interval(values: list[float]) -> dict:
-    mean, sd, n = statistics.fmean(values), statistics.stdev(values), len(values)
-    half = float(t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
-    return {"mean": mean, "sd": sd, "low": mean - half, "high": mean + half, "n": n}
 
 
 if __name__ == "__main__":
