@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 import torch
+from browsing import chromium
 from PIL import Image
 
 import senet
@@ -17,12 +17,7 @@ from senet.preprocessing import CIFAR
 from senet.weights import CheckpointMetadata, write_checkpoint
 
 pytest.importorskip("gradio", reason="gradio isn't installed (pip install 'senet[serve]')")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed (pip install playwright)")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="no chromium here (apt-get install chromium)"),
-]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -47,8 +42,7 @@ def test_images_are_explained_without_any_outside_request(url, tmp_path, width, 
     Image.effect_noise((64, 64), 80).convert("RGB").save(good)
     bad.write_text("no image")
     outside, problems = [], []
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(60_000)
         page.on("request", lambda r: None if r.url.startswith((url, "data:", "blob:")) else outside.append(r.url))
@@ -66,5 +60,4 @@ def test_images_are_explained_without_any_outside_request(url, tmp_path, width, 
         assert page.locator("#trouble textarea").input_value().startswith("bad.png: ")
         assert not page.locator("#gates svg").count()
         page.screenshot(path=tmp_path / "bad-page.png")
-        browser.close()
     assert (outside, problems) == ([], [])

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 import pytest
+from browsing import BROWSER, chromium, offline_pages
 from PIL import Image
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed (pip install playwright)")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium here (apt-get install chromium)")
 
 SCREENS = [
     pytest.param(width, height, theme, id=f"{width}-{theme}")
@@ -27,37 +24,15 @@ SCREENS = [
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def opened(browser, folder):
     """Open the page, offline; any error of the page fails the test."""
-    contexts, problems = [], []
-
-    def open_page(width: int = 1280, height: int = 900, theme: str = "light", *, script: str = "", wait: bool = True):
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=theme, offline=True, has_touch=width < 500
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(120_000)
-        page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else problems.append(r.url))
-        page.add_init_script(script)
-        page.goto((folder / "index.html").as_uri())
-        if wait:
-            page.wait_for_selector("html[data-ready=yes]", state="attached")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not problems
+    with offline_pages(browser) as open_page:
+        yield partial(open_page, folder)
 
 
 @pytest.fixture

@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
+from browsing import chromium, offline_pages
 from report_helpers import CLASSES
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed (pip install playwright)")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium here (apt-get install chromium)")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def opened(browser):
     """Open a page, offline; any error or request of the page fails the test."""
-    contexts, problems = [], []
-
-    def open_page(folder, width: int = 1280, theme: str = "light"):
-        context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=theme, offline=True)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else problems.append(r.url))
-        page.goto((folder / "index.html").as_uri())
-        page.wait_for_selector("html[data-ready=yes]", state="attached")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not problems
+    with offline_pages(browser) as open_page:
+        yield open_page
 
 
 @pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
 def test_it_loads_without_errors_and_fits(opened, written, width, theme):
-    page = opened(written.folder, width, theme)
+    page = opened(written.folder, width, theme=theme)
     assert page.locator("h1").inner_text() == "a <net> on folder:x"
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("#notes li").all_inner_texts()[:2] == ["! <w>", "! 1 image can't be read and is left out"]

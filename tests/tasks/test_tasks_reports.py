@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,27 +66,18 @@ def test_a_segmentation_network_that_misses_a_class(segmentation):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["voc", "masks"])
 def test_the_page_draws_the_worst_images(kind, request, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
-    browser_path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if browser_path is None:
-        pytest.skip("no chromium here (apt-get install chromium)")
+    from browsing import chromium, offline_pages  # skips where there is no browser
+
     document = reported(kind, request.getfixturevalue(kind), tmp_path / "report")
     wrong = [image for image in document["image_metrics"] if image["score"] is not None and image["score"] < 1]
-    problems: list[str] = []
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 390, "height": 844}, offline=True)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.goto((tmp_path / "report" / "index.html").as_uri())
-        page.wait_for_selector("html[data-ready=yes]", state="attached")
+    with chromium() as browser, offline_pages(browser) as open_page:
+        page = open_page(tmp_path / "report", 390, 844)
         assert page.locator("#worst-list .pair").count() == len(wrong) > 0
         assert page.locator("#curve-panels svg").count() == (2 if kind == "voc" else 0)
         assert page.locator("#matrix").is_hidden() == (kind == "voc")
         legend = [] if kind == "voc" else list(NAMES[kind][1:])
         assert page.locator("#worst-legend span").all_inner_texts() == legend
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        browser.close()
-    assert not problems
 
 
 def test_one_object_is_found_once_and_a_crowd_counts_neither_way():
