@@ -108,11 +108,8 @@ def overall_metrics(confusion: np.ndarray) -> tuple[dict[str, float], dict[str, 
     """Return balanced accuracy and macro F1, and their intervals: see `senet.tasks.class_metrics`."""
     sums = np.stack([confusion.diagonal(), confusion.sum(1), confusion.sum(0)])[None].astype(np.float64)
     measures = {"balanced_accuracy": balanced_accuracy, "macro_f1": macro_f1}
-    intervals = {name: bootstrap_confusion(confusion, measure) for name, measure in measures.items()}
-    return (
-        {name: float(measure(sums)[0]) for name, measure in measures.items()},
-        {name: interval for name, interval in intervals.items() if interval},
-    )
+    found = {name: float(measure(sums)[0]) for name, measure in measures.items()}
+    return found, bootstrap_confusion(confusion, measures)
 
 
 def calibration(confidences: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray) -> Calibration:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -76,24 +76,28 @@ def bootstrap(
 
 
 def bootstrap_confusion(
-    confusion: np.ndarray, figure: Callable[[np.ndarray], np.ndarray], *, level: float = LEVEL, seed: int = 0
-) -> Interval | None:
-    """Return the percentile interval of a metric in 0..1 of a classifier's confusion matrix.
+    confusion: np.ndarray,
+    figures: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+    *,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Return the percentile intervals of metrics in 0..1 of a classifier's confusion matrix, by name.
 
     Images of one cell are alike, so the cells are resampled in place of the images, as in `bootstrap`.
 
     Args:
         confusion: (C, C) counts of (true class, predicted class), one per image.
-        figure: From (R, 3, C) right, true and predicted images of each class to (R,) metrics.
+        figures: Name to a function from (R, 3, C) right, true and predicted images of each class to (R,) metrics.
         level: Confidence level.
         seed: Seed of the resampling.
 
     Returns:
-        As `bootstrap`.
+        As `bootstrap`, without the metrics that have no interval.
     """
     count, classes = int(confusion.sum()), len(confusion)
     if count < 2:
-        return None
+        return {}
     true, predicted = np.nonzero(confusion)
     rng, shares = np.random.default_rng(seed), confusion[true, predicted] / count
     sums = np.zeros((RESAMPLES, 3, classes))
@@ -102,7 +106,8 @@ def bootstrap_confusion(
         row[0] = np.bincount(true, drawn * (true == predicted), minlength=classes)
         row[1] = np.bincount(true, drawn, minlength=classes)
         row[2] = np.bincount(predicted, drawn, minlength=classes)
-    return _percentiles(figure(sums), count, level)
+    found = {name: _percentiles(figure(sums), count, level) for name, figure in figures.items()}
+    return {name: interval for name, interval in found.items() if interval}
 
 
 def _percentiles(figures: np.ndarray, count: int, level: float) -> Interval | None:
