@@ -139,7 +139,89 @@ def test_gates_below_and_at_zero_in_the_family(name: str, gate: str) -> None:
         with torch.no_grad():
             layer.fc2.bias.copy_(torch.linspace(-2, 2, layer.channels))
     report = frozen(model, [torch.randn(2, 3, 64, 64, dtype=torch.float64)])
-    assert bool(report.gates[0].folded_into) == (name == "se_resnet18" or gate == "relu")
+    first = report.gates[0]
+    if name == "se_mobilenet_v1_025" and gate == "tanh":  # a ReLU comes before, and one convolution after
+        assert first.folded_into == ("stages.2.0.depthwise.0",)
+    else:
+        assert bool(first.folded_into) == (name == "se_resnet18" or gate == "relu")
+
+
+class Ahead(nn.Module):
+    """A convolution, an activation that no factor passes, a gate, something, a convolution."""
+
+    def __init__(self, after: Any, conv: nn.Module, factors: Tensor = SIGNED) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Conv2d(3, 8, 3, padding=1).double()
+        self.se = fixed(factors)
+        self.after = after
+        self.conv = conv.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.after(self.se(F.silu(self.first(x)))))
+
+
+READERS = {
+    "pointwise": lambda: nn.Conv2d(8, 5, 1),
+    "with bias and stride": lambda: nn.Conv2d(8, 6, 3, stride=2, padding=1),
+    "grouped": lambda: nn.Conv2d(8, 12, 3, groups=4, padding=1),
+    "depthwise": lambda: nn.Conv2d(8, 16, 3, groups=8, padding=1),
+    "dilated": lambda: nn.Conv2d(8, 4, 3, dilation=2, padding=2),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("after", [name for name in LINEAR if "norm" not in name])
+def test_a_factor_goes_into_the_convolution_after_it(after: str, reader: str) -> None:
+    model = Ahead(copy.deepcopy(LINEAR[after]), READERS[reader]())
+    [gate] = frozen(model, [torch.rand(2, 3, 12, 12, dtype=torch.float64)]).gates
+    assert gate.folded_into == ("conv",)
+
+
+@pytest.mark.parametrize(
+    ("after", "reader"),
+    [
+        (nn.ReLU(), READERS["pointwise"]),
+        (nn.BatchNorm2d(8).double(), READERS["pointwise"]),
+        (lambda x: torch.cat([x, x], 1), lambda: nn.Conv2d(16, 4, 1)),
+        (lambda x: x + x.mean(), READERS["pointwise"]),
+        (lambda x: x.flip(1), READERS["pointwise"]),
+        (nn.Identity(), lambda: nn.ConvTranspose2d(8, 5, 2)),
+        (nn.Identity(), lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 5, 1))),
+    ],
+    ids=["relu", "norm", "cat", "another branch", "reversed channels", "transposed", "computed weights"],
+)
+def test_where_no_factor_goes_ahead(after: Any, reader: Any) -> None:
+    [gate] = frozen(Ahead(after, reader())).gates
+    assert "silu comes before" in gate.reason
+
+
+def test_a_convolution_after_that_runs_twice_or_is_watched_takes_none() -> None:
+    class Twice(Ahead):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(self.conv(super().forward(x)))
+
+    [gate] = frozen(Twice(nn.Identity(), nn.Conv2d(8, 8, 1))).gates
+    assert not gate.folded_into
+    model = Ahead(nn.Identity(), nn.Conv2d(8, 8, 1))
+    seen: list[Tensor] = []
+    model.se.register_forward_hook(lambda *call: seen.append(call[-1]))
+    [gate] = frozen(model).gates
+    assert not gate.folded_into
+
+
+def test_two_gates_beside_one_convolution() -> None:
+    """One factor goes into the convolution's inputs, the other into its outputs."""
+
+    class Pair(Ahead):
+        def __init__(self) -> None:
+            super().__init__(nn.Identity(), nn.Conv2d(8, 8, 3))
+            self.second = fixed(POSITIVE)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(super().forward(x))
+
+    assert [gate.folded_into for gate in frozen(Pair()).gates] == [("conv",), ("conv",)]
 
 
 def test_a_pool_before_whose_indices_nobody_knows() -> None:

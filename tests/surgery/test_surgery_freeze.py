@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 import senet
+from senet.errors import SenetError
 from senet.gates.measuring import drift_between, gates
 from senet.gates.statistics import GateStatistics
 from senet.nn import Attention, ConstantGate, SqueezeExcite
@@ -29,9 +31,13 @@ FAMILIES: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 def trained(name: str, **options: object) -> nn.Module:
-    """A network in float64 in which nothing is at its start and each gate varies from image to image."""
     torch.manual_seed(0)
-    model = senet.create_model(name, num_classes=10, **options).double().eval()
+    return randomised(senet.create_model(name, num_classes=10, **options))
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """A network in float64 in which nothing is at its start and each gate varies from image to image."""
+    model = model.double().eval()
     for key, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.ndim == 1 and tensor.is_floating_point():
             nn.init.uniform_(tensor.data, 0.5, 1.5) if "var" in key else nn.init.normal_(tensor.data, 0.4, 0.3)
@@ -432,3 +438,47 @@ def test_the_report_says_why_a_constant_stays() -> None:
     report = senet.freeze(model, PICTURES)
     assert "constant: it runs 2 times per forward pass" in str(report)
     assert report.to_dict()["gates"][0]["reason"] == "it runs 2 times per forward pass"
+
+
+OTHER_LIBRARIES = {
+    "timm SE": lambda: pytest.importorskip("timm").create_model("lcnet_050", num_classes=5),
+    "timm effective SE": lambda: nn.Sequential(nn.Conv2d(3, 8, 1), _timm("EffectiveSEModule")(8), nn.Conv2d(8, 4, 1)),
+    "timm ECA": lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.SiLU(), _timm("EcaModule")(8), nn.Conv2d(8, 4, 1)),
+    "torchvision SE": lambda: nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.SiLU(), torchvision.ops.SqueezeExcitation(8, 4), nn.Conv2d(8, 4, 1)
+    ),
+}
+
+
+def _timm(name: str) -> type[nn.Module]:
+    return getattr(pytest.importorskip("timm.layers"), name)
+
+
+@pytest.mark.parametrize("name", OTHER_LIBRARIES)
+def test_layers_of_other_libraries_freeze(name: str) -> None:
+    torch.manual_seed(0)
+    model = randomised(OTHER_LIBRARIES[name]())
+    batch = torch.rand(6, 3, 64, 64, dtype=torch.float64)
+    layers = gates(model)
+    with senet.record_gates(model) as recorded, torch.no_grad():
+        model(batch)
+    means = {path: recorded[path].mean(0, keepdim=True) for path in layers}
+    constant = copy.deepcopy(model)
+    for path in layers:
+        constant.set_submodule(path, ConstantGate(means[path].flatten()))
+    report = senet.freeze(model, [batch[:4], batch[4:]])
+    with torch.no_grad():
+        assert torch.allclose(model(batch), constant(batch), rtol=1e-9, atol=1e-10)
+    assert report.drift > 0
+    assert all(gate.folded_into and gate.params for gate in report.gates)
+    assert not gates(model)
+
+
+def test_a_subclass_with_another_forward_is_left_alone() -> None:
+    class Residual(torchvision.ops.SqueezeExcitation):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + super().forward(x)
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), Residual(8, 4)).eval()
+    with pytest.raises(SenetError, match="no attention to freeze"):
+        senet.freeze(model, [torch.rand(2, 3, 8, 8)])

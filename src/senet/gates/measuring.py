@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from senet.errors import SenetError
-from senet.gates.recording import gated_layers, watching
+from senet.gates.recording import gated_layers, rescales, watching
 from senet.gates.statistics import GateStatistics
 from senet.nn import Attention
 from senet.nn.modes import evaluation_mode, uncompiled
@@ -21,13 +21,12 @@ from senet.nn.precision import in_float64
 __all__ = ["agreement_between", "drift_between", "gates", "images_of", "measure", "measuring", "run"]
 
 
-def gates(model: nn.Module) -> dict[str, Attention]:
-    """Return the attention layers of this package by path. Of nested layers it is the outermost.
+def gates(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the attention layers by path, of this package and other libraries. Of nested layers it is the outermost.
 
     Constants are left out, and so are layers that compute more than `x * gate(x)` and can't become constants.
     """
-    found = gated_layers(model).items()
-    return {path: m for path, m in found if isinstance(m, Attention) and m.rescales}
+    return {path: layer for path, layer in gated_layers(model).items() if rescales(layer)}
 
 
 def measure(model: nn.Module, batches: Sequence[Tensor]) -> tuple[dict[str, GateStatistics], list[Tensor]]:
@@ -37,10 +36,16 @@ def measure(model: nn.Module, batches: Sequence[Tensor]) -> tuple[dict[str, Gate
         SenetError: A gate doesn't run, or outputs are non-finite, so drift can't be measured.
     """
     layers = gates(model)
-    found = {path: GateStatistics(layer.channels) for path, layer in layers.items()}
-    with watching(layers, lambda path, gate, images: found[path].add(gate, images)):
+    found: dict[str, GateStatistics] = {}
+
+    def add(path: str, gate: Tensor, images: int) -> None:
+        layer = layers[path]
+        channels = layer.channels if isinstance(layer, Attention) else gate.shape[1]
+        found.setdefault(path, GateStatistics(channels)).add(gate, images)
+
+    with watching(layers, add):
         outputs = run(model, batches)
-    not_run = [path for path, statistics in found.items() if statistics.count == 0]
+    not_run = [path for path in layers if path not in found]
     if not_run:
         raise SenetError(f"{not_run[0]} doesn't run on these batches, so its gate can't be measured")
     if not all(output.isfinite().all() for output in outputs):

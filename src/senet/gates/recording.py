@@ -17,7 +17,7 @@ from senet.nn.constant import ConstantGate
 from senet.nn.modes import evaluation_mode, uncompiled
 from senet.nn.precomputed import PrecomputedGate
 
-__all__ = ["GateRecord", "gated_layers", "record_gates", "watching"]
+__all__ = ["GateRecord", "gated_layers", "record_gates", "rescales", "watching"]
 
 GATE_CHILDREN: Final[Mapping[str, tuple[str, ...]]] = {
     "timm.SEModule": ("gate",),
@@ -57,14 +57,33 @@ def _is_gated(module: nn.Module) -> bool:
     return isinstance(module, Attention | PrecomputedGate) or _gate_child(module) is not None
 
 
+def rescales(layer: nn.Module) -> bool:
+    """Whether an attention layer computes `x * gate(x)` and nothing more.
+
+    A subclass of another library's layer with a `forward` of its own may compute anything, so it doesn't count.
+    """
+    if isinstance(layer, Attention):
+        return layer.rescales
+    kind = _known_class(layer)
+    return kind is not None and type(layer).forward is kind.forward and "forward" not in vars(layer)
+
+
 def _gate_child(layer: nn.Module) -> nn.Module | None:
     """Return the sublayer that computes the gate of another library's layer. None for unknown classes."""
-    for kind in type(layer).__mro__:
-        for child in GATE_CHILDREN.get(f"{kind.__module__.partition('.')[0]}.{kind.__name__}", ()):
-            found = getattr(layer, child, None)
-            if isinstance(found, nn.Module):
-                return found
+    kind = _known_class(layer)
+    for child in () if kind is None else GATE_CHILDREN[_name_of(kind)]:
+        found = getattr(layer, child, None)
+        if isinstance(found, nn.Module):
+            return found
     return None
+
+
+def _known_class(layer: nn.Module) -> type[nn.Module] | None:
+    return next((kind for kind in type(layer).__mro__ if _name_of(kind) in GATE_CHILDREN), None)
+
+
+def _name_of(kind: type) -> str:
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Fold a constant factor per channel into the norms or convolutions before it."""
+"""Fold a constant factor per channel into the norms or convolutions before it, or into the convolution after it."""
 
 from __future__ import annotations
 
@@ -37,13 +37,16 @@ class Target:
 
     Attributes:
         path: Path of the module.
-        module: A module with a weight and possibly a bias, whose first dimension counts the channels.
+        module: A module with a weight and possibly a bias.
         start: The first of the channels.
+        inputs: Whether they are the channels that the module reads. Else they are those of its output, which the first
+            dimension of its weight counts.
     """
 
     path: str
     module: nn.Module
     start: int
+    inputs: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,14 +95,36 @@ class Planner:
             [call] = calls
             if len(call.inputs) != 1 or call.inputs[0].channels != len(factors):
                 raise _UnfoldableError("it doesn't rescale a single feature map")
-            [value] = call.inputs
-            self._check_alone(value, all(user.call.within(call) for user in value.users))
-            found = self._behind(value, 0, factors)
-            if len({target.module for target in found}) < len(found):
-                raise _UnfoldableError("the same feature map is used twice")
+            return Plan(self._before(call, factors))
         except _UnfoldableError as reason:
-            return Plan((), str(reason))
-        return Plan(tuple(found))
+            try:
+                return Plan(self._after(calls))
+            except _UnfoldableError:
+                return Plan((), str(reason))
+
+    def _before(self, call: Call, factors: Tensor) -> tuple[Target, ...]:
+        [value] = call.inputs
+        self._check_alone(value, all(user.call.within(call) for user in value.users))
+        found = self._behind(value, 0, factors)
+        if len({target.module for target in found}) < len(found):
+            raise _UnfoldableError("the same feature map is used twice")
+        return tuple(found)
+
+    def _after(self, calls: Sequence[Call]) -> tuple[Target, ...]:
+        """Find the only convolution that reads the rescaled feature map. Factors of any sign go into it."""
+        if len(calls) != 1 or not calls[0].single:
+            raise _UnfoldableError("it doesn't return a single feature map")
+        [value] = calls[0].outputs
+        while True:
+            if len(value.users) != 1 or value in self._observed:
+                raise _UnfoldableError("the feature map after it is also used elsewhere")
+            [user] = value.users
+            if user.conv_rank:
+                return (self._reader(user, value),)
+            alike = len(user.inputs) == 1 and user.shape[:2] == value.shape[:2] and user.channel_dim == 1
+            if not alike or user.op not in (*LINEAR, "mul"):
+                raise _UnfoldableError(f"a {user.op} comes after")
+            value = user
 
     def _behind(self, value: Value, start: int, factors: Tensor) -> list[Target]:
         if _is_weighted(value):
@@ -137,11 +162,24 @@ class Planner:
         weight = module._parameters.get("weight")
         if not isinstance(module, LAYERS) or weight is None or len(weight) != value.channels:
             raise _UnfoldableError("no layer with its own weights comes before")
-        if self._times[module] != 1:
-            raise _UnfoldableError(f"{path}, the layer before, runs {self._times[module]} times")
-        if module not in self._single or not self._use.is_alone(module):
-            raise _UnfoldableError(f"the weights of {path}, the layer before, are shared or computed")
+        self._check_own(module, path, "before")
         return Target(path, module, start)
+
+    def _reader(self, value: Value, source: Value) -> Target:
+        module, path = value.call.module, value.call.path
+        weight = module._parameters.get("weight")
+        if not isinstance(module, LAYERS) or weight is None or weight.shape[1] * value.groups != source.channels:
+            raise _UnfoldableError("no layer with its own weights comes after")
+        if value.inputs != (source,):
+            raise _UnfoldableError("the layer after it reads something else too")
+        self._check_own(module, path, "after")
+        return Target(path, module, 0, inputs=True)
+
+    def _check_own(self, module: nn.Module, path: str, side: str) -> None:
+        if self._times[module] != 1:
+            raise _UnfoldableError(f"{path}, the layer {side}, runs {self._times[module]} times")
+        if module not in self._single or not self._use.is_alone(module):
+            raise _UnfoldableError(f"the weights of {path}, the layer {side}, are shared or computed")
 
 
 def _is_weighted(value: Value) -> bool:
@@ -169,14 +207,22 @@ def fold(targets: Sequence[Target], factors: Tensor, undo: ExitStack) -> None:
         undo: Closing it restores the old values.
     """
     for target in targets:
-        for parameter in (target.module.weight, target.module.bias):
+        for parameter in (target.module.weight, None if target.inputs else target.module.bias):
             if parameter is None:
                 continue
             assert isinstance(parameter, Tensor)
             old = parameter.detach().clone()
-            piece = factors[target.start : target.start + len(old)].reshape(-1, *(1 for _ in old.shape[1:]))
             undo.callback(_write, parameter, old)
-            _write(parameter, (in_float64(old) * piece).to(old.dtype))
+            _write(parameter, (in_float64(old) * _beside(old, target, factors)).to(old.dtype))
+
+
+def _beside(weight: Tensor, target: Target, factors: Tensor) -> Tensor:
+    """Return the factors in a shape that multiplies the weight."""
+    if not target.inputs:
+        return factors[target.start : target.start + len(weight)].reshape(-1, *(1 for _ in weight.shape[1:]))
+    groups = len(factors) // weight.shape[1]  # the weight's first dimension counts the outputs, group by group
+    rows = factors.reshape(groups, -1).repeat_interleave(len(weight) // groups, dim=0)
+    return rows.reshape(*rows.shape, *(1 for _ in weight.shape[2:]))
 
 
 @torch.no_grad()

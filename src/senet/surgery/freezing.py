@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from senet.errors import SenetError, UnknownNameError
 from senet.gates.measuring import agreement_between, drift_between, gates, images_of, measure, measuring, run
 from senet.graph.trace import trace
-from senet.nn import ConstantGate
+from senet.nn import Attention, ConstantGate
 from senet.nn.modes import uncompiled
 from senet.nn.optimized import refuse_optimized
 from senet.profiling.layer import layer_cost
@@ -27,16 +27,18 @@ __all__ = ["FreezeReport", "GateReport", "freeze", "prune"]
 
 
 def freeze(model: nn.Module, batches: Iterable[Any]) -> FreezeReport:
-    """Replace every gate by its mean over data, and fold this constant into the layer before it, in place.
+    """Replace every gate by its mean over data, and fold this constant into a layer beside it, in place.
 
-    A constant that can't be folded exactly stays as a `ConstantGate`, and the report gives the reason. The feature map
-    is also used elsewhere, the weights are shared or computed, or a factor is negative after a ReLU. Folds are undone
+    The layers before the gate take it, or else the only convolution after it, such as where an activation comes before
+    the gate. A constant that can't be folded exactly stays as a `ConstantGate`, and the report gives the reason: the
+    feature map is also used elsewhere, or the weights are shared or computed. Folds are undone
     if they change the outputs of the network with constant gates. A gate that runs several times per forward pass
     becomes one constant, its mean over all runs. If all constants are folded, the result is a plain network with the
     plain network's keys.
 
     Args:
-        model: Any network with attention layers of this package, including a retrofitted one.
+        model: Any network with attention layers of this package, including a retrofitted one, or with the SE and ECA
+            layers of timm, torchvision or pytorchcv.
         batches: Images (N, C, *spatial), or (images, ...), as in training but without augmentation. A few hundred are
             enough. Each gate takes one run over all of them, which measures its own drift.
 
@@ -138,7 +140,7 @@ class _Freezing:
             raise SenetError(
                 f"{path}: the mean of its gate is non-finite on these batches, so it can't become a constant"
             )
-        return ConstantGate(factors, ndim=layer.ndim).train(layer.training)
+        return ConstantGate(factors, ndim=layer.ndim if isinstance(layer, Attention) else 2).train(layer.training)
 
     def params_left(self, frozen: Sequence[str]) -> int:
         return sum(_params(layer) for path, layer in self.gates.items() if path not in frozen)
@@ -227,7 +229,7 @@ class _Freezing:
         layer, plan = self.gates[path], self.plans[path]
         return GateReport(
             path=path,
-            channels=layer.channels,
+            channels=self.statistics[path].channels,
             mean=float(self.factors(path).mean()),
             spread=self.statistics[path].spread,
             drift=drift,
