@@ -152,16 +152,16 @@ def accuracy(loaded: LoadedModel, data: Data) -> dict[str, Any]:
 
     The turns of one page are not independent, so the interval is Student's over the mean accuracy of each page.
     """
-    assert data.test is not None
-    right = torch.zeros(len(data.test), dtype=torch.bool)
+    test = data.val  # the folders are train and test
+    right = torch.zeros(len(test), dtype=torch.bool)
 
     def observe(indices: Tensor, labels: Tensor, probabilities: Tensor) -> None:
         right[indices] = probabilities.argmax(1).eq(labels)
 
-    evaluate(loaded, data.test, data.classes, batch_size=50, workers=0, observe=observe)
+    evaluate(loaded, test, data.classes, batch_size=50, workers=0, observe=observe)
     pages: dict[str, list[float]] = {}
     for i, correct in enumerate(right.tolist()):
-        pages.setdefault(Path(data.test.locate(i)).name, []).append(correct)
+        pages.setdefault(Path(test.locate(i)).name, []).append(correct)
     means = {name: statistics.fmean(values) for name, values in pages.items()}
     interval = of_mean(list(means.values()))
     assert interval is not None
@@ -186,7 +186,7 @@ def quantized_gates(enabled: bool = True) -> Iterator[None]:
     own = {name: getattr(quantize, name) for name in ("_openvino_gates", "_onnx_gates")}
     try:
         for name in own if enabled else ():
-            setattr(quantize, name, lambda model: [])
+            setattr(quantize, name, lambda _: [])
         yield
     finally:
         for name, function in own.items():
