@@ -135,7 +135,7 @@ def _same(out: Path, path: str) -> bool:
 
 
 def _files(names: Sequence[str]) -> list[str]:
-    """Return the given files, and the files of given folders and lists. A missing file stays, for a row with an error."""
+    """Return the given files, and the files of given folders and lists. A missing file gets a row with an error."""
     from senet.data import find_images
     from senet.data.csv_source import listed_paths
 

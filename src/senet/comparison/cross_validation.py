@@ -168,7 +168,10 @@ class CrossValidation:
                     path = text_cell(source.locate(index))
                     table.writerow((path, fold, names[true], names[predicted], int(predicted == true), f"{value:.6f}"))
 
-            evaluate(loaded, source, data.classes, workers=self.job.run.workers, corrupt="skip", observe=add)
+            workers = self.job.run.workers
+            evaluate(
+                loaded, source, data.classes, workers=None if workers < 0 else workers, corrupt="skip", observe=add
+            )  # fmt: skip
 
     @classmethod
     def read(cls, folder: Path) -> CrossValidation:
@@ -182,9 +185,13 @@ class CrossValidation:
 
 
 def _over_folds(rows: list[dict[str, float]]) -> dict[str, Any]:
-    return {
-        key: asdict(spread(values := [row[key] for row in rows])) | {"interval": of_mean(values)} for key in rows[0]
-    }
+    found = {}
+    for key in rows[0]:
+        values = [row[key] for row in rows]
+        interval = of_mean(values)
+        limited = interval and (max(0.0, interval[0]), min(1.0, interval[1]))  # metrics are in 0..1
+        found[key] = asdict(spread(values)) | {"interval": limited}
+    return found
 
 
 def _images(data: Data) -> str:
