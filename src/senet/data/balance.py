@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
+from senet.data.labels import class_totals
 from senet.data.randomness import generator
 from senet.data.sampler import Order
 from senet.data.sources import Source
@@ -29,7 +30,7 @@ def class_counts(source: Source, classes: Sequence[str]) -> dict[str, int]:
         >>> class_counts(data.val, data.classes)["7"]
         36
     """
-    counts = np.bincount(source.labels[source.labels >= 0], minlength=len(classes))
+    counts = class_totals(source.labels, len(classes))
     return dict(zip(classes, counts.tolist(), strict=True))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from senet.data.images import CorruptImage
+from senet.data.labels import target_of
 from senet.data.randomness import seeded_rng
 from senet.data.sampler import Order
 from senet.data.sources import Source
@@ -28,7 +29,7 @@ class Sample(NamedTuple):
     """One sample of a batch."""
 
     image: Tensor
-    label: int
+    label: int | Tensor
     key: tuple[int, int]
     corrupt: list[tuple[str, str]]
 
@@ -38,7 +39,8 @@ class Batch(NamedTuple):
 
     Attributes:
         images: (N, C, H, W) as the transform leaves them: float32 in evaluation, uint8 in training, for `Normalise`.
-        labels: (N,) int64 class numbers. A stand-in keeps its own label.
+        labels: (N,) int64 class numbers, or (N, classes) float32 of 0 and 1 for multi-label images. A stand-in keeps
+            its own label.
         indices: (N,) int64 requested positions in the source.
         valid: (N,) bool, False for the stand-in of a corrupt image. Evaluation leaves stand-ins out.
         corrupt: (path, reason) of each corrupt image.
@@ -132,7 +134,9 @@ class ImageDataset(Dataset[Sample]):
             position = (index + step) % len(self)
             try:
                 with seeded_rng("sample", self.seed, epoch, index):
-                    return Sample(self._image(position), int(self.source.labels[position]), (epoch, index), corrupt)
+                    return Sample(
+                        self._image(position), target_of(self.source.labels, position), (epoch, index), corrupt
+                    )
             except CorruptImage as error:
                 if self.corrupt == "raise":
                     raise RefusedImage(f"corrupt image {error}") from error
@@ -161,7 +165,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples into a batch (in shared memory, within a worker process)."""
     return Batch(
         images=default_collate([sample.image for sample in samples]),
-        labels=torch.tensor([sample.label for sample in samples]),
+        labels=default_collate([sample.label for sample in samples]),
         indices=torch.tensor([sample.key[1] for sample in samples]),
         valid=torch.tensor([not sample.corrupt for sample in samples]),
         corrupt=[issue for sample in samples for issue in sample.corrupt],

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from senet.data.images import ImageInfo, image_info
+from senet.data.labels import as_labels, label_text, target_of
 from senet.data.listing import Entry
 from senet.data.sources import Source
 
@@ -22,7 +22,7 @@ class MemorySource:
 
     Args:
         images: Items that start with a PIL image. The rest of an item isn't used.
-        labels: One class number for each image.
+        labels: One class number for each image, or (N, classes) of 0 and 1 for multi-label images.
         name: Name of the source in messages.
 
     Example:
@@ -35,14 +35,14 @@ class MemorySource:
 
     def __init__(self, images: Any, labels: Any, *, name: str) -> None:
         self.images = images
-        self.labels = np.asarray(labels, dtype=np.int64)
+        self.labels = as_labels(labels)
         self.name = name
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return self.images[index][0], int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
+        return self.images[index][0], target_of(self.labels, index)
 
     def stored(self, index: int) -> None:
         """Return None: there is no file."""
@@ -56,8 +56,8 @@ class MemorySource:
         return image_info(self[index][0])
 
     def entry(self, index: int) -> Entry:
-        """Return the source's name with the number of the image, and its class number."""
-        return Entry(self.locate(index), 0, str(self.labels[index]))
+        """Return the source's name with the number of the image, and its class numbers."""
+        return Entry(self.locate(index), 0, label_text(self.labels, index))
 
 
 def write_images(source: Source, folder: str | os.PathLike[str], *, classes: Sequence[str]) -> list[Path]:

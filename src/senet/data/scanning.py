@@ -14,6 +14,7 @@ from senet.data.checks import mask_issues
 from senet.data.dense import annotation_issues
 from senet.data.depth import depth_note
 from senet.data.images import CorruptImage, Depth, ImageInfo
+from senet.data.labels import MULTI_LABEL, class_totals
 from senet.data.loader import default_workers
 from senet.data.quiet import quiet_pillow
 from senet.data.sources import Data, Source
@@ -138,8 +139,8 @@ def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int
 
 
 def _counted(data: Data, source: Source) -> SplitReport:
-    if data.task == "classification":
-        counts = np.bincount(source.labels, minlength=len(data.classes)).tolist()
+    if data.task in ("classification", MULTI_LABEL):
+        counts = class_totals(source.labels, len(data.classes)).tolist()
     else:
         counts = source.counts(len(data.classes))  # type: ignore[attr-defined]
     return SplitReport(len(source), dict(zip(data.classes, counts, strict=True)))
@@ -152,7 +153,7 @@ def _note_equal(
     split, position = first.setdefault(result.info.digest, (result.split, result.position))
     if (split, position) == (result.split, result.position):
         return
-    same_class = sources[split].labels[position] == sources[result.split].labels[result.position]
+    same_class = np.array_equal(sources[split].labels[position], sources[result.split].labels[result.position])
     pairs = report.leaks if split != result.split else report.duplicates if same_class else report.label_conflicts
     pairs.append((sources[split].locate(position), sources[result.split].locate(result.position)))
 

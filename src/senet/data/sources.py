@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from senet.data.images import ImageInfo, Stored, decode_image, file_info, read_stored
+from senet.data.labels import MULTI_LABEL, as_labels, class_totals, label_text, target_of
 from senet.data.listing import Entry, digest_of, file_size, path_below, sample_of, whole
 from senet.data.request import storable, with_absolute_path
 from senet.data.split import SplitSpec
@@ -35,12 +37,14 @@ class Source(Protocol):
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) int64 class numbers, known without decoding."""
+        """(N,) int64 class numbers, or (N, classes) uint8 of 0 and 1 for multi-label images. Known without decoding."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
         """Decode one image, with its label or its target. Raises `CorruptImage` if it can't be decoded.
+
+        The target of a multi-label image is a float32 tensor of shape (classes,) with 0 and 1.
 
         The image is in mode RGB, L or, for 16-bit grey, I;16, which `ToMode` converts to 8 bits.
         """
@@ -70,7 +74,7 @@ class Data:
         test: Test images, if the data set has any.
         default_preprocessing: Preprocessing that suits the data. None leaves it to the network.
         task: The task that the data is for, a key of `senet.tasks.TASKS`.
-        split_spec: Fraction and seed that divided the images, or None for data that was divided already.
+        split_spec: Fraction and seed (or folds) that divided the images, or None for data that was divided already.
         left_out: Files among the images that aren't read: other files, and formats unknown to this Pillow.
         white_level: White of its 16-bit images, if given, see `Preprocessing.white_level`.
         category_ids: COCO's number of each class, empty for other data.
@@ -96,6 +100,11 @@ class Data:
     category_ids: tuple[int, ...] = ()
     held_out: bool = False
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have any number of classes, also none: `task` is `"multi-label"`."""
+        return self.task == MULTI_LABEL
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the list of images: paths below the data's folder, targets and file sizes. In hexadecimal.
@@ -114,6 +123,16 @@ class Data:
         """The requested name with an absolute path, as text for JSON."""
         return storable(with_absolute_path(self.name))
 
+    @cached_property
+    def division(self) -> str:
+        """SHA-256 of the training and validation images of undivided data, in hexadecimal. Empty for divided data."""
+        if self.split_spec is None:
+            return ""
+        found = hashlib.sha256()
+        for source in (self.train, self.val):
+            found.update(_positions(source).astype("<i8").tobytes() + b"|")
+        return found.hexdigest()
+
     def record(self) -> DataRecord:
         """Return the record of the data for a checkpoint."""
         return DataRecord(
@@ -125,6 +144,9 @@ class Data:
             val=len(self.val),
             held_out=self.held_out,
             sample=sample_of(self.train),
+            folds=self.split_spec.folds if self.split_spec else 0,
+            fold=self.split_spec.fold if self.split_spec else 0,
+            group=self.split_spec.group if self.split_spec else "",
         )
 
     @property
@@ -150,6 +172,13 @@ class Data:
         if not len(found):
             raise DataError(f"the {name!r} split of {self.name} has no images")
         return found
+
+
+def _positions(source: Source) -> np.ndarray:
+    """Return the positions of a subset's images in the whole source."""
+    if not isinstance(source, Subset):
+        return np.arange(len(source))
+    return _positions(source.source)[source.indices]
 
 
 class PathList(Sequence[str]):
@@ -205,7 +234,8 @@ class FileSource:
 
     Args:
         paths: One file for each image.
-        labels: One class number for each file. None gives unlabelled files the number -1.
+        labels: One class number for each file, or (N, classes) of 0 and 1 for multi-label images. None gives unlabelled
+            files the number -1.
         root: Root folder of the data set. Paths in the data's digest are relative to it.
 
     Example:
@@ -218,21 +248,21 @@ class FileSource:
     def __init__(
         self,
         paths: Iterable[str | os.PathLike[str]],
-        labels: Sequence[int] | None = None,
+        labels: Sequence[int] | np.ndarray | None = None,
         *,
         root: str | os.PathLike[str] | None = None,
     ) -> None:
         self.paths = PathList(paths)
         self.root = None if root is None else os.fspath(root)
-        self.labels = np.full(len(self.paths), -1) if labels is None else np.asarray(labels, dtype=np.int64)
+        self.labels = np.full(len(self.paths), -1) if labels is None else as_labels(labels)
         if len(self.paths) != len(self.labels):
             raise ValueError(f"{len(self.paths)} paths, but {len(self.labels)} labels")
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return decode_image(self.paths[index]), int(self.labels[index])
+    def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
+        return decode_image(self.paths[index]), target_of(self.labels, index)
 
     def stored(self, index: int) -> Stored:
         """Read the file's bytes."""
@@ -247,9 +277,9 @@ class FileSource:
         return file_info(self.paths[index])
 
     def entry(self, index: int) -> Entry:
-        """Return path below the root, size and class number."""
+        """Return path below the root, size and class numbers."""
         path = self.paths[index]
-        return Entry(path_below(path, self.root), file_size(path), str(self.labels[index]))
+        return Entry(path_below(path, self.root), file_size(path), label_text(self.labels, index))
 
 
 class Subset:
@@ -334,7 +364,7 @@ class Chain:
 
 def missing_classes(source: Source, classes: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the classes without an image in a source."""
-    counts = np.bincount(source.labels, minlength=len(classes))
+    counts = class_totals(source.labels, len(classes))
     return tuple(name for name, count in zip(classes, counts, strict=True) if not count)
 
 
