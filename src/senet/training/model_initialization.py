@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.errors import CheckpointError, SenetError
 from senet.preprocessing import Preprocessing
-from senet.tasks import CLASSIFICATION, task_named
+from senet.tasks import CLASSIFICATION, CLASSIFIERS, task_named
 from senet.training.external_weights import ExternalWeights, recognised
 from senet.training.initialized_model import PRETRAINED, SCRATCH, InitializedModel, initialize_model
 
@@ -113,7 +113,7 @@ class ModelInitialization:
         metadata = _read_metadata(path)
         task = task or metadata.task
         preprocessing = metadata.preprocessing
-        if task != metadata.task:
+        if task != metadata.task and not {task, metadata.task} <= {*CLASSIFIERS}:
             if metadata.task != CLASSIFICATION or ":" in metadata.model or not task_named(task).has_heads:
                 raise CheckpointError(
                     f"{path} contains {metadata.model} for {metadata.task}, which can't initialize a network "
@@ -181,6 +181,11 @@ class ModelInitialization:
         if data is not None and data.white_level is not None:
             own = replace(own, white_level=data.white_level)
         return replace(own, size=self.size) if self.size else own
+
+    def for_data(self, data: Data) -> ModelInitialization:
+        """Return the same network for the data's labels: a classifier of multi-label images for such data."""
+        multi_label = data.multi_label and self.task == CLASSIFICATION
+        return replace(self, task=data.task) if multi_label else self
 
     def classes(self) -> tuple[str, ...]:
         """Return the classes of the weights, numbered where the weights have no names."""
