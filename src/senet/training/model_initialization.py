@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.errors import CheckpointError, SenetError
 from senet.preprocessing import Preprocessing
-from senet.tasks import CLASSIFICATION, CLASSIFIERS, task_named
+from senet.tasks import CLASSIFICATION, CLASSIFIERS, MULTI_LABEL, task_named
 from senet.training.external_weights import ExternalWeights, recognised
 from senet.training.initialized_model import PRETRAINED, SCRATCH, InitializedModel, initialize_model
 
@@ -199,6 +199,12 @@ class ModelInitialization:
         """Return the training data of the weights from their checkpoint, None where unknown."""
         own = self.external is None and self.weights not in (SCRATCH, PRETRAINED)
         return _read_metadata(self.weights).data if own else None
+
+    def thresholds(self, classes: Sequence[str]) -> tuple[float, ...]:
+        """Return the thresholds of a checkpoint with these labels, empty where there are none."""
+        own = self.task == MULTI_LABEL and self.external is None and self.weights not in (SCRATCH, PRETRAINED)
+        metadata = _read_metadata(self.weights) if own else None
+        return metadata.thresholds if metadata and metadata.classes == tuple(classes) else ()
 
     def all_options(self) -> dict[str, Any]:
         """Return the model options, with the inserted attention for classifiers."""
