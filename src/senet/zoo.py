@@ -195,7 +195,7 @@ def _repository_weights(address: HubAddress) -> _Weights:
     if card is not None:
         return _card_weights(card)
     tensors, metadata = read_checkpoint(fetch_repository(address))
-    if metadata.model not in MODELS or metadata.task != "classification" or INSERTED in metadata.options:
+    if metadata.model not in MODELS or not metadata.is_classifier or INSERTED in metadata.options:
         raise CheckpointError(
             f"{address} holds no plain classifier of senet.list_models(); use senet.load_model({str(address)!r})"
         )

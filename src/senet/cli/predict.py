@@ -82,7 +82,8 @@ def run(options: argparse.Namespace) -> int:
         raise SenetError("--topk is for one class an image; a row has the labels from --score-threshold on")
     if not of_labels and options.score_threshold is not None:
         raise SenetError(
-            "--score-threshold is for detectors and several labels an image; a row names the likeliest classes with their probabilities"
+            "--score-threshold is for detectors and multi-label classifiers; a row names the likeliest classes with "
+            "their probabilities"
         )
     if options.annotations is not None:
         raise SenetError("--annotations is for detectors, whose boxes get COCO's numbers")
