@@ -143,10 +143,11 @@ def explain_images(
             stack.callback(layer.register_forward_pre_hook(_keep_input(path, maps)).remove)
         logits, maps_of_class = class_activation(model, images)
     known = isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] == len(outputs)
+    shares = (logits.sigmoid() if multi_label else logits.softmax(1)) if known else None
     found = []
     for i, label in enumerate(labels):
         ranks = {path: _ranked(seen[path][i], statistics[path].mean, maps[path][i], top) for path in seen}
-        probability, prediction = (
+        probability, prediction = (None, None) if shares is None else shares[i].max(0)
             (logits[i].sigmoid() if multi_label else logits[i].softmax(0)).max(0) if known else (None, None)
         )
         found.append(

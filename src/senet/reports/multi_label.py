@@ -112,14 +112,14 @@ class _Mistake(NamedTuple):
 
     Attributes:
         confidence: Probability of the wrong answer.
-        index: Position in the source, negated, so that the first of equals is the largest.
+        image: Position in the source, negated, so that the first of equals is the largest.
         label: Number of the label, negated.
         probability: Probability of the label.
         present: Whether the image has the label in truth.
     """
 
     confidence: float
-    index: int
+    image: int
     label: int
     probability: float
     present: bool
@@ -169,7 +169,7 @@ def _short(value: float) -> str:
 
 def _described(mistake: _Mistake, source: Source, names: Sequence[str]) -> dict[str, Any]:
     return {
-        "path": source.locate(-mistake.index),
+        "path": source.locate(-mistake.image),
         "label": names[-mistake.label],
         "present": mistake.present,
         "probability": mistake.probability,
@@ -186,4 +186,4 @@ def _with_images(
         except CorruptImage:  # it was readable a moment ago
             return None
 
-    return [_described(mistake, source, names) | {"image": small(-mistake.index)} for mistake in mistakes]
+    return [_described(mistake, source, names) | {"image": small(-mistake.image)} for mistake in mistakes]
