@@ -148,8 +148,6 @@ def explain_images(
     for i, label in enumerate(labels):
         ranks = {path: _ranked(seen[path][i], statistics[path].mean, maps[path][i], top) for path in seen}
         probability, prediction = (None, None) if shares is None else shares[i].max(0)
-            (logits[i].sigmoid() if multi_label else logits[i].softmax(0)).max(0) if known else (None, None)
-        )
         found.append(
             Example(
                 label=label,
