@@ -184,7 +184,13 @@ def read_run(path: Path) -> Job:
         CheckpointError: It can't be read, has an unknown key, or has a value of a wrong type.
     """
     with reading(path.parent, path.name, "run to repeat") as values:
-        types = _types(ModelInitialization) | {"source": "dict", "recipe": "dict", "run": "dict", "digest": "str"}
+        types = _types(ModelInitialization) | {
+            "source": "dict",
+            "recipe": "dict",
+            "run": "dict",
+            "digest": "str",
+            "division": "str",
+        }
         _check("", values, types)
         for section, owner in (("source", DataOptions), ("recipe", Recipe), ("run", RunOptions)):
             _check(f"{section}.", values[section], _types(owner))

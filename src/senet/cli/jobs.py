@@ -13,6 +13,7 @@ from senet.cli import options as shared
 from senet.cli.config import read_run
 from senet.cli.fields import given_fields
 from senet.data.augmentation import Augmentation
+from senet.data.csv_name import csv_parts
 from senet.errors import SenetError
 from senet.tasks import CLASSIFICATION, CLASSIFIERS, task_named
 from senet.training.job import DataOptions, Job
@@ -50,7 +51,8 @@ NETWORK = ("task", "head", "head_attention", "attention", "placement", "stages",
 """Options that define the network, besides its name."""
 
 DATA_FIELDS = {
-    "data": "data", "val_fraction": "val_fraction", "split_seed": "split_seed", "download": "download",
+    "data": "data", "val_fraction": "val_fraction", "split_seed": "split_seed", "folds": "folds", "fold": "fold",
+    "group": "group", "download": "download",
     "data_root": "root", "class_names": "classes", "instances": "instances", "limit": "limit", "white_level": "white",
 }  # fmt: skip
 """Option to its field of `DataOptions`."""
@@ -188,11 +190,16 @@ def job_data(options: argparse.Namespace, init: ModelInitialization | None = Non
     record = init.trained_on() if init else None
     if record is None or record.split_seed is None or storable(source.data) != record.name:
         return source
-    return replace(
+    source = replace(
         source,
-        val_fraction=record.val_fraction if options.val_fraction is None else options.val_fraction,
         split_seed=record.split_seed if options.split_seed is None else options.split_seed,
+        group=record.group or None if options.group is None else options.group,
     )
+    if options.val_fraction is not None or options.folds is not None:
+        return source
+    if record.folds:
+        return replace(source, folds=record.folds, fold=options.fold or record.fold)
+    return replace(source, val_fraction=None if options.fold is not None else record.val_fraction)
 
 
 def run_options(options: argparse.Namespace) -> RunOptions:
@@ -290,7 +297,7 @@ def refuse_fixed(options: argparse.Namespace, may_change: Collection[str], other
 
 def default_folder(model: str, *words: str) -> Path:
     """Return the default folder of a run, named after the network and the last piece of each other word."""
-    last = [word.rstrip("/").replace(":", "/").rsplit("/", 1)[-1] for word in words]
+    last = [csv_parts(word)[0].rstrip("/").replace(":", "/").rsplit("/", 1)[-1] for word in words]
     return Path("runs") / "-".join([model.replace(":", "."), *last])
 
 

@@ -45,7 +45,7 @@ CHECKPOINT = "a trained network: a .safetensors file, or the folder of a run (it
 """Values of `--checkpoint`."""
 
 DATA = (
-    "digits (included), folder:PATH (one subfolder per class), shards:DIR (made by `senet shard`), cifar10, cifar100, "
+    "digits (included), folder:PATH (one subfolder per class), csv:FILE (paths and labels), shards:DIR (made by `senet shard`), cifar10, cifar100, "
     "fashion_mnist, imagenet:PATH, voc:PATH or coco:PATH (boxes), masks:PATH (masks)"
 )
 """Values of `--data`."""
@@ -79,6 +79,25 @@ def add_split_options(group: argparse._ArgumentGroup, *, dense: bool = True) -> 
         help="fraction of the images to validate on, where the data has no split (default: the checkpoint's, else 0.2)",
     )
     group.add_argument(
+        "--folds",
+        type=positive,
+        metavar="N",
+        help="divide the images into N folds in place of a fraction; `senet train` without --fold trains on each "
+        "(default: the checkpoint's, else none)",
+    )
+    group.add_argument(
+        "--fold",
+        type=positive,
+        metavar="K",
+        help="fold of the validation images, 1 to N; the other folds are trained on (default: the checkpoint's)",
+    )
+    group.add_argument(
+        "--group",
+        metavar="COLUMN|REGEX",
+        help="groups of images that are never divided, such as patients: a column of csv:, else a regular expression "
+        "of paths (default: the checkpoint's, else the column group)",
+    )
+    group.add_argument(
         "--split-seed",
         type=int,
         metavar="SEED",
@@ -107,6 +126,9 @@ def data_options(options: argparse.Namespace) -> DataOptions:
         data=options.data,
         val_fraction=options.val_fraction,
         split_seed=options.split_seed,
+        folds=options.folds,
+        fold=options.fold,
+        group=options.group,
         download=bool(options.download),
         root=options.data_root,
         classes=getattr(options, "class_names", None) or (),

@@ -177,7 +177,7 @@ def _settings(job: Job) -> dict[str, Any]:
     # Through JSON, since a job from a file has lists instead of tuples.
     values = json.loads(json.dumps(replace(job, recipe=replace(job.recipe, expects="")).to_dict()))
     recipe, run = values.pop("recipe"), values.pop("run")
-    del values["digest"], values["sha256"]
+    del values["digest"], values["division"], values["sha256"]
     for name in LOCATION:  # the digest identifies the data, see `refuse_others`
         del values["source"][name]
     execution = {key: run[key] for key in DECISIVE}

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from torchvision.datasets.folder import find_classes
 
+from senet.data.division import divide_requested, path_groups
 from senet.data.formats import list_images, loose_images, readable_suffixes
 from senet.data.listing import path_below
 from senet.data.request import Request
 from senet.data.sources import Data, FileSource, Subset, missing_classes
-from senet.data.split import hash_split
+from senet.data.split import SplitSpec
 from senet.errors import DataError
 
 __all__ = ["find_images", "open_folder"]
@@ -185,15 +186,19 @@ def _of_classes(train: Tree, root: Path) -> Tree:
 
 
 def _divide(tree: Tree, request: Request) -> Data:
-    spec, source = request.split_spec, tree.source
-    train, val = hash_split((path_below(path, tree.root) for path in source.paths), spec)
+    source = tree.source
+    paths = [path_below(path, tree.root) for path in source.paths]
+    groups, group = path_groups(paths, request)
+    train, val, spec = divide_requested(
+        paths, request, source.labels, groups=groups, group=group, stratify=False
+    )  # fmt: skip
     if request.training:
-        _check_division(tree, train, request)
+        _check_division(tree, train, spec)
     request.refuse_empty(train=len(train), val=len(val))
     return Data(request.name, tree.classes, Subset(source, train), Subset(source, val), split_spec=spec)
 
 
-def _check_division(tree: Tree, train: np.ndarray, request: Request) -> None:
+def _check_division(tree: Tree, train: np.ndarray, spec: SplitSpec) -> None:
     lonely = [name for name, count in zip(tree.classes, np.bincount(tree.source.labels), strict=True) if count < 2]
     if lonely:
         raise DataError(
@@ -203,10 +208,8 @@ def _check_division(tree: Tree, train: np.ndarray, request: Request) -> None:
     missed = missing_classes(Subset(tree.source, train), tree.classes)
     if missed and len(train):
         raise DataError(
-            f"{tree.root}: no image is left to train on of {_some(missed)} (a fraction of "
-            f"{request.split_spec.fraction:g} is validated on, image by image); add images, choose another "
-            "--split-seed, or make train and val folders "
-            "yourself"
+            f"{tree.root}: no image is left to train on of {_some(missed)} ({spec.in_words}); add images, choose "
+            "another --split-seed, or make train and val folders yourself"
         )
 
 

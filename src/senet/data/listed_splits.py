@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from senet.data.division import divide_requested, path_groups
 from senet.data.formats import ImageFiles, list_images, readable_suffixes
 from senet.data.request import Request
-from senet.data.split import hash_split
+from senet.data.split import SplitSpec
 from senet.errors import DataError
 
 __all__ = ["divide", "find_names", "images_in", "listed_splits", "read_lines", "unread_in"]
@@ -56,8 +57,8 @@ def _stem(name: str) -> str:
     return name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in readable_suffixes() else name
 
 
-def divide(names: Sequence[str], request: Request) -> dict[str, list[str]]:
-    """Choose validation images by a hash of seed and name (`hash_split`).
+def divide(names: Sequence[str], request: Request) -> tuple[dict[str, list[str]], SplitSpec]:
+    """Choose validation images by a hash of seed and name (`hash_split`), or by folds and groups (`divide_images`).
 
     Args:
         names: Paths below the folder of images, without suffixes.
@@ -66,9 +67,10 @@ def divide(names: Sequence[str], request: Request) -> dict[str, list[str]]:
     Raises:
         DataError: The fraction is out of range, or there are so few images that a split would be empty.
     """
-    train, val = hash_split(names, request.split_spec)
+    groups, group = path_groups(names, request)
+    train, val, spec = divide_requested(names, request, groups=groups, group=group)
     request.refuse_empty(train=len(train), val=len(val))
-    return {"train": [names[i] for i in train], "val": [names[i] for i in val]}
+    return {"train": [names[i] for i in train], "val": [names[i] for i in val]}, spec
 
 
 def images_in(folder: Path) -> dict[str, Path]:

@@ -42,7 +42,7 @@ def open_masks(request: Request) -> Data:
         request.refuse_split("it has its own lists of images")
         find_names(splits, images, root / "images")
     else:
-        splits, spec = divide(list(images), request), request.split_spec
+        splits, spec = divide(list(images), request)
     find_names(splits, masks, root / "masks")
     if len(classes) < 2 or (request.instances and len(classes) != 2):
         raise DataError(f"classes {', '.join(classes)}: name two, the background first (--instances takes no more)")

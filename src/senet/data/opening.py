@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from senet.data.coco import open_coco
+from senet.data.csv_source import open_csv
 from senet.data.depth import with_white_level
 from senet.data.digits import open_digits
 from senet.data.folder import open_folder
@@ -23,6 +24,7 @@ __all__ = ["KINDS", "open_data"]
 KINDS: dict[str, Callable[[Request], Data]] = {
     "digits": open_digits,
     "folder": open_folder,
+    "csv": open_csv,
     "imagenet": open_imagenet,
     "shards": open_shards,
     "voc": open_voc,
@@ -40,6 +42,9 @@ def open_data(
     *,
     val_fraction: float | None = None,
     seed: int | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
+    group: str | None = None,
     download: bool = False,
     root: str | os.PathLike[str] | None = None,
     classes: Sequence[str] = (),
@@ -52,10 +57,13 @@ def open_data(
     """Open a data set by its name on the command line.
 
     Args:
-        text: `digits`, `folder:PATH`, `shards:DIR`, `voc:PATH`, `coco:PATH`, `masks:PATH`, or `cifar10`, `cifar100`,
-            `fashion_mnist`, `imagenet` with an optional `:FOLDER` that holds it.
+        text: `digits`, `folder:PATH`, `csv:FILE`, `shards:DIR`, `voc:PATH`, `coco:PATH`, `masks:PATH`, or `cifar10`,
+            `cifar100`, `fashion_mnist`, `imagenet` with an optional `:FOLDER` that holds it.
         val_fraction: Approximate fraction of validation images, for undivided data. None means `default_fraction`.
         seed: Seed of the choice of validation images. None means 0. Keep it, to evaluate on images not trained on.
+        folds: Number of folds of undivided data, in place of `val_fraction`.
+        fold: Fold of the validation images, in 1..folds. The other folds are trained on.
+        group: Groups of images that are never divided: a column of `csv:`, or a regular expression of paths.
         download: Whether a missing published data set may be downloaded.
         root: Folder of published data sets given without a folder. None means `~/.cache/senet/data`.
         classes: Class names of `voc:`, `coco:` and `masks:`, if the data has none.
@@ -79,8 +87,10 @@ def open_data(
     if kind not in KINDS:
         if os.path.isdir(os.path.expanduser(text)):
             raise DataError(f"{text} is a folder; write folder:{text}")
+        if os.path.isfile(os.path.expanduser(text)):
+            raise DataError(f"{text} is a file; write csv:{text} for a list of images")
         raise UnknownNameError("data", kind, KINDS)
-    if kind in ("digits", "folder", "shards", *DENSE):
+    if kind in ("digits", "folder", "csv", "shards", *DENSE):
         for option, given in (("download", download), ("data-root", root is not None)):
             if given:
                 raise DataError(f"--{option} has no effect on {text}: it is for {', '.join(PUBLISHED)} and imagenet")
@@ -88,15 +98,18 @@ def open_data(
     request = Request(
         kind,
         path,
-        val_fraction,
-        seed,
-        download,
-        where,
-        tuple(classes),
-        instances,
-        default_fraction,
-        default_seed,
-        training,
+        val_fraction=val_fraction,
+        seed=seed,
+        folds=folds,
+        fold=fold,
+        group=group,
+        download=download,
+        root=where,
+        classes=tuple(classes),
+        instances=instances,
+        default_fraction=default_fraction,
+        default_seed=default_seed,
+        training=training,
     )
     if kind not in DENSE:
         request.refuse_dense_options()

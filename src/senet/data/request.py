@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from senet.data.csv_name import csv_parts
 from senet.data.split import SplitSpec
 from senet.errors import DataError
 
@@ -20,8 +21,11 @@ def absolute_path(path: str) -> str:
 
 
 def with_absolute_path(name: str) -> str:
-    """Return a data set's name (`folder:flowers`) with an absolute path."""
+    """Return a data set's name (`folder:flowers`, `csv:flowers.csv:label=species`) with an absolute path."""
     kind, colon, path = name.partition(":")
+    if kind == "csv":
+        path, options = csv_parts(path)
+        return f"{kind}:{absolute_path(path)}{options}" if path else name
     return f"{kind}:{absolute_path(path)}" if colon and path else name
 
 
@@ -41,6 +45,9 @@ class Request:
         seed: Seed of the choice of these images, or None if not given.
         download: Whether the data may be downloaded.
         root: Folder of data sets given without a path, or None for the default.
+        folds: Number of folds for undivided images, or None for a single division.
+        fold: Fold of the validation images, in 1..folds.
+        group: Column (`csv:`) or regular expression (of paths) of groups that stay together, None if not given.
         classes: Class names, if the data has none.
         instances: Masks number single objects, all of the second class.
         default_fraction: `val_fraction` if not given, ignored for divided data.
@@ -54,6 +61,9 @@ class Request:
     seed: int | None = None
     download: bool = False
     root: Path | None = None
+    folds: int | None = None
+    fold: int | None = None
+    group: str | None = None
     classes: tuple[str, ...] = ()
     instances: bool = False
     default_fraction: float = DEFAULT_FRACTION
@@ -88,15 +98,33 @@ class Request:
 
     @property
     def split_spec(self) -> SplitSpec:
-        """Fraction and seed for undivided images.
+        """Fraction and seed for undivided images, or their folds. `group` is the given one.
 
         Raises:
-            DataError: The fraction is out of range.
+            DataError: The fraction or the fold is out of range.
         """
+        seed = self.default_seed if self.seed is None else self.seed
+        if self.folds is not None or self.fold is not None:
+            folds, fold = self._checked_fold()
+            return SplitSpec(1 / folds, seed, folds, fold, self.group or "")
         fraction = self.default_fraction if self.val_fraction is None else self.val_fraction
         if not 0 < fraction < 1:
             raise DataError(f"a validation fraction of {fraction} must lie between 0 and 1")
-        return SplitSpec(fraction, self.default_seed if self.seed is None else self.seed)
+        return SplitSpec(fraction, seed, group=self.group or "")
+
+    def _checked_fold(self) -> tuple[int, int]:
+        folds, fold = self.folds, self.fold
+        if folds is None:
+            raise DataError(f"--fold {fold} needs the number of folds: --folds N")
+        if folds < 2:
+            raise DataError(f"--folds {folds} must be at least 2")
+        if self.val_fraction is not None:
+            raise DataError(f"--val-fraction {self.val_fraction:g} and --folds {folds} exclude each other; use one")
+        if fold is None:
+            raise DataError(f"--folds {folds} needs the fold to validate on: --fold 1 to --fold {folds}")
+        if not 1 <= fold <= folds:
+            raise DataError(f"--fold {fold} must lie in 1..{folds}")
+        return folds, fold
 
     def refuse_empty(self, *, train: int, val: int) -> None:
         """Refuse an empty split: few images that are divided one by one may all come into one split.
@@ -108,21 +136,23 @@ class Request:
             return
         purpose, more = ("validate", "more") if train else ("train", "less")
         raise DataError(
-            f"{self.name}: none of its {train + val} images is left to {purpose} on (a fraction of "
-            f"{self.split_spec.fraction:g} is chosen, image by image); give {more} than --val-fraction "
-            f"{self.split_spec.fraction:g}, another --split-seed, or divide them yourself"
+            f"{self.name}: none of its {train + val} images is left to {purpose} on ({self.split_spec.in_words}); give "
+            f"{more} than --val-fraction {self.split_spec.fraction:g}, another --split-seed, or divide them yourself"
         )
 
     def refuse_split(self, why: str) -> None:
         """Refuse fraction and seed for data that is divided already.
 
         Raises:
-            DataError: A fraction or a seed was given, which could have no effect.
+            DataError: A fraction, a seed, folds or groups were given, which could have no effect.
         """
         if self.seed is not None:
             raise DataError(f"--split-seed {self.seed} has no effect on {self.name}: {why}")
         if self.val_fraction is not None:
             raise DataError(f"a validation fraction of {self.val_fraction} has no effect on {self.name}: {why}")
+        for option, given in (("folds", self.folds), ("fold", self.fold), ("group", self.group)):
+            if given is not None:
+                raise DataError(f"--{option} {given} has no effect on {self.name}: {why}")
 
     def refuse_dense_options(self) -> None:
         """Refuse options of masks for data without masks.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ class Data:
         test: Test images, if the data set has any.
         default_preprocessing: Preprocessing that suits the data. None leaves it to the network.
         task: The task that the data is for, a key of `senet.tasks.TASKS`.
-        split_spec: Fraction and seed that divided the images, or None for data that was divided already.
+        split_spec: Fraction and seed (or folds) that divided the images, or None for data that was divided already.
         left_out: Files among the images that aren't read: other files, and formats unknown to this Pillow.
         white_level: White of its 16-bit images, if given, see `Preprocessing.white_level`.
         category_ids: COCO's number of each class, empty for other data.
@@ -122,6 +123,16 @@ class Data:
         """The requested name with an absolute path, as text for JSON."""
         return storable(with_absolute_path(self.name))
 
+    @cached_property
+    def division(self) -> str:
+        """SHA-256 of the training and validation images of undivided data, in hexadecimal. Empty for divided data."""
+        if self.split_spec is None:
+            return ""
+        found = hashlib.sha256()
+        for source in (self.train, self.val):
+            found.update(_positions(source).astype("<i8").tobytes() + b"|")
+        return found.hexdigest()
+
     def record(self) -> DataRecord:
         """Return the record of the data for a checkpoint."""
         return DataRecord(
@@ -133,6 +144,9 @@ class Data:
             val=len(self.val),
             held_out=self.held_out,
             sample=sample_of(self.train),
+            folds=self.split_spec.folds if self.split_spec else 0,
+            fold=self.split_spec.fold if self.split_spec else 0,
+            group=self.split_spec.group if self.split_spec else "",
         )
 
     @property
@@ -158,6 +172,13 @@ class Data:
         if not len(found):
             raise DataError(f"the {name!r} split of {self.name} has no images")
         return found
+
+
+def _positions(source: Source) -> np.ndarray:
+    """Return the positions of a subset's images in the whole source."""
+    if not isinstance(source, Subset):
+        return np.arange(len(source))
+    return _positions(source.source)[source.indices]
 
 
 class PathList(Sequence[str]):

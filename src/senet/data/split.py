@@ -20,10 +20,22 @@ class SplitSpec(NamedTuple):
     Attributes:
         fraction: Approximate fraction of validation images.
         seed: Seed of the choice, beside each image's path.
+        folds: Number of folds, or 0 for a single division.
+        fold: Fold of the validation images, in 1..folds.
+        group: Column or regular expression of the groups that stay together, or empty without groups.
     """
 
     fraction: float
     seed: int
+    folds: int = 0
+    fold: int = 0
+    group: str = ""
+
+    @property
+    def in_words(self) -> str:
+        """`a fraction of 0.2 is validated on, image by image`."""
+        part = f"fold {self.fold} of {self.folds}" if self.folds else f"a fraction of {self.fraction:g}"
+        return f"{part} is validated on, {'group by group' if self.group else 'image by image'}"
 
 
 def portable(path: str) -> bytes:

@@ -50,8 +50,7 @@ def open_voc(request: Request) -> Data:
     if splits:
         request.refuse_split("it has its own lists of images")
     else:
-        splits = divide([name for name in images if (xmls / f"{name}.xml").is_file()], request)
-        spec = request.split_spec
+        splits, spec = divide([name for name in images if (xmls / f"{name}.xml").is_file()], request)
     find_names(splits, images, root / "JPEGImages")
     read = {split: [_read(xmls / f"{name}.xml") for name in names] for split, names in splits.items()}
     used = read["train"] if request.training else [one for annotations in read.values() for one in annotations]

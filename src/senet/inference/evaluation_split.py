@@ -7,6 +7,7 @@ from typing import Any
 
 from senet.data import Data, Source, hold_out
 from senet.data.listing import count_sampled
+from senet.data.split import SplitSpec
 from senet.weights import DataRecord
 
 __all__ = ["EvaluationSplit", "choose_split"]
@@ -114,4 +115,7 @@ def choose_split(data: Data, record: DataRecord | None, split: str | None = None
 def _as_trained(data: Data, record: DataRecord | None) -> bool:
     """Whether data is divided as in the training."""
     assert record is not None
-    return data.split_spec == (None if record.val_fraction is None else (record.val_fraction, record.split_seed))
+    if record.val_fraction is None or record.split_seed is None:
+        return data.split_spec is None
+    own = SplitSpec(record.val_fraction, record.split_seed, record.folds, record.fold, record.group)
+    return data.split_spec == own

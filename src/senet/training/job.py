@@ -39,6 +39,9 @@ class DataOptions:
         data: Name of the data: `digits`, `folder:PATH`, `cifar10`, ...
         val_fraction: Fraction of validation images, where the data has no validation split, or None for its default.
         split_seed: Seed of this split, or None for its default.
+        folds: Number of folds, where the data has no validation split, in place of `val_fraction`.
+        fold: Fold of the validation images, in 1..folds.
+        group: Column or regular expression of paths of the groups that stay together.
         download: Whether to download a missing public data set.
         root: Folder of public data sets.
         classes: Class names, where boxes or masks don't name them.
@@ -68,6 +71,9 @@ class DataOptions:
     limit: int | None = None
     white: int | str | None = None
     hold_out: bool = False
+    folds: int | None = None
+    fold: int | None = None
+    group: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))  # JSON, from which it is read, has lists only
@@ -84,9 +90,27 @@ class DataOptions:
         """Open the data.
 
         Args:
-            record: Record of a network's training data. Its split is repeated unless these options set another one.
+            record: Record of a network's training data. Its split is repeated unless these options set another one. Its
+                folds and groups are repeated on the same data only.
             training: As in `senet.data.open_data`.
         """
+        if record is not None and (record.folds or record.group) and self.val_fraction is None and self.folds is None:
+            again = replace(
+                self,
+                folds=record.folds or None,
+                fold=self.fold or record.fold or None,
+                group=record.group or None if self.group is None else self.group,
+            )
+            try:
+                data = again._open(record, training)
+            except DataError:
+                pass  # other data
+            else:
+                if record.name == data.absolute_name or record.digest == data.digest:
+                    return data
+        return self._open(record, training)
+
+    def _open(self, record: DataRecord | None, training: bool) -> Data:
         from senet.data import hold_out, open_data, subsample
         from senet.data.request import DEFAULT_FRACTION
 
@@ -94,6 +118,9 @@ class DataOptions:
             self.data,
             val_fraction=self.val_fraction,
             seed=self.split_seed,
+            folds=self.folds,
+            fold=self.fold,
+            group=self.group,
             download=self.download,
             root=self.root,
             classes=self.classes,
@@ -117,6 +144,7 @@ class Job:
         recipe: The hyperparameters.
         run: Options of the execution.
         digest: `senet.data.Data.digest` of the data when the run started, empty before.
+        division: `senet.data.Data.division` of the data when the run started, empty before.
 
     Example:
         >>> import contextlib, tempfile
@@ -140,6 +168,7 @@ class Job:
     recipe: Recipe
     run: RunOptions = field(default_factory=RunOptions)
     digest: str = ""
+    division: str = ""
 
     def start(
         self,
@@ -189,7 +218,9 @@ class Job:
         Raises:
             CheckpointError: The file of the weights can't be read.
         """
-        return replace(self, network=self.network.for_data(data).pinned(), digest=data.digest)
+        return replace(
+            self, network=self.network.for_data(data).pinned(), digest=data.digest, division=data.division
+        )
 
     def resume(self, folder: Path, console: Console | None = None, *, data: Data | None = None) -> Outcome:
         """Resume the run in a folder. Its number of epochs and the path of its data may have changed.
@@ -209,7 +240,7 @@ class Job:
                 return self._ended(folder, status.outcome, report)
             data = self.reopened(folder) if data is None else self.open_data(data)
             self.refuse_changed(folder, data)
-            self._keep_changes(folder, data.digest)
+            self._keep_changes(folder, data.digest, data.division)
             # A training state replaces the initial weights, so they are not read.
             job = replace(self, network=replace(self.network, weights=SCRATCH)) if status.state is not None else self
             return self._fit(job.build(data), data, folder, state=status.state, console=console)
@@ -225,7 +256,7 @@ class Job:
         if self.source != Job.read(folder).source:
             self.reopened(folder)
         if is_first_process():
-            self._keep_changes(folder, self.digest)
+            self._keep_changes(folder, self.digest, self.division)
             if read_outcome(folder, epochs=self.recipe.epochs) is None:  # the process was killed before writing it
                 write_outcome(folder, outcome, epochs=self.recipe.epochs)
             done = round(outcome.rows[-1]["epoch"])
@@ -244,11 +275,16 @@ class Job:
                 f"{data.name} differs from the data of the run in {folder}: images or labels were added, removed or "
                 "changed; restore the data, or start a new run in another --out"
             )
+        if self.division not in ("", data.division):
+            raise SenetError(
+                f"{data.name} is divided otherwise than in the run in {folder}: groups changed, or another release of "
+                "senet or scikit-learn divides it; restore them, or start a new run in another --out"
+            )
 
-    def _keep_changes(self, folder: Path, digest: str) -> None:
-        """Save a new number of epochs, a new path of the data, and the digest of a run without one."""
+    def _keep_changes(self, folder: Path, digest: str, division: str) -> None:
+        """Save a new number of epochs, a new path of the data, and the hashes of a run without them."""
         there = Job.read(folder)
-        here = replace(there, source=self.source, recipe=self.recipe, digest=digest)
+        here = replace(there, source=self.source, recipe=self.recipe, digest=digest, division=division)
         if is_first_process() and here != there:
             write_json(folder, JOB, here.to_dict())
 
@@ -323,6 +359,7 @@ class Job:
             "recipe": self.recipe.to_dict(),
             "run": asdict(self.run),
             "digest": self.digest,
+            "division": self.division,
         }
 
     @classmethod
@@ -344,6 +381,7 @@ class Job:
             recipe=Recipe.from_dict(values["recipe"]),
             run=RunOptions(**values["run"]),
             digest=values["digest"],
+            division=values.get("division", ""),
         )
 
 

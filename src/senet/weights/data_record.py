@@ -12,6 +12,8 @@ from senet.errors import shown
 __all__ = ["DataRecord"]
 
 FIELDS = ("name", "val_fraction", "split_seed", "digest", "train", "val", "held_out", "sample")
+OPTIONAL: dict[str, object] = {"folds": 0, "fold": 0, "group": ""}
+"""Fields that are written if they differ from these values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,9 @@ class DataRecord:
         val: Number of validation images.
         held_out: Whether half of the validation split was held out, see `senet.data.hold_out`.
         sample: Sorted hashes of training images (path, then content): the 1,024 smallest.
+        folds: Number of folds of the split, or 0 for a single division.
+        fold: Fold of the validation images, in 1..folds.
+        group: Column or regular expression of the groups that stay together, or empty without groups.
 
     Example:
         >>> from senet.weights import DataRecord
@@ -45,10 +50,14 @@ class DataRecord:
     val: int
     held_out: bool = False
     sample: tuple[str, ...] = ()
+    folds: int = 0
+    fold: int = 0
+    group: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary for `from_dict`."""
-        return asdict(self) | {"sample": list(self.sample)}
+        values = asdict(self) | {"sample": list(self.sample)}
+        return {key: value for key, value in values.items() if key not in OPTIONAL or value != OPTIONAL[key]}
 
     @classmethod
     def from_dict(cls, values: Any) -> DataRecord:
@@ -58,8 +67,10 @@ class DataRecord:
             TypeError: A field is missing, unknown, or of another type.
             ValueError: A value is out of range.
         """
-        if not isinstance(values, Mapping) or sorted(values) != sorted(FIELDS):
+        if not isinstance(values, Mapping) or sorted(values.keys() - OPTIONAL.keys()) != sorted(FIELDS):
             raise TypeError(f"data must be an object of {', '.join(FIELDS)}, not {shown(values)}")
+        values = OPTIONAL | dict(values)
+        _check_folds(values)
         for key in ("train", "val", "split_seed"):
             undivided = key == "split_seed" and values[key] is None
             if not undivided and (type(values[key]) is not int or (key != "split_seed" and values[key] < 0)):
@@ -79,6 +90,14 @@ class DataRecord:
         if sorted(set(sample)) != sample:
             raise ValueError("data: sample must be ascending")
         return cls(**{**values, "sample": tuple(sample)})
+
+
+def _check_folds(values: Mapping[str, Any]) -> None:
+    folds, fold = values["folds"], values["fold"]
+    if type(folds) is not int or type(fold) is not int or not isinstance(values["group"], str):
+        raise TypeError("data: folds and fold must be whole numbers, group must be text")
+    if folds < 0 or folds == 1 or not min(folds, 1) <= fold <= folds:
+        raise ValueError(f"data: fold={fold} must lie in 1..folds={folds}")
 
 
 def _is_hex(value: Any, digits: int) -> bool:
