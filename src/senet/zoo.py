@@ -195,7 +195,7 @@ def _repository_weights(address: HubAddress) -> _Weights:
     if card is not None:
         return _card_weights(card)
     tensors, metadata = read_checkpoint(fetch_repository(address))
-    if metadata.model not in MODELS or metadata.task != "classification" or INSERTED in metadata.options:
+    if metadata.model not in MODELS or not metadata.is_classifier or INSERTED in metadata.options:
         raise CheckpointError(
             f"{address} holds no plain classifier of senet.list_models(); use senet.load_model({str(address)!r})"
         )
@@ -385,7 +385,8 @@ class LoadedModel:
 
         Returns:
             A list with one entry for each image, also for a single one. A classifier gives a
-            `senet.inference.Classification`, with `label`, `probability` and `probabilities`. A detector gives a
+            `senet.inference.Classification`, with `label`, `probability` and `probabilities`. A multi-label classifier
+            gives a `senet.inference.MultiLabelPrediction`, with `labels` and `probabilities`. A detector gives a
             dictionary with `boxes`, `scores` and `labels` from 0, a segmentation network (H, W) class numbers, both at
             the image's own size.
 
@@ -445,7 +446,7 @@ def load_model(path: str | os.PathLike[str], *, factory: str | None = None) -> L
     """
 
     def build(name: str, metadata: CheckpointMetadata) -> nn.Module:
-        if metadata.task != "classification":
+        if not metadata.is_classifier:
             raise SenetError(f"it is a {metadata.task} network, not a classifier")
         return build_model(
             name,

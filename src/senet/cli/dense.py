@@ -38,8 +38,7 @@ def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
 
     description = loaded.metadata
     data = shared.data_to_evaluate(options, description.data)
-    if data.task != description.task:
-        raise SenetError(f"{data.name} is for {data.task}; {options.checkpoint} is for {description.task}")
+    shared.check_task(data, loaded, options)
     check_annotations(data, lambda line: print(printable(line), file=sys.stderr))
     chosen = choose_split(data, description.data, options.split)
     check_masks(data, data.splits if chosen.split == "all" else [chosen.split], training=False)

@@ -62,11 +62,11 @@ def describe_network(job: Job, data: Data) -> dict[str, Any]:
     built = replace(job, network=replace(init, weights=SCRATCH)).build(data)
     images = built.preprocessing
     size = (images.in_channels, *images.size)
-    example = task_named(init.task).example(images)
+    example = task_named(built.task).example(images)
     counted = cost(built.model, size, example_inputs=None if isinstance(example[0], Tensor) else example)
     return {
         "model": init.model,
-        "task": init.task,
+        "task": built.task,
         "head": init.head.get("kind"),
         "options": built.options,
         "params": counted.params,

@@ -10,12 +10,16 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from senet.cli import dense
+from senet.cli import dense, multi_label
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_split, print_table, print_unreadable, span
+
+if TYPE_CHECKING:
+    from senet.inference import Evaluation
 
 __all__ = ["USAGE", "add_arguments", "run"]
 
@@ -41,17 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate and print."""
-    from senet.inference import choose_split, evaluate
-    from senet.reports import check_report, report_classification
-    from senet.tasks import CLASSIFICATION
+    from senet.inference import choose_split, evaluate, evaluate_labels
+    from senet.reports import check_report, report_classification, report_multi_label
+    from senet.tasks import MULTI_LABEL
 
     if options.report is not None:
         check_report(options.report)
     loaded = shared.load_network(options)
-    if loaded.metadata.task != CLASSIFICATION:
+    if not loaded.metadata.is_classifier:
         return dense.evaluate(options, loaded)
+    of_labels = loaded.metadata.task == MULTI_LABEL
+    measure: Any = evaluate_labels if of_labels else evaluate
+    report: Any = report_multi_label if of_labels else report_classification
     record = loaded.metadata.data
     data = shared.data_to_evaluate(options, record)
+    shared.check_task(data, loaded, options)
     chosen = choose_split(data, record, options.split)
     name = loaded.metadata.model
     about = {"checkpoint": options.checkpoint, "model": name, "data": data.name} | chosen.to_dict()
@@ -62,15 +70,32 @@ def run(options: argparse.Namespace) -> int:
     }
     with counting("evaluating") as progress:
         if options.report is None:
-            result = evaluate(loaded, chosen.source, data.classes, progress=progress, **settings)
+            result = measure(loaded, chosen.source, data.classes, progress=progress, **settings)
             document = about | result.to_dict()
         else:
-            result, document = report_classification(
+            result, document = report(
                 options.report, loaded, chosen.source, data.classes, about=about, progress=progress, **settings
             )
     if options.json:
         print_json(document)
         return 0
+    printing: Any = multi_label if of_labels else sys.modules[__name__]
+    printing.print_summary(result, title=f"{name} on {data.name}")
+    print_split(chosen)
+    print_unreadable(result.unreadable)
+    without = [name for name, found in result.classes.items() if not found.images]
+    if without:
+        print(f"no images of {len(without)} of {len(result.classes)} classes: {', '.join(without[:5])}"
+              f"{', ...' if len(without) > 5 else ''}")  # fmt: skip
+    if options.per_class:
+        printing.print_classes(result)
+    if options.report is not None:
+        print(f"open {options.report / 'index.html'}")
+    return 0
+
+
+def print_summary(result: Evaluation, *, title: str) -> None:
+    """Print the metrics over all images."""
     top5 = "-" if result.top5 is None else f"{result.top5:.2%}"
     rows = [
         [
@@ -89,25 +114,19 @@ def run(options: argparse.Namespace) -> int:
     print_table(
         ("images", "top-1", "top-5", "balanced", "macro F1", "loss", "seconds"),
         rows,
-        title=f"{name} on {data.name}",
+        title=title,
         left=0,
     )
-    print_split(chosen)
-    print_unreadable(result.unreadable)
-    without = [name for name, share in result.per_class.items() if share is None]
-    if without:
-        print(f"no images of {len(without)} of {len(result.per_class)} classes: {', '.join(without[:5])}"
-              f"{', ...' if len(without) > 5 else ''}")  # fmt: skip
-    if options.per_class:
-        worst_first = sorted(
-            ((name, found) for name, found in result.classes.items() if found.images),
-            key=lambda item: item[1].recall or 0,
-        )
-        head = ("class", "images", "precision", "recall", "F1")
-        print_table(
-            head,
-            [[name, f"{c.images:,}", *map(dense.percent, (c.precision, c.recall, c.f1))] for name, c in worst_first],
-        )
-    if options.report is not None:
-        print(f"open {options.report / 'index.html'}")
-    return 0
+
+
+def print_classes(result: Evaluation) -> None:
+    """Print the metrics of each class, the lowest recall first."""
+    worst_first = sorted(
+        ((name, found) for name, found in result.classes.items() if found.images),
+        key=lambda item: item[1].recall or 0,
+    )
+    head = ("class", "images", "precision", "recall", "F1")
+    print_table(
+        head,
+        [[name, f"{c.images:,}", *map(dense.percent, (c.precision, c.recall, c.f1))] for name, c in worst_first],
+    )

@@ -78,8 +78,11 @@ def run(options: argparse.Namespace) -> int:
             if getattr(options, name) is not None:
                 raise SenetError(f"--{name} chooses images of --data, which is missing")
     loaded = load_model(options.checkpoint, factory=shared.user_function(options))
+    data = None if options.data is None else shared.data_to_evaluate(options, loaded.metadata.data)
+    if data is not None:
+        shared.check_task(data, loaded, options)
     check = Check(
-        data=None if options.data is None else shared.data_to_evaluate(options, loaded.metadata.data),
+        data=data,
         split=options.split,
         limit=options.limit,
         calibration=options.calibration,

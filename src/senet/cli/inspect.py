@@ -71,6 +71,7 @@ def run(options: argparse.Namespace) -> int:
     loaded = load_model(options.checkpoint, factory=shared.user_function(options))
     record = loaded.metadata.data
     data = shared.data_to_evaluate(options, record)
+    shared.check_task(data, loaded, options)
     chosen = choose_split(data, record, options.split)
     source = chosen.source if options.limit is None else subsample(chosen.source, options.limit)
     with counting("inspecting") as progress, running(loaded.model, options.precision) as device:

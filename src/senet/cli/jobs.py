@@ -15,7 +15,7 @@ from senet.cli.fields import given_fields
 from senet.data.augmentation import Augmentation
 from senet.data.csv_name import csv_parts
 from senet.errors import SenetError
-from senet.tasks import CLASSIFICATION, task_named
+from senet.tasks import CLASSIFICATION, CLASSIFIERS, task_named
 from senet.training.job import DataOptions, Job
 from senet.training.model_initialization import SCRATCH, ModelInitialization
 from senet.training.recipe import Recipe, RunOptions
@@ -152,7 +152,7 @@ def recipe_note(options: argparse.Namespace, init: ModelInitialization) -> str:
 
 
 def _finetunes(options: argparse.Namespace, init: ModelInitialization) -> bool:
-    return init.task == CLASSIFICATION and options.train in (None, "all")
+    return init.task in CLASSIFIERS and options.train in (None, "all")
 
 
 def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from senet.cli import options as shared
 from senet.cli.output import counting
 from senet.errors import SenetError
-from senet.tasks import CLASSIFICATION, task_named
+from senet.tasks import CLASSIFICATION, MULTI_LABEL, task_named
 from senet.training.job import is_first_process
 from senet.training.model_initialization import ModelInitialization
 
@@ -88,6 +88,7 @@ def operate(options: argparse.Namespace, init: ModelInitialization, data: Data |
     from senet.inference.device import running
     from senet.surgery import apply_insertion_points
 
+    init = init if data is None else init.for_data(data)
     preprocessing = init.preprocessing_for(data)
     torch.manual_seed(seed)
     classes = data.classes if data else init.classes()
@@ -138,17 +139,25 @@ def measured(
     options: argparse.Namespace, init: ModelInitialization, model: nn.Module, data: Data, split: str
 ) -> dict[str, Any]:
     """Return loss and metrics of a network for the data's classes."""
-    from senet.inference import evaluate, evaluate_dense
+    from senet.inference import evaluate, evaluate_dense, evaluate_labels
     from senet.weights import CheckpointMetadata
     from senet.zoo import LoadedModel
 
     preprocessing = init.preprocessing_for(data)
     description = CheckpointMetadata(
-        model=init.model, classes=data.classes, preprocessing=preprocessing, task=init.task
+        model=init.model,
+        classes=data.classes,
+        preprocessing=preprocessing,
+        task=init.task,
+        thresholds=init.thresholds(data.classes),
     )
     loaded = LoadedModel(model, data.classes, preprocessing, description)
     with counting("evaluating") as progress:
         workers = options.workers if options.workers is not None and options.workers >= 0 else None
+        if init.task == MULTI_LABEL:
+            result = evaluate_labels(loaded, data.split(split), data.classes, workers=workers, progress=progress)
+            keys = [metric.key for metric in task_named(init.task).metrics]
+            return {"images": result.images, "loss": result.loss, **{key: getattr(result, key) for key in keys}}
         if init.task != CLASSIFICATION:
             images: Any = data.split(split)
             seen = evaluate_dense(loaded, images, data.classes, workers=workers, progress=progress)

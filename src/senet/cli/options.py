@@ -141,6 +141,12 @@ def data_to_evaluate(options: argparse.Namespace, record: DataRecord | None) -> 
     return data_options(options).open(record=record, training=False)
 
 
+def check_task(data: Data, loaded: LoadedModel, options: argparse.Namespace) -> None:
+    """Raise a `SenetError` if the data's labels are for another task than the network."""
+    if data.task != loaded.metadata.task:
+        raise SenetError(f"{data.name} is for {data.task}; {options.checkpoint} is for {loaded.metadata.task}")
+
+
 def add_split_option(group: argparse._ArgumentGroup | argparse.ArgumentParser, purpose: str) -> None:
     """Add `--split`, which chooses the images."""
     group.add_argument(

@@ -1,6 +1,7 @@
 """Classify images, or find boxes or masks in them.
 
-A classifier prints a row per image, or writes the rows to a CSV file. A detector writes images with boxes and a JSON
+A classifier prints a row per image, or writes the rows to a CSV file. A multi-label classifier's row has all labels
+whose probability is at least the label's threshold, also none. A detector writes images with boxes and a JSON
 file in COCO's format into the folder --out. A segmentation network writes masks and images with masks there.
 
 The row of an unreadable image shows the error. The exit code is 1 if no image could be read.
@@ -19,9 +20,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from senet.cli import dense
+from senet.cli import dense, multi_label
 from senet.cli import options as shared
 from senet.cli.output import counting, print_table
 from senet.errors import SenetError
@@ -51,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--topk", type=int, metavar="N", help=f"classes per image (default: {TOP})")
     parser.add_argument(
-        "--score-threshold", type=float, metavar="SCORE", help="smallest score of a drawn box (default: 0.5)"
+        "--score-threshold",
+        type=float,
+        metavar="SCORE",
+        help="smallest score of a drawn box (default: 0.5), or smallest probability of each label (default: the "
+        "checkpoint's own for each label)",
     )
     parser.add_argument(
         "--annotations",
@@ -66,17 +71,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Predict and print or write."""
-    from senet.inference import predict
-    from senet.tasks import CLASSIFICATION
+    from senet.inference import predict, predict_labels
+    from senet.tasks import MULTI_LABEL
 
     if options.topk is not None and options.topk < 1:
         raise SenetError(f"--topk {options.topk} must be at least 1")
     loaded = shared.load_network(options)
-    if loaded.metadata.task != CLASSIFICATION:
+    if not loaded.metadata.is_classifier:
         return dense.predict(options, loaded, _files(options.paths))
-    if options.score_threshold is not None:
+    of_labels = loaded.metadata.task == MULTI_LABEL
+    if of_labels and options.topk is not None:
+        raise SenetError("--topk is for one class an image; a row has the labels from --score-threshold on")
+    if not of_labels and options.score_threshold is not None:
         raise SenetError(
-            "--score-threshold is for detectors; a row names the likeliest classes with their probabilities"
+            "--score-threshold is for detectors and multi-label classifiers; a row names the likeliest classes with "
+            "their probabilities"
         )
     if options.annotations is not None:
         raise SenetError("--annotations is for detectors, whose boxes get COCO's numbers")
@@ -89,30 +98,41 @@ def run(options: argparse.Namespace) -> int:
     # A bar would overwrite rows that are printed on the same terminal.
     bar = nullcontext(None) if options.json and sys.stdout.isatty() else counting("predicting")
     with bar as progress:
-        rows = predict(
-            loaded,
-            paths,
-            top=options.topk or TOP,
-            batch_size=options.batch_size or shared.BATCH,
-            precision=options.precision,
-            workers=options.workers,
-            progress=progress,
-        )
-        report = _give(count.over(rows), min(options.topk or TOP, len(loaded.classes)), options)
+        settings: dict[str, Any] = {
+            "batch_size": options.batch_size or shared.BATCH,
+            "precision": options.precision,
+            "workers": options.workers,
+            "progress": progress,
+        }
+        top = min(options.topk or TOP, len(loaded.classes))
+        if of_labels:
+            least = options.score_threshold
+            thresholds = None if least is None else [least] * len(loaded.classes)
+            rows = predict_labels(loaded, paths, thresholds=thresholds, **settings)
+        else:
+            rows = predict(loaded, paths, top=top, **settings)
+        report = _give(count.over(rows), top, options, of_labels=of_labels)
     report(count)
     return 0 if count.unread < count.rows else 1
 
 
-def _give(rows: Iterator[Prediction], top: int, options: argparse.Namespace) -> Callable[[_Count], None]:
+def _give(
+    rows: Iterator[Prediction], top: int, options: argparse.Namespace, *, of_labels: bool
+) -> Callable[[_Count], None]:
     """Write or print the rows as they arrive. Returns the lines to print after the progress bar."""
     if options.out is not None:
         from senet.weights.files import write_atomically
 
-        write_atomically(options.out, lambda path: _write(rows, top, path))
+        write_atomically(
+            options.out, lambda path: multi_label.write_rows(rows, path) if of_labels else _write(rows, top, path)
+        )
         return lambda count: print(f"{count.rows} rows in {options.out}{count.about_unread()}")
     if options.json:
-        _print_rows(rows)
+        (multi_label.print_rows if of_labels else _print_rows)(rows)
         return lambda _: None
+    if of_labels:
+        labels = list(map(multi_label.row_of, rows))
+        return lambda _: print_table(("file", "labels, or why not"), labels, left=2)
     table = [[row.path, *_first(row), row.error or _others(row)] for row in rows]
     return lambda _: print_table(("file", "label", "probability", "then, or why not"), table, left=2)
 

@@ -169,7 +169,8 @@ def _insert_only(options: argparse.Namespace, init: ModelInitialization, folder:
             metrics={name: value for name, value in metrics.items() if name != "images" and value is not None},
             training={"retrofitted": init.weights},
             data=init.trained_on(),
-            task=init.task,
+            task=operation.init.task,
+            thresholds=operation.init.thresholds(data.classes if data else init.classes()),
             head=operation.init.whole_head(),
         ),
     )

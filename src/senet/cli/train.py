@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
         print_json({"folder": str(folder), "best": best, "last": last, "seconds": outcome.seconds})
         return 0
     rows = []
-    metrics = task_named(job.network.task).metrics_for(job.recipe.metric)
+    metrics = task_named(Job.read(folder).network.task).metrics_for(job.recipe.metric)
     for name, row in (("best", best), ("last", last)):
         loss = f"{row['val_loss']:.4f}" if "val_loss" in row else "-"
         shown = [f"{row[f'val_{s.key}']:.2%}" if f"val_{s.key}" in row else "-" for s in metrics]

@@ -13,7 +13,7 @@ from senet.data.sampler import Order
 from senet.data.sources import Source
 from senet.errors import SenetError
 
-__all__ = ["balanced_order", "balanced_weights", "class_counts", "rare_classes", "weights_by_name"]
+__all__ = ["balanced_order", "balanced_weights", "class_counts", "positive_weights", "rare_classes", "weights_by_name"]
 
 RARE = 4
 """A class with less than this fraction (1 / RARE) of an equal share of the images is rare."""
@@ -80,6 +80,21 @@ def balanced_weights(counts: Mapping[str, int]) -> dict[str, float]:
     """
     total, present = sum(counts.values()), sum(n > 0 for n in counts.values())
     return {name: total / (present * n) if n else 1.0 for name, n in counts.items()}
+
+
+def positive_weights(counts: Mapping[str, int], images: int) -> dict[str, float]:
+    """Return a weight of each label's positive images: the number of images without the label for one with it.
+
+    A label that no image has, or every image, has weight 1.
+
+    Source: the documentation of PyTorch's `BCEWithLogitsLoss`, on `pos_weight`.
+
+    Example:
+        >>> from senet.data.balance import positive_weights
+        >>> positive_weights({"cat": 30, "dog": 10}, images=40)
+        {'cat': 0.3333333333333333, 'dog': 3.0}
+    """
+    return {name: (images - n) / n if 0 < n < images else 1.0 for name, n in counts.items()}
 
 
 def weights_by_name(weights: Mapping[str, float], classes: Sequence[str]) -> dict[str, float]:

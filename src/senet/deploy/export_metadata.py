@@ -11,11 +11,13 @@ from typing import Any, Final
 from senet.errors import CheckpointError, shown
 from senet.preprocessing import Preprocessing
 from senet.weights import DataRecord
+from senet.weights.checkpoint import checked_thresholds
 from senet.weights.strict_json import parse
 
 __all__ = ["INPUT", "OUTPUT", "PRECISIONS", "ExportMetadata"]
 
-FORMAT = 1
+FORMATS: Final[Mapping[str, int]] = {"classification": 1, "multi-label": 2}
+"""Task to the version of its files. Releases that know version 1 alone would take any file for a classifier's."""
 
 INPUT, OUTPUT = "images", "logits"
 """Names of a file's input, (N, C, H, W) float32, and output, (N, classes) float32."""
@@ -37,6 +39,8 @@ class ExportMetadata:
         precision: `"32"`, `"bf16"` or `"int8"`.
         metrics: Metrics at the time of writing. Accuracies lie in 0..1.
         data: Training data; None where unknown.
+        task: `"classification"` or `"multi-label"`.
+        thresholds: Smallest probability of each label of a multi-label classifier; empty: 0.5, or another task.
 
     Example:
         >>> from senet.deploy import ExportMetadata
@@ -56,11 +60,18 @@ class ExportMetadata:
     precision: str = "32"
     metrics: dict[str, float] = field(default_factory=dict)
     data: DataRecord | None = None
+    task: str = "classification"
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def activation(self) -> str:
+        """The function that turns the logits into probabilities: `"softmax"` or `"sigmoid"`."""
+        return "sigmoid" if self.task == "multi-label" else "softmax"
 
     def to_texts(self) -> dict[str, str]:
         """Return the fields as JSON texts, since file formats store texts only."""
-        values = {
-            "senet_format": FORMAT,
+        values: dict[str, Any] = {
+            "senet_format": FORMATS[self.task],
             "model": self.model,
             "classes": self.classes,
             "preprocessing": self.preprocessing.to_dict(),
@@ -70,6 +81,8 @@ class ExportMetadata:
             "metrics": self.metrics,
             "data": self.data.to_dict() if self.data else None,
         }
+        if self.task == "multi-label":
+            values |= {"task": self.task, "thresholds": self.thresholds, "activation": self.activation}
         return {key: json.dumps(value) for key, value in values.items()}
 
     @classmethod
@@ -90,9 +103,10 @@ class ExportMetadata:
         try:
             values = {key: parse(text) for key, text in texts.items() if key in _KEYS}
             version = values.pop("senet_format")
-            if type(version) is not int or version != FORMAT:
+            newest = max(FORMATS.values())
+            if type(version) is not int or not 1 <= version <= newest:
                 raise CheckpointError(
-                    f"{path}: format {shown(version)}, this release reads {FORMAT}; upgrade senet to use it"
+                    f"{path}: format {shown(version)}, this release reads {newest}; upgrade senet to use it"
                 )
             for key, valid in _VALID.items():
                 if key in values and not valid(values[key]):
@@ -100,6 +114,7 @@ class ExportMetadata:
             values["classes"] = tuple(values["classes"])
             values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
             values["size"] = tuple(values["size"]) if values.get("size") else None
+            values["thresholds"] = checked_thresholds(values.get("thresholds", []), len(values["classes"]))
             values["data"] = DataRecord.from_dict(values["data"]) if values.get("data") is not None else None
             return cls(**values)
         except CheckpointError:
@@ -113,7 +128,8 @@ class ExportMetadata:
         return f"{PRECISIONS[self.precision]}, {size}, {batch}"
 
 
-_KEYS = ("senet_format", "model", "classes", "preprocessing", "size", "batch", "precision", "metrics", "data")
+_KEYS = ("senet_format", "model", "classes", "preprocessing", "size", "batch", "precision", "metrics", "data",
+         "task", "thresholds")  # fmt: skip
 
 
 def _count(value: Any) -> bool:
@@ -126,6 +142,7 @@ _VALID: Final[Mapping[str, Callable[[Any], bool]]] = {
     "size": lambda value: value is None or (isinstance(value, list) and len(value) == 2 and all(map(_count, value))),
     "batch": lambda value: value is None or _count(value),
     "precision": lambda value: isinstance(value, str) and value in PRECISIONS,
+    "task": lambda value: isinstance(value, str) and value in FORMATS,
     "metrics": lambda value: isinstance(value, dict) and all(type(v) in (int, float) for v in value.values()),
 }
 """Field to the check of its JSON value."""

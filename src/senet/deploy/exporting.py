@@ -27,6 +27,7 @@ from senet.errors import SenetError, UnknownNameError
 from senet.models import ConvNet
 from senet.preprocessing import Preprocessing
 from senet.profiling.timing import seconds_in_turns
+from senet.tasks import MULTI_LABEL
 from senet.tasks.logits import LogitsOf, logits_of
 from senet.weights import CheckpointMetadata
 from senet.weights.files import new_file_mode
@@ -106,7 +107,7 @@ class ExportReport:
         drift: Largest difference of a logit from the network's, relative to the largest logit.
         tolerance: Largest allowed drift; None: unlimited.
         latency_ms: Median time of one image in milliseconds, in the runtime and in PyTorch (`"eager"`).
-        accuracy: Top-1 accuracy in 0..1 `"before"` and `"after"`, where measured.
+        accuracy: Top-1 accuracy, or mAP of a multi-label classifier, `"before"` and `"after"`, where measured.
         evaluated: Number of images for the accuracy.
         notes: Further remarks.
 
@@ -310,6 +311,8 @@ def _write(
         batch=batch,
         precision=precision,
         data=loaded.metadata.data,
+        task=loaded.metadata.task,
+        thresholds=loaded.metadata.thresholds,
     )
     if precision == "int8":
         plain = draft.with_name(f"float-{draft.name}")
@@ -371,7 +374,7 @@ def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, chec
 
     A float32 file needs none, since its logits are equal.
     """
-    from senet.inference import evaluate
+    from senet.inference import evaluate, evaluate_labels
 
     if report.metadata.precision == "32":
         return report
@@ -379,8 +382,11 @@ def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, chec
     source = _part(data, check)
     for moment, network in (("before", loaded), ("after", made)):
         with check.progress(f"accuracy {moment}") as progress:
-            result = evaluate(network, source, data.classes, device=torch.device("cpu"), progress=progress)
-            accuracy[moment] = result.top1
+            given: dict[str, Any] = {"device": torch.device("cpu"), "progress": progress}
+            if network.metadata.task == MULTI_LABEL:
+                accuracy[moment] = evaluate_labels(network, source, data.classes, **given).map
+            else:
+                accuracy[moment] = evaluate(network, source, data.classes, **given).top1
     note = check_drop(
         report.metadata.precision, accuracy["before"], accuracy["after"], len(source), check.max_drop
     )  # fmt: skip

@@ -78,6 +78,8 @@ def load_exported(
         preprocessing=metadata.preprocessing,
         metrics=metadata.metrics,
         data=metadata.data,
+        task=metadata.task,
+        thresholds=metadata.thresholds,
         training={"exported": kind.name, "precision": metadata.precision},
     )
     model = ExportedModel(run, metadata, str(path)).eval()

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from senet.data import eval_transform
 from senet.data.images import decode_image, to_8_bits
 from senet.errors import SenetError
+from senet.inference.labels import labels_above, thresholds_of
 from senet.nn.modes import evaluation_mode
-from senet.tasks import CLASSIFICATION, task_named
+from senet.tasks import MULTI_LABEL, task_named
+from senet.tasks.classification import ClassifierTask
 from senet.tasks.dense import DenseTask
 from senet.tasks.logits import logits_of
 from senet.zoo import LoadedModel
 
-__all__ = ["Classification", "Images", "embed", "predict", "predict_proba"]
+__all__ = ["Classification", "Images", "MultiLabelPrediction", "embed", "predict", "predict_proba"]
 
 One: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
 Images: TypeAlias = "One | Sequence[One] | Tensor"
@@ -51,12 +53,36 @@ class Classification:
     probabilities: dict[str, float]
 
 
+@dataclass(frozen=True)
+class MultiLabelPrediction:
+    """A multi-label classifier's prediction of one image.
+
+    Attributes:
+        labels: Label to its probability, where it is at least the label's threshold, descending. It may be empty.
+        probabilities: Every label to its probability, in the order of the network's outputs.
+
+    Example:
+        >>> from senet.inference import MultiLabelPrediction
+        >>> prediction = MultiLabelPrediction({"sky": 0.93}, {"person": 0.07, "sky": 0.93})
+        >>> "sky" in prediction.labels
+        True
+    """
+
+    labels: dict[str, float]
+    probabilities: dict[str, float]
+
+
 def predict(loaded: LoadedModel, images: Images, *, batch_size: int = 64) -> list[Any]:
     """See `LoadedModel.predict`."""
-    if loaded.metadata.task != CLASSIFICATION:
+    if not loaded.metadata.is_classifier:
         return _predict_dense(loaded, images, batch_size)
+    shares = predict_proba(loaded, images, batch_size=batch_size)
+    if loaded.metadata.task == MULTI_LABEL:
+        above = labels_above(shares, loaded.classes, thresholds_of(loaded))
+        every = (dict(zip(loaded.classes, row, strict=True)) for row in shares.tolist())
+        return [MultiLabelPrediction(dict(own), row) for own, row in zip(above, every, strict=True)]
     found = []
-    for row in predict_proba(loaded, images, batch_size=batch_size).tolist():
+    for row in shares.tolist():
         probabilities = dict(zip(loaded.classes, row, strict=True))
         label = max(probabilities, key=probabilities.__getitem__)
         found.append(Classification(label, probabilities[label], probabilities))
@@ -66,9 +92,11 @@ def predict(loaded: LoadedModel, images: Images, *, batch_size: int = 64) -> lis
 def predict_proba(loaded: LoadedModel, images: Images, *, batch_size: int = 64) -> Tensor:
     """See `LoadedModel.predict_proba`."""
     _require_classifier(loaded, "probabilities")
-    name, count = loaded.metadata.model, len(loaded.classes)
+    name, count, task = loaded.metadata.model, len(loaded.classes), task_named(loaded.metadata.task)
+    assert isinstance(task, ClassifierTask)
     parts = [
-        logits_of(output, count, name=name).float().softmax(1).cpu() for output in _outputs(loaded, images, batch_size)
+        task.probabilities(logits_of(output, count, name=name).float()).cpu()
+        for output in _outputs(loaded, images, batch_size)
     ]
     return torch.cat(parts) if parts else torch.zeros(0, count)
 
@@ -104,7 +132,7 @@ def _outputs_of_layer(layer: nn.Module) -> int | None:
 
 
 def _require_classifier(loaded: LoadedModel, what: str) -> None:
-    if loaded.metadata.task != CLASSIFICATION:
+    if not loaded.metadata.is_classifier:
         raise SenetError(f"{what} are of classifiers; {loaded.metadata.model} is a {loaded.metadata.task} network")
 
 

@@ -116,8 +116,8 @@ def calibration(confidences: Sequence[float] | np.ndarray, right: Sequence[bool]
     """Return the expected calibration error and the reliability diagram.
 
     Args:
-        confidences: (N,) probability of each predicted class.
-        right: (N,) whether it is the true class.
+        confidences: (N,) probability of each predicted class, or (N, classes) probabilities of all labels.
+        right: Whether it is the true class, or whether the image has the label, of the same shape.
 
     Source: Guo et al. 2017, "On calibration of modern neural networks", with 15 bins.
     """
@@ -126,11 +126,11 @@ def calibration(confidences: Sequence[float] | np.ndarray, right: Sequence[bool]
     number = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, BINS - 1)
 
     def error(chosen: np.ndarray) -> float:
-        gaps = np.bincount(number[chosen], correct[chosen] - confidence[chosen], minlength=BINS)
-        return float(np.abs(gaps).sum() / len(chosen))
+        gaps = (correct[chosen] - confidence[chosen]).ravel()
+        return float(np.abs(np.bincount(number[chosen].ravel(), gaps, minlength=BINS)).sum() / len(gaps))
 
-    images = np.bincount(number, minlength=BINS)
-    sums = [np.bincount(number, values, minlength=BINS) for values in (confidence, correct)]
+    images = np.bincount(number.ravel(), minlength=BINS)
+    sums = [np.bincount(number.ravel(), values.ravel(), minlength=BINS) for values in (confidence, correct)]
     bins = [
         Bin(
             low=float(edges[i]),

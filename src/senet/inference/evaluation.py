@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from senet.data import ImageDataset, Source, eval_loader, eval_transform
+from senet.data import Source
 from senet.errors import DataError
 from senet.inference.class_metrics import Calibration, ClassMetrics, calibration, class_metrics, overall_metrics
 from senet.inference.classes import output_names, outputs_of
-from senet.inference.device import running
+from senet.inference.logit_batches import logit_batches
+from senet.tasks import CLASSIFICATION
 from senet.tasks.intervals import of_mean, wilson
-from senet.tasks.logits import logits_of
 from senet.zoo import LoadedModel
 
 __all__ = ["Evaluation", "Observer", "evaluate"]
@@ -115,6 +115,7 @@ def evaluate(
         progress: Called with the numbers of images done and in all.
 
     Raises:
+        SenetError: The network is no classifier of one class an image, see `evaluate_labels` and `evaluate_dense`.
         DataError: A class is unknown to the network, an image is corrupt, or no image can be read.
 
     Example:
@@ -139,32 +140,27 @@ def evaluate(
     top1 = MulticlassAccuracy(count, average="micro", sync_on_compute=False)
     top5 = MulticlassAccuracy(count, average="micro", top_k=5, sync_on_compute=False) if count > 5 else None
     confusion = MulticlassConfusionMatrix(count, sync_on_compute=False)
-    dataset = ImageDataset(source, eval_transform(loaded.preprocessing), corrupt=corrupt)
     losses: list[float] = []
     confidences: list[float] = []
     right: list[bool] = []
     unreadable: dict[str, str] = {}
-    seen = 0
-    with running(loaded.model, precision, device) as device:
-        for batch in eval_loader(dataset, batch_size=batch_size, workers=workers):
-            images = batch.images.to(device, memory_format=torch.channels_last)
-            output = loaded.model(images)
-            logits = logits_of(output, count, name=loaded.metadata.model).float().cpu()[batch.valid]
-            labels = position[batch.labels[batch.valid]]
-            unreadable |= dict(batch.corrupt)
-            seen += len(images)
-            if len(labels):
-                losses += F.cross_entropy(logits, labels, reduction="none").tolist()
-                for metric in (top1, confusion) if top5 is None else (top1, top5, confusion):
-                    metric.update(logits, labels)
-                probabilities = logits.softmax(1)
-                confidence, predicted = probabilities.max(1)
-                confidences += confidence.tolist()
-                right += (predicted == labels).tolist()
-                if observe is not None:
-                    observe(batch.indices[batch.valid], labels, probabilities)
-            if progress is not None:
-                progress(seen, len(dataset))
+    for batch in logit_batches(
+        loaded, source, batch_size=batch_size, precision=precision, workers=workers, device=device, corrupt=corrupt,
+        task=CLASSIFICATION, progress=progress,
+    ):  # fmt: skip
+        unreadable |= dict(batch.corrupt)
+        if not len(batch.labels):
+            continue
+        logits, labels = batch.logits, position[batch.labels]
+        losses += F.cross_entropy(logits, labels, reduction="none").tolist()
+        for metric in (top1, confusion) if top5 is None else (top1, top5, confusion):
+            metric.update(logits, labels)
+        probabilities = logits.softmax(1)
+        confidence, predicted = probabilities.max(1)
+        confidences += confidence.tolist()
+        right += (predicted == labels).tolist()
+        if observe is not None:
+            observe(batch.indices, labels, probabilities)
     if not losses:
         raise DataError("no image could be read")
     matrix = confusion.compute()

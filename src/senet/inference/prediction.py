@@ -13,11 +13,12 @@ from senet.data import CorruptImage, default_workers, eval_transform
 from senet.data.images import decode_image
 from senet.data.sources import PathList
 from senet.inference.device import running
+from senet.inference.labels import labels_above, thresholds_of
 from senet.preprocessing import Preprocessing
 from senet.tasks.logits import logits_of
 from senet.zoo import LoadedModel
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Prediction", "predict", "predict_labels"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Prediction:
 
     Attributes:
         path: The file.
-        top: (class, probability) of the likeliest classes, descending, empty if the file is unreadable.
+        top: (class, probability) of the likeliest classes, or of all labels of a multi-label image, descending. Empty
+            if the file is unreadable, or has no label.
         error: Reason why the file is unreadable, otherwise empty.
 
     Example:
@@ -90,6 +92,71 @@ def predict(
         [('missing.jpg', 'no such file')]
     """
     top = min(top, len(loaded.classes))
+
+    def likeliest(logits: Tensor) -> list[tuple[tuple[str, float], ...]]:
+        values, numbers = logits.softmax(1).topk(top, 1)
+        return [
+            tuple((loaded.classes[n], p) for n, p in zip(row_numbers, row_values, strict=True))
+            for row_numbers, row_values in zip(numbers.tolist(), values.tolist(), strict=True)
+        ]
+
+    yield from _predict(
+        loaded, paths, likeliest, batch_size=batch_size, precision=precision, workers=workers, progress=progress
+    )
+
+
+def predict_labels(
+    loaded: LoadedModel,
+    paths: Sequence[str],
+    *,
+    thresholds: Sequence[float] | None = None,
+    batch_size: int = 64,
+    precision: str = "32",
+    workers: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[Prediction]:
+    """Predict the labels of image files by a multi-label classifier, in the order of the files.
+
+    Args:
+        loaded: The network.
+        paths: Image files.
+        thresholds: Smallest probability of each label. None takes the checkpoint's.
+        batch_size: Files in a batch.
+        precision: `"32"`, `"bf16"` or `"fp16"`.
+        workers: Processes that decode. None chooses, and uses none for few files.
+        progress: Called with the numbers of files done and in all.
+
+    Example:
+        >>> import senet
+        >>> from senet.inference import predict_labels
+        >>> from senet.preprocessing import CIFAR
+        >>> from senet.weights import CheckpointMetadata
+        >>> from senet.zoo import LoadedModel
+        >>> metadata = CheckpointMetadata(
+        ...     model="se_cifar_resnet20", classes=("sky", "person"), preprocessing=CIFAR, task="multi-label")
+        >>> network = senet.create_model("se_cifar_resnet20", num_classes=2).eval()
+        >>> loaded = LoadedModel(network, metadata.classes, CIFAR, metadata)  # or senet.load_model(PATH)
+        >>> [(row.path, row.error) for row in predict_labels(loaded, ["missing.jpg"])]
+        [('missing.jpg', 'no such file')]
+    """
+    least = thresholds_of(loaded) if thresholds is None else thresholds
+    yield from _predict(
+        loaded, paths, lambda logits: labels_above(logits.sigmoid(), loaded.classes, least), batch_size=batch_size,
+        precision=precision, workers=workers, progress=progress,
+    )  # fmt: skip
+
+
+def _predict(
+    loaded: LoadedModel,
+    paths: Sequence[str],
+    read: Callable[[Tensor], list[tuple[tuple[str, float], ...]]],
+    *,
+    batch_size: int,
+    precision: str,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[Prediction]:
+    """Run the files, and read the predictions from their logits."""
     if workers is None:
         workers = default_workers() if len(paths) > 2 * batch_size else 0
     files = _Files(paths, loaded.preprocessing)
@@ -98,7 +165,7 @@ def predict(
     with running(loaded.model, precision) as device:
         for batch in loader:
             images = [item for _, item in batch if isinstance(item, Tensor)]
-            predictions = iter(_classify(loaded, torch.stack(images).to(device), top) if images else ())
+            predictions = iter(read(_logits(loaded, torch.stack(images).to(device))) if images else ())
             for index, item in batch:
                 if isinstance(item, str):
                     yield Prediction(paths[index], error=item)
@@ -109,11 +176,6 @@ def predict(
                 progress(done, len(paths))
 
 
-def _classify(loaded: LoadedModel, images: Tensor, top: int) -> list[tuple[tuple[str, float], ...]]:
+def _logits(loaded: LoadedModel, images: Tensor) -> Tensor:
     output = loaded.model(images.contiguous(memory_format=torch.channels_last))
-    logits = logits_of(output, len(loaded.classes), name=loaded.metadata.model)
-    values, numbers = logits.float().softmax(1).topk(top, 1)
-    return [
-        tuple((loaded.classes[n], p) for n, p in zip(row_numbers, row_values, strict=True))
-        for row_numbers, row_values in zip(numbers.tolist(), values.tolist(), strict=True)
-    ]
+    return logits_of(output, len(loaded.classes), name=loaded.metadata.model).float()

@@ -83,7 +83,7 @@ class Example:
     """One image.
 
     Attributes:
-        label: Its class.
+        label: Its class, or one of its labels.
         prediction: The predicted class, or None if the outputs are no classes.
         probability: Probability of the predicted class.
         image: The network's input, as a data URL.
@@ -112,6 +112,7 @@ def explain_images(
     *,
     outputs: Sequence[str],
     preprocessing: Preprocessing | None,
+    multi_label: bool = False,
     top: int = 3,
 ) -> list[Example]:
     """Explain some images, (n, C, H, W), on the network's device.
@@ -124,6 +125,7 @@ def explain_images(
         labels: Class of each image.
         outputs: Class names of the network's outputs, empty if unknown.
         preprocessing: Preprocessing to undo for display. None stretches the values.
+        multi_label: Whether each output has a probability of its own.
         top: Number of raised and of lowered channels.
     """
     seen: dict[str, Tensor] = {}
@@ -141,10 +143,11 @@ def explain_images(
             stack.callback(layer.register_forward_pre_hook(_keep_input(path, maps)).remove)
         logits, maps_of_class = class_activation(model, images)
     known = isinstance(logits, Tensor) and logits.ndim == 2 and logits.shape[1] == len(outputs)
+    shares = (logits.sigmoid() if multi_label else logits.softmax(1)) if known else None
     found = []
     for i, label in enumerate(labels):
         ranks = {path: _ranked(seen[path][i], statistics[path].mean, maps[path][i], top) for path in seen}
-        probability, prediction = logits[i].softmax(0).max(0) if known else (None, None)
+        probability, prediction = (None, None) if shares is None else shares[i].max(0)
         found.append(
             Example(
                 label=label,

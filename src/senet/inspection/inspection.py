@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class Inspection:
         network: Name of the network.
         data: Name of the images.
         images: Number of images.
-        classes: Class names.
+        classes: Class names. A multi-label image counts once for each of its labels, and not without one.
         class_images: Number of images of each class.
         chosen: Numbers of the classes to show first.
         params: Parameters of the whole network.
@@ -115,11 +115,13 @@ def inspect(
 ) -> Inspection:
     """Run images once and measure the gates of each attention layer.
 
-    Memory doesn't grow with the number of images.
+    A multi-label image counts once for each of its labels. An image without a label is left out. Memory doesn't grow
+    with the number of images.
 
     Args:
         model: Any network with layers that `senet.record_gates` supports, left unchanged.
-        batches: Images (N, C, H, W) on the network's device, and their class numbers (N,).
+        batches: Images (N, C, H, W) on the network's device, and their class numbers (N,), or targets (N, classes) of 0
+            and 1 for multi-label images.
         classes: Class names of the numbers.
         network: Name of the network, by default its class.
         data: Name of the images.
@@ -149,7 +151,7 @@ def inspect(
         raise SenetError(f"{type(model).__name__} has no attention layer with a supported gate")
     first = indices_of(chosen, classes) or evenly(len(classes), SHOWN_FIRST)
     sampler = ImageSampler(len(classes), first, max(SECOND_LOOK, examples))
-    statistics, shapes, counts = _pass(model, layers, batches, len(classes), sampler)
+    statistics, shapes, counts, seen, multi_label = _pass(model, layers, batches, len(classes), sampler)
     like = next(model.parameters(), torch.zeros(()))
     kept, labels = sampler.images(max(SECOND_LOOK, examples))
     kept = kept.to(like.device)
@@ -158,13 +160,13 @@ def inspect(
     freezing, alone = try_freezing(model, layers, statistics, costs, kept[:SECOND_LOOK])
     explained = explain_images(
         model, layers, statistics, kept[:examples], [classes[k] for k in labels[:examples]],
-        outputs=outputs, preprocessing=preprocessing,
+        outputs=outputs, preprocessing=preprocessing, multi_label=multi_label,
     ) if examples else []  # fmt: skip
     blocks = _blocks(layers, statistics, shapes, costs, shares, alone)
     return Inspection(
         network=network or type(model).__name__,
         data=data,
-        images=int(counts.sum()),
+        images=seen,
         classes=tuple(classes),
         class_images=tuple(counts.tolist()),
         chosen=tuple(first),
@@ -179,23 +181,43 @@ def inspect(
     )
 
 
+class _Pass(NamedTuple):
+    """The result of a pass over the images.
+
+    Attributes:
+        statistics: Path of a layer to its statistics.
+        shapes: Path of a layer to the shape of its feature map.
+        counts: (classes,) number of images of each class.
+        images: Number of images.
+        multi_label: Whether an image may have several classes.
+    """
+
+    statistics: dict[str, GateStatistics]
+    shapes: dict[str, torch.Size]
+    counts: Tensor
+    images: int
+    multi_label: bool
+
+
 def _pass(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
     batches: Iterable[tuple[Tensor, Tensor]],
     classes: int,
     sampler: ImageSampler,
-) -> tuple[dict[str, GateStatistics], dict[str, torch.Size], Tensor]:
-    """Run the images once: statistics, the shape of each layer's feature map, and images of each class."""
+) -> _Pass:
+    """Run the images once."""
     statistics: dict[str, GateStatistics] = {}
     shapes: dict[str, torch.Size] = {}
     counts = torch.zeros(classes, dtype=torch.int64)
-    labels = counts
+    labels, rows, seen = counts, None, 0
 
     def see(path: str, gate: Tensor, images: int) -> None:
         if path not in statistics:
             statistics[path] = GateStatistics(gate.shape[1], classes)
-        statistics[path].add(gate, images, labels)
+        if rows is not None:
+            gate = gate.expand(images, *gate.shape[1:])[rows.to(gate.device)]
+        statistics[path].add(gate, len(labels), labels)
 
     def keep_shape(path: str) -> Callable[..., None]:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
@@ -211,15 +233,20 @@ def _pass(
         stack.enter_context(evaluation_mode(model))
         for images, given in batches:
             labels = given.cpu()
+            if labels.ndim == 2:  # one row for each pair of an image and one of its labels
+                rows, labels = labels.nonzero(as_tuple=True)
+                if not len(rows):
+                    continue
             model(images)
+            seen += len(images) if rows is None else len(rows.unique())
             counts += torch.bincount(labels, minlength=classes)
-            sampler.offer(images, labels)
+            sampler.offer(images if rows is None else images[rows.to(images.device)], labels)
     if not counts.sum():
-        raise SenetError("no images; inspecting gates needs at least one")
+        raise SenetError("no images with a class; inspecting gates needs at least one")
     silent = [path for path in layers if path not in statistics]
     if silent:
         raise SenetError(f"{silent[0]} doesn't run on these images, so its gate can't be inspected")
-    return {path: statistics[path] for path in layers}, shapes, counts
+    return _Pass({path: statistics[path] for path in layers}, shapes, counts, seen, rows is not None)
 
 
 def _blocks(

@@ -170,7 +170,7 @@ def described(model: ConvNet, classes: tuple[str, ...]) -> CheckpointMetadata:
 
 def _is_ours(metadata: CheckpointMetadata) -> bool:
     """Whether timm can build the network: a classifier of this package as its name and options say."""
-    if metadata.model not in MODELS or metadata.task != "classification":
+    if metadata.model not in MODELS or not metadata.is_classifier:
         return False
     try:
         _spec(metadata)

@@ -15,6 +15,7 @@ __all__ = ["model_card", "without_path"]
 
 PIPELINES: Final = {
     "classification": "image-classification",
+    "multi-label": "image-classification",
     "detection": "object-detection",
     "segmentation": "image-segmentation",
 }
@@ -25,11 +26,16 @@ METRICS: Final = {
     "top5": ("top-5 accuracy", "accuracy"),
     "map": ("mAP", "mean_average_precision"),
     "map50": ("mAP at 0.5", "mean_average_precision"),
+    "micro_f1": ("micro F1", "f1"),
+    "macro_f1": ("macro F1", "f1"),
     "miou": ("mean IoU", "mean_iou"),
     "dice": ("Dice", "dice"),
     "loss": ("loss", "loss"),
 }
 """Metric to its title and its name on the Hub."""
+
+SHOWN: Final = ("top1", "top5", "map", "micro_f1", "loss")
+"""Metrics of an evaluation of a classifier."""
 
 COUNTED: Final = ("top1", "top5")
 """Metrics that are fractions of images."""
@@ -154,7 +160,7 @@ def _figures(metadata: CheckpointMetadata, evaluation: Mapping[str, Any] | None)
     """Return the metrics and how they were measured."""
     if evaluation is not None:
         intervals = evaluation.get("intervals", {})
-        values = evaluation.get("metrics") or {key: evaluation.get(key) for key in ("top1", "top5", "loss")}
+        values = evaluation.get("metrics") or {key: evaluation.get(key) for key in SHOWN}
         found = {key: (value, intervals.get(key)) for key, value in values.items() if value is not None}
         data = evaluation.get("data")
         split = _text(evaluation.get("split", "all"))

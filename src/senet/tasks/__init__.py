@@ -1,4 +1,4 @@
-"""Tasks: the loss, metrics, samples and networks of classification, detection and segmentation.
+"""Tasks: the loss, metrics, samples and networks of classification (of one label or several), detection, segmentation.
 
 A task is looked up by its name. The lookup imports only this task, and the package itself imports nothing.
 """
@@ -18,14 +18,28 @@ if TYPE_CHECKING:
     from senet.weights import CheckpointMetadata
     from senet.zoo import LoadedModel
 
-__all__ = ["CLASSIFICATION", "DETECTION", "SEGMENTATION", "TASKS", "load_model", "task_named"]
+__all__ = [
+    "CLASSIFICATION",
+    "CLASSIFIERS",
+    "DETECTION",
+    "MULTI_LABEL",
+    "SEGMENTATION",
+    "TASKS",
+    "load_model",
+    "task_named",
+]
 
 CLASSIFICATION = "classification"
+MULTI_LABEL = "multi-label"
 DETECTION = "detection"
 SEGMENTATION = "segmentation"
 
+CLASSIFIERS = (CLASSIFICATION, MULTI_LABEL)
+"""Tasks of networks with one logit for each class."""
+
 TASKS = {
     CLASSIFICATION: ("senet.tasks.classification", "ClassificationTask"),
+    MULTI_LABEL: ("senet.tasks.multi_label", "MultiLabelTask"),
     DETECTION: ("senet.tasks.detection.task", "DetectionTask"),
     SEGMENTATION: ("senet.tasks.segmentation.task", "SegmentationTask"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -16,21 +17,24 @@ from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.class_loss import ClassLoss
 from senet.tasks.class_metrics import CLASS_METRICS, ClassScores
+from senet.tasks.label_loss import LabelLoss
 from senet.tasks.logits import logits_of
 from senet.tasks.means import Mean
 from senet.tasks.task import Metric, Objective, RecipeView, Task
 from senet.zoo import build_model, model_defaults
 
-__all__ = ["ClassificationTask", "run_blank"]
+__all__ = ["ClassificationTask", "ClassifierObjective", "ClassifierTask", "run_blank"]
 
 
-@final
-class ClassificationObjective(Objective):
-    """The recipe's loss with its label smoothing and image mixing.
+class ClassifierObjective(Objective):
+    """The loss of a network with one logit for each class, with the recipe's label smoothing and image mixing.
+
+    A subclass adds the metrics.
 
     Args:
         classes: Names of the classes.
         recipe: Recipe of the training, or None for evaluation.
+        criterion: Class of the loss.
         preprocessing: Of the network, to normalise uint8 images. None for images that are normalised already.
         channels_last: Whether images are converted to channels_last.
     """
@@ -40,6 +44,7 @@ class ClassificationObjective(Objective):
         classes: Sequence[str],
         recipe: RecipeView | None,
         *,
+        criterion: type[ClassLoss] | type[LabelLoss],
         preprocessing: Preprocessing | None = None,
         channels_last: bool = True,
     ) -> None:
@@ -47,7 +52,7 @@ class ClassificationObjective(Objective):
         self.num_classes = num_classes = len(classes)
         self.normalise = Normalise(preprocessing) if preprocessing else nn.Identity()
         weights = recipe.class_weights if recipe else ""
-        self.criterion = ClassLoss(
+        self.criterion = criterion(
             classes,
             weights=None if isinstance(weights, str) else weights,
             gamma=recipe.focal_gamma if recipe else 0.0,
@@ -57,10 +62,36 @@ class ClassificationObjective(Objective):
         if recipe and (recipe.mixup or recipe.cutmix):
             self.mixing = Mixing(num_classes, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def _loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the loss of one training batch, and the logits."""
+        images, labels = self.normalise(batch.images), batch.labels
+        if self.mixing is not None:
+            images, labels = self.mixing(images, labels, batch.key)
+        logits = self._logits(model, images)
+        return self.criterion(logits, labels), logits.detach()
+
+    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        output = model(images.contiguous(memory_format=self.memory_format))
+        return logits_of(output, self.num_classes, name=type(model).__name__).float()
+
+
+@final
+class ClassificationObjective(ClassifierObjective):
+    """Accuracies over images, and the metrics over classes where the recipe chooses the best epoch by one of them.
+
+    Args:
+        classes: Names of the classes.
+        recipe: Recipe of the training, or None for evaluation.
+        **options: `preprocessing` and `channels_last` of `ClassifierObjective`.
+    """
+
+    def __init__(self, classes: Sequence[str], recipe: RecipeView | None, **options: Any) -> None:
+        super().__init__(classes, recipe, criterion=ClassLoss, **options)
         self.train_loss, self.train_top1 = Mean(), Mean()
         self.val_loss, self.val_top1, self.val_top5 = Mean(), Mean(), Mean()
         wanted = recipe is not None and any(metric.option == recipe.metric for metric in CLASS_METRICS)
-        self.val_scores = ClassScores(num_classes) if wanted else None
+        self.val_scores = ClassScores(self.num_classes) if wanted else None
 
     @property
     def train_sums(self) -> tuple[torchmetrics.Metric, ...]:
@@ -69,19 +100,11 @@ class ClassificationObjective(Objective):
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of one batch and the number of correct images."""
-        images, labels = self.normalise(batch.images), batch.labels
-        if self.mixing is not None:
-            images, labels = self.mixing(images, labels, batch.key)
-        logits = self._logits(model, images)
-        loss: Tensor = self.criterion(logits, labels)
-        self.train_loss.update(loss.detach(), weight=len(images))
-        right = _right(logits.detach(), batch.labels)
+        loss, logits = self._loss(model, batch)
+        self.train_loss.update(loss.detach(), weight=len(logits))
+        right = _right(logits, batch.labels)
         self.train_top1.update(right)
         return {"loss": loss, "right": right.sum()}
-
-    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
-        output = model(images.contiguous(memory_format=self.memory_format))
-        return logits_of(output, self.num_classes, name=type(model).__name__).float()
 
     def validation_step(self, model: nn.Module, batch: Batch) -> None:
         """Add one batch to the validation sums."""
@@ -122,18 +145,14 @@ def _right(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
     return logits.argmax(1) == labels if k == 1 else (logits.topk(k, 1).indices == labels[:, None]).any(1)
 
 
-@final
-class ClassificationTask(Task):
+class ClassifierTask(Task):
     """(N, C, H, W) -> logits (N, classes), alone or among other outputs: see `senet.tasks.logits`."""
 
-    name = "classification"
-    metrics = (Metric("top1", "top-1"), Metric("top5", "top-5"))
-    optional_metrics = CLASS_METRICS
     has_fixed_size = True
 
-    def check_recipe(self, recipe: RecipeView) -> None:
-        """Raise a `SenetError` for an unknown metric. All other fields have an effect."""
-        self.metrics_for(recipe.metric)
+    @abstractmethod
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the probabilities of the classes, (N, classes)."""
 
     def check_network(self, model: nn.Module, name: str, preprocessing: Preprocessing, classes: Sequence[str]) -> None:
         """Run one blank image.
@@ -156,18 +175,6 @@ class ClassificationTask(Task):
         transform = train_transform(preprocessing, recipe.augmentation)
         train = ImageDataset(data.train, transform, seed=recipe.seed, order=order)
         return train, ImageDataset(data.val, eval_transform(preprocessing))
-
-    def objective(
-        self,
-        classes: Sequence[str],
-        recipe: RecipeView | None = None,
-        *,
-        preprocessing: Preprocessing | None = None,
-        channels_last: bool = True,
-        alone: bool = False,  # noqa: ARG002 - `senet.inference.evaluate` reports more than these sums
-    ) -> Objective:
-        """Return the loss and accuracies. Class weights must be known: see `with_class_weights`."""
-        return ClassificationObjective(classes, recipe, preprocessing=preprocessing, channels_last=channels_last)
 
     def eval_batch_size(self, share: int) -> int:
         """Return a larger batch size, since evaluation stores no gradients."""
@@ -202,6 +209,35 @@ class ClassificationTask(Task):
     def defaults(self, text: str) -> tuple[int, Preprocessing]:
         """Return the defaults of `senet.zoo.model_defaults`."""
         return model_defaults(text)
+
+
+@final
+class ClassificationTask(ClassifierTask):
+    """One class for each image."""
+
+    name = "classification"
+    metrics = (Metric("top1", "top-1"), Metric("top5", "top-5"))
+    optional_metrics = CLASS_METRICS
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return the softmax: the probabilities of an image sum to 1."""
+        return logits.softmax(1)
+
+    def check_recipe(self, recipe: RecipeView) -> None:
+        """Raise a `SenetError` for an unknown metric. All other fields have an effect."""
+        self.metrics_for(recipe.metric)
+
+    def objective(
+        self,
+        classes: Sequence[str],
+        recipe: RecipeView | None = None,
+        *,
+        preprocessing: Preprocessing | None = None,
+        channels_last: bool = True,
+        alone: bool = False,  # noqa: ARG002 - `senet.inference.evaluate` reports more than these sums
+    ) -> Objective:
+        """Return the loss and accuracies. Class weights must be known: see `with_class_weights`."""
+        return ClassificationObjective(classes, recipe, preprocessing=preprocessing, channels_last=channels_last)
 
 
 def run_blank(model: nn.Module, name: str, preprocessing: Preprocessing) -> object:

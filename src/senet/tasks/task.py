@@ -87,12 +87,14 @@ class Objective(nn.Module, ABC):
         images: Metrics of each image, of the last `val_metrics`, if the task has any and this process evaluates alone.
             `score` in 0..1 orders the images: the worst one has the lowest.
         details: Further JSON-ready results of the last `val_metrics`, if this process evaluates alone.
+        thresholds: Smallest probability of each label, of the last `val_metrics`, empty if the task has none.
     """
 
     per_class: Mapping[str, Mapping[str, float]] = MappingProxyType({})
     intervals: Mapping[str, Interval] = MappingProxyType({})
     images: Sequence[Mapping[str, float | None]] = ()
     details: Mapping[str, Any] = MappingProxyType({})
+    thresholds: Sequence[float] = ()
 
     @property
     @abstractmethod

@@ -30,7 +30,13 @@ from senet.data import (
     eval_loader,
     train_loader,
 )
-from senet.data.balance import balanced_weights, class_counts, report_rare_classes, weights_by_name
+from senet.data.balance import (
+    balanced_weights,
+    class_counts,
+    positive_weights,
+    report_rare_classes,
+    weights_by_name,
+)
 from senet.data.checks import check_masks, report_data
 from senet.data.corrupt_images import CorruptImageReport
 from senet.data.sources import missing_classes
@@ -39,7 +45,7 @@ from senet.inference.backends import cuda_backends
 from senet.models import Backbone
 from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
-from senet.tasks import CLASSIFICATION, task_named
+from senet.tasks import CLASSIFICATION, CLASSIFIERS, task_named
 from senet.tasks.task import Task
 from senet.training.acceleration import accelerated
 from senet.training.checkpointer import TrainingCheckpointer
@@ -137,6 +143,12 @@ def fit(
     corrupt_images = CorruptImageReport(
         len(data.train) + len(data.val), report=lambda *it: report(f"skipped {': '.join(it)}"), data=data.name
     )
+    objective = task.objective(
+        data.classes,
+        with_class_weights(recipe, data),
+        preprocessing=network.preprocessing,
+        channels_last=run.channels_last,
+    )
     with StopRequest(report if is_first_process() else str) as stop, _quiet_lightning():
         checkpointer = TrainingCheckpointer(
             folder,
@@ -150,6 +162,7 @@ def fit(
                 data=record,
                 task=network.task,
                 head=dict(network.head),
+                thresholds=tuple(objective.thresholds),
             ),
             metrics=task.metrics_for(recipe.metric),
             stop=stop,
@@ -165,12 +178,6 @@ def fit(
         loaders = _loaders(task, network, data, recipe, run, trainer)
         if state is not None:
             loaders[0].batch_sampler.resume_at(state.epoch, state.batch)  # type: ignore[union-attr]
-        objective = task.objective(
-            data.classes,
-            with_class_weights(recipe, data),
-            preprocessing=network.preprocessing,
-            channels_last=run.channels_last,
-        )
         # PyTorch saves the optimizer's state of sharded weights in the order of contiguous memory.
         strided = run.channels_last and not isinstance(trainer.strategy, FSDPStrategy)
         module = TrainingModule(
@@ -249,8 +256,14 @@ def check_annotations(data: Data, report: Callable[[str], object]) -> None:
 
 
 def report_missing_classes(data: Data, report: Callable[[str], object]) -> None:
-    """Report classes without a validation image."""
-    missing = missing_classes(data.val, data.classes) if data.task == CLASSIFICATION else ()
+    """Report classes without a validation image.
+
+    Raises:
+        DataError: No image of multi-label data has a label.
+    """
+    missing = missing_classes(data.val, data.classes) if data.task in CLASSIFIERS else ()
+    if data.multi_label and len(missing) == len(data.classes):
+        raise DataError(f"no validation image of {data.name} has a label, so there is no mAP to choose the best epoch")
     if missing:
         names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         report(f"{len(missing)} of {len(data.classes)} classes have no validation image: {names}")
@@ -263,7 +276,9 @@ def with_class_weights(recipe: Recipe, data: Data) -> Recipe:
         SenetError: The weights are for other classes.
     """
     if recipe.class_weights == BALANCED:
-        return replace(recipe, class_weights=balanced_weights(class_counts(data.train, data.classes)))
+        counts = class_counts(data.train, data.classes)
+        weights = positive_weights(counts, len(data.train)) if data.multi_label else balanced_weights(counts)
+        return replace(recipe, class_weights=weights)
     if not recipe.class_weights:
         return recipe
     assert not isinstance(recipe.class_weights, str)

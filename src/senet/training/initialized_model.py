@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from senet.errors import CheckpointError
 from senet.preprocessing import Preprocessing
-from senet.tasks import task_named
+from senet.tasks import CLASSIFIERS, task_named
 from senet.training.external_weights import builder, holds_backbone
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _from_checkpoint(init: ModelInitialization, build: Any, classes: tuple[str, 
 
     tensors, metadata = read_checkpoint(Path(init.weights))
     model = build(len(classes))
-    if metadata.task != init.task:
+    if metadata.task != init.task and not {metadata.task, init.task} <= {*CLASSIFIERS}:
         backbone = task_named(init.task).backbone(model)
         assert backbone is not None
         try:
@@ -109,6 +109,8 @@ def _from_checkpoint(init: ModelInitialization, build: Any, classes: tuple[str, 
             raise CheckpointError(f"{init.weights} doesn't fit {init.model}: {reason}") from error
         return InitializedModel(model, "the weights are the backbone's")
     own, new_head = model.state_dict(), _class_mismatch(metadata.classes, classes)
+    if metadata.task != init.task:
+        new_head = f"the weights are for {metadata.task}"
     if new_head:
         with torch.random.fork_rng(devices=[]):
             other = build(len(classes) + 1).state_dict()

@@ -213,12 +213,14 @@ class Job:
             return self._fit(network, data, folder, state=None, console=console)
 
     def pinned(self, data: Data) -> Job:
-        """Return this job with the hashes of its data and initial weights.
+        """Return this job with the task and hash of its data, and the hash of its initial weights.
 
         Raises:
             CheckpointError: The file of the weights can't be read.
         """
-        return replace(self, network=self.network.pinned(), digest=data.digest, division=data.division)
+        return replace(
+            self, network=self.network.for_data(data).pinned(), digest=data.digest, division=data.division
+        )
 
     def resume(self, folder: Path, console: Console | None = None, *, data: Data | None = None) -> Outcome:
         """Resume the run in a folder. Its number of epochs and the path of its data may have changed.
@@ -294,7 +296,7 @@ class Job:
             DataError: The data can't be used.
         """
         data = data or self.source.open()
-        if data.task != self.network.task:
+        if data.task != self.network.for_data(data).task:
             raise SenetError(f"{data.name} is for --task {data.task}, not for {self.network.task}")
         return data
 
@@ -326,19 +328,20 @@ class Job:
         from senet.training.fit import Network
         from senet.training.initial_draws import InitialDraws
 
-        preprocessing = self.network.preprocessing_for(data)
+        init = self.network.for_data(data)
+        preprocessing = init.preprocessing_for(data)
         torch.manual_seed(self.recipe.seed)  # for draws that can't be repeated
         with InitialDraws() as draws:
-            initialized = self.network.build(data.classes, preprocessing)
+            initialized = init.build(data.classes, preprocessing)
         draws.repeat(initialized.model, self.recipe.seed)
         return Network(
             initialized.model,
-            self.network.model,
-            self.network.all_options(),
+            init.model,
+            init.all_options(),
             preprocessing,
             new_head=initialized.new_head,
-            task=self.network.task,
-            head=self.network.whole_head(),
+            task=init.task,
+            head=init.whole_head(),
         )
 
     def _fit(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.errors import CheckpointError, SenetError
 from senet.preprocessing import Preprocessing
-from senet.tasks import CLASSIFICATION, task_named
+from senet.tasks import CLASSIFICATION, CLASSIFIERS, MULTI_LABEL, task_named
 from senet.training.external_weights import ExternalWeights, recognised
 from senet.training.initialized_model import PRETRAINED, SCRATCH, InitializedModel, initialize_model
 
@@ -113,7 +113,7 @@ class ModelInitialization:
         metadata = _read_metadata(path)
         task = task or metadata.task
         preprocessing = metadata.preprocessing
-        if task != metadata.task:
+        if task != metadata.task and not {task, metadata.task} <= {*CLASSIFIERS}:
             if metadata.task != CLASSIFICATION or ":" in metadata.model or not task_named(task).has_heads:
                 raise CheckpointError(
                     f"{path} contains {metadata.model} for {metadata.task}, which can't initialize a network "
@@ -182,6 +182,11 @@ class ModelInitialization:
             own = replace(own, white_level=data.white_level)
         return replace(own, size=self.size) if self.size else own
 
+    def for_data(self, data: Data) -> ModelInitialization:
+        """Return the same network for the data's labels: a classifier of multi-label images for such data."""
+        multi_label = data.multi_label and self.task == CLASSIFICATION
+        return replace(self, task=data.task) if multi_label else self
+
     def classes(self) -> tuple[str, ...]:
         """Return the classes of the weights, numbered where the weights have no names."""
         if self.external is not None and self.external.classes is not None:
@@ -194,6 +199,12 @@ class ModelInitialization:
         """Return the training data of the weights from their checkpoint, None where unknown."""
         own = self.external is None and self.weights not in (SCRATCH, PRETRAINED)
         return _read_metadata(self.weights).data if own else None
+
+    def thresholds(self, classes: Sequence[str]) -> tuple[float, ...]:
+        """Return the thresholds of a checkpoint with these labels, empty where there are none."""
+        own = self.task == MULTI_LABEL and self.external is None and self.weights not in (SCRATCH, PRETRAINED)
+        metadata = _read_metadata(self.weights) if own else None
+        return metadata.thresholds if metadata and metadata.classes == tuple(classes) else ()
 
     def all_options(self) -> dict[str, Any]:
         """Return the model options, with the inserted attention for classifiers."""

@@ -26,6 +26,7 @@ __all__ = [
     "HUB_KEY",
     "HUB_WEIGHTS",
     "CheckpointMetadata",
+    "checked_thresholds",
     "is_checkpoint_file",
     "metadata_to_dict",
     "read_checkpoint",
@@ -57,6 +58,8 @@ class CheckpointMetadata:
         data: Training and validation data. None where unknown.
         task: Name of the task. `model` is then a backbone with `head`, or a whole network.
         head: The head on the backbone, as `senet.tasks.head.HeadSpec` writes it.
+        thresholds: Smallest probability at which an image has each label, in the order of `classes`. Empty for other
+            tasks than `"multi-label"`, and where none were chosen.
 
     Example:
         >>> from senet.preprocessing import CIFAR
@@ -75,6 +78,12 @@ class CheckpointMetadata:
     data: DataRecord | None = None
     task: str = "classification"
     head: dict[str, Any] = field(default_factory=dict)
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the network gives one logit for each class: of one class an image, or of any number of labels."""
+        return self.task in ("classification", "multi-label")
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], metadata: CheckpointMetadata) -> None:
@@ -120,6 +129,8 @@ def metadata_to_dict(metadata: CheckpointMetadata) -> dict[str, Any]:
     content["data"] = metadata.data.to_dict() if metadata.data else None
     if metadata.task == "classification":  # the format of releases that knew no other task
         del content["task"], content["head"]
+    if not metadata.thresholds:  # only multi-label classifiers have them
+        del content["thresholds"]
     return content
 
 
@@ -228,7 +239,7 @@ def _metadata(*, classes: list[str], preprocessing: dict[str, Any], **others: An
     """Build the metadata from JSON values, with their types checked."""
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise TypeError("classes must be a list of names")
-    others = {"task": "classification", "head": {}, "data": None} | others
+    others = {"task": "classification", "head": {}, "data": None, "thresholds": []} | others
     kinds = {"model": str, "options": dict, "metrics": dict, "training": dict, "task": str, "head": dict}
     for key, kind in kinds.items():
         if not isinstance(others[key], kind):
@@ -237,7 +248,20 @@ def _metadata(*, classes: list[str], preprocessing: dict[str, Any], **others: An
         raise TypeError(f"model={shown(others['model'])} is not a name")
     others["data"] = None if others["data"] is None else DataRecord.from_dict(others["data"])
     others["metrics"] = {name: _metric(name, value) for name, value in others["metrics"].items()}
+    others["thresholds"] = checked_thresholds(others["thresholds"], len(classes))
     return CheckpointMetadata(classes=tuple(classes), preprocessing=Preprocessing.from_dict(preprocessing), **others)
+
+
+def checked_thresholds(values: Any, classes: int) -> tuple[float, ...]:
+    """Return the thresholds of a file: none, or a number in 0..1 for each class.
+
+    Raises:
+        TypeError: They are anything else.
+    """
+    good = isinstance(values, list) and all(type(v) in (int, float) and 0 <= v <= 1 for v in values)
+    if not good or len(values) not in (0, classes):
+        raise TypeError(f"thresholds={shown(values)} must be a number in 0..1 for each of the {classes} classes")
+    return tuple(map(float, values))
 
 
 def _metric(name: str, value: Any) -> float:

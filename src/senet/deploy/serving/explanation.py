@@ -19,7 +19,8 @@ from senet.inference.device import running
 from senet.inspection.blocks import names_of
 from senet.inspection.class_activation import class_activation
 from senet.inspection.examples import pixels_of
-from senet.tasks import CLASSIFICATION, DETECTION, SEGMENTATION
+from senet.tasks import CLASSIFICATION, DETECTION, MULTI_LABEL, SEGMENTATION, task_named
+from senet.tasks.classification import ClassifierTask
 from senet.tasks.logits import logits_of
 from senet.zoo import LoadedModel
 
@@ -91,12 +92,14 @@ def _by_channel(gate: Tensor) -> Tensor:
 
 
 def _classify(loaded: LoadedModel, path: str | os.PathLike[str], topk: int) -> Explanation:
+    task = task_named(loaded.metadata.task)
+    assert isinstance(task, ClassifierTask)
     image = load_image(path, white_level=loaded.preprocessing.white_level)
     with running(loaded.model, "32") as device:
         given = eval_transform(loaded.preprocessing)(image)
         output, maps = class_activation(loaded.model, given[None].to(device))
         logits = logits_of(output, len(loaded.classes), name=loaded.metadata.model)
-        shares, numbers = logits.detach().float().softmax(1)[0].topk(min(topk, len(loaded.classes)))
+        shares, numbers = task.probabilities(logits.detach().float())[0].topk(min(topk, len(loaded.classes)))
     classes = {loaded.classes[k]: share for k, share in zip(numbers.tolist(), shares.tolist(), strict=True)}
     heat = None if maps is None else overlay(pixels_of(given, loaded.preprocessing), maps[0].cpu())
     return Explanation(image, classes, heat)
@@ -125,6 +128,7 @@ def _dense(loaded: LoadedModel, path: str | os.PathLike[str]) -> tuple[Image.Ima
 
 PREDICTED: Final[dict[str, Callable[[LoadedModel, str | os.PathLike[str], int], Explanation]]] = {
     CLASSIFICATION: _classify,
+    MULTI_LABEL: _classify,
     DETECTION: _detect,
     SEGMENTATION: _segment,
 }

@@ -1,7 +1,7 @@
 // The page of an evaluation: sections without data are hidden.
 {
 const data = JSON.parse($("data").textContent);
-const classification = data.task === "classification";
+const classification = data.task === "classification", multiLabel = data.task === "multi-label";
 const known = (value) => value !== null && value !== undefined;
 const share = (value) => (known(value) ? `${(100 * value).toFixed(2)}%` : "–");
 const four = (value) => (known(value) ? value.toFixed(4) : "–");
@@ -19,6 +19,12 @@ function tiles() {
        ["macro F1", share(data.macro_f1), between(data.intervals.macro_f1, percent)],
        ["calibration error", share(data.calibration.ece), between(data.calibration.interval, percent)],
        ["cross entropy", four(data.loss), between(data.intervals.loss, four)]]
+    : multiLabel
+    ? [["mAP", share(data.map), between(data.intervals.map, percent)],
+       ["micro F1", share(data.micro_f1), between(data.intervals.micro_f1, percent)],
+       ["macro F1", share(data.macro_f1), between(data.intervals.macro_f1, percent)],
+       ["calibration error", share(data.calibration.ece), between(data.calibration.interval, percent)],
+       ["binary cross entropy", four(data.loss), between(data.intervals.loss, four)]]
     : Object.entries(data.titles).map(([key, title]) => [title, share(data.metrics[key]), between(data.intervals[key], percent)]);
   $("tiles").replaceChildren(...list.map(([name, value, interval]) =>
     make("div", { class: "tile" }, make("span", {}, name), make("b", {}, value), make("span", {}, interval))));
@@ -27,7 +33,7 @@ function notes() {
   const alarms = [...data.warnings];
   if (data.unreadable.length) alarms.push(`${plural(data.unreadable.length, "image")} can't be read and ${data.unreadable.length === 1 ? "is" : "are"} left out`);
   const list = [];
-  if (classification) {
+  if (classification || multiLabel) {
     const all = Object.entries(data.classes);
     const without = all.filter(([, c]) => !c.images).map(([name]) => name);
     const few = all.filter(([, c]) => c.images && c.images < 10);
@@ -81,6 +87,14 @@ function classTable() {
       ["precision", "precision", ranged("precision")], ["recall", "recall", ranged("recall")], ["f1", "F1", share]], rows);
     return;
   }
+  if (multiLabel) {
+    const rows = Object.entries(data.classes).map(([name, c]) => ({ name, ...c }));
+    $("classes-text").textContent = "AP: the area under the curve of precision over recall. Precision, recall and F1 are those at the threshold: an image is predicted to have the label from this probability on. Ranges are 95% intervals over images. Click a column head to sort.";
+    sortable($("class-table"), [["name", "label", null], ["images", "images", count], ["predicted", "predicted", count],
+      ["average_precision", "AP", (value) => [...bar(value), make("span", { class: "share" }, share(value))]],
+      ["precision", "precision", ranged("precision")], ["recall", "recall", ranged("recall")], ["f1", "F1", share], ["threshold", "threshold", four]], rows);
+    return;
+  }
   const rows = Object.entries(data.per_class).map(([name, metrics]) => ({ name, ...metrics }));
   const heads = { iou: "IoU", dice: "Dice", map: "AP, IoU 0.5 to 0.95", ap50: "AP, IoU 0.5" };
   const keys = Object.keys(rows[0] ?? {}).filter((key) => key !== "name");
@@ -106,30 +120,31 @@ function frame(label, horizontal, top = 1) {
 const hide = () => { $("tip").hidden = true; };
 function calibration() {
   const { bins, ece } = data.calibration, filled = bins.filter((b) => b.images);
-  $("calibration-text").textContent = `Among the images with about the same probability, the fraction of right predictions (dot, with its 95% interval) should equal that probability (diagonal). Dots below the diagonal: the network is too confident. The calibration error, ${share(ece)}, is the mean distance over ${bins.length} bins, weighted by images.`;
+  $("calibration-text").textContent = multiLabel ? `Among the pairs of an image and a label with about the same probability, the fraction of images that have the label (dot, with its 95% interval) should equal that probability (diagonal). The calibration error, ${share(ece)}, is the mean distance over ${bins.length} bins, weighted by pairs.` : `Among the images with about the same probability, the fraction of right predictions (dot, with its 95% interval) should equal that probability (diagonal). Dots below the diagonal: the network is too confident. The calibration error, ${share(ece)}, is the mean distance over ${bins.length} bins, weighted by images.`;
   const columns = (svg, height) => bins.forEach((b) => svg.append(make("g", {
     onpointerleave: hide,
-    onpointermove: (e) => tip(e.clientX, e.clientY, `probability ${b.low.toFixed(2)} to ${b.high.toFixed(2)}`, [["images", count(b.images)],
-      ["mean probability", share(b.confidence)], ["right", share(b.accuracy)], ...(b.interval ? [["95% interval", between(b.interval, percent)]] : [])]) },
+    onpointermove: (e) => tip(e.clientX, e.clientY, `probability ${b.low.toFixed(2)} to ${b.high.toFixed(2)}`, [[multiLabel ? "pairs" : "images", count(b.images)],
+      ["mean probability", share(b.confidence)], [multiLabel ? "with the label" : "right", share(b.accuracy)], ...(b.interval ? [["95% interval", between(b.interval, percent)]] : [])]) },
     make("rect", { x: across(b.low), width: across(b.high) - across(b.low), y: TOP, height: HIGH - TOP - BOTTOM, fill: "transparent" }),
     ...height(b))));
-  const diagram = frame("Reliability diagram", "mean probability of the predicted class");
+  const diagram = frame("Reliability diagram", `mean probability of the ${multiLabel ? "label" : "predicted class"}`);
   diagram.append(make("line", { x1: across(0), x2: across(1), y1: up(0), y2: up(1), style: "stroke:var(--quiet)", "stroke-dasharray": "4 3" }));
   columns(diagram, (b) => (b.images ? [
     make("line", { x1: across(b.confidence), x2: across(b.confidence), y1: up(b.interval[0]), y2: up(b.interval[1]), style: "stroke:var(--c0)", "stroke-width": 2, "stroke-opacity": 0.5 }),
     make("circle", { cx: across(b.confidence), cy: up(b.accuracy), r: 4, style: "fill:var(--c0)", "data-bin": b.low.toFixed(2) })] : []));
   const most = Math.max(1, ...filled.map((b) => b.images));
-  const histogram = frame("Images by probability", "probability of the predicted class", most);
+  const histogram = frame(multiLabel ? "Pairs by probability" : "Images by probability", `probability of the ${multiLabel ? "label" : "predicted class"}`, most);
   columns(histogram, (b) => [make("rect", { x: across(b.low) + 1, width: across(b.high) - across(b.low) - 2, y: up(b.images / most), height: up(0) - up(b.images / most), style: "fill:var(--c0)" })]);
-  $("calibration-panels").replaceChildren(make("div", { class: "panel" }, make("h3", {}, "Right predictions"), diagram),
-    make("div", { class: "panel" }, make("h3", {}, "Images"), histogram));
+  $("calibration-panels").replaceChildren(make("div", { class: "panel" }, make("h3", {}, multiLabel ? "Images with the label" : "Right predictions"), diagram),
+    make("div", { class: "panel" }, make("h3", {}, multiLabel ? "Pairs of an image and a label" : "Images"), histogram));
 }
 const MOST_CURVES = 48;
 function curves() {
-  const list = Object.entries(data.curves).map(([name, values]) => [name, values, values.reduce((sum, v) => sum + v, 0) / values.length]);
+  const list = Object.entries(data.curves).map(([name, values]) => [name, values,
+    multiLabel ? data.classes[name].average_precision : values.reduce((sum, v) => sum + v, 0) / values.length]);
   list.sort((a, b) => a[2] - b[2]);
-  $("curves-text").textContent = "Precision over recall at IoU 0.5, the lowest average precision first." +
-    (list.length > MOST_CURVES ? ` ${MOST_CURVES} of ${count(list.length)} classes; report.json has all of them.` : "");
+  $("curves-text").textContent = `Precision over recall${multiLabel ? "" : " at IoU 0.5"}, the lowest average precision first.` +
+    (list.length > MOST_CURVES ? ` ${MOST_CURVES} of ${count(list.length)} ${multiLabel ? "labels" : "classes"}; report.json has all of them.` : "");
   $("curve-panels").replaceChildren(...list.slice(0, MOST_CURVES).map(([name, values, mean]) => {
     const svg = frame(`Precision and recall of ${name}`, "recall");
     svg.append(make("path", { d: "M" + values.map((v, i) => `${across(i / 100).toFixed(1)},${up(v).toFixed(1)}`).join("L"), fill: "none", style: "stroke:var(--c0)", "stroke-width": 2 }));
@@ -208,8 +223,9 @@ function confusions() {
       make("figcaption", {}, percent(e.probability))))))));
 }
 function mistakes() {
-  $("mistake-list").replaceChildren(...data.confident_mistakes.map((m) => make("figure", { title: m.path }, photo(m.image, m.truth),
-    make("figcaption", {}, make("b", {}, `${short(m.predicted)} ${percent(m.probability)}`), `truth: ${short(m.truth)} ${percent(m.truth_probability)}`, make("br"),
+  if (multiLabel) $("mistakes-text").textContent = "Labels that an image wrongly gets, with the highest probabilities, and labels that it wrongly lacks, with the lowest. Some of them may be wrong labels.";
+  $("mistake-list").replaceChildren(...data.confident_mistakes.map((m) => make("figure", { title: m.path }, photo(m.image, m.truth ?? m.label),
+    make("figcaption", {}, multiLabel ? make("b", {}, `${short(m.label)} ${percent(m.probability)}`) : make("b", {}, `${short(m.predicted)} ${percent(m.probability)}`), multiLabel ? `truth: ${m.present ? "has it" : "lacks it"}` : `truth: ${short(m.truth)} ${percent(m.truth_probability)}`, make("br"),
       make("span", { class: "quiet" }, short(basename(m.path)))))));
 }
 function worst() {
@@ -240,6 +256,6 @@ for (const [id, there, draw] of sections) {
   $("nav").append(make("a", { href: `#${id}` }, $(id).dataset.nav));
 }
 $("footer").textContent = `Evaluated ${plural(data.images, "image")} in ${data.seconds.toFixed(1)} seconds. ` +
-  (classification ? "predictions.csv has each image's prediction." : "images.csv has each image's figures.");
+  (classification || multiLabel ? "predictions.csv has each image's prediction." : "images.csv has each image's figures.");
 Promise.all(images).then(() => { root.dataset.ready = "yes"; });
 }
