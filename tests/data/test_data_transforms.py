@@ -13,6 +13,7 @@ from timm.data import create_transform
 from torchvision.models import Inception_V3_Weights, ResNet50_Weights
 
 from senet.data import Augmentation, Normalise, eval_transform, train_transform
+from senet.data.policy import POLICIES
 from senet.data.randomness import seeded_rng
 from senet.errors import SenetError
 from senet.preprocessing import CIFAR, IMAGENET, IMAGENET_CAFFE, Preprocessing
@@ -119,6 +120,8 @@ ALL = {
     "random_erasing": replace(PLAIN, random_erasing=0.5),
     "vflip": replace(PLAIN, vflip=0.5),
     "cutout": replace(PLAIN, cutout=12),
+    **{name: replace(PLAIN, augment=name) for name in POLICIES if name != "none"},
+    "erasing noise": replace(PLAIN, random_erasing=0.5, erasing_value="noise"),
 }
 
 

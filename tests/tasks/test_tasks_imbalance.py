@@ -10,6 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import balanced_accuracy_score, f1_score
+from timm.data.mixup import mixup_target
+from timm.loss import BinaryCrossEntropy
 
 from senet.cli import main
 from senet.data import Augmentation, Subset, open_data
@@ -55,6 +57,44 @@ def test_focal_loss_is_its_equation(batch):
     assert torch.isfinite(sure.grad).all()
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("threshold", [0.0, 0.2])
+def test_binary_cross_entropy_is_timms(batch, smoothing, threshold):
+    logits, labels = batch
+    theirs = BinaryCrossEntropy(smoothing=smoothing, target_threshold=threshold or None)
+    ours = ClassLoss(CLASSES, binary=True, label_smoothing=smoothing, threshold=threshold)
+    assert torch.allclose(ours(logits, labels), theirs(logits, labels), atol=1e-9)
+    share = torch.tensor([0.85, 0.5, 0.6, 1.0, 0.7, 0.81, 0.3], dtype=torch.float64)
+    mixed = mixup_target(labels, 3, share[:, None], smoothing)
+    fractions = mixup_target(labels, 3, share[:, None], 0.0)
+    assert torch.allclose(ours(logits, fractions.double()), theirs(logits, mixed.double()), atol=1e-9)
+
+
+def test_a_recipes_loss_and_copies_reach_the_training():
+    data, task = open_data("digits"), task_named("classification")
+    plain = Recipe(augmentation=Augmentation(crop="none", hflip=0))
+    recipe = replace(plain, loss="bce:threshold=0.3", repeated_augmentation=3, sampler="balanced")
+    order = task.datasets(data, data.default_preprocessing, recipe)[0].order(0, 0)
+    images, labels = np.unique(order % len(data.train), return_counts=True)
+    assert len(order) == len(data.train)
+    assert labels[0] == 3
+    per_class = np.bincount(data.train.labels[images])
+    assert per_class.max() - per_class.min() < 30
+    objective = task.objective(data.classes, recipe)
+    assert (objective.criterion.binary, objective.criterion.threshold) == (True, 0.3)
+    assert task.objective(data.classes, plain).criterion.binary is False
+    assert task.datasets(data, data.default_preprocessing, plain)[0].order is None
+
+
+def test_binary_cross_entropy_weighs_images(batch):
+    logits, labels = batch
+    single = torch.stack([ClassLoss(CLASSES, binary=True)(logits[i : i + 1], labels[i : i + 1]) for i in range(7)])
+    weights = torch.tensor(list(WEIGHTS.values()), dtype=torch.float64)
+    weighted = ClassLoss(CLASSES, weights=WEIGHTS, binary=True)
+    assert torch.allclose(weighted(logits, labels), (weights[labels] * single).mean(), atol=1e-9)
+    assert torch.allclose(weighted(logits, F.one_hot(labels, 3).double()), weighted(logits, labels), atol=1e-9)
+
+
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_metrics_of_training_and_evaluation_are_scikit_learns():
     """Class 3 has no images but is predicted, class 4 is never predicted, class 5 is neither."""
@@ -92,6 +132,10 @@ def test_combinations_are_refused_with_a_reason():
         ({"loss": "focal", "label_smoothing": 0.1}, "one class for each image"),
         ({"loss": "focal:gamma=x"}, "gamma=NUMBER"),
         ({"loss": "focl"}, "focal"),
+        ({"loss": "bce:threshold=2"}, "threshold=FRACTION"),
+        ({"loss": "bce:gamma=2"}, "threshold=FRACTION"),
+        ({"loss": "bce:threshold=0.2", "label_smoothing": 0.1}, "label_smoothing=0.1 has no effect"),
+        ({"loss": "cross-entropy:gamma=2"}, "no options"),
         ({"sampler": "balance"}, "balanced"),
         ({"class_weights": {"a": -1.0}}, "at least 0"),
     ):

@@ -195,5 +195,7 @@ def test_every_recipe_runs(train, name):
     recipe = RECIPES[name].for_epochs(1).for_batch_size(32)
     changes = {k: getattr(recipe, k) for k in Recipe.__dataclass_fields__}
     changes["lr"] = min(recipe.lr, 0.05)
+    if recipe.augmentation.train_size:
+        changes["augmentation"] = replace(recipe.augmentation, train_size=16)
     outcome, _ = train(**changes)
     assert np.isfinite(outcome.rows[-1]["val_loss"])

@@ -10,13 +10,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.optim import Lamb
 
 from senet.errors import CheckpointError, SenetError, UnknownNameError
+from senet.training import requirements
 from senet.training.checkpointer import TrainingCheckpointer
 from senet.training.failures import translate_errors
 from senet.training.optim import decayed_parameters, make_optimizer, make_schedule
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.recipes import RECIPES, fine_tuning, recipe_for, recipe_named
+from senet.training.requirements import require_packages
 from senet.zoo import create_model
 
 
@@ -58,6 +61,38 @@ def test_norms_and_biases_are_not_decayed():
     assert all("bn" in names[id(p)] or names[id(p)].endswith("bias") or p.ndim == 1 for p in free["params"])
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
     assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+
+
+def test_lamb_is_timms_and_needs_it(monkeypatch):
+    model = create_model("se_cifar_resnet20")
+    recipe = Recipe(lr=0.1, batch_size=128).for_optimizer("lamb")
+    optimizer = make_optimizer(model, recipe)
+    assert (type(optimizer), recipe.lr, recipe.weight_decay) == (Lamb, 0.1 * 0.01, 0.02)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.02, 0.0]
+    assert recipe.for_batch_size(512).lr == pytest.approx(2 * recipe.lr), "the square root"
+    assert recipe.for_optimizer("adamw").lr == pytest.approx(recipe.lr)
+    assert recipe.for_optimizer("sgd").lr == pytest.approx(0.1)
+    require_packages(recipe, RunOptions())
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
+    require_packages(Recipe(), RunOptions())
+    with pytest.raises(SenetError, match=r"lamb needs the package timm: pip install 'senet\[timm\]'"):
+        require_packages(recipe, RunOptions())
+
+
+def test_recipes_after_resnet_strikes_back():
+    """Wightman et al. 2021 (arXiv 2110.00476), Table 2."""
+    a2, a3 = RECIPES["rsb_a2"], RECIPES["rsb_a3"]
+    assert (a2.epochs, a2.lr, a2.repeated_augmentation, a2.augmentation.train_size) == (300, 5e-3, 3, 0)
+    assert (a3.epochs, a3.lr, a3.repeated_augmentation, a3.augmentation.train_size) == (100, 8e-3, 1, 160)
+    for recipe in (a2, a3):
+        assert (recipe.batch_size, recipe.optimizer, recipe.weight_decay, recipe.warmup_epochs) == (
+            2048,
+            "lamb",
+            0.02,
+            5,
+        )
+        assert (recipe.schedule, recipe.mixup, recipe.cutmix, recipe.label_smoothing) == ("cosine", 0.1, 1.0, 0.0)
+        assert (recipe.ema_decay, recipe.augmentation.random_erasing, recipe.is_binary) == (0, 0, True)
 
 
 def test_weight_decay_is_decided_before_a_network_is_sharded():

@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 from senet.data.randomness import generator
 from senet.errors import DataError
 
-__all__ = ["EvalBatchSampler", "Key", "Order", "Shard", "TrainBatchSampler"]
+__all__ = ["EvalBatchSampler", "Key", "Order", "Shard", "TrainBatchSampler", "random_order"]
 
 Key = tuple[int, int]
 """Epoch and index of a sample, as in `ImageDataset`."""
@@ -39,6 +39,11 @@ def _check(batch_size: int, shard: Shard) -> None:
         raise ValueError(f"batch_size={batch_size} must be at least 1")
     if not 0 <= shard.rank < shard.world_size:
         raise ValueError(f"rank={shard.rank} must lie in 0..{shard.world_size - 1}")
+
+
+def random_order(length: int) -> Order:
+    """Return an order that takes each of `length` images once."""
+    return lambda seed, epoch: torch.randperm(length, generator=generator("order", seed, epoch))
 
 
 class TrainBatchSampler(Sampler[list[Key]]):
@@ -88,7 +93,7 @@ class TrainBatchSampler(Sampler[list[Key]]):
         if multiple < 1 or (multiple > 1 and not drop_last):
             raise ValueError(f"multiple={multiple} must be at least 1, and 1 without drop_last")
         self.multiple = multiple
-        self.order = order or self._random
+        self.order = order or random_order(length)
         self.shard = shard or Shard()
         _check(batch_size, self.shard)
         self.length = length
@@ -140,9 +145,6 @@ class TrainBatchSampler(Sampler[list[Key]]):
             order = grouped(order, self.groups, self.batch_size * self.shard.world_size)
         order = torch.cat([order, order[: -self.length % self.shard.world_size]])
         return order[self.shard.rank :: self.shard.world_size]
-
-    def _random(self, seed: int, epoch: int) -> torch.Tensor:
-        return torch.randperm(self.length, generator=generator("order", seed, epoch))
 
 
 def grouped(order: torch.Tensor, groups: torch.Tensor, size: int) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from PIL import Image
@@ -12,7 +13,9 @@ from torchvision.transforms import ConvertImageDtype, InterpolationMode, v2
 from senet.data.augmentation import Augmentation
 from senet.data.cropping import TENSOR_MODES, PaddedCrop, PartialCrop
 from senet.data.cutout import Cutout
+from senet.data.erasing import NoiseErasing
 from senet.data.images import Stored, decode_stored, to_8_bits
+from senet.data.policy import NONE, parse_policy
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 
@@ -104,14 +107,16 @@ class TrainTransform:
         a = augmentation
         if a.crop not in CROPS:
             raise SenetError(f"crop={a.crop!r} is for detection and segmentation; use {', '.join(map(repr, CROPS))}")
+        preprocessing = at_train_size(preprocessing, a)
         moved = v2.RandomAffine(a.rotation, (a.translate, a.translate), interpolation=InterpolationMode.BILINEAR)
         by_pillow: list[tuple[float, nn.Module]] = [
+            (a.augment != NONE, _policy(preprocessing, a)),
             (a.rotation or a.translate, moved),
             (a.color_jitter, v2.ColorJitter(a.color_jitter, a.color_jitter, a.color_jitter)),
         ]
         of_tensors: list[tuple[float, nn.Module]] = [
             (a.pixel_jitter, PixelJitter(a.pixel_jitter)),
-            (a.random_erasing, v2.RandomErasing(a.random_erasing, value=mean_colour(preprocessing))),
+            (a.random_erasing, _erasing(preprocessing, a)),
             (a.cutout, Cutout(a.cutout, mean_colour(preprocessing))),
         ]
         self.mode = ToMode(preprocessing)
@@ -281,6 +286,31 @@ def _padded(preprocessing: Preprocessing, a: Augmentation) -> list[nn.Module]:
     ]
 
 
+POLICIES: dict[str, Callable[..., nn.Module]] = {
+    NONE: nn.Identity,
+    "trivial": v2.TrivialAugmentWide,
+    "rand": v2.RandAugment,
+    "augmix": v2.AugMix,
+    "auto": v2.AutoAugment,
+}
+"""Name in `senet.data.policy.POLICIES` to its class, whose first arguments are the policy's options in their order."""
+
+
+def _policy(preprocessing: Preprocessing, a: Augmentation) -> nn.Module:
+    policy = parse_policy(a.augment)
+    shared = {"interpolation": InterpolationMode.BILINEAR, "fill": mean_colour(preprocessing)}
+    return POLICIES[policy.name](*policy.options.values(), **shared)
+
+
+def _erasing(preprocessing: Preprocessing, a: Augmentation) -> nn.Module:
+    mean = mean_colour(preprocessing)
+    if a.erasing_value == "noise":
+        std = _grey_levels(preprocessing, preprocessing.std)
+        return NoiseErasing(a.random_erasing, a.erasing_scale, a.erasing_ratio, mean=mean, std=std)
+    value = mean if a.erasing_value == "mean" else 0
+    return v2.RandomErasing(a.random_erasing, a.erasing_scale, a.erasing_ratio, value=value)
+
+
 CROPS: dict[str, Callable[[Preprocessing, Augmentation], list[nn.Module]]] = {
     "random-resized": _resized,
     "pad": _padded,
@@ -311,8 +341,29 @@ def _scaling(preprocessing: Preprocessing) -> tuple[float, list[float], list[flo
 
 def mean_colour(preprocessing: Preprocessing) -> list[float]:
     """Return the mean colour in whole grey levels of 255, in the order of the stored channels."""
-    levels = [float(min(255, max(0, round(value / preprocessing.value_range * 255)))) for value in preprocessing.mean]
+    return [float(min(255, max(0, round(level)))) for level in _grey_levels(preprocessing, preprocessing.mean)]
+
+
+def _grey_levels(preprocessing: Preprocessing, values: Sequence[float]) -> list[float]:
+    """Return values of the channels in grey levels of 255, in the order of the stored channels."""
+    levels = [value / preprocessing.value_range * 255 for value in values]
     return levels[::-1] if preprocessing.channel_order == "BGR" else levels
+
+
+def at_train_size(preprocessing: Preprocessing, a: Augmentation) -> Preprocessing:
+    """Return the preprocessing at the size of training images: the shorter edge is `train_size`.
+
+    Example:
+        >>> from senet.data import Augmentation
+        >>> from senet.data.transforms import at_train_size
+        >>> from senet.preprocessing import Preprocessing
+        >>> at_train_size(Preprocessing(size=(256, 192)), Augmentation(train_size=96)).size
+        (128, 96)
+    """
+    if not a.train_size:
+        return preprocessing
+    height, width = (max(1, round(edge * a.train_size / min(preprocessing.size))) for edge in preprocessing.size)
+    return replace(preprocessing, size=(height, width))
 
 
 def to_tensor(preprocessing: Preprocessing) -> list[nn.Module]:

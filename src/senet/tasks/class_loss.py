@@ -1,4 +1,4 @@
-"""Losses of classifiers with class weights: cross entropy and focal loss."""
+"""Losses of classifiers with class weights: cross entropy, focal loss and binary cross entropy."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ __all__ = ["ClassLoss"]
 
 
 class ClassLoss(nn.Module):
-    """Cross entropy, or focal loss, with class weights.
+    """Cross entropy, focal loss or binary cross entropy, with class weights.
 
     Args:
         classes: Names of the classes.
         weights: Class to its weight, or None to weigh all alike.
         gamma: Exponent of the focal loss. 0 is cross entropy.
         label_smoothing: Fraction of the target that is spread over the classes.
+        binary: Whether to take binary cross entropy, the mean over the classes.
+        threshold: Fraction of a class above which its binary target is 1, else 0. With 0 the fraction is the target.
 
     Example:
         >>> import math, torch
@@ -28,7 +30,8 @@ class ClassLoss(nn.Module):
         >>> math.isclose(value, 1.75 * 0.25 * math.log(2), rel_tol=1e-6)
         True
 
-    Source: Lin et al. 2017 (arXiv 1708.02002), equation 4, with the softmax's probability.
+    Source: Lin et al. 2017 (arXiv 1708.02002), equation 4, with the softmax's probability. Wightman et al. 2021 (arXiv
+    2110.00476), section 2.2, for binary cross entropy.
     Differs: PyTorch divides weighted losses by the weights of the batch. Here they are divided by the number of images,
     so that the loss does not depend on the number of devices or micro-batches.
     """
@@ -40,8 +43,12 @@ class ClassLoss(nn.Module):
         weights: Mapping[str, float] | None = None,
         gamma: float = 0.0,
         label_smoothing: float = 0.0,
+        binary: bool = False,
+        threshold: float = 0.0,
     ) -> None:
         super().__init__()
+        self.binary = binary
+        self.threshold = threshold
         self.gamma = gamma
         self.label_smoothing = label_smoothing
         self.weights: Tensor | None
@@ -55,12 +62,26 @@ class ClassLoss(nn.Module):
             logits: (N, classes).
             labels: (N,) class numbers, or (N, classes) fractions without focal loss.
         """
+        if self.binary:
+            return self._binary(logits, labels)
         if self.weights is None and not self.gamma:
             return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         weights = None if self.weights is None else self.weights.to(logits.dtype)
         losses = F.cross_entropy(logits, labels, weight=weights, label_smoothing=self.label_smoothing, reduction="none")
         if self.gamma:
             losses = losses * self._focus(logits, labels)
+        return losses.mean()
+
+    def _binary(self, logits: Tensor, labels: Tensor) -> Tensor:
+        classes = logits.shape[1]
+        fractions = labels if labels.ndim == 2 else F.one_hot(labels, classes)
+        fractions = fractions.to(logits.dtype)
+        targets = fractions * (1 - self.label_smoothing) + self.label_smoothing / classes
+        if self.threshold:
+            targets = (targets > self.threshold).to(logits.dtype)
+        losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+        if self.weights is not None:
+            losses = losses * (fractions @ self.weights.to(logits.dtype))
         return losses.mean()
 
     def _focus(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from senet.data import Batch, Data, ImageDataset, Mixing, Normalise, eval_transform, train_transform
 from senet.data.balance import balanced_order
+from senet.data.repeated import repeated_order
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.class_loss import ClassLoss
@@ -56,6 +57,8 @@ class ClassifierObjective(Objective):
             classes,
             weights=None if isinstance(weights, str) else weights,
             gamma=recipe.focal_gamma if recipe else 0.0,
+            binary=recipe is not None and recipe.is_binary,
+            threshold=recipe.binary_threshold if recipe else 0.0,
             label_smoothing=recipe.label_smoothing if recipe else 0.0,
         )
         self.mixing: Mixing | None = None
@@ -172,6 +175,9 @@ class ClassifierTask(Task):
     ) -> tuple[ImageDataset, ImageDataset]:
         """Return augmented training images and whole validation images."""
         order = balanced_order(data.train.labels) if recipe.sampler == "balanced" else None
+        if recipe.repeated_augmentation > 1:
+            source_order = order or getattr(data.train, "order", None)
+            order = repeated_order(len(data.train), recipe.repeated_augmentation, source_order)
         transform = train_transform(preprocessing, recipe.augmentation)
         train = ImageDataset(data.train, transform, seed=recipe.seed, order=order)
         return train, ImageDataset(data.val, eval_transform(preprocessing))

@@ -57,7 +57,8 @@ class DenseTask(Task):
             if getattr(recipe, name):
                 raise SenetError(f"{name}={getattr(recipe, name)} has no effect on {self.name}; use 0")
         self.metrics_for(recipe.metric)
-        for name, off in (("class_weights", ""), ("sampler", "random"), ("loss", "cross-entropy")):
+        for name, off in (("class_weights", ""), ("sampler", "random"), ("loss", "cross-entropy"),
+                          ("repeated_augmentation", 1)):  # fmt: skip
             if getattr(recipe, name) != off:
                 raise SenetError(f"{name} is for classification; {self.name} has its own")
 

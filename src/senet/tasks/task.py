@@ -60,6 +60,15 @@ class RecipeView(Protocol):
     def focal_gamma(self) -> float: ...  # noqa: D102
 
     @property
+    def is_binary(self) -> bool: ...  # noqa: D102
+
+    @property
+    def binary_threshold(self) -> float: ...  # noqa: D102
+
+    @property
+    def repeated_augmentation(self) -> int: ...  # noqa: D102
+
+    @property
     def metric(self) -> str: ...  # noqa: D102
 
     @property

@@ -55,11 +55,11 @@ from senet.training.freezing import Freezing, fine_tunes, trained_part
 from senet.training.heartbeat import Heartbeat
 from senet.training.interruption import Interrupted, StopRequest
 from senet.training.layers import find_layers
-from senet.training.logs import require_loggers
 from senet.training.module import TrainingModule
 from senet.training.outcome import Outcome, outcome_of, write_outcome
 from senet.training.progress import ProgressLine
-from senet.training.recipe import BALANCED, Recipe, RunOptions
+from senet.training.recipe import BALANCED, LAMB, Recipe, RunOptions
+from senet.training.requirements import require_packages
 from senet.training.states import TrainingState
 from senet.training.sync_batchnorm import SyncBatchNormPlugin
 from senet.weights import CheckpointMetadata
@@ -119,7 +119,7 @@ def fit(
     """
     run, console = placed(run or RunOptions()), console or plain_console()
     started = time.monotonic()
-    require_loggers(run)
+    require_packages(recipe, run)
     task = task_named(network.task)
     task.check_recipe(recipe)
     task.check_network(network.model, network.name, network.preprocessing, data.classes)
@@ -321,6 +321,9 @@ def _trainer(
 ) -> L.Trainer:
     if recipe.ema_decay and run.strategy.startswith("fsdp"):
         raise SenetError("averaged weights (ema_decay) can't be kept under fsdp; use --ema-decay 0 or --strategy ddp")
+    if recipe.optimizer == LAMB and run.strategy.startswith("fsdp"):
+        raise SenetError("lamb needs the norm of whole weights, which fsdp shards; use --optimizer adamw or "
+                         "--strategy ddp")  # fmt: skip
     try:
         trainer = L.Trainer(
             accelerator="auto",

@@ -14,10 +14,10 @@ from senet.tasks import task_named
 from senet.training.cluster import is_first_process
 from senet.training.folder import JOB, STATES, reading, write_json
 from senet.training.lock import lock_folder
-from senet.training.logs import require_loggers
 from senet.training.model_initialization import SCRATCH, ModelInitialization
 from senet.training.outcome import Outcome, read_outcome, write_outcome
 from senet.training.recipe import Recipe, RunOptions
+from senet.training.requirements import require_packages
 from senet.training.status import RunStatus, holds_results, run_status
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class Job:
                 invalid.
         """
         self.refuse_used(folder)
-        require_loggers(self.run)
+        require_packages(self.recipe, self.run)
         data = self.open_data(data)
         pinned = self.pinned(data)
         network = self.build(data)  # not from `pinned`, which would hash the file of the weights once more

@@ -119,6 +119,7 @@ class TrainingModule(L.LightningModule):
 
     def _refuse_others(self, checkpoint: dict[str, Any]) -> None:
         there, here = Recipe().to_dict() | checkpoint[RECIPE], self.recipe.to_dict()
+        there["augmentation"] = Recipe().to_dict()["augmentation"] | there["augmentation"]  # of earlier versions
         changed = [key for key in here if key not in FREE and there.get(key) != here[key]]
         if changed:
             key = changed[0]

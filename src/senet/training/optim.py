@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from senet.training.recipe import Recipe
+from senet.training.recipe import LAMB, Recipe
 from senet.weights.wrappers import WRAPPER_NAMES
 
 __all__ = ["decayed_parameters", "make_optimizer", "make_schedule"]
@@ -29,7 +29,7 @@ def make_optimizer(
     scales: Mapping[str, float] | None = None,
     fused: bool | None = None,
 ) -> torch.optim.Optimizer:
-    """Make SGD with Nesterov momentum, or AdamW.
+    """Make SGD with Nesterov momentum, AdamW, or timm's LAMB.
 
     Args:
         model: The network.
@@ -37,7 +37,8 @@ def make_optimizer(
         decayed: `decayed_parameters` from before the network was sharded, which makes every parameter a vector. None
             for a network that isn't.
         scales: Parameter to the factor of its learning rate, 1 for other parameters.
-        fused: As in PyTorch's optimizers. Scaled gradients of float16 are then checked on the device.
+        fused: As in PyTorch's optimizers. Scaled gradients of float16 are then checked on the device. LAMB has no such
+            option.
     """
     decayed = decayed_parameters(model) if decayed is None else decayed
     found: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
@@ -54,8 +55,16 @@ def make_optimizer(
     makers: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "sgd": lambda: torch.optim.SGD(groups, lr=recipe.lr, momentum=0.9, nesterov=True, fused=fused),
         "adamw": lambda: torch.optim.AdamW(groups, lr=recipe.lr, fused=fused),
+        LAMB: lambda: _lamb(groups, recipe.lr),
     }
     return makers[recipe.optimizer]()
+
+
+def _lamb(groups: list[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+    from timm.optim import Lamb
+
+    optimizer: torch.optim.Optimizer = Lamb(groups, lr=lr)
+    return optimizer
 
 
 def _plain(name: str) -> str:

@@ -27,18 +27,22 @@ __all__ = [
     "RunOptions",
 ]
 
-OPTIMIZERS = ("sgd", "adamw")
+LAMB = "lamb"
+OPTIMIZERS = ("sgd", "adamw", LAMB)
 SCHEDULES = ("cosine", "step", "one-cycle", "constant")
 TRAINED = ("all", "attention")
 BALANCED = "balanced"
 SAMPLERS = ("random", BALANCED)
 FOCAL = "focal"
-LOSSES = ("cross-entropy", FOCAL)
+BINARY = "bce"
+LOSSES = ("cross-entropy", FOCAL, BINARY)
 PRECISIONS = ("32", "bf16", "fp16")
 LOGGERS = ("tensorboard", "csv", "wandb", "mlflow")
 NO_LOGGER = "none"
-WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.05}
+WEIGHT_DECAY = {"sgd": 1e-4, "adamw": 0.05, LAMB: 0.02}
 """Weight decay for an optimizer other than the recipe's own."""
+RELATIVE_RATE = {"sgd": 1.0, "adamw": 0.01, LAMB: 0.01}
+"""Learning rate of an optimizer, relative to SGD's."""
 
 UNITS = {"s": 1, "min": 60, "h": 3600}
 EVERY = re.compile(rf"(\d+)({'|'.join(UNITS)})?")
@@ -61,8 +65,9 @@ class Recipe:
         layer_decay: Factor of the learning rate from each layer to the layer before it (1 is off).
         freeze_stages: Keep the stem and the stages of a backbone up to this number as they are (0 is none).
         freeze_bn: Keep all batch norms as they are: running statistics, weights and biases. This suits small batches.
-        optimizer: `"sgd"` (with Nesterov momentum 0.9) or `"adamw"`. Norms and biases have no weight decay.
-        lr: Peak learning rate at this batch size. AdamW in place of SGD divides it by 100 (`for_optimizer`).
+        optimizer: `"sgd"` (with Nesterov momentum 0.9), `"adamw"` or `"lamb"` (of timm, which limits the norm of the
+            whole gradient to 1). Norms and biases have no weight decay.
+        lr: Peak learning rate at this batch size. AdamW or LAMB in place of SGD divides it by 100 (`for_optimizer`).
         weight_decay: L2 penalty (SGD) or decoupled weight decay (AdamW).
         schedule: Learning rate over time: `"cosine"` to zero, `"step"`, `"one-cycle"` (with SGD's momentum from 0.95 to
             0.85 and back) or `"constant"`.
@@ -72,13 +77,17 @@ class Recipe:
         class_weights: Weight of each class in the loss: `"balanced"` (in inverse proportion to its training images), or
             a dictionary from class to weight. Empty weighs all images alike.
         sampler: Choice of an epoch's images: `"random"` takes each once, `"balanced"` takes each class equally often.
-        loss: Loss of a classifier: `"cross-entropy"`, or `"focal"` with its exponent, such as `"focal:gamma=2"`.
+        loss: Loss of a classifier: `"cross-entropy"`, `"focal"` with its exponent, such as `"focal:gamma=2"`, or
+            `"bce"`, binary cross entropy of each class, averaged over the classes. `"bce:threshold=0.2"` makes the
+            target of a class 1 if its fraction after mixup or CutMix is larger than 0.2, else 0.
         metric: Validation metric that chooses the best epoch, such as `"balanced-accuracy"`, `"macro-f1"` or `"top1"`.
             Empty takes the task's first.
         label_smoothing: Fraction of the target that is spread evenly over the classes.
         mixup: Beta parameter of mixup (0 is off). With cutmix on too, each batch draws one of them.
         cutmix: Beta parameter of cutmix (0 is off).
         augmentation: Random changes of each training image.
+        repeated_augmentation: Differently augmented copies of an image in a batch, or over the processes. An epoch
+            keeps its number of samples, and with 3 takes a third of the images (1 is off).
         ema_decay: Decay per step of averaged weights, which are then validated and kept (0 is off). It rises to this
             value over the first steps.
         clip_grad_norm: Largest norm of the gradient (0 is off).
@@ -126,6 +135,7 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
+    repeated_augmentation: int = 1
     ema_decay: float = 0.0
     clip_grad_norm: float = 0.0
     grad_accumulation: int = 1
@@ -137,7 +147,7 @@ class Recipe:
         for f in fields(self):
             if f.type == "float":
                 _require(math.isfinite(getattr(self, f.name)), f.name, getattr(self, f.name), "a finite number")
-        for name in ("epochs", "batch_size", "grad_accumulation"):
+        for name in ("epochs", "batch_size", "grad_accumulation", "repeated_augmentation"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("weight_decay", "warmup_epochs", "mixup", "cutmix", "clip_grad_norm", "patience", "seed",
                      "freeze_stages", "unfreeze_after"):  # fmt: skip
@@ -182,6 +192,8 @@ class Recipe:
             raise SenetError(
                 f"loss={self.loss!r} needs one class for each image; set label_smoothing, mixup and cutmix to 0"
             )
+        if self.binary_threshold and self.label_smoothing:
+            raise SenetError(f"label_smoothing={self.label_smoothing} has no effect with loss={self.loss!r}; use 0")
         if isinstance(self.class_weights, str):
             if self.class_weights not in ("", BALANCED):
                 raise SenetError(f"class_weights={self.class_weights!r} must be 'balanced' or weights by class")
@@ -195,32 +207,58 @@ class Recipe:
 
     @property
     def focal_gamma(self) -> float:
-        """Exponent of the focal loss, 0 for cross entropy."""
-        kind, _, option = self.loss.partition(":")
-        if kind not in LOSSES:
-            raise UnknownNameError("loss", self.loss, LOSSES)
+        """Exponent of the focal loss, 0 for other losses."""
+        kind, option = self._loss
         if kind != FOCAL:
-            if option:
-                raise SenetError(f"loss={self.loss!r}: {kind} has no options")
             return 0.0
         match = re.fullmatch(r"gamma=(\d+\.?\d*)", option or "gamma=2")
         if not match or not float(match[1]):
             raise SenetError(f"loss={self.loss!r}: write focal:gamma=NUMBER, with a positive number")
         return float(match[1])
 
+    @property
+    def is_binary(self) -> bool:
+        """Whether the loss is binary cross entropy."""
+        return self._loss[0] == BINARY
+
+    @property
+    def binary_threshold(self) -> float:
+        """Fraction of a class above which its target in binary cross entropy is 1. 0 leaves fractions."""
+        kind, option = self._loss
+        if kind != BINARY or not option:
+            return 0.0
+        match = re.fullmatch(r"threshold=(0?\.\d+)", option)
+        if not match or not float(match[1]):
+            raise SenetError(f"loss={self.loss!r}: write bce:threshold=FRACTION, with a fraction in (0, 1)")
+        return float(match[1])
+
+    @property
+    def _loss(self) -> tuple[str, str]:
+        """Name and options of the loss."""
+        kind, _, option = self.loss.partition(":")
+        if kind not in LOSSES:
+            raise UnknownNameError("loss", self.loss, LOSSES)
+        if option and kind not in (FOCAL, BINARY):
+            raise SenetError(f"loss={self.loss!r}: {kind} has no options")
+        return kind, option
+
     def for_batch_size(self, batch_size: int) -> Recipe:
-        """Return this recipe for another batch size, with the learning rate scaled linearly (Goyal et al. 2017)."""
-        return replace(self, batch_size=batch_size, lr=self.lr * batch_size / self.batch_size)
+        """Return this recipe for another batch size, with the learning rate scaled linearly (Goyal et al. 2017).
+
+        LAMB's is scaled by the square root (You et al. 2020, arXiv 1904.00962, section 4.3).
+        """
+        ratio = batch_size / self.batch_size
+        return replace(self, batch_size=batch_size, lr=self.lr * (ratio**0.5 if self.optimizer == LAMB else ratio))
 
     def for_optimizer(self, optimizer: str) -> Recipe:
         """Return this recipe for another optimizer, with a suitable learning rate and weight decay.
 
-        AdamW's steps do not grow with the gradient, so its learning rate is a hundredth of SGD's. Its decoupled weight
-        decay is larger (Loshchilov & Hutter 2019).
+        The steps of AdamW and LAMB do not grow with the gradient, so their learning rates are a hundredth of SGD's.
+        Their weight decay is larger (Loshchilov & Hutter 2019).
         """
         if optimizer == self.optimizer:
             return self
-        factor = {"sgd": 100.0, "adamw": 0.01}.get(optimizer, 1.0)
+        factor = RELATIVE_RATE.get(optimizer, 1.0) / RELATIVE_RATE[self.optimizer]
         decay = WEIGHT_DECAY.get(optimizer, self.weight_decay)
         return replace(self, optimizer=optimizer, lr=self.lr * factor, weight_decay=decay)
 
