@@ -4,6 +4,7 @@ Examples:
   senet evaluate runs/flowers --data folder:PATH
   senet evaluate --checkpoint runs/flowers --data folder:PATH --per-class
   senet evaluate runs/flowers --data folder:PATH --report report
+  senet evaluate runs/flowers --data folder:PATH --size 256 --tta flip
   senet evaluate flowers.onnx --data folder:PATH --runtime openvino
 """
 
@@ -13,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from senet.cli import dense
+from senet.cli import dense, image_options
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_split, print_table, print_unreadable, span
 
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_use_options(parser, positional=True, exported=True)
     shared.add_data_options(parser, required=True)
     shared.add_split_option(parser, "evaluate")
+    image_options.add_image_options(parser)
     parser.add_argument("--per-class", action="store_true", help="print the metrics of each class, too")
     parser.add_argument(
         "--report",
@@ -47,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.report is not None:
         check_report(options.report)
-    loaded = shared.load_network(options)
+    loaded = image_options.load_network(options)
     if loaded.metadata.task != CLASSIFICATION:
         return dense.evaluate(options, loaded)
     record = loaded.metadata.data
@@ -55,10 +57,12 @@ def run(options: argparse.Namespace) -> int:
     chosen = choose_split(data, record, options.split)
     name = loaded.metadata.model
     about = {"checkpoint": options.checkpoint, "model": name, "data": data.name} | chosen.to_dict()
+    about |= image_options.described(options, loaded)
     settings: dict[str, Any] = {
         "batch_size": options.batch_size or shared.BATCH,
         "precision": options.precision,
         "workers": options.workers,
+        "tta": options.tta or "",
     }
     with counting("evaluating") as progress:
         if options.report is None:
@@ -89,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
     print_table(
         ("images", "top-1", "top-5", "balanced", "macro F1", "loss", "seconds"),
         rows,
-        title=f"{name} on {data.name}",
+        title=f"{name} on {data.name}{image_options.in_words(options)}",
         left=0,
     )
     print_split(chosen)

@@ -6,6 +6,7 @@ from senet.inference.dense import DenseEvaluation, DensePrediction, evaluate_den
 from senet.inference.evaluation import Evaluation, evaluate
 from senet.inference.evaluation_split import EvaluationSplit, choose_split
 from senet.inference.prediction import Prediction, predict
+from senet.inference.resizing import at_size
 
 __all__ = [
     "ClassMetrics",
@@ -15,6 +16,7 @@ __all__ = [
     "Evaluation",
     "EvaluationSplit",
     "Prediction",
+    "at_size",
     "choose_split",
     "evaluate",
     "evaluate_dense",

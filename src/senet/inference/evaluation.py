@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from senet.data import ImageDataset, Source, eval_loader, eval_transform
+from senet.data import ImageDataset, Source, eval_loader
 from senet.errors import DataError
 from senet.inference.class_metrics import Calibration, ClassMetrics, calibration, class_metrics, overall_metrics
 from senet.inference.classes import output_names, outputs_of
 from senet.inference.device import running
+from senet.inference.tta import with_views
 from senet.tasks.intervals import of_mean, wilson
 from senet.tasks.logits import logits_of
 from senet.zoo import LoadedModel
@@ -97,6 +98,7 @@ def evaluate(
     workers: int | None = None,
     device: torch.device | None = None,
     corrupt: str = "raise",
+    tta: str = "",
     observe: Observer | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -111,11 +113,14 @@ def evaluate(
         workers: Processes that decode. None chooses.
         device: The device. None is the accelerator if there is one, else the CPU.
         corrupt: `"raise"` or `"skip"`: how a corrupt image is handled. Skipped images are listed in the result.
+        tta: Test-time augmentation: `"flip"`, `"five-crop"` or `"ten-crop"`, whose probabilities are averaged. Empty is
+            none.
         observe: Called with each batch's predictions.
         progress: Called with the numbers of images done and in all.
 
     Raises:
         DataError: A class is unknown to the network, an image is corrupt, or no image can be read.
+        SenetError: The augmentation is unknown, or the preprocessing leaves no room for it.
 
     Example:
         >>> import senet
@@ -139,16 +144,17 @@ def evaluate(
     top1 = MulticlassAccuracy(count, average="micro", sync_on_compute=False)
     top5 = MulticlassAccuracy(count, average="micro", top_k=5, sync_on_compute=False) if count > 5 else None
     confusion = MulticlassConfusionMatrix(count, sync_on_compute=False)
-    dataset = ImageDataset(source, eval_transform(loaded.preprocessing), corrupt=corrupt)
+    transform, model = with_views(loaded, tta)
+    dataset = ImageDataset(source, transform, corrupt=corrupt)
     losses: list[float] = []
     confidences: list[float] = []
     right: list[bool] = []
     unreadable: dict[str, str] = {}
     seen = 0
-    with running(loaded.model, precision, device) as device:
+    with running(model, precision, device) as device:
         for batch in eval_loader(dataset, batch_size=batch_size, workers=workers):
             images = batch.images.to(device, memory_format=torch.channels_last)
-            output = loaded.model(images)
+            output = model(images)
             logits = logits_of(output, count, name=loaded.metadata.model).float().cpu()[batch.valid]
             labels = position[batch.labels[batch.valid]]
             unreadable |= dict(batch.corrupt)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from senet.data import CorruptImage, default_workers, eval_transform
+from senet.data import CorruptImage, default_workers
 from senet.data.images import decode_image
 from senet.data.sources import PathList
 from senet.inference.device import running
-from senet.preprocessing import Preprocessing
+from senet.inference.tta import with_views
 from senet.tasks.logits import logits_of
 from senet.zoo import LoadedModel
 
@@ -42,9 +43,9 @@ class Prediction:
 
 
 class _Files(Dataset[tuple[int, Tensor | str]]):
-    def __init__(self, paths: Sequence[str], preprocessing: Preprocessing) -> None:
+    def __init__(self, paths: Sequence[str], transform: Callable[[Any], Tensor]) -> None:
         self.paths = PathList(paths)
-        self.transform = eval_transform(preprocessing)
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -64,6 +65,7 @@ def predict(
     batch_size: int = 64,
     precision: str = "32",
     workers: int | None = None,
+    tta: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Prediction]:
     """Classify image files with the preprocessing of the training, in the order of the files.
@@ -75,6 +77,7 @@ def predict(
         batch_size: Files in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
         workers: Processes that decode. None chooses, and uses none for few files.
+        tta: Test-time augmentation, as in `evaluate`.
         progress: Called with the numbers of files done and in all.
 
     Example:
@@ -92,13 +95,14 @@ def predict(
     top = min(top, len(loaded.classes))
     if workers is None:
         workers = default_workers() if len(paths) > 2 * batch_size else 0
-    files = _Files(paths, loaded.preprocessing)
+    transform, model = with_views(loaded, tta)
+    files = _Files(paths, transform)
     loader = DataLoader(files, batch_size=batch_size, num_workers=workers, collate_fn=list)
     done = 0
-    with running(loaded.model, precision) as device:
+    with running(model, precision) as device:
         for batch in loader:
             images = [item for _, item in batch if isinstance(item, Tensor)]
-            predictions = iter(_classify(loaded, torch.stack(images).to(device), top) if images else ())
+            predictions = iter(_classify(loaded, model, torch.stack(images).to(device), top) if images else ())
             for index, item in batch:
                 if isinstance(item, str):
                     yield Prediction(paths[index], error=item)
@@ -109,8 +113,8 @@ def predict(
                 progress(done, len(paths))
 
 
-def _classify(loaded: LoadedModel, images: Tensor, top: int) -> list[tuple[tuple[str, float], ...]]:
-    output = loaded.model(images.contiguous(memory_format=torch.channels_last))
+def _classify(loaded: LoadedModel, model: nn.Module, images: Tensor, top: int) -> list[tuple[tuple[str, float], ...]]:
+    output = model(images.contiguous(memory_format=torch.channels_last))
     logits = logits_of(output, len(loaded.classes), name=loaded.metadata.model)
     values, numbers = logits.float().softmax(1).topk(top, 1)
     return [
