@@ -17,6 +17,7 @@ from senet.training.folder import reading
 from senet.training.job import DataOptions, Job
 from senet.training.model_initialization import ModelInitialization
 from senet.training.recipe import Recipe, RunOptions
+from senet.training.teacher import Teacher
 
 __all__ = ["add_config_options", "apply_config", "is_record", "read_run"]
 
@@ -184,11 +185,20 @@ def read_run(path: Path) -> Job:
         CheckpointError: It can't be read, has an unknown key, or has a value of a wrong type.
     """
     with reading(path.parent, path.name, "run to repeat") as values:
-        types = _types(ModelInitialization) | {"source": "dict", "recipe": "dict", "run": "dict", "digest": "str"}
+        types = _types(ModelInitialization) | {
+            "source": "dict",
+            "recipe": "dict",
+            "run": "dict",
+            "digest": "str",
+            "teacher": "dict",
+        }
         _check("", values, types)
         for section, owner in (("source", DataOptions), ("recipe", Recipe), ("run", RunOptions)):
             _check(f"{section}.", values[section], _types(owner))
         _check("recipe.augmentation.", values["recipe"]["augmentation"], _types(Augmentation))
+        if "teacher" in values:
+            _check("teacher.", values["teacher"], _types(Teacher))
+            _check("teacher.network.", values["teacher"]["network"], _types(ModelInitialization))
         return Job.from_dict(values)
 
 

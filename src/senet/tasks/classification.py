@@ -16,6 +16,7 @@ from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.class_loss import ClassLoss
 from senet.tasks.class_metrics import CLASS_METRICS, ClassScores
+from senet.tasks.distillation import Distillation
 from senet.tasks.logits import logits_of
 from senet.tasks.means import Mean
 from senet.tasks.task import Metric, Objective, RecipeView, Task
@@ -33,6 +34,9 @@ class ClassificationObjective(Objective):
         recipe: Recipe of the training, or None for evaluation.
         preprocessing: Of the network, to normalise uint8 images. None for images that are normalised already.
         channels_last: Whether images are converted to channels_last.
+
+    Attributes:
+        distillation: The loss of a teacher's predictions, None without a teacher.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class ClassificationObjective(Objective):
             gamma=recipe.focal_gamma if recipe else 0.0,
             label_smoothing=recipe.label_smoothing if recipe else 0.0,
         )
+        self.distillation: Distillation | None = None
         self.mixing: Mixing | None = None
         if recipe and (recipe.mixup or recipe.cutmix):
             self.mixing = Mixing(num_classes, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed)
@@ -74,6 +79,8 @@ class ClassificationObjective(Objective):
             images, labels = self.mixing(images, labels, batch.key)
         logits = self._logits(model, images)
         loss: Tensor = self.criterion(logits, labels)
+        if self.distillation is not None:
+            loss = self.distillation(images, logits, loss)
         self.train_loss.update(loss.detach(), weight=len(images))
         right = _right(logits.detach(), batch.labels)
         self.train_top1.update(right)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from senet.training.outcome import Outcome
     from senet.training.recipe import Recipe, RunOptions
     from senet.training.recipes import RECIPES, fine_tuning, recipe_named
+    from senet.training.teacher import Teacher
 
 __all__ = [
     "RECIPES",
@@ -44,6 +45,7 @@ __all__ = [
     "Outcome",
     "Recipe",
     "RunOptions",
+    "Teacher",
     "fine_tuning",
     "recipe_named",
 ]
@@ -54,6 +56,7 @@ HOMES = {
     "outcome": ("Outcome",),
     "recipe": ("Recipe", "RunOptions"),
     "recipes": ("RECIPES", "fine_tuning", "recipe_named"),
+    "teacher": ("Teacher",),
 }
 
 

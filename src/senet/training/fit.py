@@ -40,6 +40,7 @@ from senet.models import Backbone
 from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
 from senet.tasks import CLASSIFICATION, task_named
+from senet.tasks.distillation import Distillation
 from senet.tasks.task import Task
 from senet.training.acceleration import accelerated
 from senet.training.checkpointer import TrainingCheckpointer
@@ -56,6 +57,7 @@ from senet.training.progress import ProgressLine
 from senet.training.recipe import BALANCED, Recipe, RunOptions
 from senet.training.states import TrainingState
 from senet.training.sync_batchnorm import SyncBatchNormPlugin
+from senet.training.teacher import Teacher
 from senet.weights import CheckpointMetadata
 
 __all__ = ["Network", "check_annotations", "fit"]
@@ -95,6 +97,7 @@ def fit(
     run: RunOptions | None = None,
     state: TrainingState | None = None,
     console: Console | None = None,
+    teacher: tuple[Distillation, Teacher] | None = None,
 ) -> Outcome:
     """Train a network, and write checkpoints, `metrics.csv`, `curves.png` and logs to `folder`.
 
@@ -106,6 +109,7 @@ def fit(
         run: Options of the execution.
         state: Training state to resume from. None starts with the network as it is.
         console: Console for progress bar and messages, or None for standard error.
+        teacher: The result of `Teacher.build`, or None to learn from the labels alone.
 
     Raises:
         SenetError: Invalid options (before training starts), or a non-finite loss (during it).
@@ -134,6 +138,7 @@ def fit(
     if freezing is not None and freezing.is_constant:
         freezing.apply(0)  # before the network is wrapped for several devices
     record = data.record() if is_first_process() else None  # only the first process writes it
+    taught = {"teacher": teacher[1].record()} if teacher else {}
     corrupt_images = CorruptImageReport(
         len(data.train) + len(data.val), report=lambda *it: report(f"skipped {': '.join(it)}"), data=data.name
     )
@@ -146,7 +151,7 @@ def fit(
                 classes=data.classes,
                 preprocessing=network.preprocessing,
                 metrics=metrics,
-                training={"epoch": epoch, "data": data.name, "recipe": recipe.to_dict(), **data.numbering},
+                training={"epoch": epoch, "data": data.name, "recipe": recipe.to_dict(), **taught, **data.numbering},
                 data=record,
                 task=network.task,
                 head=dict(network.head),
@@ -171,6 +176,8 @@ def fit(
             preprocessing=network.preprocessing,
             channels_last=run.channels_last,
         )
+        if teacher is not None:
+            objective.distillation = teacher[0]  # type: ignore[assignment]
         # PyTorch saves the optimizer's state of sharded weights in the order of contiguous memory.
         strided = run.channels_last and not isinstance(trainer.strategy, FSDPStrategy)
         module = TrainingModule(
@@ -183,6 +190,7 @@ def fit(
             scales=None
             if layers is None
             else layers.scales(backbone=recipe.backbone_lr_factor, decay=recipe.layer_decay),
+            teacher=taught.get("teacher"),
         )
         acceleration = accelerated(
             list(dict.fromkeys((module.model, module.best_weights))),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.console import line_printer, plain_console
 from senet.errors import DataError, SenetError
-from senet.tasks import task_named
+from senet.tasks import CLASSIFICATION, task_named
 from senet.training.cluster import is_first_process
 from senet.training.folder import JOB, STATES, reading, write_json
 from senet.training.lock import lock_folder
@@ -19,11 +19,13 @@ from senet.training.model_initialization import SCRATCH, ModelInitialization
 from senet.training.outcome import Outcome, read_outcome, write_outcome
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.status import RunStatus, holds_results, run_status
+from senet.training.teacher import Teacher
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from senet.data import Data
+    from senet.tasks.distillation import Distillation
     from senet.training.fit import Network
     from senet.training.states import TrainingState
     from senet.weights import DataRecord
@@ -117,6 +119,10 @@ class Job:
         recipe: The hyperparameters.
         run: Options of the execution.
         digest: `senet.data.Data.digest` of the data when the run started, empty before.
+        teacher: Trained classifier whose predictions the network learns, or None.
+
+    Raises:
+        SenetError: There is a teacher, and the network is no classifier.
 
     Example:
         >>> import contextlib, tempfile
@@ -140,6 +146,11 @@ class Job:
     recipe: Recipe
     run: RunOptions = field(default_factory=RunOptions)
     digest: str = ""
+    teacher: Teacher | None = None
+
+    def __post_init__(self) -> None:
+        if self.teacher is not None and self.network.task != CLASSIFICATION:
+            raise SenetError(f"--teacher is for {CLASSIFICATION}; this network is for {self.network.task}")
 
     def start(
         self,
@@ -166,6 +177,9 @@ class Job:
         data = self.open_data(data)
         pinned = self.pinned(data)
         network = self.build(data)  # not from `pinned`, which would hash the file of the weights once more
+        teacher = self.build_teacher(data, network)
+        if teacher is not None:
+            pinned = replace(pinned, teacher=teacher[1])
         report_leaks(self.network, data, console)
         if network.new_head and self.recipe.train != "all":
             raise SenetError(
@@ -181,7 +195,7 @@ class Job:
                 # `run.json` is written last. A run that is killed before this starts again.
                 for name, content in {**(notes or {}), JOB: pinned.to_dict()}.items():
                     write_json(folder, name, content)
-            return self._fit(network, data, folder, state=None, console=console)
+            return self._fit(network, data, folder, state=None, console=console, teacher=teacher)
 
     def pinned(self, data: Data) -> Job:
         """Return this job with the hashes of its data and initial weights.
@@ -212,7 +226,9 @@ class Job:
             self._keep_changes(folder, data.digest)
             # A training state replaces the initial weights, so they are not read.
             job = replace(self, network=replace(self.network, weights=SCRATCH)) if status.state is not None else self
-            return self._fit(job.build(data), data, folder, state=status.state, console=console)
+            network = job.build(data)
+            teacher = self.build_teacher(data, network)
+            return self._fit(network, data, folder, state=status.state, console=console, teacher=teacher)
 
     def status(self, folder: Path, *, report: Callable[[str], object] = str) -> RunStatus:
         """Return the status of this run in its folder, see `run_status`."""
@@ -307,12 +323,23 @@ class Job:
             head=self.network.whole_head(),
         )
 
+    def build_teacher(self, data: Data, network: Network) -> tuple[Distillation, Teacher] | None:
+        """Build the teacher for this network, see `Teacher.build`."""
+        return None if self.teacher is None else self.teacher.build(data.classes, network.preprocessing)
+
     def _fit(
-        self, network: Network, data: Data, folder: Path, *, state: TrainingState | None, console: Console | None
+        self,
+        network: Network,
+        data: Data,
+        folder: Path,
+        *,
+        state: TrainingState | None,
+        console: Console | None,
+        teacher: tuple[Distillation, Teacher] | None,
     ) -> Outcome:
         from senet.training.fit import fit
 
-        return fit(network, data, self.recipe, folder, run=self.run, state=state, console=console)
+        return fit(network, data, self.recipe, folder, run=self.run, state=state, console=console, teacher=teacher)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary for `read`."""
@@ -322,7 +349,7 @@ class Job:
             "recipe": self.recipe.to_dict(),
             "run": asdict(self.run),
             "digest": self.digest,
-        }
+        } | ({"teacher": self.teacher.to_dict()} if self.teacher else {})
 
     @classmethod
     def read(cls, folder: Path) -> Job:
@@ -343,6 +370,7 @@ class Job:
             recipe=Recipe.from_dict(values["recipe"]),
             run=RunOptions(**values["run"]),
             digest=values["digest"],
+            teacher=Teacher.from_dict(values["teacher"]) if values.get("teacher") else None,
         )
 
 
