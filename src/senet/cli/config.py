@@ -28,12 +28,13 @@ NO_KEYS = {"help", "debug", "config", "dry_run", "resume", "json"}
 """Options that a file can't give."""
 
 
-def add_config_options(group: argparse._ArgumentGroup, *, record: bool) -> None:
+def add_config_options(group: argparse._ArgumentGroup, *, record: bool, dry_run: bool = True) -> None:
     """Add `--config` and `--dry-run`.
 
     Args:
         group: The group that gets the options.
         record: Whether the file may be the `run.json` of a run.
+        dry_run: Whether the command has `--dry-run`.
     """
     kinds = ".toml or .yaml with names of options as keys" + (
         ", or the run.json of a run to repeat it" if record else ""
@@ -44,9 +45,10 @@ def add_config_options(group: argparse._ArgumentGroup, *, record: bool) -> None:
         metavar="FILE",
         help=f"file with options: {kinds}. Options of the command line win (default: none)",
     )
-    group.add_argument(
-        "--dry-run", action="store_true", default=None, help="print the resolved recipe, data and network, and stop"
-    )
+    if dry_run:
+        group.add_argument(
+            "--dry-run", action="store_true", default=None, help="print the resolved recipe, data and network, and stop"
+        )
 
 
 def is_record(options: argparse.Namespace) -> bool:
