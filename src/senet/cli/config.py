@@ -17,6 +17,7 @@ from senet.training.folder import reading
 from senet.training.job import DataOptions, Job
 from senet.training.model_initialization import ModelInitialization
 from senet.training.recipe import Recipe, RunOptions
+from senet.training.teacher import Teacher
 
 __all__ = ["add_config_options", "apply_config", "is_record", "read_run"]
 
@@ -27,12 +28,13 @@ NO_KEYS = {"help", "debug", "config", "dry_run", "resume", "json"}
 """Options that a file can't give."""
 
 
-def add_config_options(group: argparse._ArgumentGroup, *, record: bool) -> None:
+def add_config_options(group: argparse._ArgumentGroup, *, record: bool, dry_run: bool = True) -> None:
     """Add `--config` and `--dry-run`.
 
     Args:
         group: The group that gets the options.
         record: Whether the file may be the `run.json` of a run.
+        dry_run: Whether the command has `--dry-run`.
     """
     kinds = ".toml or .yaml with names of options as keys" + (
         ", or the run.json of a run to repeat it" if record else ""
@@ -43,9 +45,10 @@ def add_config_options(group: argparse._ArgumentGroup, *, record: bool) -> None:
         metavar="FILE",
         help=f"file with options: {kinds}. Options of the command line win (default: none)",
     )
-    group.add_argument(
-        "--dry-run", action="store_true", default=None, help="print the resolved recipe, data and network, and stop"
-    )
+    if dry_run:
+        group.add_argument(
+            "--dry-run", action="store_true", default=None, help="print the resolved recipe, data and network, and stop"
+        )
 
 
 def is_record(options: argparse.Namespace) -> bool:
@@ -190,11 +193,15 @@ def read_run(path: Path) -> Job:
             "run": "dict",
             "digest": "str",
             "division": "str",
+            "teacher": "dict",
         }
         _check("", values, types)
         for section, owner in (("source", DataOptions), ("recipe", Recipe), ("run", RunOptions)):
             _check(f"{section}.", values[section], _types(owner))
         _check("recipe.augmentation.", values["recipe"]["augmentation"], _types(Augmentation))
+        if "teacher" in values:
+            _check("teacher.", values["teacher"], _types(Teacher))
+            _check("teacher.network.", values["teacher"]["network"], _types(ModelInitialization))
         return Job.from_dict(values)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from senet.cli import image_options
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_split, print_table, print_unreadable, span
 from senet.cli.output_names import output_names, refuse_images, relative_paths
@@ -43,12 +44,13 @@ def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
     chosen = choose_split(data, description.data, options.split)
     check_masks(data, data.splits if chosen.split == "all" else [chosen.split], training=False)
     about = {"checkpoint": options.checkpoint, "model": description.model, "task": description.task,
-             "data": data.name} | chosen.to_dict()  # fmt: skip
+             "data": data.name} | chosen.to_dict() | image_options.described(options, loaded)  # fmt: skip
     source: DenseSource = chosen.source  # type: ignore[assignment]
     settings: dict[str, Any] = {
         "batch_size": options.batch_size or BATCH,
         "precision": options.precision,
         "workers": options.workers,
+        "tta": options.tta or "",
     }
     with counting("evaluating") as progress:
         if options.report is None:
@@ -65,7 +67,9 @@ def evaluate(options: argparse.Namespace, loaded: LoadedModel) -> int:
     row = [f"{result.images:,}", *(f"{result.metrics[s.key]:.2%}" for s in metrics), f"{result.seconds:.1f}"]
     head = ("images", *(s.title for s in metrics), "seconds")
     spans = ["95 % of images", *(span(result.intervals.get(s.key)) for s in metrics), ""]
-    print_table(head, [row, spans], title=f"{description.model} on {data.name}", left=0)
+    print_table(
+        head, [row, spans], title=f"{description.model} on {data.name}{image_options.in_words(options)}", left=0
+    )
     print_split(chosen)
     print_unreadable(result.unreadable)
     if result.per_class and (options.per_class or description.task == "segmentation"):
@@ -95,8 +99,15 @@ def predict(options: argparse.Namespace, loaded: LoadedModel, paths: list[str]) 
     write = _writer(options, loaded, paths)
     options.out.mkdir(parents=True, exist_ok=True)
     with counting("predicting") as progress:
-        batch_size = options.batch_size or BATCH
-        bad = write(predict_dense(loaded, paths, batch_size=batch_size, precision=options.precision, progress=progress))
+        rows = predict_dense(
+            loaded,
+            paths,
+            batch_size=options.batch_size or BATCH,
+            precision=options.precision,
+            tta=options.tta or "",
+            progress=progress,
+        )
+        bad = write(rows)
     unread = f", {bad} of them can't be read" if bad else ""
     print(f"{len(paths)} images{unread}; in {options.out}: {WRITTEN[task]}")
     return 0 if bad < len(paths) else 1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from senet.cli.output import print_json, print_table
 from senet.training.job import Job, is_first_process
 from senet.training.model_initialization import PRETRAINED, SCRATCH, ModelInitialization
+from senet.training.teacher import Teacher
 
 if TYPE_CHECKING:
     from senet.data import Data
@@ -34,12 +35,14 @@ def print_plan(job: Job, folder: Path, *, as_json: bool, data: Data | None = Non
         return
     if as_json:
         recipe, run = job.recipe.to_dict(), asdict(job.run)
-        print_json({"out": str(folder), "network": network, "data": images, "recipe": recipe, "run": run})
+        taught = {"teacher": job.teacher.to_dict()} if job.teacher else {}
+        print_json({"out": str(folder), "network": network, "data": images, "recipe": recipe, "run": run} | taught)
         return
     for title, rows in (
         ("network", network_rows(network)),
         ("data", data_rows(images)),
         ("recipe", recipe_rows(job.recipe.to_dict())),
+        *([("teacher", teacher_rows(job.teacher))] if job.teacher else []),
         ("running", [*recipe_rows(asdict(job.run)), ["out", str(folder)]]),
     ):
         print_table((title, ""), rows, left=2)
@@ -113,6 +116,11 @@ def data_rows(data: Mapping[str, Any]) -> list[list[str]]:
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     counts = [[f"{name} images", f"{count:,}"] for name, count in data["images"].items()]
     return [["data", data["data"]], *counts, ["classes", f"{len(names):,}: {shown}"]]
+
+
+def teacher_rows(teacher: Teacher) -> list[list[str]]:
+    """Return the table rows of a teacher."""
+    return [["model", teacher.name], ["alpha", f"{teacher.alpha:g}"], ["temperature", f"{teacher.temperature:g}"]]
 
 
 def recipe_rows(values: Mapping[str, Any]) -> list[list[str]]:

@@ -4,6 +4,7 @@ Examples:
   senet evaluate runs/flowers --data folder:PATH
   senet evaluate --checkpoint runs/flowers --data folder:PATH --per-class
   senet evaluate runs/flowers --data folder:PATH --report report
+  senet evaluate runs/flowers --data folder:PATH --size 256 --tta flip
   senet evaluate flowers.onnx --data folder:PATH --runtime openvino
 """
 
@@ -14,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.cli import dense, multi_label
+from senet.cli import dense, image_options, multi_label
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_split, print_table, print_unreadable, span
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_use_options(parser, positional=True, exported=True)
     shared.add_data_options(parser, required=True)
     shared.add_split_option(parser, "evaluate")
+    image_options.add_image_options(parser)
     parser.add_argument("--per-class", action="store_true", help="print the metrics of each class, too")
     parser.add_argument(
         "--report",
@@ -51,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.report is not None:
         check_report(options.report)
-    loaded = shared.load_network(options)
+    loaded = image_options.load_network(options)
     if not loaded.metadata.is_classifier:
         return dense.evaluate(options, loaded)
     of_labels = loaded.metadata.task == MULTI_LABEL
@@ -63,10 +65,12 @@ def run(options: argparse.Namespace) -> int:
     chosen = choose_split(data, record, options.split)
     name = loaded.metadata.model
     about = {"checkpoint": options.checkpoint, "model": name, "data": data.name} | chosen.to_dict()
+    about |= image_options.described(options, loaded)
     settings: dict[str, Any] = {
         "batch_size": options.batch_size or shared.BATCH,
         "precision": options.precision,
         "workers": options.workers,
+        "tta": options.tta or "",
     }
     with counting("evaluating") as progress:
         if options.report is None:
@@ -80,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
         print_json(document)
         return 0
     printing: Any = multi_label if of_labels else sys.modules[__name__]
-    printing.print_summary(result, title=f"{name} on {data.name}")
+    printing.print_summary(result, title=f"{name} on {data.name}{image_options.in_words(options)}")
     print_split(chosen)
     print_unreadable(result.unreadable)
     without = [name for name, found in result.classes.items() if not found.images]

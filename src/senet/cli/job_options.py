@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from senet.cli import external
@@ -19,13 +20,20 @@ from senet.training.recipes import RECIPES
 __all__ = ["add_job_options"]
 
 
-def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str, record: bool = False) -> None:
+def add_job_options(
+    parser: argparse.ArgumentParser,
+    *,
+    pretrained: str,
+    record: bool = False,
+    output: Callable[[argparse._ArgumentGroup], None] | None = None,
+) -> None:
     """Add the options of a training.
 
     Args:
         parser: The parser that gets them.
         pretrained: The help text's default of `--pretrained`.
         record: Whether `--config` takes the `run.json` of a run.
+        output: Adds the options of output and configuration, where they aren't those of a run.
     """
     _add_network_options(parser, pretrained)
     shared.add_data_options(parser, required=False)
@@ -39,18 +47,10 @@ def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str, record:
         "(default: the checkpoint's, else 65535)",
     )
     group = parser.add_argument_group("output and configuration")
-    group.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the run (default: one in runs/, named after the options)"
-    )
-    group.add_argument(
-        "--resume",
-        nargs="?",
-        const="",
-        metavar="DIR",
-        help="continue the run in DIR, or in --out, with its own options (default: a new run)",
-    )
-    add_config_options(group, record=record)
-    add_switch(group, "--json", help="print the result as JSON")
+    if output is None:
+        _add_output_options(group, record=record)
+    else:
+        output(group)
     group = parser.add_argument_group("recipe")
     group.add_argument("--recipe", metavar="NAME", help=f"{', '.join(RECIPES)} (default: by data and image size)")
     add_field_options(
@@ -63,6 +63,21 @@ def add_job_options(parser: argparse.ArgumentParser, *, pretrained: str, record:
     add_field_options(parser.add_argument_group("augmentation"), Augmentation, default="the recipe's")
     add_field_options(parser.add_argument_group("running"), RunOptions)
     external.add_choice_options(parser, "the file of --checkpoint")
+
+
+def _add_output_options(group: argparse._ArgumentGroup, *, record: bool) -> None:
+    group.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the run (default: one in runs/, named after the options)"
+    )
+    group.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="continue the run in DIR, or in --out, with its own options (default: a new run)",
+    )
+    add_config_options(group, record=record)
+    add_switch(group, "--json", help="print the result as JSON")
 
 
 def _add_network_options(parser: argparse.ArgumentParser, pretrained: str) -> None:

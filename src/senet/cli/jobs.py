@@ -12,6 +12,7 @@ from senet.cli import external
 from senet.cli import options as shared
 from senet.cli.config import read_run
 from senet.cli.fields import given_fields
+from senet.cli.teacher import chosen_teacher
 from senet.data.augmentation import Augmentation
 from senet.data.csv_name import csv_parts
 from senet.errors import SenetError
@@ -235,6 +236,7 @@ def repeated(options: argparse.Namespace) -> Job:
         recipe=overridden(recipe, options),
         run=replace(job.run, **given_fields(options, RunOptions)),
         digest="" if data else job.digest,
+        teacher=chosen_teacher(options, job.teacher),
     )
 
 
@@ -307,9 +309,10 @@ def _in_words(init: ModelInitialization) -> str:
 
 def plan_line(verb: str, job: Job, folder: Path) -> str:
     """Summarize a training in one line."""
-    recipe = job.recipe
+    recipe, teacher = job.recipe, job.teacher
+    taught = f", teacher {teacher.name}" if teacher else ""
     return (
         f"{verb} {_in_words(job.network)} on {job.source.data}: {recipe.epochs} epochs, batch {recipe.batch_size}, "
         f"{recipe.optimizer} lr {recipe.lr:g} ({recipe.schedule}), precision {job.run.precision}, "
-        f"seed {recipe.seed}; into {folder}"
+        f"seed {recipe.seed}{taught}; into {folder}"
     )

@@ -22,7 +22,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.cli import dense, multi_label
+from senet.cli import dense, image_options, multi_label
 from senet.cli import options as shared
 from senet.cli.output import counting, print_table
 from senet.errors import SenetError
@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     shared.add_use_options(parser, positional=False, exported=True)
+    image_options.add_image_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
 
     if options.topk is not None and options.topk < 1:
         raise SenetError(f"--topk {options.topk} must be at least 1")
-    loaded = shared.load_network(options)
+    loaded = image_options.load_network(options)
     if not loaded.metadata.is_classifier:
         return dense.predict(options, loaded, _files(options.paths))
     of_labels = loaded.metadata.task == MULTI_LABEL
@@ -102,6 +103,7 @@ def run(options: argparse.Namespace) -> int:
             "batch_size": options.batch_size or shared.BATCH,
             "precision": options.precision,
             "workers": options.workers,
+            "tta": options.tta or "",
             "progress": progress,
         }
         top = min(options.topk or TOP, len(loaded.classes))

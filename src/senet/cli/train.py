@@ -12,6 +12,7 @@ Examples:
   senet train se_resnet50 --data folder:PATH --out runs/flowers
   senet train torchvision:resnet50 --pretrained --data folder:PATH
   senet train --checkpoint runs/flowers --data folder:OTHER --epochs 10
+  senet train mobilenet_v1 --teacher runs/flowers --data folder:PATH
   senet train --config flowers.toml --lr 0.02 --dry-run
   senet train --config runs/flowers/run.json --out runs/again
   senet train se_resnet50 --data csv:FILE --folds 5 --group patient --out runs/folds
@@ -32,6 +33,7 @@ from senet.cli.dry_run import print_plan
 from senet.cli.folds import is_cross_validation, resume_folds, train_folds
 from senet.cli.job_options import add_job_options
 from senet.cli.output import print_json, print_table
+from senet.cli.teacher import add_teacher_options, chosen_teacher
 from senet.errors import SenetError
 from senet.tasks import task_named
 from senet.training.job import Job
@@ -51,6 +53,7 @@ USAGE = """senet train MODEL --data DATA [--out DIR] [--recipe NAME] [--epochs E
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
     add_job_options(parser, pretrained="no", record=True)
+    add_teacher_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -113,6 +116,7 @@ def _new(options: argparse.Namespace) -> tuple[Path, Job]:
         network=init,
         recipe=jobs.chosen_recipe(options, init, finetune=True),
         run=jobs.run_options(options),
+        teacher=chosen_teacher(options),
     )
     return options.out or jobs.default_folder(init.model, options.data), job
 

@@ -7,6 +7,7 @@ from senet.inference.evaluation import Evaluation, evaluate
 from senet.inference.evaluation_split import EvaluationSplit, choose_split
 from senet.inference.label_evaluation import LabelMetrics, MultiLabelEvaluation, evaluate_labels
 from senet.inference.prediction import Prediction, predict, predict_labels
+from senet.inference.resizing import at_size
 
 __all__ = [
     "ClassMetrics",
@@ -19,6 +20,7 @@ __all__ = [
     "MultiLabelEvaluation",
     "MultiLabelPrediction",
     "Prediction",
+    "at_size",
     "choose_split",
     "evaluate",
     "evaluate_dense",

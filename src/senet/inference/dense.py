@@ -17,6 +17,7 @@ from senet.data.masks import IGNORE_INDEX
 from senet.errors import DataError
 from senet.inference.classes import output_names, outputs_of
 from senet.inference.device import running
+from senet.inference.tta import with_flip
 from senet.tasks import task_named
 from senet.tasks.dense import DenseTask
 from senet.zoo import LoadedModel
@@ -101,6 +102,7 @@ def evaluate_dense(
     precision: str = "32",
     workers: int | None = None,
     corrupt: str = "raise",
+    tta: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> DenseEvaluation:
     """Run a network over every image once, and measure at the image's own size.
@@ -113,6 +115,8 @@ def evaluate_dense(
         precision: `"32"`, `"bf16"` or `"fp16"`.
         workers: Processes that decode. None chooses.
         corrupt: `"raise"` or `"skip"`: how a corrupt image is handled. Skipped images are listed in the result.
+        tta: `"flip"` averages a segmentation network's probabilities over the image and its mirror image. Empty is
+            none.
         progress: Called with the numbers of images done and in all.
 
     Raises:
@@ -143,12 +147,13 @@ def evaluate_dense(
     started = time.monotonic()
     numbers = class_numbers(outputs_of(loaded, classes))
     task = task_of(loaded)
+    model = with_flip(loaded, tta)
     objective = task.objective(output_names(loaded, classes), alone=True)
     dataset = task.evaluated(source, loaded.preprocessing, corrupt=corrupt)
     indices: list[int] = []
     unreadable: dict[str, str] = {}
     done = 0
-    with running(loaded.model, precision) as device:
+    with running(model, precision) as device:
         objective.to(device)
         for batch in eval_loader(dataset, batch_size=batch_size, workers=workers):
             targets = [
@@ -156,7 +161,7 @@ def evaluate_dense(
                 for target in batch.targets
             ]
             images = [image.to(device) for image in batch.images]
-            objective.validation_step(loaded.model, batch._replace(images=images, targets=targets))
+            objective.validation_step(model, batch._replace(images=images, targets=targets))
             indices += batch.indices[batch.valid].tolist()
             unreadable |= dict(batch.corrupt)
             done += len(images)
@@ -200,6 +205,7 @@ def predict_dense(
     *,
     batch_size: int = 8,
     precision: str = "32",
+    tta: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[DensePrediction]:
     """Predict for image files, in their order. An unreadable file gives a prediction with its error.
@@ -209,6 +215,7 @@ def predict_dense(
         paths: Image files.
         batch_size: Files in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
+        tta: As in `evaluate_dense`.
         progress: Called with the numbers of files done and in all.
 
     Example:
@@ -230,14 +237,14 @@ def predict_dense(
         [torch.Size([48, 64])]
     """
     task = task_of(loaded)
-    transform = task.transform(loaded.preprocessing, None)
-    with running(loaded.model, precision) as device:
+    transform, model = task.transform(loaded.preprocessing, None), with_flip(loaded, tta)
+    with running(model, precision) as device:
         for start in range(0, len(paths), batch_size):
             read: list[DensePrediction] = [_read(path, loaded) for path in paths[start : start + batch_size]]
             originals = [row.image for row in read if row.image is not None]
             images: list[Tensor] = [transform.alone(original).to(device) for original in originals]
             sizes = [(original.height, original.width) for original in originals]
-            predictions = iter(task.predictions(loaded.model, images, sizes) if images else ())
+            predictions = iter(task.predictions(model, images, sizes) if images else ())
             for row in read:
                 yield row if row.image is None else DensePrediction(row.path, row.image, next(predictions))
             if progress is not None:

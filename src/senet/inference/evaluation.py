@@ -97,6 +97,7 @@ def evaluate(
     workers: int | None = None,
     device: torch.device | None = None,
     corrupt: str = "raise",
+    tta: str = "",
     observe: Observer | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -111,12 +112,15 @@ def evaluate(
         workers: Processes that decode. None chooses.
         device: The device. None is the accelerator if there is one, else the CPU.
         corrupt: `"raise"` or `"skip"`: how a corrupt image is handled. Skipped images are listed in the result.
+        tta: Test-time augmentation: `"flip"`, `"five-crop"` or `"ten-crop"`, whose probabilities are averaged. Empty is
+            none.
         observe: Called with each batch's predictions.
         progress: Called with the numbers of images done and in all.
 
     Raises:
         SenetError: The network is no classifier of one class an image, see `evaluate_labels` and `evaluate_dense`.
         DataError: A class is unknown to the network, an image is corrupt, or no image can be read.
+        SenetError: The augmentation is unknown, or the preprocessing leaves no room for it.
 
     Example:
         >>> import senet
@@ -146,7 +150,7 @@ def evaluate(
     unreadable: dict[str, str] = {}
     for batch in logit_batches(
         loaded, source, batch_size=batch_size, precision=precision, workers=workers, device=device, corrupt=corrupt,
-        task=CLASSIFICATION, progress=progress,
+        task=CLASSIFICATION, tta=tta, progress=progress,
     ):  # fmt: skip
         unreadable |= dict(batch.corrupt)
         if not len(batch.labels):

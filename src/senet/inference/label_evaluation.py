@@ -121,6 +121,7 @@ def evaluate_labels(
     workers: int | None = None,
     device: torch.device | None = None,
     corrupt: str = "raise",
+    tta: str = "",
     observe: Observer | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> MultiLabelEvaluation:
@@ -137,6 +138,7 @@ def evaluate_labels(
         workers: Processes that decode. None chooses.
         device: The device. None is the accelerator if there is one, else the CPU.
         corrupt: `"raise"` or `"skip"`: how a corrupt image is handled. Skipped images are listed in the result.
+        tta: Test-time augmentation, as in `senet.inference.evaluate`.
         observe: Called with each batch's predictions. Labels are (n, classes) bool.
         progress: Called with the numbers of images done and in all.
 
@@ -168,7 +170,7 @@ def evaluate_labels(
     unreadable: dict[str, str] = {}
     for batch in logit_batches(
         loaded, source, batch_size=batch_size, precision=precision, workers=workers, device=device, corrupt=corrupt,
-        task=MULTI_LABEL, progress=progress,
+        task=MULTI_LABEL, tta=tta, progress=progress,
     ):  # fmt: skip
         unreadable |= dict(batch.corrupt)
         targets = torch.zeros_like(batch.logits).index_copy_(1, position, batch.labels)

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from senet.data import ImageDataset, Source, eval_loader, eval_transform
+from senet.data import ImageDataset, Source, eval_loader
 from senet.errors import DataError, SenetError
 from senet.inference.device import running
+from senet.inference.tta import with_views
 from senet.tasks import CLASSIFICATION, MULTI_LABEL
 from senet.tasks.logits import logits_of
 from senet.zoo import LoadedModel
@@ -44,6 +45,7 @@ def logit_batches(
     device: torch.device | None,
     corrupt: str,
     task: str,
+    tta: str,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[LogitBatch]:
     """Run a classifier over every image once. `task` is the required one, others are as in `senet.inference.evaluate`.
@@ -57,11 +59,12 @@ def logit_batches(
     if (source.labels.ndim == 2) != (task == MULTI_LABEL):
         other = MULTI_LABEL if source.labels.ndim == 2 else CLASSIFICATION
         raise DataError(f"the images are labelled for {other}, and {loaded.metadata.model} is for {task}")
-    dataset = ImageDataset(source, eval_transform(loaded.preprocessing), corrupt=corrupt)
+    transform, model = with_views(loaded, tta)
+    dataset = ImageDataset(source, transform, corrupt=corrupt)
     seen = 0
-    with running(loaded.model, precision, device) as device:
+    with running(model, precision, device) as device:
         for batch in eval_loader(dataset, batch_size=batch_size, workers=workers):
-            output = loaded.model(batch.images.to(device, memory_format=torch.channels_last))
+            output = model(batch.images.to(device, memory_format=torch.channels_last))
             logits = logits_of(output, len(loaded.classes), name=loaded.metadata.model).float().cpu()
             valid = batch.valid
             yield LogitBatch(batch.indices[valid], batch.labels[valid], logits[valid], batch.corrupt)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from senet.data import CorruptImage, default_workers, eval_transform
+from senet.data import CorruptImage, default_workers
 from senet.data.images import decode_image
 from senet.data.sources import PathList
 from senet.inference.device import running
 from senet.inference.labels import labels_above, thresholds_of
-from senet.preprocessing import Preprocessing
+from senet.inference.tta import with_views
 from senet.tasks.logits import logits_of
 from senet.zoo import LoadedModel
 
@@ -44,9 +45,9 @@ class Prediction:
 
 
 class _Files(Dataset[tuple[int, Tensor | str]]):
-    def __init__(self, paths: Sequence[str], preprocessing: Preprocessing) -> None:
+    def __init__(self, paths: Sequence[str], transform: Callable[[Any], Tensor]) -> None:
         self.paths = PathList(paths)
-        self.transform = eval_transform(preprocessing)
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -66,6 +67,7 @@ def predict(
     batch_size: int = 64,
     precision: str = "32",
     workers: int | None = None,
+    tta: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Prediction]:
     """Classify image files with the preprocessing of the training, in the order of the files.
@@ -77,6 +79,7 @@ def predict(
         batch_size: Files in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
         workers: Processes that decode. None chooses, and uses none for few files.
+        tta: Test-time augmentation, as in `evaluate`.
         progress: Called with the numbers of files done and in all.
 
     Example:
@@ -101,8 +104,9 @@ def predict(
         ]
 
     yield from _predict(
-        loaded, paths, likeliest, batch_size=batch_size, precision=precision, workers=workers, progress=progress
-    )
+        loaded, paths, likeliest, batch_size=batch_size, precision=precision, workers=workers, tta=tta,
+        progress=progress,
+    )  # fmt: skip
 
 
 def predict_labels(
@@ -113,6 +117,7 @@ def predict_labels(
     batch_size: int = 64,
     precision: str = "32",
     workers: int | None = None,
+    tta: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Prediction]:
     """Predict the labels of image files by a multi-label classifier, in the order of the files.
@@ -124,6 +129,7 @@ def predict_labels(
         batch_size: Files in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
         workers: Processes that decode. None chooses, and uses none for few files.
+        tta: Test-time augmentation, as in `predict`.
         progress: Called with the numbers of files done and in all.
 
     Example:
@@ -142,7 +148,7 @@ def predict_labels(
     least = thresholds_of(loaded) if thresholds is None else thresholds
     yield from _predict(
         loaded, paths, lambda logits: labels_above(logits.sigmoid(), loaded.classes, least), batch_size=batch_size,
-        precision=precision, workers=workers, progress=progress,
+        precision=precision, workers=workers, tta=tta, progress=progress,
     )  # fmt: skip
 
 
@@ -154,18 +160,20 @@ def _predict(
     batch_size: int,
     precision: str,
     workers: int | None,
+    tta: str,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[Prediction]:
     """Run the files, and read the predictions from their logits."""
     if workers is None:
         workers = default_workers() if len(paths) > 2 * batch_size else 0
-    files = _Files(paths, loaded.preprocessing)
+    transform, model = with_views(loaded, tta)
+    files = _Files(paths, transform)
     loader = DataLoader(files, batch_size=batch_size, num_workers=workers, collate_fn=list)
     done = 0
-    with running(loaded.model, precision) as device:
+    with running(model, precision) as device:
         for batch in loader:
             images = [item for _, item in batch if isinstance(item, Tensor)]
-            predictions = iter(read(_logits(loaded, torch.stack(images).to(device))) if images else ())
+            predictions = iter(read(_logits(loaded, model, torch.stack(images).to(device))) if images else ())
             for index, item in batch:
                 if isinstance(item, str):
                     yield Prediction(paths[index], error=item)
@@ -176,6 +184,6 @@ def _predict(
                 progress(done, len(paths))
 
 
-def _logits(loaded: LoadedModel, images: Tensor) -> Tensor:
-    output = loaded.model(images.contiguous(memory_format=torch.channels_last))
+def _logits(loaded: LoadedModel, model: nn.Module, images: Tensor) -> Tensor:
+    output = model(images.contiguous(memory_format=torch.channels_last))
     return logits_of(output, len(loaded.classes), name=loaded.metadata.model).float()

@@ -39,6 +39,7 @@ def report_classification(
     batch_size: int = 128,
     precision: str = "32",
     workers: int | None = None,
+    tta: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Evaluate a classifier and write the report: a page, `report.json`, three CSV files and a picture.
@@ -52,6 +53,7 @@ def report_classification(
         batch_size: Images in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
         workers: Processes that decode. None chooses.
+        tta: Test-time augmentation, as in `senet.inference.evaluate`.
         progress: Called with the numbers of images done and in all.
 
     Returns:
@@ -85,7 +87,7 @@ def report_classification(
             writer = PredictionWriter(file, source, names)
             result = evaluate(
                 loaded, source, classes, batch_size=batch_size, precision=precision, workers=workers, corrupt="skip",
-                observe=writer, progress=progress,
+                tta=tta, observe=writer, progress=progress,
             )  # fmt: skip
         mistakes, confusion = writer.mistakes(), np.array(result.confusion)
         document = {"task": "classification"} | dict(about) | result.to_dict() | {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from senet.inference import DenseEvaluation, evaluate_dense
 from senet.inference.classes import output_names, outputs_of
 from senet.inference.dense import class_numbers, task_of
 from senet.inference.device import running
+from senet.inference.tta import with_flip
 from senet.pages import thumbnail
 from senet.reports.writing import confusion_cells, new_report, write_confusion, write_document, write_rows
 from senet.tasks.drawing import colour
@@ -38,6 +40,7 @@ def report_dense(
     batch_size: int = 8,
     precision: str = "32",
     workers: int | None = None,
+    tta: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[DenseEvaluation, dict[str, Any]]:
     """Evaluate a detector or a segmentation network and write the report: a page, `report.json` and CSV files.
@@ -51,6 +54,7 @@ def report_dense(
         batch_size: Images in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
         workers: Processes that decode. None chooses.
+        tta: Test-time augmentation, as in `senet.inference.evaluate_dense`.
         progress: Called with the numbers of images done and in all.
 
     Returns:
@@ -63,7 +67,7 @@ def report_dense(
     with new_report(Path(folder)) as new:
         result = evaluate_dense(
             loaded, source, classes, batch_size=batch_size, precision=precision, workers=workers, corrupt="skip",
-            progress=progress,
+            tta=tta, progress=progress,
         )  # fmt: skip
         titles = {metric.key: metric.title for metric in task.metrics}
         images = [_named(metrics, source) for metrics in result.image_metrics]
@@ -84,7 +88,7 @@ def report_dense(
             }
             shown["confusion"] = {"classes": names, "cells": confusion_cells(confusion), "counted": "pixels"}
         shown["curves"] = result.details.get("curves", {})
-        shown["worst"] = _worst(result, loaded, source, classes, precision)
+        shown["worst"] = _worst(result, replace(loaded, model=with_flip(loaded, tta)), source, classes, precision)
         write_document(new, document, shown)
     return result, document
 

@@ -18,6 +18,7 @@ from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.class_loss import ClassLoss
 from senet.tasks.class_metrics import CLASS_METRICS, ClassScores
+from senet.tasks.distillation import Distillation
 from senet.tasks.label_loss import LabelLoss
 from senet.tasks.logits import logits_of
 from senet.tasks.means import Mean
@@ -38,6 +39,9 @@ class ClassifierObjective(Objective):
         criterion: Class of the loss.
         preprocessing: Of the network, to normalise uint8 images. None for images that are normalised already.
         channels_last: Whether images are converted to channels_last.
+
+    Attributes:
+        distillation: The loss of a teacher's predictions, None without a teacher.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class ClassifierObjective(Objective):
             threshold=recipe.binary_threshold if recipe else 0.0,
             label_smoothing=recipe.label_smoothing if recipe else 0.0,
         )
+        self.distillation: Distillation | None = None
         self.mixing: Mixing | None = None
         if recipe and (recipe.mixup or recipe.cutmix):
             self.mixing = Mixing(num_classes, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=recipe.seed)
@@ -72,7 +77,10 @@ class ClassifierObjective(Objective):
         if self.mixing is not None:
             images, labels = self.mixing(images, labels, batch.key)
         logits = self._logits(model, images)
-        return self.criterion(logits, labels), logits.detach()
+        loss: Tensor = self.criterion(logits, labels)
+        if self.distillation is not None:
+            loss = self.distillation(images, logits, loss)
+        return loss, logits.detach()
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
         output = model(images.contiguous(memory_format=self.memory_format))

@@ -31,29 +31,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from senet.training.job import DataOptions, Job
+    from senet.training.lr_finder import LearningRateRange, find_learning_rate
     from senet.training.model_initialization import ModelInitialization
     from senet.training.outcome import Outcome
     from senet.training.recipe import Recipe, RunOptions
     from senet.training.recipes import RECIPES, fine_tuning, recipe_named
+    from senet.training.teacher import Teacher
 
 __all__ = [
     "RECIPES",
     "DataOptions",
     "Job",
+    "LearningRateRange",
     "ModelInitialization",
     "Outcome",
     "Recipe",
     "RunOptions",
+    "Teacher",
+    "find_learning_rate",
     "fine_tuning",
     "recipe_named",
 ]
 
 HOMES = {
     "job": ("DataOptions", "Job"),
+    "lr_finder": ("LearningRateRange", "find_learning_rate"),
     "model_initialization": ("ModelInitialization",),
     "outcome": ("Outcome",),
     "recipe": ("Recipe", "RunOptions"),
     "recipes": ("RECIPES", "fine_tuning", "recipe_named"),
+    "teacher": ("Teacher",),
 }
 
 

@@ -46,6 +46,7 @@ from senet.models import Backbone
 from senet.preprocessing import Preprocessing
 from senet.surgery import trainable
 from senet.tasks import CLASSIFICATION, CLASSIFIERS, task_named
+from senet.tasks.distillation import Distillation
 from senet.tasks.task import Task
 from senet.training.acceleration import accelerated
 from senet.training.checkpointer import TrainingCheckpointer
@@ -54,7 +55,7 @@ from senet.training.failures import translate_errors
 from senet.training.freezing import Freezing, fine_tunes, trained_part
 from senet.training.heartbeat import Heartbeat
 from senet.training.interruption import Interrupted, StopRequest
-from senet.training.layers import find_layers
+from senet.training.layers import Layers, find_layers
 from senet.training.module import TrainingModule
 from senet.training.outcome import Outcome, outcome_of, write_outcome
 from senet.training.progress import ProgressLine
@@ -62,9 +63,19 @@ from senet.training.recipe import BALANCED, LAMB, Recipe, RunOptions
 from senet.training.requirements import require_packages
 from senet.training.states import TrainingState
 from senet.training.sync_batchnorm import SyncBatchNormPlugin
+from senet.training.teacher import Teacher
 from senet.weights import CheckpointMetadata
 
-__all__ = ["Network", "check_annotations", "fit"]
+__all__ = [
+    "Network",
+    "check_annotations",
+    "fit",
+    "make_loaders",
+    "make_module",
+    "make_trainer",
+    "prepare_network",
+    "quiet_lightning",
+]
 
 LIGHTNING_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -101,6 +112,7 @@ def fit(
     run: RunOptions | None = None,
     state: TrainingState | None = None,
     console: Console | None = None,
+    teacher: tuple[Distillation, Teacher] | None = None,
 ) -> Outcome:
     """Train a network, and write checkpoints, `metrics.csv`, `curves.png` and logs to `folder`.
 
@@ -112,6 +124,7 @@ def fit(
         run: Options of the execution.
         state: Training state to resume from. None starts with the network as it is.
         console: Console for progress bar and messages, or None for standard error.
+        teacher: The result of `Teacher.build`, or None to learn from the labels alone.
 
     Raises:
         SenetError: Invalid options (before training starts), or a non-finite loss (during it).
@@ -132,7 +145,7 @@ def fit(
     check_masks(data, ("train", "val"), training=True)
     if is_first_process():
         report_data(data, network.preprocessing, report)
-    _prepare(network, recipe, run)
+    prepare_network(network, recipe, run)
     layers = find_layers(network.model, task.example(network.preprocessing)) if fine_tunes(recipe) else None
     freezing = Freezing(network.model, layers, recipe) if layers is not None else None
     if layers is not None and is_first_process():
@@ -140,16 +153,11 @@ def fit(
     if freezing is not None and freezing.is_constant:
         freezing.apply(0)  # before the network is wrapped for several devices
     record = data.record() if is_first_process() else None  # only the first process writes it
+    taught = {"teacher": teacher[1].record()} if teacher else {}
     corrupt_images = CorruptImageReport(
         len(data.train) + len(data.val), report=lambda *it: report(f"skipped {': '.join(it)}"), data=data.name
     )
-    objective = task.objective(
-        data.classes,
-        with_class_weights(recipe, data),
-        preprocessing=network.preprocessing,
-        channels_last=run.channels_last,
-    )
-    with StopRequest(report if is_first_process() else str) as stop, _quiet_lightning():
+    with StopRequest(report if is_first_process() else str) as stop, quiet_lightning():
         checkpointer = TrainingCheckpointer(
             folder,
             lambda metrics, epoch: CheckpointMetadata(
@@ -158,11 +166,11 @@ def fit(
                 classes=data.classes,
                 preprocessing=network.preprocessing,
                 metrics=metrics,
-                training={"epoch": epoch, "data": data.name, "recipe": recipe.to_dict(), **data.numbering},
+                training={"epoch": epoch, "data": data.name, "recipe": recipe.to_dict(), **taught, **data.numbering},
                 data=record,
                 task=network.task,
                 head=dict(network.head),
-                thresholds=tuple(objective.thresholds),
+                thresholds=tuple(module.objective.thresholds),
             ),
             metrics=task.metrics_for(recipe.metric),
             stop=stop,
@@ -174,23 +182,14 @@ def fit(
         heartbeat = Heartbeat(f"continue with: senet train --resume {folder}")
         statistics = SyncBatchNormPlugin()
         callbacks = [checkpointer, ProgressLine(console), heartbeat, *_early_stop(recipe, task)]
-        trainer = _trainer(recipe, run, folder, callbacks, [statistics] if run.sync_bn else [])
-        loaders = _loaders(task, network, data, recipe, run, trainer)
+        trainer = make_trainer(recipe, run, folder, callbacks, [statistics] if run.sync_bn else [])
+        loaders = make_loaders(task, network, data, recipe, run, trainer)
         if state is not None:
             loaders[0].batch_sampler.resume_at(state.epoch, state.batch)  # type: ignore[union-attr]
-        # PyTorch saves the optimizer's state of sharded weights in the order of contiguous memory.
-        strided = run.channels_last and not isinstance(trainer.strategy, FSDPStrategy)
-        module = TrainingModule(
-            network.model,
-            recipe,
-            objective,
-            channels_last=strided,
+        module = make_module(
+            network, data, recipe, run, trainer, layers=layers, freezing=freezing, teacher=teacher,
             corrupt_images=corrupt_images,
-            freezing=freezing,
-            scales=None
-            if layers is None
-            else layers.scales(backbone=recipe.backbone_lr_factor, decay=recipe.layer_decay),
-        )
+        )  # fmt: skip
         acceleration = accelerated(
             list(dict.fromkeys((module.model, module.best_weights))),
             task.example(network.preprocessing),
@@ -229,6 +228,53 @@ def fit(
     if trainer.is_global_zero:
         write_outcome(folder, outcome, epochs=recipe.epochs)
     return outcome
+
+
+def make_module(
+    network: Network,
+    data: Data,
+    recipe: Recipe,
+    run: RunOptions,
+    trainer: L.Trainer,
+    *,
+    layers: Layers | None,
+    freezing: Freezing | None,
+    teacher: tuple[Distillation, Teacher] | None,
+    corrupt_images: CorruptImageReport | None = None,
+) -> TrainingModule:
+    """Make the training and validation step of a network, with the loss of its task and recipe.
+
+    Args:
+        network: Network to train.
+        data: Training and validation data.
+        recipe: Hyperparameters.
+        run: Options of the execution.
+        trainer: The trainer that gets it.
+        layers: Layers of the network where the recipe treats them differently, else None.
+        freezing: Frozen part of the network, None for none.
+        teacher: The result of `Teacher.build`, or None.
+        corrupt_images: Report of corrupt images.
+    """
+    objective = task_named(network.task).objective(
+        data.classes,
+        with_class_weights(recipe, data),
+        preprocessing=network.preprocessing,
+        channels_last=run.channels_last,
+    )
+    if teacher is not None:
+        objective.distillation = teacher[0]  # type: ignore[assignment]
+    # PyTorch saves the optimizer's state of sharded weights in the order of contiguous memory.
+    strided = run.channels_last and not isinstance(trainer.strategy, FSDPStrategy)
+    return TrainingModule(
+        network.model,
+        recipe,
+        objective,
+        channels_last=strided,
+        corrupt_images=corrupt_images,
+        freezing=freezing,
+        scales=None if layers is None else layers.scales(backbone=recipe.backbone_lr_factor, decay=recipe.layer_decay),
+        teacher=teacher[1].record() if teacher else None,
+    )
 
 
 def check_annotations(data: Data, report: Callable[[str], object]) -> None:
@@ -285,7 +331,12 @@ def with_class_weights(recipe: Recipe, data: Data) -> Recipe:
     return replace(recipe, class_weights=weights_by_name(recipe.class_weights, data.classes))
 
 
-def _prepare(network: Network, recipe: Recipe, run: RunOptions) -> None:
+def prepare_network(network: Network, recipe: Recipe, run: RunOptions) -> None:
+    """Freeze parts, turn on gradient checkpointing and compile, as the options ask.
+
+    Raises:
+        SenetError: The network doesn't support one of them.
+    """
     if recipe.freeze_stages or (recipe.freeze_bn and _backbone(network) is not None):
         _freeze(network, recipe)
     if recipe.train != "all":
@@ -316,9 +367,22 @@ def _turn_on_checkpointing(network: Network) -> None:
     able[0].grad_checkpointing = True  # type: ignore[assignment]
 
 
-def _trainer(
-    recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Callback], plugins: list[Any]
+def make_trainer(
+    recipe: Recipe, run: RunOptions, folder: Path, callbacks: list[L.Callback], plugins: list[Any], **more: Any
 ) -> L.Trainer:
+    """Make Lightning's trainer.
+
+    Args:
+        recipe: Hyperparameters.
+        run: Options of the execution.
+        folder: Folder of the run.
+        callbacks: Callbacks.
+        plugins: Plugins.
+        **more: Further arguments of `lightning.Trainer`.
+
+    Raises:
+        SenetError: The options don't work together, or not on this machine.
+    """
     if recipe.ema_decay and run.strategy.startswith("fsdp"):
         raise SenetError("averaged weights (ema_decay) can't be kept under fsdp; use --ema-decay 0 or --strategy ddp")
     if recipe.optimizer == LAMB and run.strategy.startswith("fsdp"):
@@ -344,6 +408,7 @@ def _trainer(
             enable_model_summary=False,
             num_sanity_val_steps=0,
             log_every_n_steps=1_000_000,
+            **more,
         )
     except (MisconfigurationException, ValueError, RuntimeError) as error:
         raise SenetError(f"this training can't run here: {error}") from error
@@ -384,9 +449,14 @@ def _early_stop(recipe: Recipe, task: Task) -> Iterable[L.Callback]:
         )
 
 
-def _loaders(
+def make_loaders(
     task: Task, network: Network, data: Data, recipe: Recipe, run: RunOptions, trainer: L.Trainer
 ) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
+    """Return the loaders of this process's training and validation images.
+
+    Raises:
+        SenetError: The images or the batch can't be split over the devices and micro-batches.
+    """
     shard = Shard(trainer.global_rank, trainer.world_size)
     pieces = recipe.grad_accumulation * shard.world_size
     if recipe.batch_size % pieces:
@@ -428,7 +498,7 @@ def _batch_shape(loader: DataLoader[Batch], preprocessing: Preprocessing) -> str
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's notes on hardware and its advice on settings that are chosen here."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from senet.console import line_printer, plain_console
 from senet.errors import DataError, SenetError
-from senet.tasks import task_named
+from senet.tasks import CLASSIFICATION, task_named
 from senet.training.cluster import is_first_process
 from senet.training.folder import JOB, STATES, reading, write_json
 from senet.training.lock import lock_folder
@@ -19,11 +19,13 @@ from senet.training.outcome import Outcome, read_outcome, write_outcome
 from senet.training.recipe import Recipe, RunOptions
 from senet.training.requirements import require_packages
 from senet.training.status import RunStatus, holds_results, run_status
+from senet.training.teacher import Teacher
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from senet.data import Data
+    from senet.tasks.distillation import Distillation
     from senet.training.fit import Network
     from senet.training.states import TrainingState
     from senet.weights import DataRecord
@@ -145,6 +147,10 @@ class Job:
         run: Options of the execution.
         digest: `senet.data.Data.digest` of the data when the run started, empty before.
         division: `senet.data.Data.division` of the data when the run started, empty before.
+        teacher: Trained classifier whose predictions the network learns, or None.
+
+    Raises:
+        SenetError: There is a teacher, and the network is no classifier.
 
     Example:
         >>> import contextlib, tempfile
@@ -169,6 +175,11 @@ class Job:
     run: RunOptions = field(default_factory=RunOptions)
     digest: str = ""
     division: str = ""
+    teacher: Teacher | None = None
+
+    def __post_init__(self) -> None:
+        if self.teacher is not None and self.network.task != CLASSIFICATION:
+            raise SenetError(f"--teacher is for {CLASSIFICATION}; this network is for {self.network.task}")
 
     def start(
         self,
@@ -195,6 +206,9 @@ class Job:
         data = self.open_data(data)
         pinned = self.pinned(data)
         network = self.build(data)  # not from `pinned`, which would hash the file of the weights once more
+        teacher = self.build_teacher(data, network)
+        if teacher is not None:
+            pinned = replace(pinned, teacher=teacher[1])
         report_leaks(self.network, data, console)
         if network.new_head and self.recipe.train != "all":
             raise SenetError(
@@ -210,7 +224,7 @@ class Job:
                 # `run.json` is written last. A run that is killed before this starts again.
                 for name, content in {**(notes or {}), JOB: pinned.to_dict()}.items():
                     write_json(folder, name, content)
-            return self._fit(network, data, folder, state=None, console=console)
+            return self._fit(network, data, folder, state=None, console=console, teacher=teacher)
 
     def pinned(self, data: Data) -> Job:
         """Return this job with the task and hash of its data, and the hash of its initial weights.
@@ -218,9 +232,7 @@ class Job:
         Raises:
             CheckpointError: The file of the weights can't be read.
         """
-        return replace(
-            self, network=self.network.for_data(data).pinned(), digest=data.digest, division=data.division
-        )
+        return replace(self, network=self.network.for_data(data).pinned(), digest=data.digest, division=data.division)
 
     def resume(self, folder: Path, console: Console | None = None, *, data: Data | None = None) -> Outcome:
         """Resume the run in a folder. Its number of epochs and the path of its data may have changed.
@@ -243,7 +255,9 @@ class Job:
             self._keep_changes(folder, data.digest, data.division)
             # A training state replaces the initial weights, so they are not read.
             job = replace(self, network=replace(self.network, weights=SCRATCH)) if status.state is not None else self
-            return self._fit(job.build(data), data, folder, state=status.state, console=console)
+            network = job.build(data)
+            teacher = self.build_teacher(data, network)
+            return self._fit(network, data, folder, state=status.state, console=console, teacher=teacher)
 
     def status(self, folder: Path, *, report: Callable[[str], object] = str) -> RunStatus:
         """Return the status of this run in its folder, see `run_status`."""
@@ -344,12 +358,23 @@ class Job:
             head=init.whole_head(),
         )
 
+    def build_teacher(self, data: Data, network: Network) -> tuple[Distillation, Teacher] | None:
+        """Build the teacher for this network, see `Teacher.build`."""
+        return None if self.teacher is None else self.teacher.build(data.classes, network.preprocessing)
+
     def _fit(
-        self, network: Network, data: Data, folder: Path, *, state: TrainingState | None, console: Console | None
+        self,
+        network: Network,
+        data: Data,
+        folder: Path,
+        *,
+        state: TrainingState | None,
+        console: Console | None,
+        teacher: tuple[Distillation, Teacher] | None,
     ) -> Outcome:
         from senet.training.fit import fit
 
-        return fit(network, data, self.recipe, folder, run=self.run, state=state, console=console)
+        return fit(network, data, self.recipe, folder, run=self.run, state=state, console=console, teacher=teacher)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary for `read`."""
@@ -360,7 +385,7 @@ class Job:
             "run": asdict(self.run),
             "digest": self.digest,
             "division": self.division,
-        }
+        } | ({"teacher": self.teacher.to_dict()} if self.teacher else {})
 
     @classmethod
     def read(cls, folder: Path) -> Job:
@@ -382,6 +407,7 @@ class Job:
             run=RunOptions(**values["run"]),
             digest=values["digest"],
             division=values.get("division", ""),
+            teacher=Teacher.from_dict(values["teacher"]) if values.get("teacher") else None,
         )
 
 

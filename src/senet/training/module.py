@@ -27,6 +27,9 @@ __all__ = ["TrainingModule"]
 RECIPE = "recipe"
 """Key of the recipe in a training state."""
 
+TEACHER = "teacher"
+"""Key of the teacher's record in a training state."""
+
 FREE = ("epochs", "expects")
 """Fields of the recipe that a resumed run may change."""
 
@@ -48,6 +51,7 @@ class TrainingModule(L.LightningModule):
         corrupt_images: Report of corrupt images.
         freezing: Frozen part of the network, None for none.
         scales: Parameter to the factor of its learning rate.
+        teacher: Record of the teacher, part of a training state.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class TrainingModule(L.LightningModule):
         corrupt_images: CorruptImageReport | None = None,
         freezing: Freezing | None = None,
         scales: Mapping[str, float] | None = None,
+        teacher: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.recipe = recipe
@@ -68,6 +73,7 @@ class TrainingModule(L.LightningModule):
         self._rescheduled = False
         self._freezing = freezing
         self._scales = scales
+        self._teacher = dict(teacher or {})
         self._decayed = decayed_parameters(model)
         self.model = model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
         self.average = AveragedWeights(self.model, recipe.ema_decay) if recipe.ema_decay else None
@@ -94,6 +100,8 @@ class TrainingModule(L.LightningModule):
         The recipe is added too, so that a resumed run detects a changed number of epochs.
         """
         checkpoint[RECIPE] = self.recipe.to_dict()
+        if self._teacher:
+            checkpoint[TEACHER] = self._teacher
         own = [{name: _on_cpu(value) for name, value in metric.metric_state.items()} for metric in self._sums]
         checkpoint[SUMS] = self._of_all(own)
 
@@ -120,6 +128,7 @@ class TrainingModule(L.LightningModule):
     def _refuse_others(self, checkpoint: dict[str, Any]) -> None:
         there, here = Recipe().to_dict() | checkpoint[RECIPE], self.recipe.to_dict()
         there["augmentation"] = Recipe().to_dict()["augmentation"] | there["augmentation"]  # of earlier versions
+        there[TEACHER], here[TEACHER] = checkpoint.get(TEACHER, {}), self._teacher
         changed = [key for key in here if key not in FREE and there.get(key) != here[key]]
         if changed:
             key = changed[0]
