@@ -11,6 +11,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from PIL import Image
 
+from senet.data.channels import ChannelOptions
 from senet.data.images import ImageInfo, Stored, decode_image, file_info, read_stored
 from senet.data.listing import Entry, digest_of, file_size, path_below, sample_of, whole
 from senet.data.request import storable, with_absolute_path
@@ -73,6 +74,7 @@ class Data:
         split_spec: Fraction and seed that divided the images, or None for data that was divided already.
         left_out: Files among the images that aren't read: other files, and formats unknown to this Pillow.
         white_level: White of its 16-bit images, if given, see `Preprocessing.white_level`.
+        channels: Channels, bit depth and statistics, if given, see `senet.data.channels.with_channels`.
         category_ids: COCO's number of each class, empty for other data.
         held_out: The test split was taken from the validation split by `senet.data.hold_out`.
 
@@ -93,6 +95,7 @@ class Data:
     split_spec: SplitSpec | None = None
     left_out: tuple[str, ...] = ()
     white_level: int | None = None
+    channels: ChannelOptions | None = None
     category_ids: tuple[int, ...] = ()
     held_out: bool = False
 
