@@ -79,7 +79,7 @@ def plain_progress(*columns: ProgressColumn | str, console: Console | None = Non
 
 @contextmanager
 def counting(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on standard error once something is counted. The context gives a function of (done, total)."""
+    """Show a progress bar on standard error. The context gives a function of (done, total)."""
     from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
 
     with plain_progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from io import BytesIO
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -11,19 +12,25 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 from torchvision.io import ImageReadMode, decode_png
 
 from senet.data.formats import is_array, opened
-from senet.data.image_errors import Unsuitable, as_corrupt_image
-from senet.data.images import Stored, is_deep_colour, plain
+from senet.data.image_errors import CorruptImage, Unsuitable, as_corrupt_image
+from senet.data.images import ImageInfo, Stored, is_deep_colour, plain
 from senet.data.numpy_files import array_of, channels_first
 from senet.data.orientation import upright
 from senet.preprocessing import FLOAT_DEPTH
 
-__all__ = ["Form", "as_bands", "bits_of", "form_of", "read_bands"]
+if TYPE_CHECKING:
+    from senet.data.sources import Source
+
+__all__ = ["TIFF_MAGIC", "Form", "as_bands", "bits_of", "describe", "form_of", "read_bands"]
 
 SAMPLES_PER_PIXEL, SUBFILE_TYPE = 277, 254
 TIFF_MAGIC: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 BANDS: Final = {"L": "L", "1": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "I": "I", "F": "F"}
 """Pillow's modes whose bands are channels, and the mode that is read as an array."""
+
+COUNTS: Final = {"P": 3, "PA": 4, "CMYK": 3}
+"""Channels of modes whose bands are no channels."""
 
 
 class Form(NamedTuple):
@@ -177,3 +184,25 @@ def _bands_of_pillow(image: Image.Image, channels: int | None) -> np.ndarray:
     else:
         found = np.asarray(plain(image))
     return found.transpose(2, 0, 1) if found.ndim == 3 else found[None]
+
+
+def describe(source: Source, index: int) -> tuple[ImageInfo, Form]:
+    """Decode one image of a source, and return its properties and its form.
+
+    Raises:
+        CorruptImage: The image can't be decoded as RGB or grey, nor with any channels.
+    """
+    try:
+        info = source.info(index)
+    except CorruptImage:
+        stored = source.stored(index)
+        if stored is None:
+            raise
+        bands = read_bands(stored)
+        form, digest = Form(len(bands), bits_of(bands)), hashlib.blake2b(stored.content, digest_size=16).digest()
+        return ImageInfo(f"{bands.dtype} x{len(bands)}", bands.shape[2], bands.shape[1], digest), form
+    stored = source.stored(index) if info.pages > 1 else None
+    if stored is not None:
+        return info, form_of(stored)
+    mode, deep, _ = info.mode.partition(";16")
+    return info, Form(COUNTS.get(mode, Image.getmodebands(mode)), 16 if deep or mode == "I" else 8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Final
@@ -17,9 +17,6 @@ __all__ = ["AUTO", "ChannelOptions", "form_counts", "with_channels"]
 
 AUTO: Final = "auto"
 """Computes the statistics from the training images."""
-
-SHOWN = 4
-"""Digits of a statistic in messages."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +105,6 @@ def with_channels(
 def _statistics(given: str | Mapping[str, Any] | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if given is None:
         return (), ()
-    if isinstance(given, Mapping) and isinstance(given.get("statistics"), Mapping):  # of `senet doctor --json`
-        given = given["statistics"]
     found = [given.get(key) for key in ("mean", "std")] if isinstance(given, Mapping) else []
     if not found or not all(isinstance(values, Sequence) and values and _numbers(values) for values in found):
         raise DataError(f'statistics={shown(given)} must be auto, or have "mean" and "std", a number for each channel')
@@ -120,10 +115,8 @@ def _numbers(values: Sequence[object]) -> bool:
     return all(isinstance(value, Real) and not isinstance(value, bool) for value in values)
 
 
-def form_counts(forms: Iterable[str]) -> str:
-    """`312 files of 1 channel, 16 bit; 3 of 3 channels, 8 bit`."""
-    from collections import Counter
-
-    counts = Counter(forms).most_common()
-    words = ("file" if counts and counts[0][1] == 1 else "files", *[""] * len(counts))
-    return "; ".join(f"{n:,} {word + ' ' if word else ''}of {form}" for (form, n), word in zip(counts, words))
+def form_counts(forms: Mapping[str, int]) -> str:
+    """Return `312 files of 1 channel, 16 bit; 3 of 3 channels, 8 bit`, the most common form first."""
+    (form, count), *others = sorted(forms.items(), key=lambda item: -item[1])
+    parts = [f"{count:,} file{'s' * (count != 1)} of {form}", *(f"{n:,} of {form}" for form, n in others)]
+    return "; ".join(parts)

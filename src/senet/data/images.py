@@ -63,6 +63,7 @@ class ImageInfo(NamedTuple):
         height: In pixels, as stored.
         digest: Hash of the content.
         depth: Range of its 16-bit values, or None for fewer bits.
+        pages: Number of pages of a TIFF file.
     """
 
     mode: str
@@ -70,6 +71,7 @@ class ImageInfo(NamedTuple):
     height: int
     digest: bytes
     depth: Depth | None = None
+    pages: int = 1
 
 
 class Stored(NamedTuple):
@@ -184,7 +186,8 @@ def _image_info(decoded: Image.Image, stored: Stored) -> ImageInfo:
         image = opened(BytesIO(stored.content))
     digest = hashlib.blake2b(stored.content, digest_size=16).digest()
     mode = f"{image.mode};16" if is_deep_colour(image) else image.mode
-    return ImageInfo(mode, *image.size, digest, depth_of(decoded, colour=is_deep_colour(image)))
+    pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+    return ImageInfo(mode, *image.size, digest, depth_of(decoded, colour=is_deep_colour(image)), pages)
 
 
 def image_info(image: Image.Image) -> ImageInfo:

@@ -113,7 +113,9 @@ class DataOptions:
         )
         data = hold_out(data) if self.hold_out else data
         data = data if self.limit is None else replace(data, train=subsample(data.train, self.limit))
-        with counting("computing statistics") as progress:
+        if (self.channels, self.bit_depth, self.statistics) == (None, None, None):
+            return data
+        with counting("computing statistics") if is_first_process() else nullcontext() as progress:
             return with_channels(
                 data,
                 channels=self.channels,
