@@ -9,6 +9,7 @@ import numpy as np
 
 from senet.data.augmentation import Augmentation
 from senet.data.band_transform import left_out_of_bands
+from senet.data.bands import TIFF_MAGIC
 from senet.data.dense import AnnotationIssue
 from senet.data.depth import depth_at, depth_note, evenly
 from senet.data.image_errors import CorruptImage
@@ -124,7 +125,8 @@ def _pages_note(source: Source, sample: Sequence[int]) -> str:
     """Warn of TIFF files with several pages, of which the first is read."""
     for index in sample:
         try:
-            pages = source.info(index).pages
+            stored = source.stored(index)
+            pages = source.info(index).pages if stored and bytes(stored.content[:4]) in TIFF_MAGIC else 1
         except CorruptImage:
             continue
         if pages > 1:

@@ -130,7 +130,7 @@ def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int
             sizes[result.split].append((result.info.width, result.info.height))
             modes[result.split][result.info.mode] += 1
             forms[result.split][result.form] += 1
-            if result.info.depth is not None:
+            if result.info.depth is not None and result.info.pages == 1:
                 deep[result.split].append(result.info.depth)
             _note_equal(report, sources, first, result)
         if progress is not None:
