@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import sys
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn
 
-__all__ = ["line_printer", "plain_console", "plain_progress", "printable"]
+__all__ = ["counting", "line_printer", "plain_console", "plain_progress", "printable"]
 
 HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories of control and format characters, lone surrogates, line and paragraph separators."""
@@ -74,3 +75,19 @@ def plain_progress(*columns: ProgressColumn | str, console: Console | None = Non
     return Progress(
         *plain, console=console, transient=True, redirect_stdout=redirect, disable=not console.is_terminal
     )  # fmt: skip
+
+
+@contextmanager
+def counting(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar on standard error. The context gives a function of (done, total)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
+
+    with plain_progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+        tasks: list[Any] = []
+
+        def count(done: int, total: int) -> None:
+            if not tasks:
+                tasks.append(bar.add_task(name, total=total))
+            bar.update(tasks[0], completed=done, total=total)
+
+        yield count

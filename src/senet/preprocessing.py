@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
 from typing import Any, Final, TypeVar
 
 from senet.errors import SenetError, UnknownNameError, shown
 
-__all__ = ["CIFAR", "DEEP_WHITE", "IMAGENET", "IMAGENET_CAFFE", "Preprocessing"]
+__all__ = ["CIFAR", "DEEP_WHITE", "FLOAT_DEPTH", "IMAGENET", "IMAGENET_CAFFE", "Preprocessing"]
 
 T = TypeVar("T")
 
@@ -21,6 +21,8 @@ CHANNELS: Final = {"RGB": 3, "BGR": 3, "L": 1, "other": None}
 MOST_PIXELS, MOST_CHANNELS = 65_535, 65_535
 DEEP_WHITE: Final = 65_535
 """The largest value of a 16-bit image."""
+FLOAT_DEPTH: Final = 32
+"""The bit depth of floating-point pixels."""
 LARGEST: Final = 3.4e38
 """The largest float32, rounded down."""
 SMALLEST: Final = 1.2e-38
@@ -39,10 +41,14 @@ class Preprocessing:
         mean: Subtracted per channel after scaling to `value_range`.
         std: Divides each channel after the subtraction.
         channel_order: `"RGB"`, `"BGR"` (Caffe's), `"L"` (one gray channel), or `"other"` for any number of channels,
-            the length of `mean`. Image files don't have such channels, so your own code provides the tensors.
+            the length of `mean`, as in `.npy` files and multi-page TIFF files.
         value_range: The value of a white pixel before normalization: 1.0, or 255.0 for Caffe's networks.
-        white_level: The value of white in 16-bit gray image files. Larger values also become white. Cameras and
-            microscopes often store 12 bits in 16, for which it is 4095. It doesn't affect 8-bit files.
+        white_level: The value of white in 16-bit gray image files that are read in 8 bits. Larger values also become
+            white. Cameras and microscopes often store 12 bits in 16, for which it is 4095. It doesn't affect 8-bit
+            files.
+        bit_depth: Bits of each value. With 8, 16-bit gray is scaled to 8 bits. With 9 to 16, pixels never pass through
+            8 bits, and white of a 16-bit file is `2 ** bit_depth - 1`. With 32, pixels are floating-point numbers or
+            any others, taken as they are.
 
     Raises:
         SenetError: A field is invalid, or an image would overflow float32 with these numbers.
@@ -64,6 +70,7 @@ class Preprocessing:
     channel_order: str = "RGB"
     value_range: float = 1.0
     white_level: int = DEEP_WHITE
+    bit_depth: int = 8
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -71,7 +78,8 @@ class Preprocessing:
         for name in ("crop_fraction", "value_range"):
             self._set(name, _number(name, getattr(self, name)))
         self._set("size", _several("size", self.size, _whole))
-        self._set("white_level", _whole("white_level", self.white_level))
+        for name in ("white_level", "bit_depth"):
+            self._set(name, _whole(name, getattr(self, name)))
         self._check_geometry()
         self._check_channels()
         self._check_values()
@@ -91,6 +99,8 @@ class Preprocessing:
 
         if not 1 <= self.white_level <= DEEP_WHITE:
             raise SenetError(f"white_level={self.white_level} must be 1 to {DEEP_WHITE:,}, as 4095 for 12 bits")
+        if not 8 <= self.bit_depth <= 16 and self.bit_depth != FLOAT_DEPTH:
+            raise SenetError(f"bit_depth={self.bit_depth} must be 8 to 16, or {FLOAT_DEPTH} for floating point")
 
     def _check_channels(self) -> None:
         if not isinstance(self.channel_order, str) or self.channel_order not in CHANNELS:
@@ -126,6 +136,8 @@ class Preprocessing:
         height, width = self.size
         mean, std = (" ".join(f"{v:g}" for v in values) for values in (self.mean, self.std))
         deep = f", 16-bit white {self.white_level}" if self.white_level != DEEP_WHITE else ""
+        if self.bit_depth != 8:
+            deep = f", {'floating point' if self.bit_depth == FLOAT_DEPTH else f'{self.bit_depth} bits'}"
         return (
             f"{height}x{width} pixels, {self.crop_fraction:.4g} of the shorter edge, {self.interpolation}, "
             f"{self.channel_order} in 0..{self.value_range:g}, mean {mean}, std {std}{deep}"
@@ -141,6 +153,26 @@ class Preprocessing:
     def in_channels(self) -> int:
         """Number of channels of the tensor."""
         return CHANNELS[self.channel_order] or len(self.mean)
+
+    @property
+    def reads_bands(self) -> bool:
+        """Whether images are arrays of any channels and bit depth, rather than RGB or gray of 8 bits."""
+        return self.channel_order == "other" or self.bit_depth != 8
+
+    def with_statistics(self, mean: Sequence[float], std: Sequence[float]) -> Preprocessing:
+        """Return it with the mean and deviation of pixels in 0..1, as `senet doctor --statistics` prints them.
+
+        Raises:
+            SenetError: They are for another number of channels.
+        """
+        if not len(mean) == len(std) == self.in_channels:
+            raise SenetError(
+                f"statistics of {len(mean)} means and {len(std)} deviations; images have {self.in_channels} channels"
+            )
+        scaled = ([value * self.value_range for value in values] for values in (mean, std))
+        ordered = (values[::-1] if self.channel_order == "BGR" else values for values in scaled)
+        mean, std = map(tuple, ordered)
+        return replace(self, mean=mean, std=std)
 
     def with_channels(self, channels: int) -> Preprocessing:
         """Return the preprocessing for another number of channels, with derived statistics.

@@ -6,6 +6,7 @@ Examples:
   senet doctor
   senet doctor folder:PATH
   senet doctor --data coco:PATH --json
+  senet doctor --data folder:PATH --statistics --channels 4 --bit-depth 16
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from typing import Any
 
 from senet.cli import options as shared
 from senet.cli.output import counting, print_json, print_table
-from senet.cli.parser import add_subject
+from senet.cli.parser import add_subject, add_switch
+from senet.errors import SenetError
 
 __all__ = ["USAGE", "add_arguments", "run"]
 
@@ -28,6 +30,8 @@ USAGE = """senet doctor [DATA] [--workers N] [--json] [options, see below]"""
 
 LIBRARIES = ("torch", "torchvision", "lightning", "torchmetrics", "safetensors", "timm")
 SHOWN = 20
+ORDINARY = {"1 channel, 8 bit", "3 channels, 8 bit"}
+"""Forms of images that any training reads."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,11 +40,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subject(group, "data", required=False, help=f"{shared.DATA} (default: only the machine is checked)")
     shared.add_split_options(group)
     shared.add_workers_option(parser)
+    add_switch(
+        group, "--statistics", help="compute mean and deviation of each channel over all training images, and no more"
+    )
+    shared.add_channel_options(group, "of --statistics: those of the first image")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
 def run(options: argparse.Namespace) -> int:
     """Check and report."""
+    _refuse_without_effect(options)
+    if options.statistics:
+        return _statistics(options)
     machine = _machine()
     if options.data is None:
         if options.json:
@@ -59,6 +70,39 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print_data(report, corrupt, COUNTED[data.task])
     return 1 if corrupt or report["annotation_issues"] or report["label_conflicts"] or report["leaks"] else 0
+
+
+def _refuse_without_effect(options: argparse.Namespace) -> None:
+    for name in ("channels", "bit_depth"):
+        if getattr(options, name) is not None and not options.statistics:
+            raise SenetError(
+                f"--{name.replace('_', '-')} is for --statistics; doctor reports the channels of any image"
+            )
+    if options.statistics and options.data is None:
+        raise SenetError("--statistics needs --data")
+
+
+def _statistics(options: argparse.Namespace) -> int:
+    """Print the statistics of each channel, and the options that train with these channels."""
+    from senet.data.band_statistics import band_statistics
+    from senet.data.bands import describe
+    from senet.preprocessing import FLOAT_DEPTH
+
+    data = shared.data_options(options).open()
+    form = describe(data.train, 0)[1]
+    channels, bit_depth = options.channels or form.channels, options.bit_depth or form.bits
+    with counting("computing statistics") as progress:
+        found = band_statistics(data.train, channels=channels, bit_depth=bit_depth, progress=progress)
+    if options.json:
+        print_json({"statistics": found.to_dict()})
+        return 0
+    columns = zip(found.mean, found.std, found.smallest, found.largest, strict=True)
+    rows = [[str(number), *(f"{value:.6g}" for value in row)] for number, row in enumerate(columns)]
+    title = f"{found.images:,} training images of {data.name}"
+    print_table(("channel", "mean", "std", "smallest", "largest"), rows, title=title)
+    depth = "float" if bit_depth == FLOAT_DEPTH else bit_depth
+    print(f"white is 1; train with --channels {channels} --bit-depth {depth}")
+    return 0
 
 
 def _machine() -> dict[str, Any]:
@@ -118,6 +162,7 @@ COUNTED = {"classification": "images", "multi-label": "images", "detection": "bo
 
 def _print_data(report: dict[str, Any], corrupt: list[list[str]], counted: str) -> None:
     from senet.data.balance import rare_classes
+    from senet.data.channels import form_counts
 
     rows = []
     for name, split in report["splits"].items():
@@ -130,6 +175,9 @@ def _print_data(report: dict[str, Any], corrupt: list[list[str]], counted: str) 
         )
     head = ("split", "images", "classes", f"{counted} a class", "width x height", "modes", "corrupt")
     print_table(head, rows, title=report["name"])
+    for name, split in report["splits"].items():
+        if split["forms"].keys() - ORDINARY:
+            print(f"{name}: {form_counts(split['forms'])}")
     rare = rare_classes(report["splits"].get("train", {}).get("per_class", {})) if counted == "images" else []
     deep = [[name, split["bit_depth"]] for name, split in report["splits"].items() if split["bit_depth"]]
     findings = (

@@ -11,7 +11,7 @@ from senet.cli import options as shared
 from senet.cli.config import add_config_options
 from senet.cli.fields import add_field_options
 from senet.cli.parser import add_subject, add_switch
-from senet.cli.values import class_weights, white_level
+from senet.cli.values import class_weights, statistics, white_level
 from senet.data.augmentation import Augmentation
 from senet.tasks import CLASSIFICATION, TASKS
 from senet.training.recipe import Recipe, RunOptions
@@ -45,6 +45,15 @@ def add_job_options(
         metavar="LEVEL|auto",
         help="white of 16-bit grey images, such as 4095 for 12 bits, or auto for the bits of the largest value "
         "(default: the checkpoint's, else 65535)",
+    )
+    shared.add_channel_options(group)
+    group.add_argument(
+        "--statistics",
+        type=statistics,
+        metavar="auto|FILE",
+        help="mean and deviation of each channel: auto computes them from the training images, FILE is the output of "
+        "`senet doctor --statistics --json` (default: auto for other channels than 3 and for floating point, else the "
+        "network's)",
     )
     group = parser.add_argument_group("output and configuration")
     if output is None:

@@ -55,6 +55,7 @@ DATA_FIELDS = {
     "data": "data", "val_fraction": "val_fraction", "split_seed": "split_seed", "folds": "folds", "fold": "fold",
     "group": "group", "download": "download",
     "data_root": "root", "class_names": "classes", "instances": "instances", "limit": "limit", "white_level": "white",
+    "channels": "channels", "bit_depth": "bit_depth", "statistics": "statistics",
 }  # fmt: skip
 """Option to its field of `DataOptions`."""
 
@@ -178,7 +179,7 @@ def overridden(recipe: Recipe, options: argparse.Namespace) -> Recipe:
 
 
 def job_data(options: argparse.Namespace, init: ModelInitialization | None = None) -> DataOptions:
-    """Return the data options, with `--limit`, `--white-level` and absolute paths.
+    """Return the data options, with `--limit`, `--white-level`, `--channels` and absolute paths.
 
     Args:
         options: As parsed.
@@ -187,7 +188,12 @@ def job_data(options: argparse.Namespace, init: ModelInitialization | None = Non
     """
     from senet.data.request import storable
 
-    source = replace(shared.data_options(options), limit=options.limit, white=options.white_level).absolute()
+    source = replace(
+        shared.data_options(options),
+        limit=options.limit,
+        white=options.white_level,
+        **channel_options(options, init),
+    ).absolute()
     record = init.trained_on() if init else None
     if record is None or record.split_seed is None or storable(source.data) != record.name:
         return source
@@ -201,6 +207,16 @@ def job_data(options: argparse.Namespace, init: ModelInitialization | None = Non
     if record.folds:
         return replace(source, folds=record.folds, fold=options.fold or record.fold)
     return replace(source, val_fraction=None if options.fold is not None else record.val_fraction)
+
+
+def channel_options(options: argparse.Namespace, init: ModelInitialization | None) -> dict[str, Any]:
+    """Return the values of `--channels`, `--bit-depth` and `--statistics`, empty where they repeat the weights' own."""
+    given = {name: getattr(options, name) for name in ("channels", "bit_depth", "statistics")}
+    own = init.preprocessing if init else None
+    if own is None or given["statistics"] is not None:
+        return given
+    same = given["channels"] in (None, own.in_channels) and given["bit_depth"] in (None, own.bit_depth)
+    return {} if same else given
 
 
 def run_options(options: argparse.Namespace) -> RunOptions:
@@ -229,6 +245,8 @@ def repeated(options: argparse.Namespace) -> Job:
             )
         init = replace(job.network, size=options.size)
     data = {field: getattr(options, name) for name, field in DATA_FIELDS.items() if name in given}
+    if given & {"channels", "bit_depth"}:
+        data = {"statistics": None} | data
     recipe = recipe_named(options.recipe) if options.recipe else job.recipe
     return Job(
         source=replace(job.source, **data).absolute(),

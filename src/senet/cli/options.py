@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from senet.cli.parser import add_subject, add_switch
-from senet.cli.values import class_names, numbers, parse_size, positive
+from senet.cli.values import bit_depth, class_names, numbers, parse_size, positive
 from senet.errors import SenetError
 
 if TYPE_CHECKING:
@@ -153,6 +153,24 @@ def add_split_option(group: argparse._ArgumentGroup | argparse.ArgumentParser, p
         "--split",
         choices=("train", "val", "test", "all"),
         help=f"split to {purpose} (default: test, else the run's validation images, else all)",
+    )
+
+
+def add_channel_options(group: argparse._ArgumentGroup, default: str = "the network's") -> None:
+    """Add `--channels` and `--bit-depth`, the form of the images."""
+    group.add_argument(
+        "--channels",
+        type=positive,
+        metavar="N",
+        help="channels of the images: pages of a TIFF file, an axis of a .npy file, 4 for RGB with transparency "
+        f"(default: {default})",
+    )
+    group.add_argument(
+        "--bit-depth",
+        type=bit_depth,
+        metavar="BITS|float",
+        help="bits of each value: 16, or 12 for a white of 4095, keeps 16-bit images whole, and float takes any values "
+        f"as they are (default: {default})",
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from senet.console import plain_console, plain_progress, printable
+from senet.console import counting, plain_console, printable
 
 if TYPE_CHECKING:
     from senet.inference import EvaluationSplit
@@ -59,16 +59,6 @@ def print_unreadable(unreadable: Sequence[tuple[str, str]], *, most: int = 10) -
         print(printable(f"left out: {path}: {reason}"), file=sys.stderr)
     if len(unreadable) > most:
         print(f"left out: {len(unreadable):,} images in all", file=sys.stderr)
-
-
-@contextmanager
-def counting(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar on standard error. The context gives a function of (done, total)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
-
-    with plain_progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 @contextmanager

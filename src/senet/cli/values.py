@@ -8,8 +8,19 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
-__all__ = ["class_names", "class_weights", "numbers", "parse_size", "positive", "positives", "white_level"]
+__all__ = [
+    "bit_depth",
+    "class_names",
+    "class_weights",
+    "numbers",
+    "parse_size",
+    "positive",
+    "positives",
+    "statistics",
+    "white_level",
+]
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -27,6 +38,31 @@ def white_level(text: str) -> int | str:
     if not text.isdigit() or not 1 <= int(text) <= 65_535:
         raise argparse.ArgumentTypeError(f"{text!r}: write a value of 16 bits, 1 to 65535 (4095 for 12 bits), or auto")
     return int(text)
+
+
+def bit_depth(text: str) -> int:
+    """Parse `8` to `16`, or `float`."""
+    if text == "float":
+        return 32
+    if not text.isdigit() or not 8 <= int(text) <= 16:
+        raise argparse.ArgumentTypeError(f"{text!r}: write 8 to 16 (12 for a white of 4095), or float")
+    return int(text)
+
+
+def statistics(text: str) -> str | dict[str, Any]:
+    """Parse `auto`, or read a JSON file with the mean and the deviation of each channel."""
+    if text == "auto":
+        return text
+    try:
+        found = json.loads(Path(text).read_text(encoding="utf-8-sig"))
+        found = found.get("statistics", found)
+        return {key: [float(value) for value in found[key]] for key in ("mean", "std")}
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}; give auto, or a JSON file") from None
+    except (ValueError, AttributeError, TypeError, KeyError):
+        raise argparse.ArgumentTypeError(
+            f'{text}: write JSON such as {{"mean": [0.5, 0.4], "std": [0.2, 0.1]}}, a number for each channel'
+        ) from None
 
 
 def positive(text: str) -> int:

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from senet.data.augmentation import Augmentation
+from senet.data.band_transform import left_out_of_bands
+from senet.data.bands import TIFF_MAGIC
 from senet.data.dense import AnnotationIssue
 from senet.data.depth import depth_at, depth_note, evenly
+from senet.data.image_errors import CorruptImage
 from senet.data.masks import MaskSource
 from senet.data.sources import Data, Source, Subset
 from senet.errors import DataError
@@ -81,22 +85,53 @@ def _about_missing(missing: Sequence[str], classes: Sequence[str], *, instances:
     )
 
 
-def report_data(data: Data, preprocessing: Preprocessing, report: Callable[[str], object]) -> None:
+def report_data(
+    data: Data,
+    preprocessing: Preprocessing,
+    report: Callable[[str], object],
+    *,
+    augmentation: Augmentation | None = None,
+) -> None:
     """Report how a training handles unusual files.
 
     Args:
         data: The training data.
         preprocessing: Of the network. It has the white level of 16-bit images.
         report: Called with each line.
+        augmentation: Of the training.
     """
-    sampled = [depth_at(data.train, index) for index in evenly(len(data.train), SAMPLED)]
+    sample = evenly(len(data.train), SAMPLED)
+    if preprocessing.reads_bands:
+        notes = [_colour_note(augmentation) if augmentation else ""]
+    else:
+        depths = filter(None, [depth_at(data.train, index) for index in sample])
+        notes = [depth_note(depths, preprocessing.white_level), _pages_note(data.train, sample)]
     lines = (
         left_out_note(data.left_out),
-        depth_note(filter(None, sampled), preprocessing.white_level),
+        *notes,
         _ignore_index_note(data.train),
     )
     for line in filter(None, lines):
         report(line)
+
+
+def _colour_note(augmentation: Augmentation) -> str:
+    names = left_out_of_bands(augmentation)
+    flags = " and ".join(f"--{name.replace('_', '-')}" for name in names)
+    return f"left out of the augmentation, since it is for 8-bit RGB or grey: {flags}" if names else ""
+
+
+def _pages_note(source: Source, sample: Sequence[int]) -> str:
+    """Warn of TIFF files with several pages, of which the first is read."""
+    for index in sample:
+        try:
+            stored = source.stored(index)
+            pages = source.info(index).pages if stored and bytes(stored.content[:4]) in TIFF_MAGIC else 1
+        except CorruptImage:
+            continue
+        if pages > 1:
+            return f"{source.locate(index)} has {pages} pages, of which the first is read; --channels {pages} reads all"
+    return ""
 
 
 def left_out_note(paths: Sequence[str]) -> str:

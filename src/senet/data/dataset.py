@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from senet.data.images import CorruptImage
+from senet.data.image_errors import CorruptImage, UnsuitableImage
+from senet.data.inputs import transformed
 from senet.data.labels import target_of
 from senet.data.randomness import seeded_rng
 from senet.data.sampler import Order
 from senet.data.sources import Source
-from senet.data.transforms import TrainTransform
 from senet.errors import DataError
 
 __all__ = ["Batch", "ImageDataset", "RefusedImage", "Sample", "collate"]
@@ -126,7 +126,8 @@ class ImageDataset(Dataset[Sample]):
         """Return one sample.
 
         Raises:
-            RefusedImage: The image is corrupt and `corrupt="raise"`, or a thousand images in a row are corrupt.
+            RefusedImage: The image is corrupt and `corrupt="raise"`, or a thousand images in a row are corrupt, or it
+                has other channels or more bits than the network takes.
         """
         epoch, index = key
         corrupt: list[tuple[str, str]] = []
@@ -134,9 +135,10 @@ class ImageDataset(Dataset[Sample]):
             position = (index + step) % len(self)
             try:
                 with seeded_rng("sample", self.seed, epoch, index):
-                    return Sample(
-                        self._image(position), target_of(self.source.labels, position), (epoch, index), corrupt
-                    )
+                    image = transformed(self.source, position, self.transform)
+                    return Sample(image, target_of(self.source.labels, position), (epoch, index), corrupt)
+            except UnsuitableImage as error:
+                raise RefusedImage(str(error)) from error
             except CorruptImage as error:
                 if self.corrupt == "raise":
                     raise RefusedImage(f"corrupt image {error}") from error
@@ -147,14 +149,6 @@ class ImageDataset(Dataset[Sample]):
     def order(self) -> Order | None:
         """The given order, or the one in which the source is fastest to read, or None if any order is as fast."""
         return self._order or getattr(self.source, "order", None)
-
-    def _image(self, position: int) -> Tensor:
-        """Return one image. A `TrainTransform` decodes it itself, since it may need a region only."""
-        if isinstance(self.transform, TrainTransform):
-            stored = self.source.stored(position)
-            if stored is not None:
-                return self.transform.decoded(stored)
-        return self.transform(self.source[position][0])
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """See `collate`."""

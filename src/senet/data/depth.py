@@ -58,13 +58,19 @@ def depth_note(found: Iterable[Depth], white_level: int = DEEP_WHITE) -> str:
     if grey and fits < white_level:
         return (
             f"16-bit images use {fits.bit_length()} bits (largest value {grey:,}), and {white_level:,} is white, so "
-            f"they look dark: train with --white-level {fits}"
+            f"they look dark: train with --white-level {fits}, or with --channels 1 --bit-depth {fits.bit_length()}, "
+            "which keeps all bits"
         )
+    if grey:
+        return "16-bit images become 8 bits; --channels 1 --bit-depth 16 keeps all of them"
     if colour and full_scale(colour) < DEEP_WHITE:
         return (
             f"16-bit colour images use {full_scale(colour).bit_length()} bits (values below {colour + 1:,}), so they "
-            "look dark. Of 16-bit colours 8 bits are read; save them with 8 bits a channel"
+            "look dark. Of 16-bit colours 8 bits are read; save them with 8 bits a channel, or train with --bit-depth "
+            f"{full_scale(colour).bit_length()}"
         )
+    if colour:
+        return "of 16-bit colours 8 bits are read; --bit-depth 16 keeps all of them"
     return ""
 
 

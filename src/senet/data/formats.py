@@ -7,15 +7,26 @@ import os
 import stat
 from collections.abc import Iterator
 from io import BufferedReader
+from mmap import mmap
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from PIL import Image, features
 
 from senet.data.image_errors import CorruptImage, as_corrupt_image
+from senet.data.numpy_files import MAGIC, pillow_image
 from senet.errors import DataError
 
-__all__ = ["ImageFiles", "list_images", "loose_images", "open_file", "opened", "readable_formats", "readable_suffixes"]
+__all__ = [
+    "ImageFiles",
+    "is_array",
+    "list_images",
+    "loose_images",
+    "open_file",
+    "opened",
+    "readable_formats",
+    "readable_suffixes",
+]
 
 SUFFIXES: Final = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -33,6 +44,9 @@ SUFFIXES: Final = {
 never opened, whatever a file is called.
 """
 
+ARRAYS: Final = (".npy",)
+"""Suffixes of NumPy's arrays, which Pillow doesn't read."""
+
 LIBRARIES: Final = {"JPEG": "jpg", "PNG": "zlib", "WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 """Libraries that Pillow may be built without."""
 
@@ -47,8 +61,8 @@ def readable_formats() -> list[str]:
 
 
 def readable_suffixes() -> tuple[str, ...]:
-    """Return the file suffixes of these formats, in lower case."""
-    return tuple(suffix for name in readable_formats() for suffix in SUFFIXES[name])
+    """Return the file suffixes of these formats and of NumPy's arrays, in lower case."""
+    return (*(suffix for name in readable_formats() for suffix in SUFFIXES[name]), *ARRAYS)
 
 
 def open_file(path: str | os.PathLike[str]) -> BufferedReader:
@@ -68,15 +82,25 @@ def _unblocked(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
+def is_array(content: bytes | bytearray | mmap) -> bool:
+    """Whether bytes are a `.npy` file."""
+    return bytes(content[: len(MAGIC)]) == MAGIC
+
+
 def opened(file: BinaryIO) -> Image.Image:
-    """Read the header only.
+    """Read the header only. A `.npy` file is read whole.
 
     Raises:
         ValueError: The file is empty, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+        Unsuitable: An array is no image that Pillow knows.
         Exception: Any error of Pillow, see `as_corrupt_image`.
     """
     if file.seek(0, os.SEEK_END) == 0:
         raise ValueError("empty file (0 bytes)")
+    file.seek(0)
+    if is_array(file.read(len(MAGIC))):
+        file.seek(0)
+        return pillow_image(file.read())
     file.seek(0)
     try:
         image = Image.open(file, formats=readable_formats())
@@ -124,7 +148,7 @@ def list_images(folder: str | os.PathLike[str]) -> ImageFiles:
 
 def loose_images(folder: str | os.PathLike[str]) -> list[str]:
     """List image files directly in a folder, sorted, including formats that this Pillow doesn't read."""
-    known = tuple(suffix for suffixes in SUFFIXES.values() for suffix in suffixes)
+    known = (*(suffix for suffixes in SUFFIXES.values() for suffix in suffixes), *ARRAYS)
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name[0] != "." and entry.name.lower().endswith(known)]
     return sorted(os.path.join(folder, name) for name in names if not os.path.isdir(os.path.join(folder, name)))

@@ -12,7 +12,7 @@ from PIL import UnidentifiedImageError
 
 from senet.errors import DataError
 
-__all__ = ["CorruptImage", "as_corrupt_image", "is_machine_fault"]
+__all__ = ["CorruptImage", "Unsuitable", "UnsuitableImage", "as_corrupt_image", "is_machine_fault"]
 
 REASONS = {
     errno.ENOENT: "no such file",
@@ -62,12 +62,21 @@ class CorruptImage(DataError):  # noqa: N818 - named after its subject
         return f"{self.path}: {self.reason}"
 
 
+class UnsuitableImage(CorruptImage):
+    """An intact image of other channels or of another bit depth than the network's. A training ends with it."""
+
+
+class Unsuitable(ValueError):  # noqa: N818 - named after its subject
+    """A reason for `UnsuitableImage`, raised where the file's name isn't known."""
+
+
 @contextmanager
 def as_corrupt_image(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn any error of Pillow's decoders about a file into `CorruptImage`.
 
     Raises:
         CorruptImage: The file is unreadable or holds no image.
+        UnsuitableImage: `Unsuitable` was raised.
         OSError: The disk, the network or the system failed, regardless of the file. The message names the file.
         MemoryError: Memory ran out. The message names the file.
     """
@@ -75,6 +84,8 @@ def as_corrupt_image(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except CorruptImage:
         raise
+    except Unsuitable as error:
+        raise UnsuitableImage(path, str(error)) from error
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, IndexError, ...
         if is_machine_fault(error):
             named = _named(error, os.fspath(path))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from io import BytesIO
+from mmap import ACCESS_READ, mmap
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from senet.data.formats import open_file, opened
+from senet.data.formats import is_array, open_file, opened
 from senet.data.image_errors import CorruptImage, as_corrupt_image
+from senet.data.numpy_files import MAGIC
 from senet.data.orientation import turned_size, upright
 from senet.preprocessing import DEEP_WHITE
 
@@ -30,6 +32,7 @@ __all__ = [
     "load_image",
     "load_stored",
     "opened",
+    "plain",
     "read_stored",
     "stored_form",
     "stored_info",
@@ -60,6 +63,7 @@ class ImageInfo(NamedTuple):
         height: In pixels, as stored.
         digest: Hash of the content.
         depth: Range of its 16-bit values, or None for fewer bits.
+        pages: Number of pages of a TIFF file.
     """
 
     mode: str
@@ -67,13 +71,14 @@ class ImageInfo(NamedTuple):
     height: int
     digest: bytes
     depth: Depth | None = None
+    pages: int = 1
 
 
 class Stored(NamedTuple):
-    """A stored image: the bytes of its file, and a name for messages."""
+    """A stored image: the bytes of its file, and a name for messages. A `.npy` file is mapped into memory."""
 
     name: str
-    content: bytearray
+    content: bytearray | mmap
 
 
 def load_image(path: str | os.PathLike[str], *, white_level: int = DEEP_WHITE) -> Image.Image:
@@ -121,7 +126,7 @@ def decode_image(path: str | os.PathLike[str]) -> Image.Image:
         CorruptImage: As `load_image`.
     """
     with as_corrupt_image(path), open_file(path) as file:
-        return _plain(upright(opened(file)))
+        return plain(upright(opened(file)))
 
 
 def decode_stored(stored: Stored) -> Image.Image:
@@ -131,7 +136,7 @@ def decode_stored(stored: Stored) -> Image.Image:
         CorruptImage: As `load_image`.
     """
     with as_corrupt_image(stored.name):
-        return _plain(upright(opened(BytesIO(stored.content))))
+        return plain(upright(opened(BytesIO(stored.content))))
 
 
 def to_8_bits(image: Image.Image, white_level: int = DEEP_WHITE) -> Image.Image:
@@ -143,13 +148,15 @@ def to_8_bits(image: Image.Image, white_level: int = DEEP_WHITE) -> Image.Image:
 
 
 def read_stored(path: str | os.PathLike[str]) -> Stored:
-    """Read a file's bytes without decoding.
+    """Read a file's bytes without decoding, or map them into memory.
 
     Raises:
         CorruptImage: The file can't be opened.
         OSError: The disk or the network failed.
     """
     with as_corrupt_image(path), open_file(path) as file:
+        if is_array(file.peek(len(MAGIC))):
+            return Stored(os.fspath(path), mmap(file.fileno(), 0, access=ACCESS_READ))
         content = bytearray(os.fstat(file.fileno()).st_size)  # one copy less than bytearray(file.read())
         del content[file.readinto(content) :]
         return Stored(os.fspath(path), content)
@@ -179,7 +186,8 @@ def _image_info(decoded: Image.Image, stored: Stored) -> ImageInfo:
         image = opened(BytesIO(stored.content))
     digest = hashlib.blake2b(stored.content, digest_size=16).digest()
     mode = f"{image.mode};16" if is_deep_colour(image) else image.mode
-    return ImageInfo(mode, *image.size, digest, depth_of(decoded, colour=is_deep_colour(image)))
+    pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+    return ImageInfo(mode, *image.size, digest, depth_of(decoded, colour=is_deep_colour(image)), pages)
 
 
 def image_info(image: Image.Image) -> ImageInfo:
@@ -215,8 +223,8 @@ def stored_form(image: Image.Image) -> str:
     return first if isinstance(first, str) else ""
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """Convert to mode RGB, L or I;16."""
+def plain(image: Image.Image) -> Image.Image:
+    """Convert a decoded image to mode RGB, L or I;16."""
     if image.mode in ("RGB", "L", "1") and "transparency" in image.info:
         return _over_white(image)
     if image.mode in ("RGB", "L"):

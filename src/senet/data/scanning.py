@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from senet.data.bands import describe
 from senet.data.checks import mask_issues
 from senet.data.dense import annotation_issues
 from senet.data.depth import depth_note
@@ -31,6 +32,7 @@ class ScanResult(NamedTuple):
     position: int
     info: ImageInfo | None
     corrupt: tuple[str, str] | None
+    form: str = ""
 
 
 @dataclass
@@ -43,6 +45,7 @@ class SplitReport:
         width: Smallest and largest width in pixels, or None if all images are corrupt.
         height: Smallest and largest height in pixels.
         modes: Number of images in each of Pillow's modes.
+        forms: Number of images by channels and bit depth, such as `"4 channels, 16 bit"`.
         bit_depth: Note on 16-bit images, empty if none is due.
         corrupt: Path and reason of each unreadable image.
     """
@@ -52,6 +55,7 @@ class SplitReport:
     width: tuple[int, int] | None = None
     height: tuple[int, int] | None = None
     modes: dict[str, int] = field(default_factory=dict)
+    forms: dict[str, int] = field(default_factory=dict)
     bit_depth: str = ""
     corrupt: list[tuple[str, str]] = field(default_factory=list)
 
@@ -117,6 +121,7 @@ def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int
     report.left_out = list(data.left_out)
     sizes: dict[str, list[tuple[int, int]]] = {name: [] for name in sources}
     modes: dict[str, Counter[str]] = {name: Counter() for name in sources}
+    forms: dict[str, Counter[str]] = {name: Counter() for name in sources}
     deep: dict[str, list[Depth]] = {name: [] for name in sources}
     first: dict[bytes, tuple[str, int]] = {}
     for done, result in enumerate(_scan_all(data, default_workers() if workers is None else workers), 1):
@@ -125,13 +130,14 @@ def scan(data: Data, *, workers: int | None = None, progress: Callable[[int, int
         if result.info is not None:
             sizes[result.split].append((result.info.width, result.info.height))
             modes[result.split][result.info.mode] += 1
-            if result.info.depth is not None:
+            forms[result.split][result.form] += 1
+            if result.info.depth is not None and result.info.pages == 1:
                 deep[result.split].append(result.info.depth)
             _note_equal(report, sources, first, result)
         if progress is not None:
             progress(done, total)
     for name, split in report.splits.items():
-        split.modes, split.bit_depth = dict(modes[name]), depth_note(deep[name])
+        split.modes, split.forms, split.bit_depth = dict(modes[name]), dict(forms[name]), depth_note(deep[name])
         if sizes[name]:
             widths, heights = zip(*sizes[name], strict=True)
             split.width, split.height = (min(widths), max(widths)), (min(heights), max(heights))
@@ -194,6 +200,7 @@ def _scan_image(sources: dict[str, Source], chunk: tuple[str, range]) -> list[Sc
 
 def _scan_one(source: Source, split: str, index: int) -> ScanResult:
     try:
-        return ScanResult(split, index, source.info(index), None)
+        info, form = describe(source, index)
+        return ScanResult(split, index, info, None, str(form))
     except CorruptImage as error:
         return ScanResult(split, index, None, (error.path, error.reason))

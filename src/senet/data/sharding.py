@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from senet.data.bands import TIFF_MAGIC, read_bands
 from senet.data.corrupt_images import CorruptImageReport
+from senet.data.formats import is_array
 from senet.data.images import CorruptImage, Stored, decode_stored, opened
 from senet.data.loader import default_workers
 from senet.data.quiet import quiet_pillow
@@ -224,7 +226,7 @@ def _write(source: Source, folder: Path, piece: Piece) -> Written:
             for index in map(int, piece.indices):
                 try:
                     stored = _file_of(source, index)
-                    decode_stored(stored)
+                    _check_decodes(stored)
                 except CorruptImage as error:
                     corrupt.append((error.path, error.reason))
                     continue
@@ -259,9 +261,21 @@ def _file_of(source: Source, index: int) -> Stored:
     return stored
 
 
+def _check_decodes(stored: Stored) -> None:
+    """Raise a `CorruptImage` if an image can be decoded neither as RGB or grey nor with any channels."""
+    try:
+        decode_stored(stored)
+    except CorruptImage:
+        read_bands(stored)
+
+
 def _add(archive: tarfile.TarFile, key: str, stored: Stored, label: int) -> int:
     """Add an image and its class number in WebDataset's format, and return the image's offset."""
-    image_format = opened(io.BytesIO(stored.content)).format or "img"
+    start = bytes(stored.content[:4])
+    if is_array(stored.content):
+        image_format = "npy"
+    else:
+        image_format = "tiff" if start in TIFF_MAGIC else opened(io.BytesIO(stored.content)).format or "img"
     members = ((SUFFIXES.get(image_format, image_format.lower()), stored.content), ("cls", str(label).encode()))
     offset = archive.offset + tarfile.BLOCKSIZE
     for suffix, content in members:

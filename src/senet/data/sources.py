@@ -12,6 +12,7 @@ from typing import Any, Protocol, overload
 import numpy as np
 from PIL import Image
 
+from senet.data.channels import ChannelOptions
 from senet.data.images import ImageInfo, Stored, decode_image, file_info, read_stored
 from senet.data.labels import MULTI_LABEL, as_labels, class_totals, label_text, target_of
 from senet.data.listing import Entry, digest_of, file_size, path_below, sample_of, whole
@@ -77,6 +78,7 @@ class Data:
         split_spec: Fraction and seed (or folds) that divided the images, or None for data that was divided already.
         left_out: Files among the images that aren't read: other files, and formats unknown to this Pillow.
         white_level: White of its 16-bit images, if given, see `Preprocessing.white_level`.
+        channels: Channels, bit depth and statistics, if given, see `senet.data.channels.with_channels`.
         category_ids: COCO's number of each class, empty for other data.
         held_out: The test split was taken from the validation split by `senet.data.hold_out`.
 
@@ -97,6 +99,7 @@ class Data:
     split_spec: SplitSpec | None = None
     left_out: tuple[str, ...] = ()
     white_level: int | None = None
+    channels: ChannelOptions | None = None
     category_ids: tuple[int, ...] = ()
     held_out: bool = False
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.transforms import ConvertImageDtype, InterpolationMode, v2
 
 from senet.data.augmentation import Augmentation
+from senet.data.band_transform import BandTransform, train_band_transform
 from senet.data.cropping import TENSOR_MODES, PaddedCrop, PartialCrop
 from senet.data.cutout import Cutout
 from senet.data.erasing import NoiseErasing
@@ -46,10 +47,11 @@ would fill gigabytes, of which the centre crop keeps a thousandth.
 """
 
 
-def eval_transform(preprocessing: Preprocessing) -> v2.Compose:
+def eval_transform(preprocessing: Preprocessing) -> v2.Compose | BandTransform:
     """Make the evaluation transform: PIL image -> (C, H, W) float32, by resizing, centre crop, scaling and normalising.
 
-    Resizing is Pillow's (with antialiasing), as in the presets of torchvision's weights.
+    Resizing is Pillow's (with antialiasing), as in the presets of torchvision's weights. Images of other channels or
+    more bits are resized as tensors, see `BandTransform`.
 
     Example:
         >>> from senet.data import eval_transform, sample_images
@@ -58,6 +60,8 @@ def eval_transform(preprocessing: Preprocessing) -> v2.Compose:
         >>> transform(sample_images(1)[0]).shape
         torch.Size([3, 224, 224])
     """
+    if preprocessing.reads_bands:
+        return BandTransform(preprocessing, _whole(preprocessing))
     return v2.Compose([ToMode(preprocessing), *_whole(preprocessing), *to_tensor(preprocessing)])
 
 
@@ -65,19 +69,18 @@ def pillow_mode(preprocessing: Preprocessing) -> str:
     """Return the Pillow mode of a network's images: `"RGB"` or `"L"`.
 
     Raises:
-        SenetError: The network takes channels that no image file has.
+        SenetError: The network takes other channels or more bits.
     """
-    if preprocessing.channel_order == "other":
+    if preprocessing.reads_bands:
         raise SenetError(
-            f"this network takes images of {preprocessing.in_channels} channels in an order of its own, and image "
-            "files are RGB or grey; make its tensors in your own code"
+            f"this network takes images of {preprocessing}, and detection and segmentation read 8-bit RGB or grey"
         )
     return "L" if preprocessing.channel_order == "L" else "RGB"
 
 
-def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> TrainTransform:
+def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> TrainTransform | BandTransform:
     """Make the training transform: image -> (C, H, W) uint8, randomly augmented. `Normalise` then prepares a whole
-    batch.
+    batch. Images of other channels or more bits become normalised float32 at once, see `BandTransform`.
 
     Example:
         >>> from senet.data import Augmentation, sample_images, train_transform
@@ -87,7 +90,21 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
         >>> tensor.shape, tensor.dtype
         (torch.Size([3, 64, 64]), torch.uint8)
     """
+    if preprocessing.reads_bands:
+        _refuse_crop(augmentation)
+        preprocessing = at_train_size(preprocessing, augmentation)
+        cover = ResizeToCover(preprocessing.size, _interpolation(preprocessing))
+        return train_band_transform(
+            preprocessing, augmentation, _interpolation(preprocessing), _whole(preprocessing), cover
+        )
     return TrainTransform(preprocessing, augmentation)
+
+
+def _refuse_crop(augmentation: Augmentation) -> None:
+    if augmentation.crop not in CROPS:
+        raise SenetError(
+            f"crop={augmentation.crop!r} is for detection and segmentation; use {', '.join(map(repr, CROPS))}"
+        )
 
 
 class TrainTransform:
@@ -105,8 +122,7 @@ class TrainTransform:
 
     def __init__(self, preprocessing: Preprocessing, augmentation: Augmentation) -> None:
         a = augmentation
-        if a.crop not in CROPS:
-            raise SenetError(f"crop={a.crop!r} is for detection and segmentation; use {', '.join(map(repr, CROPS))}")
+        _refuse_crop(a)
         preprocessing = at_train_size(preprocessing, a)
         moved = v2.RandomAffine(a.rotation, (a.translate, a.translate), interpolation=InterpolationMode.BILINEAR)
         by_pillow: list[tuple[float, nn.Module]] = [
@@ -232,17 +248,18 @@ class ResizeToCover(nn.Module):
         self.size = size
         self.interpolation = interpolation
 
-    def forward(self, image: Image.Image) -> Image.Image:
-        """PIL image -> PIL image."""
+    def forward(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
+        """PIL image -> PIL image, or (C, H, W) -> the same."""
         height, width = self.size
         longest = LONGEST * max(height / width, width / height)
-        cut = min(image.width, int(longest * image.height)), min(image.height, int(longest * image.width))
-        if cut != image.size:
-            image = v2.functional.center_crop(image, [cut[1], cut[0]])
-        if height * image.width <= width * image.height:
-            covering = [max(height, int(width * image.height / image.width)), width]
+        rows, columns = v2.functional.get_size(image)
+        cut = [min(rows, int(longest * columns)), min(columns, int(longest * rows))]
+        if cut != [rows, columns]:
+            image, (rows, columns) = v2.functional.center_crop(image, cut), cut
+        if height * columns <= width * rows:
+            covering = [max(height, int(width * rows / columns)), width]
         else:
-            covering = [height, max(width, int(height * image.width / image.height))]
+            covering = [height, max(width, int(height * columns / rows))]
         return v2.functional.resize(image, covering, interpolation=self.interpolation)
 
 

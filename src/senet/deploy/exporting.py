@@ -403,18 +403,19 @@ def _part(data: Data, check: Check) -> Source:
 def _images(loaded: LoadedModel, check: Check) -> Tensor:
     """Return preprocessed real images (N, C, H, W)."""
     from senet.data import eval_transform, sample_images, subsample
+    from senet.data.inputs import transformed
 
     images = loaded.preprocessing
     if check.data is not None:
         source, transform = subsample(_part(check.data, check), check.images), eval_transform(images)
-        return torch.stack([transform(source[i][0]) for i in range(len(source))])
+        return torch.stack([transformed(source, i, transform) for i in range(len(source))])
     photographs = sample_images(check.images)
     if images.channel_order != "other":
         transform = eval_transform(images)
         return torch.stack([transform(photograph) for photograph in photographs])
     # A photograph has three channels. They are repeated in turn for other numbers.
     black, one = (0.0,) * 3, (1.0,) * 3
-    transform = eval_transform(replace(images, mean=black, std=one, channel_order="RGB"))
+    transform = eval_transform(replace(images, mean=black, std=one, channel_order="RGB", bit_depth=8))
     rgb = torch.stack([transform(photograph) for photograph in photographs])
     pixels = rgb[:, [c % 3 for c in range(images.in_channels)]]
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (images.mean, images.std))
@@ -424,13 +425,14 @@ def _images(loaded: LoadedModel, check: Check) -> Tensor:
 def _calibration(loaded: LoadedModel, check: Check, batch: int | None) -> list[np.ndarray]:
     """Return batches of training images. Images for measuring accuracy must not be used for calibration."""
     from senet.data import eval_transform, subsample
+    from senet.data.inputs import transformed
 
     assert check.data is not None
     transform, source = eval_transform(loaded.preprocessing), subsample(check.data.train, check.calibration)
     step, found = batch or 1, []
     with check.progress("calibrating") as progress:
         for start in range(0, len(source) - step + 1, step):
-            images = torch.stack([transform(source[i][0]) for i in range(start, start + step)])
+            images = torch.stack([transformed(source, i, transform) for i in range(start, start + step)])
             found.append(images.numpy())
             progress(start + step, len(source))
     if not found:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -14,7 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from senet.data import eval_transform
-from senet.data.images import decode_image, to_8_bits
+from senet.data.band_transform import BandTransform
+from senet.data.images import decode_image, read_stored, to_8_bits
 from senet.errors import SenetError
 from senet.inference.labels import labels_above, thresholds_of
 from senet.nn.modes import evaluation_mode
@@ -29,7 +31,8 @@ __all__ = ["Classification", "Images", "MultiLabelPrediction", "embed", "predict
 One: TypeAlias = "str | os.PathLike[str] | Image.Image | np.ndarray"
 Images: TypeAlias = "One | Sequence[One] | Tensor"
 """A path, a Pillow image, a (H, W, 3) or (H, W) uint8 array, several of these in a list, a (N, H, W, 3) uint8 array, or
-a preprocessed (N, C, H, W) float tensor."""
+a preprocessed (N, C, H, W) float tensor. For a network of other channels or more bits, arrays have its channels C, as
+(H, W, C), and any type that its training takes."""
 
 
 @dataclass(frozen=True)
@@ -161,10 +164,11 @@ def _batches(loaded: LoadedModel, images: Images, batch_size: int) -> Iterator[T
             )
         yield from images.split(batch_size)
         return
-    transform: Callable[[Image.Image], Tensor] = eval_transform(loaded.preprocessing)
+    transform = eval_transform(loaded.preprocessing)
+    prepare = partial(_bands, transform) if isinstance(transform, BandTransform) else lambda one: transform(_image(one))
     listed = _listed(images)
     for start in range(0, len(listed), batch_size):
-        yield torch.stack([transform(_image(one)) for one in listed[start : start + batch_size]])
+        yield torch.stack([prepare(one) for one in listed[start : start + batch_size]])
 
 
 def _listed(images: Images) -> Sequence[One]:
@@ -173,6 +177,18 @@ def _listed(images: Images) -> Sequence[One]:
     if isinstance(images, np.ndarray) and images.ndim == 4:
         return list(images)
     return [cast("One", images)]
+
+
+def _bands(transform: BandTransform, one: One) -> Tensor:
+    if isinstance(one, Image.Image | np.ndarray):
+        return transform(one)
+    if isinstance(one, str | os.PathLike):
+        return transform.decoded(read_stored(one))
+    raise SenetError(_about(one))
+
+
+def _about(one: object) -> str:
+    return f"an image must be a path, a Pillow image or a NumPy array, got {type(one).__name__}; a tensor holds a batch"
 
 
 def _image(one: One) -> Image.Image:
@@ -184,9 +200,7 @@ def _image(one: One) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(one[..., 0] if one.ndim == 3 and one.shape[2] == 1 else one))
     if isinstance(one, str | os.PathLike):
         return decode_image(one)
-    raise SenetError(
-        f"an image must be a path, a Pillow image or a NumPy array, got {type(one).__name__}; a tensor holds a batch"
-    )
+    raise SenetError(_about(one))
 
 
 def _predict_dense(loaded: LoadedModel, images: Images, batch_size: int) -> list[Any]:

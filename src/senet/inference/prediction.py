@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from senet.data import CorruptImage, default_workers
-from senet.data.images import decode_image
+from senet.data.inputs import transformed_file
 from senet.data.sources import PathList
 from senet.inference.device import running
 from senet.inference.labels import labels_above, thresholds_of
@@ -54,7 +54,7 @@ class _Files(Dataset[tuple[int, Tensor | str]]):
 
     def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
         try:
-            return index, self.transform(decode_image(self.paths[index]))
+            return index, transformed_file(self.paths[index], self.transform)
         except CorruptImage as error:
             return index, error.reason
 

@@ -8,11 +8,12 @@ from typing import Any, Final, final
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from senet.data import eval_transform
+from senet.data.band_transform import BandTransform
+from senet.data.images import Stored, decode_stored
 from senet.data.transforms import INTERPOLATIONS, ResizeToCover, ToMode, to_tensor
 from senet.errors import SenetError, UnknownNameError
 from senet.preprocessing import Preprocessing
@@ -71,15 +72,28 @@ class Views:
                 f"tta={tta!r} needs room around the crop; crop_fraction={preprocessing.crop_fraction:g} leaves none, "
                 "so use a smaller one (--crop-fraction 0.875)"
             )
-        interpolation = INTERPOLATIONS[preprocessing.interpolation]
-        self.resize = v2.Compose([ToMode(preprocessing), ResizeToCover(preprocessing.covered_size, interpolation)])
+        cover = ResizeToCover(preprocessing.covered_size, INTERPOLATIONS[preprocessing.interpolation])
+        bands = preprocessing.reads_bands
+        self.resize = BandTransform(preprocessing, [cover]) if bands else v2.Compose([ToMode(preprocessing), cover])
         self.crops = v2.CenterCrop(preprocessing.size) if tta == "flip" else v2.FiveCrop(preprocessing.size)
         self.mirror = tta != "five-crop"
-        self.pixels = v2.Compose(to_tensor(preprocessing))
+        self.pixels = nn.Identity() if bands else v2.Compose(to_tensor(preprocessing))
 
-    def __call__(self, image: Image.Image) -> Tensor:
+    def __call__(self, image: Any) -> Tensor:
         """Return the views of one image."""
-        found = self.crops(self.resize(image))
+        return self._views(self.resize(image))
+
+    def decoded(self, stored: Stored) -> Tensor:
+        """Return the views of a file's bytes.
+
+        Raises:
+            CorruptImage: The file can't be decoded.
+        """
+        whole = isinstance(self.resize, BandTransform)
+        return self._views(self.resize.decoded(stored) if whole else self.resize(decode_stored(stored)))
+
+    def _views(self, resized: Any) -> Tensor:
+        found = self.crops(resized)
         views = [self.pixels(one) for one in (found if isinstance(found, tuple) else (found,))]
         return torch.cat([*views, *(one.flip(-1) for one in views)] if self.mirror else views)
 

@@ -224,8 +224,10 @@ def image_of(image: Tensor, preprocessing: Preprocessing | None) -> str:
 
 
 def pixels_of(image: Tensor, preprocessing: Preprocessing | None) -> Image.Image:
-    """Convert the network's input, (C, H, W), back to an image."""
+    """Convert the network's input, (C, H, W), back to an image. Of any channels it shows the first three or one."""
     from PIL import Image
+
+    from senet.data.inputs import stretched
 
     image = image.detach().float().cpu()
     if preprocessing is None:
@@ -235,4 +237,6 @@ def pixels_of(image: Tensor, preprocessing: Preprocessing | None) -> Image.Image
         mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
         image = (image * std + mean) / preprocessing.value_range
         image = image.flip(0) if preprocessing.channel_order == "BGR" else image
+        if preprocessing.reads_bands:
+            return stretched(image.numpy())
     return Image.fromarray((255 * image.clamp(0, 1)).round().to(torch.uint8).movedim(0, -1).squeeze(-1).numpy())

@@ -11,10 +11,11 @@ from typing import Any, Final
 import numpy as np
 
 from senet.data import CorruptImage, Source
-from senet.data.images import to_8_bits
+from senet.data.inputs import preview
 from senet.inference import Evaluation, evaluate
 from senet.inference.classes import output_names
 from senet.pages import thumbnail
+from senet.preprocessing import Preprocessing
 from senet.reports.predictions import Mistakes, PredictionWriter
 from senet.reports.writing import confusion_cells, new_report, write_confusion, write_document, write_rows
 from senet.zoo import LoadedModel
@@ -96,8 +97,7 @@ def report_classification(
         }  # fmt: skip
         write_rows(new / "classes.csv", CLASS_COLUMNS, map(_class_row, result.classes.items()))
         write_confusion(new, confusion, names, counted="images")
-        white_level = loaded.preprocessing.white_level
-        write_document(new, document, _shown(document, confusion, mistakes, source, names, white_level))
+        write_document(new, document, _shown(document, confusion, mistakes, source, names, loaded.preprocessing))
     return result, document
 
 
@@ -142,14 +142,14 @@ def _shown(
     mistakes: Mistakes,
     source: Source,
     names: tuple[str, ...],
-    white_level: int,
+    preprocessing: Preprocessing,
 ) -> dict[str, Any]:
     """Return the page's parts that differ from the document."""
 
     @cache
     def small(index: int) -> str | None:
         try:
-            return thumbnail(to_8_bits(source[index][0], white_level), EDGE)
+            return thumbnail(preview(source, index, preprocessing), EDGE)
         except CorruptImage:  # it was readable a moment ago
             return None
 

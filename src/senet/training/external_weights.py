@@ -41,12 +41,13 @@ class ExternalWeights:
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def load(self, model: nn.Module, path: str, build: Callable[[int], nn.Module], outputs: int) -> str:
-        """Load the weights into a complete network. A classifier for another number of classes is not loaded.
+        """Load the weights into a complete network. A classifier for another number of classes is not loaded, and a
+        first convolution for other channels is adapted.
 
         Args:
             model: The network for `outputs` classes.
             path: The file.
-            build: The result of `builder`.
+            build: The result of `builder`, for the channels of the file.
             outputs: Number of classes of the data.
 
         Returns:
@@ -55,14 +56,15 @@ class ExternalWeights:
         Raises:
             CheckpointError: The weights don't fit.
         """
-        if self.classes in (None, outputs):
-            self._load(model, path)
-            return "the file has no classifier" if self.headless else ""
-        whole = build(self.classes)
+        from senet.weights.transfer import adapt_stem
+
+        whole = build(self.classes or outputs)
         self._load(whole, path)
-        own = model.state_dict()
-        same = {key: tensor for key, tensor in whole.state_dict().items() if own[key].shape == tensor.shape}
-        model.load_state_dict(own | same)
+        own, given = model.state_dict(), whole.state_dict()
+        adapt_stem(model, given, own, {key: key for key in own})
+        model.load_state_dict(own | {key: tensor for key, tensor in given.items() if own[key].shape == tensor.shape})
+        if self.classes in (None, outputs):
+            return "the file has no classifier" if self.headless else ""
         return f"the weights are for {self.classes:,} classes, the data has {outputs:,}"
 
     def load_backbone(self, backbone: nn.Module, path: str, build: Callable[[int], nn.Module]) -> None:

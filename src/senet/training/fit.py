@@ -144,7 +144,7 @@ def fit(
         report_rare_classes(class_counts(data.train, data.classes), report, corrected=corrected)
     check_masks(data, ("train", "val"), training=True)
     if is_first_process():
-        report_data(data, network.preprocessing, report)
+        report_data(data, network.preprocessing, report, augmentation=recipe.augmentation)
     prepare_network(network, recipe, run)
     layers = find_layers(network.model, task.example(network.preprocessing)) if fine_tunes(recipe) else None
     freezing = Freezing(network.model, layers, recipe) if layers is not None else None

@@ -82,7 +82,8 @@ def _from_external(
 ) -> InitializedModel:
     assert init.external is not None
     model = build(len(classes))
-    build_external = builder(init.model, init.options, init.task, preprocessing)
+    channels = init.preprocessing.in_channels if init.preprocessing else preprocessing.in_channels
+    build_external = builder(init.model, init.options, init.task, preprocessing.with_channels(channels))
     if not holds_backbone(init.model, init.task):
         return InitializedModel(model, init.external.load(model, init.weights, build_external, len(classes)))
     backbone = task_named(init.task).backbone(model)
@@ -95,6 +96,7 @@ def _from_checkpoint(init: ModelInitialization, build: Any, classes: tuple[str, 
     import torch
 
     from senet.weights import read_checkpoint
+    from senet.weights.transfer import adapt_stem
     from senet.zoo import mismatches
 
     tensors, metadata = read_checkpoint(Path(init.weights))
@@ -108,7 +110,9 @@ def _from_checkpoint(init: ModelInitialization, build: Any, classes: tuple[str, 
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(f"{init.weights} doesn't fit {init.model}: {reason}") from error
         return InitializedModel(model, "the weights are the backbone's")
-    own, new_head = model.state_dict(), _class_mismatch(metadata.classes, classes)
+    own = model.state_dict()
+    adapt_stem(model, tensors, own, {key: key for key in own})
+    new_head = _class_mismatch(metadata.classes, classes)
     if metadata.task != init.task:
         new_head = f"the weights are for {metadata.task}"
     if new_head:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from senet.console import line_printer, plain_console
+from senet.console import counting, line_printer, plain_console
 from senet.errors import DataError, SenetError
 from senet.tasks import CLASSIFICATION, task_named
 from senet.training.cluster import is_first_process
@@ -50,6 +50,10 @@ class DataOptions:
         instances: Whether masks contain the numbers of single objects.
         limit: Largest number of training images, a fixed random choice, or None for all.
         white: White level of 16-bit images, or `"auto"`, or None for the network's.
+        channels: Number of channels of the images, or None for the network's.
+        bit_depth: As `Preprocessing.bit_depth`, or None for the network's.
+        statistics: Mean and deviation of each channel: `"auto"` computes them from the training images, a dictionary
+            has `mean` and `std`. None is `"auto"` for any channels but 3 and for floating point.
         hold_out: Whether to hold out half of the validation images from choosing the best epoch, where the data has no
             test split.
 
@@ -72,6 +76,9 @@ class DataOptions:
     instances: bool = False
     limit: int | None = None
     white: int | str | None = None
+    channels: int | None = None
+    bit_depth: int | None = None
+    statistics: str | Mapping[str, Any] | None = None
     hold_out: bool = False
     folds: int | None = None
     fold: int | None = None
@@ -114,6 +121,7 @@ class DataOptions:
 
     def _open(self, record: DataRecord | None, training: bool) -> Data:
         from senet.data import hold_out, open_data, subsample
+        from senet.data.channels import with_channels
         from senet.data.request import DEFAULT_FRACTION
 
         data = open_data(
@@ -133,7 +141,17 @@ class DataOptions:
             training=training,
         )
         data = hold_out(data) if self.hold_out else data
-        return data if self.limit is None else replace(data, train=subsample(data.train, self.limit))
+        data = data if self.limit is None else replace(data, train=subsample(data.train, self.limit))
+        if (self.channels, self.bit_depth, self.statistics) == (None, None, None):
+            return data
+        with counting("computing statistics") if is_first_process() else nullcontext() as progress:
+            return with_channels(
+                data,
+                channels=self.channels,
+                bit_depth=self.bit_depth,
+                statistics=self.statistics,
+                progress=progress,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,6 +237,9 @@ class Job:
             self.refuse_used(folder)  # again, now that no other process can start one
             _remove_partial_files(folder)
             if is_first_process():
+                adapted = self.network.adapted_channels(network.preprocessing)
+                if adapted and console is not None:
+                    line_printer(console)(adapted)
                 if network.new_head and self.network.weights != SCRATCH and console is not None:
                     line_printer(console)(f"the classifier is new: {network.new_head}")
                 # `run.json` is written last. A run that is killed before this starts again.
@@ -227,12 +248,16 @@ class Job:
             return self._fit(network, data, folder, state=None, console=console, teacher=teacher)
 
     def pinned(self, data: Data) -> Job:
-        """Return this job with the task and hash of its data, and the hash of its initial weights.
+        """Return this job with the task and hash of its data, the hash of its initial weights, and image statistics.
 
         Raises:
             CheckpointError: The file of the weights can't be read.
         """
-        return replace(self, network=self.network.for_data(data).pinned(), digest=data.digest, division=data.division)
+        source = self.source
+        if data.channels is not None and data.channels.statistics is not None:
+            source = replace(source, statistics=data.channels.statistics)
+        network = self.network.for_data(data).pinned()
+        return replace(self, source=source, network=network, digest=data.digest, division=data.division)
 
     def resume(self, folder: Path, console: Console | None = None, *, data: Data | None = None) -> Outcome:
         """Resume the run in a folder. Its number of epochs and the path of its data may have changed.

@@ -173,19 +173,30 @@ class ModelInitialization:
     def preprocessing_for(self, data: Data | None = None) -> Preprocessing:
         """Return the preprocessing of the weights, else the data's default, else the network's.
 
-        The user's image size and white level of 16-bit images replace theirs.
+        The user's image size, white level of 16-bit images, channels, bit depth and statistics replace theirs.
         """
         own = (
             self.preprocessing or (data and data.default_preprocessing) or task_named(self.task).defaults(self.model)[1]
         )
         if data is not None and data.white_level is not None:
             own = replace(own, white_level=data.white_level)
+        if data is not None and data.channels is not None:
+            own = data.channels.apply(own)
         return replace(own, size=self.size) if self.size else own
 
     def for_data(self, data: Data) -> ModelInitialization:
         """Return the same network for the data's labels: a classifier of multi-label images for such data."""
         multi_label = data.multi_label and self.task == CLASSIFICATION
         return replace(self, task=data.task) if multi_label else self
+
+    def adapted_channels(self, images: Preprocessing) -> str:
+        """Describe how the first convolution's weights are adapted to other channels, empty if they aren't."""
+        there = self.preprocessing.in_channels if self.preprocessing and self.weights != SCRATCH else images.in_channels
+        here = images.in_channels
+        if here == there:
+            return ""
+        how = "summed" if here == 1 else f"repeated in turn and scaled by {there}/{here}"
+        return f"the first convolution's weights for {there} channels are {how} for {here}"
 
     def classes(self) -> tuple[str, ...]:
         """Return the classes of the weights, numbered where the weights have no names."""

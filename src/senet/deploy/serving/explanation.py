@@ -11,7 +11,8 @@ from typing import Any, Final
 from PIL import Image
 from torch import Tensor
 
-from senet.data import CorruptImage, eval_transform, load_image
+from senet.data import CorruptImage, eval_transform
+from senet.data.inputs import file_preview, transformed_file
 from senet.deploy.serving.drawing import overlay
 from senet.gates import gated_layers, record_gates
 from senet.inference import predict_dense
@@ -94,9 +95,9 @@ def _by_channel(gate: Tensor) -> Tensor:
 def _classify(loaded: LoadedModel, path: str | os.PathLike[str], topk: int) -> Explanation:
     task = task_named(loaded.metadata.task)
     assert isinstance(task, ClassifierTask)
-    image = load_image(path, white_level=loaded.preprocessing.white_level)
+    image = file_preview(path, loaded.preprocessing)
     with running(loaded.model, "32") as device:
-        given = eval_transform(loaded.preprocessing)(image)
+        given = transformed_file(path, eval_transform(loaded.preprocessing))
         output, maps = class_activation(loaded.model, given[None].to(device))
         logits = logits_of(output, len(loaded.classes), name=loaded.metadata.model)
         shares, numbers = task.probabilities(logits.detach().float())[0].topk(min(topk, len(loaded.classes)))
