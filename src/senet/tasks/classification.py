@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, final
 
 import torch
@@ -36,7 +37,7 @@ class ClassifierObjective(Objective):
     Args:
         classes: Names of the classes.
         recipe: Recipe of the training, or None for evaluation.
-        criterion: Class of the loss.
+        criterion: Makes the loss from `classes`, `weights`, `gamma` and `label_smoothing`.
         preprocessing: Of the network, to normalise uint8 images. None for images that are normalised already.
         channels_last: Whether images are converted to channels_last.
 
@@ -49,7 +50,7 @@ class ClassifierObjective(Objective):
         classes: Sequence[str],
         recipe: RecipeView | None,
         *,
-        criterion: type[ClassLoss] | type[LabelLoss],
+        criterion: Callable[..., ClassLoss | LabelLoss],
         preprocessing: Preprocessing | None = None,
         channels_last: bool = True,
     ) -> None:
@@ -61,8 +62,6 @@ class ClassifierObjective(Objective):
             classes,
             weights=None if isinstance(weights, str) else weights,
             gamma=recipe.focal_gamma if recipe else 0.0,
-            binary=recipe is not None and recipe.is_binary,
-            threshold=recipe.binary_threshold if recipe else 0.0,
             label_smoothing=recipe.label_smoothing if recipe else 0.0,
         )
         self.distillation: Distillation | None = None
@@ -98,7 +97,8 @@ class ClassificationObjective(ClassifierObjective):
     """
 
     def __init__(self, classes: Sequence[str], recipe: RecipeView | None, **options: Any) -> None:
-        super().__init__(classes, recipe, criterion=ClassLoss, **options)
+        binary = {"binary": recipe.is_binary, "threshold": recipe.binary_threshold} if recipe else {}
+        super().__init__(classes, recipe, criterion=partial(ClassLoss, **binary), **options)
         self.train_loss, self.train_top1 = Mean(), Mean()
         self.val_loss, self.val_top1, self.val_top5 = Mean(), Mean(), Mean()
         wanted = recipe is not None and any(metric.option == recipe.metric for metric in CLASS_METRICS)

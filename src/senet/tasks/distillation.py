@@ -38,8 +38,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     """
     if not temperature:
         return F.cross_entropy(student, teacher.argmax(1))
-    soft = [(logits / temperature).log_softmax(1) for logits in (student, teacher)]
-    return F.kl_div(*soft, log_target=True, reduction="batchmean") * temperature**2
+    own, given = ((logits / temperature).log_softmax(1) for logits in (student, teacher))
+    return F.kl_div(own, given, log_target=True, reduction="batchmean") * temperature**2
 
 
 @final
