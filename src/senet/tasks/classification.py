@@ -8,18 +8,23 @@ from typing import Any, final
 import torch
 import torch.nn.functional as F
 import torchmetrics
+from PIL import Image
 from torch import Tensor, nn
 
+from senet.console import printable
 from senet.data import Batch, Data, ImageDataset, Mixing, Normalise, eval_transform, train_transform
 from senet.data.balance import balanced_order
+from senet.data.loader import Samples
 from senet.data.repeated import repeated_order
+from senet.data.sampler import Key
+from senet.data.transforms import as_image
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.class_loss import ClassLoss
 from senet.tasks.class_metrics import CLASS_METRICS, ClassScores
 from senet.tasks.logits import logits_of
 from senet.tasks.means import Mean
-from senet.tasks.task import Metric, Objective, RecipeView, Task
+from senet.tasks.task import Drawn, Metric, Objective, RecipeView, Task
 from senet.zoo import build_model, model_defaults
 
 __all__ = ["ClassificationTask", "run_blank"]
@@ -72,15 +77,20 @@ class ClassificationObjective(Objective):
 
     def training_step(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of one batch and the number of correct images."""
-        images, labels = self.normalise(batch.images), batch.labels
-        if self.mixing is not None:
-            images, labels = self.mixing(images, labels, batch.key)
+        images, labels = self.inputs(batch)
         logits = self._logits(model, images)
         loss: Tensor = self.criterion(logits, labels)
         self.train_loss.update(loss.detach(), weight=len(images))
         right = _right(logits.detach(), batch.labels)
         self.train_top1.update(right)
         return {"loss": loss, "right": right.sum()}
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return normalised images and class numbers, or blended images and (N, classes) fractions."""
+        images, labels = self.normalise(batch.images), batch.labels
+        if self.mixing is not None:
+            images, labels = self.mixing(images, labels, batch.key)
+        return images, labels
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
         output = model(images.contiguous(memory_format=self.memory_format))
@@ -123,6 +133,12 @@ class ClassificationObjective(Objective):
 def _right(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
     """(N,) whether the label is among the k likeliest classes."""
     return logits.argmax(1) == labels if k == 1 else (logits.topk(k, 1).indices == labels[:, None]).any(1)
+
+
+def _fractions(label: Tensor, classes: Sequence[str]) -> str:
+    """Describe (classes,) fractions, the largest first, one a line."""
+    there = [number for number in label.argsort(descending=True).tolist() if label[number] > 0]
+    return "\n".join(f"{label[number]:.0%} {printable(classes[number])}" for number in there)
 
 
 @final
@@ -174,6 +190,26 @@ class ClassificationTask(Task):
     ) -> Objective:
         """Return the loss and accuracies. Class weights must be known: see `with_class_weights`."""
         return ClassificationObjective(classes, recipe, preprocessing=preprocessing, channels_last=channels_last)
+
+    def draw_source(self, image: Image.Image, target: int, classes: Sequence[str]) -> Drawn:
+        """Return the image with the name of its class."""
+        return Drawn(image, printable(classes[target]))
+
+    def draw_samples(
+        self,
+        samples: Samples,
+        keys: Sequence[Key],
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+        recipe: RecipeView,
+    ) -> list[Drawn]:
+        """Draw the images as the network receives them. Blended images have the fractions of their classes."""
+        objective = ClassificationObjective(classes, recipe, preprocessing=preprocessing)
+        images, labels = objective.inputs(samples.collate([samples[key] for key in keys]))
+        return [
+            Drawn(as_image(image, preprocessing), _fractions(label, classes) if label.ndim else "")
+            for image, label in zip(images, labels, strict=True)
+        ]
 
     def eval_batch_size(self, share: int) -> int:
         """Return a larger batch size, since evaluation stores no gradients."""
