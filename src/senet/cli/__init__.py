@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from senet.cli import (
+    augment_preview,
     bench,
     compare,
     completion,
@@ -53,6 +54,7 @@ COMMANDS = {
     "cost": cost,
     "convert": convert,
     "doctor": doctor,
+    "augment-preview": augment_preview,
     "shard": shard,
     "completion": completion,
 }

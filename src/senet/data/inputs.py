@@ -15,7 +15,7 @@ from senet.data.images import decode_image, load_image, read_stored, to_8_bits
 from senet.data.sources import Source
 from senet.preprocessing import Preprocessing
 
-__all__ = ["file_preview", "preview", "transformed", "transformed_file"]
+__all__ = ["file_preview", "preview", "stretched", "transformed", "transformed_file"]
 
 STRETCH = (1, 99)
 """Percentiles of a preview's values that become black and white."""

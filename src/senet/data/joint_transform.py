@@ -28,6 +28,7 @@ __all__ = [
     "boxes_transform",
     "check_augmentation",
     "masks_transform",
+    "resized_to",
 ]
 
 DETECTION_CROPS = ("none", "scale-jitter")
@@ -74,6 +75,20 @@ def _wrapped(target: Target, size: tuple[int, int]) -> dict[str, Any]:
         "labels": torch.from_numpy(target["labels"].copy()),
         **{flag: torch.from_numpy(target[flag].copy()) for flag in FLAGS},
     }
+
+
+def resized_to(image: Image.Image, target: Target, edge: int) -> tuple[Image.Image, dict[str, Tensor]]:
+    """Resize an image with its boxes or mask so that its longer edge has `edge` pixels.
+
+    Args:
+        image: In any mode.
+        target: Arrays or tensors.
+        edge: Longer edge of the result, in pixels.
+    """
+    height, width = (max(1, round(side * edge / max(image.size))) for side in image.size[::-1])
+    wrapped = _wrapped({key: np.asarray(value) for key, value in target.items()}, image.size)
+    image, wrapped = v2.Resize([height, width])(image, wrapped)
+    return image, {key: torch.as_tensor(value).as_subclass(Tensor) for key, value in wrapped.items()}
 
 
 def check_augmentation(augmentation: Augmentation, crops: Sequence[str], task: str) -> None:

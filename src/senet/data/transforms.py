@@ -16,6 +16,7 @@ from senet.data.cropping import TENSOR_MODES, PaddedCrop, PartialCrop
 from senet.data.cutout import Cutout
 from senet.data.erasing import NoiseErasing
 from senet.data.images import Stored, decode_stored, to_8_bits
+from senet.data.inputs import stretched
 from senet.data.policy import NONE, parse_policy
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
@@ -26,6 +27,8 @@ __all__ = [
     "ResizeToCover",
     "ToMode",
     "TrainTransform",
+    "as_image",
+    "at_train_size",
     "eval_transform",
     "mean_colour",
     "pillow_mode",
@@ -381,6 +384,27 @@ def at_train_size(preprocessing: Preprocessing, a: Augmentation) -> Preprocessin
         return preprocessing
     height, width = (max(1, round(edge * a.train_size / min(preprocessing.size))) for edge in preprocessing.size)
     return replace(preprocessing, size=(height, width))
+
+
+def as_image(pixels: Tensor, preprocessing: Preprocessing) -> Image.Image:
+    """(C, H, W) float32, normalised -> RGB or grey image, the inverse of `Normalise`. Of other channels, see `preview`.
+
+    Example:
+        >>> import torch
+        >>> from senet.data.transforms import Normalise, as_image
+        >>> from senet.preprocessing import Preprocessing
+        >>> preprocessing = Preprocessing(size=(2, 2))
+        >>> grey = torch.full((1, 3, 2, 2), 77, dtype=torch.uint8)
+        >>> as_image(Normalise(preprocessing)(grey)[0], preprocessing).getpixel((0, 0))
+        (77, 77, 77)
+    """
+    if preprocessing.reads_bands:
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+        return stretched((pixels * std + mean).numpy())
+    white, mean, std = (torch.tensor(values).view(-1, 1, 1) for values in _scaling(preprocessing))
+    levels = ((pixels * std + mean) / white * 255).round().clamp(0, 255).to(torch.uint8)
+    image: Image.Image = v2.functional.to_pil_image(levels.flip(0) if preprocessing.channel_order == "BGR" else levels)
+    return image
 
 
 def to_tensor(preprocessing: Preprocessing) -> list[nn.Module]:

@@ -10,11 +10,16 @@ from typing import Any, final
 import torch
 import torch.nn.functional as F
 import torchmetrics
+from PIL import Image
 from torch import Tensor, nn
 
+from senet.console import printable
 from senet.data import Batch, Data, ImageDataset, Mixing, Normalise, eval_transform, train_transform
 from senet.data.balance import balanced_order
+from senet.data.loader import Samples
 from senet.data.repeated import repeated_order
+from senet.data.sampler import Key
+from senet.data.transforms import as_image
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.class_loss import ClassLoss
@@ -23,7 +28,7 @@ from senet.tasks.distillation import Distillation
 from senet.tasks.label_loss import LabelLoss
 from senet.tasks.logits import logits_of
 from senet.tasks.means import Mean
-from senet.tasks.task import Metric, Objective, RecipeView, Task
+from senet.tasks.task import Drawn, Metric, Objective, RecipeView, Task
 from senet.zoo import build_model, model_defaults
 
 __all__ = ["ClassificationTask", "ClassifierObjective", "ClassifierTask", "run_blank"]
@@ -72,14 +77,19 @@ class ClassifierObjective(Objective):
 
     def _loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss of one training batch, and the logits."""
-        images, labels = self.normalise(batch.images), batch.labels
-        if self.mixing is not None:
-            images, labels = self.mixing(images, labels, batch.key)
+        images, labels = self.inputs(batch)
         logits = self._logits(model, images)
         loss: Tensor = self.criterion(logits, labels)
         if self.distillation is not None:
             loss = self.distillation(images, logits, loss)
         return loss, logits.detach()
+
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return normalised images and labels, or blended images and (N, classes) fractions."""
+        images, labels = self.normalise(batch.images), batch.labels
+        if self.mixing is not None:
+            images, labels = self.mixing(images, labels, batch.key)
+        return images, labels
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
         output = model(images.contiguous(memory_format=self.memory_format))
@@ -156,6 +166,17 @@ def _right(logits: Tensor, labels: Tensor, k: int = 1) -> Tensor:
     return logits.argmax(1) == labels if k == 1 else (logits.topk(k, 1).indices == labels[:, None]).any(1)
 
 
+def _described(label: int | Tensor, classes: Sequence[str]) -> str:
+    """Describe a class number, or (classes,) fractions: the largest first, one a line, and whole labels by name."""
+    if not isinstance(label, Tensor):
+        return printable(classes[label])
+    there = [number for number in label.argsort(descending=True, stable=True).tolist() if label[number] > 0]
+    return "\n".join(
+        printable(classes[number]) if label[number] == 1 else f"{label[number]:.0%} {printable(classes[number])}"
+        for number in there
+    )
+
+
 class ClassifierTask(Task):
     """(N, C, H, W) -> logits (N, classes), alone or among other outputs: see `senet.tasks.logits`."""
 
@@ -189,6 +210,27 @@ class ClassifierTask(Task):
         transform = train_transform(preprocessing, recipe.augmentation)
         train = ImageDataset(data.train, transform, seed=recipe.seed, order=order)
         return train, ImageDataset(data.val, eval_transform(preprocessing))
+
+    def draw_source(self, image: Image.Image, target: Any, classes: Sequence[str]) -> Drawn:
+        """Return the image with the name of its class, or of its labels."""
+        return Drawn(image, _described(target, classes))
+
+    def draw_samples(
+        self,
+        samples: Samples,
+        keys: Sequence[Key],
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+        recipe: RecipeView,
+    ) -> list[Drawn]:
+        """Draw the images as the network receives them. Blended images have the fractions of their classes."""
+        objective = self.objective(classes, recipe, preprocessing=preprocessing)
+        assert isinstance(objective, ClassifierObjective)
+        images, labels = objective.inputs(samples.collate([samples[key] for key in keys]))
+        return [
+            Drawn(as_image(image, preprocessing), _described(label, classes) if label.ndim else "")
+            for image, label in zip(images, labels, strict=True)
+        ]
 
     def eval_batch_size(self, share: int) -> int:
         """Return a larger batch size, since evaluation stores no gradients."""

@@ -13,8 +13,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from senet.data import Data, DenseDataset, DenseSource
-from senet.data.dense import aspect_groups, sizes_of
-from senet.data.joint_transform import JointTransform, check_augmentation
+from senet.data.dense import Target, aspect_groups, sizes_of
+from senet.data.joint_transform import JointTransform, check_augmentation, resized_to
+from senet.data.loader import Samples
+from senet.data.sampler import Key
+from senet.data.transforms import as_image
 from senet.errors import SenetError
 from senet.models import Backbone, ConvNet
 from senet.preprocessing import Preprocessing
@@ -22,10 +25,13 @@ from senet.surgery import InsertionPoint, Report, apply_insertion_points, plan
 from senet.surgery.module_patterns import Where
 from senet.tasks.head import HeadSpec, head_from_dict
 from senet.tasks.library import from_torchvision, known_in_torchvision
-from senet.tasks.task import RecipeView, Task
+from senet.tasks.task import Drawn, RecipeView, Task
 from senet.zoo import INSERTED, build_model, is_code, model_defaults
 
 __all__ = ["DenseTask", "by_shape"]
+
+DRAWN = 320
+"""Longer edge of a drawn sample, in pixels."""
 
 
 class DenseTask(Task):
@@ -100,6 +106,29 @@ class DenseTask(Task):
     @abstractmethod
     def as_prediction(self, target: Mapping[str, Tensor]) -> Any:
         """Convert an image's annotation to the form of `predictions`, for `draw`."""
+
+    # Images as a person can see them.
+
+    def shown(self, pixels: Tensor, preprocessing: Preprocessing) -> Image.Image:
+        """Return an image of `transform`."""
+        return as_image(pixels, preprocessing)
+
+    def draw_source(self, image: Image.Image, target: Target, classes: Sequence[str]) -> Drawn:
+        """Draw an image with its annotation."""
+        small, resized = resized_to(image, target, DRAWN)
+        return Drawn(self.draw(small, self.as_prediction(resized), classes))
+
+    def draw_samples(
+        self,
+        samples: Samples,
+        keys: Sequence[Key],
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+        recipe: RecipeView,  # noqa: ARG002 - no image depends on the others of its batch
+    ) -> list[Drawn]:
+        """Draw the images with their annotations."""
+        found = [samples[key] for key in keys]
+        return [self.draw_source(self.shown(it.image, preprocessing), it.target, classes) for it in found]
 
     # Networks.
 

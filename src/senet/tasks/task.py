@@ -6,21 +6,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 import torchmetrics
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from senet.data import Augmentation, Data
 from senet.data.loader import Samples
+from senet.data.sampler import Key
 from senet.errors import UnknownNameError
 from senet.preprocessing import Preprocessing
 from senet.surgery import Report, plan
 from senet.tasks.intervals import Interval
 
-__all__ = ["Metric", "Objective", "RecipeView", "Task"]
+__all__ = ["Drawn", "Metric", "Objective", "RecipeView", "Task"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,18 @@ class Metric:
     def option(self) -> str:
         """Its name on the command line."""
         return self.key.replace("_", "-")
+
+
+class Drawn(NamedTuple):
+    """A drawn image.
+
+    Attributes:
+        image: In mode `"RGB"` or `"L"`.
+        caption: Its classes in words, one a line, empty if they are drawn.
+    """
+
+    image: Image.Image
+    caption: str = ""
 
 
 class RecipeView(Protocol):
@@ -196,6 +210,31 @@ class Task(ABC):
     def eval_batch_size(self, share: int) -> int:
         """Return the batch size of evaluation for a training batch size."""
         return share
+
+    # Images as a person can see them, for `senet.reports.contact_sheet`.
+
+    @abstractmethod
+    def draw_source(self, image: Image.Image, target: Any, classes: Sequence[str]) -> Drawn:
+        """Draw an image of a source with its target."""
+
+    @abstractmethod
+    def draw_samples(
+        self,
+        samples: Samples,
+        keys: Sequence[Key],
+        classes: Sequence[str],
+        preprocessing: Preprocessing,
+        recipe: RecipeView,
+    ) -> list[Drawn]:
+        """Draw training samples as one batch of the training.
+
+        Args:
+            samples: Training samples of `datasets`.
+            keys: Epoch and index of each sample of the batch.
+            classes: Names of the classes.
+            preprocessing: As for `datasets`.
+            recipe: Recipe of the training.
+        """
 
     # Networks, for `senet.training.model_initialization`.
 

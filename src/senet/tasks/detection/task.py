@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, final
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from senet.data.joint_transform import DETECTION_CROPS, JointTransform, boxes_transform
+from senet.data.transforms import as_image
 from senet.errors import SenetError
 from senet.preprocessing import Preprocessing
 from senet.tasks.dense import DenseTask
@@ -90,6 +92,11 @@ class DetectionTask(DenseTask):
     ) -> Image.Image:
         """Draw boxes with names and scores."""
         return draw_boxes(image, prediction, classes, score_threshold=score_threshold)
+
+    def shown(self, pixels: Tensor, preprocessing: Preprocessing) -> Image.Image:
+        """Return an image, whose pixels are in 0..1."""
+        channels = preprocessing.in_channels
+        return as_image(pixels, replace(preprocessing, mean=(0.0,) * channels, std=(1.0,) * channels, value_range=1.0))
 
     def as_prediction(self, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return boxes and labels, without scores."""
