@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from senet.cli import (
+    average,
     bench,
     compare,
     completion,
@@ -52,6 +53,7 @@ COMMANDS = {
     "list": list_command,
     "cost": cost,
     "convert": convert,
+    "average": average,
     "doctor": doctor,
     "shard": shard,
     "completion": completion,
