@@ -92,15 +92,16 @@ def test_impossible_ranges(changes, message):
         find_learning_rate(replace(JOB, run=RunOptions(devices=2)))
 
 
-@pytest.mark.parametrize("task", ["voc", "masks"])
+@pytest.mark.parametrize("task", [pytest.param("voc", marks=pytest.mark.slow), "masks"])
 def test_detectors_and_segmentation_networks(task, request, tmp_path, monkeypatch, capsys):
     data = request.getfixturevalue(task)
     monkeypatch.chdir(tmp_path)
     name = {"voc": "detection", "masks": "segmentation"}[task]
     head = {"voc": "fcos:channels=32", "masks": "unet:channels=16"}[task]
     before = set(tmp_path.iterdir())
-    code = main(["lr-find", "se_cifar_resnet20", "--model-kwargs", "depth=1", "--data", f"{task}:{data}", "--task", name, "--size", "32", "--head",
-                 head, "--batch-size", "4", "--steps", "10", "--workers", "0", "--json"])  # fmt: skip
+    code = main(["lr-find", "se_cifar_resnet20", "--model-kwargs", "depth=1", "--data", f"{task}:{data}", "--task",
+                 name, "--size", "32", "--head", head, "--batch-size", "4", "--steps", "10", "--workers", "0",
+                 "--json"])  # fmt: skip
     out, err = capsys.readouterr()
     assert code == 0, err
     found = json.loads(out)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from senet.cli import (
     augment_preview,
+    average,
     bench,
     compare,
     completion,
@@ -53,6 +54,7 @@ COMMANDS = {
     "list": list_command,
     "cost": cost,
     "convert": convert,
+    "average": average,
     "doctor": doctor,
     "augment-preview": augment_preview,
     "shard": shard,

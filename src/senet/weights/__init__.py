@@ -1,5 +1,6 @@
 """Read, write and convert checkpoints of this package and of other libraries. Loading a file never runs its code."""
 
+from senet.weights.average import average_checkpoints
 from senet.weights.card import Card
 from senet.weights.catalog import cards, find_card
 from senet.weights.checkpoint import CheckpointMetadata, read_checkpoint, write_checkpoint
@@ -15,6 +16,7 @@ __all__ = [
     "CheckpointMetadata",
     "DataRecord",
     "LoadReport",
+    "average_checkpoints",
     "cards",
     "fetch",
     "find_card",
