@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from senet.errors import DataError, shown
 from senet.preprocessing import FLOAT_DEPTH, Preprocessing
@@ -105,14 +104,14 @@ def with_channels(
 def _statistics(given: str | Mapping[str, Any] | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if given is None:
         return (), ()
-    found = [given.get(key) for key in ("mean", "std")] if isinstance(given, Mapping) else []
-    if not found or not all(isinstance(values, Sequence) and values and _numbers(values) for values in found):
+    mean, std = (given.get(key) for key in ("mean", "std")) if isinstance(given, Mapping) else ((), ())
+    if not _numbers(mean) or not _numbers(std):
         raise DataError(f'statistics={shown(given)} must be auto, or have "mean" and "std", a number for each channel')
-    return tuple(map(float, found[0])), tuple(map(float, found[1]))
+    return tuple(map(float, mean)), tuple(map(float, std))
 
 
-def _numbers(values: Sequence[object]) -> bool:
-    return all(isinstance(value, Real) and not isinstance(value, bool) for value in values)
+def _numbers(values: object) -> TypeGuard[Sequence[float]]:
+    return bool(values) and isinstance(values, Sequence) and all(type(value) in (int, float) for value in values)
 
 
 def form_counts(forms: Mapping[str, int]) -> str:
