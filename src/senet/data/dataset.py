@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from senet.data.images import CorruptImage
+from senet.data.listing import whole
 from senet.data.randomness import seeded_rng
 from senet.data.sampler import Order
 from senet.data.sources import Source
@@ -110,6 +111,8 @@ class ImageDataset(Dataset[Sample]):
     ) -> None:
         if corrupt not in POLICIES:
             raise ValueError(f"corrupt={corrupt!r}; use {' or '.join(map(repr, POLICIES))}")
+        if order is not None and getattr(whole(source), "sequential", False):
+            raise DataError("a stream can't be read in an order of the sampler's; leave out the sampler or streaming")
         self.source = source
         self.transform = transform
         self.seed = seed
