@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,7 +64,7 @@ class StreamSource:
         return decode_stored(self.stored(index)), int(self.labels[index])
 
     def __getstate__(self) -> dict[str, Any]:
-        here = ("_lock", "_rows", "_cells", "_place")  # of this process
+        here = ("_lock", "_windows", "_cells", "_place")  # of this process
         return {name: value for name, value in self.__dict__.items() if name not in here}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -120,16 +119,16 @@ class StreamSource:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._place: tuple[int, int] | None = None
-        self._rows: Iterator[Any] = iter(())
+        self._windows: Iterator[Any] = iter(())
         self._cells: list[Any] = []
 
     def _read(self, file: int, window: int) -> None:
         """Read a window: the next one of the open file, or any other from the file's beginning."""
         if self._place != (file, window - 1):
             rows = self.stream.shard(num_shards=len(self.starts) - 1, index=file).skip(window * self.window)
-            self._rows = iter(rows)
+            self._windows = rows.iter(self.window)  # `iter(rows)` would divide them among a loader's workers
         self._place = None  # until the window is complete
-        self._cells = [row[self.column] for row in islice(self._rows, self.window)]
+        self._cells = next(self._windows, {self.column: []})[self.column]
         self._place = (file, window)
 
 

@@ -96,9 +96,7 @@ def class_numbers(
     """
     for split, values in columns.items():
         if values.ndim != 1 or values.dtype.kind not in "biuU":
-            raise DataError(
-                f"{name}: labels of {split!r} must be whole numbers or text, none of them empty"
-            )
+            raise DataError(f"{name}: labels of {split!r} must be whole numbers or text, none of them empty")
     if classes is not None:
         for split, values in columns.items():
             if len(values) and not 0 <= values.min() <= values.max() < len(classes):
