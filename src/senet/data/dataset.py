@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, default_collate
 from senet.data.image_errors import CorruptImage, UnsuitableImage
 from senet.data.inputs import transformed
 from senet.data.labels import target_of
+from senet.data.listing import whole
 from senet.data.randomness import seeded_rng
 from senet.data.sampler import Order
 from senet.data.sources import Source
@@ -112,6 +113,8 @@ class ImageDataset(Dataset[Sample]):
     ) -> None:
         if corrupt not in POLICIES:
             raise ValueError(f"corrupt={corrupt!r}; use {' or '.join(map(repr, POLICIES))}")
+        if order is not None and getattr(whole(source), "sequential", False):
+            raise DataError("a stream can't be read in an order of the sampler's; leave out the sampler or streaming")
         self.source = source
         self.transform = transform
         self.seed = seed

@@ -94,7 +94,9 @@ def path_hash(entry: Entry) -> str:
 
 
 def content_hash(source: Source, index: int) -> str:
-    """Return 16 hexadecimal digits of an image's file, or zeros if it is unreadable."""
+    """Return 16 hexadecimal digits of an image's file, or zeros if it is unreadable or has none."""
+    if source.entry(index).size == 0:
+        return "0" * 16
     try:
         stored = source.stored(index)
     except CorruptImage:
@@ -108,7 +110,9 @@ def sample_of(source: Source, count: int = SAMPLED) -> tuple[str, ...]:
     The sample of a source is the same everywhere. Only the sampled images are read.
     """
     positions = {path_hash(source.entry(index)): index for index in range(len(source))}
-    return tuple(one + content_hash(source, positions[one]) for one in heapq.nsmallest(count, positions))
+    sampled = heapq.nsmallest(count, positions)
+    contents = {one: content_hash(source, positions[one]) for one in sorted(sampled, key=lambda one: positions[one])}
+    return tuple(one + contents[one] for one in sampled)
 
 
 def count_sampled(source: Source, sample: Sequence[str]) -> int:

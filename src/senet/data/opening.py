@@ -11,6 +11,8 @@ from senet.data.csv_source import open_csv
 from senet.data.depth import with_white_level
 from senet.data.digits import open_digits
 from senet.data.folder import open_folder
+from senet.data.hugging_face import open_hf
+from senet.data.lit_chunks import open_litdata
 from senet.data.masks import open_masks
 from senet.data.published import PUBLISHED, open_imagenet
 from senet.data.request import DEFAULT_FRACTION, Request
@@ -27,6 +29,8 @@ KINDS: dict[str, Callable[[Request], Data]] = {
     "csv": open_csv,
     "imagenet": open_imagenet,
     "shards": open_shards,
+    "hf": open_hf,
+    "litdata": open_litdata,
     "voc": open_voc,
     "coco": open_coco,
     "masks": open_masks,
@@ -57,8 +61,8 @@ def open_data(
     """Open a data set by its name on the command line.
 
     Args:
-        text: `digits`, `folder:PATH`, `csv:FILE`, `shards:DIR`, `voc:PATH`, `coco:PATH`, `masks:PATH`, or `cifar10`,
-            `cifar100`, `fashion_mnist`, `imagenet` with an optional `:FOLDER` that holds it.
+        text: `digits`, `folder:PATH`, `csv:FILE`, `shards:DIR`, `hf:PLACE`, `litdata:PLACE`, `voc:PATH`, `coco:PATH`,
+            `masks:PATH`, or `cifar10`, `cifar100`, `fashion_mnist`, `imagenet` with an optional `:FOLDER` that holds it.
         val_fraction: Approximate fraction of validation images, for undivided data. None means `default_fraction`.
         seed: Seed of the choice of validation images. None means 0. Keep it, to evaluate on images not trained on.
         folds: Number of folds of undivided data, in place of `val_fraction`.
@@ -90,8 +94,8 @@ def open_data(
         if os.path.isfile(os.path.expanduser(text)):
             raise DataError(f"{text} is a file; write csv:{text} for a list of images")
         raise UnknownNameError("data", kind, KINDS)
-    if kind in ("digits", "folder", "csv", "shards", *DENSE):
-        for option, given in (("download", download), ("data-root", root is not None)):
+    if kind in ("digits", "folder", "csv", "shards", "hf", "litdata", *DENSE):
+        for option, given in (("download", download and kind != "hf"), ("data-root", root is not None)):
             if given:
                 raise DataError(f"--{option} has no effect on {text}: it is for {', '.join(PUBLISHED)} and imagenet")
     where = None if root is None else Path(root)

@@ -14,6 +14,9 @@ __all__ = ["DEFAULT_FRACTION", "DEFAULT_ROOT", "Request", "absolute_path", "stor
 DEFAULT_ROOT = Path("~/.cache/senet/data")
 DEFAULT_FRACTION = 0.2
 
+WITH_OPTIONS = ("hf", "litdata")
+"""Kinds with options behind their place (`hf:flowers?label=species`), which may be on a server."""
+
 
 def absolute_path(path: str) -> str:
     """Return a path that is valid in any working directory."""
@@ -21,12 +24,18 @@ def absolute_path(path: str) -> str:
 
 
 def with_absolute_path(name: str) -> str:
-    """Return a data set's name (`folder:flowers`, `csv:flowers.csv:label=species`) with an absolute path."""
+    """Return a data set's name (`folder:flowers`, `csv:flowers.csv:label=species`) with an absolute path.
+
+    A name on a server stays as it is.
+    """
     kind, colon, path = name.partition(":")
     if kind == "csv":
         path, options = csv_parts(path)
         return f"{kind}:{absolute_path(path)}{options}" if path else name
-    return f"{kind}:{absolute_path(path)}" if colon and path else name
+    if kind not in WITH_OPTIONS:
+        return f"{kind}:{absolute_path(path)}" if colon and path else name
+    place, mark, options = path.partition("?")
+    return f"{kind}:{absolute_path(place)}{mark}{options}" if place and Path(place).expanduser().exists() else name
 
 
 def storable(name: str) -> str:

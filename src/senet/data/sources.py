@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Protocol, overload
 
 import numpy as np
+import torch
 from PIL import Image
 
 from senet.data.channels import ChannelOptions
@@ -17,6 +18,7 @@ from senet.data.images import ImageInfo, Stored, decode_image, file_info, read_s
 from senet.data.labels import MULTI_LABEL, as_labels, class_totals, label_text, target_of
 from senet.data.listing import Entry, digest_of, file_size, path_below, sample_of, whole
 from senet.data.request import storable, with_absolute_path
+from senet.data.sampler import Order
 from senet.data.split import SplitSpec
 from senet.errors import DataError
 from senet.preprocessing import Preprocessing
@@ -323,6 +325,18 @@ class Subset:
     def entry(self, index: int) -> Entry:
         """Return the image's identity in the whole source."""
         return self.source.entry(int(self.indices[index]))
+
+    @property
+    def order(self) -> Order | None:
+        """The order in which the whole source is fastest to read, or None if any order is as fast."""
+        whole: Order | None = getattr(self.source, "order", None)
+        return None if whole is None else lambda seed, epoch: self._within(whole(seed, epoch))
+
+    def _within(self, order: torch.Tensor) -> torch.Tensor:
+        """Return the positions of this subset in the order of the whole source."""
+        ranks = torch.empty_like(order)
+        ranks[order] = torch.arange(len(order))
+        return torch.argsort(ranks[torch.as_tensor(self.indices)], stable=True)
 
 
 class Chain:

@@ -1,22 +1,5 @@
-"""Imports of optional packages."""
+"""Imports of the optional packages of exported files."""
 
-from __future__ import annotations
-
-from importlib import import_module
-from types import ModuleType
-
-from senet.errors import SenetError
+from senet.extras import need
 
 __all__ = ["need"]
-
-
-def need(package: str, what_for: str, extra: str = "export") -> ModuleType:
-    """Import an optional package.
-
-    Raises:
-        SenetError: It isn't installed. The message names the extra to install.
-    """
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise SenetError(f"{what_for} needs the package {package}: pip install 'senet[{extra}]'") from error
