@@ -225,9 +225,9 @@ def test_training_learns_and_keeps_the_thresholds_of_each_epoch(run, data):
     found = {key: getattr(result, key) for key in ("map", "micro_f1", "macro_f1", "loss")}
     assert found == pytest.approx(metadata.metrics, abs=1e-5), "training and evaluation measure the same"
     assert [of.threshold for of in result.classes.values()] == list(metadata.thresholds)
+    broken = run.parent / "broken.safetensors"
+    write_checkpoint(broken, read_checkpoint(run)[0], replace(metadata, thresholds=(0.5, 2.0, 0.5)))
     with pytest.raises(CheckpointError, match="thresholds"):
-        broken = run.parent / "broken.safetensors"
-        write_checkpoint(broken, read_checkpoint(run)[0], replace(metadata, thresholds=(0.5, 2.0, 0.5)))
         read_checkpoint(broken)
 
 

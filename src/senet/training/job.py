@@ -218,9 +218,7 @@ class Job:
         Raises:
             CheckpointError: The file of the weights can't be read.
         """
-        return replace(
-            self, network=self.network.for_data(data).pinned(), digest=data.digest, division=data.division
-        )
+        return replace(self, network=self.network.for_data(data).pinned(), digest=data.digest, division=data.division)
 
     def resume(self, folder: Path, console: Console | None = None, *, data: Data | None = None) -> Outcome:
         """Resume the run in a folder. Its number of epochs and the path of its data may have changed.
