@@ -112,7 +112,7 @@ def _fast_bf16() -> str:
     return "no (neither AVX512-BF16 nor AMX: --precision bf16 works, but is emulated and saves no time)"
 
 
-COUNTED = {"classification": "images", "detection": "boxes", "segmentation": "images"}
+COUNTED = {"classification": "images", "multi-label": "images", "detection": "boxes", "segmentation": "images"}
 """Return the name of the counted objects: images or boxes."""
 
 

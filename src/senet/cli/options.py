@@ -45,8 +45,8 @@ CHECKPOINT = "a trained network: a .safetensors file, or the folder of a run (it
 """Values of `--checkpoint`."""
 
 DATA = (
-    "digits (included), folder:PATH (one subfolder per class), csv:FILE (paths and labels), shards:DIR (made by `senet shard`), cifar10, cifar100, "
-    "fashion_mnist, imagenet:PATH, voc:PATH or coco:PATH (boxes), masks:PATH (masks)"
+    "digits (included), folder:PATH (one subfolder per class), csv:FILE (paths and labels), shards:DIR (made by `senet "
+    "shard`), cifar10, cifar100, fashion_mnist, imagenet:PATH, voc:PATH or coco:PATH (boxes), masks:PATH (masks)"
 )
 """Values of `--data`."""
 

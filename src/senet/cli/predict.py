@@ -41,7 +41,9 @@ TOP = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this command."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="image files, and folders (searched at any depth)")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="image files, folders (searched at any depth), and lists csv:FILE"
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -153,11 +155,15 @@ def _same(out: Path, path: str) -> bool:
 
 
 def _files(names: Sequence[str]) -> list[str]:
-    """Return the given files, and the image files of given folders. A missing file stays, for a row with an error."""
+    """Return the given files, and the files of given folders and lists. A missing file gets a row with an error."""
     from senet.data import find_images
+    from senet.data.csv_source import listed_paths
 
     found: list[str] = []
     for name in names:
+        if name.startswith("csv:"):
+            found += listed_paths(name)
+            continue
         inside = find_images(name) if Path(name).is_dir() else [name]
         if not inside:
             raise SenetError(f"{name}: no image files in this folder")

@@ -3,6 +3,9 @@
 The folder of the run gets best.safetensors and last.safetensors, each with a .json file of checkpoint metadata. It
 also gets run.json, metrics.csv, curves.png, TensorBoard logs, and the states that --resume continues from.
 
+--folds trains on all folds but one, for each fold, into fold1, fold2 and so on. It adds cross_validation.json with the
+mean and standard deviation, and predictions.csv of a classifier.
+
 --recipe selects a tested configuration. An option of the groups "recipe" and "augmentation" overrides its value.
 
 Examples:
@@ -11,6 +14,7 @@ Examples:
   senet train --checkpoint runs/flowers --data folder:OTHER --epochs 10
   senet train --config flowers.toml --lr 0.02 --dry-run
   senet train --config runs/flowers/run.json --out runs/again
+  senet train se_resnet50 --data csv:FILE --folds 5 --group patient --out runs/folds
   senet train --resume runs/flowers
 """
 
@@ -25,6 +29,7 @@ from senet.cli import jobs
 from senet.cli import options as shared
 from senet.cli.config import is_record
 from senet.cli.dry_run import print_plan
+from senet.cli.folds import is_cross_validation, resume_folds, train_folds
 from senet.cli.job_options import add_job_options
 from senet.cli.output import print_json, print_table
 from senet.errors import SenetError
@@ -54,8 +59,12 @@ def run(options: argparse.Namespace) -> int:
     from senet.training.interruption import Interrupted
     from senet.training.job import is_first_process
 
+    if is_cross_validation(options):
+        return resume_folds(options)
     console = plain_console()
     folder, job = jobs.resumed(options) if options.resume is not None else _new(options)
+    if job.source.folds is not None and job.source.fold is None:
+        return train_folds(options, folder, job)
     if options.dry_run:
         print_plan(job, folder, as_json=options.json)
         return 0

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from senet.data import Data
 
-__all__ = ["finished_rows", "join_comparison", "refuse_others", "train_all"]
+__all__ = ["finished_rows", "join_comparison", "refuse_others", "train_all", "train_run"]
 
 LOCATION = ("data", "root", "download")
 """Fields of `DataOptions` with the location of the data."""
@@ -83,7 +83,6 @@ def train_all(
     """
     failed: dict[Path, str] = {}
     training_runs = list(comparison.training_runs(folder))
-    train = _train_in_processes if _several_devices(comparison.run) else _train
     report = line_printer(console)
     trained = True
     while trained:  # once more after the last run, since another process may have died
@@ -98,7 +97,7 @@ def train_all(
                     pass  # reports a run of another process before anything is built
                 state = "resuming" if has_run(training_run.folder) else "training"
                 report(f"run {number} of {len(training_runs)}: {state} {name}, in {training_run.folder}")
-                train(training_run, data, console)
+                train_run(training_run, data, console)
             except Diverged as error:
                 failed[training_run.folder] = f"{name}: {error}"
                 report(failed[training_run.folder])
@@ -108,6 +107,17 @@ def train_all(
             trained = True
             after_each(list(failed.values()))
     return list(failed.values()), elsewhere
+
+
+def train_run(training_run: Run, data: Data, console: Console) -> None:
+    """Start or resume one training. One on several devices gets processes of its own.
+
+    Raises:
+        SenetError: The run has invalid options, or its process failed.
+        Interrupted: The user pressed Ctrl-C. The run's state is saved.
+    """
+    several = _several_devices(training_run.job.run)
+    (_train_in_processes if several else _train)(training_run, data, console)
 
 
 def _train(training_run: Run, data: Data, console: Console) -> None:

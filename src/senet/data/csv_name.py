@@ -13,7 +13,7 @@ __all__ = ["KEYS", "CsvOptions", "csv_parts", "parse_csv_options"]
 KEYS = ("path", "label", "labels", "split", "group", "root", "suffix", "separator")
 """Options after the file's name."""
 
-_START = re.compile(r":(?=\w+=)")
+_START = re.compile(r':(?="?\w+=)')
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ def choose_columns(table: CsvTable, options: CsvOptions, group: str | None) -> C
     Raises:
         DataError: There is no column for paths or labels, or two could be meant.
     """
+    path = path_column(table, options)
     single = None if options.label is None else table.find(options.label)
     several = tuple(map(table.find, options.labels))
     if single is not None and several:
@@ -116,7 +117,7 @@ def choose_columns(table: CsvTable, options: CsvOptions, group: str | None) -> C
             f"{table.names}; name one: csv:{table.file}:label=COLUMN"
         )
     return Columns(
-        path=path_column(table, options),
+        path=path,
         labels=several or (single or 0,),
         multi_label=bool(several),
         split=_optional(table, options.split, "split"),

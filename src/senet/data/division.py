@@ -56,8 +56,8 @@ def divide_images(
         assert labels is not None
         taken = _fraction_of_each(paths, spec, strata_of(labels))
     else:
-        smaller = min(spec.fraction, 1 - spec.fraction)
-        folds = spec.folds or max(2, round(1 / smaller))
+        usual = round(1 / min(spec.fraction, 1 - spec.fraction))
+        folds = spec.folds or max(2, min(usual, len(set(groups or ()))))
         taken = fold_numbers(paths, folds, spec.seed, labels, groups) == max(spec.fold, 1)
         if not spec.folds and spec.fraction > 0.5:
             taken = ~taken
@@ -173,6 +173,8 @@ def divide_requested(
     try:
         train, val = divide_images(paths, spec, labels, groups, stratify=stratify)
     except ValueError as error:
+        if not request.training and request.folds is None:  # one group, which is evaluated whole
+            return np.arange(len(paths)), np.arange(0), spec
         raise DataError(f"{request.name}: {error}") from error
     return train, val, spec
 
