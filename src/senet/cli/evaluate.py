@@ -89,7 +89,8 @@ def run(options: argparse.Namespace) -> int:
     print_unreadable(result.unreadable)
     without = [name for name, found in result.classes.items() if not found.images]
     if without:
-        print(f"no images of {len(without)} of {len(result.classes)} classes: {', '.join(without[:5])}"
+        what = "labels, left out of mAP" if of_labels else "classes"
+        print(f"no images of {len(without)} of {len(result.classes)} {what}: {', '.join(without[:5])}"
               f"{', ...' if len(without) > 5 else ''}")  # fmt: skip
     if options.per_class:
         printing.print_classes(result)

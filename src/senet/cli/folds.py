@@ -62,7 +62,7 @@ def train_folds(options: argparse.Namespace, folder: Path, job: Job) -> int:
     if options.json:
         print_json(found)
     else:
-        _print(found, folder, job)
+        _print(found, folder, CrossValidation.read(folder).job)
     return 0
 
 

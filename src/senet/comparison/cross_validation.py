@@ -77,8 +77,8 @@ class CrossValidation:
         self.job.refuse_used(folder)
         for run in self.runs(folder):
             run.job.refuse_used(run.folder)
-        first = next(self.runs(folder))
-        started = replace(self, job=replace(self.job, digest=first.job.open_data().digest))
+        data = next(self.runs(folder)).job.open_data()
+        started = replace(self, job=replace(self.job, network=self.job.network.for_data(data), digest=data.digest))
         write_json(folder, PLAN, started.job.to_dict())
         return started.resume(folder, console, report)
 

@@ -34,11 +34,12 @@ def class_counts(source: Source, classes: Sequence[str]) -> dict[str, int]:
     return dict(zip(classes, counts.tolist(), strict=True))
 
 
-def rare_classes(counts: Mapping[str, int]) -> list[str]:
+def rare_classes(counts: Mapping[str, int], images: int | None = None) -> list[str]:
     """Describe the rare classes: fewer images than a quarter of an equal share.
 
     Args:
         counts: Class to its number of images.
+        images: Number of all images, which may have several labels. None adds up the counts.
 
     Returns:
         One text for each rare class with images, the rarest first.
@@ -50,21 +51,25 @@ def rare_classes(counts: Mapping[str, int]) -> list[str]:
     """
     total = sum(counts.values())
     rare = sorted((n, name) for name, n in counts.items() if 0 < n * len(counts) * RARE < total)
-    return [f"{name}: {n:,} of {total:,} images" for n, name in rare]
+    return [f"{name}: {n:,} of {images or total:,} images" for n, name in rare]
 
 
-def report_rare_classes(counts: Mapping[str, int], report: Callable[[str], object], *, corrected: bool) -> None:
+def report_rare_classes(
+    counts: Mapping[str, int], report: Callable[[str], object], *, corrected: bool, images: int | None = None
+) -> None:
     """Report rare training classes in one line.
 
     Args:
         counts: Class to its number of images.
         report: Called with the line.
         corrected: Whether the training corrects the imbalance already.
+        images: Number of all images, which may have several labels. None is one class an image.
     """
-    rare = rare_classes(counts)
+    rare = rare_classes(counts, images)
     if rare:
         more = f" and {len(rare) - NAMED} more" if len(rare) > NAMED else ""
-        advice = "" if corrected else "; try --class-weights balanced or --sampler balanced"
+        sampler = " or --sampler balanced" if images is None else ""
+        advice = "" if corrected else f"; try --class-weights balanced{sampler}"
         report(f"rare classes: {', '.join(rare[:NAMED])}{more}{advice}")
 
 

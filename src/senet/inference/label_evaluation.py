@@ -87,6 +87,16 @@ class MultiLabelEvaluation:
         intervals: Metric (`map`, `micro_f1`, `macro_f1`, `loss`) to its 95 % interval over images. Metrics without an
             interval are left out.
         seconds: Wall-clock time, loading included.
+
+    Example:
+        >>> from senet.inference import LabelMetrics, MultiLabelEvaluation
+        >>> from senet.inference.class_metrics import Calibration
+        >>> of_label = LabelMetrics(0, 0, 0, threshold=0.5, average_precision=None, precision=None, recall=None, f1=None)
+        >>> result = MultiLabelEvaluation(
+        ...     images=24, map=0.81, micro_f1=0.7, macro_f1=0.6, loss=0.2, calibration=Calibration(0.1, None, ()),
+        ...     classes={"ship": of_label}, curves={}, unreadable=(), intervals={"map": (0.77, 0.84)}, seconds=3.2)
+        >>> result.to_dict()["intervals"]
+        {'map': (0.77, 0.84)}
     """
 
     images: int
@@ -100,11 +110,6 @@ class MultiLabelEvaluation:
     unreadable: tuple[tuple[str, str], ...]
     intervals: dict[str, tuple[float, float]]
     seconds: float
-
-    @property
-    def without_images(self) -> list[str]:
-        """Labels without an image, which the mAP leaves out."""
-        return [name for name, found in self.classes.items() if not found.images]
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready form."""

@@ -139,9 +139,10 @@ def fit(
     report = line_printer(console)
     check_annotations(data, report)
     report_missing_classes(data, report)
-    if data.task == CLASSIFICATION and is_first_process():
+    if data.task in CLASSIFIERS and is_first_process():
         corrected = bool(recipe.class_weights) or recipe.sampler == BALANCED or bool(recipe.focal_gamma)
-        report_rare_classes(class_counts(data.train, data.classes), report, corrected=corrected)
+        images = len(data.train) if data.multi_label else None
+        report_rare_classes(class_counts(data.train, data.classes), report, corrected=corrected, images=images)
     check_masks(data, ("train", "val"), training=True)
     if is_first_process():
         report_data(data, network.preprocessing, report, augmentation=recipe.augmentation)
