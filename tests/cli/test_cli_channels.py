@@ -114,18 +114,16 @@ def test_weights_of_other_channels_begin_a_training(run, tmp_path) -> None:
     assert init.adapted_channels(init.preprocessing) == ""
     there = load_model(run).model.state_dict()
     first = next(iter(there))
-    for channels, expected in (
-        (6, there[first][:, [0, 1, 2, 3, 0, 1]] * (4 / 6)),
-        (1, there[first].sum(1, keepdim=True)),
+    stem = there[first]
+    for channels, expected, how in (
+        (6, stem[:, [0, 1, 2, 3, 0, 1]] * (4 / 6), "repeated in turn and scaled by 4/6 for 6"),
+        (1, stem.sum(1, keepdim=True), "summed for 1"),
     ):
         images = init.preprocessing.with_channels(channels)
         here = init.build(("a", "b"), images).model.state_dict()
         torch.testing.assert_close(here.pop(first), expected, atol=1e-7, rtol=0)
         assert all(torch.equal(tensor, there[key]) for key, tensor in here.items())
-        assert (
-            f"for 4 channels are {'summed for 1' if channels == 1 else 'repeated in turn and scaled by 4/6 for 6'}"
-            in (init.adapted_channels(images))
-        )
+        assert init.adapted_channels(images) == f"the first convolution's weights for 4 channels are {how}"
 
 
 def test_another_librarys_file_begins_a_training_with_other_channels(tmp_path) -> None:
