@@ -10,12 +10,14 @@ import pytest
 import torch
 from cli_options import QUICK
 from PIL import Image
+from torchvision.models import resnet18
 
 from senet.cli import main
 from senet.data import open_data
 from senet.data.band_statistics import band_statistics
 from senet.tasks import load_model
 from senet.training.job import Job
+from senet.training.model_initialization import ModelInitialization
 from senet.zoo import build_model
 
 TRAIN = ["train", "se_cifar_resnet20", "--model-kwargs", "depth=8", *QUICK, "--epochs", "1", "--batch-size", "8"]
@@ -95,9 +97,9 @@ def test_other_images_are_refused_in_one_line(bands, run, senet, tmp_path) -> No
     assert code == 1
     assert "3 channels, expected 4" in out
     for options, message in (
-        (["--channels", "3"], "0.npy: 4 channels of uint16, expected RGB or grey of 8 bits"),
-        (["--channels", "4"], "0.npy: 16-bit values, expected 8 bits; --bit-depth 16"),
-        (["--channels", "2", "--bit-depth", "16"], "0.npy: 4 channels, expected 2"),
+        (["--channels", "3"], "npy: 4 channels of uint16, expected RGB or grey of 8 bits"),
+        (["--channels", "4"], "npy: 16-bit values, expected 8 bits; --bit-depth 16"),
+        (["--channels", "2", "--bit-depth", "16"], "npy: 4 channels, expected 2"),
         (["--bit-depth", "7"], "8 to 16"),
     ):
         code, _, err = senet(*TRAIN, "--data", f"folder:{bands}", *options, "--size", "8", "--out", tmp_path / "run")
@@ -106,21 +108,32 @@ def test_other_images_are_refused_in_one_line(bands, run, senet, tmp_path) -> No
     assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
-def test_weights_of_three_channels_begin_a_training_with_four(bands, senet, tmp_path) -> None:
-    rgb = tmp_path / "rgb"
-    for label in "ab":
-        for index in range(3):
-            path = rgb / label / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (8, 8), (40 * index, 0, 0)).save(path)
-    code, _, err = senet(*TRAIN, "--data", f"folder:{rgb}", "--size", "8", "--out", tmp_path / "rgb-run")
-    assert code == 0, err
-    code, _, err = senet("train", "--checkpoint", tmp_path / "rgb-run", "--data", f"folder:{bands}", *CHANNELS, *QUICK,
-                         "--epochs", "1", "--lr", "1e-12", "--out", tmp_path / "run")  # fmt: skip
-    assert code == 0, err
-    assert "first convolution's weights for 3 channels are repeated in turn and scaled by 3/4 for 4" in err
-    there, here = (next(load_model(tmp_path / name).model.parameters()) for name in ("rgb-run", "run"))
-    torch.testing.assert_close(here, there[:, [0, 1, 2, 0]] * 0.75, atol=1e-5, rtol=0)
+def test_weights_of_other_channels_begin_a_training(run, tmp_path) -> None:
+    """The first convolution's weights are repeated and rescaled, or summed. All others stay."""
+    init = ModelInitialization.from_checkpoint(str(run))
+    assert init.adapted_channels(init.preprocessing) == ""
+    there = load_model(run).model.state_dict()
+    first = next(iter(there))
+    stem = there[first]
+    for channels, expected, how in (
+        (6, stem[:, [0, 1, 2, 3, 0, 1]] * (4 / 6), "repeated in turn and scaled by 4/6 for 6"),
+        (1, stem.sum(1, keepdim=True), "summed for 1"),
+    ):
+        images = init.preprocessing.with_channels(channels)
+        here = init.build(("a", "b"), images).model.state_dict()
+        torch.testing.assert_close(here.pop(first), expected, atol=1e-7, rtol=0)
+        assert all(torch.equal(tensor, there[key]) for key, tensor in here.items())
+        assert init.adapted_channels(images) == f"the first convolution's weights for 4 channels are {how}"
+
+
+def test_another_librarys_file_begins_a_training_with_other_channels(tmp_path) -> None:
+    state = resnet18(num_classes=3).state_dict()
+    torch.save(state, tmp_path / "resnet18.pth")
+    init, _ = ModelInitialization.from_external_file(str(tmp_path / "resnet18.pth"), "resnet18_v1_5", {})
+    for classes in ("ab", "abc"):
+        model = init.build(tuple(classes), init.preprocessing.with_channels(5)).model
+        weight = next(model.parameters())
+        torch.testing.assert_close(weight, state["conv1.weight"][:, [0, 1, 2, 0, 1]] * 0.6)
 
 
 @pytest.mark.parametrize("name", ["timm:resnet18", "torchvision:resnet18", "se_resnet18"])

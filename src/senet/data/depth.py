@@ -58,8 +58,7 @@ def depth_note(found: Iterable[Depth], white_level: int = DEEP_WHITE) -> str:
     if grey and fits < white_level:
         return (
             f"16-bit images use {fits.bit_length()} bits (largest value {grey:,}), and {white_level:,} is white, so "
-            f"they look dark: train with --white-level {fits}, or with --channels 1 --bit-depth {fits.bit_length()}, "
-            "which keeps all bits"
+            f"they look dark: train with --white-level {fits}"
         )
     if grey:
         return "16-bit images become 8 bits; --channels 1 --bit-depth 16 keeps all of them"
