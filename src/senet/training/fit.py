@@ -95,6 +95,7 @@ def fit(
     run: RunOptions | None = None,
     state: TrainingState | None = None,
     console: Console | None = None,
+    callbacks: Iterable[L.Callback] = (),
 ) -> Outcome:
     """Train a network, and write checkpoints, `metrics.csv`, `curves.png` and logs to `folder`.
 
@@ -106,6 +107,7 @@ def fit(
         run: Options of the execution.
         state: Training state to resume from. None starts with the network as it is.
         console: Console for progress bar and messages, or None for standard error.
+        callbacks: Further callbacks of Lightning. `trainer.callback_metrics` has `val/top1` and the other metrics.
 
     Raises:
         SenetError: Invalid options (before training starts), or a non-finite loss (during it).
@@ -160,8 +162,8 @@ def fit(
         )  # fmt: skip
         heartbeat = Heartbeat(f"continue with: senet train --resume {folder}")
         statistics = SyncBatchNormPlugin()
-        callbacks = [checkpointer, ProgressLine(console), heartbeat, *_early_stop(recipe, task)]
-        trainer = _trainer(recipe, run, folder, callbacks, [statistics] if run.sync_bn else [])
+        own = [checkpointer, ProgressLine(console), heartbeat, *_early_stop(recipe, task)]
+        trainer = _trainer(recipe, run, folder, [*own, *callbacks], [statistics] if run.sync_bn else [])
         loaders = _loaders(task, network, data, recipe, run, trainer)
         if state is not None:
             loaders[0].batch_sampler.resume_at(state.epoch, state.batch)  # type: ignore[union-attr]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -21,11 +21,11 @@ from senet.training.recipe import Recipe, RunOptions
 from senet.training.status import RunStatus, holds_results, run_status
 
 if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
     from rich.console import Console
 
     from senet.data import Data
     from senet.training.fit import Network
-    from senet.training.states import TrainingState
     from senet.weights import DataRecord
 
 __all__ = ["DataOptions", "Job", "is_first_process"]
@@ -148,6 +148,7 @@ class Job:
         *,
         notes: Mapping[str, Mapping[str, Any]] | None = None,
         data: Data | None = None,
+        callbacks: Iterable[Callback] = (),
     ) -> Outcome:
         """Start the training in a folder without a run.
 
@@ -156,6 +157,7 @@ class Job:
             console: Console for progress bar and messages, or None for standard error.
             notes: Further files to write to the folder: file name to content.
             data: The opened `source`, where it is open already.
+            callbacks: Further callbacks of Lightning, see `senet.training.fit.fit`.
 
         Raises:
             SenetError: The folder contains a run, another process uses it, it can't be written to, or an option is
@@ -181,7 +183,7 @@ class Job:
                 # `run.json` is written last. A run that is killed before this starts again.
                 for name, content in {**(notes or {}), JOB: pinned.to_dict()}.items():
                     write_json(folder, name, content)
-            return self._fit(network, data, folder, state=None, console=console)
+            return self._fit(network, data, folder, state=None, console=console, callbacks=callbacks)
 
     def pinned(self, data: Data) -> Job:
         """Return this job with the hashes of its data and initial weights.
@@ -191,7 +193,14 @@ class Job:
         """
         return replace(self, network=self.network.pinned(), digest=data.digest)
 
-    def resume(self, folder: Path, console: Console | None = None, *, data: Data | None = None) -> Outcome:
+    def resume(
+        self,
+        folder: Path,
+        console: Console | None = None,
+        *,
+        data: Data | None = None,
+        callbacks: Iterable[Callback] = (),
+    ) -> Outcome:
         """Resume the run in a folder. Its number of epochs and the path of its data may have changed.
 
         Once a training state is saved, the initial weights are no longer needed. A finished run returns its result.
@@ -212,7 +221,7 @@ class Job:
             self._keep_changes(folder, data.digest)
             # A training state replaces the initial weights, so they are not read.
             job = replace(self, network=replace(self.network, weights=SCRATCH)) if status.state is not None else self
-            return self._fit(job.build(data), data, folder, state=status.state, console=console)
+            return self._fit(job.build(data), data, folder, state=status.state, console=console, callbacks=callbacks)
 
     def status(self, folder: Path, *, report: Callable[[str], object] = str) -> RunStatus:
         """Return the status of this run in its folder, see `run_status`."""
@@ -307,12 +316,10 @@ class Job:
             head=self.network.whole_head(),
         )
 
-    def _fit(
-        self, network: Network, data: Data, folder: Path, *, state: TrainingState | None, console: Console | None
-    ) -> Outcome:
+    def _fit(self, network: Network, data: Data, folder: Path, **how: Any) -> Outcome:
         from senet.training.fit import fit
 
-        return fit(network, data, self.recipe, folder, run=self.run, state=state, console=console)
+        return fit(network, data, self.recipe, folder, run=self.run, **how)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary for `read`."""
