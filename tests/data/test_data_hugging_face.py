@@ -71,7 +71,7 @@ def test_every_image_is_there_once_byte_for_byte(made, options):
     assert "row 40 of train" in data.train.locate(40)
     report = scan(data, workers=0)
     assert report.splits["val"].width == (24, 24)
-    assert not (report.corrupt or report.leaks)
+    assert report.corrupt == report.leaks == []
     assert data.digest == open_data(f"hf:{root}{options}").digest
     assert len(data.record().sample) == 41
 

@@ -113,6 +113,7 @@ def fit(
     state: TrainingState | None = None,
     console: Console | None = None,
     teacher: tuple[Distillation, Teacher] | None = None,
+    callbacks: Iterable[L.Callback] = (),
 ) -> Outcome:
     """Train a network, and write checkpoints, `metrics.csv`, `curves.png` and logs to `folder`.
 
@@ -125,6 +126,7 @@ def fit(
         state: Training state to resume from. None starts with the network as it is.
         console: Console for progress bar and messages, or None for standard error.
         teacher: The result of `Teacher.build`, or None to learn from the labels alone.
+        callbacks: Further callbacks of Lightning. `trainer.callback_metrics` has `val/top1` and the other metrics.
 
     Raises:
         SenetError: Invalid options (before training starts), or a non-finite loss (during it).
@@ -182,8 +184,8 @@ def fit(
         )  # fmt: skip
         heartbeat = Heartbeat(f"continue with: senet train --resume {folder}")
         statistics = SyncBatchNormPlugin()
-        callbacks = [checkpointer, ProgressLine(console), heartbeat, *_early_stop(recipe, task)]
-        trainer = make_trainer(recipe, run, folder, callbacks, [statistics] if run.sync_bn else [])
+        own = [checkpointer, ProgressLine(console), heartbeat, *_early_stop(recipe, task)]
+        trainer = make_trainer(recipe, run, folder, [*own, *callbacks], [statistics] if run.sync_bn else [])
         loaders = make_loaders(task, network, data, recipe, run, trainer)
         if state is not None:
             loaders[0].batch_sampler.resume_at(state.epoch, state.batch)  # type: ignore[union-attr]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -22,12 +22,12 @@ from senet.training.status import RunStatus, holds_results, run_status
 from senet.training.teacher import Teacher
 
 if TYPE_CHECKING:
+    from lightning.pytorch.callbacks import Callback
     from rich.console import Console
 
     from senet.data import Data
     from senet.tasks.distillation import Distillation
     from senet.training.fit import Network
-    from senet.training.states import TrainingState
     from senet.weights import DataRecord
 
 __all__ = ["DataOptions", "Job", "is_first_process"]
@@ -206,6 +206,7 @@ class Job:
         *,
         notes: Mapping[str, Mapping[str, Any]] | None = None,
         data: Data | None = None,
+        callbacks: Iterable[Callback] = (),
     ) -> Outcome:
         """Start the training in a folder without a run.
 
@@ -214,6 +215,7 @@ class Job:
             console: Console for progress bar and messages, or None for standard error.
             notes: Further files to write to the folder: file name to content.
             data: The opened `source`, where it is open already.
+            callbacks: Further callbacks of Lightning, see `senet.training.fit.fit`.
 
         Raises:
             SenetError: The folder contains a run, another process uses it, it can't be written to, or an option is
@@ -245,7 +247,7 @@ class Job:
                 # `run.json` is written last. A run that is killed before this starts again.
                 for name, content in {**(notes or {}), JOB: pinned.to_dict()}.items():
                     write_json(folder, name, content)
-            return self._fit(network, data, folder, state=None, console=console, teacher=teacher)
+            return self._fit(network, data, folder, state=None, console=console, teacher=teacher, callbacks=callbacks)
 
     def pinned(self, data: Data) -> Job:
         """Return this job with the task and hash of its data, the hash of its initial weights, and image statistics.
@@ -259,7 +261,14 @@ class Job:
         network = self.network.for_data(data).pinned()
         return replace(self, source=source, network=network, digest=data.digest, division=data.division)
 
-    def resume(self, folder: Path, console: Console | None = None, *, data: Data | None = None) -> Outcome:
+    def resume(
+        self,
+        folder: Path,
+        console: Console | None = None,
+        *,
+        data: Data | None = None,
+        callbacks: Iterable[Callback] = (),
+    ) -> Outcome:
         """Resume the run in a folder. Its number of epochs and the path of its data may have changed.
 
         Once a training state is saved, the initial weights are no longer needed. A finished run returns its result.
@@ -282,7 +291,9 @@ class Job:
             job = replace(self, network=replace(self.network, weights=SCRATCH)) if status.state is not None else self
             network = job.build(data)
             teacher = self.build_teacher(data, network)
-            return self._fit(network, data, folder, state=status.state, console=console, teacher=teacher)
+            return self._fit(
+                network, data, folder, state=status.state, console=console, teacher=teacher, callbacks=callbacks
+            )
 
     def status(self, folder: Path, *, report: Callable[[str], object] = str) -> RunStatus:
         """Return the status of this run in its folder, see `run_status`."""
@@ -387,19 +398,10 @@ class Job:
         """Build the teacher for this network, see `Teacher.build`."""
         return None if self.teacher is None else self.teacher.build(data.classes, network.preprocessing)
 
-    def _fit(
-        self,
-        network: Network,
-        data: Data,
-        folder: Path,
-        *,
-        state: TrainingState | None,
-        console: Console | None,
-        teacher: tuple[Distillation, Teacher] | None,
-    ) -> Outcome:
+    def _fit(self, network: Network, data: Data, folder: Path, **how: Any) -> Outcome:
         from senet.training.fit import fit
 
-        return fit(network, data, self.recipe, folder, run=self.run, state=state, console=console, teacher=teacher)
+        return fit(network, data, self.recipe, folder, run=self.run, **how)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary for `read`."""
