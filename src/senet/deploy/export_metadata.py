@@ -13,14 +13,27 @@ from senet.preprocessing import Preprocessing
 from senet.weights import DataRecord
 from senet.weights.strict_json import parse
 
-__all__ = ["INPUT", "OUTPUT", "PRECISIONS", "ExportMetadata"]
+__all__ = ["INPUT", "OUTPUTS", "PRECISIONS", "ExportMetadata"]
 
-FORMAT = 1
+FORMATS: Final[Mapping[str, int]] = {"classification": 1, "segmentation": 2, "detection": 2}
+"""Task to the version of its files. Releases that know version 1 alone would take any file for a classifier's."""
 
-INPUT, OUTPUT = "images", "logits"
-"""Names of a file's input, (N, C, H, W) float32, and output, (N, classes) float32."""
+INPUT = "images"
+"""Name of a file's input, (N, C, H, W) float32: normalised, or in 0..1 for a detector, which normalises itself."""
 
-PRECISIONS = {"32": "float32", "bf16": "bf16", "int8": "int8"}
+OUTPUTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "classification": ("logits",),
+    "segmentation": ("logits",),
+    "detection": ("boxes", "scores", "labels"),
+}
+"""Task to the names of a file's outputs.
+
+A classifier has logits (N, classes), a segmenter (N, classes, H, W), both float32. A detector has, for its one image,
+boxes (n, 4) float32 as x1, y1, x2, y2 in the input's pixels, scores (n,) float32 descending, and labels (n,) int64 that
+count classes from 0.
+"""
+
+PRECISIONS = {"32": "float32", "bf16": "bf16", "fp16": "fp16", "int8": "int8"}
 """Value of `precision` to its name in reports."""
 
 
@@ -34,9 +47,12 @@ class ExportMetadata:
         preprocessing: Preprocessing of the images.
         size: Fixed height and width in pixels; None: any.
         batch: Fixed batch size; None: any.
-        precision: `"32"`, `"bf16"` or `"int8"`.
+        precision: `"32"`, `"bf16"`, `"fp16"` or `"int8"`.
         metrics: Metrics at the time of writing. Accuracies lie in 0..1.
         data: Training data; None where unknown.
+        task: `"classification"`, `"segmentation"` or `"detection"`.
+        score_threshold: Smallest score of a detector's boxes; None: unknown, or another task.
+        category_ids: COCO's number of each class of a detector; empty: 1 to N, or another task.
 
     Example:
         >>> from senet.deploy import ExportMetadata
@@ -56,11 +72,19 @@ class ExportMetadata:
     precision: str = "32"
     metrics: dict[str, float] = field(default_factory=dict)
     data: DataRecord | None = None
+    task: str = "classification"
+    score_threshold: float | None = None
+    category_ids: tuple[int, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the file's outputs."""
+        return OUTPUTS[self.task]
 
     def to_texts(self) -> dict[str, str]:
         """Return the fields as JSON texts, since file formats store texts only."""
-        values = {
-            "senet_format": FORMAT,
+        values: dict[str, Any] = {
+            "senet_format": FORMATS[self.task],
             "model": self.model,
             "classes": self.classes,
             "preprocessing": self.preprocessing.to_dict(),
@@ -70,6 +94,10 @@ class ExportMetadata:
             "metrics": self.metrics,
             "data": self.data.to_dict() if self.data else None,
         }
+        if self.task != "classification":
+            values["task"] = self.task
+        if self.task == "detection":
+            values |= {"score_threshold": self.score_threshold, "category_ids": self.category_ids}
         return {key: json.dumps(value) for key, value in values.items()}
 
     @classmethod
@@ -90,9 +118,10 @@ class ExportMetadata:
         try:
             values = {key: parse(text) for key, text in texts.items() if key in _KEYS}
             version = values.pop("senet_format")
-            if type(version) is not int or version != FORMAT:
+            newest = max(FORMATS.values())
+            if type(version) is not int or not 1 <= version <= newest:
                 raise CheckpointError(
-                    f"{path}: format {shown(version)}, this release reads {FORMAT}; upgrade senet to use it"
+                    f"{path}: format {shown(version)}, this release reads {newest}; upgrade senet to use it"
                 )
             for key, valid in _VALID.items():
                 if key in values and not valid(values[key]):
@@ -100,6 +129,7 @@ class ExportMetadata:
             values["classes"] = tuple(values["classes"])
             values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
             values["size"] = tuple(values["size"]) if values.get("size") else None
+            values["category_ids"] = tuple(values.get("category_ids", ()))
             values["data"] = DataRecord.from_dict(values["data"]) if values.get("data") is not None else None
             return cls(**values)
         except CheckpointError:
@@ -113,7 +143,8 @@ class ExportMetadata:
         return f"{PRECISIONS[self.precision]}, {size}, {batch}"
 
 
-_KEYS = ("senet_format", "model", "classes", "preprocessing", "size", "batch", "precision", "metrics", "data")
+_KEYS = ("senet_format", "model", "classes", "preprocessing", "size", "batch", "precision", "metrics", "data",
+         "task", "score_threshold", "category_ids")  # fmt: skip
 
 
 def _count(value: Any) -> bool:
@@ -126,6 +157,9 @@ _VALID: Final[Mapping[str, Callable[[Any], bool]]] = {
     "size": lambda value: value is None or (isinstance(value, list) and len(value) == 2 and all(map(_count, value))),
     "batch": lambda value: value is None or _count(value),
     "precision": lambda value: isinstance(value, str) and value in PRECISIONS,
+    "task": lambda value: isinstance(value, str) and value in OUTPUTS,
+    "score_threshold": lambda value: value is None or type(value) in (int, float),
+    "category_ids": lambda value: isinstance(value, list) and all(type(number) is int for number in value),
     "metrics": lambda value: isinstance(value, dict) and all(type(v) in (int, float) for v in value.values()),
 }
 """Field to the check of its JSON value."""

@@ -5,37 +5,43 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from torch.export import ExportedProgram
 
-from senet.deploy.export_metadata import INPUT, OUTPUT, ExportMetadata
+from senet.deploy.export_metadata import INPUT, ExportMetadata
 from senet.deploy.extras import need
 from senet.deploy.tracing import reason
 from senet.errors import CheckpointError, SenetError
 from senet.weights.files import sha256
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
 
 __all__ = ["convert", "read", "save", "texts"]
 
 SECTION, DIGEST = "senet", "weights_sha256"
 
 
-def convert(program: ExportedProgram, metadata: ExportMetadata) -> Any:
+def convert(traced: Any, metadata: ExportMetadata) -> Any:
     """Convert to an `openvino.Model`, directly from torch.export, since ONNX needs extra operators for dynamic biases.
+
+    Args:
+        traced: An `ExportedProgram`, or an `onnx.ModelProto` of a detector.
+        metadata: Metadata of the file.
 
     Raises:
         SenetError: An operator has no counterpart in OpenVINO.
     """
     ov = need("openvino", "--format openvino")
     try:
-        model = ov.convert_model(program)
+        if isinstance(traced, ExportedProgram):
+            model = ov.convert_model(traced)
+        else:
+            model = ov.Core().read_model(traced.SerializeToString())
     except Exception as error:  # its own types
         raise SenetError(f"this network can't be exported to openvino: {reason(error)}") from error
     model.inputs[0].get_tensor().set_names({INPUT})
-    model.outputs[0].get_tensor().set_names({OUTPUT})
+    for output, name in zip(model.outputs, metadata.outputs, strict=True):
+        output.get_tensor().set_names({name})
     _fix_shape(ov, model, metadata)
     if metadata.precision == "bf16":
         _store_as_bf16(ov, model)
@@ -66,9 +72,16 @@ def save(model: Any, path: Path, metadata: ExportMetadata) -> None:
     weights = path.with_suffix(".bin")
     for key, text in metadata.to_texts().items():
         model.set_rt_info(text, [SECTION, key])
-    ov.serialize(model, path, weights)
+
+    def write() -> None:
+        if metadata.precision == "fp16":
+            ov.save_model(model, path, compress_to_fp16=True)
+        else:
+            ov.serialize(model, path, weights)
+
+    write()
     model.set_rt_info(sha256(weights), [SECTION, DIGEST])
-    ov.serialize(model, path, weights)
+    write()
 
 
 def texts(path: Path) -> Mapping[str, str]:
