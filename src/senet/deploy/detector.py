@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection import transform as detection_transform
+from torchvision.ops import boxes as box_ops
 
 from senet.deploy.class_nms import class_nms
 from senet.deploy.detector_size import resized_size
@@ -72,7 +73,9 @@ def traced_detector(detector: nn.Module, metadata: ExportMetadata) -> Any:
     """
     onnx = need("onnx", f"--format {metadata.task}")
     images = metadata.preprocessing
-    example = torch.rand(1, images.in_channels, *(metadata.size or images.size), generator=torch.Generator().manual_seed(0))
+    example = torch.rand(
+        1, images.in_channels, *(metadata.size or images.size), generator=torch.Generator().manual_seed(0)
+    )
     axes = {name: {0: "detections"} for name in metadata.outputs}
     if metadata.size is None:
         axes[INPUT] = {2: "height", 3: "width"}
@@ -97,10 +100,21 @@ def traced_detector(detector: nn.Module, metadata: ExportMetadata) -> Any:
 @contextmanager
 def _traceable(classes: int) -> Iterator[None]:
     """Replace the parts of torchvision whose trace differs from the network, without the tracer's warnings."""
-    resize = mock.patch.object(detection_transform, "_resize_image_and_masks", _resized)
-    with class_nms(max(classes, MOST_LEVELS)), resize, errors_only("torch.onnx"), warnings.catch_warnings():
+    with (
+        class_nms(max(classes, MOST_LEVELS)),
+        mock.patch.object(detection_transform, "_resize_image_and_masks", _resized),
+        mock.patch.object(box_ops, "clip_boxes_to_image", _clipped),
+        errors_only("torch.onnx"),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         yield
+
+
+def _clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Clip boxes (n, 4) to an image. torchvision's trace ends in a reshape, which fails on an image without boxes."""
+    height, width = (torch.as_tensor(edge).to(boxes.dtype) for edge in size)
+    return torch.minimum(boxes.clamp(min=0), torch.stack([width, height, width, height]))
 
 
 def _resized(

@@ -1,8 +1,8 @@
 """The size to which torchvision's detectors resize an image, from integers and float32 alone.
 
 torchvision computes `floor(edge * scale)` in float64. Where the exact product is a whole number, its rounding decides:
-with a shorter edge of 800 pixels, an edge of 97 becomes 799. ONNX Runtime and OpenVINO round otherwise, and OpenVINO has
-no float64. A size that differs by a pixel would change all boxes.
+with a shorter edge of 800 pixels, an edge of 97 becomes 799. Runtimes round otherwise, and OpenVINO has no float64. A
+size that differs by a pixel would change all boxes.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,9 @@ def convert(traced: Any, metadata: ExportMetadata) -> Any:
         output.get_tensor().set_names({name})
     _fix_shape(ov, model, metadata)
     if metadata.precision == "bf16":
-        _store_as_bf16(ov, model)
+        _store_weights(ov, model, ov.Type.bf16)
+    if metadata.precision == "fp16":
+        _store_weights(ov, model, ov.Type.f16, readers=READERS if metadata.task == "detection" else None)
     return model
 
 
@@ -53,15 +55,31 @@ def _fix_shape(ov: Any, model: Any, metadata: ExportMetadata) -> None:
     model.reshape(ov.PartialShape(shape))
 
 
-def _store_as_bf16(ov: Any, model: Any) -> None:
-    """Store the float32 weights as bf16, at half the size. The runtime computes in bf16 where the CPU supports it."""
+READERS = ("Convolution", "GroupConvolution", "MatMul")
+"""Operations whose constants are weights. A detector's other constants are coordinates and thresholds."""
+
+
+def _store_weights(ov: Any, model: Any, dtype: Any, *, readers: Sequence[str] | None = None) -> None:
+    """Store the float32 constants in 16 bits, at half the size. The runtime chooses the precision to compute in.
+
+    Args:
+        ov: The package.
+        model: Changed in place.
+        dtype: The 16-bit type.
+        readers: Only constants that these operations read; None: all.
+    """
     from openvino import opset13
 
     for node in model.get_ordered_ops():
         if node.get_type_name() == "Constant" and node.get_element_type() == ov.Type.f32 and np.prod(node.shape) > 1:
-            small = opset13.constant(node.data, dtype=ov.Type.bf16)
+            targets = node.output(0).get_target_inputs()
+            if readers is not None:
+                targets = {target for target in targets if target.get_node().get_type_name() in readers}
+            if not targets:
+                continue
+            small = opset13.constant(node.data, dtype=dtype)
             back = opset13.convert(small, "f32")
-            for target in node.output(0).get_target_inputs():
+            for target in targets:
                 target.replace_source_output(back.output(0))
     model.validate_nodes_and_infer_types()
 
@@ -72,16 +90,9 @@ def save(model: Any, path: Path, metadata: ExportMetadata) -> None:
     weights = path.with_suffix(".bin")
     for key, text in metadata.to_texts().items():
         model.set_rt_info(text, [SECTION, key])
-
-    def write() -> None:
-        if metadata.precision == "fp16":
-            ov.save_model(model, path, compress_to_fp16=True)
-        else:
-            ov.serialize(model, path, weights)
-
-    write()
+    ov.serialize(model, path, weights)
     model.set_rt_info(sha256(weights), [SECTION, DIGEST])
-    write()
+    ov.serialize(model, path, weights)
 
 
 def texts(path: Path) -> Mapping[str, str]:
