@@ -1,13 +1,15 @@
 """Write a trained network as an ONNX, OpenVINO or torch.export file.
 
 The file holds the class names and the preprocessing. Before it appears, its outputs are compared with the network's on
-images of --data, or on two included photographs. With --data, --precision bf16 and int8 also measure the accuracy.
+images of --data, or on two included photographs. With --data, --precision bf16, fp16 and int8 also measure the
+accuracy, mIoU or mAP.
 
 `senet predict`, `evaluate` and `bench` take the file. docs/guides/deployment.md shows its use without this package.
 
 Examples:
   senet export runs/flowers --format onnx --out flowers.onnx
   senet export --checkpoint runs/flowers --format openvino --out flowers.xml --size 224 --batch 1
+  senet export runs/cells --format onnx --opset 18 --ir-version 8 --out cells.onnx
   senet export runs/flowers --format openvino --precision int8 --data folder:PATH --out flowers8.xml
 """
 
@@ -36,7 +38,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("file")
     group.add_argument("--format", required=True, metavar="FORMAT", help="onnx, openvino or torch")
     group.add_argument("--out", required=True, type=Path, metavar="FILE", help="ends in .onnx, .xml or .pt2")
-    group.add_argument("--precision", default="32", metavar="PRECISION", help="32, bf16 or int8 (default: %(default)s)")
+    group.add_argument(
+        "--precision", default="32", metavar="PRECISION", help="32, bf16, fp16 or int8 (default: %(default)s)"
+    )
+    group.add_argument(
+        "--opset",
+        type=positive,
+        metavar="N",
+        help="version of ONNX's operators, at least 18 (default: PyTorch's choice)",
+    )
+    group.add_argument(
+        "--ir-version",
+        type=positive,
+        metavar="N",
+        help="version of ONNX's file format, for older runtimes (default: the oldest for --opset, else by PyTorch)",
+    )
     shared.add_size_option(group, "any size")
     group.add_argument(
         "--batch", type=positive, metavar="N", help="the only number of images at a time (default: any number)"
@@ -71,7 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Export, check and print."""
     from senet.deploy import Check, export
-    from senet.zoo import load_model
+    from senet.tasks import load_model
 
     if options.data is None:
         for name in ("split", "limit"):
@@ -98,6 +114,8 @@ def run(options: argparse.Namespace) -> int:
         size=options.size,
         batch=options.batch,
         check=check,
+        opset=options.opset,
+        ir_version=options.ir_version,
     )
     if options.json:
         print_json({"checkpoint": options.checkpoint} | report.to_dict())

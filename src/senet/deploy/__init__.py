@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from senet.deploy.export_metadata import ExportMetadata
+    from senet.deploy.exported_detector import ExportedDetector
     from senet.deploy.exported_model import ExportedModel
     from senet.deploy.exporting import Check, ExportReport, export
     from senet.deploy.loading import load_exported
@@ -20,6 +21,7 @@ __all__ = [
     "Explanation",
     "ExportMetadata",
     "ExportReport",
+    "ExportedDetector",
     "ExportedModel",
     "explain",
     "export",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 HOMES = {
+    "exported_detector": ("ExportedDetector",),
     "exported_model": ("ExportedModel",),
     "exporting": ("Check", "ExportReport", "export"),
     "loading": ("load_exported",),

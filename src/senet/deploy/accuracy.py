@@ -6,7 +6,7 @@ import math
 
 from senet.errors import SenetError
 
-__all__ = ["check_drop"]
+__all__ = ["check_drop", "check_metric_drop"]
 
 
 def check_drop(precision: str, before: float, after: float, images: int, max_drop: float) -> str:
@@ -38,3 +38,24 @@ def check_drop(precision: str, before: float, after: float, images: int, max_dro
             f"{images:,} images), the limit is {limit}; the file is not kept"
         )
     return f"{rule}, so the limit was one image ({100 / images:.2f} points)" if coarse else ""
+
+
+def check_metric_drop(precision: str, title: str, before: float, after: float, max_drop: float) -> None:
+    """Refuse a loss of a detector's or segmenter's metric that is too large.
+
+    Args:
+        precision: Precision of the file.
+        title: Name of the metric.
+        before: Metric of the network in 0..1.
+        after: Metric of the file in 0..1.
+        max_drop: Largest loss in percentage points.
+
+    Raises:
+        SenetError: The loss exceeds the limit.
+    """
+    lost = (before - after) * 100
+    if not lost <= max_drop:
+        raise SenetError(
+            f"{precision} loses {lost:.2f} points of {title} ({before:.2%} -> {after:.2%}), the limit is "
+            f"{max_drop:g}; the file is not kept"
+        )

@@ -14,15 +14,28 @@ from senet.weights import DataRecord
 from senet.weights.checkpoint import checked_thresholds
 from senet.weights.strict_json import parse
 
-__all__ = ["INPUT", "OUTPUT", "PRECISIONS", "ExportMetadata"]
+__all__ = ["INPUT", "OUTPUTS", "PRECISIONS", "ExportMetadata"]
 
-FORMATS: Final[Mapping[str, int]] = {"classification": 1, "multi-label": 2}
+FORMATS: Final[Mapping[str, int]] = {"classification": 1, "multi-label": 2, "segmentation": 2, "detection": 2}
 """Task to the version of its files. Releases that know version 1 alone would take any file for a classifier's."""
 
-INPUT, OUTPUT = "images", "logits"
-"""Names of a file's input, (N, C, H, W) float32, and output, (N, classes) float32."""
+INPUT = "images"
+"""Name of a file's input, (N, C, H, W) float32: normalised, or in 0..1 for a detector, which normalises itself."""
 
-PRECISIONS = {"32": "float32", "bf16": "bf16", "int8": "int8"}
+OUTPUTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "classification": ("logits",),
+    "multi-label": ("logits",),
+    "segmentation": ("logits",),
+    "detection": ("boxes", "scores", "labels"),
+}
+"""Task to the names of a file's outputs.
+
+A classifier has logits (N, classes), a segmenter (N, classes, H, W), both float32. A detector has, for its one image,
+boxes (n, 4) float32 as x1, y1, x2, y2 in the input's pixels, scores (n,) float32 descending, and labels (n,) int64 that
+count classes from 0.
+"""
+
+PRECISIONS = {"32": "float32", "bf16": "bf16", "fp16": "fp16", "int8": "int8"}
 """Value of `precision` to its name in reports."""
 
 
@@ -36,11 +49,13 @@ class ExportMetadata:
         preprocessing: Preprocessing of the images.
         size: Fixed height and width in pixels; None: any.
         batch: Fixed batch size; None: any.
-        precision: `"32"`, `"bf16"` or `"int8"`.
+        precision: `"32"`, `"bf16"`, `"fp16"` or `"int8"`.
         metrics: Metrics at the time of writing. Accuracies lie in 0..1.
         data: Training data; None where unknown.
-        task: `"classification"` or `"multi-label"`.
+        task: `"classification"`, `"multi-label"`, `"segmentation"` or `"detection"`.
         thresholds: Smallest probability of each label of a multi-label classifier; empty: 0.5, or another task.
+        score_threshold: Smallest score of a detector's boxes; None: unknown, or another task.
+        category_ids: COCO's number of each class of a detector; empty: 1 to N, or another task.
 
     Example:
         >>> from senet.deploy import ExportMetadata
@@ -62,11 +77,18 @@ class ExportMetadata:
     data: DataRecord | None = None
     task: str = "classification"
     thresholds: tuple[float, ...] = ()
+    score_threshold: float | None = None
+    category_ids: tuple[int, ...] = ()
 
     @property
     def activation(self) -> str:
         """The function that turns the logits into probabilities: `"softmax"` or `"sigmoid"`."""
         return "sigmoid" if self.task == "multi-label" else "softmax"
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the file's outputs."""
+        return OUTPUTS[self.task]
 
     def to_texts(self) -> dict[str, str]:
         """Return the fields as JSON texts, since file formats store texts only."""
@@ -81,8 +103,12 @@ class ExportMetadata:
             "metrics": self.metrics,
             "data": self.data.to_dict() if self.data else None,
         }
+        if self.task != "classification":
+            values["task"] = self.task
         if self.task == "multi-label":
-            values |= {"task": self.task, "thresholds": self.thresholds, "activation": self.activation}
+            values |= {"thresholds": self.thresholds, "activation": self.activation}
+        if self.task == "detection":
+            values |= {"score_threshold": self.score_threshold, "category_ids": self.category_ids}
         return {key: json.dumps(value) for key, value in values.items()}
 
     @classmethod
@@ -115,6 +141,7 @@ class ExportMetadata:
             values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
             values["size"] = tuple(values["size"]) if values.get("size") else None
             values["thresholds"] = checked_thresholds(values.get("thresholds", []), len(values["classes"]))
+            values["category_ids"] = tuple(values.get("category_ids", ()))
             values["data"] = DataRecord.from_dict(values["data"]) if values.get("data") is not None else None
             return cls(**values)
         except CheckpointError:
@@ -129,7 +156,7 @@ class ExportMetadata:
 
 
 _KEYS = ("senet_format", "model", "classes", "preprocessing", "size", "batch", "precision", "metrics", "data",
-         "task", "thresholds")  # fmt: skip
+         "task", "thresholds", "score_threshold", "category_ids")  # fmt: skip
 
 
 def _count(value: Any) -> bool:
@@ -143,6 +170,8 @@ _VALID: Final[Mapping[str, Callable[[Any], bool]]] = {
     "batch": lambda value: value is None or _count(value),
     "precision": lambda value: isinstance(value, str) and value in PRECISIONS,
     "task": lambda value: isinstance(value, str) and value in FORMATS,
+    "score_threshold": lambda value: value is None or type(value) in (int, float),
+    "category_ids": lambda value: isinstance(value, list) and all(type(number) is int for number in value),
     "metrics": lambda value: isinstance(value, dict) and all(type(v) in (int, float) for v in value.values()),
 }
 """Field to the check of its JSON value."""

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from senet.deploy.export_metadata import ExportMetadata
 from senet.errors import SenetError
 
-__all__ = ["ExportedModel", "Run"]
+__all__ = ["ExportedModel", "Run", "check_images"]
 
 Run = Callable[[np.ndarray], np.ndarray]
-"""(N, C, H, W) float32 -> (N, classes) float32."""
+"""(N, C, H, W) float32 -> (N, classes) or (N, classes, H, W) float32."""
 
 
 @final
@@ -23,7 +23,7 @@ class ExportedModel(nn.Module):
     """A network without parameters that calls a runtime on the CPU. `load_exported` makes it.
 
     Args:
-        run: The runtime's call: (N, C, H, W) float32 -> (N, classes) float32.
+        run: The runtime's call: (N, C, H, W) float32 -> (N, classes) or (N, classes, H, W) float32.
         metadata: Metadata of the file.
         name: Name of the file, for messages.
 
@@ -45,8 +45,8 @@ class ExportedModel(nn.Module):
         self.run, self.metadata, self.name = run, metadata, name
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> logits (N, classes)."""
-        self._check(x)
+        """(N, C, H, W) -> logits (N, classes), or (N, classes, H, W) of a segmenter."""
+        check_images(x, self.metadata, self.name)
         images = np.ascontiguousarray(x.detach().float().cpu().numpy())
         batch = self.metadata.batch
         logits = self.run(images) if batch is None else self._in_batches(images, batch)
@@ -59,12 +59,14 @@ class ExportedModel(nn.Module):
         parts = [self.run(filled[i : i + batch]) for i in range(0, len(filled), batch)]
         return np.concatenate(parts)[: len(images)]
 
-    def _check(self, x: Tensor) -> None:
-        channels, size = self.metadata.preprocessing.in_channels, self.metadata.size
-        if x.ndim != 4 or x.shape[1] != channels:
-            raise SenetError(f"{self.name} takes images (N, {channels}, H, W), got {tuple(x.shape)}")
-        if size is not None and tuple(x.shape[2:]) != size:
-            raise SenetError(
-                f"{self.name} takes images of {size[0]}x{size[1]} pixels only, got {x.shape[2]}x{x.shape[3]}; "
-                "export without --size to allow any size"
-            )
+
+def check_images(x: Tensor, metadata: ExportMetadata, name: str) -> None:
+    """Raise a `SenetError` for images (N, C, H, W) that a file doesn't take."""
+    channels, size = metadata.preprocessing.in_channels, metadata.size
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise SenetError(f"{name} takes images (N, {channels}, H, W), got {tuple(x.shape)}")
+    if size is not None and tuple(x.shape[2:]) != size:
+        raise SenetError(
+            f"{name} takes images of {size[0]}x{size[1]} pixels only, got {x.shape[2]}x{x.shape[3]}; "
+            "export without --size to allow any size"
+        )

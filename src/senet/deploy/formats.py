@@ -7,18 +7,16 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
-from senet.deploy.export_metadata import INPUT, OUTPUT, ExportMetadata
+from senet.deploy.export_metadata import INPUT, ExportMetadata
 from senet.deploy.extras import need
 from senet.deploy.tracing import reason
 from senet.errors import CheckpointError, SenetError, UnknownNameError
 from senet.weights.strict_json import MOST_BYTES, parse_object
-
-if TYPE_CHECKING:
-    from torch.export import ExportedProgram
 
 __all__ = ["FORMATS", "Format", "format_of"]
 
@@ -36,7 +34,7 @@ class Format:
         second_suffix: Suffix of a second file that belongs to it, if any.
         runtimes: Runtimes for the file, the default first.
         precisions: Supported precisions.
-        write: Writes a traced network.
+        write: Writes a traced network: an `ExportedProgram`, or an `onnx.ModelProto` of a detector.
         texts: Reads the embedded metadata.
         safe: Whether loading a file runs no code of the file.
     """
@@ -46,7 +44,7 @@ class Format:
     second_suffix: str | None
     runtimes: tuple[str, ...]
     precisions: tuple[str, ...]
-    write: Callable[[ExportedProgram, Path, ExportMetadata], None]
+    write: Callable[[Any, Path, ExportMetadata], None]
     texts: Callable[[Path], Mapping[str, str]]
     safe: bool = True
 
@@ -89,19 +87,28 @@ def look_up(name: str) -> Format:
 # --- ONNX -------------------------------------------------------------------------------------------------------------
 
 
-def _write_onnx(program: ExportedProgram, path: Path, metadata: ExportMetadata) -> None:
+def _write_onnx(traced: Any, path: Path, metadata: ExportMetadata) -> None:
     onnx = need("onnx", "--format onnx")
+    model = _onnx_model(traced, metadata) if isinstance(traced, ExportedProgram) else traced
+    onnx.helper.set_model_props(model, metadata.to_texts())
+    onnx.save(model, path)
+
+
+def _onnx_model(program: ExportedProgram, metadata: ExportMetadata) -> Any:
     need("onnxscript", "--format onnx")
     try:
         made = torch.onnx.export(
-            program, dynamo=True, external_data=False, verbose=False, input_names=[INPUT], output_names=[OUTPUT]
+            program,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            input_names=[INPUT],
+            output_names=[*metadata.outputs],
         )
         assert made is not None
-        model = made.model_proto
+        return made.model_proto
     except Exception as error:
         raise SenetError(f"this network can't be exported to onnx: {reason(error)}") from error
-    onnx.helper.set_model_props(model, metadata.to_texts())
-    onnx.save(model, path)
 
 
 def _onnx_texts(path: Path) -> Mapping[str, str]:
@@ -116,10 +123,10 @@ def _onnx_texts(path: Path) -> Mapping[str, str]:
 # --- OpenVINO ---------------------------------------------------------------------------------------------------------
 
 
-def _write_openvino(program: ExportedProgram, path: Path, metadata: ExportMetadata) -> None:
+def _write_openvino(traced: Any, path: Path, metadata: ExportMetadata) -> None:
     from senet.deploy.intermediate import convert, save
 
-    save(convert(program, metadata), path, metadata)
+    save(convert(traced, metadata), path, metadata)
 
 
 def _openvino_texts(path: Path) -> Mapping[str, str]:
@@ -160,7 +167,7 @@ FORMATS = {
             suffix=".onnx",
             second_suffix=None,
             runtimes=("onnxruntime", "openvino"),
-            precisions=("32", "int8"),
+            precisions=("32", "fp16", "int8"),
             write=_write_onnx,
             texts=_onnx_texts,
         ),
@@ -169,7 +176,7 @@ FORMATS = {
             suffix=".xml",
             second_suffix=".bin",
             runtimes=("openvino",),
-            precisions=("32", "bf16", "int8"),
+            precisions=("32", "bf16", "fp16", "int8"),
             write=_write_openvino,
             texts=_openvino_texts,
         ),
@@ -178,7 +185,7 @@ FORMATS = {
             suffix=".pt2",
             second_suffix=None,
             runtimes=("torch",),
-            precisions=("32", "bf16"),
+            precisions=("32", "bf16", "fp16"),
             write=_write_torch,
             texts=_torch_texts,
             safe=False,

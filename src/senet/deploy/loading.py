@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from senet.deploy.export_metadata import ExportMetadata
+from senet.deploy.exported_detector import ExportedDetector
 from senet.deploy.exported_model import ExportedModel
 from senet.deploy.formats import FORMATS, format_of
 from senet.deploy.runtimes import RUNTIMES
@@ -49,7 +51,7 @@ def load_exported(
         threads: Number of CPU threads; None: as many as PyTorch uses.
 
     Returns:
-        The loaded model. Its `model` is an `ExportedModel` on the CPU.
+        The loaded model. Its `model` is an `ExportedModel` on the CPU, or an `ExportedDetector`.
 
     Raises:
         CheckpointError: The file can't be used.
@@ -72,15 +74,22 @@ def load_exported(
     kind = format_of(path)
     assert kind is not None
     run = RUNTIMES[kind.runtime(path, runtime)](path, metadata.precision, threads)
+    training: dict[str, Any] = {"exported": kind.name, "precision": metadata.precision}
+    if metadata.category_ids:
+        training["category_ids"] = [*metadata.category_ids]
     description = CheckpointMetadata(
         model=metadata.model,
         classes=metadata.classes,
         preprocessing=metadata.preprocessing,
         metrics=metadata.metrics,
         data=metadata.data,
+        training=training,
         task=metadata.task,
         thresholds=metadata.thresholds,
-        training={"exported": kind.name, "precision": metadata.precision},
     )
-    model = ExportedModel(run, metadata, str(path)).eval()
-    return LoadedModel(model, metadata.classes, metadata.preprocessing, description)
+    model = (
+        ExportedDetector(run, metadata, str(path))
+        if metadata.task == "detection"
+        else ExportedModel(lambda images: run(images)[0], metadata, str(path))
+    )
+    return LoadedModel(model.eval(), metadata.classes, metadata.preprocessing, description)

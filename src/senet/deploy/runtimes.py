@@ -1,9 +1,9 @@
-"""Runtimes for exported files, each as a function from an array of images to an array of logits."""
+"""Runtimes for exported files, each as a function from an array of images to the arrays of a file's outputs."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -11,12 +11,14 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from senet.deploy.exported_model import Run
 from senet.deploy.extras import need
 from senet.deploy.tracing import reason
 from senet.errors import CheckpointError
 
 __all__ = ["RUNTIMES"]
+
+Run = Callable[[np.ndarray], Sequence[np.ndarray]]
+"""(N, C, H, W) float32 -> the outputs, in the file's order."""
 
 
 def _onnxruntime(path: Path, _: str, threads: int | None) -> Run:
@@ -30,9 +32,9 @@ def _onnxruntime(path: Path, _: str, threads: int | None) -> Run:
         raise CheckpointError(f"{path}: onnxruntime can't load it ({reason(error)})") from error
     name = session.get_inputs()[0].name
 
-    def run(images: np.ndarray) -> np.ndarray:
-        logits: np.ndarray = session.run(None, {name: images})[0]
-        return logits
+    def run(images: np.ndarray) -> Sequence[np.ndarray]:
+        outputs: Sequence[np.ndarray] = session.run(None, {name: images})
+        return outputs
 
     return run
 
@@ -56,10 +58,10 @@ def _openvino(path: Path, precision: str, threads: int | None) -> Run:
         fixed.reshape(shape)
         return core.compile_model(fixed, "CPU", options).create_infer_request()
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> Sequence[np.ndarray]:
         made = request(images.shape)
         made.infer([images])
-        return np.array(made.get_output_tensor().data)
+        return [np.array(made.get_output_tensor(number).data) for number in range(len(model.outputs))]
 
     return run
 
@@ -80,10 +82,9 @@ def _torch(path: Path, _: str, threads: int | None) -> Run:
     # It logs a line at each call with another batch size than the traced one.
     logging.getLogger("torch.export").setLevel(logging.ERROR)
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> Sequence[np.ndarray]:
         with torch.inference_mode():
-            logits: np.ndarray = module(torch.from_numpy(images)).numpy()
-        return logits
+            return [module(torch.from_numpy(images)).numpy()]
 
     return run
 

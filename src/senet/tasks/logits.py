@@ -70,13 +70,15 @@ class LogitsOf(nn.Module):
     Args:
         network: A network with several outputs.
         classes: Number of classes.
+        dims: 2 for logits (N, classes), 4 for (N, classes, H, W).
     """
 
-    def __init__(self, network: nn.Module, classes: int) -> None:
+    def __init__(self, network: nn.Module, classes: int, *, dims: int = 2) -> None:
         super().__init__()
         self.network = network
         self.classes = classes
+        self.dims = dims
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, classes)."""
-        return logits_of(self.network(x), self.classes, name=type(self.network).__name__)
+        """(N, C, H, W) -> (N, classes) or (N, classes, H, W)."""
+        return logits_of(self.network(x), self.classes, name=type(self.network).__name__, dims=self.dims)
