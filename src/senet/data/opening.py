@@ -62,7 +62,8 @@ def open_data(
 
     Args:
         text: `digits`, `folder:PATH`, `csv:FILE`, `shards:DIR`, `hf:PLACE`, `litdata:PLACE`, `voc:PATH`, `coco:PATH`,
-            `masks:PATH`, or `cifar10`, `cifar100`, `fashion_mnist`, `imagenet` with an optional `:FOLDER` that holds it.
+            `masks:PATH`, or `cifar10`, `cifar100`, `fashion_mnist`, `imagenet` with an optional `:FOLDER` that holds
+            it.
         val_fraction: Approximate fraction of validation images, for undivided data. None means `default_fraction`.
         seed: Seed of the choice of validation images. None means 0. Keep it, to evaluate on images not trained on.
         folds: Number of folds of undivided data, in place of `val_fraction`.

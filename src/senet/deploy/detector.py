@@ -85,7 +85,7 @@ def traced_detector(detector: nn.Module, metadata: ExportMetadata) -> Any:
             torch.onnx.export(
                 OneImage(detector),
                 (example,),
-                target,
+                target,  # type: ignore[arg-type]
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=[INPUT],

@@ -91,7 +91,8 @@ class MultiLabelEvaluation:
     Example:
         >>> from senet.inference import LabelMetrics, MultiLabelEvaluation
         >>> from senet.inference.class_metrics import Calibration
-        >>> of_label = LabelMetrics(0, 0, 0, threshold=0.5, average_precision=None, precision=None, recall=None, f1=None)
+        >>> of_label = LabelMetrics(
+        ...     0, 0, 0, threshold=0.5, average_precision=None, precision=None, recall=None, f1=None)
         >>> result = MultiLabelEvaluation(
         ...     images=24, map=0.81, micro_f1=0.7, macro_f1=0.6, loss=0.2, calibration=Calibration(0.1, None, ()),
         ...     classes={"ship": of_label}, curves={}, unreadable=(), intervals={"map": (0.77, 0.84)}, seconds=3.2)

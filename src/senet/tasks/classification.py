@@ -107,8 +107,12 @@ class ClassificationObjective(ClassifierObjective):
     """
 
     def __init__(self, classes: Sequence[str], recipe: RecipeView | None, **options: Any) -> None:
-        binary = {"binary": recipe.is_binary, "threshold": recipe.binary_threshold} if recipe else {}
-        super().__init__(classes, recipe, criterion=partial(ClassLoss, **binary), **options)
+        criterion = partial(
+            ClassLoss,
+            binary=recipe is not None and recipe.is_binary,
+            threshold=recipe.binary_threshold if recipe else 0.0,
+        )
+        super().__init__(classes, recipe, criterion=criterion, **options)
         self.train_loss, self.train_top1 = Mean(), Mean()
         self.val_loss, self.val_top1, self.val_top5 = Mean(), Mean(), Mean()
         wanted = recipe is not None and any(metric.option == recipe.metric for metric in CLASS_METRICS)

@@ -92,9 +92,8 @@ class Distillation:
     def logits(self, images: Tensor) -> Tensor:
         """(N, C, H, W) normalised for the student -> (N, classes), the teacher's logits in the student's order."""
         if self.order.device != images.device:
-            self.order, self.teacher, self.prepare = (
-                part.to(images.device) for part in (self.order, self.teacher, self.prepare)
-            )
+            self.order = self.order.to(images.device)
+            self.teacher, self.prepare = self.teacher.to(images.device), self.prepare.to(images.device)
         output = self.teacher(self.prepare(images))
         return logits_of(output, len(self.order), name=self.name).float()[:, self.order]
 
