@@ -6,19 +6,16 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from senet.data.bands import as_bands, read_bands
 from senet.data.images import decode_image, load_image, read_stored, to_8_bits
 from senet.data.sources import Source
+from senet.pages.stretching import stretched
 from senet.preprocessing import Preprocessing
 
-__all__ = ["file_preview", "preview", "stretched", "transformed", "transformed_file"]
-
-STRETCH = (1, 99)
-"""Percentiles of a preview's values that become black and white."""
+__all__ = ["file_preview", "preview", "transformed", "transformed_file"]
 
 
 def transformed(source: Source, index: int, transform: Callable[[Any], Tensor]) -> Tensor:
@@ -58,12 +55,3 @@ def file_preview(path: str | os.PathLike[str], preprocessing: Preprocessing) -> 
     if not preprocessing.reads_bands:
         return load_image(path, white_level=preprocessing.white_level)
     return stretched(read_bands(read_stored(path), preprocessing.in_channels))
-
-
-def stretched(bands: np.ndarray) -> Image.Image:
-    """(C, H, W) of any type -> RGB or grey image of the first bands."""
-    shown = bands[: 3 if len(bands) >= 3 else 1].astype(np.float64)
-    low, high = (value[:, None, None] for value in np.percentile(shown, STRETCH, axis=(1, 2)))
-    levels = np.clip((shown - low) / np.maximum(high - low, np.finfo(np.float64).tiny), 0, 1) * 255
-    pixels = np.ascontiguousarray(np.rint(levels).astype(np.uint8).transpose(1, 2, 0))
-    return Image.fromarray(pixels if len(shown) == 3 else pixels[..., 0])

@@ -16,9 +16,9 @@ from senet.data.cropping import TENSOR_MODES, PaddedCrop, PartialCrop
 from senet.data.cutout import Cutout
 from senet.data.erasing import NoiseErasing
 from senet.data.images import Stored, decode_stored, to_8_bits
-from senet.data.inputs import stretched
 from senet.data.policy import NONE, parse_policy
 from senet.errors import SenetError
+from senet.pages.stretching import stretched
 from senet.preprocessing import Preprocessing
 
 __all__ = [

@@ -120,7 +120,7 @@ def evaluate(
     Raises:
         SenetError: The network is no classifier of one class an image, see `evaluate_labels` and `evaluate_dense`.
         DataError: A class is unknown to the network, an image is corrupt, or no image can be read.
-        SenetError: The augmentation is unknown, or the preprocessing leaves no room for it.
+        SenetError: The augmentation is unknown, or the preprocessing leaves no margin for it.
 
     Example:
         >>> import senet

@@ -1,4 +1,4 @@
-"""Inference at another image size than that of the training."""
+"""Inference at another image size than the training."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def with_views(loaded: LoadedModel, tta: str) -> tuple[Callable[[Any], Tensor], 
 
     Raises:
         UnknownNameError: There is no such augmentation.
-        SenetError: The preprocessing leaves no room around the crop.
+        SenetError: The preprocessing leaves no margin around the crop.
     """
     if not tta:
         return eval_transform(loaded.preprocessing), loaded.model
@@ -59,7 +59,7 @@ class Views:
 
     Raises:
         UnknownNameError: There is no such augmentation.
-        SenetError: The preprocessing leaves no room around the crop.
+        SenetError: The preprocessing leaves no margin around the crop.
 
     Source: Krizhevsky et al. 2012, section 4.1, for ten crops.
     """
@@ -69,7 +69,7 @@ class Views:
             raise UnknownNameError("test-time augmentation", tta, TTA)
         if tta != "flip" and preprocessing.covered_size == preprocessing.size:
             raise SenetError(
-                f"tta={tta!r} needs room around the crop; crop_fraction={preprocessing.crop_fraction:g} leaves none, "
+                f"tta={tta!r} needs a margin around the crop; crop_fraction={preprocessing.crop_fraction:g} leaves none, "
                 "so use a smaller one (--crop-fraction 0.875)"
             )
         cover = ResizeToCover(preprocessing.covered_size, INTERPOLATIONS[preprocessing.interpolation])

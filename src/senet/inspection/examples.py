@@ -227,7 +227,7 @@ def pixels_of(image: Tensor, preprocessing: Preprocessing | None) -> Image.Image
     """Convert the network's input, (C, H, W), back to an image. Of any channels it shows the first three or one."""
     from PIL import Image
 
-    from senet.data.inputs import stretched
+    from senet.pages.stretching import stretched
 
     image = image.detach().float().cpu()
     if preprocessing is None:
