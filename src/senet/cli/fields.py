@@ -67,6 +67,7 @@ METAVARS = {
     "channel_order": "ORDER",
     "value_range": "NUMBER",
     "white_level": "LEVEL",
+    "bit_depth": "BITS",
 }
 """Field to the placeholder of its value. The default is N."""
 
