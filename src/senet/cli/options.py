@@ -82,7 +82,7 @@ def add_split_options(group: argparse._ArgumentGroup, *, dense: bool = True) -> 
         "--folds",
         type=positive,
         metavar="N",
-        help="divide the images into N folds in place of a fraction. Without --fold, `senet train` trains for each fold "
+        help="divide the images into N folds, not by a fraction. Without --fold, `senet train` trains for each fold "
         "(default: the checkpoint's, else none)",
     )
     group.add_argument(
