@@ -108,7 +108,7 @@ class CrossValidation:
     def summary(self, folder: Path, runs: list[Run]) -> dict[str, Any]:
         """Return the metrics of finished folds, and their mean, standard deviation and 95 % t interval, JSON-ready."""
         metrics = task_named(self.job.network.task).metrics_for(self.job.recipe.metric)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for run in runs:
             found = finished_rows(run.folder) or []
             best = best_row(found, metrics[0].key)
