@@ -14,7 +14,7 @@ from senet.data.split import SplitSpec
 IMAGES = st.integers(2, 5).flatmap(
     lambda folds: st.tuples(
         st.just(folds),
-        st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=folds, max_size=60),
+        st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=folds, max_size=40),
         st.integers(0, 2**40),
         st.booleans(),
     )
@@ -25,7 +25,7 @@ def paths(count: int) -> list[str]:
     return [f"{number:03d}.jpg" for number in range(count)]
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(IMAGES)
 def test_each_image_is_in_one_fold_and_no_group_is_divided(case):
     folds, images, seed, multi_label = case
