@@ -49,3 +49,22 @@ def test_it_shows_the_jsons_numbers(opened, written):
     filled = [b for b in document["calibration"]["bins"] if b["images"]]
     assert page.locator("#calibration-panels circle").count() == len(filled)
     assert page.locator("#worst, #curves").evaluate_all("all => all.every(section => section.hidden)")
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
+def test_the_page_of_a_multi_label_classifier(opened, of_labels, width, theme):
+    page, document = opened(of_labels.folder, width, theme=theme), of_labels.document
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    keys = ("map", "micro_f1", "macro_f1")
+    assert page.locator(".tile b").all_inner_texts() == [f"{100 * document[key]:.2f}%" for key in keys] + [
+        f"{100 * document['calibration']['ece']:.2f}%",
+        f"{document['loss']:.4f}",
+    ]
+    assert page.locator("#class-table td[data-key=name]").all_inner_texts() == list(CLASSES)
+    assert page.locator("#class-table td[data-key=threshold]").all_inner_texts() == ["0.7000", "0.5000", "0.8000"]
+    assert "no images of 1 class" in page.locator("#notes").inner_text()
+    assert page.locator("#curve-panels .panel").count() == 2
+    found = document["classes"][CLASSES[0]]["average_precision"]
+    assert f"AP {100 * found:.2f}%" in page.locator("#curve-panels").inner_text()
+    assert page.locator("#mistake-list figure").count() == len(document["confident_mistakes"])
+    assert page.locator("#confusions, #matrix, #worst").evaluate_all("all => all.every(section => section.hidden)")

@@ -91,11 +91,10 @@ class MultiLabelEvaluation:
     Example:
         >>> from senet.inference import LabelMetrics, MultiLabelEvaluation
         >>> from senet.inference.class_metrics import Calibration
-        >>> of_label = LabelMetrics(
-        ...     0, 0, 0, threshold=0.5, average_precision=None, precision=None, recall=None, f1=None)
+        >>> ship = LabelMetrics(4, 2, 1, threshold=0.3, average_precision=0.6, precision=0.5, recall=0.25, f1=1 / 3)
         >>> result = MultiLabelEvaluation(
         ...     images=24, map=0.81, micro_f1=0.7, macro_f1=0.6, loss=0.2, calibration=Calibration(0.1, None, ()),
-        ...     classes={"ship": of_label}, curves={}, unreadable=(), intervals={"map": (0.77, 0.84)}, seconds=3.2)
+        ...     classes={"ship": ship}, curves={}, unreadable=(), intervals={"map": (0.77, 0.84)}, seconds=3.2)
         >>> result.to_dict()["intervals"]
         {'map': (0.77, 0.84)}
     """
