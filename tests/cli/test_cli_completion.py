@@ -64,8 +64,9 @@ def test_the_man_page_has_every_command(tmp_path: Path) -> None:
 
     text = manpage()
     assert text.startswith(".TH SENET")
+    plain = text.replace("\\fR", "").replace("\\fB", "").replace("\\-", "-")
     for name in COMMANDS:
-        assert re.search(rf"senet {name}\\?\b", text.replace("\\fR", "").replace("\\fB", "")), name
+        assert re.search(rf"senet {name}\b", plain), name
     assert "log\\-every" in text
     if shutil.which("groff"):
         (tmp_path / "senet.1").write_text(text)

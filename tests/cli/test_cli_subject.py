@@ -21,6 +21,7 @@ PAIRS = {
     "convert": ("checkpoint", "x.pth", ("--model", "resnet50", "--out", "x.safetensors")),
     "doctor": ("data", "digits", ()),
     "shard": ("data", "digits", ("--out", "x")),
+    "augment-preview": ("data", "digits", ("--out", "x.png")),
 }
 
 

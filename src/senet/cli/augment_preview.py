@@ -1,8 +1,8 @@
-"""Write a picture of training images as a training would draw them.
+"""Write a contact sheet of training images, as a training draws them.
 
-Each row is an image, and each column one of its random draws: crop, flips, all other augmentation, mixup and CutMix.
-The draws are those of `senet train` with the same recipe, size and seed, in its first epochs. Boxes and masks are
-drawn over the images.
+Each row is an image, and each column one of its random draws, with crops, flips, all other augmentation, mixup and
+CutMix. The draws are those of the first epochs of `senet train` with the same recipe, size and seed. Boxes and masks
+are drawn over the images.
 
 Mixup and CutMix blend the images of a column. A training blends the images of its batch.
 
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_subject(group, "data", help=shared.DATA)
     shared.add_split_options(group)
     group = parser.add_argument_group("sheet")
-    group.add_argument("--out", type=Path, required=True, metavar="FILE", help="the picture, a .png or .jpg file")
+    group.add_argument("--out", type=Path, required=True, metavar="FILE", help="the contact sheet, a .png or .jpg file")
     for flag, count, what in (("--images", 4, "images, one a row"), ("--draws", 6, "draws of each image")):
         group.add_argument(flag, type=positive, default=count, metavar="N", help=f"{what} (default: %(default)s)")
     shared.add_size_option(group, "the data's, else the task's, such as 224")

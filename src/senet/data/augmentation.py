@@ -31,8 +31,7 @@ class Augmentation:
         ratio: Smallest and largest width over height of a random-resized crop.
         pad: Border of the pad crop on each side, in pixels.
         scale_jitter: Smallest and largest factor of the size for the scale-jitter crop.
-        train_size: Side of training images in pixels, or 0 for the network's size, at which it is tested. A network
-            trained at a smaller size trains faster, and then sees objects at about the size that the test has.
+        train_size: Shorter side of training images in pixels, or 0 for the size at which the network is tested.
         hflip: Probability of a left-right flip. Use 0 where left and right matter, as in digits and text.
         vflip: Probability of an upside-down flip, for images without an upright such as cells and satellite images.
         augment: Policy of random operations on colors and geometry: `"trivial"`, `"rand:n=2,m=9"` (n operations of

@@ -51,7 +51,7 @@ def contact_sheet(
         >>> from senet.training import recipe_named
         >>> data = open_data("digits")
         >>> contact_sheet(data, data.default_preprocessing, recipe_named("digits"), images=2, draws=3).size
-        (404, 248)
+        (404, 252)
     """
     task, classes = task_named(data.task), data.classes
     task.check_recipe(recipe)

@@ -78,8 +78,8 @@ class Recipe:
             a dictionary from class to weight. Empty weighs all images alike.
         sampler: Choice of an epoch's images: `"random"` takes each once, `"balanced"` takes each class equally often.
         loss: Loss of a classifier: `"cross-entropy"`, `"focal"` with its exponent, such as `"focal:gamma=2"`, or
-            `"bce"`, binary cross entropy of each class, averaged over the classes. `"bce:threshold=0.2"` makes the
-            target of a class 1 if its fraction after mixup or CutMix is larger than 0.2, else 0.
+            `"bce"` (binary cross entropy, averaged over the classes). With `"bce:threshold=0.2"` the target of a class
+            is 1 if its fraction in a blended image is above 0.2, else 0.
         metric: Validation metric that chooses the best epoch, such as `"balanced-accuracy"`, `"macro-f1"` or `"top1"`.
             Empty takes the task's first.
         label_smoothing: Fraction of the target that is spread evenly over the classes.
