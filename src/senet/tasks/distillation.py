@@ -38,8 +38,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     """
     if not temperature:
         return F.cross_entropy(student, teacher.argmax(1))
-    soft = [(logits / temperature).log_softmax(1) for logits in (student, teacher)]
-    return F.kl_div(*soft, log_target=True, reduction="batchmean") * temperature**2
+    own, theirs = ((logits / temperature).log_softmax(1) for logits in (student, teacher))
+    return F.kl_div(own, theirs, log_target=True, reduction="batchmean") * temperature**2
 
 
 @final
@@ -92,9 +92,9 @@ class Distillation:
     def logits(self, images: Tensor) -> Tensor:
         """(N, C, H, W) normalised for the student -> (N, classes), the teacher's logits in the student's order."""
         if self.order.device != images.device:
-            self.order, self.teacher, self.prepare = (
-                part.to(images.device) for part in (self.order, self.teacher, self.prepare)
-            )
+            self.order = self.order.to(images.device)
+            self.teacher.to(images.device)
+            self.prepare.to(images.device)
         output = self.teacher(self.prepare(images))
         return logits_of(output, len(self.order), name=self.name).float()[:, self.order]
 
