@@ -154,6 +154,14 @@ def test_on_the_command_line(three, few, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     metadata = read_checkpoint(out)[1]
     assert metadata.metrics == found["metrics"]
+    recomputed = read_checkpoint(out)[0]
+    assert main(["average", *map(str, three), "--no-recompute-statistics", "--out", str(out), *more]) == 0
+    averaged = average_checkpoints(three)[0]
+    assert all(torch.equal(tensor, averaged[key]) for key, tensor in read_checkpoint(out)[0].items())
+    assert {key for key in averaged if not torch.equal(averaged[key], recomputed[key])} == {
+        key for key in averaged if key.endswith(("running_mean", "running_var", "num_batches_tracked"))
+    }
+    found = json.loads(capsys.readouterr().out)
     assert main(["evaluate", str(out), "--data", f"folder:{few}", "--split", "val", "--workers", "0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["top1"] == pytest.approx(found["metrics"]["top1"])
 
@@ -185,6 +193,7 @@ def test_mistakes_are_refused_before_anything_is_written(three, tmp_path, capsys
     assert "name of a .safetensors file" in refused(*three, "--out", tmp_path / "new.pth")
     assert "--soup needs --data" in refused(*three, "--soup", "--out", out)
     assert "--limit needs --data" in refused(*three, "--limit", "3", "--out", out)
+    assert "--recompute-statistics needs --data" in refused(*three, "--no-recompute-statistics", "--out", out)
     assert "nowhere.safetensors: no such file" in refused(three[0], tmp_path / "nowhere.safetensors", "--out", out)
     assert not out.exists()
     states = [read_checkpoint(path)[0] for path in three[:2]]

@@ -94,7 +94,7 @@ def test_evaluation_and_prediction_use_the_average(digits, tta, tmp_path):
 
 
 def test_views_that_would_all_be_the_same_are_refused(digits):
-    with pytest.raises(SenetError, match=r"needs a margin around the crop; crop_fraction=1 leaves none"):
+    with pytest.raises(SenetError, match=r"needs a margin around the crop, but crop_fraction=1; use a"):
         Views(CIFAR, "five-crop")
     with pytest.raises(SenetError, match="five-crop"):
         Views(CIFAR, "fivecrop")

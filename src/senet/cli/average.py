@@ -35,7 +35,7 @@ __all__ = ["USAGE", "add_arguments", "run"]
 USAGE = """senet average CHECKPOINT CHECKPOINT [...] --out FILE [--data DATA] [--soup]
                      [--metric NAME] [options, see below]"""
 
-ONLY_WITH_DATA = ("soup", "metric", "limit", "batch_size", "workers", "model", "val_fraction", "split_seed",
+ONLY_WITH_DATA = ("soup", "recompute_statistics", "metric", "limit", "batch_size", "workers", "model", "val_fraction", "split_seed",
                   "class_names", "instances", "download", "data_root")  # fmt: skip
 """Options that have no effect without data."""
 
@@ -49,8 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_function_option(parser)
     shared.add_data_options(parser, required=False)
     shared.add_limit_option(parser, "recompute the statistics from")
+    add_switch(parser, "--soup", help="leave out checkpoints that lower the metric on the validation images")
     parser.add_argument(
-        "--soup", action="store_true", help="leave out checkpoints that lower the metric on the validation images"
+        "--recompute-statistics",
+        action=argparse.BooleanOptionalAction,
+        help="recompute the running statistics of batch norms on the training images of --data; otherwise average "
+        "them, which suits few images (default: yes)",
     )
     parser.add_argument(
         "--metric", metavar="NAME", help="metric of --data, such as balanced-accuracy or macro-f1 (default: the task's)"
@@ -83,6 +87,8 @@ def run(options: argparse.Namespace) -> int:
     settings: dict[str, Any] = {"batch_size": options.batch_size or shared.BATCH, "workers": options.workers}
 
     def recompute(loaded: LoadedModel) -> None:
+        if options.recompute_statistics is False:
+            return
         with counting("recomputing statistics") as progress:
             recompute_statistics(loaded, data, limit=options.limit, progress=progress, **settings)
 
@@ -117,9 +123,11 @@ def _check(options: argparse.Namespace, paths: list[Path]) -> None:
     if any(path.is_file() and out.exists() and out.samefile(path) for path in paths):
         raise SenetError(f"--out {out} is one of the checkpoints; give it another name")
     if options.data is None:
-        given = [name for name in ONLY_WITH_DATA if getattr(options, name) not in (None, False)]
+        given = [name for name in ONLY_WITH_DATA if getattr(options, name) is not None]
         if given:
             raise SenetError(f"--{given[0].replace('_', '-')} needs --data")
+    elif options.recompute_statistics is False and options.limit is not None:
+        raise SenetError(f"--limit {options.limit} has no effect with --no-recompute-statistics")
 
 
 def _print(options: argparse.Namespace, chosen: list[Path], metric: Metric | None, metrics: dict[str, float]) -> int:

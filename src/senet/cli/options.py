@@ -292,7 +292,7 @@ def add_use_options(parser: argparse.ArgumentParser, *, positional: bool, export
     add_workers_option(group)
 
 
-def add_function_option(group: argparse._ActionsContainer) -> None:
+def add_function_option(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
     """Add `--model` for the function behind a checkpoint's network."""
     group.add_argument(
         "--model",

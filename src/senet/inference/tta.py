@@ -69,8 +69,8 @@ class Views:
             raise UnknownNameError("test-time augmentation", tta, TTA)
         if tta != "flip" and preprocessing.covered_size == preprocessing.size:
             raise SenetError(
-                f"tta={tta!r} needs a margin around the crop; crop_fraction={preprocessing.crop_fraction:g} leaves "
-                "none, so use a smaller one (--crop-fraction 0.875)"
+                f"tta={tta!r} needs a margin around the crop, but crop_fraction={preprocessing.crop_fraction:g}; "
+                "use a smaller one (--crop-fraction 0.875)"
             )
         cover = ResizeToCover(preprocessing.covered_size, INTERPOLATIONS[preprocessing.interpolation])
         bands = preprocessing.reads_bands

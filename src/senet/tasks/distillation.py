@@ -38,8 +38,8 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
     """
     if not temperature:
         return F.cross_entropy(student, teacher.argmax(1))
-    own, given = ((logits / temperature).log_softmax(1) for logits in (student, teacher))
-    return F.kl_div(own, given, log_target=True, reduction="batchmean") * temperature**2
+    own, theirs = ((logits / temperature).log_softmax(1) for logits in (student, teacher))
+    return F.kl_div(own, theirs, log_target=True, reduction="batchmean") * temperature**2
 
 
 @final
@@ -93,7 +93,8 @@ class Distillation:
         """(N, C, H, W) normalised for the student -> (N, classes), the teacher's logits in the student's order."""
         if self.order.device != images.device:
             self.order = self.order.to(images.device)
-            self.teacher, self.prepare = self.teacher.to(images.device), self.prepare.to(images.device)
+            self.teacher.to(images.device)
+            self.prepare.to(images.device)
         output = self.teacher(self.prepare(images))
         return logits_of(output, len(self.order), name=self.name).float()[:, self.order]
 
