@@ -22,6 +22,7 @@ from senet.data.images import decode_image, read_stored
 from senet.data.inputs import preview, transformed_file
 from senet.data.sharding import write_shards
 from senet.errors import DataError
+from senet.inspection.examples import pixels_of
 from senet.preprocessing import Preprocessing
 
 RNG = np.random.default_rng(0)
@@ -310,6 +311,13 @@ def test_a_preview_shows_three_bands(folder) -> None:
     assert (shown.mode, shown.size) == ("RGB", (5, 6))
     assert np.asarray(shown).min() == 0
     assert np.asarray(shown).max() == 255
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "L"), (12, "RGB")])
+def test_the_inspection_page_shows_three_bands_or_one(channels: int, mode: str) -> None:
+    images = replace(PLAIN, mean=(0.5,) * channels, std=(0.25,) * channels)
+    shown = pixels_of(torch.randn(channels, 6, 5), images)
+    assert (shown.mode, shown.size) == (mode, (5, 6))
 
 
 def test_shards_keep_the_files(folder, tmp_path) -> None:

@@ -60,7 +60,7 @@ def depth_note(found: Iterable[Depth], white_level: int = DEEP_WHITE) -> str:
             f"16-bit images use {fits.bit_length()} bits (largest value {grey:,}), and {white_level:,} is white, so "
             f"they look dark: train with --white-level {fits}"
         )
-    if grey:
+    if grey and white_level == DEEP_WHITE:
         return "16-bit images become 8 bits; --channels 1 --bit-depth 16 keeps all of them"
     if colour and full_scale(colour) < DEEP_WHITE:
         return (

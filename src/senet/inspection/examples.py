@@ -31,6 +31,8 @@ FINEST: Final = 16
 """Largest number of positions on a side of a displayed feature map."""
 SMALL: Final = 64
 """Images up to this size are stored without loss."""
+STRETCH: Final = (0.01, 0.99)
+"""Quantiles of a channel's values that are shown as black and white, where images have any channels."""
 
 
 @dataclass(frozen=True)
@@ -233,10 +235,10 @@ def pixels_of(image: Tensor, preprocessing: Preprocessing | None) -> Image.Image
     if preprocessing is None:
         image = (image - image.min()) / (image.max() - image.min()).clamp(min=1e-12)
         image = image[:3] if len(image) >= 3 else image[:1]
+    elif preprocessing.reads_bands:
+        return stretched((image.flip(0) if preprocessing.channel_order == "BGR" else image).numpy())
     else:
         mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
         image = (image * std + mean) / preprocessing.value_range
         image = image.flip(0) if preprocessing.channel_order == "BGR" else image
-        if preprocessing.reads_bands:
-            return stretched(image.numpy())
     return Image.fromarray((255 * image.clamp(0, 1)).round().to(torch.uint8).movedim(0, -1).squeeze(-1).numpy())
