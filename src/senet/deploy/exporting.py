@@ -65,7 +65,7 @@ class Check:
         calibration: Number of training images that calibrate int8.
         tolerance: Largest difference of a logit from the network's, relative to the largest logit. None: 1e-4 in
             float32, 0.05 in bf16, 0.01 in fp16, unlimited in int8, where accuracy decides. For a detector, the largest
-            difference of a score, and of a box relative to its image's longest edge. None: 1e-4 and 2e-6 in float32,
+            difference of a score, and of a box relative to its image's longest edge. None: 1e-4 and 2e-5 in float32,
             0.05 and 0.01 in fp16.
         max_drop: Largest loss of top-1 accuracy, mIoU or mAP in percentage points. Above 0, a loss of one image is
             always allowed for the accuracy.
