@@ -26,7 +26,7 @@ BOX_LIMITS: Final[Mapping[str, BoxLimits]] = {
 }
 """Precision to the largest differences of a detector. 2e-5 of an edge of 640 pixels are 0.013 pixels.
 
-On real images boxes differ by less than 0.001 pixels. On noise, group norms amplify the rounding of the folded norms. In
+On real images boxes differ by less than 0.001 pixels. On noise, group norms amplify the rounding of folded norms. In
 fp16 another one of two overlapping boxes of nearly equal scores may be kept.
 """
 
