@@ -166,7 +166,7 @@ def test_sizes_are_torchvisions_own():
     ("options", "says"),
     [
         ({"format": "torch", "path": "net.pt2"}, "detectors have no torch file"),
-        ({"precision": "int8"}, "int8 needs --data"),
+        ({"precision": "int8"}, "int8 is for classifiers"),
         ({"format": "openvino", "path": "net.xml", "precision": "bf16"}, "bf16 is for classifiers and segmenters"),
         ({"batch": 2}, "one image at a time"),
         ({"opset": 13}, "opset=13 must be 18 to"),

@@ -230,10 +230,10 @@ def export(
     """
     path, check = Path(path), check or Check()
     kind = look_up(format)
-    _refuse(path, kind, precision, size, batch, check)
-    _refuse_versions(kind, opset, ir_version)
     task = model.metadata.task if isinstance(model, LoadedModel) else CLASSIFICATION
     _refuse_for(task, kind, precision, batch, check)
+    _refuse(path, kind, precision, size, batch, check)
+    _refuse_versions(kind, opset, ir_version)
     loaded = _as_loaded(model, preprocessing)
     if task == DETECTION:
         batch = 1  # the number of detections differs between images
@@ -457,8 +457,8 @@ def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, chec
         return report
     accuracy = {}
     source = _part(data, check)
-    if report.metadata.task != CLASSIFICATION:
-        title = task_named(report.metadata.task).metrics[0].title
+    if data.task != CLASSIFICATION:
+        title = task_named(data.task).metrics[0].title
         for moment, network in (("before", loaded), ("after", made)):
             with check.progress(f"{title} {moment}") as progress:
                 accuracy[moment] = measure(network, source, data.classes, progress)
