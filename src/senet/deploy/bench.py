@@ -25,7 +25,8 @@ from senet.fusion.optimization import optimize
 from senet.inference.backends import cuda_backends, tf32_uses
 from senet.inference.device import device_named
 from senet.profiling.timing import seconds_in_turns
-from senet.zoo import build_model, load_model, model_defaults
+from senet.tasks import load_model
+from senet.zoo import build_model, model_defaults
 
 __all__ = ["Row", "bench", "machine", "randomise"]
 

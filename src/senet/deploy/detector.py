@@ -83,7 +83,7 @@ def traced_detector(detector: nn.Module, metadata: ExportMetadata) -> Any:
     try:
         with torch.no_grad(), _traceable(len(metadata.classes) + 1):
             torch.onnx.export(
-                OneImage(detector),
+                OneImage(detector).eval(),
                 (example,),
                 target,  # type: ignore[arg-type]
                 dynamo=False,

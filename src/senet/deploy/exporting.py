@@ -65,7 +65,7 @@ class Check:
         calibration: Number of training images that calibrate int8.
         tolerance: Largest difference of a logit from the network's, relative to the largest logit. None: 1e-4 in
             float32, 0.05 in bf16, 0.01 in fp16, unlimited in int8, where accuracy decides. For a detector, the largest
-            difference of a score, and of a box relative to its image's longest edge. None: 1e-4 and 2e-6 in float32,
+            difference of a score, and of a box relative to its image's longest edge. None: 1e-4 and 2e-5 in float32,
             0.05 and 0.01 in fp16.
         max_drop: Largest loss of top-1 accuracy, mIoU or mAP in percentage points. Above 0, a loss of one image is
             always allowed for the accuracy.
@@ -230,10 +230,10 @@ def export(
     """
     path, check = Path(path), check or Check()
     kind = look_up(format)
-    _refuse(path, kind, precision, size, batch, check)
-    _refuse_versions(kind, opset, ir_version)
     task = model.metadata.task if isinstance(model, LoadedModel) else CLASSIFICATION
     _refuse_for(task, kind, precision, batch, check)
+    _refuse(path, kind, precision, size, batch, check)
+    _refuse_versions(kind, opset, ir_version)
     loaded = _as_loaded(model, preprocessing)
     if task == DETECTION:
         batch = 1  # the number of detections differs between images
@@ -458,8 +458,8 @@ def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, chec
         return report
     accuracy = {}
     source = _part(data, check)
-    if report.metadata.task not in CLASSIFIERS:
-        title = task_named(report.metadata.task).metrics[0].title
+    if data.task not in CLASSIFIERS:
+        title = task_named(data.task).metrics[0].title
         for moment, network in (("before", loaded), ("after", made)):
             with check.progress(f"{title} {moment}") as progress:
                 accuracy[moment] = measure(network, source, data.classes, progress)

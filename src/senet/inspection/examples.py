@@ -31,8 +31,6 @@ FINEST: Final = 16
 """Largest number of positions on a side of a displayed feature map."""
 SMALL: Final = 64
 """Images up to this size are stored without loss."""
-STRETCH: Final = (0.01, 0.99)
-"""Quantiles of a channel's values that are shown as black and white, where images have any channels."""
 
 
 @dataclass(frozen=True)
