@@ -15,7 +15,7 @@ from senet.training import DataOptions, Job, ModelInitialization, recipe_named
 SCRIPT = Path(__file__).parents[2] / "examples" / "optuna_search.py"
 
 
-class Stop(Exception):
+class Stop(Exception):  # noqa: N818
     pass
 
 
