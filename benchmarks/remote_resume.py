@@ -16,11 +16,11 @@ import logging
 import os
 import platform
 import random
-import shutil
 import signal
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -113,18 +113,30 @@ def killed(data: str, folder: Path, log: Path, kills: int) -> list[str]:
         saved.append(newest())
 
 
-def main() -> None:
+def compared(data: str, folder: Path, kills: int) -> dict[str, Any]:
+    """Train with and without kills, and return the differences."""
     from equality import differences, rows, state
     from processes import start
     from safetensors.torch import load_file
 
+    one, other = folder / "whole", folder / "killed"
+    folder.mkdir()
+    start("train", "--data", data, *OPTIONS, "--out", one, "--workers", 0, log=folder / "log").finish()
+    saved = killed(data, other, folder / "killed.log", kills)
+    weights = [{name: load_file(f / f"{name}.safetensors") for name in ("last", "best")} for f in (one, other)]
+    different = differences(*weights) + differences(state(one), state(other))
+    different += [] if rows(one) == rows(other) else ["metrics.csv"]
+    return {"resumed_from": saved, "differences": different}
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("--kills", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=1, help="places at the same time")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("remote_resume.json"))
     options = parser.parse_args()
-    found = {}
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(options.jobs) as pool:
         there = Path(temporary)
         os.environ |= {"HF_HOME": str(there / "hf"), "LITDATA_CACHE_DIR": str(there / "litdata")}
         write(options.images, there, {"train": 10, "test": 5})
@@ -135,18 +147,11 @@ def main() -> None:
             "litdata:FOLDER": f"litdata:{chunks}",
             "litdata:s3://BUCKET/NAME": f"litdata:{serve(chunks)}",
         }
-        for number, (place, data) in enumerate(places.items()):
-            one, other = there / f"{number}-whole", there / f"{number}-killed"
-            started = time.monotonic()
-            start("train", "--data", data, *OPTIONS, "--out", one, "--workers", 0, log=there / "log").finish()
-            seconds = time.monotonic() - started
-            saved = killed(data, other, there / "killed.log", options.kills)
-            weights = [{name: load_file(f / f"{name}.safetensors") for name in ("last", "best")} for f in (one, other)]
-            different = differences(*weights) + differences(state(one), state(other))
-            different += [] if rows(one) == rows(other) else ["metrics.csv"]
-            found[place] = {"seconds_alone": round(seconds, 1), "resumed_from": saved, "differences": different}
-            print(place, found[place], flush=True)
-            shutil.rmtree(one)
+        jobs = {
+            place: pool.submit(compared, data, there / str(number), options.kills)
+            for number, (place, data) in enumerate(places.items())
+        }
+        found = {place: job.result() for place, job in jobs.items()}
     result = {
         "command": " ".join(["python", *sys.argv]),
         "training": f"senet train --data PLACE {' '.join(OPTIONS)}",
@@ -156,6 +161,7 @@ def main() -> None:
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
     sys.exit(any(one["differences"] for one in found.values()))
 
 

@@ -39,7 +39,8 @@ def searched(trial: optuna.Trial, recipe: Recipe) -> Recipe:
 
 def objective(trial: optuna.Trial, options: argparse.Namespace, recipe: Recipe) -> float:
     """Train one network, and return its best top-1 accuracy on the validation images."""
-    number = RetryHeartbeatStaleTrialCallback.retried_trial_number(trial)  # None, if it isn't a retried one
+    stored = trial.study.get_trials(deepcopy=False)[trial.number]
+    number = RetryHeartbeatStaleTrialCallback.retried_trial_number(stored)  # None, if it isn't a retried one
     folder = Path(options.out) / f"trial-{trial.number if number is None else number:03d}"
     pruning = PyTorchLightningPruningCallback(trial, monitor="val/top1")
     job = Job(

@@ -113,7 +113,7 @@ def add_split_options(group: argparse._ArgumentGroup, *, dense: bool = True) -> 
             "data's)",
         )
         add_switch(group, "--instances", help="masks hold numbers of single objects, all of the second class")
-    add_switch(group, "--download", help="download a published data set if it is missing")
+    add_switch(group, "--download", help="download a published data set, or a name of hf:, if it is missing")
     group.add_argument(
         "--data-root", metavar="DIR", help="folder of published data sets (default: ~/.cache/senet/data)"
     )
