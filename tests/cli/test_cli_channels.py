@@ -70,24 +70,29 @@ def test_doctor_prints_what_training_takes(bands, senet, tmp_path) -> None:
     assert code == 0
 
 
-def test_files_arrays_and_exported_files_give_the_same_probabilities(bands, run, senet, tmp_path) -> None:
+def probabilities(senet, path: Path, network: Path) -> dict[str, float]:
+    """Predict one file on the command line."""
+    code, out, err = senet("predict", path, "--checkpoint", network, "--json")
+    assert code == 0, err
+    return {top["label"]: top["probability"] for top in json.loads(out)[0]["top"]}
+
+
+def test_files_and_arrays_give_the_same_probabilities(bands, run, senet) -> None:
+    path = bands / "val" / "a" / "0.npy"
+    expected, loaded, array = probabilities(senet, path, run), load_model(run), np.load(path)
+    for one in (loaded.predict(array)[0], loaded.predict(np.stack([array] * 2))[1], loaded.predict([path])[0]):
+        assert one.probabilities == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_exported_files_give_the_same_probabilities(bands, run, senet, tmp_path) -> None:
     pytest.importorskip("onnx")
-    exported = tmp_path / "network.onnx"
+    exported, path = tmp_path / "network.onnx", bands / "val" / "a" / "0.npy"
     code, _, err = senet("export", run, "--format", "onnx", "--out", exported, "--data", f"folder:{bands}")
     assert code == 0, err
-    path = bands / "val" / "a" / "0.npy"
-    rows = []
-    for network in (run, exported):
-        code, out, err = senet("predict", path, "--checkpoint", network, "--json")
-        assert code == 0, err
-        rows.append({top["label"]: top["probability"] for top in json.loads(out)[0]["top"]})
-    assert rows[1] == pytest.approx(rows[0], abs=1e-6)
-    loaded = load_model(run)
-    array = np.load(path)
-    for one in (loaded.predict(array)[0], loaded.predict(np.stack([array] * 2))[1], loaded.predict([path])[0]):
-        assert one.probabilities == pytest.approx(rows[0], abs=1e-6)
-    code, out, _ = senet("evaluate", exported, "--data", f"folder:{bands}", "--report", tmp_path / "report")
-    assert code == 0
+    assert probabilities(senet, path, exported) == pytest.approx(probabilities(senet, path, run), abs=1e-6)
+    code, _, err = senet("evaluate", exported, "--data", f"folder:{bands}", "--report", tmp_path / "report")
+    assert code == 0, err
     assert "data:image" in (tmp_path / "report" / "index.html").read_text()
 
 

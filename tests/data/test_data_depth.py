@@ -113,7 +113,8 @@ def test_training_tells_it_once(tmp_path: Path) -> None:
         assert f"16-bit images use {bits} bits" in line
         assert line.endswith(f"--white-level {2**bits - 1}")
         assert notes(data, replace(GREY, white_level=2**bits - 1)) == []
-    assert notes(open_data(f"folder:{grey_folder(tmp_path / 'all', 16)}")) == []
+    (line,) = notes(open_data(f"folder:{grey_folder(tmp_path / 'all', 16)}"))
+    assert line == "16-bit images become 8 bits; --channels 1 --bit-depth 16 keeps all of them"
     assert "become white" in notes(open_data(f"folder:{tmp_path / '14'}"), replace(GREY, white_level=4095))[0]
 
 
