@@ -14,7 +14,7 @@ from senet.cli import main
 from senet.data import Augmentation, Mixing, Normalise, open_data
 from senet.data.images import CorruptImage
 from senet.data.transforms import as_image
-from senet.errors import DataError
+from senet.errors import DataError, SenetError
 from senet.preprocessing import IMAGENET, IMAGENET_CAFFE
 from senet.reports.contact_sheet import GAP, LINE, contact_sheet
 from senet.tasks import task_named
@@ -110,6 +110,20 @@ def test_boxes_and_masks_are_drawn_and_move(voc: Path, masks: Path, tmp_path: Pa
         assert not np.array_equal(plain[body, middle:], flipped[body, middle:])
         colours = [np.abs(half - half.mean(-1, keepdims=True)).max() for half in (plain, flipped)]
         assert min(colours) > 50, "in the colours of classes"
+
+
+@pytest.mark.parametrize("name", ["detection", "segmentation"])
+def test_options_of_classifiers_are_refused_elsewhere(name):
+    task = task_named(name)
+    plain = Augmentation(crop=task.crops[0])
+    task.check_recipe(Recipe(augmentation=plain))
+    with pytest.raises(SenetError, match="repeated_augmentation=3 has no effect"):
+        task.check_recipe(Recipe(augmentation=plain, repeated_augmentation=3))
+    with pytest.raises(SenetError, match="loss is for classification"):
+        task.check_recipe(Recipe(augmentation=plain, loss="bce"))
+    for field in ({"augment": "trivial"}, {"train_size": 64}, {"random_erasing": 0.5}):
+        with pytest.raises(SenetError, match=f"{next(iter(field))}=.* has no effect"):
+            task.check_recipe(Recipe(augmentation=replace(plain, **field)))
 
 
 def test_mistakes_and_files(tmp_path: Path, capsys):

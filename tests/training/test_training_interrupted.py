@@ -18,8 +18,8 @@ from senet.training.states import TrainingStates
 
 OPTIONS = [
     "train", "--data", "digits", "--limit", "330", "--model", "se_cifar_resnet20", "--model-kwargs", "depth=1",
-    "--model-kwargs", "widths=[16,32]", "--size", "8", "--epochs", "3", "--batch-size", "32", "--augment", "rand",
-    "--repeated-augmentation", "3", "--loss", "bce", "--save-every", "2",
+    "--model-kwargs", "widths=[16,32]", "--size", "8", "--augment", "rand", "--repeated-augmentation", "3",
+    "--loss", "bce", "--epochs", "3", "--batch-size", "32", "--save-every", "2",
     "--ema-decay", "0.9", "--mixup", "0.2", "--cutmix", "0.5", "--random-erasing", "0.3", "--clip-grad-norm", "1",
 ]  # fmt: skip
 """Ten steps an epoch, with everything on that is random or remembered."""

@@ -62,9 +62,12 @@ class DenseTask(Task):
         for name in self.unread:
             if getattr(recipe, name):
                 raise SenetError(f"{name}={getattr(recipe, name)} has no effect on {self.name}; use 0")
+        if recipe.repeated_augmentation > 1:
+            raise SenetError(
+                f"repeated_augmentation={recipe.repeated_augmentation} has no effect on {self.name}; use 1"
+            )
         self.metrics_for(recipe.metric)
-        for name, off in (("class_weights", ""), ("sampler", "random"), ("loss", "cross-entropy"),
-                          ("repeated_augmentation", 1)):  # fmt: skip
+        for name, off in (("class_weights", ""), ("sampler", "random"), ("loss", "cross-entropy")):
             if getattr(recipe, name) != off:
                 raise SenetError(f"{name} is for classification; {self.name} has its own")
 
