@@ -290,12 +290,15 @@ def test_prediction_gives_the_labels_above_their_thresholds(run, colours, data, 
     assert table[-1]["error"] == "no such file"
 
 
-def test_an_exported_file_predicts_the_same_labels(run, colours, data, capsys, tmp_path):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    file = tmp_path / "colours.onnx"
-    report = printed(capsys, "export", run, "--format", "onnx", "--out", file, "--json")
-    loaded, made = senet.load_model(run), senet.deploy.load_exported(file)
+@pytest.mark.parametrize(
+    ("form", "name", "package"),
+    [("torch", "x.pt2", "torch"), pytest.param("onnx", "x.onnx", "onnxruntime", marks=pytest.mark.slow)],
+)
+def test_an_exported_file_predicts_the_same_labels(run, data, capsys, tmp_path, form, name, package):
+    pytest.importorskip(package)
+    file = tmp_path / name
+    report = printed(capsys, "export", run, "--format", form, "--out", file, "--size", "8", "--json")
+    loaded, made = senet.load_model(run), senet.deploy.load_exported(file, runtime=package)
     assert (made.metadata.task, made.metadata.thresholds) == ("multi-label", loaded.metadata.thresholds)
     assert report["metadata"]["thresholds"] == list(loaded.metadata.thresholds)
     texts = senet.deploy.loading.format_of(file).texts(file)

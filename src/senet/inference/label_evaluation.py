@@ -22,7 +22,7 @@ from senet.inference.labels import thresholds_of
 from senet.inference.logit_batches import logit_batches
 from senet.tasks import MULTI_LABEL
 from senet.tasks.class_metrics import macro_f1
-from senet.tasks.intervals import Interval, jackknife, of_mean, wilson
+from senet.tasks.intervals import Interval, bootstrap, jackknife, of_mean, wilson
 from senet.tasks.label_metrics import (
     average_precisions,
     label_sums,
@@ -192,8 +192,8 @@ def evaluate_labels(
     sums = label_sums(probabilities, truth, thresholds_of(loaded))
     intervals = {
         "map": jackknife(done, lambda chosen: mean_average_precision(probabilities[chosen], truth[chosen])),
-        "micro_f1": jackknife(done, lambda chosen: float(micro_f1(sums[chosen].sum(0)))),
-        "macro_f1": jackknife(done, lambda chosen: float(macro_f1(sums[chosen].sum(0)))),
+        "micro_f1": bootstrap(sums, micro_f1),
+        "macro_f1": bootstrap(sums, macro_f1),
         "loss": of_loss,
     }
     return MultiLabelEvaluation(
