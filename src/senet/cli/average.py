@@ -35,8 +35,8 @@ __all__ = ["USAGE", "add_arguments", "run"]
 USAGE = """senet average CHECKPOINT CHECKPOINT [...] --out FILE [--data DATA] [--soup]
                      [--metric NAME] [options, see below]"""
 
-ONLY_WITH_DATA = ("soup", "recompute_statistics", "metric", "limit", "batch_size", "workers", "model", "val_fraction", "split_seed",
-                  "class_names", "instances", "download", "data_root")  # fmt: skip
+ONLY_WITH_DATA = ("soup", "recompute_statistics", "metric", "limit", "batch_size", "workers", "model", "val_fraction",
+                  "split_seed", "class_names", "instances", "download", "data_root")  # fmt: skip
 """Options that have no effect without data."""
 
 
