@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from dense_helpers import CLASSES, IMAGES, dense, pairs_off, pictures, without_boxes
+from dense_helpers import CLASSES, IMAGES, TINY, dense, pairs_off, pictures, without_boxes
 
 from senet.deploy import Check, export, load_exported
 from senet.deploy.detector_size import resized_size
@@ -26,6 +26,9 @@ HEADS = {
     "fcos": ("se_resnet18", replace(IMAGES, size=(160, 224))),  # its group norms need more than one position
     "torchvision:ssdlite320_mobilenet_v3_large": ("torchvision:ssdlite320_mobilenet_v3_large", IMAGES),
 }
+
+
+HEAD_SETTINGS = {head: {"kind": head, "channels": 32} for head in ("retinanet", "unet")}
 
 
 def detector(head: str) -> LoadedModel:
@@ -252,3 +255,34 @@ def test_fp16_of_a_classifier_halves_the_file(tmp_path):
             expected = network.model(images(2, 3, 40, 56))
         assert made.model(images(2, 3, 40, 56)).dtype == torch.float32
         assert difference(made.model(images(2, 3, 40, 56)), expected) < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "head"), [("detection", "retinanet"), ("segmentation", "unet")])
+def test_evaluate_and_predict_take_a_file_like_its_checkpoint(task, head, tmp_path, capsys):
+    from tasks.task_data import write_masks, write_voc
+
+    from senet.cli import main
+    from senet.weights import write_checkpoint
+
+    network = dense(task, head)
+    classes = ("background", "blue", "red") if task == "segmentation" else ("blue", "red", "green")
+    metadata = replace(network.metadata, classes=classes, head=HEAD_SETTINGS[head], options=TINY, training={})
+    checkpoint = tmp_path / "net.safetensors"
+    write_checkpoint(checkpoint, network.model.state_dict(), metadata)
+    folder = (write_masks if task == "segmentation" else write_voc)(tmp_path / "data")
+    names = ["--class-names", ",".join(classes)] if task == "detection" else []
+    data = ["--data", f"{'masks' if task == 'segmentation' else 'voc'}:{folder}", *names]
+    file = tmp_path / "net.onnx"
+    assert main(["export", "--checkpoint", str(checkpoint), "--format", "onnx", "--out", str(file), *data]) == 0
+    capsys.readouterr()
+    found = []
+    for name in (checkpoint, file):
+        assert main(["evaluate", "--checkpoint", str(name), *data, "--split", "test", "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out)["metrics"])
+        image = str(next((folder / ("images" if task == "segmentation" else "JPEGImages")).iterdir()))
+        assert main(["predict", image, "--checkpoint", str(name), "--out", str(tmp_path / name.suffix[1:])]) == 0
+        capsys.readouterr()
+    assert found[0] == pytest.approx(found[1], abs=1e-3)
+    written = [sorted(path.name for path in (tmp_path / s).iterdir()) for s in ("safetensors", "onnx")]
+    assert written[0] == written[1]

@@ -20,7 +20,7 @@ CONVOLUTIONAL: Final = ("backbone", "head", "rpn.head", "roi_heads.box_head", "r
 
 @final
 class InPrecision(nn.Module):
-    """A network in a precision, with its inputs converted to it, and its outputs to float32.
+    """A network in a precision, with its input converted to it, and its outputs to float32.
 
     Args:
         network: Any network. Its parameters are converted in place.
@@ -32,9 +32,9 @@ class InPrecision(nn.Module):
         self.network = network.to(dtype)
         self.dtype = dtype
 
-    def forward(self, *inputs: Any) -> Any:
-        """Any float tensors, in lists or dictionaries -> the network's output in float32."""
-        return _converted(self.network(*_converted(inputs, self.dtype)), torch.float32)
+    def forward(self, x: Any) -> Any:
+        """A float tensor, or a list or dictionary of them -> the network's output in float32."""
+        return _converted(self.network(_converted(x, self.dtype)), torch.float32)
 
 
 def _converted(values: Any, dtype: torch.dtype) -> Any:
