@@ -36,7 +36,8 @@ USAGE = """senet average CHECKPOINT CHECKPOINT [...] --out FILE [--data DATA] [-
                      [--metric NAME] [options, see below]"""
 
 ONLY_WITH_DATA = ("soup", "recompute_statistics", "metric", "limit", "batch_size", "workers", "model", "val_fraction",
-                  "folds", "fold", "group", "split_seed", "class_names", "instances", "download", "data_root")  # fmt: skip
+                  "folds", "fold", "group", "split_seed", "class_names", "instances", "download",
+                  "data_root")  # fmt: skip
 """Options that have no effect without data."""
 
 

@@ -89,7 +89,7 @@ def add_split_options(group: argparse._ArgumentGroup, *, dense: bool = True) -> 
     group.add_argument(
         "--fold",
         type=positive,
-        metavar="K",
+        metavar="NUMBER",
         help="fold of the validation images, 1 to N. The other folds are trained on (default: the checkpoint's)",
     )
     group.add_argument(
