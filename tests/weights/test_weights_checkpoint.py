@@ -352,7 +352,10 @@ RECORD = DataRecord(
 )
 
 
-@pytest.mark.parametrize("record", [RECORD, replace(RECORD, val_fraction=None, split_seed=None, sample=())])
+FOLD = replace(RECORD, folds=5, fold=2, group="patient")
+
+
+@pytest.mark.parametrize("record", [RECORD, replace(RECORD, val_fraction=None, split_seed=None, sample=()), FOLD])
 def test_the_data_is_recorded(tmp_path: Path, record: DataRecord) -> None:
     write_checkpoint(tmp_path / "x.safetensors", {"w": torch.ones(1)}, replace(DESCRIPTION, data=record))
     assert read_checkpoint(tmp_path / "x.safetensors")[1].data == record
@@ -371,6 +374,9 @@ def test_the_data_is_recorded(tmp_path: Path, record: DataRecord) -> None:
         ({"name": 3}, "name must be text"),
         ({"sample": ["x"]}, "32 hexadecimal digits each"),
         ({"sample": list(reversed(RECORD.sample))}, "sample must be ascending"),
+        ({"folds": 5}, "fold=0 must lie in 1..folds=5"),
+        ({"fold": 2}, "fold=2 must lie in 1..folds=0"),
+        ({"group": 3}, "group must be text"),
         ({"more": 1}, "data must be an object of name, "),
     ],
 )

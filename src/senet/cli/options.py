@@ -82,14 +82,14 @@ def add_split_options(group: argparse._ArgumentGroup, *, dense: bool = True) -> 
         "--folds",
         type=positive,
         metavar="N",
-        help="divide the images into N folds in place of a fraction; `senet train` without --fold trains on each "
+        help="divide the images into N folds, not by a fraction. Without --fold, `senet train` trains for each fold "
         "(default: the checkpoint's, else none)",
     )
     group.add_argument(
         "--fold",
         type=positive,
         metavar="K",
-        help="fold of the validation images, 1 to N; the other folds are trained on (default: the checkpoint's)",
+        help="fold of the validation images, 1 to N. The other folds are trained on (default: the checkpoint's)",
     )
     group.add_argument(
         "--group",

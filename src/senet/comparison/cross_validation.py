@@ -13,7 +13,6 @@ from senet.comparison.running import finished_rows, train_run
 from senet.comparison.statistics import spread
 from senet.errors import SenetError
 from senet.tasks import CLASSIFICATION, task_named
-from senet.tasks.intervals import of_mean
 from senet.training.folder import BEST, reading, write_json
 from senet.training.job import Job
 from senet.training.outcome import best_row
@@ -108,7 +107,7 @@ class CrossValidation:
     def summary(self, folder: Path, runs: list[Run]) -> dict[str, Any]:
         """Return the metrics of finished folds, and their mean, standard deviation and 95 % t interval, JSON-ready."""
         metrics = task_named(self.job.network.task).metrics_for(self.job.recipe.metric)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for run in runs:
             found = finished_rows(run.folder) or []
             best = best_row(found, metrics[0].key)
@@ -185,6 +184,8 @@ class CrossValidation:
 
 
 def _over_folds(rows: list[dict[str, float]]) -> dict[str, Any]:
+    from senet.tasks.intervals import of_mean
+
     found = {}
     for key in rows[0]:
         values = [row[key] for row in rows]

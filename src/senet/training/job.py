@@ -94,13 +94,10 @@ class DataOptions:
                 folds and groups are repeated on the same data only.
             training: As in `senet.data.open_data`.
         """
-        if record is not None and (record.folds or record.group) and self.val_fraction is None and self.folds is None:
-            again = replace(
-                self,
-                folds=record.folds or None,
-                fold=self.fold or record.fold or None,
-                group=record.group or None if self.group is None else self.group,
-            )
+        if record is not None and (record.folds or record.group):
+            again = replace(self, group=record.group or None if self.group is None else self.group)
+            if self.val_fraction is None and self.folds is None:
+                again = replace(again, folds=record.folds or None, fold=self.fold or record.fold or None)
             try:
                 data = again._open(record, training)
             except DataError:
