@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from senet.inference.device import default_device
+import senet
+from senet.inference.device import default_device, running
 
 
 @pytest.fixture
@@ -40,3 +41,18 @@ def test_without_a_gpu_all_have_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert default_device() == torch.device("cpu")
+
+
+def test_an_optimized_network_runs() -> None:
+    """Its packed weights have five dimensions, for which there is no channels_last."""
+    torch.manual_seed(0)
+    network = senet.create_model("se_cifar_resnet20", depth=1).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    optimized, _ = senet.optimize(network)
+    images = torch.rand(2, 3, 32, 32)
+    with running(optimized, "32", torch.device("cpu")):
+        found = optimized(images)
+    with running(network, "32", torch.device("cpu")):
+        assert torch.allclose(found, network(images), rtol=1e-4, atol=1e-5)
+    assert network.stem[0].weight.is_contiguous(memory_format=torch.channels_last)

@@ -9,6 +9,7 @@ from typing import Final
 
 import torch
 from torch import nn
+from torch.nn.utils import convert_conv2d_weight_memory_format
 
 from senet.errors import UnknownNameError
 
@@ -75,6 +76,6 @@ def running(model: nn.Module, precision: str, device: torch.device | None = None
     if precision not in DTYPES:
         raise UnknownNameError("precision", precision, DTYPES)
     device, dtype = device or default_device(), DTYPES[precision]
-    model.to(device).to(memory_format=torch.channels_last).eval()
+    convert_conv2d_weight_memory_format(model.to(device).eval(), torch.channels_last)
     with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
         yield device
