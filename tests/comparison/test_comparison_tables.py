@@ -124,7 +124,7 @@ def test_they_are_listed(capsys):
     assert all(choice in said.replace("\n", " ") for _, row in ROWS for choice in row.unstated)
 
 
-CELLS = SimpleNamespace(task="detection", name="voc:cells", default_preprocessing=None, white_level=None)
+CELLS = SimpleNamespace(task="detection", name="voc:cells", default_preprocessing=None, white_level=None, channels=None)
 
 
 def test_detectors_begin_with_a_comparison_of_classifiers(tmp_path):

@@ -66,7 +66,7 @@ def test_written_images_are_read_back(tmp_path):
 def test_unknown_name_and_bare_folder(tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean 'cifar10'"):
         open_data("cifar")
-    with pytest.raises(UnknownNameError, match="known: cifar10, cifar100, coco, digits, fashion_mnist, folder, "):
+    with pytest.raises(UnknownNameError, match="known: cifar10, cifar100, coco, csv, digits, fashion_mnist, folder, "):
         open_data("zzz:/x")
     with pytest.raises(DataError, match=f"write folder:{tmp_path}"):
         open_data(str(tmp_path))
