@@ -18,7 +18,7 @@ from senet.cli import make_parser
 
 GUIDES = (
     "coming-from-timm", "add-se", "fine-tune", "resume", "several-gpus", "read-the-gates", "when-se-does-not-help",
-    "troubleshooting", "hugging-face-hub", "evaluate",
+    "troubleshooting", "hugging-face-hub", "evaluate", "remote-data",
 )  # fmt: skip
 
 COMMAND = re.compile(r"(?:^|\s)(?:-m )?senet (?=[a-z-])")
