@@ -19,6 +19,7 @@ from senet.cli import make_parser
 GUIDES = (
     "coming-from-timm", "add-se", "fine-tune", "resume", "several-gpus", "read-the-gates", "when-se-does-not-help",
     "troubleshooting", "hugging-face-hub", "evaluate", "augmentation", "channels", "better-training", "multi-label",
+    "remote-data",
 )  # fmt: skip
 
 COMMAND = re.compile(r"(?:^|\s)(?:-m )?senet (?=[a-z-])")

@@ -133,7 +133,7 @@ class StreamSource:
 
 
 def label_column(stream: Any, column: str) -> tuple[np.ndarray, list[int]]:
-    """Read a stream's labels once. Of parquet files this reads the label column only.
+    """Read a stream's labels once, by a pass over all files with the label column selected.
 
     Returns:
         The (N,) labels, and the rows of each file.
