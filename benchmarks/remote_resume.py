@@ -143,7 +143,7 @@ def main() -> None:
         parquet, chunks = f"hf:{there / 'parquet'}", there / "chunks"
         places = {
             "hf:FOLDER": parquet,
-            "hf:FOLDER?streaming=20": f"{parquet}?streaming=20",
+            "hf:FOLDER:streaming=20": f"{parquet}:streaming=20",
             "litdata:FOLDER": f"litdata:{chunks}",
             "litdata:s3://BUCKET/NAME": f"litdata:{serve(chunks)}",
         }

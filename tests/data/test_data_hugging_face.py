@@ -58,7 +58,7 @@ def made(tmp_path_factory):
     return root, images, labels
 
 
-@pytest.mark.parametrize("options", ["", "?streaming", "?streaming=5"])
+@pytest.mark.parametrize("options", ["", ":streaming", ":streaming=5"])
 def test_every_image_is_there_once_byte_for_byte(made, options):
     root, images, labels = made
     data = open_data(f"hf:{root}{options}")
@@ -76,7 +76,7 @@ def test_every_image_is_there_once_byte_for_byte(made, options):
     assert len(data.record().sample) == 41
 
 
-@pytest.mark.parametrize("options", ["", "?streaming=6"])
+@pytest.mark.parametrize("options", ["", ":streaming=6"])
 def test_batches_are_the_same_for_any_workers_processes_and_interruptions(made, options):
     assert_exact(open_data(f"hf:{made[0]}{options}").train)
 
@@ -96,7 +96,7 @@ def test_a_table_of_save_to_disk_and_a_folder_of_images(tmp_path):
         again = open_data(f"hf:{tmp_path / place}").split("all")
         assert by_content(again) == by_content(images.split("all"))
     with pytest.raises(DataError, match="memory-mapped already"):
-        open_data(f"hf:{tmp_path / 'saved'}?streaming")
+        open_data(f"hf:{tmp_path / 'saved'}:streaming")
 
 
 def test_labels_of_text_and_rows_without_a_label(made, tmp_path):
@@ -111,7 +111,7 @@ def test_labels_of_text_and_rows_without_a_label(made, tmp_path):
         table(rows, own).to_parquet(tmp_path / f"{split}-0.parquet")
     assert list(open_data(f"hf:{tmp_path}").splits) == ["train", "val"], "a contest's test images have no labels"
     with pytest.raises(DataError, match="'test' has images without a label"):
-        open_data(f"hf:{tmp_path}?test=test")
+        open_data(f"hf:{tmp_path}:test=test")
 
 
 def test_a_table_leads_to_no_other_file(tmp_path):
@@ -126,7 +126,7 @@ def test_a_table_leads_to_no_other_file(tmp_path):
     made = datasets.Dataset.from_dict({"image": images, "label": [0, 1, 0, 1, 0]}, features=features)
     made.cast_column("image", datasets.Image()).to_parquet(folder / "train-0.parquet", batch_size=10)
     for options in ("", ",streaming"):
-        source = open_data(f"hf:{folder}?train=train{options}", training=False).train.source
+        source = open_data(f"hf:{folder}:train=train{options}", training=False).train.source
         for index, said in ((0, "outside of the data"), (1, "outside"), (2, "outside"), (3, "no image")):
             with pytest.raises(CorruptImage, match=said):
                 source.stored(index)
@@ -136,12 +136,12 @@ def test_a_table_leads_to_no_other_file(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("?label=kind", "no column 'kind'; it has image, label"),
-        ("?image=label", "'label' holds no images"),
-        ("?val=dev", "no split 'dev'; it has test, train|no split 'dev'; it has train, test"),
-        ("?streaming=0", "streaming=0 must be a number of rows"),
-        ("?config=other", "can't be read by `datasets`: .*other"),
-        ("?labels=x", "must be one of config, revision"),
+        (":label=kind", "no column 'kind'; it has image, label"),
+        (":image=label", "'label' holds no images"),
+        (":val=dev", "no split 'dev'; it has test, train|no split 'dev'; it has train, test"),
+        (":streaming=0", "streaming=0 must be a number of rows"),
+        (":config=other", "can't be read by `datasets`: .*other"),
+        (":labels=x", "must be one of config, revision"),
     ],
 )
 def test_wrong_options_in_one_line(made, options, said):
@@ -181,7 +181,7 @@ def test_no_network_without_being_asked(made, monkeypatch):
 
 def test_a_stream_is_read_forwards(made, monkeypatch):
     """An epoch opens each file once. A resumed one opens only the files that are left."""
-    source = open_data(f"hf:{made[0]}?streaming=4").train
+    source = open_data(f"hf:{made[0]}:streaming=4").train
     opened = []
     shard = datasets.IterableDataset.shard
     monkeypatch.setattr(
@@ -197,14 +197,14 @@ def test_a_stream_is_read_forwards(made, monkeypatch):
 
 
 def test_a_stream_takes_no_other_order(made):
-    source = open_data(f"hf:{made[0]}?streaming").train
+    source = open_data(f"hf:{made[0]}:streaming").train
     with pytest.raises(DataError, match="leave out the sampler or streaming"):
         ImageDataset(source, eval_transform(CIFAR), order=balanced_order(source.labels))
 
 
 def test_undivided_streams_keep_their_order(made, tmp_path):
     (tmp_path / "train-0.parquet").write_bytes((made[0] / "train-2.parquet").read_bytes())
-    data = open_data(f"hf:{tmp_path}?streaming=4")
+    data = open_data(f"hf:{tmp_path}:streaming=4")
     assert data.split_spec is not None
     order = data.train.order(0, 0)
     windows = data.train.indices[order.numpy()] // 4

@@ -147,7 +147,7 @@ def test_labels_are_scanned_once(made, monkeypatch):
 
 def test_tuples_of_pixels_and_numbers_are_divided(lit, tmp_path):
     folder = write(tmp_path / "out", [(picture(n), n % 2, b"more") for n in range(30)])
-    data = open_data(f"litdata:{folder}?image=0,label=1")
+    data = open_data(f"litdata:{folder}:image=0,label=1")
     assert data.split_spec is not None
     assert data.classes == ("0", "1")
     whole = data.split("all")
@@ -159,7 +159,7 @@ def test_tuples_of_pixels_and_numbers_are_divided(lit, tmp_path):
     with pytest.raises(DataError, match="several image columns"):
         open_data(f"litdata:{folder}")
     with pytest.raises(DataError, match="'1' is int, and '0' is pil"):
-        open_data(f"litdata:{folder}?image=1,label=0")
+        open_data(f"litdata:{folder}:image=1,label=0")
 
 
 class Evil:
@@ -185,7 +185,7 @@ def test_nothing_is_unpickled(lit, tmp_path):
     index = json.loads((folder / "index.json").read_text())
     index["config"]["data_format"] = ["jpeg", "int", "bytes"]
     (folder / "index.json").write_text(json.dumps(index))
-    data = open_data(f"litdata:{folder}?image=image", training=False)
+    data = open_data(f"litdata:{folder}:image=image", training=False)
     pickled = data.split("all").sources[0].source.reader.item(0)["meta"]
     assert isinstance(pickled, bytes)
     assert not os.path.exists(trap)

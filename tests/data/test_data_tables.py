@@ -7,6 +7,7 @@ from data_helpers import memory
 
 from senet.data import Subset, open_data
 from senet.data.request import Request, with_absolute_path
+from senet.data.split import SplitSpec
 from senet.data.tables import class_numbers, divided, pick_column, pick_splits, place_and_options
 from senet.errors import DataError
 
@@ -37,9 +38,9 @@ def test_splits_and_columns_that_are_not_clear():
 
 
 def test_options_behind_a_place():
-    request = Request("hf", "flowers?label=species,streaming")
+    request = Request("hf", "flowers:label=species,streaming")
     assert place_and_options(request, ("label", "streaming")) == ("flowers", {"label": "species", "streaming": ""})
-    for path in ("flowers?labl=x", "flowers?label=", "flowers?label=a,label=b"):
+    for path in ("flowers:labl=x", "flowers:label=", "flowers:label=a,label=b"):
         with pytest.raises(DataError, match="must be one of label, streaming"):
             place_and_options(Request("hf", path), ("label", "streaming"))
     with pytest.raises(DataError, match="needs a place"):
@@ -49,8 +50,8 @@ def test_options_behind_a_place():
 def test_a_server_has_no_absolute_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
-    assert with_absolute_path("hf:here?label=x") == f"hf:{tmp_path}/here?label=x"
-    for name in ("hf:user/set?label=x", "litdata:s3://bucket/set"):
+    assert with_absolute_path("hf:here:label=x") == f"hf:{tmp_path}/here:label=x"
+    for name in ("hf:user/set:label=x", "litdata:s3://bucket/set"):
         assert with_absolute_path(name) == name
     assert with_absolute_path("folder:what?") == f"folder:{tmp_path}/what?", "a folder has no options"
 
@@ -77,7 +78,12 @@ def test_undivided_tables_are_divided_as_folders_are():
     data = divided(Request("hf", "x"), ("a", "b", "c"), {"train": source})
     assert 0 < len(data.val) < 30
     assert len(data.train) + len(data.val) == 60
-    assert data.split_spec == (0.2, 0)
+    assert data.split_spec == SplitSpec(0.2, 0)
+    folds = [divided(Request("hf", "x", folds=3, fold=n), ("a", "b", "c"), {"train": source}) for n in (1, 2, 3)]
+    taken = sorted(fold.val.entry(i).path for fold in folds for i in range(len(fold.val)))
+    assert taken == sorted(source.entry(i).path for i in range(60))
+    with pytest.raises(DataError, match="--group a has no effect"):
+        divided(Request("hf", "x", group="a"), ("a", "b", "c"), {"train": source})
     with pytest.raises(DataError, match="--split-seed 1 has no effect"):
         divided(Request("hf", "x", seed=1), ("a", "b", "c"), {"train": source, "val": source})
     with pytest.raises(DataError, match="one class only"):

@@ -14,7 +14,7 @@ from senet.cli.config import read_run
 from senet.cli.fields import given_fields
 from senet.cli.teacher import chosen_teacher
 from senet.data.augmentation import Augmentation
-from senet.data.csv_name import csv_parts
+from senet.data.place import split_place
 from senet.errors import SenetError
 from senet.tasks import CLASSIFICATION, CLASSIFIERS, task_named
 from senet.training.job import DataOptions, Job
@@ -317,7 +317,7 @@ def refuse_fixed(options: argparse.Namespace, may_change: Collection[str], other
 
 def default_folder(model: str, *words: str) -> Path:
     """Return the default folder of a run, named after the network and the last piece of each other word."""
-    last = [csv_parts(word)[0].rstrip("/").replace(":", "/").rsplit("/", 1)[-1] for word in words]
+    last = [split_place(word)[0].rstrip("/").replace(":", "/").rsplit("/", 1)[-1] for word in words]
     return Path("runs") / "-".join([model.replace(":", "."), *last])
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import csv
-import re
 from dataclasses import dataclass
 
 from senet.errors import DataError, UnknownNameError
 
-__all__ = ["KEYS", "CsvOptions", "csv_parts", "parse_csv_options"]
+__all__ = ["KEYS", "CsvOptions", "parse_csv_options"]
 
 KEYS = ("path", "label", "labels", "split", "group", "root", "suffix", "separator")
 """Options after the file's name."""
-
-_START = re.compile(r':(?="?\w+=)')
 
 
 @dataclass(frozen=True)
@@ -39,18 +36,6 @@ class CsvOptions:
     root: str = ""
     suffix: str = ""
     separator: str = ""
-
-
-def csv_parts(text: str) -> tuple[str, str]:
-    """Divide the text after `csv:` into the file's name and the options with their colon.
-
-    Example:
-        >>> from senet.data.csv_name import csv_parts
-        >>> csv_parts("C:/data/list.csv:label=species,root=images")
-        ('C:/data/list.csv', ':label=species,root=images')
-    """
-    found = _START.search(text)
-    return (text[: found.start()], text[found.start() :]) if found else (text, "")
 
 
 def parse_csv_options(text: str) -> CsvOptions:

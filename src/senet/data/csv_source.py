@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from senet.data.csv_name import CsvOptions, csv_parts, parse_csv_options
+from senet.data.csv_name import CsvOptions, parse_csv_options
 from senet.data.csv_rows import Rows, choose_columns, class_name, read_paths, read_rows, refuse_missing
 from senet.data.csv_table import CsvTable
 from senet.data.division import divide_requested
 from senet.data.labels import MULTI_LABEL, class_totals
+from senet.data.place import split_place
 from senet.data.request import Request
 from senet.data.sources import Data, FileSource, Subset
 from senet.errors import DataError
@@ -73,7 +74,7 @@ def listed_paths(name: str) -> list[str]:
 
 
 def _table(path: str) -> tuple[CsvTable, CsvOptions]:
-    name, options = csv_parts(path)
+    name, options = split_place(path)
     file = Path(name).expanduser()
     if not name or not file.is_file():
         wrong = "is a folder" if file.is_dir() and name else "doesn't exist"

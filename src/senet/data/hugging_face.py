@@ -13,6 +13,7 @@ from PIL import Image
 
 from senet.data.images import CorruptImage, ImageInfo, Stored, decode_stored, read_stored, stored_info
 from senet.data.listing import Entry, file_size, path_below
+from senet.data.place import split_place
 from senet.data.request import Request
 from senet.data.sources import Data, PathList
 from senet.data.streams import DEFAULT_WINDOW, StreamSource, label_column
@@ -50,7 +51,7 @@ class CellReader:
     @property
     def title(self) -> str:
         """The data's name without its location and options."""
-        return self.name.partition("?")[0].rstrip("/").replace(":", "/").rpartition("/")[2]
+        return split_place(self.name.partition(":")[2])[0].rstrip("/").replace(":", "/").rpartition("/")[2]
 
     def stored(self, cell: Any, row: str) -> Stored:
         """Return the bytes of a cell.
@@ -85,9 +86,9 @@ class TableSource:
 
     Example:
         >>> from senet.data import open_data
-        >>> source = open_data("hf:flowers?label=species").train  # doctest: +SKIP
+        >>> source = open_data("hf:flowers:label=species").train  # doctest: +SKIP
         >>> source.locate(0)  # doctest: +SKIP
-        'hf:flowers?label=species: row 0 of train'
+        'hf:flowers:label=species: row 0 of train'
     """
 
     def __init__(self, table: Any, labels: np.ndarray, *, reader: CellReader, split: str) -> None:
@@ -151,7 +152,7 @@ class TableSource:
 
 
 def open_hf(request: Request) -> Data:
-    """Read `hf:PLACE?OPTIONS` with the library `datasets`.
+    """Read `hf:PLACE:OPTIONS` with the library `datasets`.
 
     `PLACE` is a folder of parquet files, of images or of `save_to_disk`, or a name on the Hugging Face Hub. The Hub is
     reached only for a download or a stream. No code of a data set runs: `datasets` 4 and later has no scripts.
@@ -242,7 +243,7 @@ def _load(
             raise DataError(f"{request.name} can't be reached: {_line(error)}") from error
         raise DataError(
             f"{request.name} is neither a folder nor in the cache of `datasets`; add --download to fetch it from the "
-            "Hugging Face Hub, or read it from there by '?streaming'"
+            "Hugging Face Hub, or read it from there by ':streaming'"
         ) from error
     except (ValueError, OSError, RuntimeError, KeyError, TypeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{request.name} can't be read by `datasets`: {_line(error)}") from error

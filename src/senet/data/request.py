@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from senet.data.csv_name import csv_parts
+from senet.data.place import split_place
 from senet.data.split import SplitSpec
 from senet.errors import DataError
 
@@ -14,8 +14,11 @@ __all__ = ["DEFAULT_FRACTION", "DEFAULT_ROOT", "Request", "absolute_path", "stor
 DEFAULT_ROOT = Path("~/.cache/senet/data")
 DEFAULT_FRACTION = 0.2
 
-WITH_OPTIONS = ("hf", "litdata")
-"""Kinds with options behind their place (`hf:flowers?label=species`), which may be on a server."""
+ON_SERVERS = ("hf", "litdata")
+"""Kinds whose place may be on a server."""
+
+WITH_OPTIONS = ("csv", *ON_SERVERS)
+"""Kinds with options behind their place (`hf:flowers:label=species`)."""
 
 
 def absolute_path(path: str) -> str:
@@ -29,13 +32,10 @@ def with_absolute_path(name: str) -> str:
     A name on a server stays as it is.
     """
     kind, colon, path = name.partition(":")
-    if kind == "csv":
-        path, options = csv_parts(path)
-        return f"{kind}:{absolute_path(path)}{options}" if path else name
-    if kind not in WITH_OPTIONS:
-        return f"{kind}:{absolute_path(path)}" if colon and path else name
-    place, mark, options = path.partition("?")
-    return f"{kind}:{absolute_path(place)}{mark}{options}" if place and Path(place).expanduser().exists() else name
+    place, options = split_place(path) if kind in WITH_OPTIONS else (path, "")
+    if not colon or not place or (kind in ON_SERVERS and not Path(place).expanduser().exists()):
+        return name
+    return f"{kind}:{absolute_path(place)}{options}"
 
 
 def storable(name: str) -> str:

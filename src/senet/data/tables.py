@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
+from senet.data.division import divide_requested
+from senet.data.place import split_place
 from senet.data.request import Request
 from senet.data.sources import Data, Source, Subset, missing_classes
-from senet.data.split import hash_split
 from senet.errors import DataError
 
 __all__ = ["class_numbers", "divided", "pick_column", "pick_splits", "place_and_options"]
@@ -20,16 +21,16 @@ SPLITS = ("train", "val", "test")
 
 
 def place_and_options(request: Request, known: Collection[str]) -> tuple[str, dict[str, str]]:
-    """Split `PLACE?NAME=VALUE,NAME=VALUE` into its place and its options. A name alone has an empty value.
+    """Split `PLACE:NAME=VALUE,NAME=VALUE` into its place and its options. A name alone has an empty value.
 
     Raises:
         DataError: There is no place, or an option is unknown, empty or given twice.
     """
-    place, _, text = request.path.partition("?")
+    place, text = split_place(request.path)
     if not place:
         raise DataError(f"{request.kind} needs a place: {request.kind}:PLACE")
     options: dict[str, str] = {}
-    for part in filter(None, text.split(",")):
+    for part in filter(None, text.removeprefix(":").split(",")):
         name, given, value = part.partition("=")
         if name not in known or name in options or (given and not value):
             raise DataError(f"{request.name}: {part!r} must be one of {', '.join(known)}, once, as NAME=VALUE")
@@ -56,7 +57,7 @@ def pick_splits(name: str, available: Sequence[str], options: Mapping[str, str])
             raise DataError(f"{name} has no split {chosen!r}; it has {listed}")
     if "train" not in picked:
         if "train" not in available and len(available) != 1:
-            raise DataError(f"{name} has the splits {listed}; choose by '?train=NAME,val=NAME'")
+            raise DataError(f"{name} has the splits {listed}; choose by ':train=NAME,val=NAME'")
         picked["train"] = "train" if "train" in available else available[0]
     for split, names in (("val", VALIDATION_NAMES), ("test", ("test",))):
         found = next((one for one in names if one in available and one not in picked.values()), None)
@@ -113,10 +114,10 @@ def class_numbers(
 
 
 def divided(request: Request, classes: tuple[str, ...], sources: Mapping[str, Source]) -> Data:
-    """Return the data set, divided by its own splits, or else by `hash_split`.
+    """Return the data set, divided by its own splits, or else by a fraction or by folds.
 
     Raises:
-        DataError: A split or a class would be empty, or there is one class only.
+        DataError: A split or a class would be empty, there is one class only, or groups were asked for.
     """
     train, val = sources["train"], sources.get("val")
     if request.training and len(classes) < 2:
@@ -124,8 +125,11 @@ def divided(request: Request, classes: tuple[str, ...], sources: Mapping[str, So
     if val is not None:
         request.refuse_split("it has its own validation split")
         return Data(request.name, classes, train, val, sources.get("test"))
-    spec = request.split_spec
-    stays, taken = hash_split((train.entry(index).path for index in range(len(train))), spec)
+    if request.group is not None:
+        raise DataError(f"--group {request.group} has no effect on {request.name}: its rows have no paths; use csv:")
+    paths = [train.entry(index).path for index in range(len(train))]
+    labels = train.labels if request.folds is not None else None
+    stays, taken, spec = divide_requested(paths, request, labels, stratify=False)
     request.refuse_empty(train=len(stays), val=len(taken))
     missed = set(missing_classes(Subset(train, stays), classes)) - set(missing_classes(train, classes))
     if missed and request.training:

@@ -470,7 +470,7 @@ def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, chec
     for moment, network in (("before", loaded), ("after", made)):
         with check.progress(f"accuracy {moment}") as progress:
             given: dict[str, Any] = {"device": torch.device("cpu"), "progress": progress}
-            if network.metadata.task == MULTI_LABEL:
+            if report.metadata.task == MULTI_LABEL:
                 accuracy[moment] = evaluate_labels(network, source, data.classes, **given).map
             else:
                 accuracy[moment] = evaluate(network, source, data.classes, **given).top1
