@@ -106,8 +106,10 @@ def compare_dense(
 
 def measure(loaded: LoadedModel, source: Source, classes: Sequence[str], progress: Any) -> float:
     """Return the task's first metric on annotated images."""
-    from senet.inference import evaluate_dense
-    from senet.tasks import task_named
+    from senet.inference import evaluate_dense, evaluate_labels
+    from senet.tasks import MULTI_LABEL, task_named
 
+    if loaded.metadata.task == MULTI_LABEL:
+        return evaluate_labels(loaded, source, classes, device=torch.device("cpu"), progress=progress).map
     key = task_named(loaded.metadata.task).metrics[0].key
     return evaluate_dense(loaded, source, classes, progress=progress).metrics[key]  # type: ignore[arg-type]

@@ -32,7 +32,7 @@ from senet.errors import SenetError, UnknownNameError
 from senet.models import ConvNet
 from senet.preprocessing import Preprocessing
 from senet.profiling.timing import seconds_in_turns
-from senet.tasks import CLASSIFICATION, CLASSIFIERS, DETECTION, MULTI_LABEL, task_named
+from senet.tasks import CLASSIFICATION, CLASSIFIERS, DETECTION, task_named
 from senet.tasks.detection.results import category_ids
 from senet.tasks.logits import LogitsOf, logits_of
 from senet.weights import CheckpointMetadata
@@ -452,13 +452,13 @@ def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, chec
 
     A float32 file needs none, since its logits are equal.
     """
-    from senet.inference import evaluate, evaluate_labels
+    from senet.inference import evaluate
 
     if report.metadata.precision == "32":
         return report
     accuracy = {}
     source = _part(data, check)
-    if data.task not in CLASSIFIERS:
+    if data.task != CLASSIFICATION:
         title = task_named(data.task).metrics[0].title
         for moment, network in (("before", loaded), ("after", made)):
             with check.progress(f"{title} {moment}") as progress:
@@ -470,10 +470,7 @@ def _measured(loaded: LoadedModel, made: LoadedModel, report: ExportReport, chec
     for moment, network in (("before", loaded), ("after", made)):
         with check.progress(f"accuracy {moment}") as progress:
             given: dict[str, Any] = {"device": torch.device("cpu"), "progress": progress}
-            if report.metadata.task == MULTI_LABEL:
-                accuracy[moment] = evaluate_labels(network, source, data.classes, **given).map
-            else:
-                accuracy[moment] = evaluate(network, source, data.classes, **given).top1
+            accuracy[moment] = evaluate(network, source, data.classes, **given).top1
     note = check_drop(
         report.metadata.precision, accuracy["before"], accuracy["after"], len(source), check.max_drop
     )  # fmt: skip
