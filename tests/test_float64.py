@@ -187,10 +187,14 @@ def test_a_bias_before_a_norm():
 
 
 HOST = {
+    "deploy/parity.py": "detections on the CPU, where files run",
     "gates/statistics.py": "its sums, and counts of labels, which are on the CPU",
     "nn/precision.py": "`in_float64` itself",
     "profiling/count.py": "a copy on the CPU",
+    "tasks/distillation.py": "a few numbers of a preprocessing",
+    "tasks/label_metrics.py": "copies on the CPU",
     "training/batch_norm_kernels.py": "keeps the type of its input",
+    "weights/average.py": "tensors of files",
     "weights/from_caffe.py": "tensors of a file",
     "weights/values.py": "types in files",
 }

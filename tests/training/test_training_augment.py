@@ -48,7 +48,7 @@ def test_a_run_resumed_within_an_epoch_is_the_same_to_the_bit(train, monkeypatch
 
 def test_states_of_earlier_versions_have_fewer_options():
     def check(recipe: Recipe, state: dict) -> None:
-        module = SimpleNamespace(recipe=recipe, trainer=SimpleNamespace(world_size=2))
+        module = SimpleNamespace(recipe=recipe, trainer=SimpleNamespace(world_size=2), _teacher={})
         TrainingModule._refuse_others(module, {RECIPE: state})
 
     earlier = Recipe().to_dict()

@@ -85,7 +85,7 @@ def test_the_timed_steps_of_a_comparison_are_those_of_the_training(as_on_cuda, m
 def test_only_tasks_with_one_image_size_choose_algorithms():
     """Detection and segmentation validate images of any size, and each size would be tried anew."""
     assert {name: task_named(name).has_fixed_size for name in TASKS} == {
-        "classification": True, "detection": False, "segmentation": False,
+        "classification": True, "multi-label": True, "detection": False, "segmentation": False,
     }  # fmt: skip
 
 

@@ -119,7 +119,8 @@ def precision_curve(probabilities: Tensor, targets: Tensor) -> list[float]:
 
 def label_sums(probabilities: Tensor, targets: Tensor, thresholds: tuple[float, ...]) -> np.ndarray:
     """Return (N, 3, classes) right, true and predicted labels of each image, 0 or 1 in float64."""
-    predicted = probabilities.double() >= torch.tensor(thresholds, dtype=torch.float64)
+    targets = targets.cpu()
+    predicted = probabilities.cpu().double() >= torch.tensor(thresholds, dtype=torch.float64)
     return torch.stack([predicted & targets, targets, predicted], 1).double().numpy()
 
 
