@@ -113,15 +113,15 @@ def rows(network: Network, options: argparse.Namespace, done: dict) -> Iterator[
                     senet.prune(model, batches, budget) if budget else senet.freeze(model, batches)
                 )
             )
-            yield key, {**accuracy(made, data), **report.to_dict()}
+            yield key, {**report.to_dict(), "gate_images": report.images, **accuracy(made, data)}
     for path in gates(loaded.model):
         key = f"only {path} frozen"
         if key not in done:
             made, report = changed(lambda model, path=path: freeze_one(model, batches, path))
             yield key, {**accuracy(made, data), "drift": report}
-    optimized = replace(loaded, model=senet.optimize(copy.deepcopy(loaded.model)))
     if "optimized" not in done:
-        yield "optimized", accuracy(optimized, data)
+        model, _ = senet.optimize(copy.deepcopy(loaded.model))
+        yield "optimized", accuracy(replace(loaded, model=model), data)
     for form, suffix in (("openvino", ".xml"), ("onnx", ".onnx")):
         for precision, blind in (("32", False), ("int8", False), ("int8", True)):
             key = f"{form} {precision}" + (", gates too" if blind else "")
