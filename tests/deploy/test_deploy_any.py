@@ -56,11 +56,10 @@ def small(channels: int = 3) -> nn.Module:
 @pytest.mark.parametrize(
     ("format", "channels"),
     [
-        ("onnx", 1),
         ("torch", 12),
         *(
             pytest.param(*pair, marks=pytest.mark.slow)
-            for pair in (("onnx", 12), ("openvino", 4), ("torch", 1), ("torch", 4))
+            for pair in (("onnx", 1), ("onnx", 12), ("openvino", 4), ("torch", 1), ("torch", 4))
         ),
     ],
 )

@@ -157,6 +157,7 @@ def test_openvino_makes_one_pass_of_scale_sum_and_relu(exported):
     assert not [kind for kind in kinds if kind in ("Transpose", "Multiply", "Add", "Relu")]
 
 
+@pytest.mark.slow
 def test_a_fixed_size_is_averaged_by_pooling(tmp_path):
     report = export(loaded(), tmp_path / "x.xml", format="openvino", size=(64, 64), check=Check(images=2))
     kinds = [op.get_type_name() for op in openvino.Core().read_model(report.path).get_ordered_ops()]

@@ -127,6 +127,7 @@ def kept_for_backward(run: Any) -> int:
     return counts[0]
 
 
+@pytest.mark.slow
 def test_checkpointing_under_compile_saves_memory() -> None:
     torch._dynamo.reset()
     model = senet.create_model("se_cifar_resnet20", depth=1).train()

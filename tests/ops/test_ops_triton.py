@@ -41,6 +41,7 @@ def test_every_kernel_in_the_interpreter() -> None:
     assert re.search(r"\d\d passed", run.stdout), run.stdout
 
 
+@pytest.mark.slow
 def test_the_benchmark_needs_torch_only() -> None:
     """A GPU is often had for minutes, on a machine where nothing can be installed."""
     code = (

@@ -407,6 +407,7 @@ def test_sites_can_be_applied_to_another_network() -> None:
         apply_insertion_points(nn.Sequential(), senet.plan(Net()).inserted)
 
 
+@pytest.mark.slow
 def test_under_data_parallel(tmp_path: Path) -> None:
     """Two processes, each with half of the batch: the gates' gradients are those of the whole."""
     model = Net().eval()

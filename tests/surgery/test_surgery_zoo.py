@@ -232,7 +232,8 @@ def test_a_detector_gets_it_in_its_backbone() -> None:
     assert len(retrofit(backbone(backbone_name="resnet18").body).inserted) == 8
 
 
-@pytest.mark.parametrize("name", ["deeplabv3_resnet50", pytest.param("fcn_resnet50", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deeplabv3_resnet50", "fcn_resnet50"])
 def test_a_segmentation_network(name: str) -> None:
     model = torchvision.models.get_model(name, weights=None, weights_backbone=None)
     report = check(model, torch.randn(2, 3, 32, 32))

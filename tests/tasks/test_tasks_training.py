@@ -172,6 +172,7 @@ def test_the_papers_recipe_runs(coco: Path, tmp_path: Path, capsys: pytest.Captu
     assert json.loads(capsys.readouterr().out)["last"]["train_loss"] > 0
 
 
+@pytest.mark.slow
 def test_retrofit_of_torchvisions_detector(voc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """SE in the backbone's blocks and nowhere else, the function the same bit for bit; and it can be loaded again."""
     out = tmp_path / "se"
