@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_switch(
         group, "--statistics", help="compute mean and deviation of each channel over all training images, and no more"
     )
-    shared.add_channel_options(group, "the first image's; for --statistics")
+    shared.add_channel_options(group, "the first image's, for --statistics")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
