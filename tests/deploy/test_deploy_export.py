@@ -396,6 +396,32 @@ def test_int8_squeezes_the_map_that_is_stored(kind, size, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_int8_takes_a_head_on_pooled_features(kind, tmp_path):
+    """Its hard swish multiplies pooled features too, and is no gate. MobileNetV3 and LCNet have such a head."""
+    pytest.importorskip("nncf")
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(24, 64, 1), nn.Hardswish(), nn.Flatten(), nn.Linear(64, 5))
+    se = nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2), nn.Hardswish(), senet.SqueezeExcite(16, 4), nn.Conv2d(16, 24, 1), nn.ReLU()
+    )
+    source = MemorySource([(picture,) for picture in sample_images(8)], np.zeros(8), name="photographs")
+    check = Check(images=2, data=Data("photographs", CLASSES, source, source), max_drop=100.0)
+    path = tmp_path / f"x{SUFFIX[kind]}"
+    export(nn.Sequential(se, head), path, format=kind, precision="int8", size=(64, 64), check=check)
+    if kind == "onnx":
+        weights = onnx.load(path).graph.initializer
+        types = {tuple(weight.dims): onnx.TensorProto.DataType.Name(weight.data_type) for weight in weights}
+    else:
+        operations = openvino.Core().read_model(path).get_ordered_ops()
+        outputs = [operation.output(0) for operation in operations if operation.get_type_name() == "Constant"]
+        names = {"i8": "INT8", "f32": "FLOAT"}
+        types = {tuple(output.shape): names.get(output.element_type.get_type_name()) for output in outputs}
+    assert types[64, 24, 1, 1] == types[24, 16, 1, 1] == "INT8"
+    assert types[16, 4, 1, 1] == "FLOAT"
+
+
+@pytest.mark.slow
 def test_bf16(tmp_path):
     plain = export(loaded(), tmp_path / "a.xml", format="openvino", check=Check(images=2))
     for kind, suffix in (("openvino", ".xml"), ("torch", ".pt2")):

@@ -47,7 +47,7 @@ def _openvino_gates(model: Any) -> list[str]:
     """Return the names of the nodes from each squeeze to its scale."""
     found: dict[str, None] = {}
     for node in model.get_ordered_ops():
-        if node.get_type_name() == "Multiply":
+        if node.get_type_name() == "Multiply" and any(_spatial(value.get_node()) for value in node.input_values()):
             gates = [value.get_node() for value in node.input_values() if _pooled(value.get_node())]
             for gate in gates:
                 _collect(gate, found)
@@ -73,6 +73,13 @@ def _pooled(node: Any) -> bool:
     shape = node.output(0).get_partial_shape()
     computed = node.get_type_name() not in ("Constant", "Parameter")
     return computed and shape.rank.is_static and shape.rank.get_length() == 4 and all(shape[i] == 1 for i in (2, 3))
+
+
+def _spatial(node: Any) -> bool:
+    """Whether a node computes a feature map. A product without one is an activation of pooled features."""
+    shape = node.output(0).get_partial_shape()
+    four = shape.rank.is_static and shape.rank.get_length() == 4
+    return four and node.get_type_name() != "Constant" and not _pooled(node)
 
 
 def _collect(node: Any, found: dict[str, None]) -> None:
@@ -125,12 +132,15 @@ def _onnx_gates(model: Any) -> list[str]:
     makers = {output: node for node in model.graph.node for output in node.output}
     shapes = {
         info.name: [d.dim_value if d.HasField("dim_value") else -1 for d in info.type.tensor_type.shape.dim]
-        for info in model.graph.value_info
+        for info in (*model.graph.input, *model.graph.value_info)
     }
     found: dict[str, None] = {}
 
     def pooled(name: str) -> bool:
         return name in makers and shapes.get(name, [])[2:] == [1, 1]
+
+    def spatial(name: str) -> bool:
+        return len(shapes.get(name, [])) == 4 and not pooled(name)
 
     def collect(name: str) -> None:
         if not pooled(name) or makers[name].name in found:
@@ -140,7 +150,7 @@ def _onnx_gates(model: Any) -> list[str]:
             collect(source)
 
     for node in model.graph.node:
-        if node.op_type == "Mul":
+        if node.op_type == "Mul" and any(map(spatial, node.input)):  # else an activation of pooled features
             gates = [source for source in node.input if pooled(source)]
             for gate in gates:
                 collect(gate)
