@@ -124,7 +124,9 @@ def _borderline(a: Detections, b: Detections, least: float) -> float:
 
 
 def matched(a: Detections, b: Detections, reach: float) -> tuple[list[tuple[int, int]], list[float]]:
-    """Pair the detections of equal class one to one, the nearest boxes first.
+    """Pair the detections of equal class one to one, the nearest boxes and scores first.
+
+    Boxes that are cut at the image's border may coincide, so boxes alone don't tell detections apart.
 
     Args:
         a: Detections.
@@ -136,9 +138,11 @@ def matched(a: Detections, b: Detections, reach: float) -> tuple[list[tuple[int,
     """
     distance = torch.cdist(a["boxes"].double(), b["boxes"].double(), p=float("inf"))
     distance[a["labels"][:, None] != b["labels"]] = float("inf")
+    apart = distance / reach + (a["scores"].double()[:, None] - b["scores"].double()).abs()
+    apart[~(distance <= reach)] = float("inf")
     pairs: list[tuple[int, int]] = []
     free_a, free_b = set(range(len(distance))), set(range(distance.shape[1]))
-    for flat in distance.flatten().argsort().tolist():
+    for flat in apart.flatten().argsort().tolist():
         first, second = divmod(flat, distance.shape[1])
         if not distance[first, second] <= reach:
             break
