@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
 from torchvision.ops import sigmoid_focal_loss
 
@@ -20,6 +20,7 @@ import senet
 from senet.cli import main
 from senet.data import open_data
 from senet.data.balance import positive_weights
+from senet.data.images import load_image
 from senet.data.labels import MULTI_LABEL
 from senet.errors import CheckpointError, DataError, SenetError
 from senet.gates.statistics import GateStatistics
@@ -247,6 +248,22 @@ def test_evaluation_says_metrics_intervals_and_labels(run, colours, data, capsys
     text = capsys.readouterr().out
     assert "mAP" in text
     assert f"{found['classes']['green']['threshold']:.4f}" in text
+
+
+def test_views_are_averaged_label_by_label(run, colours, data, capsys, tmp_path):
+    """The report takes the same test images. A colour's mirror image has the same labels, and both have a say."""
+    given = ("evaluate", run, "--data", f"csv:{colours}", "--json", "--workers", "0", "--tta", "flip")
+    found = printed(capsys, *given)
+    document = printed(capsys, *given, "--report", tmp_path / "report")
+    assert document["map"] == found["map"]
+    loaded = senet.load_model(run)
+    paths = [data.val.locate(index) for index in range(4)]
+    images = [load_image(path) for path in paths]
+    views = [loaded.predict_proba(side) for side in (images, [ImageOps.mirror(image) for image in images])]
+    [row, *_] = printed(capsys, "predict", *paths, "--checkpoint", run, "--json", "--score-threshold", "0",
+                        "--workers", "0", "--tta", "flip")  # fmt: skip
+    expected = dict(zip(data.classes, ((views[0] + views[1]) / 2)[0].tolist(), strict=True))
+    assert {label["label"]: label["probability"] for label in row["labels"]} == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_calibration_resamples_images_not_labels():

@@ -37,6 +37,7 @@ def report_multi_label(
     batch_size: int = 128,
     precision: str = "32",
     workers: int | None = None,
+    tta: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[MultiLabelEvaluation, dict[str, Any]]:
     """Evaluate a multi-label classifier and write the report: a page, `report.json` and two CSV files.
@@ -50,6 +51,7 @@ def report_multi_label(
         batch_size: Images in a batch.
         precision: `"32"`, `"bf16"` or `"fp16"`.
         workers: Processes that decode. None chooses.
+        tta: Test-time augmentation, as in `senet.inference.evaluate`.
         progress: Called with the numbers of images done and in all.
 
     Returns:
@@ -83,7 +85,7 @@ def report_multi_label(
             writer = _Writer(file, source, names, thresholds_of(loaded))
             result = evaluate_labels(
                 loaded, source, classes, batch_size=batch_size, precision=precision, workers=workers, corrupt="skip",
-                observe=writer, progress=progress,
+                tta=tta, observe=writer, progress=progress,
             )  # fmt: skip
         mistakes = writer.mistakes()
         document = {"task": "multi-label"} | dict(about) | result.to_dict() | {
