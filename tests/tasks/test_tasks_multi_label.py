@@ -266,6 +266,16 @@ def test_views_are_averaged_label_by_label(run, colours, data, capsys, tmp_path)
     assert {label["label"]: label["probability"] for label in row["labels"]} == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_soup_is_measured_by_its_task(run, colours, capsys, tmp_path):
+    files = [run / "best.safetensors", run / "last.safetensors"]
+    out = tmp_path / "soup.safetensors"
+    found = printed(capsys, "average", *files, "--soup", "--data", f"csv:{colours}", "--out", out,
+                    "--no-recompute-statistics", "--workers", "0", "--json")  # fmt: skip
+    again = printed(capsys, "evaluate", out, "--data", f"csv:{colours}", "--json",
+                    "--workers", "0")  # fmt: skip
+    assert found["metrics"]["map"] == pytest.approx(again["map"])
+
+
 def test_the_calibration_resamples_images_not_labels():
     """Ten labels and ten groups: each group of a jackknife must have all labels."""
     from senet.inference.class_metrics import calibration

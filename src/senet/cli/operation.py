@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from senet.cli import options as shared
 from senet.cli.output import counting
 from senet.errors import SenetError
-from senet.tasks import CLASSIFICATION, MULTI_LABEL, task_named
+from senet.tasks import task_named
 from senet.training.job import is_first_process
 from senet.training.model_initialization import ModelInitialization
 
@@ -139,7 +139,8 @@ def measured(
     options: argparse.Namespace, init: ModelInitialization, model: nn.Module, data: Data, split: str
 ) -> dict[str, Any]:
     """Return loss and metrics of a network for the data's classes."""
-    from senet.inference import evaluate, evaluate_dense, evaluate_labels
+    from senet.inference import DenseEvaluation
+    from senet.inference.task_evaluation import evaluate_task
     from senet.weights import CheckpointMetadata
     from senet.zoo import LoadedModel
 
@@ -154,13 +155,8 @@ def measured(
     loaded = LoadedModel(model, data.classes, preprocessing, description)
     with counting("evaluating") as progress:
         workers = options.workers if options.workers is not None and options.workers >= 0 else None
-        if init.task == MULTI_LABEL:
-            result = evaluate_labels(loaded, data.split(split), data.classes, workers=workers, progress=progress)
-            keys = [metric.key for metric in task_named(init.task).metrics]
-            return {"images": result.images, "loss": result.loss, **{key: getattr(result, key) for key in keys}}
-        if init.task != CLASSIFICATION:
-            images: Any = data.split(split)
-            seen = evaluate_dense(loaded, images, data.classes, workers=workers, progress=progress)
-            return {"images": seen.images, **seen.metrics}
-        found = evaluate(loaded, data.split(split), data.classes, workers=workers, progress=progress)
-    return {"images": found.images, "top1": found.top1, "top5": found.top5, "loss": found.loss}
+        found = evaluate_task(loaded, data.split(split), data.classes, workers=workers, progress=progress)
+    if isinstance(found, DenseEvaluation):
+        return {"images": found.images, **found.metrics}
+    keys = [metric.key for metric in task_named(init.task).metrics]
+    return {"images": found.images, **{key: getattr(found, key) for key in keys}, "loss": found.loss}

@@ -106,10 +106,9 @@ def compare_dense(
 
 def measure(loaded: LoadedModel, source: Source, classes: Sequence[str], progress: Any) -> float:
     """Return the task's first metric on annotated images."""
-    from senet.inference import evaluate_dense, evaluate_labels
+    from senet.inference.task_evaluation import evaluate_task, metric_of
     from senet.tasks import MULTI_LABEL, task_named
 
-    if loaded.metadata.task == MULTI_LABEL:
-        return evaluate_labels(loaded, source, classes, device=torch.device("cpu"), progress=progress).map
     key = task_named(loaded.metadata.task).metrics[0].key
-    return evaluate_dense(loaded, source, classes, progress=progress).metrics[key]  # type: ignore[arg-type]
+    where = {"device": torch.device("cpu")} if loaded.metadata.task == MULTI_LABEL else {}
+    return metric_of(evaluate_task(loaded, source, classes, progress=progress, **where), key)

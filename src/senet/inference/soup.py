@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from senet.data import Data, ImageDataset, Subset, eval_loader, eval_transform, subsample
 from senet.errors import DataError
-from senet.inference.dense import evaluate_dense
 from senet.inference.device import running
-from senet.inference.evaluation import evaluate
-from senet.tasks import CLASSIFICATION, load_model, task_named
+from senet.inference.task_evaluation import evaluate_task, metric_of
+from senet.tasks import load_model, task_named
 from senet.tasks.dense import DenseTask
 from senet.weights.average import average_checkpoints
 from senet.zoo import LoadedModel
@@ -113,12 +112,9 @@ def measure(loaded: LoadedModel, data: Data, metric: str, *, progress: Any = Non
         data: The data.
         metric: Key of a metric of the network's task.
         progress: Called with the numbers of images done and in all.
-        **settings: Further arguments of `evaluate` or `evaluate_dense`.
+        **settings: Further arguments of the task's evaluation.
     """
-    source: Any = data.val
-    if loaded.metadata.task != CLASSIFICATION:
-        return evaluate_dense(loaded, source, data.classes, progress=progress, **settings).metrics[metric]
-    return float(getattr(evaluate(loaded, source, data.classes, progress=progress, **settings), metric))
+    return metric_of(evaluate_task(loaded, data.val, data.classes, progress=progress, **settings), metric)
 
 
 def recompute_statistics(
