@@ -1,6 +1,9 @@
 """Write the results of se_helps.md, se_helps.json and se_helps.png from the studies' folders, finished or not.
 
-Run: python benchmarks/se_helps.py runs/short runs/long runs/deep
+Finished runs that se_helps.json has already are kept, since a study may go on on another machine. A run in a folder
+replaces the same run there.
+
+Run: python benchmarks/se_helps.py runs/short runs/preact runs/long
 """
 
 from __future__ import annotations
@@ -19,51 +22,62 @@ from senet.comparison.statistics import paired, spread
 
 HERE = Path(__file__).parent
 PAGE = HERE / "se_helps.md"
+STORE = HERE / "se_helps.json"
 START, END = "<!-- results, written by se_helps.py -->", "<!-- end of results -->"
+SEEDS = range(5)
+"""Seeds of each study by design."""
+IMAGES = 10_000
+"""Validation images: CIFAR-100's test set."""
 MEASURES = {"top-1 accuracy, points": ("val_top1", 100.0), "validation loss": ("val_loss", 1.0)}
-COLOURS = ("#000000", "#D55E00", "#0072B2")
-
-Runs = dict[str, dict[int, dict[str, Any]]]
+COLOURS = {"plain": "#000000", "se4": "#D55E00", "se16": "#0072B2"}
 
 
-def study(folder: Path) -> dict[str, Any]:
-    """Return the rows and the intervals of a study, JSON-ready. Only seeds with all arms count."""
+def study(folder: Path, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study with the finished runs of its folder and the stored ones, JSON-ready."""
     comparison = Comparison.read(folder)
     found = collect(comparison, folder)
-    runs: Runs = {
-        name: {int(seed): run for seed, run in variant["runs"].items()} for name, variant in found["variants"].items()
-    }
-    seeds = sorted(set.intersection(*(set(of) for of in runs.values())))
-    plain, *others = runs
+    runs: dict[str, dict[str, Any]] = {}
+    for name, variant in found["variants"].items():
+        runs[name] = dict(stored.get("runs", {}).get(name, {}))
+        for seed, run in variant["runs"].items():
+            runs[name][seed] = {
+                **{key: run["last_epoch"][key] for key, _ in MEASURES.values()},
+                "curve": run["curve"],
+                "seconds": round(run["seconds"]),
+                "machine": cpu(),
+                "date": found["date"][:10],
+                "versions": found["versions"],
+            }
     return {
         "name": folder.name,
         "epochs": comparison.variants[0].recipe.epochs,
         "networks": {variant.name: [variant.init.model, variant.init.options] for variant in comparison.variants},
-        "planned_seeds": list(comparison.seeds),
-        "complete_seeds": seeds,
-        "finished_runs": found["finished_runs"],
-        "planned_runs": found["runs"],
-        "hours": sum(run["seconds"] for of in runs.values() for run in of.values()) / 3600,
-        "versions": found["versions"],
-        "rows": {
-            name: {seed: {key: run["last_epoch"][key] for key, _ in MEASURES.values()} for seed, run in of.items()}
-            for name, of in runs.items()
-        },
-        "curves": {name: {seed: run["curve"] for seed, run in of.items()} for name, of in runs.items()},
-        "differences": {
-            name: {
-                measure: difference(
-                    {seed: scale * runs[name][seed]["last_epoch"][key] for seed in seeds},
-                    {seed: scale * runs[plain][seed]["last_epoch"][key] for seed in seeds},
-                    images=found["validation_images"] if key == "val_top1" else None,
-                )
-                for measure, (key, scale) in MEASURES.items()
-            }
-            for name in others
-        }
-        if seeds
-        else {},
+        "runs": {name: dict(sorted(of.items())) for name, of in runs.items()},
     }
+
+
+def cpu() -> str:
+    """Return the name of the processor."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+
+
+def with_differences(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the study with the intervals of all seeds whose runs have all finished."""
+    plain, *others = found["runs"].values()
+    seeds = [seed for seed in map(str, SEEDS) if all(seed in of for of in (plain, *others))]
+    differences = {}
+    for name, of in list(found["runs"].items())[1:]:
+        differences[name] = {
+            measure: difference(
+                {int(seed): scale * of[seed][key] for seed in seeds},
+                {int(seed): scale * plain[seed][key] for seed in seeds},
+                images=IMAGES if key == "val_top1" else None,
+            )
+            for measure, (key, scale) in MEASURES.items()
+            if seeds
+        }
+    return {**found, "complete_seeds": seeds, "differences": differences}
 
 
 def difference(values: Mapping[int, float], plain: Mapping[int, float], *, images: int | None) -> dict[str, Any]:
@@ -87,13 +101,14 @@ def difference(values: Mapping[int, float], plain: Mapping[int, float], *, image
 
 def section(found: Mapping[str, Any]) -> str:
     """Return a study's tables as Markdown."""
-    state = "" if found["finished_runs"] == found["planned_runs"] else ", unfinished"
+    runs, complete = found["runs"], found["complete_seeds"]
+    finished, planned = sum(map(len, runs.values())), len(runs) * len(SEEDS)
     lines = [
-        f"### {found['name'].capitalize()} study: {found['epochs']} epochs, "
-        f"{len(found['complete_seeds'])} of {len(found['planned_seeds'])} seeds{state}",
+        f"### {found['name'].capitalize()} study: {found['epochs']} epochs, {len(complete)} of {len(SEEDS)} seeds"
+        + ("" if finished == planned else ", unfinished"),
         "",
     ]
-    if found["differences"]:
+    if complete:
         lines += [
             "| network | measure | mean difference | paired interval | Welch's interval | verdict |",
             "|---|---|---|---|---|---|",
@@ -101,49 +116,37 @@ def section(found: Mapping[str, Any]) -> str:
         for name, measures in found["differences"].items():
             for measure, result in measures.items():
                 digits = 2 if "points" in measure else 4
-                verdict = (
-                    "a difference"
-                    if result["shows"]
-                    else "no difference shown"
-                    if result["paired"]
-                    else "too few seeds"
-                )
-                lines.append(
-                    f"| {name} | {measure} | {result['mean']:+.{digits}f} | {_interval(result['paired'], digits)} | "
-                    f"{_interval(result['welch'], digits)} | {verdict} |"
-                )
+                cells = [name, measure, f"{result['mean']:+.{digits}f}"]
+                cells += [_interval(result[kind], digits) for kind in ("paired", "welch")]
+                lines.append("| " + " | ".join([*cells, _verdict(result)]) + " |")
         lines.append("")
-    seeds = found["planned_seeds"]
     lines += [
         "Accuracy in %, with the validation loss in parentheses:",
         "",
-        "| network | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | sd |",
-        "|---" * (len(seeds) + 3) + "|",
+        "| network | " + " | ".join(f"seed {seed}" for seed in SEEDS) + " | mean | sd |",
+        "|---" * (len(SEEDS) + 3) + "|",
     ]
-    for name, rows in found["rows"].items():
-        cells = [
-            f"{100 * rows[seed]['val_top1']:.2f} ({rows[seed]['val_loss']:.3f})" if seed in rows else ""
-            for seed in seeds
-        ]
-        top1 = [100 * rows[seed]["val_top1"] for seed in found["complete_seeds"]]
+    for name, of in runs.items():
+        cells = [_cell(of[str(seed)]) if str(seed) in of else "" for seed in SEEDS]
+        top1 = [100 * of[seed]["val_top1"] for seed in complete]
         mean = spread(top1) if top1 else None
         cells += [f"{mean.mean:.2f}" if mean else "", f"{mean.sd:.2f}" if mean and mean.sd is not None else ""]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        f"Finished runs: {found['finished_runs']} of {found['planned_runs']}, {found['hours']:.1f} hours of wall clock "
-        "in all, one thread each. Mean and sd are of complete seeds.",
-    ]
+    seconds = [run["seconds"] for of in runs.values() for run in of.values() if run["seconds"] is not None]
+    time = f"{sum(seconds) / 3600:.1f} hours on one thread each"
+    if len(seconds) < finished:
+        time += f", counted for {len(seconds)} of them, since the machine of the others was suspended at times"
+    lines += ["", f"Finished runs: {finished} of {planned}, {time}. Mean and sd are of complete seeds."]
     return "\n".join(lines)
 
 
-def _cell(row: Mapping[str, float]) -> str:
-    return f"{100 * row['val_top1']:.2f} ({row['val_loss']:.3f})"
+def _cell(run: Mapping[str, float]) -> str:
+    return f"{100 * run['val_top1']:.2f} ({run['val_loss']:.3f})"
 
 
 def _verdict(result: Mapping[str, Any]) -> str:
-    if result["paired"] is None:
-        return "too few seeds"
+    if result["seeds"] < len(SEEDS):
+        return "none yet"
     return "a difference" if result["shows"] else "no difference shown"
 
 
@@ -159,11 +162,13 @@ def draw(studies: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(4.5 * len(studies), 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, found in zip(figure.subplots(1, len(studies), squeeze=False)[0], studies, strict=True):
-        for colour, (name, curves) in zip(COLOURS, found["curves"].items(), strict=False):
-            for index, curve in enumerate(curves.values()):
-                epochs = range(1, len(curve) + 1)
+        for name, of in found["runs"].items():
+            for index, run in enumerate(of.values()):
+                epochs = range(1, len(run["curve"]) + 1)
                 label = "_" if index else name
-                axes.plot(epochs, [100 * value for value in curve], color=colour, linewidth=1, label=label)
+                axes.plot(
+                    epochs, [100 * value for value in run["curve"]], color=COLOURS[name], linewidth=1, label=label
+                )
         axes.set(xlabel="epoch", ylabel="top-1, %", title=f"{found['name']}: {len(found['complete_seeds'])} seeds")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
@@ -173,13 +178,14 @@ def draw(studies: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def main(folders: Sequence[str]) -> None:
     """Write the results of the studies that have a finished run."""
-    studies = [study(Path(folder)) for folder in folders if (Path(folder) / PLAN).is_file()]
-    studies = [found for found in studies if found["finished_runs"]]
-    if not studies:
-        sys.exit("no study has a finished run yet")
-    (HERE / "se_helps.json").write_text(json.dumps(studies, indent=1) + "\n", encoding="utf-8")
-    draw(studies, HERE / "se_helps.png")
-    text = "\n\n".join([START, *map(section, studies), "![Accuracy over the epochs](se_helps.png)", END])
+    studies = {found["name"]: found for found in json.loads(STORE.read_text(encoding="utf-8"))}
+    for folder in map(Path, folders):
+        if (folder / PLAN).is_file():
+            studies[folder.name] = study(folder, studies.get(folder.name, {}))
+    shown = [with_differences(found) for found in studies.values() if any(found["runs"].values())]
+    STORE.write_text(json.dumps(shown, indent=1) + "\n", encoding="utf-8")
+    draw(shown, HERE / "se_helps.png")
+    text = "\n\n".join([START, *map(section, shown), "![Accuracy over the epochs](se_helps.png)", END])
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
     PAGE.write_text(before + text + rest.partition(END)[2], encoding="utf-8")
     print(text)
