@@ -28,12 +28,12 @@ def dense(
     kind = task_named(task)
     made = {} if ":" in model else TINY
     settings = {} if ":" in model else {"kind": head, "channels": 32} | options
-    network = kind.build(
-        model, num_classes=len(CLASSES), preprocessing=images, options=made, head=settings
-    )  # fmt: skip
+    network = livened(kind.build(model, num_classes=len(CLASSES), preprocessing=images, options=made, head=settings))
+    if ":" in model:
+        settle(network.backbone)
     metadata = CheckpointMetadata(model=model, classes=CLASSES, preprocessing=images, task=task,
                                   training={"category_ids": [7, 3, 11]})  # fmt: skip
-    return LoadedModel(livened(network).eval(), CLASSES, images, metadata)
+    return LoadedModel(network.eval(), CLASSES, images, metadata)
 
 
 def livened(network: nn.Module) -> nn.Module:
@@ -44,6 +44,18 @@ def livened(network: nn.Module) -> nn.Module:
             with torch.no_grad():
                 parameter.mul_(4)
     return network
+
+
+def settle(backbone: nn.Module) -> None:
+    """Take the norms' statistics from noise. With random ones, a deep network's output hardly depends on the position.
+
+    A detector then finds many boxes with equal scores, and which of them it keeps is left to chance.
+    """
+    norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        backbone.train()(torch.rand(2, 3, 320, 320, generator=torch.Generator().manual_seed(3)))
 
 
 def without_boxes(loaded: LoadedModel) -> LoadedModel:

@@ -150,7 +150,11 @@ def test_fp16_of_a_detector_keeps_coordinates_in_float32(tmp_path):
     plain = export(network, tmp_path / "net.onnx", check=FEW)
     for format, name in (("onnx", "half.onnx"), ("openvino", "half.xml")):
         report = export(network, tmp_path / name, format=format, precision="fp16", check=FEW)
-        assert report.differences["box_pixels"] < 1
+        assert report.differences["boxes"] > 0
+        [found] = load_exported(report.path).model(pictures((97, 131)))
+        inside = found["boxes"][(found["boxes"] > 0) & (found["boxes"] < 97)]
+        assert len(inside) > 100
+        assert (inside == inside.half()).float().mean() < 0.1
         if format == "onnx":
             assert report.bytes < 0.7 * plain.bytes
 
