@@ -3,7 +3,7 @@
 Finished runs that se_helps.json has already are kept, since a study may go on on another machine. A run in a folder
 replaces the same run there.
 
-Run: python benchmarks/se_helps.py runs/short runs/preact runs/long
+Run: python benchmarks/se_helps.py runs/short runs/starts runs/preact runs/long
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from scipy.stats import ttest_ind
@@ -29,7 +30,19 @@ SEEDS = range(5)
 IMAGES = 10_000
 """Validation images: CIFAR-100's test set."""
 MEASURES = {"top-1 accuracy, points": ("val_top1", 100.0), "validation loss": ("val_loss", 1.0)}
-COLOURS = {"plain": "#000000", "se4": "#D55E00", "se16": "#0072B2"}
+COLOURS = {
+    "plain": "#000000",
+    "se4": "#D55E00",
+    "se16": "#0072B2",
+    "se16identity": "#56B4E9",
+    "se4default": "#E69F00",
+}
+ORDER = ("short", "starts", "preact", "long")
+FACTORS = {
+    "identity start minus default": ({"se4", "se16identity"}, {"se4default", "se16"}),
+    "r = 4 minus r = 16": ({"se4", "se4default"}, {"se16", "se16identity"}),
+}
+"""The study "starts": effect to the networks on either side of its difference."""
 
 
 def study(folder: Path, stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,21 +75,27 @@ def cpu() -> str:
     return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
 
 
-def with_differences(found: Mapping[str, Any]) -> dict[str, Any]:
+def with_differences(found: Mapping[str, Any], short: Mapping[str, Any]) -> dict[str, Any]:
     """Return the study with the intervals of all seeds whose runs have all finished."""
-    plain, *others = found["runs"].values()
-    seeds = [seed for seed in map(str, SEEDS) if all(seed in of for of in (plain, *others))]
+    if found["name"] == "starts":
+        runs = {**{name: short["runs"][name] for name in ("se4", "se16")}, **found["runs"]}
+        sides = FACTORS
+    else:
+        runs = found["runs"]
+        plain, *others = runs
+        sides = {name: ({name}, {plain}) for name in others}
+    seeds = [seed for seed in map(str, SEEDS) if all(seed in of for of in runs.values())]
     differences = {}
-    for name, of in list(found["runs"].items())[1:]:
+    for name, (ours, theirs) in sides.items():
         differences[name] = {
             measure: difference(
-                {int(seed): scale * of[seed][key] for seed in seeds},
-                {int(seed): scale * plain[seed][key] for seed in seeds},
+                *({int(seed): scale * fmean(runs[one][seed][key] for one in side) for seed in seeds}
+                  for side in (ours, theirs)),
                 images=IMAGES if key == "val_top1" else None,
             )
             for measure, (key, scale) in MEASURES.items()
             if seeds
-        }
+        }  # fmt: skip
     return {**found, "complete_seeds": seeds, "differences": differences}
 
 
@@ -110,7 +129,8 @@ def section(found: Mapping[str, Any]) -> str:
     ]
     if complete:
         lines += [
-            "| network | measure | mean difference | paired interval | Welch's interval | verdict |",
+            f"| {'effect' if found['name'] == 'starts' else 'network'} | measure | mean difference | paired interval | "
+            "Welch's interval | verdict |",
             "|---|---|---|---|---|---|",
         ]
         for name, measures in found["differences"].items():
@@ -182,7 +202,11 @@ def main(folders: Sequence[str]) -> None:
     for folder in map(Path, folders):
         if (folder / PLAN).is_file():
             studies[folder.name] = study(folder, studies.get(folder.name, {}))
-    shown = [with_differences(found) for found in studies.values() if any(found["runs"].values())]
+    shown = [
+        with_differences(studies[name], studies["short"])
+        for name in ORDER
+        if name in studies and any(studies[name]["runs"].values())
+    ]
     STORE.write_text(json.dumps(shown, indent=1) + "\n", encoding="utf-8")
     draw(shown, HERE / "se_helps.png")
     text = "\n\n".join([START, *map(section, shown), "![Accuracy over the epochs](se_helps.png)", END])
