@@ -41,7 +41,7 @@ from senet.cli.output import counting, print_json, print_table
 from senet.cli.values import numbers
 from senet.comparison.paper_tables import from_table
 from senet.comparison.plan import Comparison
-from senet.comparison.variant import Variant, VariantSpec, default_variants, parse_variant
+from senet.comparison.variant import Variant, VariantSpec, default_variants, errors_named, parse_variant
 from senet.console import line_printer, plain_console
 from senet.errors import SenetError
 from senet.training.model_initialization import SCRATCH
@@ -109,9 +109,9 @@ def run(options: argparse.Namespace) -> int:
         _print_plan(comparison, folder, data, options)
         return 0
     refuse_others(comparison, folder, data)
+    # Each network is built once before anything is written, so that errors show at once.
+    counted = training_costs(comparison, data, seconds=0)
     with join_comparison(comparison, folder, print_line):
-        # Each network is built once before the first training, so that errors show at once.
-        counted = training_costs(comparison, data, seconds=0)
         report = partial(_report, comparison, folder, counted)
         try:
             failed, elsewhere = train_all(comparison, folder, data, console, after_each=report)
@@ -152,7 +152,10 @@ def _new(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
 def _print_plan(comparison: Comparison, folder: Path, data: Data, options: argparse.Namespace) -> None:
     """Print the networks, the data and the recipes of a comparison without training."""
     jobs_by_name = {variant.name: comparison.job(variant, comparison.seeds[0]) for variant in comparison.variants}
-    networks = {name: describe_network(job, data) for name, job in jobs_by_name.items()}
+    networks = {}
+    for name, job in jobs_by_name.items():
+        with errors_named(name):
+            networks[name] = describe_network(job, data)
     recipes = {name: job.recipe.to_dict() for name, job in jobs_by_name.items()}
     images = describe_data(data)
     if options.json:

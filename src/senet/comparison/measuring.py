@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from senet.comparison.plan import Comparison
-from senet.comparison.variant import Variant
+from senet.comparison.variant import Variant, errors_named
 from senet.data import train_loader
 from senet.inference.backends import cuda_backends
 from senet.inference.device import DTYPES, default_device
@@ -69,6 +69,9 @@ def training_costs(comparison: Comparison, data: Data, *, seconds: float) -> dic
         comparison: The comparison. Its networks are measured with random weights.
         data: Data for the images of a training step.
         seconds: Seconds for timing each group of compared networks. 0 only counts.
+
+    Raises:
+        SenetError: A network can't be built for the data. The message names the variant.
     """
     found: dict[str, TrainingCost] = {}
     for base in comparison.variants:
@@ -98,11 +101,15 @@ def step_batch(recipe: Recipe, run: RunOptions, images: int, device: torch.devic
 
 
 def _group(comparison: Comparison, group: list[Variant], data: Data, seconds: float) -> dict[str, TrainingCost]:
-    networks = {variant.name: _Network(comparison, variant, data) for variant in group}
+    networks, found = {}, {}
     with ExitStack() as stack:
-        for network in networks.values():
-            stack.enter_context(network.as_trained())
-        found = {name: network.counted() for name, network in networks.items()}
+        for variant in group:
+            with errors_named(variant.name):
+                networks[variant.name] = _Network(comparison, variant, data)
+                stack.enter_context(networks[variant.name].as_trained())
+        for name, network in networks.items():
+            with errors_named(name):
+                found[name] = network.counted()
         if not seconds:
             return found
         device = next(iter(networks.values())).device

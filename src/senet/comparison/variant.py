@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,34 @@ from senet.training.recipe import Recipe
 if TYPE_CHECKING:
     from senet.data import Data
 
-__all__ = ["Variant", "VariantSpec", "default_variants", "parse_variant"]
+__all__ = ["Variant", "VariantSpec", "default_variants", "errors_named", "parse_variant"]
 
 NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+
+FROM_DATA = ("num_classes", "in_channels", "preprocessing")
+"""Options of the networks that follow from the data."""
+
+
+@contextmanager
+def errors_named(name: str) -> Iterator[None]:
+    """Put a variant's name before the message of an error within this context.
+
+    Raises:
+        SenetError: With the name.
+
+    Example:
+        >>> import senet
+        >>> from senet.comparison.variant import errors_named
+        >>> with errors_named("small"):
+        ...     senet.create_model("se_resnet50", in_channels=0)
+        Traceback (most recent call last):
+        ...
+        senet.errors.SenetError: variant small: in_channels=0 must be at least 1
+    """
+    try:
+        yield
+    except SenetError as error:
+        raise SenetError(f"variant {name}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +108,9 @@ class VariantSpec:
 
         preprocessing = self.init.preprocessing_for(data)
         # Insertion points don't depend on the weights, so nothing is downloaded.
-        model = replace(self.init, weights=SCRATCH).build(data.classes, preprocessing).model
-        report = surgery_plan(self.init, model, preprocessing, **self.surgery)
+        with errors_named(self.name):
+            model = replace(self.init, weights=SCRATCH).build(data.classes, preprocessing).model
+            report = surgery_plan(self.init, model, preprocessing, **self.surgery)
         return replace(self.init, inserted=[point.to_dict() for point in report.inserted])
 
 
@@ -130,16 +157,17 @@ def parse_variant(
     for word in words[1:]:
         keys.add(word)
     values = keys.values
-    surgery = None
-    if "retrofit" in values:
-        surgery = _surgery(values)
-    elif "where" in values:
-        raise SenetError(f"--variant {text}: where= needs retrofit=")
-    wanted = values.pop("pretrained", None)
-    if wanted not in (None, "true", "false"):
-        raise SenetError(f"--variant {text}: pretrained={wanted} must be true or false")
-    chosen = pretrained if wanted is None else wanted == "true"
-    init = initialization_of(model, _options(values), size, pretrained=bool(chosen), task=task)
+    with errors_named(name):
+        surgery = None
+        if "retrofit" in values:
+            surgery = _surgery(values)
+        elif "where" in values:
+            raise SenetError("where= needs retrofit=")
+        wanted = values.pop("pretrained", None)
+        if wanted not in (None, "true", "false"):
+            raise SenetError(f"pretrained={wanted} must be true or false")
+        chosen = pretrained if wanted is None else wanted == "true"
+        init = initialization_of(model, _options(values), size, pretrained=bool(chosen), task=task)
     return VariantSpec(name=name, init=init, surgery=surgery)
 
 
@@ -167,6 +195,8 @@ def _options(values: dict[str, str]) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for key, value in values.items():
+        if key in FROM_DATA:
+            raise SenetError(f"{key}={value}: {key} follows from the data; leave it out")
         if key == "attention":
             attention = parse_attention(value)
             found[key] = None if attention is None else attention.to_dict()
