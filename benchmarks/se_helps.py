@@ -189,7 +189,11 @@ def draw(studies: Sequence[Mapping[str, Any]], path: Path) -> None:
                 axes.plot(
                     epochs, [100 * value for value in run["curve"]], color=COLOURS[name], linewidth=1, label=label
                 )
-        axes.set(xlabel="epoch", ylabel="top-1, %", title=f"{found['name']}: {len(found['complete_seeds'])} seeds")
+        axes.set(
+            xlabel="epoch",
+            ylabel="top-1, %",
+            title=f"{found['name']}: {len(found['complete_seeds'])} of {len(SEEDS)} seeds",
+        )
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
