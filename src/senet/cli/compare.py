@@ -134,7 +134,7 @@ def _new(options: argparse.Namespace) -> tuple[Path, Comparison, Data]:
         raise SenetError("--data is missing (or --resume DIR); `senet compare --help` says more")
     source = jobs.job_data(options)
     data = source.open()
-    variants = tuple(replace(variant, init=variant.init.for_data(data)) for variant in _variants(options, data))
+    variants = tuple(variant.for_data(data) for variant in _variants(options, data))
     first = variants[0].recipe.seed
     comparison = Comparison(
         source=source,

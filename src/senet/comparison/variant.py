@@ -66,6 +66,15 @@ class Variant:
     published: str = ""
     note: str = ""
 
+    def for_data(self, data: Data) -> Variant:
+        """Return the variant with what its network takes from the data.
+
+        Raises:
+            SenetError: The network doesn't fit the data.
+        """
+        with errors_named(self.name):
+            return replace(self, init=self.init.for_data(data))
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary for `from_dict`."""
         texts = {name: getattr(self, name) for name in ("name", "against", "published", "note")}
@@ -106,9 +115,9 @@ class VariantSpec:
             return self.init
         from senet.training.model_initialization import surgery_plan
 
-        preprocessing = self.init.preprocessing_for(data)
-        # Insertion points don't depend on the weights, so nothing is downloaded.
         with errors_named(self.name):
+            preprocessing = self.init.preprocessing_for(data)
+            # Insertion points don't depend on the weights, so nothing is downloaded.
             model = replace(self.init, weights=SCRATCH).build(data.classes, preprocessing).model
             report = surgery_plan(self.init, model, preprocessing, **self.surgery)
         return replace(self.init, inserted=[point.to_dict() for point in report.inserted])
