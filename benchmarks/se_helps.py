@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from scipy.stats import ttest_ind
+from turns import machine
 
 from senet.comparison.plan import PLAN, Comparison
 from senet.comparison.result import collect
@@ -57,7 +58,7 @@ def study(folder: Path, stored: Mapping[str, Any]) -> dict[str, Any]:
                 **{key: run["last_epoch"][key] for key, _ in MEASURES.values()},
                 "curve": run["curve"],
                 "seconds": round(run["seconds"]),
-                "machine": cpu(),
+                "machine": machine(1)["CPU"],
                 "date": found["date"][:10],
                 "versions": found["versions"],
             }
@@ -67,12 +68,6 @@ def study(folder: Path, stored: Mapping[str, Any]) -> dict[str, Any]:
         "networks": {variant.name: [variant.init.model, variant.init.options] for variant in comparison.variants},
         "runs": {name: dict(sorted(of.items())) for name, of in runs.items()},
     }
-
-
-def cpu() -> str:
-    """Return the name of the processor."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
 
 
 def with_differences(found: Mapping[str, Any], short: Mapping[str, Any]) -> dict[str, Any]:
